@@ -1,0 +1,2 @@
+//! The farm: thousands of scrape targets served by one process.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The program ringscrape.
+fn main() {}

@@ -1,0 +1,1 @@
+//! One core at work: schedule, fetch, ingest, staleness, limits, report series.

@@ -1,0 +1,1 @@
+//! Who is to be scraped: discovery, target labels, placement on cores, and the diff between two such answers.

@@ -1,0 +1,16 @@
+//! Labels, matchers, samples and their text forms: the nouns every room shares.
+//!
+//! Knows nothing of targets, files or sockets. Everything here is immutable once built and cheap to clone across
+//! threads.
+
+mod labels;
+mod matcher;
+mod regex;
+mod value;
+
+pub use labels::{Labels, LabelsBuilder, METRIC_NAME, is_legacy_label_name, is_legacy_metric_name};
+pub use matcher::{MatchOp, Matcher};
+pub use regex::{Regex, RegexError};
+pub use value::{
+    NORMAL_NAN, STALE_NAN, format_float, is_stale, parse_float, FloatError, Sample, Timestamp,
+};

@@ -1,0 +1,1 @@
+//! One core's samples: slots, rows, the head, and selects over them.
