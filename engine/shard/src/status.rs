@@ -1,0 +1,188 @@
+//! What a core tells about its targets and itself: plain values that leave the core by message.
+
+use hdrhistogram::Histogram;
+use series::{Labels, Timestamp};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use targets::TargetId;
+
+/// What the last scrape said of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Health {
+    /// Not scraped yet.
+    #[default]
+    Unknown,
+    Up,
+    Down,
+}
+
+impl Health {
+    /// As the HTTP API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Health::Unknown => "unknown",
+            Health::Up => "up",
+            Health::Down => "down",
+        }
+    }
+}
+
+/// At which step a scrape failed. The short names are label values of our metrics and part of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    Dns,
+    Connect,
+    /// The deadline passed before the response head was complete.
+    HeaderTimeout,
+    /// The deadline passed within the body.
+    BodyTimeout,
+    /// The response head is not HTTP, too large, or says something impossible.
+    Protocol,
+    Status,
+    Redirect,
+    ContentType,
+    /// The connection broke within the body, or its length or chunking was wrong.
+    Body,
+    BodySize,
+    /// The body does not unpack.
+    Decode,
+    Parse,
+    SampleLimit,
+    LabelLimit,
+    /// Relabelling left a sample without a valid name.
+    Name,
+    TargetLimit,
+    /// A setting that this build cannot carry out (https …).
+    Unsupported,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Dns => "dns",
+            Reason::Connect => "connect",
+            Reason::HeaderTimeout => "header_timeout",
+            Reason::BodyTimeout => "body_timeout",
+            Reason::Protocol => "protocol",
+            Reason::Status => "status",
+            Reason::Redirect => "redirect",
+            Reason::ContentType => "content_type",
+            Reason::Body => "body",
+            Reason::BodySize => "body_size",
+            Reason::Decode => "decode",
+            Reason::Parse => "parse",
+            Reason::SampleLimit => "sample_limit",
+            Reason::LabelLimit => "label_limit",
+            Reason::Name => "name",
+            Reason::TargetLimit => "target_limit",
+            Reason::Unsupported => "unsupported",
+        }
+    }
+}
+
+/// Why a tick passed without a scrape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Missed {
+    /// The previous scrape of the target was still in flight.
+    InFlight,
+    /// The core was busy, or the process was stopped, for longer than an interval.
+    CoreLate,
+}
+
+impl Missed {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Missed::InFlight => "in_flight",
+            Missed::CoreLate => "core_late",
+        }
+    }
+}
+
+/// State of one target as its core sees it.
+#[derive(Clone, Debug)]
+pub struct TargetStatus {
+    pub id: TargetId,
+    /// Which core owns the target.
+    pub core: usize,
+    pub health: Health,
+    /// Start of the last scrape.
+    pub last_scrape: Option<Timestamp>,
+    pub last_duration: Duration,
+    /// Text of the last failure, None when the last scrape was good.
+    pub last_error: Option<String>,
+    pub last_reason: Option<Reason>,
+    pub samples_scraped: u64,
+    pub samples_post_relabel: u64,
+    pub series_added: u64,
+    /// Unpacked bytes of the last body.
+    pub body_bytes: u64,
+    /// Bytes of the last body as they came over the wire.
+    pub wire_bytes: u64,
+    /// Ticks without a scrape since the target came to this core.
+    pub missed_in_flight: u64,
+    pub missed_core_late: u64,
+    pub scrapes: u64,
+    pub scrapes_failed: u64,
+}
+
+/// One metric's metadata as targets expose it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Metadata {
+    pub metric: String,
+    /// `counter`, `gauge`, …; `unknown` when the target does not say.
+    pub kind: String,
+    pub help: String,
+    pub unit: String,
+}
+
+/// Newest value of a series, as an instant select returns it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstantSample {
+    pub labels: Labels,
+    pub timestamp: Timestamp,
+    pub value: f64,
+}
+
+/// Counters, gauges and histograms of one core since it started.
+#[derive(Clone, Debug)]
+pub struct CoreStats {
+    pub core: usize,
+    /// The CPU it is pinned to, if it is.
+    pub cpu: Option<usize>,
+    pub targets: u64,
+    /// Live series: slots of all targets that are not stale, report series included.
+    pub series: u64,
+    /// Interned templates and the bytes they take.
+    pub templates: u64,
+    pub templates_bytes: u64,
+    /// Bytes of rows, values and everything else that hangs on targets, as far as they are counted.
+    pub head_bytes: u64,
+    pub scrapes: u64,
+    pub scrapes_failed: BTreeMap<Reason, u64>,
+    pub missed: BTreeMap<Missed, u64>,
+    /// Samples put into the head, report series included.
+    pub samples_appended: u64,
+    pub samples_scraped: u64,
+    pub body_bytes: u64,
+    pub wire_bytes: u64,
+    pub exceeded_sample_limit: u64,
+    pub exceeded_body_size_limit: u64,
+    pub exceeded_label_limits: u64,
+    pub duplicate_timestamp: u64,
+    pub out_of_order: u64,
+    pub out_of_bounds: u64,
+    /// Scrapes whose body was walked without parsing a line, and those that needed the parser.
+    pub scans_warm: u64,
+    pub scans_cold: u64,
+    pub connections_opened: u64,
+    /// Seconds of CPU time of the core's thread.
+    pub cpu_seconds: f64,
+    /// Longest time in which the core's heartbeat did not move.
+    pub stall_max: Duration,
+    /// Microseconds between the time a scrape was due and the time it started.
+    pub lateness_us: Histogram<u64>,
+    /// Microseconds a scrape took, connect to last byte parsed.
+    pub duration_us: Histogram<u64>,
+    /// Microseconds between two scrape starts of a target, by interval in milliseconds.
+    pub interval_us: BTreeMap<u64, Histogram<u64>>,
+}

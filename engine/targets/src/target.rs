@@ -1,0 +1,105 @@
+//! One target: what to fetch, how often, and the labels its samples carry.
+
+use config::ScrapeConfig;
+use series::Labels;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who a target is, across reloads and restarts: XXH64 of its job, its labels and its URL.
+///
+/// Interval, timeout and limits are not part of it, so a change of those keeps the target, its phase and its parse
+/// state (Prometheus makes a new target of a changed interval).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TargetId(pub u64);
+
+/// A target after relabelling. Shared read-only by the control plane and the core that owns it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    pub id: TargetId,
+    /// The job's settings; every target of the job points at the same ones.
+    pub job: Arc<ScrapeConfig>,
+    /// Labels put on every sample: those after relabelling without the ones that begin with `__`.
+    pub labels: Labels,
+    /// Labels as discovered, before relabelling: what the UI shows as `discoveredLabels`.
+    pub discovered: Labels,
+    pub url: TargetUrl,
+    /// From `__scrape_interval__`, by default the job's.
+    pub interval: Duration,
+    /// From `__scrape_timeout__`; never longer than `interval`.
+    pub timeout: Duration,
+    /// Set when the target must not be scraped and why (`target_limit exceeded …`): it is down with this error.
+    pub forced_error: Option<Arc<str>>,
+}
+
+/// Where a scrape goes, taken apart for the core that fetches it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TargetUrl {
+    /// `http` or `https`.
+    pub scheme: Scheme,
+    /// Host name or IP address, an IPv6 address without brackets.
+    pub host: String,
+    pub port: u16,
+    /// What the `Host` header says: `__address__` as it was written.
+    pub authority: String,
+    /// Path and query, beginning with `/`.
+    pub path_and_query: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl std::fmt::Display for TargetUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        write!(f, "{scheme}://{}{}", self.authority, self.path_and_query)
+    }
+}
+
+/// All targets of one job, as the last good discovery and the relabelling rules made them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    pub job: Arc<ScrapeConfig>,
+    pub active: Vec<Arc<Target>>,
+    /// Discovered labels of targets that relabelling dropped, at most `keep_dropped_targets` of them.
+    pub dropped: Vec<Labels>,
+    /// How many were dropped, kept or not.
+    pub dropped_count: usize,
+    /// Discovered targets that cannot be scraped, with the reason (`no address`, …).
+    pub failed: Vec<FailedTarget>,
+    /// What is wrong with the job's sources at the moment (an unreadable file …); the last good list is in use.
+    pub source_errors: Vec<String>,
+}
+
+/// A discovered target that is none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedTarget {
+    pub discovered: Labels,
+    pub error: String,
+}
+
+/// Every pool, sorted by job name.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct TargetSet {
+    pub pools: Vec<Arc<Pool>>,
+}
+
+/// What one core has to change. Targets in none of the lists go on untouched.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TargetDiff {
+    pub add: Vec<Arc<Target>>,
+    /// Same id, other settings: phase and parse state stay.
+    pub update: Vec<Arc<Target>>,
+    pub remove: Vec<TargetId>,
+}
+
+impl TargetDiff {
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.update.is_empty() && self.remove.is_empty()
+    }
+}
