@@ -1,0 +1,237 @@
+//! Brings the cores up and keeps them alive: probes, pinned executors, the watchdog.
+//!
+//! The only file that knows how glommio is started. The settings and guards follow from faults of glommio 0.9 that were
+//! measured; ARCHITECTURE.md lists them, the tests below show the ones that would hang or end a core.
+//!
+//! Invariants:
+//!   * a failed probe ends the start before anything is touched, with one line that says what to change
+//!   * every core is poked each [`POKE_EVERY`]; one that does not move for [`ABORT_AFTER`] ends the process
+//!   * an executor lives as long as the process
+
+use crate::handle::{COMMANDS_MAX, Command, Shards};
+use crate::{core, resolver, sys};
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Distance of two pokes. glommio 0.9 may park with runnable tasks; a foreign wake ends that.
+pub const POKE_EVERY: Duration = Duration::from_millis(20);
+/// A core that does not move for so long counts as stalled.
+pub const STALL_AFTER: Duration = Duration::from_secs(1);
+/// A core that does not move for so long ends the process: a restart is quicker than a gap without end.
+pub const ABORT_AFTER: Duration = Duration::from_secs(10);
+/// Time that a core may take to come up.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// glommio's own minimum.
+const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
+/// A deep ring gives the kernel a cancel table large enough for thousands of idle connections.
+const RING_DEPTH: usize = 4096;
+/// Longest time a task runs before the executor looks at its rings. Shorter makes the parking fault likelier.
+const PREEMPT_TIMER: Duration = Duration::from_millis(20);
+/// Registered I/O memory; sockets and buffered files do not use it.
+const IO_MEMORY_BYTES: usize = 1 << 20;
+
+/// What the cores need to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// One entry per core: the CPU it is pinned to.
+    pub cpus: Vec<usize>,
+    /// Shifts all phases; differs between the members of a redundant pair.
+    pub offset_seed: u64,
+    /// How long rows are kept readable.
+    pub retention: Duration,
+}
+
+/// Why ringscrape cannot run here. Each text says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(
+        "io_uring is not usable ({0}); allow it: sysctl kernel.io_uring_disabled=0, and in a container a seccomp \
+         profile that permits io_uring_setup, io_uring_enter and io_uring_register"
+    )]
+    IoUring(std::io::Error),
+    #[error(
+        "locked memory is limited to {bytes} bytes, io_uring needs {MEMLOCK_BYTES_MIN}; raise it: ulimit -l 65536, or \
+         LimitMEMLOCK=64M in the unit file"
+    )]
+    Memlock { bytes: u64 },
+    #[error("core {core} cannot be pinned to CPU {cpu}; usable here: {usable:?}; change --shards or --shard-cpus")]
+    Cpu { core: usize, cpu: usize, usable: Vec<usize> },
+    #[error("core {core} did not come up: {reason}")]
+    Core { core: usize, reason: String },
+    #[error("{what}: {source}")]
+    Os { what: &'static str, source: std::io::Error },
+}
+
+/// The CPUs that cores are pinned to: `count` of the usable ones, by default all on small hosts; on hosts of eight CPUs
+/// and more one in sixteen (at least one) is left to the control plane.
+pub fn default_cpus(count: Option<usize>) -> Result<Vec<usize>, StartError> {
+    let usable = sys::usable_cpus().map_err(|source| StartError::Os { what: "reading the CPU affinity", source })?;
+    let spare = if usable.len() < 8 { 0 } else { (usable.len() / 16).max(1) };
+    let count = count.unwrap_or(usable.len() - spare);
+    match usable.get(..count) {
+        Some(cpus) if count > 0 => Ok(cpus.to_vec()),
+        _ => Err(StartError::Cpu { core: usable.len(), cpu: usable.len(), usable }),
+    }
+}
+
+/// Whether this machine can run cores at all.
+pub fn probe(cpus: &[usize]) -> Result<(), StartError> {
+    let memlock = sys::memlock_limit().map_err(|source| StartError::Os { what: "reading RLIMIT_MEMLOCK", source })?;
+    if memlock.soft < MEMLOCK_BYTES_MIN {
+        return Err(StartError::Memlock { bytes: memlock.soft });
+    }
+    sys::io_uring_probe().map_err(StartError::IoUring)?;
+    let usable = sys::usable_cpus().map_err(|source| StartError::Os { what: "reading the CPU affinity", source })?;
+    match cpus.iter().enumerate().find(|(_, cpu)| !usable.contains(cpu)) {
+        Some((core, cpu)) => Err(StartError::Cpu { core, cpu: *cpu, usable }),
+        None => Ok(()),
+    }
+}
+
+/// A core's sign of life, shared with the watchdog.
+#[derive(Default)]
+pub(crate) struct Pulse {
+    beats: AtomicU64,
+    waker: Mutex<Option<Waker>>,
+    stall_max_ms: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Pulse {
+    /// Longest stall so far.
+    pub fn stall_max(&self) -> Duration {
+        Duration::from_millis(self.stall_max_ms.load(Ordering::Relaxed))
+    }
+
+    /// Beats each time it is poked; never ends. Its waker is stored once: glommio counts wakers in 16 bits.
+    pub fn beat_forever(self: Arc<Self>) -> impl Future<Output = ()> {
+        std::future::poll_fn(move |context| {
+            if self.beats.fetch_add(1, Ordering::Relaxed) == 0 {
+                *self.waker.lock().expect("no panic while held") = Some(context.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+}
+
+/// The running cores.
+pub struct Cores {
+    threads: Vec<JoinHandle<()>>,
+    pulses: Vec<Arc<Pulse>>,
+}
+
+impl Cores {
+    /// Waits until every core has left; ask them with [`Shards::shutdown`] first.
+    pub fn join(self) {
+        for (thread, pulse) in self.threads.into_iter().zip(&self.pulses) {
+            let _ = thread.join();
+            pulse.stopped.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Starts one pinned executor per CPU and the watchdog; returns once every core takes commands.
+pub fn start(options: &Options) -> Result<(Shards, Cores), StartError> {
+    probe(&options.cpus)?;
+    let resolver = resolver::ResolverThreads::start(resolver::system_lookup)
+        .map_err(|source| StartError::Os { what: "starting the resolver threads", source })?;
+    let (ready_to, ready) = mpsc::channel();
+    let (mut queues, mut threads, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, cpu) in options.cpus.iter().copied().enumerate() {
+        let (queue, commands) = flume::bounded::<Command>(COMMANDS_MAX);
+        let pulse = Arc::new(Pulse::default());
+        let settings = core::Settings {
+            index,
+            cpu,
+            offset_seed: options.offset_seed,
+            retention: options.retention,
+            pulse: pulse.clone(),
+            resolver: resolver.clone(),
+        };
+        let ready_to = ready_to.clone();
+        let thread = executor(index, cpu)
+            .spawn(move || async move {
+                let _ = ready_to.send(index);
+                core::run(settings, commands).await;
+            })
+            .map_err(|error| StartError::Core { core: index, reason: error.to_string() })?;
+        // The join handle of glommio hides the thread's; a plain thread waits for it.
+        let thread = std::thread::Builder::new()
+            .name(format!("join-{index}"))
+            .spawn(move || drop(thread.join()))
+            .map_err(|source| StartError::Os { what: "starting a thread", source })?;
+        queues.push(queue);
+        threads.push(thread);
+        pulses.push(pulse);
+    }
+    let mut up = vec![false; options.cpus.len()];
+    for _ in 0..up.len() {
+        match ready.recv_timeout(READY_WITHIN) {
+            Ok(index) => up[index] = true,
+            Err(_) => {
+                let core = up.iter().position(|up| !up).expect("fewer answers than cores");
+                return Err(StartError::Core { core, reason: format!("no sign of life in {READY_WITHIN:?}") });
+            }
+        }
+    }
+    watch(pulses.clone()).map_err(|source| StartError::Os { what: "starting the watchdog", source })?;
+    Ok((Shards::new(queues), Cores { threads, pulses }))
+}
+
+fn executor(index: usize, cpu: usize) -> LocalExecutorBuilder {
+    LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        .name(&format!("core-{index}"))
+        .ring_depth(RING_DEPTH)
+        .preempt_timer(PREEMPT_TIMER)
+        .io_memory(IO_MEMORY_BYTES)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+}
+
+/// Pokes every core and ends the process when one hangs. Time is counted in rounds of its own, so a stopped or
+/// suspended process is not taken for a stall.
+fn watch(pulses: Vec<Arc<Pulse>>) -> std::io::Result<()> {
+    let rounds = |time: Duration| (time.as_millis() / POKE_EVERY.as_millis()) as u64;
+    let (stall_rounds, abort_rounds) = (rounds(STALL_AFTER), rounds(ABORT_AFTER));
+    std::thread::Builder::new().name("watchdog".into()).spawn(move || {
+        let mut seen: Vec<(u64, u64)> = vec![(0, 0); pulses.len()];
+        loop {
+            std::thread::sleep(POKE_EVERY);
+            for (core, (pulse, (beats, still))) in pulses.iter().zip(&mut seen).enumerate() {
+                if pulse.stopped.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let now = pulse.beats.load(Ordering::Relaxed);
+                *still = if now == *beats { *still + 1 } else { 0 };
+                *beats = now;
+                if *still >= stall_rounds {
+                    let ms = *still * POKE_EVERY.as_millis() as u64;
+                    pulse.stall_max_ms.fetch_max(ms, Ordering::Relaxed);
+                }
+                if *still == stall_rounds {
+                    tracing::warn!(core, "core has not moved for {STALL_AFTER:?}");
+                }
+                if *still >= abort_rounds {
+                    let state: Vec<String> = pulses
+                        .iter()
+                        .enumerate()
+                        .map(|(core, pulse)| format!("core {core}: {} beats", pulse.beats.load(Ordering::Relaxed)))
+                        .collect();
+                    eprintln!("core {core} hangs for {ABORT_AFTER:?}; aborting. {}", state.join(", "));
+                    std::process::abort();
+                }
+                if let Some(waker) = pulse.waker.lock().expect("no panic while held").as_ref() {
+                    waker.wake_by_ref();
+                }
+            }
+            // Nobody reads the pulses any more: the cores have left (this thread holds one reference of two).
+            if pulses.iter().all(|pulse| pulse.stopped.load(Ordering::Relaxed)) {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}

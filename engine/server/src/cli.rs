@@ -1,0 +1,311 @@
+//! The command line: Prometheus' flag names, our few own, and the tools as subcommands.
+//!
+//! A unit file that starts `prometheus` starts `ringscrape` after changing the binary: every flag of Prometheus is
+//! accepted. Those that this build does not act on are collected in [`Cli::passive`] for one warning.
+
+use clap::{Args, Parser, Subcommand};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Scrape engine for large Linux hosts: reads prometheus.yml, scrapes on io_uring, one pinned core per shard.
+#[derive(Parser, Debug)]
+#[command(name = "ringscrape", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub serve: Serve,
+    /// Flags of Prometheus that were given and change nothing here, with their values.
+    #[arg(skip)]
+    pub passive: BTreeMap<String, String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Check files before they go to production.
+    Check {
+        #[command(subcommand)]
+        what: Check,
+    },
+    /// Fetch once and show what a target would bring: samples, series, bytes, top metrics and labels, limits it breaks.
+    Preview(Preview),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Check {
+    /// Read configuration files as the server would; exit code 1 if one is bad.
+    Config {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Preview {
+    /// URL to fetch; or a job of the configuration file, whose first targets are fetched.
+    pub url_or_job: String,
+    /// Configuration that holds the job.
+    #[arg(long = "config.file", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// Targets of the job that are fetched.
+    #[arg(long, default_value_t = 1)]
+    pub targets: usize,
+    /// Rows of each top list.
+    #[arg(long, default_value_t = 10)]
+    pub top: usize,
+    /// Longest time for one fetch when a URL is given.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Configuration file.
+    #[arg(long = "config.file", default_value = "prometheus.yml", value_name = "FILE")]
+    pub config_file: PathBuf,
+    /// Load the configuration again when its files change.
+    #[arg(long = "config.auto-reload")]
+    pub config_auto_reload: bool,
+    /// How often to look whether they changed.
+    #[arg(long = "config.auto-reload-interval", default_value = "30s", value_parser = parse_duration)]
+    pub config_auto_reload_interval: Duration,
+    /// Address for UI, API and telemetry. May be given more than once.
+    #[arg(long = "web.listen-address", default_value = "0.0.0.0:9090", value_name = "ADDRESS")]
+    pub web_listen_address: Vec<String>,
+    /// Connections served at once.
+    #[arg(long = "web.max-connections", default_value_t = 512)]
+    pub web_max_connections: usize,
+    /// URL under which this server is reached from outside.
+    #[arg(long = "web.external-url", value_name = "URL")]
+    pub web_external_url: Option<String>,
+    /// Allow reload and shutdown by HTTP.
+    #[arg(long = "web.enable-lifecycle")]
+    pub web_enable_lifecycle: bool,
+    /// Origins that may read the API from a browser, as a regular expression. By default none.
+    #[arg(long = "web.cors.origin", value_name = "REGEX")]
+    pub web_cors_origin: Option<String>,
+    /// How far back an instant query looks for the newest sample.
+    #[arg(long = "query.lookback-delta", default_value = "5m", value_parser = parse_duration)]
+    pub query_lookback_delta: Duration,
+    /// Cores that scrape. By default all; on hosts of eight CPUs and more, one in sixteen is left to the control plane.
+    #[arg(long)]
+    pub shards: Option<usize>,
+    /// CPUs that the cores are pinned to, such as 2-15,18. Their number is the number of cores.
+    #[arg(long = "shard-cpus", value_name = "LIST", conflicts_with = "shards", value_parser = parse_cpus)]
+    pub shard_cpus: Option<Cpus>,
+    /// debug, info, warn or error.
+    #[arg(long = "log.level", default_value = "info")]
+    pub log_level: String,
+    /// logfmt or json.
+    #[arg(long = "log.format", default_value = "logfmt")]
+    pub log_format: String,
+}
+
+/// CPU numbers in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cpus(pub Vec<usize>);
+
+/// Flags of Prometheus that are accepted and change nothing (yet), with whether they take a value.
+const PASSIVE: &[(&str, bool)] = &[
+    ("agent", false),
+    ("alertmanager.drain-notification-queue-on-shutdown", false),
+    ("alertmanager.notification-batch-size", true),
+    ("alertmanager.notification-queue-capacity", true),
+    ("auto-gomaxprocs", false),
+    ("auto-gomemlimit", false),
+    ("auto-gomemlimit.ratio", true),
+    ("enable-feature", true),
+    ("query.max-concurrency", true),
+    ("query.max-samples", true),
+    ("query.timeout", true),
+    ("rules.alert.for-grace-period", true),
+    ("rules.alert.for-outage-tolerance", true),
+    ("rules.alert.resend-delay", true),
+    ("rules.max-concurrent-evals", true),
+    ("scrape.adjust-timestamps", false),
+    ("scrape.discovery-reload-interval", true),
+    ("scrape.name-escaping-scheme", true),
+    ("scrape.timestamp-tolerance", true),
+    ("storage.agent.no-lockfile", false),
+    ("storage.agent.path", true),
+    ("storage.agent.retention.max-time", true),
+    ("storage.agent.retention.min-time", true),
+    ("storage.agent.wal-compression", false),
+    ("storage.agent.wal-compression-type", true),
+    ("storage.agent.wal-segment-size", true),
+    ("storage.agent.wal-truncate-frequency", true),
+    ("storage.exemplars.exemplars-limit", true),
+    ("storage.remote.flush-deadline", true),
+    ("storage.remote.read-concurrent-limit", true),
+    ("storage.remote.read-max-bytes-in-frame", true),
+    ("storage.remote.read-sample-limit", true),
+    ("storage.tsdb.allow-overlapping-blocks", false),
+    ("storage.tsdb.head-chunks-write-queue-size", true),
+    ("storage.tsdb.max-block-chunk-segment-size", true),
+    ("storage.tsdb.max-block-duration", true),
+    ("storage.tsdb.min-block-duration", true),
+    ("storage.tsdb.no-lockfile", false),
+    ("storage.tsdb.path", true),
+    ("storage.tsdb.retention", true),
+    ("storage.tsdb.retention.size", true),
+    ("storage.tsdb.retention.time", true),
+    ("storage.tsdb.samples-per-chunk", true),
+    ("storage.tsdb.wal-compression", false),
+    ("storage.tsdb.wal-compression-type", true),
+    ("storage.tsdb.wal-segment-size", true),
+    ("web.config.file", true),
+    ("web.console.libraries", true),
+    ("web.console.templates", true),
+    ("web.enable-admin-api", false),
+    ("web.enable-otlp-receiver", false),
+    ("web.enable-remote-write-receiver", false),
+    ("web.max-notifications-subscribers", true),
+    ("web.page-title", true),
+    ("web.read-timeout", true),
+    ("web.route-prefix", true),
+    ("web.user-assets", true),
+];
+
+impl Cli {
+    /// Reads the arguments; on a mistake prints it with the usage and exits, as clap does.
+    pub fn parse_args(arguments: impl IntoIterator<Item = String>) -> Cli {
+        match Cli::try_parse_args(arguments) {
+            Ok(cli) => cli,
+            Err(error) => error.exit(),
+        }
+    }
+
+    pub fn try_parse_args(arguments: impl IntoIterator<Item = String>) -> Result<Cli, clap::Error> {
+        let (rest, passive) = split_passive(arguments)?;
+        let mut cli = Cli::try_parse_from(rest)?;
+        cli.passive = passive;
+        Ok(cli)
+    }
+
+    /// Every flag with its value, as `/api/v1/status/flags` shows them.
+    pub fn flags(&self) -> BTreeMap<String, String> {
+        let serve = &self.serve;
+        let mut flags: BTreeMap<String, String> = self.passive.clone();
+        let mut set = |name: &str, value: String| flags.insert(name.to_owned(), value);
+        set("config.file", serve.config_file.display().to_string());
+        set("config.auto-reload", serve.config_auto_reload.to_string());
+        set("config.auto-reload-interval", config::format_duration(serve.config_auto_reload_interval));
+        set("web.listen-address", serve.web_listen_address.join(","));
+        set("web.max-connections", serve.web_max_connections.to_string());
+        set("web.external-url", serve.web_external_url.clone().unwrap_or_default());
+        set("web.enable-lifecycle", serve.web_enable_lifecycle.to_string());
+        set("web.cors.origin", serve.web_cors_origin.clone().unwrap_or_default());
+        set("query.lookback-delta", config::format_duration(serve.query_lookback_delta));
+        set("shards", serve.shards.map(|count| count.to_string()).unwrap_or_default());
+        let cpus = serve.shard_cpus.as_ref().map(|cpus| cpus.0.iter().map(usize::to_string).collect::<Vec<_>>());
+        set("shard-cpus", cpus.unwrap_or_default().join(","));
+        set("log.level", serve.log_level.clone());
+        set("log.format", serve.log_format.clone());
+        flags
+    }
+}
+
+/// Takes Prometheus' flags that change nothing out of the arguments.
+fn split_passive(
+    arguments: impl IntoIterator<Item = String>,
+) -> Result<(Vec<String>, BTreeMap<String, String>), clap::Error> {
+    let mut rest = Vec::new();
+    let mut passive = BTreeMap::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let flag = argument.strip_prefix("--").unwrap_or("");
+        let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value.to_owned())));
+        let known = |name: &str| PASSIVE.iter().find(|(passive, _)| *passive == name);
+        if let Some((name, takes_value)) = known(name) {
+            let value = match (value, takes_value) {
+                (Some(value), _) => value,
+                (None, false) => "true".into(),
+                (None, true) => arguments.next().ok_or_else(|| {
+                    let message = format!("a value is required for '--{name}' but none was supplied\n");
+                    clap::Error::raw(clap::error::ErrorKind::InvalidValue, message)
+                })?,
+            };
+            passive.insert((*name).to_owned(), value);
+        } else if let Some((name, false)) = name.strip_prefix("no-").and_then(known) {
+            passive.insert((*name).to_owned(), "false".into());
+        } else {
+            rest.push(argument);
+        }
+    }
+    Ok((rest, passive))
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// `0,2-5` as the kernel writes CPU lists.
+fn parse_cpus(text: &str) -> Result<Cpus, String> {
+    let number = |text: &str| text.trim().parse::<usize>().map_err(|_| format!("{text:?} is not a CPU number"));
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || last >= 4096 {
+            return Err(format!("{part:?} is not a range of CPUs"));
+        }
+        for cpu in first..=last {
+            if cpus.contains(&cpu) {
+                return Err(format!("CPU {cpu} is named twice"));
+            }
+            cpus.push(cpu);
+        }
+    }
+    Ok(Cpus(cpus))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_args(std::iter::once("ringscrape").chain(arguments.iter().copied()).map(String::from))
+    }
+
+    #[test]
+    fn prometheus_unit_file_is_accepted() {
+        let cli = parse(&[
+            "--config.file=/etc/prometheus/prometheus.yml",
+            "--storage.tsdb.path=/var/lib/prometheus/metrics2/",
+            "--storage.tsdb.retention.time",
+            "30d",
+            "--web.enable-lifecycle",
+            "--web.enable-admin-api",
+            "--no-storage.tsdb.wal-compression",
+            "--enable-feature=exemplar-storage",
+            "--web.listen-address=127.0.0.1:9090",
+        ])
+        .unwrap();
+        assert!(cli.serve.web_enable_lifecycle);
+        assert_eq!(cli.passive["storage.tsdb.retention.time"], "30d");
+        assert_eq!(cli.passive["storage.tsdb.wal-compression"], "false");
+        assert_eq!(cli.flags()["config.file"], "/etc/prometheus/prometheus.yml");
+        assert_eq!(cli.flags()["query.lookback-delta"], "5m");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (arguments, want) in [
+            (&["--storage.tsdb.path"][..], "storage.tsdb.path"),
+            (&["--no-such-flag"], "--no-such-flag"),
+            (&["--query.lookback-delta=5x"], "5x"),
+            (&["--shard-cpus=3-1"], "3-1"),
+            (&["--shard-cpus=1,1"], "twice"),
+        ] {
+            let text = parse(arguments).unwrap_err().to_string();
+            assert!(text.contains(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!(parse_cpus("0,2-4"), Ok(Cpus(vec![0, 2, 3, 4])));
+        assert!(parse_cpus("").is_err());
+    }
+}
