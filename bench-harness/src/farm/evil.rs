@@ -164,20 +164,26 @@ evils! {
         |_| vec![Step::Send(page_bytes("", b"bad_\xff_name 1\n"))];
     "utf8-names" "F25" "has quoted names beyond ASCII" => "up 1 under the utf8 scheme",
         |_| vec![body("{\"höhe.über.null\",\"längen.grad\"=\"9°\"} 438\n")];
-    "nul-bytes" "F25" "has NUL bytes in a label value and between lines" => "up 0",
-        |_| vec![body("good_metric{a=\"x\0y\"} 1\n\0\0\0\n")];
+    "nul-in-value" "F25" "has a NUL byte in a label value" => "up 1, logs and pages show it escaped",
+        |_| vec![body("good_metric{a=\"x\0y\"} 1\nother_metric 2\n")];
+    "nul-lines" "F25" "has NUL bytes between lines" => "up 1 with what came before: a NUL is the end of the text",
+        |_| vec![body("good_metric 1\n\0\0\0\nother_metric 2\n")];
+    "nul-in-name" "F25" "has a NUL byte in a metric name" => "up 0",
+        |_| vec![body("good_metric 1\ngood\0metric 1\nother_metric 2\n")];
     "control-bytes" "F25" "has control characters in a label value" => "up 1, logs and pages show them escaped",
         |_| vec![body("good_metric{a=\"\u{1}\u{7}\u{8}\u{b}\u{7f}\u{85}\"} 1\n")];
-    "ansi-escapes" "F25" "has terminal escapes in a label value and in HELP" => "up 1, logs and pages show them escaped",
+    "ansi-escapes" "F25" "has terminal escapes in a label value and in HELP" =>
+        "up 1, logs and pages show them escaped",
         |_| vec![body("# HELP good_metric \u{1b}[2J\u{1b}]0;owned\u{7}\ngood_metric{a=\"\u{1b}[31mred\"} 1\n")];
-    "markup" "F25" "has HTML and script in names of labels' values and in HELP" => "up 1, pages show it as text",
-        |_| vec![body("# HELP good_metric <script>alert(1)</script>\ngood_metric{a=\"<img src=x onerror=alert(1)>\"} 1\n")];
+    "markup" "F25" "has markup and a script in a label value and in HELP" => "up 1, pages show it as text",
+        |_| vec![body(
+            "# HELP good_metric <script>alert(1)</script>\ngood_metric{a=\"<img src=x onerror=alert(1)>\"} 1\n")];
 
-    "value-1mib" "F26" "has a label value of 1 MiB" => "up 0, with the name of the limit",
+    "value-1mib" "F26" "has a label value of 1 MiB" => "up 0 where lengths are capped, with the name of the cap",
         |_| vec![body(&format!("good_metric{{a=\"{}\"}} 1\n", "v".repeat(MIB)))];
-    "name-1mib" "F26" "has a metric name of 1 MiB" => "up 0, with the name of the limit",
+    "name-1mib" "F26" "has a metric name of 1 MiB" => "up 0 where lengths are capped, with the name of the cap",
         |_| vec![body(&format!("{} 1\n", "n".repeat(MIB)))];
-    "labels-100k" "F26" "has one series of 100,000 labels" => "up 0, with the name of the limit",
+    "labels-100k" "F26" "has one series of 100,000 labels" => "up 0 where lengths are capped, with the name of the cap",
         |_| {
             let labels: Vec<String> = (0..100_000).map(|n| format!("l{n}=\"v\"")).collect();
             vec![body(&format!("good_metric{{{}}} 1\n", labels.join(",")))]
@@ -201,8 +207,14 @@ evils! {
         |request| vec![body(&format!("good_metric 1\nfuture_metric 2 {}\n", request.now_ms + 86_400_000))];
     "time-past" "F28" "dates samples to 1970" => "up 1, samples refused and counted",
         |_| vec![body("good_metric 1\npast_metric 2 1000\n")];
-    "time-extremes" "F28" "dates samples to both ends of 64 bits" => "up 1, samples refused, no arithmetic wraps",
-        |_| vec![body("good_metric 1\nlatest 2 9223372036854775807\nearliest 3 -9223372036854775808\n")];
+    "time-latest" "F28" "dates a sample to the last millisecond of 64 bits" =>
+        "up 1, sample refused, no arithmetic wraps",
+        |_| vec![body("good_metric 1\nlatest 2 9223372036854775807\n")];
+    "time-earliest" "F28" "dates a sample to the first millisecond of 64 bits" =>
+        "up 0, as the text form takes no minus sign there",
+        |_| vec![body("good_metric 1\nearliest 3 -9223372036854775808\n")];
+    "time-negative" "F28" "dates a sample before 1970" => "up 0, as the text form takes no minus sign there",
+        |_| vec![body("good_metric 1\nnegative 3 -1000\n")];
     "time-overflowing" "F28" "dates a sample beyond 64 bits" => "up 0",
         |_| vec![body("good_metric 1\nbeyond 2 9223372036854775808\n")];
     "time-backwards" "F28" "dates each scrape a minute before the last" => "up 1, samples refused and counted",
@@ -234,21 +246,30 @@ evils! {
         |_| vec![Step::Send(typed(Some(
             "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited")))];
     "type-changing" "F30" "has a good, a wrong and no Content-Type in turn" => "up 1, 0, 0 in turn",
-        |request| vec![Step::Send(typed([Some(CONTENT_TYPE), Some("image/png"), None][request.served_before as usize % 3]))];
+        |request| {
+            let types = [Some(CONTENT_TYPE), Some("image/png"), None];
+            vec![Step::Send(typed(types[request.served_before as usize % 3]))]
+        };
     "html-page" "F30" "sends a web page" => "up 0",
         |_| vec![Step::Send(reply("200 OK", "Content-Type: text/html\r\n", b"<!doctype html><title>Hello</title>\n"))];
 
     "header-flood" "F31" "sends 100,000 header lines" => "up 0 at the header limit",
-        |_| vec![send("HTTP/1.1 200 OK\r\n"), Step::Repeat { block: b"X-Flood: yes\r\n".repeat(1_000).into(), times: 100 },
-            Step::Send(page("", GOOD))];
+        |_| vec![
+            send("HTTP/1.1 200 OK\r\n"),
+            Step::Repeat { block: b"X-Flood: yes\r\n".repeat(1_000).into(), times: 100 },
+            send("Content-Length: 0\r\n\r\n"),
+        ];
     "header-1gib" "F31" "sends one header line of 1 GiB" => "up 0 at the header limit, memory flat",
         |_| vec![send("HTTP/1.1 200 OK\r\nX-Long: "), Step::Repeat { block: vec![b'h'; MIB].into(), times: 1_024 },
             send("\r\nContent-Length: 0\r\n\r\n")];
     "status-line-endless" "F31" "never ends the status line" => "up 0 at the header limit",
         |_| vec![send("HTTP/1.1 200 "), endless(&[b'K'; 64 * 1024])];
     "interim-few" "F31" "sends three interim replies before the real one" => "up 1",
-        |_| vec![send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"),
-            body(GOOD)];
+        |_| vec![
+            send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"),
+            send("HTTP/1.1 102 Processing\r\n\r\n"),
+            body(GOOD),
+        ];
     "interim-endless" "F31" "sends interim replies for ever" => "up 0 after a few",
         |_| vec![endless(&b"HTTP/1.1 100 Continue\r\n\r\n".repeat(2_000))];
     "chunk-extension-huge" "F31" "sends a chunk extension for ever" => "up 0",
@@ -284,15 +305,18 @@ evils! {
         |request| vec![redirect(&format!("https://{}:{}/metrics", request.local, request.port))];
 
     "spoofs-up" "F33" "exposes up 5 and the other report series" => "up 1; the reported series are the scraper's own",
-        |_| vec![body("up 5\nscrape_duration_seconds 99\nscrape_samples_scraped 99\nscrape_series_added 99\ngood_metric 1\n")];
-    "sets-target-labels" "F33" "sets job and instance itself" => "up 1, renamed to exported_ unless labels are honoured",
+        |_| vec![body(
+            "up 5\nscrape_duration_seconds 99\nscrape_samples_scraped 99\nscrape_series_added 99\ngood_metric 1\n")];
+    "sets-target-labels" "F33" "sets job and instance itself" =>
+        "up 1, renamed to exported_ unless labels are honoured",
         |_| vec![body("good_metric{job=\"other\",instance=\"other:1\",exported_job=\"third\"} 1\n")];
     "sets-reserved" "F33" "sets labels that begin with two underscores" => "up 1, no other series touched",
         |_| vec![body("good_metric{__address__=\"10.0.0.1\",__scheme__=\"https\",__tmp=\"x\"} 1\n")];
     "sets-name" "F33" "sets __name__ as a label" => "up 0, or no other target's series touched",
         |_| vec![body("good_metric{__name__=\"up\"} 5\n")];
 
-    "cardinality-bomb" "F34" "exposes a million series, all new in each scrape" => "up 0 at a limit; the process lives on",
+    "cardinality-bomb" "F34" "exposes a million series, all new in each scrape" =>
+        "up 0 at a limit; the process lives on",
         |request| vec![Step::Send(head(CHUNKED)), fresh_series(request.served_before, 1_000), last_chunk()];
     "churning-labels" "F34" "exposes 1,000 series, all new in each scrape" => "up 1 within the budget, memory bounded",
         |request| {

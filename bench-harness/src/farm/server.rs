@@ -170,8 +170,8 @@ impl FullBacklog {
 enum Output<'a> {
     /// Nothing: a request may come.
     Idle,
-    /// A rendered payload, `slot` being in flight meanwhile; begins when the delay is over.
-    Payload { response: &'a [u8], bytes_done: usize, waiting: bool },
+    /// A rendered payload, `slot` being in flight meanwhile.
+    Payload { response: &'a [u8], bytes_done: usize },
     /// Anything else.
     Script(Script),
 }
@@ -185,6 +185,8 @@ struct Connection<'a> {
     /// The beginning of a request, or requests that came while a reply was being written.
     input: Vec<u8>,
     output: Output<'a>,
+    /// A timer or a turn is due that goes on with the output; until then events on the socket must not.
+    waiting: bool,
     close_after_reply: bool,
     /// The peer sent its FIN.
     peer_left: bool,
@@ -273,7 +275,7 @@ impl<'a> Loop<'a> {
                 self.accept_all();
             }
             for (token, serial) in std::mem::take(&mut self.turns) {
-                self.with_connection(token, Some(serial), |this, c| this.go_on(c, token));
+                self.resume((token, serial));
             }
             self.fire_timers();
             self.tokens_free.append(&mut self.tokens_freed_now);
@@ -287,13 +289,21 @@ impl<'a> Loop<'a> {
                 return;
             }
             self.timers.pop();
-            self.with_connection(token, Some(serial), |this, c| {
-                if let Output::Payload { waiting, .. } = &mut c.output {
-                    *waiting = false;
-                }
-                this.go_on(c, token)
-            });
+            self.resume((token, serial));
         }
+    }
+
+    /// What a connection waited for has come, if it still is there.
+    fn resume(&mut self, (token, serial): Key) {
+        self.with_connection(token, Some(serial), |this, c| {
+            c.waiting = false;
+            this.go_on(c, token)
+        });
+    }
+
+    fn wait_for_timer(&mut self, c: &mut Connection<'a>, token: usize, due: Instant) {
+        c.waiting = true;
+        self.timers.push(Reverse((due, (token, c.serial))));
     }
 
     fn accept_all(&mut self) {
@@ -336,6 +346,7 @@ impl<'a> Loop<'a> {
             serial: self.serial_next,
             input: Vec::new(),
             output: Output::Idle,
+            waiting: false,
             close_after_reply: false,
             peer_left: false,
         });
@@ -435,10 +446,12 @@ impl<'a> Loop<'a> {
 
     /// Writes as much as the socket takes; leaves `Output::Idle` behind when the reply is through.
     fn write(&mut self, c: &mut Connection<'a>, token: usize) -> io::Result<Fate> {
+        if c.waiting {
+            return Ok(Fate::Keep);
+        }
         match &mut c.output {
             Output::Idle => return Ok(Fate::Keep),
-            Output::Payload { waiting: true, .. } => return Ok(Fate::Keep),
-            Output::Payload { response, bytes_done, .. } => {
+            Output::Payload { response, bytes_done } => {
                 while *bytes_done < response.len() {
                     let Some(written) = write_some(&mut c.stream, &response[*bytes_done..])? else {
                         return Ok(Fate::Keep);
@@ -457,11 +470,12 @@ impl<'a> Loop<'a> {
                     Progress::Blocked | Progress::Hang => return Ok(Fate::Keep),
                     Progress::Close => return Ok(Fate::Drop),
                     Progress::Turn => {
+                        c.waiting = true;
                         self.turns.push((token, c.serial));
                         return Ok(Fate::Keep);
                     }
                     Progress::Pause(pause) => {
-                        self.timers.push(Reverse((Instant::now() + pause, (token, c.serial))));
+                        self.wait_for_timer(c, token, Instant::now() + pause);
                         return Ok(Fate::Keep);
                     }
                 }
@@ -489,11 +503,10 @@ impl<'a> Loop<'a> {
             let scrape = farm.stats.scrape_began(c.slot, ask.gzip, now) as usize;
             let variant = &variants[(c.slot + scrape) % variants.len()];
             let response = if ask.gzip { &variant.gzip } else { &variant.plain };
-            let waiting = !farm.delay.is_zero();
-            if waiting {
-                self.timers.push(Reverse((now + farm.delay, (token, c.serial))));
+            c.output = Output::Payload { response, bytes_done: 0 };
+            if !farm.delay.is_zero() {
+                self.wait_for_timer(c, token, now + farm.delay);
             }
-            c.output = Output::Payload { response, bytes_done: 0, waiting };
             return;
         }
         let json = "Content-Type: application/json\r\n";
