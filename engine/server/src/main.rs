@@ -1,2 +1,25 @@
-//! The program ringscrape.
-fn main() {}
+//! The program ringscrape: command line, boot, reload, shutdown.
+//!
+//! Exit codes: 0 ended as asked, 1 wrong configuration or arguments, 3 this machine does not allow what is needed.
+
+mod check;
+mod cli;
+mod log;
+mod preview;
+mod reload;
+mod serve;
+
+use std::process::ExitCode;
+
+/// The scrape path allocates little, but bodies, rows and answers come in all sizes on many threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse_args(std::env::args());
+    match &cli.command {
+        Some(cli::Command::Check { what: cli::Check::Config { files } }) => check::config(files),
+        Some(cli::Command::Preview(options)) => preview::run(options),
+        None => serve::run(&cli),
+    }
+}

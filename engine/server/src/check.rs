@@ -1,0 +1,27 @@
+//! `ringscrape check config FILE...`: the verdict on each file, exit code 1 if one is bad.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Reads each file as the server would and prints what it found.
+pub fn config(files: &[PathBuf]) -> ExitCode {
+    let mut verdict = ExitCode::SUCCESS;
+    for file in files {
+        println!("Checking {}", file.display());
+        match config::load(file, &config::Env::process()) {
+            Ok(config) => {
+                let targets = config.scrape_configs.len();
+                println!("  SUCCESS: {} is valid: {targets} scrape configs", file.display());
+                let passive = config.not_carried_out();
+                if !passive.is_empty() {
+                    println!("  NOTE: read and checked, but not carried out by this build: {}", passive.join(", "));
+                }
+            }
+            Err(errors) => {
+                println!("  FAILED: {errors}");
+                verdict = ExitCode::FAILURE;
+            }
+        }
+    }
+    verdict
+}

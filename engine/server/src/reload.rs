@@ -1,0 +1,98 @@
+//! Loading the configuration again: by signal, by HTTP, or because its files changed.
+//!
+//! Invariants:
+//!   * reloads follow each other, one at a time
+//!   * a bad configuration changes nothing; the page, the API and the log say why it was refused
+
+use api::Running;
+use config::Config;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use targets::ManagerHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A wish to reload; the answer tells what came of it.
+pub type Request = oneshot::Sender<Result<(), String>>;
+
+/// Who reloads.
+pub struct Reloader {
+    file: PathBuf,
+    running: watch::Sender<Arc<Running>>,
+    targets: ManagerHandle,
+}
+
+impl Reloader {
+    pub fn new(file: PathBuf, running: watch::Sender<Arc<Running>>, targets: ManagerHandle) -> Reloader {
+        Reloader { file, running, targets }
+    }
+
+    /// Serves requests until all who could make one are gone. With `auto`, also looks for changed files that often.
+    pub async fn run(self, mut requests: mpsc::Receiver<Request>, auto: Option<Duration>) {
+        let mut seen = self.fingerprint();
+        // A disabled timer still needs a period; it is never polled.
+        let mut look = tokio::time::interval(auto.unwrap_or(Duration::from_secs(3600)));
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let request = tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => Some(request),
+                    None => return,
+                },
+                _ = look.tick(), if auto.is_some() => {
+                    if self.fingerprint() == seen {
+                        continue;
+                    }
+                    None
+                }
+            };
+            seen = self.fingerprint();
+            let outcome = self.reload().await;
+            if let Some(request) = request {
+                // Who asked may have gone; the reload is done all the same.
+                let _ = request.send(outcome);
+            }
+        }
+    }
+
+    async fn reload(&self) -> Result<(), String> {
+        let file = self.file.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&file, &config::Env::process())).await;
+        let outcome = match loaded {
+            Ok(Ok(config)) => {
+                let config = Arc::new(config);
+                warn_of_passive(&config);
+                self.targets.reload(config.clone()).await;
+                self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
+                tracing::info!(file = %self.file.display(), "configuration loaded");
+                Ok(())
+            }
+            Ok(Err(errors)) => Err(errors.to_string()),
+            Err(panic) => Err(format!("reading the configuration failed: {panic}")),
+        };
+        if let Err(error) = &outcome {
+            tracing::error!(error, "configuration refused; the running one stays");
+            self.running.send_modify(|running| *running = Arc::new(running.refused(error.clone())));
+        }
+        outcome
+    }
+
+    /// Changes when a file of the configuration does: names, sizes and times of change.
+    fn fingerprint(&self) -> Vec<(PathBuf, Option<(u64, SystemTime)>)> {
+        let mut files = self.running.borrow().config.files();
+        files.push(self.file.clone());
+        let stat = |file: &PathBuf| {
+            let data = std::fs::metadata(file).ok()?;
+            Some((data.len(), data.modified().ok()?))
+        };
+        files.into_iter().map(|file| (file.clone(), stat(&file))).collect()
+    }
+}
+
+/// One line that names what was read and checked and is not carried out by this build.
+pub fn warn_of_passive(config: &Config) {
+    let passive = config.not_carried_out();
+    if !passive.is_empty() {
+        tracing::warn!(sections = passive.join(", "), "read and checked, but not carried out by this build");
+    }
+}

@@ -1,0 +1,174 @@
+//! From the command line to a running server, and back to an orderly end.
+//!
+//! Order: configuration, probes, cores, targets, API. A failure ends the start before anything later is touched.
+
+use crate::cli::Cli;
+use crate::reload::{self, Reloader};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Exit code when the machine does not allow what is needed.
+const EXIT_MACHINE: u8 = 3;
+/// Rows stay readable for the lookback and a margin for slow readers.
+const RETENTION_MARGIN: Duration = Duration::from_secs(60);
+/// Reload requests that may wait.
+const RELOADS_WAITING_MAX: usize = 16;
+
+/// Runs until SIGTERM, SIGINT or `/-/quit`.
+pub fn run(cli: &Cli) -> ExitCode {
+    let serve = &cli.serve;
+    if let Err(error) = crate::log::start(&serve.log_level, &serve.log_format) {
+        eprintln!("ringscrape: {error}");
+        return ExitCode::FAILURE;
+    }
+    // A core whose task panics would go on half alive; the process ends instead and is started again.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+    let config = match config::load(&serve.config_file, &config::Env::process()) {
+        Ok(config) => Arc::new(config),
+        Err(errors) => {
+            eprintln!("ringscrape: {errors}");
+            return ExitCode::FAILURE;
+        }
+    };
+    reload::warn_of_passive(&config);
+    if !cli.passive.is_empty() {
+        let flags: Vec<&str> = cli.passive.keys().map(String::as_str).collect();
+        tracing::warn!(flags = flags.join(", "), "flags accepted that change nothing in this build");
+    }
+    match shard::raise_open_files() {
+        Ok(limit) => tracing::info!(open_files = limit.soft, "open-file limit raised to the hard limit"),
+        Err(error) => tracing::warn!(%error, "the open-file limit stays as it is"),
+    }
+    let cpus = match &serve.shard_cpus {
+        Some(cpus) => Ok(cpus.0.clone()),
+        None => shard::default_cpus(serve.shards),
+    };
+    let started = cpus.and_then(|cpus| {
+        let options = shard::Options {
+            cpus,
+            offset_seed: offset_seed(&config.global.external_labels),
+            retention: serve.query_lookback_delta + RETENTION_MARGIN,
+        };
+        shard::start(&options)
+    });
+    let (shards, cores) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            eprintln!("ringscrape: {error}");
+            return ExitCode::from(EXIT_MACHINE);
+        }
+    };
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(control_threads())
+        .thread_name("control")
+        .enable_all()
+        .build();
+    let control = match control {
+        Ok(control) => control,
+        Err(error) => {
+            eprintln!("ringscrape: starting the control threads: {error}");
+            return ExitCode::from(EXIT_MACHINE);
+        }
+    };
+    match control.block_on(control_plane(cli, config, shards)) {
+        Ok(()) => {
+            cores.join();
+            tracing::info!("ended");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("ringscrape: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One on small hosts, where the cores need the CPUs; two from eight CPUs on.
+fn control_threads() -> usize {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 8 { 1 } else { 2 }
+}
+
+/// FNV-1a over host name and external labels: differs between the members of a redundant pair.
+fn offset_seed(external_labels: &series::Labels) -> u64 {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let text = format!("{}{external_labels}", host.trim());
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Shards) -> anyhow::Result<()> {
+    let serve = &cli.serve;
+    // Signals first: one that comes during the start is not lost, and SIGHUP never ends the process.
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let (running_to, running) = watch::channel(Arc::new(api::Running::good(config.clone())));
+    let sink = shards.clone();
+    let targets = targets::Manager::start(shards.count(), move |core, diff| {
+        let sink = sink.clone();
+        async move {
+            if let Err(error) = sink.apply(core, diff).await {
+                tracing::error!(core, %error, "targets did not reach their core");
+            }
+        }
+    });
+    targets.reload(config).await;
+
+    let (reload_to, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
+    let reloader = Reloader::new(serve.config_file.clone(), running_to, targets.clone());
+    let auto = serve.config_auto_reload.then_some(serve.config_auto_reload_interval);
+    tokio::spawn(reloader.run(reload_requests, auto));
+
+    let (quit_to, mut quit) = mpsc::channel(1);
+    let state = api::State::new(api::Parts {
+        shards: shards.clone(),
+        targets,
+        running,
+        flags: cli.flags(),
+        lookback: serve.query_lookback_delta,
+        external_url: serve.web_external_url.clone(),
+        enable_lifecycle: serve.web_enable_lifecycle,
+        cors_origin: serve.web_cors_origin.clone(),
+        reload: reload_to.clone(),
+        quit: quit_to,
+    })?;
+    let (stop_to, stop) = watch::channel(false);
+    let mut servers = tokio::task::JoinSet::new();
+    for address in &serve.web_listen_address {
+        let address = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.clone() };
+        let listener = TcpListener::bind(&address)
+            .await
+            .map_err(|error| anyhow::anyhow!("--web.listen-address={address}: {error}"))?;
+        tracing::info!("listening on http://{}", listener.local_addr()?);
+        let mut stop = stop.clone();
+        servers.spawn(api::serve(listener, state.clone(), serve.web_max_connections, async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        }));
+    }
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                // The reloader writes the outcome to the log; nobody here waits for it.
+                let (reply, _) = oneshot::channel();
+                let _ = reload_to.send(reply).await;
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = quit.recv() => break,
+        }
+    }
+    tracing::info!("shutting down");
+    let _ = stop_to.send(true);
+    let drained = async { while servers.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(5), drained).await;
+    shards.shutdown().await?;
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! What a target says and what becomes of it: the real binary against targets on loopback.
+
+mod support;
+
+use serde_json::Value;
+use support::{FakeTarget, Ringscrape, config, job, ok, until};
+
+/// The only active target once it has been scraped.
+fn scraped(server: &Ringscrape) -> Value {
+    until("the target is scraped", || {
+        let targets = server.targets();
+        assert!(targets.len() <= 1);
+        targets.into_iter().next().filter(|target| target["health"] != "unknown")
+    })
+}
+
+struct Case<'a> {
+    name: &'a str,
+    job: &'a str,
+    answer: Vec<u8>,
+    /// Part of `lastError`; "" for a good scrape.
+    error: &'a str,
+    /// `up`, `scrape_samples_scraped`, `scrape_samples_post_metric_relabeling`, `scrape_series_added`.
+    report: [f64; 4],
+    /// Series of the body that are readable afterwards, without the target's own labels.
+    series: &'a [&'a str],
+}
+
+fn response(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// A 200 after which the fake closes the connection.
+fn closing(header: &str, body: &[u8]) -> Vec<u8> {
+    let close = std::str::from_utf8(support::CLOSE).unwrap();
+    let mut bytes = format!("HTTP/1.1 200 OK\r\n{TEXT}{close}{header}\r\n\r\n").into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+const TEXT: &str = "Content-Type: text/plain; version=0.0.4\r\n";
+
+/// One server with a job per case, so that the cases share the time of one scrape.
+#[track_caller]
+fn check(cases: Vec<Case>) {
+    let targets: Vec<FakeTarget> = cases
+        .iter()
+        .map(|case| {
+            let answer = case.answer.clone();
+            FakeTarget::start(move |_| answer.clone())
+        })
+        .collect();
+    let jobs: Vec<String> =
+        cases.iter().zip(&targets).map(|(case, target)| job(case.name, &[target.address], case.job)).collect();
+    let server = Ringscrape::start(&config(&jobs), &[]);
+    for (case, target) in cases.iter().zip(&targets) {
+        let name = case.name;
+        let state = until(name, || {
+            let targets = server.targets();
+            targets.into_iter().find(|target| target["scrapePool"] == name && target["health"] != "unknown")
+        });
+        let error = state["lastError"].as_str().unwrap();
+        assert_eq!(error.is_empty(), case.error.is_empty(), "{name}: {error:?}");
+        assert!(error.contains(case.error), "{name}: {error:?} has no {:?}", case.error);
+        assert_eq!(state["health"], if case.error.is_empty() { "up" } else { "down" }, "{name}");
+        let report =
+            ["up", "scrape_samples_scraped", "scrape_samples_post_metric_relabeling", "scrape_series_added"];
+        let first = server.value(&format!("scrape_series_added{{job=\"{name}\"}}")).unwrap();
+        for (metric, want) in report.iter().zip(case.report) {
+            let got = server.value(&format!("{metric}{{job=\"{name}\"}}")).unwrap();
+            // Later scrapes add nothing, and one may have come meanwhile.
+            let later = *metric == "scrape_series_added" && (first == 0.0 || got == 0.0);
+            assert!(got == want || later, "{name}: {metric} is {got}, not {want}");
+        }
+        let mut series = Vec::new();
+        let own = format!(r#"instance="{}",job="{name}""#, target.address);
+        for line in server.federate(&format!("{{job=\"{name}\",__name__!~\"up|scrape_.*\"}}")) {
+            let line = line.rsplit_once(' ').unwrap().0;
+            series.push(line.replace(&format!("{{{own}}}"), "").replace(&format!(",{own}"), "").replace(&own, ""));
+        }
+        assert_eq!(series, case.series, "{name}");
+    }
+}
+
+#[test]
+fn bodies_and_their_samples() {
+    let text = |body: &str| response("200 OK", TEXT, body.as_bytes());
+    check(vec![
+        Case { name: "plain", job: "", answer: text("a 1\nb{x=\"y\"} 2\n"), error: "", report: [1.0, 2.0, 2.0, 2.0],
+            series: &["a 1", "b{x=\"y\"} 2"] },
+        Case { name: "no-newline-at-end", job: "", answer: text("a 1"), error: "", report: [1.0, 1.0, 1.0, 1.0],
+            series: &["a 1"] },
+        Case { name: "empty", job: "", answer: text(""), error: "", report: [1.0, 0.0, 0.0, 0.0], series: &[] },
+        Case { name: "comments", job: "", answer: text("# HELP a b\n"), error: "", report: [1.0, 0.0, 0.0, 0.0],
+            series: &[] },
+        Case { name: "duplicates", job: "", answer: text("a 1\na 2\na 1\n"), error: "", report: [1.0, 3.0, 3.0, 1.0],
+            series: &["a 1"] },
+        Case { name: "spoof", job: "", answer: text("up 5\na 1\n"), error: "", report: [1.0, 2.0, 2.0, 1.0],
+            series: &["a 1"] },
+        Case { name: "broken-line", job: "", answer: text("a 1\nb 2\n7 7\nc 3\n"),
+            error: "expected a valid start token, got \"7\"", report: [0.0, 2.0, 2.0, 0.0], series: &[] },
+        Case { name: "crlf", job: "", answer: text("a 1\r\n"), error: "invalid syntax", report: [0.0, 0.0, 0.0, 0.0],
+            series: &[] },
+        Case { name: "conflict", job: "", answer: text("a{job=\"own\"} 1\n"), error: "", report: [1.0, 1.0, 1.0, 1.0],
+            series: &["a{exported_job=\"own\"} 1"] },
+        Case { name: "relabel",
+            job: "metric_relabel_configs: [{source_labels: [__name__], regex: 'go_.*', action: drop}]",
+            answer: text("a 1\ngo_x 2\ngo_y 2\n"), error: "", report: [1.0, 3.0, 1.0, 1.0], series: &["a 1"] },
+        Case { name: "sample-limit", job: "sample_limit: 2", answer: text("a 1\nb 1\nc 1\n"),
+            error: "sample limit exceeded", report: [0.0, 3.0, 3.0, 0.0], series: &[] },
+        Case { name: "sample-limit-met", job: "sample_limit: 2", answer: text("a 1\nb 1\n"), error: "",
+            report: [1.0, 2.0, 2.0, 2.0], series: &["a 1", "b 1"] },
+        Case { name: "label-limit", job: "label_limit: 4", answer: text("a 1\nb{c=\"1\",d=\"2\"} 1\n"),
+            error: "label_limit exceeded (metric: b, number of labels: 5, limit: 4)", report: [0.0, 2.0, 1.0, 0.0],
+            series: &[] },
+        Case { name: "label-name", job: "label_name_length_limit: 8", answer: text("lb{name_long=\"1\"} 1\n"),
+            error: "label_name_length_limit exceeded (metric: lb, label name: name_long, length: 9, limit: 8)",
+            report: [0.0, 1.0, 0.0, 0.0], series: &[] },
+        Case { name: "body-size", job: "body_size_limit: 10B", answer: text("a 12345\n\n\n"),
+            error: "body size limit exceeded", report: [0.0, 0.0, 0.0, 0.0], series: &[] },
+        Case { name: "far-future", job: "", answer: text("a 1 99999999999999\nb 1\n"), error: "",
+            report: [1.0, 2.0, 2.0, 1.0], series: &["b 1"] },
+        Case { name: "utf8-names", job: "", answer: text("{\"u.tf8\",\"a.b\"=\"c\"} 1\n"), error: "",
+            report: [1.0, 1.0, 1.0, 1.0], series: &["u_tf8{a_b=\"c\"} 1"] },
+        Case { name: "status", job: "", answer: response("500 Internal Server Error", TEXT, b"a 1\n"),
+            error: "server returned HTTP status 500 Internal Server Error", report: [0.0, 0.0, 0.0, 0.0], series: &[] },
+        Case { name: "blank-type", job: "", answer: response("200 OK", "", b"a 1\n"),
+            error: "non-compliant scrape target sending blank Content-Type and no fallback_scrape_protocol",
+            report: [0.0, 0.0, 0.0, 0.0], series: &[] },
+        Case { name: "odd-type", job: "", answer: response("200 OK", "Content-Type: application/foo\r\n", b"a 1\n"),
+            error: "received unsupported Content-Type \"application/foo\"", report: [0.0, 0.0, 0.0, 0.0], series: &[] },
+        Case { name: "fallback", job: "fallback_scrape_protocol: PrometheusText0.0.4",
+            answer: response("200 OK", "", b"a 1\n"), error: "", report: [1.0, 1.0, 1.0, 1.0], series: &["a 1"] },
+        Case { name: "not-http", job: "", answer: b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(), error: "malformed HTTP",
+            report: [0.0, 0.0, 0.0, 0.0], series: &[] },
+        Case { name: "short-body", job: "", answer: closing("Content-Length: 50", b"a 1\nb 2\n"), error: "unexpected EOF",
+            report: [0.0, 0.0, 0.0, 0.0], series: &[] },
+        Case { name: "until-close", job: "", answer: closing("X-No-Length: 1", b"a 1\n"), error: "",
+            report: [1.0, 1.0, 1.0, 1.0], series: &["a 1"] },
+        Case { name: "chunked", job: "", answer: closing("Transfer-Encoding: chunked", b"2\r\na \r\n2\r\n1\n\r\n0\r\n\r\n"),
+            error: "", report: [1.0, 1.0, 1.0, 1.0], series: &["a 1"] },
+        Case { name: "bad-chunk", job: "", answer: closing("Transfer-Encoding: chunked", b"zz\r\na 1\n\r\n0\r\n\r\n"),
+            error: "invalid", report: [0.0, 0.0, 0.0, 0.0], series: &[] },
+    ]);
+}
+
+#[test]
+fn request_carries_prometheus_headers() {
+    let target = FakeTarget::saying("a 1\n");
+    let extra = "scrape_interval: 300ms\nscrape_timeout: 250ms\nparams: {x: ['1', '2'], a: ['b c']}\nmetrics_path: /m";
+    let server = Ringscrape::start(&config(&[job("j", &[target.address], extra)]), &[]);
+    scraped(&server);
+    let head = target.requests.lock().unwrap()[0].1.to_lowercase();
+    assert!(head.starts_with("get /m?a=b+c&x=1&x=2 http/1.1\r\n"), "{head}");
+    for header in [
+        &format!("host: {}\r\n", target.address),
+        "accept-encoding: gzip\r\n",
+        "x-prometheus-scrape-timeout-seconds: 0.25\r\n",
+        "accept: text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,",
+    ] {
+        assert!(head.contains(header), "{header:?} is missing in {head}");
+    }
+}
+
+#[test]
+fn honor_labels_keeps_what_the_target_says() {
+    let target = FakeTarget::saying("a{job=\"theirs\",instance=\"\"} 1\n");
+    let server = Ringscrape::start(&config(&[job("j", &[target.address], "honor_labels: true")]), &[]);
+    scraped(&server);
+    let lines = server.federate("a");
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with("a{job=\"theirs\",instance=\"\"} 1 "), "{lines:?}");
+}
+
+#[test]
+fn series_that_vanish_go_stale_and_come_back() {
+    let target = FakeTarget::saying("a 1\nb 2\n");
+    let server = Ringscrape::start(&config(&[job("j", &[target.address], "")]), &[]);
+    scraped(&server);
+    assert_eq!(server.value("b"), Some(2.0));
+    target.now_says("a 3\n");
+    until("b goes stale", || server.value("b").is_none().then_some(()));
+    until("a is 3", || (server.value("a") == Some(3.0)).then_some(()));
+    target.now_says("a 1\nb 4\n");
+    until("b comes back", || (server.value("b") == Some(4.0)).then_some(()));
+}
+
+#[test]
+fn failed_scrape_ends_every_series_even_those_before_the_fault() {
+    let target = FakeTarget::saying("a 1\nb 2\n");
+    let server = Ringscrape::start(&config(&[job("j", &[target.address], "")]), &[]);
+    scraped(&server);
+    assert_eq!(server.federate("{__name__=~\"a|b\"}").len(), 2);
+    target.now_says("a 1\n7\n");
+    until("the target is down", || (server.value("up") == Some(0.0)).then_some(()));
+    assert_eq!(server.federate("{__name__=~\"a|b\"}"), Vec::<String>::new());
+    target.now_says("a 1\nb 2\n");
+    until("the target is up", || (server.value("up") == Some(1.0)).then_some(()));
+    assert_eq!(server.federate("{__name__=~\"a|b\"}").len(), 2);
+}
+
+#[test]
+fn explicit_timestamps_are_kept_and_repeats_are_no_samples() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    let target = FakeTarget::saying(&format!("a 1 {}\nb 2\n", now - 30_000));
+    let server = Ringscrape::start(&config(&[job("j", &[target.address], "")]), &[]);
+    scraped(&server);
+    let line = server.federate("a").remove(0);
+    assert!(line.ends_with(&format!(" {}", now - 30_000)), "{line}");
+    target.now_says(&format!("a 5 {}\nb 2\n", now - 60_000));
+    until("an older timestamp is refused and counted", || {
+        server.metric("prometheus_target_scrapes_sample_out_of_order_total").filter(|count| *count > 0.0)
+    });
+    assert_eq!(server.value("a"), Some(1.0));
+    target.now_says(&format!("a 5 {now}\nb 2\n"));
+    until("a newer one is taken", || (server.value("a") == Some(5.0)).then_some(()));
+}
+
+#[test]
+fn hung_target_fails_at_its_deadline_and_scrapes_never_overlap() {
+    let hung = FakeTarget::start(|_| {
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        ok("a 1\n")
+    });
+    let good = FakeTarget::saying("a 1\n");
+    let jobs = [job("hung", &[hung.address], "scrape_timeout: 200ms"), job("good", &[good.address], "")];
+    let server = Ringscrape::start(&config(&jobs), &[]);
+    until("the hung target is down", || (server.value("up{job=\"hung\"}") == Some(0.0)).then_some(()));
+    let target = server.targets().into_iter().find(|target| target["scrapePool"] == "hung").unwrap();
+    let want = format!("Get \"http://{}/metrics\": context deadline exceeded", hung.address);
+    assert_eq!(target["lastError"], want);
+    until("ten good scrapes", || (good.request_count() >= 10).then_some(()));
+    let seen = hung.request_count();
+    assert!((4..=14).contains(&seen), "one attempt a tick, like the good target: {seen}");
+    assert_eq!(server.value("up{job=\"good\"}"), Some(1.0));
+}
+
+#[test]
+fn refused_connection_is_down_with_the_words_of_go() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = Ringscrape::start(&config(&[job("j", &[free], "")]), &[]);
+    let error = scraped(&server)["lastError"].as_str().unwrap().to_owned();
+    assert_eq!(
+        error,
+        format!("Get \"http://{free}/metrics\": dial tcp {free}: connect: connection refused")
+    );
+    assert_eq!(server.value("up"), Some(0.0));
+}
+
+#[test]
+fn connection_is_kept_between_scrapes() {
+    let target = FakeTarget::saying("a 1\n");
+    let server = Ringscrape::start(&config(&[job("j", &[target.address], "")]), &[]);
+    until("five scrapes", || (target.request_count() >= 5).then_some(()));
+    assert_eq!(server.metric("ringscrape_connections_opened_total"), Some(1.0));
+}
+
+#[test]
+fn redirect_is_followed_unless_the_job_says_no() {
+    let place = FakeTarget::saying("a 1\n");
+    let to = place.address;
+    let away = FakeTarget::start(move |_| {
+        format!("HTTP/1.1 302 Found\r\nLocation: http://{to}/metrics\r\nContent-Length: 0\r\n\r\n").into_bytes()
+    });
+    let jobs = [job("yes", &[away.address], ""), job("no", &[away.address], "follow_redirects: false")];
+    let server = Ringscrape::start(&config(&jobs), &[]);
+    until("followed", || (server.value("up{job=\"yes\"}") == Some(1.0)).then_some(()));
+    until("not followed", || (server.value("up{job=\"no\"}") == Some(0.0)).then_some(()));
+    assert_eq!(server.federate("a").len(), 1);
+}
+
+#[test]
+fn metadata_is_kept() {
+    let target = FakeTarget::saying("# HELP a What a is.\n# TYPE a counter\na 1\n");
+    let server = Ringscrape::start(&config(&[job("j", &[target.address], "")]), &[]);
+    scraped(&server);
+    assert_eq!(server.api("/api/v1/metadata")["a"][0]["type"], "counter");
+    assert_eq!(server.api("/api/v1/metadata")["a"][0]["help"], "What a is.");
+    let of_targets = server.api("/api/v1/targets/metadata?metric=a");
+    assert_eq!(of_targets[0]["target"]["job"], "j");
+}
+
+#[test]
+fn extra_scrape_metrics_are_written_when_asked_for() {
+    let target = FakeTarget::saying("a 1\n");
+    let extra = "extra_scrape_metrics: true\nsample_limit: 7";
+    let server = Ringscrape::start(&config(&[job("j", &[target.address], extra)]), &[]);
+    scraped(&server);
+    assert_eq!(server.value("scrape_sample_limit"), Some(7.0));
+    assert_eq!(server.value("scrape_body_size_bytes"), Some(4.0));
+    assert_eq!(server.value("scrape_timeout_seconds"), Some(0.2));
+}
