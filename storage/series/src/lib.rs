@@ -10,7 +10,7 @@ mod value;
 
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME, is_legacy_label_name, is_legacy_metric_name};
 pub use matcher::{MatchOp, Matcher};
-pub use regex::{Regex, RegexError};
+pub use regex::{Groups, Regex, RegexError};
 pub use value::{
     NORMAL_NAN, STALE_NAN, format_float, is_stale, parse_float, FloatError, Sample, Timestamp,
 };
