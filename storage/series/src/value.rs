@@ -72,20 +72,26 @@ pub fn parse_float(text: &str) -> Result<f64, FloatError> {
     }
 }
 
-/// Writes a float as Go's `strconv.FormatFloat(v, 'g', -1, 64)` does: the shortest digits that read back the same,
-/// with an exponent of at least two digits below 1e-4 and from 1e21 on.
+/// Writes a float as Go's `strconv.FormatFloat(v, 'g', -1, 64)` does, and with it every text exposition: the shortest
+/// digits that read back the same, with an exponent below 1e-4 and from 1e6 on.
 pub fn format_float(value: f64, out: &mut impl fmt::Write) -> fmt::Result {
+    format_between(value, 1e-4, 1e6, out)
+}
+
+/// Writes a float as Prometheus' JSON does: with an exponent only below 1e-6 and from 1e21 on.
+pub fn format_float_json(value: f64, out: &mut impl fmt::Write) -> fmt::Result {
+    format_between(value, 1e-6, 1e21, out)
+}
+
+fn format_between(value: f64, plain_from: f64, plain_below: f64, out: &mut impl fmt::Write) -> fmt::Result {
     if value.is_nan() {
         return out.write_str("NaN");
     }
     if value.is_infinite() {
         return out.write_str(if value > 0.0 { "+Inf" } else { "-Inf" });
     }
-    if value == 0.0 {
-        return out.write_str(if value.is_sign_negative() { "-0" } else { "0" });
-    }
     let magnitude = value.abs();
-    if (1e-4..1e21).contains(&magnitude) {
+    if magnitude == 0.0 || (plain_from..plain_below).contains(&magnitude) {
         return write!(out, "{value}");
     }
     let text = format!("{value:e}");
@@ -112,7 +118,9 @@ mod tests {
         check_format(1.0, "1");
         check_format(0.0001, "0.0001");
         check_format(0.00001, "1e-05");
-        check_format(1e20, "100000000000000000000");
+        check_format(999999.5, "999999.5");
+        check_format(1e6, "1e+06");
+        check_format(123456789.0, "1.23456789e+08");
         check_format(1e21, "1e+21");
         check_format(-1.5e-7, "-1.5e-07");
         check_format(1.7976931348623157e308, "1.7976931348623157e+308");
@@ -120,6 +128,15 @@ mod tests {
         check_format(f64::INFINITY, "+Inf");
         check_format(f64::NEG_INFINITY, "-Inf");
         check_format(STALE_NAN, "NaN");
+    }
+
+    #[test]
+    fn json_floats_have_fewer_exponents() {
+        for (value, want) in [(1e6, "1000000"), (1e20, "100000000000000000000"), (1e21, "1e+21"), (1e-6, "0.000001")] {
+            let mut got = String::new();
+            format_float_json(value, &mut got).unwrap();
+            assert_eq!(got, want);
+        }
     }
 
     #[track_caller]

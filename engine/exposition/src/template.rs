@@ -1,0 +1,583 @@
+//! The template scan: a payload that is known is walked with one comparison and one number per line.
+//!
+//! A payload is cut into runs of lines at places that depend on its content alone, so that payloads which differ in one
+//! line have all other runs in common and can share them. A [`Template`] is such a run without its values. A walk goes
+//! from template to template; where a line differs, lines are parsed until the known templates fit again.
+//!
+//! Invariants:
+//!   * the readings of a walk are those of the plain parser, bit for bit, in the order of the body
+//!   * a walk looks at each byte of the body a bounded number of times, whatever the shape says
+//!   * equal text under an equal TYPE makes an equal template
+
+use crate::number::{read_timestamp, read_value};
+use crate::text::{Kind, ParseError, Parser, SampleLine};
+use std::ops::Range;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A family border ends a run of at least so many lines, if the next family's name says so.
+const RUN_LINES_MIN: usize = 8;
+/// Any family border ends a run of so many lines.
+const RUN_LINES_FULL: usize = 96;
+/// A run ends here wherever it is.
+const RUN_LINES_MAX: usize = 256;
+/// How many templates ahead are looked at to find the place again after a difference.
+const TEMPLATES_AHEAD: usize = 4;
+
+/// A line of a template; 8 bytes, as there is one per distinct line of a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Line {
+    /// End of the line's literal in the text; the top bit says that a timestamp follows the value.
+    end: u32,
+    /// Start of the metric text.
+    raw: u32,
+}
+
+const STAMPED: u32 = 1 << 31;
+
+impl Line {
+    fn end(self) -> usize {
+        (self.end & !STAMPED) as usize
+    }
+
+    fn stamped(self) -> bool {
+        self.end & STAMPED != 0
+    }
+}
+
+/// A run of lines without their values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// The literals of the lines, then what follows the last line up to the end of the payload, if the run is its last.
+    text: Box<[u8]>,
+    lines: Box<[Line]>,
+    /// The TYPE in force before the run and behind it.
+    kind_before: Kind,
+    kind_behind: Kind,
+}
+
+/// What a walk has read, in the order of the body.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Readings {
+    pub values: Vec<f64>,
+    /// One for each line that has a timestamp.
+    pub stamps: Vec<i64>,
+}
+
+impl Readings {
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.stamps.clear();
+    }
+}
+
+/// How a scan ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scan {
+    /// Every line was as known; the next byte is at `at`.
+    Full { at: usize },
+    /// A line differs; nothing of this template was read.
+    Differs,
+}
+
+impl Template {
+    /// Makes a template of the lines of a run, which must follow each other in `body`; `tail` is the end of what
+    /// belongs to it behind its last line.
+    fn new(body: &[u8], kind_before: Kind, kind_behind: Kind, lines: &[SampleLine], tail: Range<usize>) -> Template {
+        let mut text = Vec::new();
+        let mut table = Vec::with_capacity(lines.len());
+        for line in lines {
+            let raw = text.len() + (line.raw.start - line.literal.start);
+            text.extend_from_slice(&body[line.literal.clone()]);
+            assert!(text.len() < STAMPED as usize, "a run of bounded lines stays below 2 GiB");
+            let stamped = if line.timestamp.is_some() { STAMPED } else { 0 };
+            table.push(Line { end: text.len() as u32 | stamped, raw: raw as u32 });
+        }
+        text.extend_from_slice(&body[tail]);
+        Template { text: text.into(), lines: table.into(), kind_before, kind_behind }
+    }
+
+    /// How many samples it has.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether it is only comments.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// The metric text of a line.
+    pub fn raw(&self, line: usize) -> &[u8] {
+        let line = self.lines[line];
+        self.text[line.raw as usize..line.end()].trim_ascii_end()
+    }
+
+    /// Whether a line carries a timestamp.
+    pub fn is_stamped(&self, line: usize) -> bool {
+        self.lines[line].stamped()
+    }
+
+    /// The TYPE in force at each line, from the first on.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        let mut kind = self.kind_before;
+        let mut start = 0;
+        self.lines.iter().map(move |line| {
+            // A literal is comments and a metric text; with a value behind it, it is a text that parses.
+            let comments = &self.text[start..line.raw as usize];
+            start = line.end();
+            if !comments.is_empty() {
+                let mut parser = Parser::new(comments, 0, kind);
+                debug_assert_eq!(parser.next_sample(), Ok(None));
+                let _ = parser.next_sample();
+                kind = parser.kind();
+            }
+            kind
+        })
+    }
+
+    /// Comments and metric texts, for metadata.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Equal for equal templates.
+    pub fn content_hash(&self) -> u64 {
+        xxh3_64(&self.text) ^ (self.kind_before as u64) << 56 ^ (self.lines.len() as u64) << 48
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.text.len() + self.lines.len() * size_of::<Line>()
+    }
+
+    /// Reads the run at `at`. On [`Scan::Differs`] the readings are as they were.
+    pub fn scan(&self, body: &[u8], at: usize, readings: &mut Readings) -> Scan {
+        let before = (readings.values.len(), readings.stamps.len());
+        match self.scan_lines(body, at, readings) {
+            Some(at) => Scan::Full { at },
+            None => {
+                readings.values.truncate(before.0);
+                readings.stamps.truncate(before.1);
+                Scan::Differs
+            }
+        }
+    }
+
+    #[inline]
+    fn scan_lines(&self, body: &[u8], mut at: usize, readings: &mut Readings) -> Option<usize> {
+        let mut start = 0;
+        readings.values.reserve(self.lines.len());
+        for line in &self.lines {
+            let literal = &self.text[start..line.end()];
+            start = line.end();
+            if body.get(at..at + literal.len())? != literal {
+                return None;
+            }
+            let (value, end) = read_value(body, at + literal.len())?;
+            at = end;
+            if line.stamped() {
+                if body.get(at) != Some(&b' ') {
+                    return None;
+                }
+                let (stamp, end) = read_timestamp(body, at + 1)?;
+                readings.stamps.push(stamp);
+                at = end;
+            }
+            match body.get(at) {
+                Some(b'\n') => at += 1,
+                None => {}
+                Some(_) => return None,
+            }
+            readings.values.push(value);
+        }
+        let tail = &self.text[start..];
+        if body.get(at..at + tail.len())? != tail {
+            return None;
+        }
+        at += tail.len();
+        // A tail is the end of a payload; more behind it means that the payload has grown.
+        if !tail.is_empty() && at != body.len() { None } else { Some(at) }
+    }
+
+    /// Whether the first line of the template stands at `at`.
+    fn begins(&self, body: &[u8], at: usize, kind: Kind) -> bool {
+        let first = self.lines.first().map_or(self.text.len(), |line| line.end());
+        kind == self.kind_before && body.get(at..at + first) == Some(&self.text[..first])
+    }
+}
+
+/// A part of a payload's shape after a walk that found differences.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    /// The template at this place of the old shape.
+    Known(usize),
+    /// Lines that no template of the old shape has.
+    New(Run),
+}
+
+/// A run that was parsed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    pub template: Template,
+}
+
+/// What a walk found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Walk {
+    /// The shape fits as it is.
+    Warm,
+    /// The payload has another shape, made of these pieces. With an error, the pieces hold what came before it.
+    Cold { pieces: Vec<Piece>, error: Option<ParseError> },
+}
+
+/// Reads a body along a shape. The readings are cleared first.
+pub fn walk<T: AsRef<Template>>(shape: &[T], body: &[u8], readings: &mut Readings) -> Walk {
+    readings.clear();
+    let mut at = 0;
+    let mut fits = shape.len();
+    for (i, template) in shape.iter().enumerate() {
+        match template.as_ref().scan(body, at, readings) {
+            Scan::Full { at: behind } => at = behind,
+            Scan::Differs => {
+                fits = i;
+                break;
+            }
+        }
+    }
+    if fits == shape.len() && at == body.len() && !(shape.is_empty() && !body.is_empty()) {
+        return Walk::Warm;
+    }
+    Walker { shape, body, readings, pieces: (0..fits).map(Piece::Known).collect(), next: fits, at }.go_on()
+}
+
+struct Walker<'a, T> {
+    shape: &'a [T],
+    body: &'a [u8],
+    readings: &'a mut Readings,
+    pieces: Vec<Piece>,
+    /// First template of the shape that has not been used.
+    next: usize,
+    at: usize,
+}
+
+impl<T: AsRef<Template>> Walker<'_, T> {
+    /// Parses runs until a known template fits, follows those, and so on to the end.
+    fn go_on(mut self) -> Walk {
+        let mut kind = match self.next.checked_sub(1) {
+            Some(last) => self.shape[last].as_ref().kind_behind,
+            None => Kind::Unknown,
+        };
+        while self.at < self.body.len() {
+            if let Some(error) = self.parse_run(&mut kind) {
+                return Walk::Cold { pieces: self.pieces, error: Some(error) };
+            }
+            self.follow_known(&mut kind);
+        }
+        Walk::Cold { pieces: self.pieces, error: None }
+    }
+
+    /// Parses lines up to a border, or to a place where a known template begins.
+    fn parse_run(&mut self, kind: &mut Kind) -> Option<ParseError> {
+        let start = self.at;
+        let kind_before = *kind;
+        let mut parser = Parser::new(self.body, start, kind_before);
+        let mut lines: Vec<SampleLine> = Vec::new();
+        let mut tail = start..start;
+        let mut kind_behind = kind_before;
+        let mut error = None;
+        loop {
+            let before = parser.clone();
+            match parser.next_sample() {
+                Ok(Some(line)) => {
+                    if let Some(last) = lines.last()
+                        && (ends_run(self.body, lines.len(), last, &line)
+                            || self.known_at(line.literal.start, before.kind()))
+                    {
+                        // The line belongs to the next run and is read again there.
+                        break;
+                    }
+                    self.readings.values.push(line.value);
+                    self.readings.stamps.extend(line.timestamp);
+                    kind_behind = parser.kind();
+                    tail = line.end..line.end;
+                    lines.push(line);
+                }
+                Ok(None) => {
+                    tail.end = self.body.len();
+                    kind_behind = parser.kind();
+                    break;
+                }
+                Err(found) => {
+                    error = Some(found);
+                    break;
+                }
+            }
+        }
+        self.at = if error.is_some() { self.body.len() } else { tail.end.max(lines.last().map_or(0, |line| line.end)) };
+        *kind = kind_behind;
+        if !lines.is_empty() || !tail.is_empty() {
+            let template = Template::new(self.body, kind_before, kind_behind, &lines, tail);
+            self.pieces.push(Piece::New(Run { template }));
+        }
+        error
+    }
+
+    fn candidates(&self) -> Range<usize> {
+        self.next..(self.next + TEMPLATES_AHEAD).min(self.shape.len())
+    }
+
+    fn known_at(&self, at: usize, kind: Kind) -> bool {
+        self.candidates().any(|i| self.shape[i].as_ref().begins(self.body, at, kind))
+    }
+
+    fn follow_known(&mut self, kind: &mut Kind) {
+        'following: while self.at < self.body.len() {
+            for i in self.candidates() {
+                let template = self.shape[i].as_ref();
+                if !template.begins(self.body, self.at, *kind) {
+                    continue;
+                }
+                if let Scan::Full { at } = template.scan(self.body, self.at, self.readings) {
+                    (self.at, self.next, *kind) = (at, i + 1, template.kind_behind);
+                    self.pieces.push(Piece::Known(i));
+                    continue 'following;
+                }
+                // It begins alike and differs later: it cannot be used, and must not be tried at every line.
+                self.next = i + 1;
+                return;
+            }
+            return;
+        }
+    }
+}
+
+/// Whether the run ends before `line`.
+fn ends_run(body: &[u8], count: usize, last: &SampleLine, line: &SampleLine) -> bool {
+    if count >= RUN_LINES_MAX {
+        return true;
+    }
+    let name = name_of(&body[line.raw.clone()]);
+    let has_comments = line.raw.start > line.literal.start;
+    if has_comments || family(name) != family(name_of(&body[last.raw.clone()])) {
+        return count >= RUN_LINES_FULL || count >= RUN_LINES_MIN && xxh3_64(name).is_multiple_of(4);
+    }
+    count >= RUN_LINES_FULL && xxh3_64(&body[line.raw.clone()]).is_multiple_of(16)
+}
+
+fn name_of(raw: &[u8]) -> &[u8] {
+    let raw = raw.trim_ascii_start();
+    let end = raw.iter().position(|byte| matches!(byte, b'{' | b' ' | b'\t'));
+    &raw[..end.unwrap_or(raw.len())]
+}
+
+/// The name without what parts of a histogram or a summary add to it.
+fn family(name: &[u8]) -> &[u8] {
+    ["_bucket", "_count", "_sum"].iter().find_map(|suffix| name.strip_suffix(suffix.as_bytes())).unwrap_or(name)
+}
+
+impl AsRef<Template> for Template {
+    fn as_ref(&self) -> &Template {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::labels;
+
+    /// What the plain parser reads: labels, value bits, timestamp of every sample; or the error and the samples before.
+    type Plain = (Vec<(String, u64, Option<i64>)>, Option<String>);
+
+    fn plain(body: &[u8]) -> Plain {
+        let mut parser = Parser::new(body, 0, Kind::Unknown);
+        let mut samples = Vec::new();
+        loop {
+            match parser.next_sample() {
+                Ok(Some(line)) => {
+                    let labels = format!("{:?}", labels(&body[line.raw.clone()], line.kind));
+                    samples.push((labels, line.value.to_bits(), line.timestamp));
+                }
+                Ok(None) => return (samples, None),
+                Err(error) => return (samples, Some(error.text)),
+            }
+        }
+    }
+
+    /// The same by a walk along `shape`, and the shape that comes out of it.
+    fn walked(shape: &[Template], body: &[u8]) -> (Plain, Vec<Template>, bool) {
+        let mut readings = Readings::default();
+        let outcome = walk(shape, body, &mut readings);
+        let (shape, error, warm) = match outcome {
+            Walk::Warm => (shape.to_vec(), None, true),
+            Walk::Cold { pieces, error } => {
+                let template = |piece| match piece {
+                    Piece::Known(i) => shape[i].clone(),
+                    Piece::New(run) => run.template,
+                };
+                (pieces.into_iter().map(template).collect(), error, false)
+            }
+        };
+        let mut stamps = readings.stamps.iter();
+        let mut values = readings.values.iter();
+        let mut samples = Vec::new();
+        for template in &shape {
+            for (line, kind) in template.kinds().enumerate() {
+                let labels = format!("{:?}", labels(template.raw(line), kind));
+                let stamp = template.is_stamped(line).then(|| *stamps.next().unwrap());
+                samples.push((labels, values.next().unwrap().to_bits(), stamp));
+            }
+        }
+        assert_eq!((values.next(), stamps.next()), (None, None));
+        ((samples, error.map(|error| error.text)), shape, warm)
+    }
+
+    fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+        let mut state = seed;
+        move |below| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        }
+    }
+
+    /// A payload with families of all kinds; `skip` leaves lines out, `values` seeds the values.
+    fn payload(families: u64, values: u64, skip: impl Fn(u64, u64) -> bool) -> String {
+        use std::fmt::Write;
+        let mut value = random(values);
+        let mut body = String::new();
+        for family in 0..families {
+            let kind = ["counter", "gauge", "histogram", "summary"][family as usize % 4];
+            if family % 5 != 4 {
+                writeln!(body, "# HELP fam_{family} Text of {family}.\n# TYPE fam_{family} {kind}").unwrap();
+            }
+            for line in 0..(family * 7) % 40 + 1 {
+                if skip(family, line) {
+                    continue;
+                }
+                let label = if kind == "histogram" { "le" } else { "code" };
+                write!(body, "fam_{family}{{{label}=\"{line}\",path=\"/x\"}} ").unwrap();
+                match value(4) {
+                    0 => write!(body, "{}", value(1_000_000)).unwrap(),
+                    1 => write!(body, "{}.{}", value(1000), value(1000)).unwrap(),
+                    2 => write!(body, "{}e+09", value(100)).unwrap(),
+                    _ => body.push_str(["NaN", "+Inf", "0", "-3"][value(4) as usize]),
+                }
+                body.push_str(if family % 9 == 3 { " 1700000000000\n" } else { "\n" });
+            }
+        }
+        body
+    }
+
+    #[test]
+    fn second_walk_is_warm_and_reads_the_same() {
+        let first = payload(60, 1, |_, _| false);
+        let (got, shape, warm) = walked(&[], first.as_bytes());
+        assert!(!warm);
+        assert_eq!(got, plain(first.as_bytes()));
+        assert!(shape.len() > 5, "cut into {} runs", shape.len());
+        let second = payload(60, 2, |_, _| false);
+        let (got, _, warm) = walked(&shape, second.as_bytes());
+        assert!(warm);
+        assert_eq!(got, plain(second.as_bytes()));
+    }
+
+    #[test]
+    fn one_line_more_or_less_changes_few_templates() {
+        let whole = payload(60, 1, |_, _| false);
+        let (_, shape, _) = walked(&[], whole.as_bytes());
+        for family in 0..60 {
+            let less = payload(60, 3, |f, line| f == family && line == 0);
+            let (got, patched, _) = walked(&shape, less.as_bytes());
+            assert_eq!(got, plain(less.as_bytes()));
+            let new = patched.iter().filter(|template| !shape.contains(template)).count();
+            assert!(new <= 3, "family {family}: {new} of {} templates are new", patched.len());
+            let (got, back, _) = walked(&patched, whole.as_bytes());
+            assert_eq!(got, plain(whole.as_bytes()));
+            let new = back.iter().filter(|template| !shape.contains(template)).count();
+            assert!(new <= 3, "family {family} back: {new} new");
+        }
+    }
+
+    #[test]
+    fn payloads_of_neighbours_share_their_templates() {
+        let (_, one, _) = walked(&[], payload(60, 1, |family, line| family == 11 && line == 3).as_bytes());
+        let (_, other, _) = walked(&[], payload(60, 1, |family, line| family == 40 && line == 3).as_bytes());
+        let shared = one.iter().filter(|template| other.contains(template)).count();
+        assert!(shared * 3 >= one.len() * 2, "{shared} of {} are shared", one.len());
+        for template in &one {
+            for twin in other.iter().filter(|twin| *twin == template) {
+                assert_eq!(template.content_hash(), twin.content_hash());
+            }
+        }
+    }
+
+    #[test]
+    fn ends_of_payloads() {
+        for (first, second) in [
+            ("a 1\n", "a 2"),
+            ("a 1", "a 2\n"),
+            ("a 1\n# end\n", "a 2\n# end\n"),
+            ("a 1\n# end\n", "a 2\n# end\nb 1\n"),
+            ("a 1\n# end\n", "a 2\n"),
+            ("a 1\n", "a 1\n# end"),
+            ("", "a 1\n"),
+            ("a 1\n", ""),
+            ("# only\n", "# only\n"),
+            ("# only\n", ""),
+            ("a 1\nb 2\n", "a 1\n"),
+            ("a 1\n", "a 1\nb 2\n"),
+            ("a 1\n", "a 1\n7\n"),
+            ("a 1 5\n", "a 1\n"),
+            ("a 1\n", "a 1 5\n"),
+            ("# TYPE a histogram\na{le=\"1\"} 1\n", "# TYPE b gauge\na{le=\"1\"} 1\n"),
+        ] {
+            let (got, shape, _) = walked(&[], first.as_bytes());
+            assert_eq!(got, plain(first.as_bytes()), "{first:?}");
+            let (got, shape, _) = walked(&shape, second.as_bytes());
+            assert_eq!(got, plain(second.as_bytes()), "{first:?} then {second:?}");
+            if got.1.is_none() {
+                let (again, _, warm) = walked(&shape, second.as_bytes());
+                assert_eq!(again, got);
+                assert!(warm || second.is_empty(), "{second:?} is known now");
+            }
+        }
+    }
+
+    /// The fast path and the oracle agree on whatever a hostile target makes of a payload.
+    #[test]
+    fn mutated_payloads_read_as_the_oracle_reads_them() {
+        let base = payload(24, 1, |_, _| false).into_bytes();
+        let (_, shape, _) = walked(&[], &base);
+        let mut next = random(99);
+        let bits: &[u8] = b"\n\n {}\",=#ae0.-\\\xff\0\r\t";
+        for round in 0..6_000 {
+            let mut body = base.clone();
+            for _ in 0..next(4) + 1 {
+                let at = next(body.len() as u64) as usize;
+                match next(5) {
+                    0 => body[at] = bits[next(bits.len() as u64) as usize],
+                    1 => {
+                        body.remove(at);
+                    }
+                    2 => body.insert(at, bits[next(bits.len() as u64) as usize]),
+                    3 => {
+                        let end = (at + next(200) as usize).min(body.len());
+                        let copy = body[at..end].to_vec();
+                        let to = next(body.len() as u64) as usize;
+                        body.splice(to..to, copy);
+                    }
+                    _ => body.truncate(at.max(1)),
+                }
+            }
+            let (got, patched, _) = walked(&shape, &body);
+            let want = plain(&body);
+            assert_eq!(got, want, "round {round}");
+            if want.1.is_none() && round % 10 == 0 {
+                let (again, _, _) = walked(&patched, &body);
+                assert_eq!(again, want, "round {round} again");
+                let (back, _, _) = walked(&patched, &base);
+                assert_eq!(back, plain(&base), "round {round} back");
+            }
+        }
+    }
+}
