@@ -1,18 +1,22 @@
 //! One condition on one label, as in a selector.
 
-use crate::{Labels, Regex, RegexError};
+use crate::{Labels, Regex, RegexError, is_legacy_label_name};
 use std::fmt;
 
 /// How a matcher compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MatchOp {
+    /// `=`
     Equal,
+    /// `!=`
     NotEqual,
+    /// `=~`
     Regex,
+    /// `!~`
     NotRegex,
 }
 
-/// `name op "value"`. An absent label compares as the empty string.
+/// `name op "value"`. Expressions match the whole value. An absent label compares as the empty string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matcher {
     name: Box<str>,
@@ -22,6 +26,7 @@ pub struct Matcher {
 }
 
 impl Matcher {
+    /// Fails only for an expression that is refused.
     pub fn new(name: &str, op: MatchOp, value: &str) -> Result<Matcher, RegexError> {
         let regex = match op {
             MatchOp::Regex | MatchOp::NotRegex => Some(Regex::new(value)?),
@@ -40,6 +45,11 @@ impl Matcher {
 
     pub fn value(&self) -> &str {
         &self.value
+    }
+
+    /// The expression of a `=~` or `!~`, for those who look up values by its words or its prefix.
+    pub fn regex(&self) -> Option<&Regex> {
+        self.regex.as_ref()
     }
 
     /// Whether a label with this value (absent: "") satisfies the matcher.
@@ -67,6 +77,52 @@ impl fmt::Display for Matcher {
             MatchOp::Regex => "=~",
             MatchOp::NotRegex => "!~",
         };
-        write!(f, "{}{op}{:?}", self.name, self.value)
+        if is_legacy_label_name(&self.name) {
+            f.write_str(&self.name)?
+        } else {
+            write!(f, "{:?}", self.name)?
+        }
+        write!(f, "{op}{:?}", self.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(op: MatchOp, value: &str, text: &str, matching: &[&str], others: &[&str]) {
+        let matcher = Matcher::new("zone", op, value).unwrap();
+        assert_eq!(matcher.to_string(), text);
+        for (zones, want) in [(matching, true), (others, false)] {
+            for zone in zones {
+                assert_eq!(matcher.matches(zone), want, "{matcher} on {zone:?}");
+                let labels = Labels::from_pairs([("job", "x"), ("zone", *zone)]);
+                assert_eq!(matcher.matches_labels(&labels), want, "{matcher} on {labels}");
+            }
+        }
+        let without = Labels::from_pairs([("job", "x")]);
+        assert_eq!(matcher.matches_labels(&without), matcher.matches(""), "{matcher} without the label");
+    }
+
+    #[test]
+    fn the_whole_value_is_compared() {
+        check(MatchOp::Equal, "a", r#"zone="a""#, &["a"], &["", "ab"]);
+        check(MatchOp::Equal, "", r#"zone="""#, &[""], &["a"]);
+        check(MatchOp::NotEqual, "a", r#"zone!="a""#, &["", "b"], &["a"]);
+        check(MatchOp::Regex, "a|b", r#"zone=~"a|b""#, &["a", "b"], &["", "ab"]);
+        check(MatchOp::Regex, "a.*", r#"zone=~"a.*""#, &["a", "a\n"], &["", "ba"]);
+        check(MatchOp::NotRegex, ".+", r#"zone!~".+""#, &[""], &["a"]);
+    }
+
+    #[test]
+    fn a_refused_expression_is_an_error() {
+        assert!(Matcher::new("zone", MatchOp::Regex, "(").is_err());
+        assert!(Matcher::new("zone", MatchOp::Equal, "(").is_ok());
+    }
+
+    #[test]
+    fn names_are_quoted_where_they_need_it() {
+        assert_eq!(Matcher::new("a.b", MatchOp::Equal, "c").unwrap().to_string(), r#""a.b"="c""#);
     }
 }
