@@ -1,0 +1,152 @@
+//! Slots that come and go together, shared by all targets that expose the same lines.
+
+use crate::bits::Bits;
+use series::{Labels, Matcher};
+
+/// An immutable list of slots with their own labels. The text lies in one piece: on a mixed fleet many groups belong
+/// to one target alone, and then a slot's share of the group is what a series costs.
+#[derive(Debug, Default, PartialEq)]
+pub struct SlotGroup {
+    text: Box<str>,
+    /// End of each name and each value in the text, slot by slot.
+    ends: Box<[u32]>,
+    /// For each slot the index of its first end; one more than there are slots.
+    starts: Box<[u32]>,
+    stamped: Bits,
+    any_stamped: bool,
+}
+
+/// Collects the slots of a group.
+#[derive(Debug, Default)]
+pub struct GroupBuilder {
+    text: String,
+    ends: Vec<u32>,
+    starts: Vec<u32>,
+    stamped: Bits,
+    any_stamped: bool,
+}
+
+impl GroupBuilder {
+    /// Adds a slot. A stamped one takes samples with timestamps of their own.
+    pub fn push(&mut self, labels: &Labels, stamped: bool) {
+        if stamped {
+            self.stamped.set(self.starts.len());
+            self.any_stamped = true;
+        }
+        self.starts.push(self.ends.len() as u32);
+        for (name, value) in labels.iter() {
+            for part in [name, value] {
+                self.text.push_str(part);
+                self.ends.push(u32::try_from(self.text.len()).expect("a group's labels stay below 4 GiB"));
+            }
+        }
+    }
+
+    pub fn build(mut self) -> SlotGroup {
+        self.starts.push(self.ends.len() as u32);
+        SlotGroup {
+            text: self.text.into(),
+            ends: self.ends.into(),
+            starts: self.starts.into(),
+            stamped: self.stamped,
+            any_stamped: self.any_stamped,
+        }
+    }
+}
+
+impl SlotGroup {
+    /// How many slots there are.
+    pub fn len(&self) -> usize {
+        self.starts.len().saturating_sub(1)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether samples of the slot carry timestamps of their own.
+    pub fn is_stamped(&self, slot: usize) -> bool {
+        self.any_stamped && self.stamped.get(slot)
+    }
+
+    /// Whether any slot does.
+    pub fn any_stamped(&self) -> bool {
+        self.any_stamped
+    }
+
+    /// The slot's own labels, sorted by name. An empty value hides the target's label of that name.
+    pub fn label_pairs(&self, slot: usize) -> impl Iterator<Item = (&str, &str)> + Clone {
+        let (first, last) = (self.starts[slot] as usize, self.starts[slot + 1] as usize);
+        let end = |at: usize| if at == 0 { 0 } else { self.ends[at - 1] as usize };
+        (first..last).step_by(2).map(move |at| {
+            let (name, value) = (end(at)..end(at + 1), end(at + 1)..end(at + 2));
+            (&self.text[name], &self.text[value])
+        })
+    }
+
+    /// The slot's own labels as a set.
+    pub fn labels(&self, slot: usize) -> Labels {
+        Labels::from_sorted(self.label_pairs(slot))
+    }
+
+    /// The slots whose series satisfy all matchers, for a target with these labels. A label of the slot decides over
+    /// the target's of the same name.
+    pub fn matching(&self, matchers: &[Matcher], target: &Labels) -> Vec<u32> {
+        let of_target: Vec<bool> =
+            matchers.iter().map(|matcher| matcher.matches(target.get(matcher.name()).unwrap_or(""))).collect();
+        let fits = |slot: &usize| {
+            matchers.iter().zip(&of_target).all(|(matcher, of_target)| {
+                let own = self.label_pairs(*slot).find(|(name, _)| *name == matcher.name());
+                own.map_or(*of_target, |(_, value)| matcher.matches(value))
+            })
+        };
+        (0..self.len()).filter(fits).map(|slot| slot as u32).collect()
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.text.len() + (self.ends.len() + self.starts.len()) * 4 + self.stamped.0.len() * 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use series::MatchOp;
+
+    #[test]
+    fn labels_come_back() {
+        let sets = [&[("__name__", "a"), ("b", "")][..], &[], &[("__name__", "c")]];
+        let mut builder = GroupBuilder::default();
+        for (i, set) in sets.iter().enumerate() {
+            builder.push(&Labels::from_pairs(set.iter().copied()), i == 2);
+        }
+        let group = builder.build();
+        assert_eq!(group.len(), 3);
+        for (slot, set) in sets.iter().enumerate() {
+            assert_eq!(group.label_pairs(slot).collect::<Vec<_>>(), *set);
+        }
+        assert!(group.is_stamped(2) && !group.is_stamped(0));
+        assert!(SlotGroup::default().is_empty());
+    }
+
+    #[test]
+    fn matchers_see_slot_labels_before_target_labels() {
+        let mut builder = GroupBuilder::default();
+        builder.push(&Labels::from_pairs([("__name__", "a"), ("job", "own")]), false);
+        builder.push(&Labels::from_pairs([("__name__", "a"), ("job", "")]), false);
+        builder.push(&Labels::from_pairs([("__name__", "b")]), false);
+        let group = builder.build();
+        let target = Labels::from_pairs([("job", "j")]);
+        let check = |matchers: &[(&str, MatchOp, &str)], want: &[u32]| {
+            let matchers: Vec<_> = matchers.iter().map(|(n, op, v)| Matcher::new(n, *op, v).unwrap()).collect();
+            assert_eq!(group.matching(&matchers, &target), want, "{matchers:?}");
+        };
+        check(&[("job", MatchOp::Equal, "j")], &[2]);
+        check(&[("job", MatchOp::Equal, "own")], &[0]);
+        check(&[("job", MatchOp::Equal, "")], &[1]);
+        check(&[("job", MatchOp::Regex, "own|j"), ("__name__", MatchOp::Equal, "a")], &[0]);
+        check(&[("nowhere", MatchOp::Equal, "")], &[0, 1, 2]);
+        check(&[], &[0, 1, 2]);
+    }
+}
