@@ -1,1 +1,46 @@
 //! prometheus.yml read strictly into values that can run, or an error with file, line and advice.
+//!
+//! Every field of Prometheus 3.14 is known by its name, with its default and its rules, whether or not this build acts on
+//! it; [`Config::not_carried_out`] says on which it does not. Knows nothing of targets, shards or the network: what is
+//! read here is the same on every machine with the same files and environment.
+//!
+//! Invariants:
+//!   * [`load`] gives a whole configuration or errors, never a part
+//!   * nothing is left as text that would have to be read again: durations, sizes, URLs, rules and labels are values
+//!   * a secret leaves only through [`Secret::reveal`]
+//!
+//! How it is read: `yaml` makes nodes with places, `decode` walks them by the sections that `types`, `job`, `http`,
+//! `discovery` and `sections` declare, `load` puts the files together.
+
+mod decode;
+mod discovery;
+mod effective;
+mod env;
+mod errors;
+mod glob;
+mod http;
+mod job;
+mod load;
+mod secret;
+mod sections;
+mod types;
+mod units;
+mod values;
+mod yaml;
+
+pub use decode::Tree;
+pub use discovery::*;
+pub use env::Env;
+pub use errors::{ConfigError, ConfigErrors};
+pub use glob::glob;
+pub use http::{
+    Authorization, BasicAuth, GrantType, HeaderValues, HttpConfig, OAuth2, SignatureAlgorithm, TlsConfig, TlsVersion,
+};
+pub use load::load;
+pub use relabel::NameScheme;
+pub use secret::Secret;
+pub use sections::*;
+pub use types::{
+    Config, EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, Size, TIMEOUT_DEFAULT,
+};
+pub use units::{UnitError, format_duration, format_size, parse_duration, parse_size};

@@ -1,0 +1,342 @@
+//! From YAML nodes to values: one trait for values, one macro for sections, one place that knows where we are.
+//!
+//! Invariants:
+//!   * every refusal carries file, line, column and the path of the field; reading goes on after it, so that one run
+//!     shows up to [`ERRORS_MAX`] of them
+//!   * a field that no section asked for is refused: forgetting to read a field cannot go unnoticed
+
+use crate::errors::{ConfigError, ERRORS_MAX};
+use crate::yaml::{Kind, Mark, Node};
+use relabel::NameScheme;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Something that stands behind a key or in a list.
+pub(crate) trait Value: Sized {
+    /// Reads a node; on failure the refusal is in `cx` already.
+    fn read(node: &Node, cx: &Context) -> Option<Self>;
+
+    /// As it would stand in a file, secrets hidden.
+    fn write(&self) -> Tree;
+
+    /// Whether it is the empty value of its type: such a field is not printed unless its default is another.
+    fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// What a key without a value means; `None`: the same as no key.
+    fn of_null() -> Option<Self> {
+        None
+    }
+}
+
+/// Something made of the fields of a mapping.
+pub(crate) trait Section: Sized {
+    fn read_fields(&mut self, fields: &mut Fields);
+    fn write_fields(&self, out: &mut Vec<(String, Tree)>);
+}
+
+/// Plain data as it stands in a file. Public, because free-form parts of a configuration are kept so.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tree {
+    /// Text that needs quotes if it looks like something else.
+    Text(String),
+    /// A number, boolean, duration or the like, printed as it is.
+    Plain(String),
+    List(Vec<Tree>),
+    Map(Vec<(String, Tree)>),
+}
+
+/// Where we are in which file, what holds there, and what was refused so far.
+pub(crate) struct Context<'a> {
+    /// How the file is called in messages.
+    pub file: &'a Path,
+    /// Relative paths in the file start here. Absolute.
+    pub folder: &'a Path,
+    /// The name scheme of the section being read.
+    pub scheme: Cell<NameScheme>,
+    path: RefCell<String>,
+    errors: RefCell<Vec<ConfigError>>,
+}
+
+/// The fields of one mapping, taken one by one.
+pub(crate) struct Fields<'a> {
+    pub cx: &'a Context<'a>,
+    mark: Mark,
+    entries: &'a [(Rc<Node>, Rc<Node>)],
+    known: BTreeSet<&'static str>,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(file: &'a Path, folder: &'a Path, scheme: NameScheme) -> Context<'a> {
+        let path = RefCell::default();
+        Context { file, folder, scheme: Cell::new(scheme), path, errors: RefCell::default() }
+    }
+
+    pub fn into_errors(self) -> Vec<ConfigError> {
+        self.errors.into_inner()
+    }
+
+    /// Notes a refusal at `mark`, unless there are too many already or a part of the same field was refused: what a
+    /// check then misses is probably what could not be read.
+    pub fn refuse(&self, mark: Mark, message: impl Into<String>) {
+        let mut errors = self.errors.borrow_mut();
+        let path = self.path.borrow().clone();
+        let is_known = errors.iter().any(|error| {
+            let rest = error.path.strip_prefix(&*path);
+            !path.is_empty() && rest.is_some_and(|rest| rest.starts_with(['.', '[']))
+        });
+        if errors.len() < ERRORS_MAX && !is_known {
+            let file = self.file.to_owned();
+            errors.push(ConfigError { file, line: mark.line, column: mark.column, path, message: message.into() });
+        }
+    }
+
+    /// Runs `read` with `.key` or `[index]` added to the path.
+    pub fn within<T>(&self, step: Step, read: impl FnOnce() -> T) -> T {
+        let length = self.path.borrow().len();
+        step.push_to(&mut self.path.borrow_mut());
+        let value = read();
+        self.path.borrow_mut().truncate(length);
+        value
+    }
+
+    pub fn absolute(&self, path: &str) -> PathBuf {
+        self.folder.join(path)
+    }
+}
+
+/// One step from a section to what it holds.
+pub(crate) enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+impl Step<'_> {
+    fn push_to(&self, path: &mut String) {
+        use std::fmt::Write;
+        match self {
+            Step::Key(key) if path.is_empty() => path.push_str(key),
+            Step::Key(key) => path.extend([".", key]),
+            Step::Index(index) => write!(path, "[{index}]").expect("a string takes everything"),
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of a mapping; `None` after a refusal. A null counts as an empty mapping.
+    pub fn of(node: &'a Node, cx: &'a Context<'a>, what: &str) -> Option<Fields<'a>> {
+        let entries: &[_] = match &node.kind {
+            Kind::Map(entries) => entries,
+            Kind::Null => &[],
+            _ => {
+                cx.refuse(
+                    node.mark,
+                    format!("cannot unmarshal {} into {what}; write fields as `name: value`", node.describe()),
+                );
+                return None;
+            }
+        };
+        Some(Fields { cx, mark: node.mark, entries, known: BTreeSet::new() })
+    }
+
+    fn entry(&self, name: &str) -> Option<&'a (Rc<Node>, Rc<Node>)> {
+        self.entries.iter().find(|(key, _)| key.text() == Some(name))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.entry(name).is_some_and(|(_, node)| !matches!(node.kind, Kind::Null))
+    }
+
+    /// The text of a field, without taking it.
+    pub fn text(&self, name: &str) -> Option<&'a str> {
+        self.entry(name).and_then(|(_, node)| node.text())
+    }
+
+    /// The value of a field; `None` if it is absent or was refused.
+    pub fn take<T: Value>(&mut self, name: &'static str) -> Option<T> {
+        self.known.insert(name);
+        let (_, node) = self.entry(name)?;
+        if matches!(node.kind, Kind::Null) {
+            return T::of_null();
+        }
+        self.cx.within(Step::Key(name), || T::read(node, self.cx))
+    }
+
+    /// The node of a field, for those that read it themselves.
+    pub fn take_node(&mut self, name: &'static str) -> Option<&'a Node> {
+        self.known.insert(name);
+        self.entry(name).map(|(_, node)| &**node)
+    }
+
+    /// That of `names` which is in the mapping, the first of them that is, or the last one if none is.
+    pub fn last_of(&self, names: &[&'static str]) -> &'static str {
+        let found = names.iter().find(|name| self.has(name));
+        found.or(names.last()).copied().unwrap_or_default()
+    }
+
+    /// Refuses the value of a field; the section itself if the field is missing.
+    pub fn refuse(&self, name: &str, message: &str) {
+        let mark = self.entry(name).map_or(self.mark, |(_, node)| node.mark);
+        self.cx.within(Step::Key(name), || self.cx.refuse(mark, message));
+    }
+
+    /// Refuses what nobody asked for.
+    pub fn finish(self, what: &str) {
+        for (key, _) in self.entries {
+            let Some(name) = key.text() else {
+                self.cx.refuse(key.mark, format!("cannot unmarshal {} into a field name", key.describe()));
+                continue;
+            };
+            if !self.known.contains(name) {
+                let advice = match closest(name, &self.known) {
+                    Some(close) => format!("did you mean {close}?"),
+                    None => "check the spelling and the indentation".to_owned(),
+                };
+                self.cx.within(Step::Key(name), || {
+                    self.cx.refuse(key.mark, format!("field {name} not found in {what}; {advice}"));
+                });
+            }
+        }
+    }
+}
+
+/// Reads a whole section: fields, checks, and nothing else in it.
+pub(crate) fn read_section<T: Section>(mut value: T, node: &Node, cx: &Context, what: &str) -> Option<T> {
+    let mut fields = Fields::of(node, cx, what)?;
+    value.read_fields(&mut fields);
+    fields.finish(what);
+    Some(value)
+}
+
+/// The known name that takes the fewest edits, if they are few for its length.
+fn closest(name: &str, known: &BTreeSet<&'static str>) -> Option<&'static str> {
+    if name.len() > 60 {
+        return None;
+    }
+    let edits = known.iter().map(|candidate| (edit_distance(name, candidate), *candidate));
+    edits.min().filter(|(distance, candidate)| *distance <= candidate.len() / 3).map(|(_, candidate)| candidate)
+}
+
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Prints a field unless both its value and its default are empty.
+pub(crate) fn write_field<T: Value>(out: &mut Vec<(String, Tree)>, name: &str, value: &T, default: &T) {
+    if !value.is_empty() || !default.is_empty() {
+        out.push((name.to_owned(), value.write()));
+    }
+}
+
+/// Declares a section: a struct with documented fields, their defaults, how it is read and how it is printed.
+///
+/// `check` runs after the fields were read, still inside the section: it may refuse, complete, or take more fields.
+/// What follows `inline` stands in the same mapping.
+macro_rules! section {
+    (
+        $(#[$meta:meta])*
+        pub struct $Name:ident in $what:literal $(, check = $check:path)? {
+            $($(#[$field_meta:meta])* $field:ident: $Type:ty = $default:expr,)*
+        }
+        $(inline { $($(#[$inline_meta:meta])* $inline:ident: $Inline:ty = $inline_default:expr,)* })?
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $Name {
+            $($(#[$field_meta])* pub $field: $Type,)*
+            $($($(#[$inline_meta])* pub $inline: $Inline,)*)?
+        }
+
+        impl Default for $Name {
+            fn default() -> $Name {
+                $Name { $($field: $default,)* $($($inline: $inline_default,)*)? }
+            }
+        }
+
+        impl $crate::decode::Section for $Name {
+            fn read_fields(&mut self, fields: &mut $crate::decode::Fields) {
+                $(
+                    let name = stringify!($field);
+                    if let Some(value) = fields.take(name.strip_prefix("r#").unwrap_or(name)) {
+                        self.$field = value;
+                    }
+                )*
+                $($($crate::decode::Section::read_fields(&mut self.$inline, fields);)*)?
+                $($check(self, fields);)?
+            }
+
+            fn write_fields(&self, out: &mut Vec<(String, $crate::decode::Tree)>) {
+                $(
+                    let name = stringify!($field);
+                    let default: $Type = $default;
+                    $crate::decode::write_field(out, name.strip_prefix("r#").unwrap_or(name), &self.$field, &default);
+                )*
+                $($($crate::decode::Section::write_fields(&self.$inline, out);)*)?
+            }
+        }
+
+        impl $crate::decode::Value for $Name {
+            fn read(node: &$crate::yaml::Node, cx: &$crate::decode::Context) -> Option<$Name> {
+                $crate::decode::read_section($Name::default(), node, cx, $what)
+            }
+
+            fn write(&self) -> $crate::decode::Tree {
+                let mut out = Vec::new();
+                $crate::decode::Section::write_fields(self, &mut out);
+                $crate::decode::Tree::Map(out)
+            }
+
+            fn is_empty(&self) -> bool {
+                *self == $Name::default()
+            }
+        }
+    };
+}
+
+/// Declares a set of words of which a field is one.
+macro_rules! choices {
+    ($(#[$meta:meta])* pub enum $Name:ident { $($Choice:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $Name { $(#[doc = concat!("`", $word, "`")] $Choice,)* }
+
+        impl $Name {
+            /// All of them, in the order of their declaration.
+            pub const ALL: &'static [$Name] = &[$($Name::$Choice,)*];
+
+            /// Its name in a file.
+            pub fn name(self) -> &'static str {
+                match self { $($Name::$Choice => $word,)* }
+            }
+        }
+
+        impl std::fmt::Display for $Name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl $crate::decode::Value for $Name {
+            fn read(node: &$crate::yaml::Node, cx: &$crate::decode::Context) -> Option<$Name> {
+                $crate::values::read_choice(node, cx, &[$(($word, $Name::$Choice),)*])
+            }
+
+            fn write(&self) -> $crate::decode::Tree {
+                $crate::decode::Tree::Text(self.name().to_owned())
+            }
+        }
+    };
+}
+pub(crate) use {choices, section};

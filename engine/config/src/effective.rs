@@ -1,0 +1,109 @@
+//! What a configuration comes down to, for people: as YAML, as a list of files, as what this build leaves undone.
+
+use crate::decode::{Tree, Value};
+use crate::discovery::Discovery;
+use crate::glob::glob;
+use crate::http::TlsConfig;
+use crate::types::{Config, ScrapeConfig};
+use std::path::PathBuf;
+
+impl Config {
+    /// The configuration with all defaults, secrets hidden. Jobs of `scrape_config_files` are not shown, their patterns
+    /// are: the text would load to the same configuration but for the secrets.
+    pub fn to_yaml(&self) -> String {
+        let mut out = Vec::new();
+        let mut put = |name: &str, value: Option<Tree>| out.extend(value.map(|value| (name.to_owned(), value)));
+        put("global", Some(escaped(self.global.write())));
+        put("runtime", self.runtime.as_ref().map(Value::write));
+        put("rule_files", given(&self.rule_files));
+        put("scrape_config_files", given(&self.scrape_config_files));
+        let own_jobs = &self.scrape_configs[..self.own_jobs_count];
+        let jobs = || Tree::List(own_jobs.iter().map(|job| job.to_tree()).collect());
+        put("scrape_configs", (!own_jobs.is_empty()).then(jobs));
+        put("alerting", given(&self.alerting));
+        put("remote_write", given(&self.remote_write));
+        put("remote_read", given(&self.remote_read));
+        put("storage", self.storage.as_ref().map(Value::write));
+        put("tracing", self.tracing.as_ref().map(Value::write));
+        put("otlp", self.otlp.as_ref().map(Value::write));
+        crate::yaml::print(&Tree::Map(out))
+    }
+
+    /// The files whose content makes up the configuration, as they exist now: the main file first. One that has come to
+    /// match `scrape_config_files` since the load is among them, so that a watcher sees it.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let more = self.scrape_config_files.iter().flat_map(|pattern| glob(pattern));
+        std::iter::once(self.file.clone()).chain(more).collect()
+    }
+
+    /// What the file asks for and this build does not do, each as a few words for a warning.
+    pub fn not_carried_out(&self) -> Vec<String> {
+        let sections = [
+            ("rule_files", !self.rule_files.is_empty()),
+            ("alerting", !self.alerting.is_empty()),
+            ("remote_write", !self.remote_write.is_empty()),
+            ("remote_read", !self.remote_read.is_empty()),
+            ("storage", self.storage.is_some()),
+            ("tracing", self.tracing.is_some()),
+            ("otlp", self.otlp.is_some()),
+            ("runtime", self.runtime.is_some()),
+            ("query_log_file", self.global.query_log_file.is_some()),
+        ];
+        let mut names: Vec<String> =
+            sections.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect();
+        for job in &self.scrape_configs {
+            let fields = job.not_carried_out();
+            if !fields.is_empty() {
+                names.push(format!("{} of job {:?}", fields.join(", "), job.job_name));
+            }
+        }
+        names
+    }
+}
+
+impl ScrapeConfig {
+    /// Fields of the job that this build does not act on.
+    fn not_carried_out(&self) -> Vec<String> {
+        let http = &self.http;
+        let fields = [
+            ("scheme: https", self.scheme == "https"),
+            ("tls_config", http.tls_config != TlsConfig::default()),
+            ("oauth2", http.oauth2.is_some()),
+            ("proxy_url", http.proxy_url.is_some()),
+            ("proxy_from_environment", http.proxy_from_environment),
+            ("scrape_native_histograms", self.scrape_native_histograms),
+            ("convert_classic_histograms_to_nhcb", self.convert_classic_histograms_to_nhcb),
+            ("always_scrape_classic_histograms", self.always_scrape_classic_histograms),
+            ("native_histogram_bucket_limit", self.native_histogram_bucket_limit > 0),
+            ("native_histogram_min_bucket_factor", self.native_histogram_min_bucket_factor > 0.0),
+            ("scrape_failure_log_file", self.scrape_failure_log_file.is_some()),
+        ];
+        let mut names: Vec<String> =
+            fields.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect();
+        for discovery in &self.discoveries {
+            let name = format!("{}_sd_configs", discovery.kind());
+            if !matches!(discovery, Discovery::Static(_) | Discovery::File(_)) && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}
+
+fn given<T: Value>(value: &T) -> Option<Tree> {
+    (!value.is_empty()).then(|| value.write())
+}
+
+/// External labels have had their variables replaced: a dollar sign that is left is meant.
+fn escaped(global: Tree) -> Tree {
+    let Tree::Map(mut fields) = global else { return global };
+    for (_, labels) in fields.iter_mut().filter(|(name, _)| name == "external_labels") {
+        let Tree::Map(labels) = labels else { continue };
+        for (_, value) in labels {
+            if let Tree::Text(text) = value {
+                *text = text.replace('$', "$$");
+            }
+        }
+    }
+    Tree::Map(fields)
+}

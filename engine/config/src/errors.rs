@@ -1,0 +1,65 @@
+//! What is wrong with a configuration: where it stands and what to do about it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Refusals that one load collects; more would only scroll the first ones away.
+pub(crate) const ERRORS_MAX: usize = 20;
+
+/// One refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file as it was named to us.
+    pub file: PathBuf,
+    /// From 1; 0 if the file could not be read at all.
+    pub line: usize,
+    /// In characters, from 1; 0 if the file could not be read at all.
+    pub column: usize,
+    /// The field, such as `scrape_configs[2].scrape_timeout`; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// All refusals of one load, up to a bound; never empty. Displays as one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(pub(crate) Vec<ConfigError>);
+
+impl ConfigErrors {
+    pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
+        self.0.iter()
+    }
+
+    pub(crate) fn unreadable(file: PathBuf, message: String) -> ConfigErrors {
+        ConfigErrors(vec![ConfigError { file, line: 0, column: 0, path: String::new(), message }])
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        if !self.path.is_empty() {
+            write!(f, ": {}", self.path)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl std::error::Error for ConfigErrors {}

@@ -1,0 +1,206 @@
+//! Files to a [`Config`].
+
+use crate::decode::{Context, Fields, Section, Step, Value};
+use crate::env::Env;
+use crate::errors::{ConfigError, ConfigErrors, ERRORS_MAX};
+use crate::glob::glob;
+use crate::job::name_scheme;
+use crate::types::{Config, Global, ScrapeConfig};
+use crate::yaml::{FILE_BYTES_MAX, Kind, Mark, Node, parse};
+use relabel::NameScheme;
+use series::{Labels, LabelsBuilder};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Reads prometheus.yml and the `scrape_config_files` that it names. Either everything is good, or the errors say where
+/// and what to do; there is nothing in between. An empty file is valid.
+pub fn load(path: &Path, env: &Env) -> Result<Config, ConfigErrors> {
+    let file = std::path::absolute(path)
+        .map_err(|error| ConfigErrors::unreadable(path.to_owned(), format!("cannot be found: {error}")))?;
+    let text = read(path)?;
+    let cx = Context::new(path, file.parent().unwrap_or(Path::new("/")), NameScheme::Utf8);
+    let mut job_names = HashMap::new();
+    let config = match parse(&text) {
+        Ok(node) => read_config(&node, &file, env, &cx, &mut job_names),
+        Err((mark, message)) => {
+            cx.refuse(mark, message);
+            None
+        }
+    };
+    let mut errors = cx.into_errors();
+    if let Some(mut config) = config {
+        for path in config.scrape_config_files.iter().flat_map(|pattern| glob(pattern)) {
+            match read_jobs_file(&path, &config.global, &mut job_names) {
+                Ok(jobs) => config.scrape_configs.extend(jobs),
+                Err(more) => errors.extend(more.0),
+            }
+        }
+        if errors.is_empty() {
+            return Ok(config);
+        }
+    }
+    errors.truncate(ERRORS_MAX);
+    errors.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+    Err(ConfigErrors(errors))
+}
+
+/// The text of a file, within the bound of size.
+fn read(path: &Path) -> Result<String, ConfigErrors> {
+    let unreadable = |message: String| ConfigErrors::unreadable(path.to_owned(), message);
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| unreadable(format!("cannot be opened: {error}")))?;
+    file.take(FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(format!("cannot be read: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let good = std::str::from_utf8(good).expect("checked up to here");
+        let line_start = good.rfind('\n').map_or(0, |at| at + 1);
+        ConfigErrors(vec![ConfigError {
+            file: path.to_owned(),
+            line: good.matches('\n').count() + 1,
+            column: good[line_start..].chars().count() + 1,
+            path: String::new(),
+            message: "this is not UTF-8; save the file as UTF-8".to_owned(),
+        }])
+    })
+}
+
+/// Where a job name was first seen, for the refusal of the second.
+type JobNames = HashMap<String, String>;
+
+/// The top level of the main file. A new section is one more line here and one more field of [`Config`].
+fn read_config(node: &Node, file: &Path, env: &Env, cx: &Context, names: &mut JobNames) -> Option<Config> {
+    let mut fields = Fields::of(node, cx, "the configuration")?;
+    let global = read_global(&mut fields, env);
+    cx.scheme.set(global.metric_name_validation_scheme);
+    let scrape_configs = read_jobs(&mut fields, &global, names);
+    let config = Config {
+        runtime: fields.take("runtime"),
+        rule_files: read_patterns(&mut fields, "rule_files", "rule file"),
+        scrape_config_files: read_patterns(&mut fields, "scrape_config_files", "scrape config file"),
+        own_jobs_count: scrape_configs.len(),
+        scrape_configs,
+        alerting: fields.take("alerting").unwrap_or_default(),
+        remote_write: read_named(&mut fields, "remote_write", |config: &crate::RemoteWrite| &config.name),
+        remote_read: read_named(&mut fields, "remote_read", |config: &crate::RemoteRead| &config.name),
+        storage: fields.take("storage"),
+        tracing: fields.take("tracing"),
+        otlp: fields.take("otlp"),
+        file: file.to_owned(),
+        global,
+    };
+    fields.finish("the configuration");
+    Some(config)
+}
+
+fn read_global(fields: &mut Fields, env: &Env) -> Global {
+    let Some(node) = fields.take_node("global") else { return Global::absent() };
+    let cx = fields.cx;
+    let read = || {
+        let mut fields = Fields::of(node, cx, "global")?;
+        cx.scheme.set(name_scheme(&fields, NameScheme::Utf8));
+        let mut global = Global::default();
+        global.read_fields(&mut fields);
+        fields.finish("global");
+        Some(global)
+    };
+    let mut global = cx.within(Step::Key("global"), read).unwrap_or_else(Global::absent);
+    let expanded = global.external_labels.iter().map(|(name, value)| (name.to_owned(), env.expand(value)));
+    let mut labels: LabelsBuilder = Labels::empty().to_builder();
+    expanded.for_each(|(name, value)| labels.set(&name, &value));
+    global.external_labels = labels.build();
+    global
+}
+
+fn read_jobs(fields: &mut Fields, global: &Global, names: &mut JobNames) -> Vec<Arc<ScrapeConfig>> {
+    let cx = fields.cx;
+    let Some(node) = fields.take_node("scrape_configs") else { return Vec::new() };
+    let items: &[Rc<Node>] = match &node.kind {
+        Kind::List(items) => items,
+        Kind::Null => &[],
+        _ => {
+            fields.refuse(
+                "scrape_configs",
+                &format!("cannot unmarshal {} into a list of jobs; write each as `- job_name: ..`", node.describe()),
+            );
+            &[]
+        }
+    };
+    let read = |(index, item): (usize, &Rc<Node>)| {
+        cx.within(Step::Index(index), || {
+            if matches!(item.kind, Kind::Null) {
+                cx.refuse(item.mark, "empty or null scrape config section; remove the dash or write the job");
+                return None;
+            }
+            let job = ScrapeConfig::read(item, global, cx)?;
+            refuse_second(item, &job.job_name, cx, names);
+            Some(Arc::new(job))
+        })
+    };
+    cx.within(Step::Key("scrape_configs"), || items.iter().enumerate().filter_map(read).collect())
+}
+
+fn refuse_second(item: &Node, name: &str, cx: &Context, names: &mut JobNames) {
+    if name.is_empty() {
+        return;
+    }
+    let name_mark = match &item.kind {
+        Kind::Map(entries) => entries.iter().find(|(key, _)| key.text() == Some("job_name")).map(|(_, node)| node.mark),
+        _ => None,
+    };
+    let mark = name_mark.unwrap_or(item.mark);
+    let place = format!("{}:{}", cx.file.display(), mark.line);
+    if let Some(first) = names.get(name) {
+        let message = format!("found multiple scrape configs with job name {name:?}, the first at {first}; rename one");
+        cx.within(Step::Key("job_name"), || cx.refuse(mark, message));
+    } else {
+        names.insert(name.to_owned(), place);
+    }
+}
+
+/// Glob patterns, made absolute. A `*` may stand in the last part only, as Prometheus has it.
+fn read_patterns(fields: &mut Fields, name: &'static str, what: &str) -> Vec<PathBuf> {
+    let texts: Vec<String> = fields.take(name).unwrap_or_default();
+    let has_early_star = |text: &str| text.find('*').is_some_and(|at| text[at..].contains('/'));
+    for text in texts.iter().filter(|text| has_early_star(text) || text.is_empty() || text.contains('\0')) {
+        fields.refuse(name, &format!("invalid {what} path {text:?}; a `*` may stand in the last part only"));
+    }
+    texts.iter().map(|text| fields.cx.absolute(text)).collect()
+}
+
+/// A list of sections whose names, where they have one, are unique.
+fn read_named<T: Value>(fields: &mut Fields, name: &'static str, name_of: impl Fn(&T) -> &String) -> Vec<T> {
+    let list: Vec<T> = fields.take(name).unwrap_or_default();
+    for (index, item) in list.iter().enumerate() {
+        let own = name_of(item);
+        if !own.is_empty() && list[..index].iter().any(|other| name_of(other) == own) {
+            let what = name.replace('_', " ");
+            fields.refuse(name, &format!("found multiple {what} configs with job name {own:?}; rename one"));
+        }
+    }
+    list
+}
+
+/// One of `scrape_config_files`: a mapping with `scrape_configs` and nothing else.
+fn read_jobs_file(path: &Path, global: &Global, names: &mut JobNames) -> Result<Vec<Arc<ScrapeConfig>>, ConfigErrors> {
+    let text = read(path)?;
+    let cx = Context::new(path, path.parent().unwrap_or(Path::new("/")), global.metric_name_validation_scheme);
+    let jobs = match parse(&text) {
+        Ok(node) => Fields::of(&node, &cx, "a scrape config file").map(|mut fields| {
+            let jobs = read_jobs(&mut fields, global, names);
+            fields.finish("a scrape config file");
+            jobs
+        }),
+        Err((Mark { line, column }, message)) => {
+            cx.refuse(Mark { line, column }, message);
+            None
+        }
+    };
+    let errors = cx.into_errors();
+    jobs.filter(|_| errors.is_empty()).ok_or(ConfigErrors(errors))
+}

@@ -1,0 +1,342 @@
+//! YAML text to a tree of nodes that know where they stand, and plain data to YAML text.
+//!
+//! Anchors, aliases and merge keys work as Go programs know them. Where we differ: a second document in the file is
+//! refused if it holds anything, where Prometheus would ignore it in silence.
+//!
+//! Invariants:
+//!   * size, depth and the number of nodes after expansion of aliases are bounded before anyone walks the tree
+//!   * no mapping has a key twice
+
+use crate::decode::Tree;
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
+use std::rc::Rc;
+
+/// Far above any fleet's file, far below what would trouble the control plane.
+pub(crate) const FILE_BYTES_MAX: usize = 64 << 20;
+/// Prometheus' own sections nest about ten deep.
+const DEPTH_MAX: usize = 100;
+/// Nodes that aliases may add to those that stand in the file.
+const ALIAS_NODES_MAX: usize = 1_000_000;
+
+/// A place in a file, from 1, columns in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub line: usize,
+    pub column: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub mark: Mark,
+    pub kind: Kind,
+    /// Nodes from here down, each alias counted in full.
+    nodes_count: usize,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Null,
+    /// A number, boolean or word without quotes.
+    Plain(String),
+    /// A text in quotes, a block, or tagged `!!str`.
+    Text(String),
+    List(Vec<Rc<Node>>),
+    Map(Vec<(Rc<Node>, Rc<Node>)>),
+}
+
+impl Node {
+    /// The text of a scalar.
+    pub fn text(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Plain(text) | Kind::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What it is, in the words of Go's YAML package; long texts cut short.
+    pub fn describe(&self) -> String {
+        let cut = |text: &str| text.chars().take(40).collect::<String>();
+        match &self.kind {
+            Kind::Null => "!!null".to_owned(),
+            Kind::Plain(text) => format!("{} `{}`", plain_tag(text), cut(text)),
+            Kind::Text(text) => format!("!!str `{}`", cut(text)),
+            Kind::List(_) => "!!seq".to_owned(),
+            Kind::Map(_) => "!!map".to_owned(),
+        }
+    }
+}
+
+/// What a word without quotes would be taken for.
+fn plain_tag(text: &str) -> &'static str {
+    if as_bool(text).is_some() {
+        "!!bool"
+    } else if text.parse::<i128>().is_ok() {
+        "!!int"
+    } else if text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && text.parse::<f64>().is_ok() {
+        "!!float"
+    } else {
+        "!!str"
+    }
+}
+
+/// Booleans of YAML 1.1, as Go programs accept them.
+pub(crate) fn as_bool(text: &str) -> Option<bool> {
+    match text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Some(true),
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Some(false),
+        _ => None,
+    }
+}
+
+/// A list or mapping that is still open. `key` waits for its value.
+enum Open {
+    List { items: Vec<Rc<Node>> },
+    Map { entries: Vec<(Rc<Node>, Rc<Node>)>, key: Option<Rc<Node>> },
+}
+
+struct Builder {
+    open: Vec<(Open, Mark, usize)>,
+    anchors: HashMap<usize, Rc<Node>>,
+    root: Option<Rc<Node>>,
+    nodes_count: usize,
+    aliased_count: usize,
+}
+
+type Refusal = (Mark, String);
+
+/// Reads the one document of a file. An empty file is a null.
+pub(crate) fn parse(text: &str) -> Result<Rc<Node>, Refusal> {
+    if text.len() > FILE_BYTES_MAX {
+        let message = format!("the file has {} bytes; at most {FILE_BYTES_MAX} are read, split it", text.len());
+        return Err((Mark { line: 1, column: 1 }, message));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut builder =
+        Builder { open: Vec::new(), anchors: HashMap::new(), root: None, nodes_count: 0, aliased_count: 0 };
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| {
+            let mark = Mark { line: error.marker().line(), column: error.marker().col() + 1 };
+            (mark, format!("this is not YAML: {}; check quotes and indentation", error.info()))
+        })?;
+        builder.take(event, span)?;
+    }
+    Ok(builder
+        .root
+        .unwrap_or_else(|| Rc::new(Node { mark: Mark { line: 1, column: 1 }, kind: Kind::Null, nodes_count: 1 })))
+}
+
+impl Builder {
+    fn take(&mut self, event: Event, span: Span) -> Result<(), Refusal> {
+        let mark = Mark { line: span.start.line(), column: span.start.col() + 1 };
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let kind = scalar(text, style, tag, mark)?;
+                self.close(Node { mark, kind, nodes_count: 1 }, anchor)
+            }
+            Event::SequenceStart(anchor, _) => self.open(Open::List { items: Vec::new() }, mark, anchor),
+            Event::MappingStart(anchor, _) => self.open(Open::Map { entries: Vec::new(), key: None }, mark, anchor),
+            Event::SequenceEnd | Event::MappingEnd => {
+                let (open, mark, anchor) = self.open.pop().ok_or((mark, "unexpected end".to_owned()))?;
+                let (kind, nodes_count) = match open {
+                    Open::List { items } => {
+                        let count: usize = items.iter().map(|node| node.nodes_count).sum();
+                        (Kind::List(items), count)
+                    }
+                    Open::Map { entries, .. } => {
+                        let entries = merge(entries)?;
+                        let count: usize = entries.iter().map(|(key, node)| key.nodes_count + node.nodes_count).sum();
+                        (Kind::Map(entries), count)
+                    }
+                };
+                self.close(Node { mark, kind, nodes_count: 1 + nodes_count }, anchor)
+            }
+            Event::Alias(anchor) => {
+                let unfinished = "the anchor of this alias holds the alias itself; name another anchor";
+                let node = self.anchors.get(&anchor).cloned().ok_or((mark, unfinished.to_owned()))?;
+                self.aliased_count += node.nodes_count;
+                if self.aliased_count > ALIAS_NODES_MAX {
+                    let message = format!(
+                        "document contains excessive aliasing: more than {ALIAS_NODES_MAX} values by aliases; write them out"
+                    );
+                    return Err((mark, message));
+                }
+                self.place(node)
+            }
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {
+                Ok(())
+            }
+        }
+    }
+
+    fn open(&mut self, open: Open, mark: Mark, anchor: usize) -> Result<(), Refusal> {
+        if self.open.len() == DEPTH_MAX {
+            return Err((mark, format!("more than {DEPTH_MAX} levels of nesting; flatten this")));
+        }
+        self.open.push((open, mark, anchor));
+        Ok(())
+    }
+
+    fn close(&mut self, node: Node, anchor: usize) -> Result<(), Refusal> {
+        self.nodes_count += 1;
+        let node = Rc::new(node);
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        self.place(node)
+    }
+
+    fn place(&mut self, node: Rc<Node>) -> Result<(), Refusal> {
+        match self.open.last_mut() {
+            Some((Open::List { items }, ..)) => items.push(node),
+            Some((Open::Map { entries, key }, ..)) => match key.take() {
+                None => *key = Some(node),
+                Some(key) => entries.push((key, node)),
+            },
+            None if self.root.is_none() => self.root = Some(node),
+            None if matches!(node.kind, Kind::Null) => {}
+            None => return Err((node.mark, "a second document in the file; keep only one".to_owned())),
+        }
+        Ok(())
+    }
+}
+
+fn scalar(text: Cow<str>, style: ScalarStyle, tag: Option<Cow<Tag>>, mark: Mark) -> Result<Kind, Refusal> {
+    let suffix = tag.as_ref().filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
+    if suffix == Some("binary") {
+        return Err((mark, "!!binary values are not read; write the text itself".to_owned()));
+    }
+    Ok(match (style, suffix) {
+        (_, Some("str")) => Kind::Text(text.into_owned()),
+        (ScalarStyle::Plain, _) if matches!(&*text, "" | "~" | "null" | "Null" | "NULL") => Kind::Null,
+        (ScalarStyle::Plain, _) | (_, Some("bool" | "int" | "float")) => Kind::Plain(text.into_owned()),
+        _ => Kind::Text(text.into_owned()),
+    })
+}
+
+/// Refuses keys that stand there twice and carries out merge keys: what stands in the mapping itself wins, then the
+/// first of several that are merged.
+fn merge(entries: Vec<(Rc<Node>, Rc<Node>)>) -> Result<Vec<(Rc<Node>, Rc<Node>)>, Refusal> {
+    let is_merge = |key: &Node| matches!(&key.kind, Kind::Plain(text) if text == "<<");
+    let (merges, mut own): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, _)| is_merge(key));
+    let mut seen = HashSet::new();
+    for (key, _) in &own {
+        if let Some(name) = key.text()
+            && !seen.insert(name.to_owned())
+        {
+            return Err((key.mark, format!("key {name:?} already set in map; keep one of them")));
+        }
+    }
+    for (_, source) in merges {
+        let sources: &[Rc<Node>] = match &source.kind {
+            Kind::List(items) => items,
+            _ => std::slice::from_ref(&source),
+        };
+        for source in sources {
+            let Kind::Map(merged) = &source.kind else {
+                return Err((source.mark, "map merge requires map or sequence of maps as the value".to_owned()));
+            };
+            for (key, node) in merged {
+                if key.text().is_none_or(|name| seen.insert(name.to_owned())) {
+                    own.push((key.clone(), node.clone()));
+                }
+            }
+        }
+    }
+    Ok(own)
+}
+
+/// Prints plain data as a YAML document.
+pub(crate) fn print(tree: &Tree) -> String {
+    let mut out = String::new();
+    match tree {
+        Tree::Map(entries) if entries.is_empty() => out.push_str("{}\n"),
+        Tree::Map(entries) => print_map(&mut out, entries, 0),
+        Tree::List(items) => print_list(&mut out, items, 0),
+        Tree::Plain(_) | Tree::Text(_) => print_value(&mut out, tree, 0),
+    }
+    out
+}
+
+fn print_map(out: &mut String, entries: &[(String, Tree)], indent: usize) {
+    for (index, (key, value)) in entries.iter().enumerate() {
+        // The first key of a list item stands behind its dash.
+        if index > 0 || !out.ends_with("- ") {
+            out.extend(std::iter::repeat_n(' ', indent));
+        }
+        print_text(out, key);
+        out.push(':');
+        print_value(out, value, indent);
+    }
+}
+
+fn print_list(out: &mut String, items: &[Tree], indent: usize) {
+    for item in items {
+        out.extend(std::iter::repeat_n(' ', indent));
+        match item {
+            Tree::Map(entries) if !entries.is_empty() => {
+                out.push_str("- ");
+                print_map(out, entries, indent + 2);
+            }
+            _ => {
+                out.push('-');
+                print_value(out, item, indent + 2);
+            }
+        }
+    }
+}
+
+/// What follows a colon or a dash, up to the end of the line or of the block.
+fn print_value(out: &mut String, value: &Tree, indent: usize) {
+    match value {
+        Tree::Map(entries) if entries.is_empty() => out.push_str(" {}\n"),
+        Tree::List(items) if items.is_empty() => out.push_str(" []\n"),
+        Tree::Map(entries) => {
+            out.push('\n');
+            print_map(out, entries, indent + 2);
+        }
+        // A list is as deep as the key it belongs to, as Go prints it.
+        Tree::List(items) => {
+            out.push('\n');
+            print_list(out, items, indent);
+        }
+        Tree::Plain(text) => out.extend([" ", text, "\n"]),
+        Tree::Text(text) => {
+            out.push(' ');
+            print_text(out, text);
+            out.push('\n');
+        }
+    }
+}
+
+/// A text, in quotes if it could be taken for anything else.
+fn print_text(out: &mut String, text: &str) {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "_-./$<>+(){}^;=~@".contains(c);
+    let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic() || "_/.$<(^".contains(c))
+        && text.chars().all(is_safe)
+        && plain_tag(text) == "!!str"
+        && !matches!(
+            text,
+            "null" | "Null" | "NULL" | "<<" | "..." | ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN"
+        );
+    if is_word {
+        out.push_str(text);
+        return;
+    }
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() || c == '\u{feff}' || ('\u{2028}'..='\u{2029}').contains(&c) => {
+                write!(out, "\\U{:08X}", u32::from(c)).expect("a string takes everything");
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
