@@ -10,7 +10,7 @@
 //!   * equal text under an equal TYPE makes an equal template
 
 use crate::number::{read_timestamp, read_value};
-use crate::text::{Kind, ParseError, Parser, SampleLine};
+use crate::text::{Kind, MetadataEntry, ParseError, Parser, SampleLine, metadata};
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -135,9 +135,11 @@ impl Template {
         })
     }
 
-    /// Comments and metric texts, for metadata.
-    pub fn text(&self) -> &[u8] {
-        &self.text
+    /// The HELP, TYPE and UNIT lines of the run.
+    pub fn metadata(&self) -> impl Iterator<Item = MetadataEntry> {
+        let starts = std::iter::once(0).chain(self.lines.iter().map(|line| line.end()));
+        let ends = self.lines.iter().map(|line| line.raw as usize).chain([self.text.len()]);
+        starts.zip(ends).flat_map(|(start, end)| metadata(&self.text[start..end]))
     }
 
     /// Equal for equal templates.
@@ -222,16 +224,15 @@ pub struct Run {
 }
 
 /// What a walk found.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Walk {
-    /// The shape fits as it is.
+pub enum Walk<'a, T> {
+    /// The shape fits as it is; everything is read.
     Warm,
-    /// The payload has another shape, made of these pieces. With an error, the pieces hold what came before it.
-    Cold { pieces: Vec<Piece>, error: Option<ParseError> },
+    /// The payload has another shape: go on with [`Walker::step`].
+    Cold(Walker<'a, T>),
 }
 
 /// Reads a body along a shape. The readings are cleared first.
-pub fn walk<T: AsRef<Template>>(shape: &[T], body: &[u8], readings: &mut Readings) -> Walk {
+pub fn walk<'a, T: AsRef<Template>>(shape: &'a [T], body: &'a [u8], readings: &'a mut Readings) -> Walk<'a, T> {
     readings.clear();
     let mut at = 0;
     let mut fits = shape.len();
@@ -244,36 +245,45 @@ pub fn walk<T: AsRef<Template>>(shape: &[T], body: &[u8], readings: &mut Reading
             }
         }
     }
-    if fits == shape.len() && at == body.len() && !(shape.is_empty() && !body.is_empty()) {
+    if fits == shape.len() && at == body.len() && !shape.is_empty() {
         return Walk::Warm;
     }
-    Walker { shape, body, readings, pieces: (0..fits).map(Piece::Known).collect(), next: fits, at }.go_on()
+    let kind = fits.checked_sub(1).map_or(Kind::Unknown, |last| shape[last].as_ref().kind_behind);
+    let pieces = (0..fits).map(Piece::Known).collect();
+    Walk::Cold(Walker { shape, body, readings, pieces, error: None, next: fits, at, kind })
 }
 
-struct Walker<'a, T> {
+/// A walk that has found a difference. It reads on in steps of bounded length, so that a core can do other things in
+/// between.
+pub struct Walker<'a, T> {
     shape: &'a [T],
     body: &'a [u8],
     readings: &'a mut Readings,
     pieces: Vec<Piece>,
+    error: Option<ParseError>,
     /// First template of the shape that has not been used.
     next: usize,
     at: usize,
+    kind: Kind,
 }
 
 impl<T: AsRef<Template>> Walker<'_, T> {
-    /// Parses runs until a known template fits, follows those, and so on to the end.
-    fn go_on(mut self) -> Walk {
-        let mut kind = match self.next.checked_sub(1) {
-            Some(last) => self.shape[last].as_ref().kind_behind,
-            None => Kind::Unknown,
-        };
-        while self.at < self.body.len() {
-            if let Some(error) = self.parse_run(&mut kind) {
-                return Walk::Cold { pieces: self.pieces, error: Some(error) };
+    /// Parses one run and follows the known templates behind it. False at the end of the body or at an error.
+    pub fn step(&mut self) -> bool {
+        if self.at < self.body.len() {
+            let mut kind = self.kind;
+            self.error = self.parse_run(&mut kind);
+            if self.error.is_none() {
+                self.follow_known(&mut kind);
             }
-            self.follow_known(&mut kind);
+            self.kind = kind;
         }
-        Walk::Cold { pieces: self.pieces, error: None }
+        self.error.is_none() && self.at < self.body.len()
+    }
+
+    /// The pieces that the payload is made of; with an error, those before it.
+    pub fn finish(self) -> (Vec<Piece>, Option<ParseError>) {
+        (self.pieces, self.error)
     }
 
     /// Parses lines up to a border, or to a place where a known template begins.
@@ -407,10 +417,11 @@ mod tests {
     /// The same by a walk along `shape`, and the shape that comes out of it.
     fn walked(shape: &[Template], body: &[u8]) -> (Plain, Vec<Template>, bool) {
         let mut readings = Readings::default();
-        let outcome = walk(shape, body, &mut readings);
-        let (shape, error, warm) = match outcome {
+        let (shape, error, warm) = match walk(shape, body, &mut readings) {
             Walk::Warm => (shape.to_vec(), None, true),
-            Walk::Cold { pieces, error } => {
+            Walk::Cold(mut walker) => {
+                while walker.step() {}
+                let (pieces, error) = walker.finish();
                 let template = |piece| match piece {
                     Piece::Known(i) => shape[i].clone(),
                     Piece::New(run) => run.template,

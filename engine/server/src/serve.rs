@@ -59,7 +59,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         };
         shard::start(&options)
     });
-    let (shards, cores) = match started {
+    let shards = match started {
         Ok(started) => started,
         Err(error) => {
             eprintln!("ringscrape: {error}");
@@ -80,7 +80,6 @@ pub fn run(cli: &Cli) -> ExitCode {
     };
     match control.block_on(control_plane(cli, config, shards)) {
         Ok(()) => {
-            cores.join();
             tracing::info!("ended");
             ExitCode::SUCCESS
         }

@@ -8,7 +8,8 @@
 //!   * a slot's labels and its target's labels, merged with the slot's winning and empty ones dropped, are the series'
 //!     labels; an empty slot label stands for "the target's label does not apply here"
 
-use config::{NameScheme, ScrapeConfig};
+use config::ScrapeConfig;
+use relabel::NameScheme;
 use series::{Labels, LabelsBuilder, METRIC_NAME};
 use std::fmt;
 
@@ -30,6 +31,7 @@ pub enum Outcome {
 pub enum LineError {
     NoName,
     BadName(String),
+    NotUnique(String),
     TooManyLabels { metric: String, count: usize, limit: u64 },
     LabelName { metric: String, name: String, limit: u64 },
     LabelValue { metric: String, name: String, value: String, limit: u64 },
@@ -38,7 +40,7 @@ pub enum LineError {
 impl LineError {
     pub fn reason(&self) -> Reason {
         match self {
-            LineError::NoName | LineError::BadName(_) => Reason::Name,
+            LineError::NoName | LineError::BadName(_) | LineError::NotUnique(_) => Reason::Name,
             _ => Reason::LabelLimit,
         }
     }
@@ -53,6 +55,7 @@ impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LineError::NoName => f.write_str("missing metric name (__name__ label)"),
+            LineError::NotUnique(name) => write!(f, "label name {name:?} is not unique: invalid sample"),
             LineError::BadName(labels) => write!(f, "invalid metric name or label names: {labels}"),
             LineError::TooManyLabels { metric, count, limit } => {
                 let metric = first_50(metric);
@@ -99,11 +102,10 @@ pub struct Class {
 
 impl Class {
     pub fn new(job: &ScrapeConfig, target_labels: &Labels) -> Class {
-        let private = !job.metric_relabel_configs.is_empty()
-            && match job.metric_relabel_configs.label_use() {
-                relabel::LabelUse::All => true,
-                relabel::LabelUse::Names(used) => target_labels.iter().any(|(name, _)| used.contains(name)),
-            };
+        let private = !job.metric_relabel_configs.is_empty() && {
+            let used = job.metric_relabel_configs.reads_or_writes();
+            target_labels.iter().any(|(name, _)| used.contains(name))
+        };
         let own = |name: &str, value: &str| (name.to_owned(), if private { value } else { ANY_VALUE }.to_owned());
         Class {
             honor_labels: job.honor_labels,
@@ -129,9 +131,7 @@ impl Class {
             let lengths = (class.label_name_length_limit, class.label_value_length_limit);
             (class.honor_labels, class.honor_timestamps, class.names, class.label_limit, lengths, class.private)
         };
-        limits(self) == limits(other)
-            && self.target_labels == other.target_labels
-            && self.rules == other.rules
+        limits(self) == limits(other) && self.target_labels == other.target_labels && self.rules == other.rules
     }
 
     /// Equal for classes that are the same; for finding one among many.
@@ -142,15 +142,18 @@ impl Class {
         hasher.finish()
     }
 
-    /// What becomes of a line with these labels (metric name included; of equal names the last one counts).
+    /// What becomes of a line with these labels, metric name included.
     pub fn outcome<'a>(&self, exposed: impl IntoIterator<Item = (&'a str, &'a str)>) -> Outcome {
         let mut labels = LabelsBuilder::default();
         for (name, value) in exposed {
+            if labels.contains(name) {
+                return Outcome::Fail(LineError::NotUnique(name.to_owned()));
+            }
             labels.set_keep_empty(name, value);
         }
         self.add_target_labels(&mut labels);
         labels.retain(|_, value| !value.is_empty());
-        if !self.rules.is_empty() && !self.rules.apply(&mut labels) {
+        if !self.rules.is_empty() && !self.rules.apply(&mut labels).is_kept() {
             return Outcome::Drop;
         }
         if labels.iter().next().is_none() {
@@ -209,24 +212,32 @@ impl Class {
         self.check_limits(metric, labels.iter())
     }
 
-    /// The label limits, in Prometheus' order. Also for target labels, whose values are not the class's.
-    pub fn check_limits<'a>(
+    fn check_limits<'a>(
         &self,
         metric: &str,
         labels: impl Iterator<Item = (&'a str, &'a str)> + Clone,
     ) -> Result<(), LineError> {
-        let over = |value: usize, limit: u64| limit > 0 && value as u64 > limit;
-        let metric = || metric.to_owned();
-        let count = labels.clone().count();
-        if over(count, self.label_limit) {
-            return Err(LineError::TooManyLabels { metric: metric(), count, limit: self.label_limit });
+        let (count, limit) = (labels.clone().count(), self.label_limit);
+        if limit > 0 && count as u64 > limit {
+            return Err(LineError::TooManyLabels { metric: metric.to_owned(), count, limit });
         }
+        self.check_lengths(metric, labels)
+    }
+
+    /// The limits on the length of names and values. Also for target labels, whose values are not the class's.
+    pub fn check_lengths<'a>(
+        &self,
+        metric: &str,
+        labels: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<(), LineError> {
+        let over = |text: &str, limit: u64| limit > 0 && text.len() as u64 > limit;
         for (name, value) in labels {
-            if over(name.len(), self.label_name_length_limit) {
+            let metric = || metric.to_owned();
+            if over(name, self.label_name_length_limit) {
                 let limit = self.label_name_length_limit;
                 return Err(LineError::LabelName { metric: metric(), name: name.to_owned(), limit });
             }
-            if over(value.len(), self.label_value_length_limit) {
+            if over(value, self.label_value_length_limit) {
                 let (name, value, limit) = (name.to_owned(), value.to_owned(), self.label_value_length_limit);
                 return Err(LineError::LabelValue { metric: metric(), name, value, limit });
             }
@@ -255,4 +266,110 @@ pub fn series_labels(slot: &Labels, target: &Labels) -> Labels {
         return merged;
     }
     Labels::from_sorted(merged.iter().filter(|(_, value)| !value.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_job;
+
+    /// The series that a line becomes, for a target with the labels instance="i" and job="j".
+    #[track_caller]
+    fn check(settings: &str, exposed: &[(&str, &str)], want: &str) {
+        let target = Labels::from_pairs([("instance", "i"), ("job", "j")]);
+        let class = Class::new(&test_job(settings), &target);
+        let got = match class.outcome(exposed.iter().copied()) {
+            Outcome::Keep(own) => series_labels(&own, &target).to_string(),
+            Outcome::Drop => "dropped".to_owned(),
+            Outcome::Fail(error) => error.to_string(),
+        };
+        assert_eq!(got, want, "{settings} {exposed:?}");
+    }
+
+    #[test]
+    fn target_labels_are_added() {
+        check("", &[("__name__", "a")], r#"{__name__="a", instance="i", job="j"}"#);
+        check("", &[("__name__", "a"), ("x", "")], r#"{__name__="a", instance="i", job="j"}"#);
+    }
+
+    #[test]
+    fn conflicting_labels_are_exported() {
+        check(
+            "",
+            &[
+                ("__name__", "e"),
+                ("job", "jj"),
+                ("instance", "ii"),
+                ("exported_job", "ej"),
+                ("exported_exported_job", "eej"),
+            ],
+            "{__name__=\"e\", exported_exported_exported_job=\"jj\", exported_exported_job=\"eej\", \
+             exported_instance=\"ii\", exported_job=\"ej\", instance=\"i\", job=\"j\"}",
+        );
+        check("", &[("__name__", "e"), ("job", "")], r#"{__name__="e", instance="i", job="j"}"#);
+    }
+
+    #[test]
+    fn honored_labels_win_even_if_empty() {
+        let honor = "honor_labels: true";
+        check(honor, &[("__name__", "a"), ("job", "own")], r#"{__name__="a", instance="i", job="own"}"#);
+        check(honor, &[("__name__", "a"), ("instance", "")], r#"{__name__="a", job="j"}"#);
+        check(honor, &[("__name__", "a"), ("job", "j")], r#"{__name__="a", instance="i", job="j"}"#);
+    }
+
+    #[test]
+    fn rules_see_and_change_target_labels() {
+        let drop = "metric_relabel_configs: [{source_labels: [instance], regex: i, action: drop}]";
+        check(drop, &[("__name__", "a")], "dropped");
+        let other = "metric_relabel_configs: [{source_labels: [instance], regex: other, action: drop}]";
+        check(other, &[("__name__", "a")], r#"{__name__="a", instance="i", job="j"}"#);
+        let labeldrop = "metric_relabel_configs: [{regex: instance, action: labeldrop}]";
+        check(labeldrop, &[("__name__", "a")], r#"{__name__="a", job="j"}"#);
+        let overwrite = "metric_relabel_configs: [{target_label: job, replacement: x}]";
+        check(overwrite, &[("__name__", "a")], r#"{__name__="a", instance="i", job="x"}"#);
+        let unnamed = "metric_relabel_configs: [{regex: __name__, action: labeldrop}]";
+        check(unnamed, &[("__name__", "a")], "missing metric name (__name__ label)");
+    }
+
+    #[test]
+    fn limits_and_names() {
+        let count = "label_limit: 3";
+        check(count, &[("__name__", "a")], r#"{__name__="a", instance="i", job="j"}"#);
+        check(
+            count,
+            &[("__name__", "a"), ("b", "1")],
+            "label_limit exceeded (metric: a, number of labels: 4, limit: 3)",
+        );
+        check(
+            "label_value_length_limit: 3",
+            &[("__name__", "a"), ("b", "1234")],
+            "label_value_length_limit exceeded (metric: a, label name: b, value: \"1234\", length: 4, limit: 3)",
+        );
+        check("", &[("__name__", "a"), ("b", "1"), ("b", "2")], "label name \"b\" is not unique: invalid sample");
+        let legacy = "metric_name_validation_scheme: legacy";
+        check(
+            legacy,
+            &[("__name__", "a.b")],
+            "invalid metric name or label names: {__name__=\"a.b\", instance=\"\u{1}\", job=\"\u{1}\"}"
+                .replace('\u{1}', "\\u{1}")
+                .as_str(),
+        );
+    }
+
+    #[test]
+    fn targets_share_a_class_unless_rules_look_at_them() {
+        let one = Labels::from_pairs([("instance", "1"), ("job", "j")]);
+        let two = Labels::from_pairs([("instance", "2"), ("job", "j")]);
+        let same = |settings: &str| {
+            let job = test_job(settings);
+            let (one, two) = (Class::new(&job, &one), Class::new(&job, &two));
+            assert_eq!(one.same_as(&two), one.fingerprint() == two.fingerprint());
+            one.same_as(&two)
+        };
+        assert!(same(""));
+        assert!(same("metric_relabel_configs: [{source_labels: [__name__], regex: x, action: drop}]"));
+        assert!(!same("metric_relabel_configs: [{source_labels: [instance], regex: x, action: drop}]"));
+        let other = Labels::from_pairs([("zone", "1"), ("job", "j")]);
+        assert!(!Class::new(&test_job(""), &one).same_as(&Class::new(&test_job(""), &other)));
+    }
 }

@@ -1,0 +1,598 @@
+//! One core: its targets, their tasks, and the questions it answers.
+//!
+//! Runs on one pinned executor and owns everything it touches. What is decided (when to scrape, what a body means) is
+//! decided by `schedule` and `ingest`, which know no runtime; this file carries it out.
+//!
+//! Invariants:
+//!   * one task per target, for as long as the target is there; it alone scrapes the target, so scrapes never overlap
+//!   * no borrow is held across an await
+//!   * a scrape of a target that was removed meanwhile leaves nothing but markers
+
+use crate::fetch::{BodyLimit, Client, FetchError, Fetched, Fetcher, Request, RequestOptions};
+use crate::handle::{Command, InstantRequest, LimitError, MetadataRequest, TargetMetadata};
+use crate::ingest::{Ingested, Interner, MetadataCache, Reader, Report};
+use crate::resolver::{Resolver, ResolverThreads};
+use crate::runtime::Pulse;
+use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
+use crate::select::Matching;
+use crate::signal::{Signal, Start};
+use crate::status::{CoreStats, Health, InstantSample, Missed, Reason, TargetStatus};
+use crate::{auth, content_type, sys};
+use ahash::AHashMap;
+use exposition::Readings;
+use glommio::timer::Timer;
+use glommio::{Latency, Shares, TaskQueueHandle};
+use series::Timestamp;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use targets::{Target, TargetDiff, TargetId};
+use tsdb::{AppendScratch, TargetHead};
+
+/// What a core is started with.
+pub(crate) struct Settings {
+    pub index: usize,
+    pub cpu: usize,
+    pub offset_seed: u64,
+    pub retention: Duration,
+    pub pulse: Arc<Pulse>,
+    pub resolver: ResolverThreads,
+}
+
+/// How often rows beyond the retention are dropped and unused templates forgotten.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+/// Targets that upkeep or a question visits before it lets others run.
+const TARGETS_PER_TURN: usize = 16;
+/// A scrape so little late is stamped with the time it was due: timestamps at even distances take less room.
+const SNAP_MS_MAX: u64 = 2;
+/// A wall clock that went back by less than this leaves no gap: stamps go on a millisecond at a time.
+const HOLD_MS_MAX: i64 = 60_000;
+/// Buffers for readings at rest; more scrapes than this are rarely being read at once.
+const READINGS_KEPT_MAX: usize = 8;
+
+/// Runs until the process ends.
+pub(crate) async fn run(settings: Settings, commands: flume::Receiver<Command>) {
+    let queue = |shares, latency, name| glommio::executor().create_task_queue(Shares::Static(shares), latency, name);
+    let scrapes = queue(1000, Latency::NotImportant, "scrapes");
+    // A question from another thread must not wait for the preempt timer of a busy core.
+    let queries = queue(200, Latency::Matters(Duration::from_millis(20)), "queries");
+    let upkeep = queue(50, Latency::NotImportant, "upkeep");
+    let pulse = settings.pulse.clone();
+    let core = Rc::new(Core::new(settings, scrapes));
+    spawn(pulse.beat_forever(), scrapes);
+    spawn(core.clone().keep_time(), scrapes);
+    spawn(core.clone().keep_up(), upkeep);
+    spawn(core.answer(commands), queries);
+    // An executor that ends while the kernel still writes into its buffers is not safe: it lives as long as the process.
+    std::future::pending().await
+}
+
+fn spawn(task: impl Future<Output = ()> + 'static, queue: TaskQueueHandle) {
+    glommio::spawn_local_into(task, queue).expect("queues live as long as the core").detach();
+}
+
+/// Lets other tasks of the core run.
+async fn pause() {
+    glommio::executor().yield_task_queue_now().await;
+}
+
+/// One target of this core.
+struct Scraper {
+    slot: Slot,
+    target: RefCell<Arc<Target>>,
+    signal: Signal,
+    head: RefCell<TargetHead>,
+    /// Away while a body is being read.
+    reader: RefCell<Option<Reader>>,
+    status: RefCell<TargetStatus>,
+    last_start_us: Cell<Option<u64>>,
+}
+
+/// A target that is gone, while its rows can still be asked for.
+struct Ended {
+    target: Arc<Target>,
+    head: TargetHead,
+}
+
+struct Core {
+    index: usize,
+    offset_seed: u64,
+    retention: Duration,
+    started: Instant,
+    scrapes: TaskQueueHandle,
+    schedule: RefCell<Schedule>,
+    scrapers: RefCell<Vec<Option<Rc<Scraper>>>>,
+    free: RefCell<Vec<Slot>>,
+    by_id: RefCell<AHashMap<TargetId, Slot>>,
+    ended: RefCell<Vec<Ended>>,
+    interner: RefCell<Interner>,
+    fetcher: Fetcher<Resolver>,
+    readings: RefCell<Vec<Readings>>,
+    append: RefCell<(AppendScratch, Vec<f64>)>,
+    stats: RefCell<CoreStats>,
+    pulse: Arc<Pulse>,
+    stopping: Cell<bool>,
+}
+
+fn wall_us() -> u64 {
+    // A wall clock before 1970 is a broken machine; its samples are stamped 0.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}
+
+impl Core {
+    fn new(settings: Settings, scrapes: TaskQueueHandle) -> Core {
+        Core {
+            index: settings.index,
+            offset_seed: settings.offset_seed,
+            retention: settings.retention,
+            started: Instant::now(),
+            scrapes,
+            schedule: RefCell::default(),
+            scrapers: RefCell::default(),
+            free: RefCell::default(),
+            by_id: RefCell::default(),
+            ended: RefCell::default(),
+            interner: RefCell::default(),
+            fetcher: Fetcher::new(Resolver::new(settings.resolver)),
+            readings: RefCell::default(),
+            append: RefCell::default(),
+            stats: RefCell::new(CoreStats::new(settings.index, settings.cpu)),
+            pulse: settings.pulse,
+            stopping: Cell::new(false),
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        micros(self.started.elapsed())
+    }
+
+    /// Starts what is due and ends what has passed its deadline; one timer for all targets of the core.
+    async fn keep_time(self: Rc<Self>) {
+        let mut actions = Vec::new();
+        while !self.stopping.get() {
+            self.schedule.borrow_mut().step(self.now_us(), &mut actions);
+            for action in actions.drain(..) {
+                self.carry_out(action);
+            }
+            // A target that was just added may be due before the next known event, but not by more than the grid.
+            let next_us = self.schedule.borrow().next_us().unwrap_or(u64::MAX);
+            let wait_us = next_us.saturating_sub(self.now_us()).min(PHASE_GRID_US);
+            Timer::new(Duration::from_micros(wait_us)).await;
+        }
+    }
+
+    fn scraper(&self, slot: Slot) -> Option<Rc<Scraper>> {
+        self.scrapers.borrow().get(slot.0 as usize)?.clone()
+    }
+
+    fn carry_out(&self, action: Action) {
+        match action {
+            Action::Start { slot, due_us, .. } => {
+                if let Some(scraper) = self.scraper(slot) {
+                    scraper.signal.start(Start { due_us });
+                }
+            }
+            Action::Expire { slot } => {
+                if let Some(scraper) = self.scraper(slot) {
+                    scraper.signal.expire();
+                }
+            }
+            Action::Missed { slot, reason, ticks } => {
+                *self.stats.borrow_mut().missed.entry(reason).or_default() += ticks;
+                if let Some(scraper) = self.scraper(slot) {
+                    let mut status = scraper.status.borrow_mut();
+                    match reason {
+                        Missed::InFlight => status.missed_in_flight += ticks,
+                        Missed::CoreLate => status.missed_core_late += ticks,
+                    }
+                }
+            }
+        }
+    }
+
+    // --- targets -------------------------------------------------------------------------------------------------
+
+    fn apply(self: &Rc<Self>, diff: TargetDiff) {
+        for id in diff.remove {
+            self.remove(id);
+        }
+        for target in diff.add.into_iter().chain(diff.update) {
+            let known = self.by_id.borrow().get(&target.id).and_then(|slot| self.scraper(*slot));
+            match known {
+                Some(scraper) => self.update(&scraper, target),
+                None => self.add(target),
+            }
+        }
+    }
+
+    /// When a target is first due, on the clock of the schedule.
+    fn first_due_us(&self, target: &Target) -> u64 {
+        self.now_us() + first_due_in_us(target.id.0, self.offset_seed, micros(target.interval), wall_us())
+    }
+
+    fn add(self: &Rc<Self>, target: Arc<Target>) {
+        let mut scrapers = self.scrapers.borrow_mut();
+        let slot = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            scrapers.push(None);
+            Slot(scrapers.len() as u32 - 1)
+        });
+        let reader = Reader::new(&mut self.interner.borrow_mut(), &target.job, &target.labels);
+        let mut head = TargetHead::default();
+        head.replace(&reader.groups());
+        let scraper = Rc::new(Scraper {
+            slot,
+            signal: Signal::default(),
+            head: RefCell::new(head),
+            reader: RefCell::new(Some(reader)),
+            status: RefCell::new(TargetStatus::new(target.id, self.index)),
+            last_start_us: Cell::new(None),
+            target: RefCell::new(target.clone()),
+        });
+        scrapers[slot.0 as usize] = Some(scraper.clone());
+        self.by_id.borrow_mut().insert(target.id, slot);
+        let due_us = self.first_due_us(&target);
+        self.schedule.borrow_mut().add(slot, due_us, micros(target.interval), micros(target.timeout));
+        spawn(self.clone().scrape_forever(scraper), self.scrapes);
+    }
+
+    fn update(&self, scraper: &Scraper, target: Arc<Target>) {
+        let old = scraper.target.replace(target.clone());
+        if (old.interval, old.timeout) != (target.interval, target.timeout) {
+            let due_us = self.first_due_us(&target);
+            let (interval_us, timeout_us) = (micros(target.interval), micros(target.timeout));
+            self.schedule.borrow_mut().change(scraper.slot, due_us, interval_us, timeout_us);
+            scraper.last_start_us.set(None);
+        }
+    }
+
+    fn remove(&self, id: TargetId) {
+        let Some(slot) = self.by_id.borrow_mut().remove(&id) else { return };
+        self.schedule.borrow_mut().remove(slot);
+        if let Some(scraper) = self.scrapers.borrow_mut()[slot.0 as usize].take() {
+            scraper.signal.stop();
+        }
+        self.free.borrow_mut().push(slot);
+    }
+
+    // --- scrapes -------------------------------------------------------------------------------------------------
+
+    /// A target's task: one scrape after the other until the target is gone, then the markers.
+    async fn scrape_forever(self: Rc<Self>, scraper: Rc<Scraper>) {
+        let mut client = Client::default();
+        let mut target = scraper.target.borrow().clone();
+        let mut request = build_request(&target);
+        while let Some(start) = scraper.signal.next().await {
+            let newest = scraper.target.borrow().clone();
+            if !Arc::ptr_eq(&newest, &target) {
+                self.retarget(&scraper, &newest);
+                request = build_request(&newest);
+                target = newest;
+            }
+            self.scrape(&scraper, &target, &mut client, &request, start).await;
+            if !scraper.signal.is_expired() && !scraper.signal.is_stopped() {
+                self.schedule.borrow_mut().finished(scraper.slot);
+            }
+        }
+        if self.stopping.get() {
+            return;
+        }
+        let mut head = scraper.head.take();
+        let at = stamp(wall_us() / 1000, head.newest_at());
+        let mark_stamped = target.job.track_timestamps_staleness;
+        // Only a clock that went far back refuses the row; the series then end when they are out of the lookback.
+        let _ = head.end(at, mark_stamped, &mut self.append.borrow_mut().0);
+        self.ended.borrow_mut().push(Ended { target, head });
+    }
+
+    /// The job has other settings: what they touch is made anew, the rest stays.
+    fn retarget(&self, scraper: &Scraper, target: &Target) {
+        let mut reader = scraper.reader.borrow_mut();
+        let Some(reader) = reader.as_mut() else { return };
+        if let Some(report) = reader.retarget(&mut self.interner.borrow_mut(), &target.job) {
+            let mut head = scraper.head.borrow_mut();
+            let payload: Vec<_> = head.groups().skip(1).cloned().collect();
+            head.replace(&[&[report], &payload[..]].concat());
+        }
+    }
+
+    async fn scrape(
+        &self,
+        scraper: &Scraper,
+        target: &Target,
+        client: &mut Client,
+        request: &Result<Request, FetchError>,
+        start: Start,
+    ) {
+        let begun = Instant::now();
+        let start_us = self.now_us();
+        let late_us = start_us.saturating_sub(start.due_us);
+        let mut stamp_ms = wall_us() / 1000;
+        if late_us <= (micros(target.interval) / 100).min(SNAP_MS_MAX * 1000) {
+            stamp_ms = (wall_us() - late_us) / 1000;
+        }
+        self.note_start(scraper, target, start_us, late_us);
+
+        let opened_before = client.connections_opened();
+        let fetched = match (&target.forced_error, request) {
+            (Some(error), _) => Err(FetchError { reason: Reason::TargetLimit, text: error.to_string() }),
+            (None, Err(error)) => Err(error.clone()),
+            (None, Ok(request)) => {
+                let limit = BodyLimit::new(target.job.body_size_limit);
+                let fetch = client.fetch(&self.fetcher, request, limit, begun + target.timeout);
+                // Boxed, so that ten thousand idle targets do not each hold the room of a scrape in flight.
+                match scraper.signal.unless_over(Box::pin(fetch)).await {
+                    Some(fetched) => fetched,
+                    None if scraper.signal.is_stopped() => return,
+                    None => Err(client.timed_out(request)),
+                }
+            }
+        };
+        self.stats.borrow_mut().connections_opened += client.connections_opened() - opened_before;
+
+        let mut reader = scraper.reader.take().expect("only the target's task takes it");
+        let mut readings = self.readings.borrow_mut().pop().unwrap_or_default();
+        let read = match fetched.and_then(|fetched| content_type::check(&fetched, &target.job).map(|()| fetched)) {
+            Ok(fetched) => {
+                let ingested = reader.read(fetched.body(), &mut readings, pause).await;
+                Ok((ingested, fetched))
+            }
+            Err(error) => Err(error),
+        };
+        if !scraper.signal.is_stopped() {
+            self.commit(scraper, target, &reader, read, &readings, begun, stamp_ms);
+        }
+        *scraper.reader.borrow_mut() = Some(reader);
+        let mut kept = self.readings.borrow_mut();
+        if kept.len() < READINGS_KEPT_MAX {
+            kept.push(readings);
+        }
+    }
+
+    fn note_start(&self, scraper: &Scraper, target: &Target, start_us: u64, late_us: u64) {
+        let mut stats = self.stats.borrow_mut();
+        stats.lateness_us.saturating_record(late_us);
+        if let Some(last_us) = scraper.last_start_us.replace(Some(start_us)) {
+            let interval_ms = target.interval.as_millis() as u64;
+            let lengths = stats.interval_us.entry(interval_ms).or_insert_with(crate::status::histogram);
+            lengths.saturating_record(start_us - last_us);
+        }
+    }
+
+    /// Writes the row of a scrape, and what it says of the target.
+    #[expect(clippy::too_many_arguments, reason = "the one place where everything about a scrape comes together")]
+    fn commit(
+        &self,
+        scraper: &Scraper,
+        target: &Target,
+        reader: &Reader,
+        read: Result<(Ingested, Fetched), FetchError>,
+        readings: &Readings,
+        begun: Instant,
+        stamp_ms: u64,
+    ) {
+        let mut head = scraper.head.borrow_mut();
+        let at = stamp(stamp_ms, head.newest_at());
+        let mut stats = self.stats.borrow_mut();
+        let mut status = scraper.status.borrow_mut();
+        let mut report = Report::default();
+        let mut wire_bytes = 0;
+        let mut failure = None;
+        let mut good = false;
+        match read {
+            Ok((ingested, fetched)) => {
+                report.samples_scraped = ingested.samples_scraped;
+                report.samples_post_relabel = ingested.samples_post_relabel;
+                report.body_bytes = fetched.body().len() as i64;
+                wire_bytes = fetched.wire_bytes() as u64;
+                stats.duplicate_timestamp += ingested.duplicates;
+                let kind = if ingested.warm { &mut stats.scans_warm } else { &mut stats.scans_cold };
+                *kind += 1;
+                good = ingested.refusal.is_none();
+                if let Some(refusal) = ingested.refusal {
+                    failure = Some((refusal.reason, refusal.text));
+                } else if ingested.reshaped {
+                    report.series_added = head.replace(&reader.groups()).added;
+                }
+            }
+            Err(error) => {
+                if error.reason == Reason::BodySize {
+                    report.body_bytes = -1;
+                }
+                failure = Some((error.reason, error.text));
+            }
+        }
+        report.up = good;
+        let duration = begun.elapsed();
+        report.duration_seconds = duration.as_secs_f64();
+
+        let (scratch, row) = &mut *self.append.borrow_mut();
+        row.clear();
+        row.extend(report.values(&target.job, target.timeout.as_secs_f64()));
+        let mark_stamped = target.job.track_timestamps_staleness;
+        let appended = match good {
+            true => {
+                row.extend_from_slice(&readings.values);
+                head.append(at, row, &readings.stamps, mark_stamped, scratch)
+            }
+            false => head.append_failed(at, 1, row, mark_stamped, scratch),
+        };
+        match appended {
+            Ok(appended) => {
+                stats.samples_appended += appended.samples;
+                stats.out_of_order += appended.out_of_order;
+                stats.duplicate_timestamp += appended.duplicate;
+                stats.out_of_bounds += appended.out_of_bounds;
+            }
+            // The wall clock is far behind the newest row: the whole scrape is out of order until it has caught up.
+            Err(_) => stats.out_of_order += row.len() as u64,
+        }
+
+        stats.scrapes += 1;
+        stats.samples_scraped += report.samples_scraped;
+        stats.body_bytes += report.body_bytes.max(0) as u64;
+        stats.wire_bytes += wire_bytes;
+        stats.duration_us.saturating_record(micros(duration));
+        status.scrapes += 1;
+        status.health = if good { Health::Up } else { Health::Down };
+        status.last_scrape = Some(at);
+        status.last_duration = duration;
+        status.samples_scraped = report.samples_scraped;
+        status.samples_post_relabel = report.samples_post_relabel;
+        status.series_added = report.series_added;
+        status.body_bytes = report.body_bytes.max(0) as u64;
+        status.wire_bytes = wire_bytes;
+        status.scrapes_failed += u64::from(!good);
+        status.last_reason = failure.as_ref().map(|(reason, _)| *reason);
+        if let Some((reason, _)) = &failure {
+            *stats.scrapes_failed.entry(*reason).or_default() += 1;
+            match reason {
+                Reason::SampleLimit => stats.exceeded_sample_limit += 1,
+                Reason::BodySize => stats.exceeded_body_size_limit += 1,
+                Reason::LabelLimit => stats.exceeded_label_limits += 1,
+                _ => {}
+            }
+        }
+        status.last_error = failure.map(|(_, text)| text);
+    }
+
+    // --- upkeep --------------------------------------------------------------------------------------------------
+
+    /// Drops rows beyond the retention and forgets templates that nobody uses.
+    async fn keep_up(self: Rc<Self>) {
+        loop {
+            Timer::new(UPKEEP_EVERY).await;
+            let before = Timestamp(wall_us() as i64 / 1000 - self.retention.as_millis() as i64);
+            let (mut series, mut bytes) = (0, 0);
+            for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
+                let mut head = scraper.head.borrow_mut();
+                head.trim(before);
+                series += head.live_series() as u64;
+                bytes += head.heap_bytes() as u64;
+                drop(head);
+                if i % TARGETS_PER_TURN == 0 {
+                    pause().await;
+                }
+            }
+            self.ended.borrow_mut().retain_mut(|ended| ended.head.trim(before));
+            bytes += self.ended.borrow().iter().map(|ended| ended.head.heap_bytes() as u64).sum::<u64>();
+            let (templates, templates_bytes) = self.interner.borrow_mut().sweep();
+            let mut stats = self.stats.borrow_mut();
+            (stats.series, stats.head_bytes) = (series, bytes);
+            (stats.templates, stats.templates_bytes) = (templates, templates_bytes);
+        }
+    }
+
+    fn all_scrapers(&self) -> Vec<Rc<Scraper>> {
+        self.scrapers.borrow().iter().flatten().cloned().collect()
+    }
+
+    // --- questions -----------------------------------------------------------------------------------------------
+
+    /// Answers commands in order. Who asked may have gone; then the answer is thrown away.
+    async fn answer(self: Rc<Self>, commands: flume::Receiver<Command>) {
+        while let Ok(command) = commands.recv_async().await {
+            match command {
+                Command::Apply(diff, reply) => {
+                    self.apply(diff);
+                    let _ = reply.send(());
+                }
+                Command::Statuses(reply) => {
+                    let statuses = self.all_scrapers().iter().map(|scraper| scraper.status.borrow().clone()).collect();
+                    let _ = reply.send(statuses);
+                }
+                Command::Instant(request, reply) => {
+                    let _ = reply.send(self.instant(&request).await);
+                }
+                Command::Metadata(request, reply) => {
+                    let _ = reply.send(self.metadata(&request).await);
+                }
+                Command::Stats(reply) => {
+                    let _ = reply.send(Box::new(self.stats()));
+                }
+                Command::Shutdown(reply) => {
+                    self.stopping.set(true);
+                    self.all_scrapers().iter().for_each(|scraper| scraper.signal.stop());
+                    let _ = reply.send(());
+                }
+            }
+        }
+    }
+
+    async fn instant(&self, request: &InstantRequest) -> Result<Vec<InstantSample>, LimitError> {
+        let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
+        let mut matching = Matching::new(&request.selectors);
+        let mut samples = Vec::new();
+        let mut read = |target: &Target, head: &TargetHead| {
+            matching.read(head, &target.labels, after, request.at, &mut samples);
+            match request.series_max {
+                max if max > 0 && samples.len() > max => Err(LimitError { series_max: max }),
+                _ => Ok(()),
+            }
+        };
+        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
+            read(&scraper.target.borrow(), &scraper.head.borrow())?;
+            if i % TARGETS_PER_TURN == 0 {
+                pause().await;
+            }
+        }
+        for ended in self.ended.borrow().iter() {
+            read(&ended.target, &ended.head)?;
+        }
+        Ok(samples)
+    }
+
+    async fn metadata(&self, request: &MetadataRequest) -> Vec<TargetMetadata> {
+        let mut seen = MetadataCache::default();
+        let mut found = Vec::new();
+        for scraper in self.all_scrapers() {
+            let target = scraper.target.borrow().clone();
+            if !request.target_matchers.iter().all(|matcher| matcher.matches_labels(&target.labels)) {
+                continue;
+            }
+            let mut metrics = match &*scraper.reader.borrow() {
+                Some(reader) => reader.metadata(&mut seen),
+                None => continue,
+            };
+            if let Some(wanted) = &request.metric {
+                metrics.retain(|metadata| metadata.metric == *wanted);
+            }
+            found.push(TargetMetadata { target: target.id, metrics });
+            if request.targets_max > 0 && found.len() >= request.targets_max {
+                break;
+            }
+        }
+        found
+    }
+
+    fn stats(&self) -> CoreStats {
+        let mut stats = self.stats.borrow().clone();
+        stats.targets = self.by_id.borrow().len() as u64;
+        stats.cpu_seconds = sys::thread_cpu_seconds();
+        stats.stall_max = self.pulse.stall_max();
+        stats
+    }
+}
+
+/// The time of a row: strictly after the newest one if the clock has not gone far back.
+fn stamp(wall_ms: u64, newest: Option<Timestamp>) -> Timestamp {
+    let wall = Timestamp(wall_ms as i64);
+    match newest {
+        Some(newest) if wall <= newest && newest.0 - wall.0 <= HOLD_MS_MAX => newest.plus_ms(1),
+        _ => wall,
+    }
+}
+
+fn build_request(target: &Target) -> Result<Request, FetchError> {
+    let options = RequestOptions {
+        timeout: target.timeout,
+        compression: target.job.enable_compression,
+        follow_redirects: target.job.http.follow_redirects,
+        headers: auth::headers(&target.job.http)?,
+    };
+    Request::new(target.url.clone(), options)
+}

@@ -1,10 +1,34 @@
 //! One core at work: schedule, fetch, ingest, staleness, limits, report series.
 
+mod auth;
+mod class;
+mod content_type;
+mod core;
+mod fetch;
 mod handle;
+mod ingest;
+mod resolver;
+mod runtime;
+mod schedule;
+mod select;
+mod signal;
 mod status;
+mod sys;
 
 pub use handle::{
     ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Command, InstantRequest, LimitError, MetadataRequest, Shards,
     TargetMetadata,
 };
+pub use runtime::{Options, StartError, default_cpus, probe, start};
 pub use status::{CoreStats, Health, InstantSample, Metadata, Missed, Reason, TargetStatus};
+pub use sys::{Limit, raise_open_files};
+
+/// A job with these further lines of YAML.
+#[cfg(test)]
+fn test_job(settings: &str) -> std::sync::Arc<config::ScrapeConfig> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prometheus.yml");
+    let settings: String = settings.lines().map(|line| format!("    {line}\n")).collect();
+    std::fs::write(&file, format!("scrape_configs:\n  - job_name: j\n{settings}")).unwrap();
+    config::load(&file, &config::Env::process()).unwrap().scrape_configs[0].clone()
+}

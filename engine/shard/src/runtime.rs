@@ -11,10 +11,9 @@
 use crate::handle::{COMMANDS_MAX, Command, Shards};
 use crate::{core, resolver, sys};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Distance of two pokes. glommio 0.9 may park with runnable tasks; a foreign wake ends that.
@@ -98,7 +97,6 @@ pub(crate) struct Pulse {
     beats: AtomicU64,
     waker: Mutex<Option<Waker>>,
     stall_max_ms: AtomicU64,
-    stopped: AtomicBool,
 }
 
 impl Pulse {
@@ -118,29 +116,14 @@ impl Pulse {
     }
 }
 
-/// The running cores.
-pub struct Cores {
-    threads: Vec<JoinHandle<()>>,
-    pulses: Vec<Arc<Pulse>>,
-}
-
-impl Cores {
-    /// Waits until every core has left; ask them with [`Shards::shutdown`] first.
-    pub fn join(self) {
-        for (thread, pulse) in self.threads.into_iter().zip(&self.pulses) {
-            let _ = thread.join();
-            pulse.stopped.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Starts one pinned executor per CPU and the watchdog; returns once every core takes commands.
-pub fn start(options: &Options) -> Result<(Shards, Cores), StartError> {
+/// Starts one pinned executor per CPU and the watchdog; returns once every core takes commands. Cores end with the
+/// process: tell them with [`Shards::shutdown`] first.
+pub fn start(options: &Options) -> Result<Shards, StartError> {
     probe(&options.cpus)?;
     let resolver = resolver::ResolverThreads::start(resolver::system_lookup)
         .map_err(|source| StartError::Os { what: "starting the resolver threads", source })?;
     let (ready_to, ready) = mpsc::channel();
-    let (mut queues, mut threads, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut queues, mut pulses) = (Vec::new(), Vec::new());
     for (index, cpu) in options.cpus.iter().copied().enumerate() {
         let (queue, commands) = flume::bounded::<Command>(COMMANDS_MAX);
         let pulse = Arc::new(Pulse::default());
@@ -153,19 +136,13 @@ pub fn start(options: &Options) -> Result<(Shards, Cores), StartError> {
             resolver: resolver.clone(),
         };
         let ready_to = ready_to.clone();
-        let thread = executor(index, cpu)
+        executor(index, cpu)
             .spawn(move || async move {
                 let _ = ready_to.send(index);
                 core::run(settings, commands).await;
             })
             .map_err(|error| StartError::Core { core: index, reason: error.to_string() })?;
-        // The join handle of glommio hides the thread's; a plain thread waits for it.
-        let thread = std::thread::Builder::new()
-            .name(format!("join-{index}"))
-            .spawn(move || drop(thread.join()))
-            .map_err(|source| StartError::Os { what: "starting a thread", source })?;
         queues.push(queue);
-        threads.push(thread);
         pulses.push(pulse);
     }
     let mut up = vec![false; options.cpus.len()];
@@ -178,8 +155,8 @@ pub fn start(options: &Options) -> Result<(Shards, Cores), StartError> {
             }
         }
     }
-    watch(pulses.clone()).map_err(|source| StartError::Os { what: "starting the watchdog", source })?;
-    Ok((Shards::new(queues), Cores { threads, pulses }))
+    watch(pulses).map_err(|source| StartError::Os { what: "starting the watchdog", source })?;
+    Ok(Shards::new(queues))
 }
 
 fn executor(index: usize, cpu: usize) -> LocalExecutorBuilder {
@@ -201,9 +178,6 @@ fn watch(pulses: Vec<Arc<Pulse>>) -> std::io::Result<()> {
         loop {
             std::thread::sleep(POKE_EVERY);
             for (core, (pulse, (beats, still))) in pulses.iter().zip(&mut seen).enumerate() {
-                if pulse.stopped.load(Ordering::Relaxed) {
-                    continue;
-                }
                 let now = pulse.beats.load(Ordering::Relaxed);
                 *still = if now == *beats { *still + 1 } else { 0 };
                 *beats = now;
@@ -226,10 +200,6 @@ fn watch(pulses: Vec<Arc<Pulse>>) -> std::io::Result<()> {
                 if let Some(waker) = pulse.waker.lock().expect("no panic while held").as_ref() {
                     waker.wake_by_ref();
                 }
-            }
-            // Nobody reads the pulses any more: the cores have left (this thread holds one reference of two).
-            if pulses.iter().all(|pulse| pulse.stopped.load(Ordering::Relaxed)) {
-                return;
             }
         }
     })?;

@@ -89,7 +89,8 @@ impl Schedule {
         assert!(self.entries[index].is_none(), "slot {index} is free");
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        self.entries[index] = Some(Entry { interval_us, timeout_us, generation, scrape: 0, in_flight: false, deadline_us: 0 });
+        self.entries[index] =
+            Some(Entry { interval_us, timeout_us, generation, scrape: 0, in_flight: false, deadline_us: 0 });
         self.events.push(Reverse(Event { at_us: due_us, slot: slot.0, generation, kind: EventKind::Due }));
     }
 
@@ -263,10 +264,7 @@ mod tests {
         schedule.add(Slot(0), S, 10 * S, 3 * S);
         step(&mut schedule, S);
         schedule.change(Slot(0), 2 * S, 2 * S, S);
-        assert_eq!(
-            step(&mut schedule, 2 * S),
-            [Action::Missed { slot: Slot(0), reason: Missed::InFlight, ticks: 1 }]
-        );
+        assert_eq!(step(&mut schedule, 2 * S), [Action::Missed { slot: Slot(0), reason: Missed::InFlight, ticks: 1 }]);
         assert_eq!(step(&mut schedule, 4 * S)[0], Action::Expire { slot: Slot(0) });
         schedule.finished(Slot(0));
         assert_eq!(step(&mut schedule, 6 * S), [start(0, 6 * S, 7 * S)]);
@@ -289,7 +287,8 @@ mod tests {
         let (mut in_flight, mut ticks) = (vec![false; 50], vec![0u64; 50]);
         let mut now = 0;
         for _ in 0..20_000 {
-            now += random(if random(100) == 0 { 50_000 } else { 500 });
+            let stall = random(100) == 0;
+            now += random(if stall { 50_000 } else { 500 });
             for action in step(&mut schedule, now) {
                 match action {
                     Action::Start { slot, due_us, .. } => {

@@ -42,6 +42,11 @@ impl Signal {
         self.stopped.get()
     }
 
+    /// Whether the deadline of the last scrape has passed.
+    pub fn is_expired(&self) -> bool {
+        self.expired.get()
+    }
+
     /// The next scrape to do; None once stopped.
     pub async fn next(&self) -> Option<Start> {
         poll_fn(|context| {

@@ -186,3 +186,67 @@ pub struct CoreStats {
     /// Microseconds between two scrape starts of a target, by interval in milliseconds.
     pub interval_us: BTreeMap<u64, Histogram<u64>>,
 }
+
+/// Microseconds up to an hour, to two digits.
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("the bounds are constants")
+}
+
+impl CoreStats {
+    pub(crate) fn new(core: usize, cpu: usize) -> CoreStats {
+        CoreStats {
+            core,
+            cpu: Some(cpu),
+            targets: 0,
+            series: 0,
+            templates: 0,
+            templates_bytes: 0,
+            head_bytes: 0,
+            scrapes: 0,
+            scrapes_failed: BTreeMap::new(),
+            missed: BTreeMap::new(),
+            samples_appended: 0,
+            samples_scraped: 0,
+            body_bytes: 0,
+            wire_bytes: 0,
+            exceeded_sample_limit: 0,
+            exceeded_body_size_limit: 0,
+            exceeded_label_limits: 0,
+            duplicate_timestamp: 0,
+            out_of_order: 0,
+            out_of_bounds: 0,
+            scans_warm: 0,
+            scans_cold: 0,
+            connections_opened: 0,
+            cpu_seconds: 0.0,
+            stall_max: Duration::ZERO,
+            lateness_us: histogram(),
+            duration_us: histogram(),
+            interval_us: BTreeMap::new(),
+        }
+    }
+}
+
+impl TargetStatus {
+    /// Of a target that has not been scraped.
+    pub(crate) fn new(id: TargetId, core: usize) -> TargetStatus {
+        TargetStatus {
+            id,
+            core,
+            health: Health::Unknown,
+            last_scrape: None,
+            last_duration: Duration::ZERO,
+            last_error: None,
+            last_reason: None,
+            samples_scraped: 0,
+            samples_post_relabel: 0,
+            series_added: 0,
+            body_bytes: 0,
+            wire_bytes: 0,
+            missed_in_flight: 0,
+            missed_core_late: 0,
+            scrapes: 0,
+            scrapes_failed: 0,
+        }
+    }
+}

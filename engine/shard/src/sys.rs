@@ -1,5 +1,8 @@
 //! The few questions that only the kernel can answer, each behind a safe function.
-#![expect(unsafe_code, reason = "system calls that no safe crate in use offers; each block passes owned, sized buffers")]
+#![expect(
+    unsafe_code,
+    reason = "system calls that no safe crate in use offers; each block passes owned, sized buffers"
+)]
 
 use std::io;
 

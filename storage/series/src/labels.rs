@@ -214,9 +214,7 @@ impl LabelsBuilder {
 /// `[a-zA-Z_][a-zA-Z0-9_]*`
 pub fn is_legacy_label_name(name: &str) -> bool {
     let bytes = name.as_bytes();
-    !bytes.is_empty()
-        && !bytes[0].is_ascii_digit()
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
+    !bytes.is_empty() && !bytes[0].is_ascii_digit() && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
 }
 
 /// `[a-zA-Z_:][a-zA-Z0-9_:]*`

@@ -17,7 +17,7 @@ mod http;
 mod request;
 mod unpack;
 
-pub use client::{Client, Fetched, Fetcher, Resolve};
+pub use client::{Client, Fetched, Fetcher};
 pub use request::{Request, RequestOptions};
 
 use crate::status::Reason;
@@ -59,7 +59,9 @@ impl BodyLimit {
 
     fn exceeded(self) -> FetchError {
         let text = if self.built_in {
-            format!("body size limit exceeded (built-in limit of {BODY_BYTES_MAX} bytes; set body_size_limit to change it)")
+            format!(
+                "body size limit exceeded (built-in limit of {BODY_BYTES_MAX} bytes; set body_size_limit to change it)"
+            )
         } else {
             "body size limit exceeded".to_owned()
         };
