@@ -299,7 +299,7 @@ macro_rules! section {
             }
 
             fn is_empty(&self) -> bool {
-                *self == $Name::default()
+                matches!($crate::decode::Value::write(self), $crate::decode::Tree::Map(fields) if fields.is_empty())
             }
         }
     };

@@ -44,7 +44,7 @@ pub(crate) enum Kind {
     /// A text in quotes, a block, or tagged `!!str`.
     Text(String),
     List(Vec<Rc<Node>>),
-    Map(Vec<(Rc<Node>, Rc<Node>)>),
+    Map(Entries),
 }
 
 impl Node {
@@ -91,10 +91,13 @@ pub(crate) fn as_bool(text: &str) -> Option<bool> {
     }
 }
 
+/// Keys and values of a mapping, in the order of the file.
+pub(crate) type Entries = Vec<(Rc<Node>, Rc<Node>)>;
+
 /// A list or mapping that is still open. `key` waits for its value.
 enum Open {
     List { items: Vec<Rc<Node>> },
-    Map { entries: Vec<(Rc<Node>, Rc<Node>)>, key: Option<Rc<Node>> },
+    Map { entries: Entries, key: Option<Rc<Node>> },
 }
 
 struct Builder {
@@ -218,7 +221,7 @@ fn scalar(text: Cow<str>, style: ScalarStyle, tag: Option<Cow<Tag>>, mark: Mark)
 
 /// Refuses keys that stand there twice and carries out merge keys: what stands in the mapping itself wins, then the
 /// first of several that are merged.
-fn merge(entries: Vec<(Rc<Node>, Rc<Node>)>) -> Result<Vec<(Rc<Node>, Rc<Node>)>, Refusal> {
+fn merge(entries: Entries) -> Result<Entries, Refusal> {
     let is_merge = |key: &Node| matches!(&key.kind, Kind::Plain(text) if text == "<<");
     let (merges, mut own): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, _)| is_merge(key));
     let mut seen = HashSet::new();

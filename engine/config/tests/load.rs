@@ -1,0 +1,389 @@
+//! What loads and what is refused, and where: one line per case.
+
+use config::{Config, Env, load};
+use std::path::Path;
+
+fn env() -> Env {
+    Env::from_pairs([("HALL", "north"), ("REPLICA", "a$b")])
+}
+
+fn load_text(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("p.yml");
+    std::fs::write(&path, text).expect("a file");
+    load(&path, &env()).map_err(|errors| errors.to_string().replace(&format!("{}/", folder.path().display()), ""))
+}
+
+/// `want`: what the effective YAML has, each part on its own.
+#[track_caller]
+fn check_good(text: &str, want: &[&str]) {
+    let yaml = load_text(text).unwrap_or_else(|errors| panic!("refused:\n{errors}")).to_yaml();
+    for part in want {
+        assert!(yaml.contains(part), "no {part:?} in\n{yaml}");
+    }
+}
+
+/// `want`: place, path and words of each error: `2:5 global.x: words | more words`; without path for the whole file.
+#[track_caller]
+fn check_bad(text: &str, want: &[&str]) {
+    let errors = match load_text(text) {
+        Ok(config) => panic!("loaded:\n{}", config.to_yaml()),
+        Err(errors) => errors,
+    };
+    let lines: Vec<&str> = errors.lines().collect();
+    assert_eq!(lines.len(), want.len(), "{errors}");
+    for (line, want) in lines.iter().zip(want) {
+        let (place, words) = want.split_once(' ').expect("a place and words");
+        let (path, words) = words.split_once(": ").map_or(("", words), |(path, words)| (path, words));
+        let colon = if path.is_empty() { "" } else { ": " };
+        assert!(line.starts_with(&format!("p.yml:{place}: {path}{colon}")), "{line}\nwant {place} {path}");
+        for part in words.split(" | ") {
+            assert!(line.contains(part), "{line}\nwant {part}");
+        }
+    }
+}
+
+/// A job with these lines, from line 3 of the file on, in column 5.
+fn job(lines: &str) -> String {
+    format!("scrape_configs:\n  - job_name: x\n    {}\n", lines.replace('\n', "\n    "))
+}
+
+#[test]
+fn nothing_is_a_valid_configuration() {
+    for text in
+        ["", "\n", "# nothing\n", "---\n", "{}", "global:\n", "global: {}\n", "scrape_configs:\n", "global: {}\n---\n"]
+    {
+        check_good(text, &["scrape_interval: 1m\n", "scrape_timeout: 10s\n", "evaluation_interval: 1m\n"]);
+    }
+}
+
+#[test]
+fn jobs_inherit_what_they_do_not_say() {
+    let text = "global: {scrape_interval: 30s, scrape_timeout: 20s, sample_limit: 7, body_size_limit: 1KB, \
+                extra_scrape_metrics: yes}\nscrape_configs:\n- {job_name: a}\n- {job_name: b, scrape_interval: 15s, \
+                sample_limit: 3}\n- {job_name: c, scrape_interval: 0s, sample_limit: 0, extra_scrape_metrics: false}\n";
+    let config = load_text(text).expect("a good file");
+    let seconds: Vec<_> =
+        config.scrape_configs.iter().map(|j| (j.scrape_interval.as_secs(), j.scrape_timeout.as_secs())).collect();
+    assert_eq!(seconds, [(30, 20), (15, 15), (30, 20)]);
+    let limits: Vec<_> = config.scrape_configs.iter().map(|j| (j.sample_limit, j.body_size_limit)).collect();
+    assert_eq!(limits, [(7, 1024), (3, 1024), (7, 1024)]);
+    let extra: Vec<_> = config.scrape_configs.iter().map(|j| j.extra_scrape_metrics).collect();
+    assert_eq!(extra, [true, true, false]);
+}
+
+#[test]
+fn default_timeout_is_not_longer_than_the_interval() {
+    check_good("global: {scrape_interval: 5s}", &["scrape_interval: 5s\n  scrape_timeout: 5s\n"]);
+    check_good(&job("scrape_interval: 2s"), &["  scrape_interval: 2s\n  scrape_timeout: 2s\n"]);
+}
+
+#[test]
+fn values_are_read_as_go_reads_them() {
+    check_good(&job("honor_labels: on\nhonor_timestamps: No"), &["honor_labels: true\n", "honor_timestamps: false\n"]);
+    check_good("scrape_configs: [{job_name: 12}]", &["job_name: \"12\"\n"]);
+    check_good(&job("sample_limit: 0x10"), &["sample_limit: 16\n"]);
+    check_good(&job("sample_limit: 1_000"), &["sample_limit: 1000\n"]);
+    check_good(&job("sample_limit: 1e3"), &["sample_limit: 1000\n"]);
+    check_good(&job("body_size_limit: 0"), &["job_name: x\n"]);
+    check_good(&job("static_configs: [{targets: [a:1], labels: {c: 1, b: true}}]"), &["b: \"true\"\n", "c: \"1\"\n"]);
+    check_good(&job("metrics_path:\nsample_limit: ~"), &["metrics_path: /metrics\n"]);
+    check_good(&job("scrape_interval: \"1h30m\""), &["scrape_interval: 1h30m\n"]);
+}
+
+#[test]
+fn anchors_aliases_and_merge_keys() {
+    let text = "scrape_configs:\n- &a {job_name: a, params: &p {q: [x]}, sample_limit: 5}\n- {<<: *a, job_name: b}\n\
+                - {job_name: c, params: {<<: [*p, {q: [y], r: [z]}]}}\n";
+    let config = load_text(text).expect("a good file");
+    let limits: Vec<_> = config.scrape_configs.iter().map(|j| (j.job_name.as_str(), j.sample_limit)).collect();
+    assert_eq!(limits, [("a", 5), ("b", 5), ("c", 0)]);
+    let pair = |name: &str, value: &str| (name.to_owned(), vec![value.to_owned()]);
+    assert_eq!(config.scrape_configs[1].params, [pair("q", "x")]);
+    assert_eq!(config.scrape_configs[2].params, [pair("q", "x"), pair("r", "z")]);
+}
+
+#[test]
+fn variables_are_replaced_in_external_labels_only() {
+    let text = "global: {external_labels: {a: '${HALL}-$HALL', b: '$NONE', c: '5$$', d: $REPLICA, e: '$ ${} ${x', f: $1}}\n\
+                scrape_configs: [{job_name: $HALL}]";
+    let config = load_text(text).expect("a good file");
+    let labels: Vec<_> = config.global.external_labels.iter().filter(|(_, value)| !value.is_empty()).collect();
+    assert_eq!(labels, [("a", "north-north"), ("c", "5$"), ("d", "a$b"), ("e", "$  x")]);
+    assert_eq!(config.scrape_configs[0].job_name, "$HALL");
+}
+
+#[test]
+fn protocols_and_names_follow_the_job() {
+    let native = "scrape_native_histograms: true\nmetric_name_validation_scheme: legacy";
+    check_good(
+        &job(native),
+        &[
+            "scrape_protocols:\n  - PrometheusProto\n  - OpenMetricsText1.0.0\n",
+            "metric_name_escaping_scheme: underscores\n",
+        ],
+    );
+    check_good(&job("{}").replace("{}", ""), &["scrape_protocols:\n  - OpenMetricsText1.0.0\n", "allow-utf-8\n"]);
+    let dotted = "relabel_configs: [{target_label: a.b, replacement: x}]";
+    check_good(&job(dotted), &["target_label: a.b\n"]);
+    check_bad(
+        &job(&format!("{dotted}\nmetric_name_validation_scheme: legacy")),
+        &["3:38 scrape_configs[0].relabel_configs[0].target_label: a.b"],
+    );
+    // The scheme of one job does not reach the next one.
+    let two = "scrape_configs:\n- job_name: x\n  metric_name_validation_scheme: legacy\n- job_name: y\n";
+    check_good(&format!("{two}  {dotted}\n"), &["target_label: a.b\n"]);
+}
+
+#[test]
+fn urls_as_targets_need_relabelling() {
+    check_bad(
+        &job("static_configs: [{targets: ['a:1', 'http://b/x']}]"),
+        &["3:40 scrape_configs[0].static_configs[0].targets[1]: is not a valid hostname"],
+    );
+    check_good(
+        &job("static_configs: [{targets: ['http://b/x']}]\nrelabel_configs: [{regex: a, action: labeldrop}]"),
+        &["http://b/x"],
+    );
+}
+
+#[test]
+fn structure_is_strict() {
+    check_bad("scrape_configs:\n  job_name: x\n", &["2:3 scrape_configs: into a list of jobs"]);
+    check_bad("- a\n", &["1:1 cannot unmarshal !!seq"]);
+    check_bad(
+        "global:\n  scrape_intervall: 1m\n",
+        &["2:3 global.scrape_intervall: not found | did you mean scrape_interval?"],
+    );
+    check_bad(
+        "fleets: 1\nglobal: 5\n",
+        &["1:1 fleets: field fleets not found", "2:9 global: cannot unmarshal !!int `5` into global"],
+    );
+    check_bad("global: {}\nglobal: {}\n", &["2:1 already set in map"]);
+    check_bad("scrape_configs:\n-\n", &["2:2 scrape_configs[0]: empty or null scrape config section"]);
+    check_bad("rule_files:\n- a\n- ~\n", &["3:3 rule_files[1]: empty or null"]);
+    check_bad(
+        &job("sample_limit: many"),
+        &["3:19 scrape_configs[0].sample_limit: cannot unmarshal !!str `many` into uint"],
+    );
+    check_bad(&job("sample_limit: -1"), &["3:19 scrape_configs[0].sample_limit: !!int `-1`"]);
+    check_bad(&job("sample_limit: '5'"), &["3:19 scrape_configs[0].sample_limit: !!str `5`"]);
+    check_bad(&job("honor_labels: maybe"), &["3:19 scrape_configs[0].honor_labels: into bool"]);
+    check_bad(&job("metrics_path: [a]"), &["3:19 scrape_configs[0].metrics_path: cannot unmarshal !!seq into string"]);
+    check_bad(&job("params: [a]"), &["3:13 scrape_configs[0].params: !!seq | name: value"]);
+    check_bad("global: {}\n---\nglobal: {}\n", &["3:1 second document"]);
+    check_bad("a: [\n", &["2:1 not YAML"]);
+    check_bad("a: *b\n", &["1:4 not YAML"]);
+    check_bad("a: &a [*a]\n", &["1:8 holds the alias itself"]);
+    check_bad("a: {<<: 5}\n", &["1:9 map merge requires map"]);
+    let bomb: String =
+        (1..12).map(|n| format!("k{n}: &k{n} [{}]\n", vec![format!("*k{}", n - 1); 9].join(","))).collect();
+    let errors = load_text(&format!("k0: &k0 x\n{bomb}")).expect_err("a bomb");
+    assert!(errors.contains("excessive aliasing"), "{errors}");
+    for well in ["[".repeat(200), "- ".repeat(200), "- ".repeat(20_000), "{a: ".repeat(200)] {
+        let errors = load_text(&well).expect_err("a well");
+        assert!(errors.contains("levels of nesting"), "{errors}");
+    }
+    assert!(load_text(&"[".repeat(100_000)).is_err());
+}
+
+#[test]
+fn jobs_are_checked() {
+    check_bad("scrape_configs:\n- scrape_interval: 1s\n", &["2:3 scrape_configs[0].job_name: job_name is empty"]);
+    check_bad(
+        "scrape_configs:\n- job_name: a\n- job_name: a\n",
+        &["3:13 scrape_configs[1].job_name: found multiple scrape configs with job name \"a\" | p.yml:2 | rename"],
+    );
+    check_bad(
+        &job("scrape_interval: 15s\nscrape_timeout: 20s"),
+        &[
+            "4:21 scrape_configs[0].scrape_timeout: scrape timeout greater than scrape interval | 20s is longer than the \
+           scrape_interval 15s; lower the timeout or raise the interval",
+        ],
+    );
+    check_bad(
+        "global: {scrape_interval: 15s}\nscrape_configs: [{job_name: a, scrape_timeout: 16s}]",
+        &["2:48 scrape_configs[0].scrape_timeout: greater"],
+    );
+    check_bad(
+        "global: {scrape_timeout: 2m}",
+        &["1:26 global.scrape_timeout: global scrape timeout greater than scrape interval"],
+    );
+    check_bad(
+        &job("scrape_interval: 15"),
+        &["3:22 scrape_configs[0].scrape_interval: not a valid duration string: \"15\""],
+    );
+    check_bad(&job("scrape_interval: 1s1m"), &["3:22 scrape_configs[0].scrape_interval: not a valid duration"]);
+    check_bad(&job("scrape_interval: ''"), &["3:22 scrape_configs[0].scrape_interval: empty duration string"]);
+    check_bad(&job("scrape_interval: 300y"), &["3:22 scrape_configs[0].scrape_interval: out of range"]);
+    check_bad(&job("body_size_limit: 100"), &["3:22 scrape_configs[0].body_size_limit: units"]);
+    check_bad(&job("scrape_protocols: []"), &["3:23 scrape_configs[0].scrape_protocols: cannot be empty"]);
+    check_bad(
+        &job("scrape_protocols: [PrometheusProto, PrometheusProto]"),
+        &["3:23 scrape_configs[0].scrape_protocols: duplicated protocol"],
+    );
+    check_bad(
+        &job("scrape_protocols: [prometheusproto]"),
+        &["3:24 scrape_configs[0].scrape_protocols[0]: unknown value \"prometheusproto\"; use one of PrometheusProto"],
+    );
+    check_bad(&job("fallback_scrape_protocol: x"), &["3:31 scrape_configs[0].fallback_scrape_protocol: unknown value"]);
+    check_bad(&job("scheme: ftp"), &["3:13 scrape_configs[0].scheme: http or https"]);
+    check_bad(
+        &job("metric_name_validation_scheme: legacy\nmetric_name_escaping_scheme: allow-utf-8"),
+        &["4:34 scrape_configs[0].metric_name_escaping_scheme: utf8 metric names requested"],
+    );
+    check_bad("global: {external_labels: {'': x}}", &["1:28 global.external_labels: \"\" is not a valid label name"]);
+    check_bad(
+        "global: {external_labels: {a-b: x}, metric_name_validation_scheme: legacy}",
+        &["1:28 global.external_labels: \"a-b\" is not a valid label name"],
+    );
+}
+
+#[test]
+fn relabelling_is_checked() {
+    let rule = |fields: &str| job(&format!("relabel_configs:\n- {fields}"));
+    check_bad(&rule("{regex: '('}"), &["4:15 scrape_configs[0].relabel_configs[0].regex: regex"]);
+    check_bad(&rule("{action: kep}"), &["4:16 scrape_configs[0].relabel_configs[0].action: unknown relabel action"]);
+    check_bad(
+        &rule("{action: hashmod, target_label: a}"),
+        &["4:7 scrape_configs[0].relabel_configs[0].modulus: modulus"],
+    );
+    check_bad(
+        &rule("{sources: [a]}"),
+        &[
+            "4:7 scrape_configs[0].relabel_configs[0].target_label: target_label",
+            "4:8 scrape_configs[0].relabel_configs[0].sources: not found in relabel_config",
+        ],
+    );
+    check_good(&rule("{regex: , action: drop}"), &["regex: \"\"\n"]);
+}
+
+#[test]
+fn clients_are_checked() {
+    check_bad(
+        &job("basic_auth: {username: a}\nauthorization: {credentials: b}"),
+        &["4:20 scrape_configs[0].authorization: at most one of basic_auth"],
+    );
+    check_bad(
+        &job("basic_auth: {username: a}\nbearer_token: b"),
+        &["4:19 scrape_configs[0].bearer_token: at most one of"],
+    );
+    check_good(&job("bearer_token: b"), &["authorization:\n    type: Bearer\n    credentials: <secret>\n"]);
+    check_bad(
+        &job("basic_auth: {password: a, password_file: b}"),
+        &["3:46 scrape_configs[0].basic_auth.password_file: at most one"],
+    );
+    check_bad(
+        &job("authorization: {type: Basic}"),
+        &["3:27 scrape_configs[0].authorization.type: cannot be set to \"basic\""],
+    );
+    check_bad(&job("tls_config: {cert_file: a}"), &["3:29 scrape_configs[0].tls_config.cert_file: exactly one of key"]);
+    check_bad(
+        &job("tls_config: {min_version: TLS13, max_version: TLS12}"),
+        &["3:51 scrape_configs[0].tls_config.max_version: min_version"],
+    );
+    check_bad(
+        &job("oauth2: {client_id: a}"),
+        &["3:13 scrape_configs[0].oauth2.token_url: token_url must be configured"],
+    );
+    check_bad(&job("no_proxy: a"), &["3:15 scrape_configs[0].no_proxy: proxy_url must also be configured"]);
+    check_bad(&job("proxy_url: 'nowhere'"), &["3:16 scrape_configs[0].proxy_url: not a URL"]);
+    check_bad(
+        &job("http_headers: {Host: {values: [a]}}"),
+        &["3:19 scrape_configs[0].http_headers: setting header \"Host\" is not allowed"],
+    );
+}
+
+#[test]
+fn discovery_is_checked() {
+    let path = |rest: &str| format!("scrape_configs[0].{rest}");
+    let bad = |section: &str, want: &str| check_bad(&job(section), &[want]);
+    bad(
+        "file_sd_configs: [{files: []}]",
+        &format!("3:31 {} at least one path name", path("file_sd_configs[0].files:")),
+    );
+    bad(
+        "file_sd_configs: [{files: [a.txt]}]",
+        &format!("3:31 {} not valid for file discovery", path("file_sd_configs[0].files:")),
+    );
+    bad("file_sd_configs: [{files: ['*/a.yml']}]", &format!("3:31 {} not valid", path("file_sd_configs[0].files:")));
+    bad("http_sd_configs: [{}]", &format!("3:23 {} URL is missing", path("http_sd_configs[0].url:")));
+    bad("http_sd_configs: [{url: 'ftp://a/'}]", &format!("3:29 {} 'http' or 'https'", path("http_sd_configs[0].url:")));
+    bad(
+        "dns_sd_configs: [{names: [a], type: A}]",
+        &format!("3:22 {} a port is required", path("dns_sd_configs[0].port:")),
+    );
+    bad("kubernetes_sd_configs: [{}]", &format!("3:29 {} role missing", path("kubernetes_sd_configs[0].role:")));
+    bad(
+        "kubernetes_sd_configs: [{role: node, selectors: [{role: pod}]}]",
+        &format!("3:53 {} supports only node", path("kubernetes_sd_configs[0].selectors:")),
+    );
+    bad("docker_sd_configs: [{}]", &format!("3:25 {} host missing", path("docker_sd_configs[0].host:")));
+    bad(
+        "consul_sd_configs: [{token: a, basic_auth: {username: b}}]",
+        &format!("3:33 {} at most one", path("consul_sd_configs[0].token:")),
+    );
+    bad("nomad_sd_configs: [{}]", &format!("3:24 {} requires a server", path("nomad_sd_configs[0].server:")));
+    bad(
+        "gce_sd_configs: [{project: a, zone: b, sone: c}]",
+        &format!("3:44 {} did you mean zone?", path("gce_sd_configs[0].sone:")),
+    );
+    bad("nomads_sd_configs: []", &format!("3:5 {} did you mean nomad_sd_configs?", path("nomads_sd_configs:")));
+    bad("nomad_sd_configs: [~]", &format!("3:24 {} null", path("nomad_sd_configs[0]:")));
+}
+
+#[test]
+fn other_sections_are_checked() {
+    check_bad("remote_write: [{name: a}]", &["1:16 remote_write[0].url: url for remote_write is empty"]);
+    check_bad(
+        "remote_write: [{url: 'http://a/', name: n}, {url: 'http://b/', name: n}]",
+        &["1:15 remote_write: found multiple remote write configs with job name \"n\""],
+    );
+    check_bad(
+        "remote_write: [{url: 'http://a/', headers: {Authorization: x}}]",
+        &["1:44 remote_write[0].headers: setting header \"Authorization\""],
+    );
+    check_bad(
+        "remote_write: [{url: 'http://a/', sigv4: {}, basic_auth: {username: a}}]",
+        &["1:42 remote_write[0].sigv4: at most one of basic_auth"],
+    );
+    check_bad(
+        "remote_write: [{url: 'http://a/', queue_config: {capacity: 0}}]",
+        &["1:60 remote_write[0].queue_config.capacity: above 0"],
+    );
+    check_bad("remote_read: [{}]", &["1:15 remote_read[0].url: url for remote_read is empty"]);
+    check_bad(
+        "alerting: {alertmanagers: [{api_version: v1}]}",
+        &["1:42 alerting.alertmanagers[0].api_version: use one of v2"],
+    );
+    check_bad("storage: {tsdb: {retention: {size: 5}}}", &["1:36 storage.tsdb.retention.size: units"]);
+    check_bad("tracing: {sampling_fraction: 2, endpoint: a}", &["1:30 tracing.sampling_fraction: from 0 to 1"]);
+    check_bad("tracing: {}", &["1:10 tracing.endpoint: endpoint must be set"]);
+    check_bad("otlp: {ignore_resource_attributes: [a]}", &["1:36 otlp.ignore_resource_attributes: unless"]);
+    check_bad("rule_files: ['a/*/b.yml']", &["1:13 rule_files: invalid rule file path"]);
+    check_bad("runtime: {gogc: x}", &["1:17 runtime.gogc: into int"]);
+    check_good(
+        "remote_write: [{url: 'http://a/', enable_http2: true}]",
+        &["enable_http2: true\n", "capacity: 10000\n"],
+    );
+    check_good("storage: {tsdb: {retention: {time: 0s}}}", &["time: 0s\n"]);
+}
+
+#[test]
+fn errors_are_collected_up_to_a_bound() {
+    let lines: String = (0..50).map(|n| format!("x{n}: 1\n")).collect();
+    let errors = load_text(&lines).expect_err("unknown fields");
+    assert_eq!(errors.lines().count(), 20);
+    let errors = load(Path::new("missing/p.yml"), &env()).expect_err("no file").to_string();
+    assert!(errors.starts_with("missing/p.yml: cannot be opened"), "{errors}");
+}
+
+#[test]
+fn text_that_is_not_utf8_has_a_place() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("p.yml");
+    std::fs::write(&path, b"global: {}\n# \xff\n").expect("a file");
+    let errors = load(&path, &env()).expect_err("no text");
+    let places: Vec<_> = errors.iter().map(|error| (error.line, error.column)).collect();
+    assert_eq!(places, [(2, 3)]);
+}
