@@ -45,7 +45,9 @@ pub enum Tree {
     Text(String),
     /// A number, boolean, duration or the like, printed as it is.
     Plain(String),
+    /// Items in order.
     List(Vec<Tree>),
+    /// Keys, each once, with their values.
     Map(Vec<(String, Tree)>),
 }
 
@@ -134,7 +136,7 @@ impl<'a> Fields<'a> {
             _ => {
                 cx.refuse(
                     node.mark,
-                    format!("cannot unmarshal {} into {what}; write fields as `name: value`", node.describe()),
+                    format!("cannot unmarshal {} into {what}; write fields as `name: value`", node.tag()),
                 );
                 return None;
             }
@@ -146,8 +148,9 @@ impl<'a> Fields<'a> {
         self.entries.iter().find(|(key, _)| key.text() == Some(name))
     }
 
+    /// Whether the field has a value; an empty text is none, as for Prometheus.
     pub fn has(&self, name: &str) -> bool {
-        self.entry(name).is_some_and(|(_, node)| !matches!(node.kind, Kind::Null))
+        self.entry(name).is_some_and(|(_, node)| !matches!(node.kind, Kind::Null) && node.text() != Some(""))
     }
 
     /// The text of a field, without taking it.
@@ -187,16 +190,17 @@ impl<'a> Fields<'a> {
     pub fn finish(self, what: &str) {
         for (key, _) in self.entries {
             let Some(name) = key.text() else {
-                self.cx.refuse(key.mark, format!("cannot unmarshal {} into a field name", key.describe()));
+                self.cx.refuse(key.mark, format!("cannot unmarshal {} into a field name", key.tag()));
                 continue;
             };
             if !self.known.contains(name) {
+                let shown = shown(name);
                 let advice = match closest(name, &self.known) {
                     Some(close) => format!("did you mean {close}?"),
                     None => "check the spelling and the indentation".to_owned(),
                 };
-                self.cx.within(Step::Key(name), || {
-                    self.cx.refuse(key.mark, format!("field {name} not found in {what}; {advice}"));
+                self.cx.within(Step::Key(shown), || {
+                    self.cx.refuse(key.mark, format!("field {shown} not found in {what}; {advice}"));
                 });
             }
         }
@@ -209,6 +213,12 @@ pub(crate) fn read_section<T: Section>(mut value: T, node: &Node, cx: &Context, 
     value.read_fields(&mut fields);
     fields.finish(what);
     Some(value)
+}
+
+/// As much of a key as can be the name of a field: a value that slipped into it, perhaps a secret, is not repeated.
+fn shown(key: &str) -> &str {
+    let end = key.find(|c: char| !c.is_ascii_alphanumeric() && !"_-.".contains(c));
+    &key[..end.unwrap_or(key.len()).min(60)]
 }
 
 /// The known name that takes the fewest edits, if they are few for its length.
@@ -305,9 +315,9 @@ macro_rules! section {
     };
 }
 
-/// Declares a set of words of which a field is one.
+/// Declares a set of words of which a field is one, in the case given or, where it says so, in `any_case`.
 macro_rules! choices {
-    ($(#[$meta:meta])* pub enum $Name:ident { $($Choice:ident = $word:literal,)* }) => {
+    ($(#[$meta:meta])* pub enum $Name:ident $(, $any_case:ident)? { $($Choice:ident = $word:literal,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $Name { $(#[doc = concat!("`", $word, "`")] $Choice,)* }
@@ -330,7 +340,8 @@ macro_rules! choices {
 
         impl $crate::decode::Value for $Name {
             fn read(node: &$crate::yaml::Node, cx: &$crate::decode::Context) -> Option<$Name> {
-                $crate::values::read_choice(node, cx, &[$(($word, $Name::$Choice),)*])
+                let any_case: &[&str] = &[$(stringify!($any_case))?];
+                $crate::values::read_choice(node, cx, !any_case.is_empty(), &[$(($word, $Name::$Choice),)*])
             }
 
             fn write(&self) -> $crate::decode::Tree {

@@ -19,12 +19,19 @@ const SECOND: Duration = Duration::from_secs(1);
 pub enum Discovery {
     /// All groups of a job's `static_configs`.
     Static(Vec<TargetGroup>),
+    /// `file_sd_configs`
     File(FileSdConfig),
+    /// `http_sd_configs`
     Http(HttpSdConfig),
+    /// `dns_sd_configs`
     Dns(DnsSdConfig),
+    /// `consul_sd_configs`
     Consul(ConsulSdConfig),
+    /// `kubernetes_sd_configs`
     Kubernetes(KubernetesSdConfig),
+    /// `docker_sd_configs`
     Docker(DockerSdConfig),
+    /// Any other of Prometheus' mechanisms.
     Other(OtherSdConfig),
 }
 
@@ -57,6 +64,7 @@ section! {
         refresh_interval: Duration = 60 * SECOND,
     }
     inline {
+        /// How to speak to the service.
         http: HttpConfig = HttpConfig::default(),
     }
 }
@@ -76,8 +84,8 @@ section! {
 }
 
 choices! {
-    /// A kind of DNS record.
-    pub enum DnsType {
+    /// A kind of DNS record. Its name may be written in any case.
+    pub enum DnsType, any_case {
         Srv = "SRV",
         A = "A",
         Aaaa = "AAAA",
@@ -93,10 +101,13 @@ section! {
         server: String = "localhost:8500".to_owned(),
         /// Before the path of each request. Default: nothing.
         path_prefix: String = String::new(),
+        /// For the ACLs of Consul. Default: none.
         token: Option<Secret> = None,
         /// Default: that of the agent.
         datacenter: String = String::new(),
+        /// Enterprise only. Default: none.
         namespace: String = String::new(),
+        /// Enterprise only. Default: none.
         partition: String = String::new(),
         /// Joins the tags to one label. Default `,`.
         tag_separator: String = ",".to_owned(),
@@ -104,6 +115,7 @@ section! {
         scheme: String = "http".to_owned(),
         /// The old way of basic_auth.
         username: String = String::new(),
+        /// The old way of basic_auth.
         password: Option<Secret> = None,
         /// Whether any server may answer. Default true.
         allow_stale: bool = true,
@@ -121,6 +133,7 @@ section! {
         health_filter: String = String::new(),
     }
     inline {
+        /// How to speak to the service.
         http: HttpConfig = HttpConfig::default(),
     }
 }
@@ -134,11 +147,15 @@ section! {
         role: Option<KubernetesRole> = None,
         /// Instead of `api_server` and the client's settings.
         kubeconfig_file: Option<PathBuf> = None,
+        /// Where to look. Default: everywhere.
         namespaces: KubernetesNamespaces = KubernetesNamespaces::default(),
+        /// Narrow what is watched. Default: nothing is narrowed.
         selectors: Vec<KubernetesSelector> = Vec::new(),
+        /// What else to tell about a target. Default: nothing.
         attach_metadata: KubernetesMetadata = KubernetesMetadata::default(),
     }
     inline {
+        /// How to speak to the service.
         http: HttpConfig = HttpConfig::default(),
     }
 }
@@ -160,6 +177,7 @@ section! {
     pub struct KubernetesNamespaces in "namespaces" {
         /// Whether that which we run in is one of them.
         own_namespace: bool = false,
+        /// Default: all.
         names: Vec<String> = Vec::new(),
     }
 }
@@ -167,8 +185,11 @@ section! {
 section! {
     /// Limits what the API server sends.
     pub struct KubernetesSelector in "selectors", check = KubernetesSelector::check {
+        /// Which objects it narrows. Required.
         role: Option<KubernetesRole> = None,
+        /// Selector of labels. Default: any.
         label: String = String::new(),
+        /// Selector of fields. Default: any.
         field: String = String::new(),
     }
 }
@@ -176,10 +197,15 @@ section! {
 section! {
     /// What else to tell about a target; all default to false.
     pub struct KubernetesMetadata in "attach_metadata" {
+        /// Of the node that a pod runs on.
         node: bool = false,
+        /// Enterprise only. Default: none.
         namespace: bool = false,
+        /// Of the deployment of a pod.
         deployment: bool = false,
+        /// Of the job of a pod.
         job: bool = false,
+        /// Of the cron job of a pod.
         cronjob: bool = false,
     }
 }
@@ -191,6 +217,7 @@ section! {
         host: String = String::new(),
         /// Port for containers that publish none. Default 80.
         port: u64 = 80,
+        /// Narrow what the service sends. Default: nothing is narrowed.
         filters: Vec<SdFilter> = Vec::new(),
         /// The host of containers that use the host's network. Default localhost.
         host_networking_host: String = "localhost".to_owned(),
@@ -200,6 +227,7 @@ section! {
         refresh_interval: Duration = 60 * SECOND,
     }
     inline {
+        /// How to speak to the service.
         http: HttpConfig = HttpConfig::default(),
     }
 }
@@ -207,7 +235,9 @@ section! {
 section! {
     /// Limits what a service sends, in its own terms.
     pub struct SdFilter in "filters" {
+        /// What is filtered by.
         name: String = String::new(),
+        /// Any of these will do.
         values: Vec<String> = Vec::new(),
     }
 }
@@ -560,7 +590,7 @@ impl Section for Vec<Discovery> {
                         self.extend(cx.within(Step::Index(index), read).map(Discovery::Other));
                     }
                 }
-                _ => cx.refuse(node.mark, format!("cannot unmarshal {} into a list; write `- `", node.describe())),
+                _ => cx.refuse(node.mark, format!("cannot unmarshal {} into a list; write `- `", node.tag())),
             });
         }
     }
@@ -800,7 +830,7 @@ impl DockerSdConfig {
         if self.host.is_empty() {
             fields.refuse("host", "host missing; write unix:///var/run/docker.sock or a TCP address");
         } else if Url::parse(&self.host).is_err() {
-            fields.refuse("host", &format!("{:?} is not a URL; write unix:///var/run/docker.sock", self.host));
+            fields.refuse("host", "this is not a URL; write unix:///var/run/docker.sock or a TCP address");
         }
     }
 }

@@ -26,6 +26,7 @@ pub struct ConfigError {
 pub struct ConfigErrors(pub(crate) Vec<ConfigError>);
 
 impl ConfigErrors {
+    /// In the order of files and lines.
     pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
         self.0.iter()
     }

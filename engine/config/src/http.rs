@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use url::Url;
 
 /// Headers that `http_headers` and `headers` may not set, because the client sets them. Lower case.
-const RESERVED_HEADERS: [&str; 14] = [
+const RESERVED_HEADERS: [&str; 18] = [
     "authorization",
     "host",
     "content-encoding",
@@ -21,6 +21,10 @@ const RESERVED_HEADERS: [&str; 14] = [
     "accept-encoding",
     "x-prometheus-remote-write-version",
     "x-prometheus-remote-read-version",
+    "x-prometheus-scrape-timeout-seconds",
+    "x-amz-date",
+    "x-amz-security-token",
+    "x-amz-content-sha256",
 ];
 
 section! {
@@ -54,9 +58,13 @@ section! {
 section! {
     /// User name and password; files are read on each use.
     pub struct BasicAuth in "basic_auth", check = BasicAuth::check {
+        /// Default: none.
         username: String = String::new(),
+        /// The name, read from here. At most one of the two.
         username_file: Option<PathBuf> = None,
+        /// Default: none.
         password: Option<Secret> = None,
+        /// The password, read from here. At most one of the two.
         password_file: Option<PathBuf> = None,
     }
 }
@@ -66,7 +74,9 @@ section! {
     pub struct Authorization in "authorization", check = Authorization::check {
         /// Default Bearer. `basic` is not allowed: that is what `basic_auth` is for.
         r#type: String = "Bearer".to_owned(),
+        /// What follows the type. Default: none.
         credentials: Option<Secret> = None,
+        /// The credentials, read from here. At most one of the two.
         credentials_file: Option<PathBuf> = None,
     }
 }
@@ -74,14 +84,19 @@ section! {
 section! {
     /// How to fetch a token by OAuth 2.0.
     pub struct OAuth2 in "oauth2", check = OAuth2::check {
+        /// Required.
         client_id: String = String::new(),
         /// Default client_credentials.
         grant_type: Option<GrantType> = None,
+        /// Proves the client, for `client_credentials`.
         client_secret: Option<Secret> = None,
+        /// The secret, read from here. At most one of the two.
         client_secret_file: Option<PathBuf> = None,
         /// The key that signs the assertion, for `jwt-bearer`.
         client_certificate_key: Option<Secret> = None,
+        /// The key, read from here. At most one of the two.
         client_certificate_key_file: Option<PathBuf> = None,
+        /// Names the key in the assertion.
         client_certificate_key_id: String = String::new(),
         /// Default RS256.
         signature_algorithm: Option<SignatureAlgorithm> = None,
@@ -89,15 +104,23 @@ section! {
         iss: String = String::new(),
         /// Default: `token_url`.
         audience: String = String::new(),
+        /// More claims of the assertion. Default: none.
         claims: Vec<(String, Tree)> = Vec::new(),
+        /// What to ask for. Default: none.
         scopes: Vec<String> = Vec::new(),
         /// Where tokens come from. Required.
         token_url: String = String::new(),
+        /// Parameters added to the request for a token. Default: none.
         endpoint_params: Vec<(String, String)> = Vec::new(),
+        /// TLS of the connection to the token service.
         tls_config: TlsConfig = TlsConfig::default(),
+        /// The proxy to reach it through. Default: none.
         proxy_url: Option<Url> = None,
+        /// Hosts to reach without the proxy, separated by commas.
         no_proxy: String = String::new(),
+        /// Whether HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold. Default false.
         proxy_from_environment: bool = false,
+        /// Headers for the proxy's CONNECT, by name.
         proxy_connect_header: Vec<(String, Vec<Secret>)> = Vec::new(),
     }
 }
@@ -107,12 +130,15 @@ section! {
     pub struct TlsConfig in "tls_config", check = TlsConfig::check {
         /// Authorities in PEM. Default: those of the system.
         ca: String = String::new(),
+        /// The authorities, read from here. At most one of the two.
         ca_file: Option<PathBuf> = None,
         /// Our certificate in PEM.
         cert: String = String::new(),
+        /// The certificate, read from here. At most one of the two.
         cert_file: Option<PathBuf> = None,
         /// Our key in PEM.
         key: Option<Secret> = None,
+        /// The key, read from here. At most one of the two.
         key_file: Option<PathBuf> = None,
         /// The name to expect in the certificate. Default: the host of the URL.
         server_name: String = String::new(),
@@ -128,8 +154,11 @@ section! {
 section! {
     /// The values of one header: in plain text, hidden, or each in a file.
     pub struct HeaderValues in "http_headers" {
+        /// Shown to people.
         values: Vec<String> = Vec::new(),
+        /// Not shown.
         secrets: Vec<Secret> = Vec::new(),
+        /// Each holds one value.
         files: Vec<PathBuf> = Vec::new(),
     }
 }
@@ -330,12 +359,14 @@ pub(crate) fn check_header(fields: &mut Fields, field: &'static str, name: &str)
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
     if !is_name {
         fields.refuse(field, &format!("{name:?} is not a valid header name; use letters, digits and hyphens"));
-    } else if RESERVED_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
-        fields.refuse(
-            field,
-            &format!("setting header {name:?} is not allowed; it is set by the client, use the fields made for it"),
-        );
+        return;
     }
+    let message = match name.to_ascii_lowercase().as_str() {
+        "authorization" => "authorization header must be changed via the basic_auth, authorization or oauth2 parameter",
+        reserved if RESERVED_HEADERS.contains(&reserved) => "it is a reserved header, set by the client; remove it",
+        _ => return,
+    };
+    fields.refuse(field, &format!("setting header {name:?} is not allowed: {message}"));
 }
 
 fn check_proxy(fields: &mut Fields, url: Option<&Url>, no_proxy: &str, from_environment: bool, has_header: bool) {

@@ -19,12 +19,16 @@ use std::sync::Arc;
 /// Reads prometheus.yml and the `scrape_config_files` that it names. Either everything is good, or the errors say where
 /// and what to do; there is nothing in between. An empty file is valid.
 pub fn load(path: &Path, env: &Env) -> Result<Config, ConfigErrors> {
+    parse_config(path, &read(path)?, env)
+}
+
+/// The same for a text that is at hand, as if `path` held it. The files that it names are read.
+pub fn parse_config(path: &Path, text: &str, env: &Env) -> Result<Config, ConfigErrors> {
     let file = std::path::absolute(path)
         .map_err(|error| ConfigErrors::unreadable(path.to_owned(), format!("cannot be found: {error}")))?;
-    let text = read(path)?;
     let cx = Context::new(path, file.parent().unwrap_or(Path::new("/")), NameScheme::Utf8);
     let mut job_names = HashMap::new();
-    let config = match parse(&text) {
+    let config = match parse(text) {
         Ok(node) => read_config(&node, &file, env, &cx, &mut job_names),
         Err((mark, message)) => {
             cx.refuse(mark, message);
@@ -126,7 +130,7 @@ fn read_jobs(fields: &mut Fields, global: &Global, names: &mut JobNames) -> Vec<
         _ => {
             fields.refuse(
                 "scrape_configs",
-                &format!("cannot unmarshal {} into a list of jobs; write each as `- job_name: ..`", node.describe()),
+                &format!("cannot unmarshal {} into a list of jobs; write each as `- job_name: ..`", node.tag()),
             );
             &[]
         }

@@ -10,6 +10,7 @@ pub(crate) const HIDDEN: &str = "<secret>";
 pub struct Secret(String);
 
 impl Secret {
+    /// Hides a text.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }

@@ -21,6 +21,7 @@ section! {
     pub struct Alerting in "alerting" {
         /// What is done to the labels of an alert before it is sent.
         alert_relabel_configs: Program = Program::default(),
+        /// Groups of Alertmanagers. Default: none.
         alertmanagers: Vec<AlertmanagerConfig> = Vec::new(),
     }
 }
@@ -36,6 +37,7 @@ section! {
         timeout: Duration = 10 * SECOND,
         /// v2 is the only one.
         api_version: AlertmanagerApi = AlertmanagerApi::V2,
+        /// Requests signed for AWS. Default: not signed.
         sigv4: Option<SigV4> = None,
         /// What is done to the labels of a discovered Alertmanager.
         relabel_configs: Program = Program::default(),
@@ -43,7 +45,9 @@ section! {
         alert_relabel_configs: Program = Program::default(),
     }
     inline {
+        /// How to speak to the other end.
         http: HttpConfig = HttpConfig::default(),
+        /// Where the Alertmanagers are found.
         discoveries: Vec<Discovery> = Vec::new(),
     }
 }
@@ -68,7 +72,9 @@ section! {
         write_relabel_configs: Program = Program::default(),
         /// Unique. Default: made of the settings.
         name: String = String::new(),
+        /// Default false.
         send_exemplars: bool = false,
+        /// Default false; always on for the second message.
         send_native_histograms: bool = false,
         /// Whether a random address of the host is used. Default false.
         round_robin_dns: bool = false,
@@ -76,13 +82,19 @@ section! {
         protobuf_message: WriteMessage = WriteMessage::V1,
         /// Whether the bodies of failed requests are logged. Default false.
         failed_request_logging: bool = false,
+        /// How samples wait.
         queue_config: QueueConfig = QueueConfig::default(),
+        /// How HELP and TYPE are sent.
         metadata_config: MetadataConfig = MetadataConfig::default(),
+        /// Requests signed for AWS. Default: not signed.
         sigv4: Option<SigV4> = None,
+        /// Credentials of Azure. Default: none.
         azuread: Option<AzureAd> = None,
+        /// Credentials of Google's cloud. Default: none.
         google_iam: Option<GoogleIam> = None,
     }
     inline {
+        /// How to speak to the other end.
         http: HttpConfig = HttpConfig::without_http2(),
     }
 }
@@ -97,7 +109,7 @@ choices! {
 
 section! {
     /// How samples wait for a remote end.
-    pub struct QueueConfig in "queue_config", check = QueueConfig::check {
+    pub struct QueueConfig in "queue_config" {
         /// Samples that a queue shard holds. Default 10000.
         capacity: u64 = 10_000,
         /// Default 50.
@@ -121,7 +133,7 @@ section! {
 
 section! {
     /// How HELP and TYPE are sent.
-    pub struct MetadataConfig in "metadata_config", check = MetadataConfig::check {
+    pub struct MetadataConfig in "metadata_config" {
         /// Default true.
         send: bool = true,
         /// Default 1m.
@@ -134,13 +146,21 @@ section! {
 section! {
     /// Requests signed as AWS wants it.
     pub struct SigV4 in "sigv4", check = SigV4::check {
+        /// Default: that of the environment.
         region: String = String::new(),
+        /// Default: that of the environment.
         access_key: String = String::new(),
+        /// Given if and only if `access_key` is.
         secret_key: Option<Secret> = None,
+        /// A named profile of AWS. Default: none.
         profile: String = String::new(),
+        /// A role to assume. Default: none.
         role_arn: String = String::new(),
+        /// Goes with `role_arn`. Default: none.
         external_id: String = String::new(),
+        /// Default false.
         use_fips_sts_endpoint: bool = false,
+        /// The service to sign for. Default: that of Prometheus.
         service_name: String = String::new(),
     }
 }
@@ -150,11 +170,17 @@ section! {
     pub struct AzureAd in "azuread", check = AzureAd::check {
         /// Default AzurePublic.
         cloud: AzureCloud = AzureCloud::Public,
+        /// One of five ways; exactly one is given.
         managed_identity: Option<AzureManagedIdentity> = None,
+        /// One of five ways; exactly one is given.
         workload_identity: Option<AzureWorkloadIdentity> = None,
+        /// One of five ways; exactly one is given.
         oauth: Option<AzureOAuth> = None,
+        /// One of five ways; exactly one is given.
         certificate: Option<AzureCertificate> = None,
+        /// One of five ways; exactly one is given.
         sdk: Option<AzureSdk> = None,
+        /// What to ask for. Default: by the cloud.
         scope: String = String::new(),
     }
 }
@@ -171,6 +197,7 @@ choices! {
 section! {
     /// The identity of the machine.
     pub struct AzureManagedIdentity in "managed_identity" {
+        /// The application.
         client_id: String = String::new(),
     }
 }
@@ -178,8 +205,11 @@ section! {
 section! {
     /// The identity of a Kubernetes service account.
     pub struct AzureWorkloadIdentity in "workload_identity", check = AzureWorkloadIdentity::check {
+        /// The application.
         client_id: String = String::new(),
+        /// The directory.
         tenant_id: String = String::new(),
+        /// The token of the service account. Default: by the environment.
         token_file_path: Option<PathBuf> = None,
     }
 }
@@ -187,8 +217,11 @@ section! {
 section! {
     /// A registered application.
     pub struct AzureOAuth in "oauth", check = AzureOAuth::check {
+        /// The application.
         client_id: String = String::new(),
+        /// Required.
         client_secret: Option<Secret> = None,
+        /// The directory.
         tenant_id: String = String::new(),
     }
 }
@@ -196,11 +229,17 @@ section! {
 section! {
     /// A registered application with a certificate.
     pub struct AzureCertificate in "certificate", check = AzureCertificate::check {
+        /// The application.
         client_id: String = String::new(),
+        /// The directory.
         tenant_id: String = String::new(),
+        /// Required.
         certificate_path: Option<PathBuf> = None,
+        /// Default: the key is in the certificate file.
         certificate_key_path: Option<PathBuf> = None,
+        /// Default: none.
         certificate_password: Option<Secret> = None,
+        /// Default false.
         send_certificate_chain: bool = false,
     }
 }
@@ -208,6 +247,7 @@ section! {
 section! {
     /// Whatever the SDK finds.
     pub struct AzureSdk in "sdk" {
+        /// The directory.
         tenant_id: String = String::new(),
     }
 }
@@ -215,6 +255,7 @@ section! {
 section! {
     /// Credentials of Google's cloud.
     pub struct GoogleIam in "google_iam" {
+        /// Default: those of the environment.
         credentials_file: Option<PathBuf> = None,
     }
 }
@@ -240,6 +281,7 @@ section! {
         filter_external_labels: bool = true,
     }
     inline {
+        /// How to speak to the other end.
         http: HttpConfig = HttpConfig::default(),
     }
 }
@@ -247,7 +289,9 @@ section! {
 section! {
     /// Settings of the storage that can change while it runs.
     pub struct Storage in "storage" {
+        /// The time series database.
         tsdb: Option<TsdbConfig> = None,
+        /// The ring of exemplars.
         exemplars: Option<ExemplarsConfig> = None,
     }
 }
@@ -259,7 +303,9 @@ section! {
         out_of_order_time_window: Duration = Duration::ZERO,
         /// Share of stale series at which they leave the memory; 0 to 1. Default 0: never.
         stale_series_compaction_threshold: f64 = 0.0,
+        /// How values are packed.
         chunk_encoding: Option<ChunkEncoding> = None,
+        /// What is kept.
         retention: Option<Retention> = None,
     }
 }
@@ -311,10 +357,13 @@ section! {
         sampling_fraction: f64 = 0.0,
         /// Whether to do without TLS. Default false.
         insecure: bool = false,
+        /// Headers added to each request.
         headers: Vec<(String, String)> = Vec::new(),
+        /// Default: none.
         compression: Option<TracingCompression> = None,
         /// Default 10s.
         timeout: Duration = 10 * SECOND,
+        /// TLS of the connection.
         tls_config: TlsConfig = TlsConfig::default(),
     }
 }
@@ -337,13 +386,19 @@ choices! {
 section! {
     /// How OTLP metrics become series.
     pub struct Otlp in "otlp", check = Otlp::check {
+        /// Whether all resource attributes become labels. Default false.
         promote_all_resource_attributes: bool = false,
+        /// Those that become labels. Default: none.
         promote_resource_attributes: Vec<String> = Vec::new(),
+        /// Those that do not, if all others do. Default: none.
         ignore_resource_attributes: Vec<String> = Vec::new(),
         /// Default UnderscoreEscapingWithSuffixes.
         translation_strategy: TranslationStrategy = TranslationStrategy::UnderscoreEscapingWithSuffixes,
+        /// Whether `target_info` keeps what became `job` and `instance`. Default false.
         keep_identifying_resource_attributes: bool = false,
+        /// Whether histograms become native ones with custom buckets. Default false.
         convert_histograms_to_nhcb: bool = false,
+        /// Whether scope metadata becomes labels. Default false.
         promote_scope_metadata: bool = false,
         /// Default true.
         label_name_underscore_sanitization: bool = true,
@@ -389,9 +444,6 @@ impl AlertmanagerConfig {
                 "at most one of basic_auth, authorization, oauth2, or sigv4 must be configured; keep one",
             );
         }
-        if self.timeout.is_zero() {
-            fields.refuse("timeout", "a timeout of 0s would let no request succeed; write 10s");
-        }
     }
 }
 
@@ -410,41 +462,6 @@ impl RemoteWrite {
                 fields.last_of(&["google_iam", "azuread", "sigv4"]),
                 "at most one of basic_auth, authorization, oauth2, sigv4, azuread or google_iam must be configured; keep one",
             );
-        }
-    }
-}
-
-impl QueueConfig {
-    fn check(&mut self, fields: &mut Fields) {
-        for (name, value) in [
-            ("capacity", self.capacity),
-            ("max_shards", self.max_shards),
-            ("min_shards", self.min_shards),
-            ("max_samples_per_send", self.max_samples_per_send),
-        ] {
-            if value == 0 {
-                fields.refuse(name, "0 would let no sample through; write a number above 0");
-            }
-        }
-        if self.min_shards > self.max_shards {
-            fields.refuse(
-                fields.last_of(&["min_shards", "max_shards"]),
-                &format!("min_shards {} is more than max_shards {}; lower it", self.min_shards, self.max_shards),
-            );
-        }
-        if self.min_backoff > self.max_backoff {
-            fields.refuse(
-                fields.last_of(&["min_backoff", "max_backoff"]),
-                "min_backoff is more than max_backoff; lower it",
-            );
-        }
-    }
-}
-
-impl MetadataConfig {
-    fn check(&mut self, fields: &mut Fields) {
-        if self.send && self.send_interval.is_zero() {
-            fields.refuse("send_interval", "0s would send without a pause; write 1m or `send: false`");
         }
     }
 }

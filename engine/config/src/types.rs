@@ -16,6 +16,7 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// A whole prometheus.yml. Two are equal if a reload from one to the other would change nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Completed: nothing in it is unset that has a default.
     pub global: Global,
     /// Go runtime settings; `None` if the section is absent. Checked, without effect here.
     pub runtime: Option<Runtime>,
@@ -25,11 +26,17 @@ pub struct Config {
     pub scrape_config_files: Vec<PathBuf>,
     /// All jobs: those of the main file in its order, then those of `scrape_config_files` in the order of their paths.
     pub scrape_configs: Vec<Arc<ScrapeConfig>>,
+    /// Where alerts go; empty if the section is absent.
     pub alerting: Alerting,
+    /// Where samples are sent, in order.
     pub remote_write: Vec<RemoteWrite>,
+    /// Where queries look for more, in order.
     pub remote_read: Vec<RemoteRead>,
+    /// Settings of the storage; `None` if the section is absent.
     pub storage: Option<Storage>,
+    /// Traces of ourselves; `None` if the section is absent.
     pub tracing: Option<Tracing>,
+    /// How OTLP metrics become series; `None` if the section is absent.
     pub otlp: Option<Otlp>,
     /// The main file, absolute.
     pub(crate) file: PathBuf,

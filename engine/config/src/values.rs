@@ -11,15 +11,28 @@ use std::path::PathBuf;
 use std::time::Duration;
 use url::Url;
 
+/// For a field that wants a list or a mapping.
+fn refuse_shape<T>(node: &Node, cx: &Context, want: &str) -> Option<T> {
+    cx.refuse(node.mark, format!("cannot unmarshal {} into {want}", node.tag()));
+    None
+}
+
+/// For a field that wants one word.
 fn refuse_type<T>(node: &Node, cx: &Context, want: &str) -> Option<T> {
     cx.refuse(node.mark, format!("cannot unmarshal {} into {want}", node.describe()));
     None
 }
 
-/// One of a set of words; in any other case than given it is refused.
-pub(crate) fn read_choice<T: Copy>(node: &Node, cx: &Context, choices: &[(&'static str, T)]) -> Option<T> {
+/// One of a set of words.
+pub(crate) fn read_choice<T: Copy>(
+    node: &Node,
+    cx: &Context,
+    any_case: bool,
+    choices: &[(&'static str, T)],
+) -> Option<T> {
     let text = String::read(node, cx)?;
-    let found = choices.iter().find(|(word, _)| *word == text);
+    let is_word = |word: &str| word == text || any_case && word.eq_ignore_ascii_case(&text);
+    let found = choices.iter().find(|(word, _)| is_word(word));
     if found.is_none() {
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
         cx.refuse(node.mark, format!("unknown value {text:?}; use one of {}", words.join(", ")));
@@ -31,7 +44,7 @@ impl Value for String {
     fn read(node: &Node, cx: &Context) -> Option<String> {
         match node.text() {
             Some(text) => Some(text.to_owned()),
-            None => refuse_type(node, cx, "string; write one text, in quotes if it has special characters"),
+            None => refuse_shape(node, cx, "string; write one text, in quotes if it has special characters"),
         }
     }
 
@@ -185,7 +198,7 @@ impl Value for PathBuf {
     fn read(node: &Node, cx: &Context) -> Option<PathBuf> {
         let text = String::read(node, cx)?;
         if text.contains('\0') {
-            return refuse_type(node, cx, "path; remove the NUL");
+            return refuse_shape(node, cx, "path; remove the NUL");
         }
         Some(cx.absolute(&text))
     }
@@ -219,7 +232,12 @@ impl Value for Url {
 
 impl Value for NameScheme {
     fn read(node: &Node, cx: &Context) -> Option<NameScheme> {
-        read_choice(node, cx, &[("utf8", NameScheme::Utf8), ("legacy", NameScheme::Legacy), ("", NameScheme::Utf8)])
+        read_choice(
+            node,
+            cx,
+            false,
+            &[("utf8", NameScheme::Utf8), ("legacy", NameScheme::Legacy), ("", NameScheme::Utf8)],
+        )
     }
 
     fn write(&self) -> Tree {
@@ -251,7 +269,7 @@ impl<T: Value> Value for Option<T> {
 impl<T: Value> Value for Vec<T> {
     fn read(node: &Node, cx: &Context) -> Option<Vec<T>> {
         let Kind::List(items) = &node.kind else {
-            return refuse_type(node, cx, "a list; write items as `- item` or [item, item]");
+            return refuse_shape(node, cx, "a list; write items as `- item` or [item, item]");
         };
         let mut values = Vec::with_capacity(items.len());
         let mut all_good = true;
@@ -283,7 +301,7 @@ impl<T: Value> Value for Vec<T> {
 impl<T: Value> Value for Vec<(String, T)> {
     fn read(node: &Node, cx: &Context) -> Option<Vec<(String, T)>> {
         let Kind::Map(entries) = &node.kind else {
-            return refuse_type(node, cx, "map; write entries as `name: value`");
+            return refuse_shape(node, cx, "map; write entries as `name: value`");
         };
         let mut values = Vec::with_capacity(entries.len());
         let mut all_good = true;

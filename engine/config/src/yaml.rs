@@ -56,15 +56,24 @@ impl Node {
         }
     }
 
-    /// What it is, in the words of Go's YAML package; long texts cut short.
-    pub fn describe(&self) -> String {
-        let cut = |text: &str| text.chars().take(40).collect::<String>();
+    /// What it is, in the words of Go's YAML package.
+    pub fn tag(&self) -> &'static str {
         match &self.kind {
-            Kind::Null => "!!null".to_owned(),
-            Kind::Plain(text) => format!("{} `{}`", plain_tag(text), cut(text)),
-            Kind::Text(text) => format!("!!str `{}`", cut(text)),
-            Kind::List(_) => "!!seq".to_owned(),
-            Kind::Map(_) => "!!map".to_owned(),
+            Kind::Null => "!!null",
+            Kind::Plain(text) => plain_tag(text),
+            Kind::Text(_) => "!!str",
+            Kind::List(_) => "!!seq",
+            Kind::Map(_) => "!!map",
+        }
+    }
+
+    /// The same with the start of a scalar's text. Only for a place where one word is wanted: a longer text may hold
+    /// anything, also a secret.
+    pub fn describe(&self) -> String {
+        let start = |text: &str| text.chars().take_while(|c| !c.is_control()).take(40).collect::<String>();
+        match self.text() {
+            Some(text) => format!("{} `{}`", self.tag(), start(text)),
+            None => self.tag().to_owned(),
         }
     }
 }
