@@ -1,1 +1,17 @@
 //! HTTP API v1, federation and the web pages.
+//!
+//! Asks the cores by messages and shows what they answer; knows nothing of how a core works.
+
+mod answer;
+mod federate;
+mod manage;
+mod metrics;
+mod pages;
+mod params;
+mod selector;
+mod serve;
+mod state;
+mod v1;
+
+pub use serve::{router, serve};
+pub use state::{Parts, ReloadRequest, Running, State};

@@ -10,6 +10,9 @@ const POWERS: [f64; 23] = [
     1e21, 1e22,
 ];
 
+/// The same as integers, for up to eight digits at once.
+const INTEGER_POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
 /// How many of the eight bytes are digits, counted from the first.
 fn leading_digits(word: u64) -> usize {
     // A byte is a digit exactly if its high nibble is 3 and stays 3 when 6 is added to it.
@@ -59,7 +62,7 @@ fn read_decimal(body: &[u8], at: usize) -> Option<(f64, usize)> {
                 return;
             }
             // Overflow shows below, as too many digits.
-            mantissa = mantissa.wrapping_mul(10u64.pow(count as u32)).wrapping_add(digits(word, count));
+            mantissa = mantissa.wrapping_mul(INTEGER_POWERS[count]).wrapping_add(digits(word, count));
             *cursor += count;
             if count < 8 {
                 return;

@@ -1,5 +1,20 @@
 //! Who is to be scraped: discovery, target labels, placement on cores, and the diff between two such answers.
 
+mod build;
+mod discovery;
+mod manager;
+mod placement;
+mod pool;
 mod target;
 
+pub use manager::{Manager, ManagerHandle, SdStats};
 pub use target::{FailedTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet, TargetUrl};
+
+/// A job with these further lines of YAML.
+#[cfg(test)]
+fn test_job(name: &str, settings: &str) -> std::sync::Arc<config::ScrapeConfig> {
+    let settings: String = settings.lines().map(|line| format!("    {line}\n")).collect();
+    let yaml = format!("scrape_configs:\n  - job_name: {name}\n{settings}");
+    let config = config::parse_config("prometheus.yml".as_ref(), &yaml, &config::Env::process());
+    config.expect("the test's settings are good").scrape_configs[0].clone()
+}

@@ -1,0 +1,55 @@
+//! Query parameters, from the URL and from a form, with repeats kept.
+
+use crate::answer::ApiError;
+use axum::extract::{FromRequest, Request};
+use axum::http::{Method, header};
+use url::form_urlencoded;
+
+/// Largest form.
+const FORM_BYTES_MAX: usize = 1 << 20;
+
+/// All parameters of a request, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Params(Vec<(String, String)>);
+
+impl Params {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A count; absent and negative ones are no limit.
+    pub fn limit(&self, name: &str) -> Result<usize, ApiError> {
+        match self.get(name) {
+            None | Some("") => Ok(usize::MAX),
+            Some(text) => match text.parse::<i64>() {
+                Ok(limit) if limit < 0 => Ok(usize::MAX),
+                Ok(limit) => Ok(limit as usize),
+                Err(_) => Err(ApiError::bad_data(format!("{name} must be a number, not {text:?}"))),
+            },
+        }
+    }
+}
+
+impl<S: Sync> FromRequest<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Params, ApiError> {
+        let mut params: Vec<(String, String)> =
+            form_urlencoded::parse(request.uri().query().unwrap_or("").as_bytes()).into_owned().collect();
+        let is_form = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
+        if request.method() == Method::POST && is_form {
+            let body = axum::body::to_bytes(request.into_body(), FORM_BYTES_MAX)
+                .await
+                .map_err(|_| ApiError::bad_data(format!("the form is larger than {FORM_BYTES_MAX} bytes")))?;
+            params.extend(form_urlencoded::parse(&body).into_owned());
+        }
+        Ok(Params(params))
+    }
+}

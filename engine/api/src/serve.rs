@@ -1,0 +1,140 @@
+//! Routes, what holds for every answer, and the connections themselves.
+//!
+//! Invariants:
+//!   * at most `max_connections` connections are served at once; more wait to be accepted
+//!   * a client has [`HEAD_WITHIN`] to send a request's head; a head is at most [`HEAD_BYTES_MAX`]
+//!   * nothing that changes state answers a page of another origin
+
+use crate::state::State;
+use crate::{federate, manage, metrics, pages, v1};
+use axum::Router;
+use axum::extract::{Request, State as Extract};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower_http::compression::CompressionLayer;
+
+/// Time for a request's head.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Largest request head.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Pause after an accept that failed, for lack of descriptors perhaps.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Everything that is served.
+pub fn router(state: State) -> Router {
+    let api = Router::new()
+        .route("/targets", get(v1::targets))
+        .route("/targets/metadata", get(v1::targets_metadata))
+        .route("/targets/relabel_steps", get(v1::relabel_steps))
+        .route("/scrape_pools", get(v1::scrape_pools))
+        .route("/scrape_pools/config", get(v1::scrape_pool_config))
+        .route("/metadata", get(v1::metadata))
+        .route("/status/config", get(v1::status_config))
+        .route("/status/flags", get(v1::status_flags))
+        .route("/status/buildinfo", get(v1::status_buildinfo))
+        .route("/status/runtimeinfo", get(v1::status_runtimeinfo))
+        .fallback(v1::missing);
+    Router::new()
+        .route("/", get(pages::root))
+        .route("/targets", get(pages::targets))
+        .route("/config", get(pages::configuration))
+        .route("/flags", get(pages::flags))
+        .route("/status", get(pages::status))
+        .route("/assets/{name}", get(pages::asset))
+        .route("/federate", get(federate::federate))
+        .route("/metrics", get(metrics::metrics))
+        .route("/version", get(v1::status_version))
+        .route("/-/healthy", get(manage::healthy).head(manage::healthy))
+        .route("/-/ready", get(manage::ready).head(manage::ready))
+        .route("/-/reload", post(manage::reload).put(manage::reload))
+        .route("/-/quit", post(manage::quit).put(manage::quit))
+        .nest("/api/v1", api)
+        .layer(CompressionLayer::new())
+        .layer(from_fn_with_state(state.clone(), guard))
+        .with_state(state)
+}
+
+/// Refuses what a foreign page asks for, and sets the headers that every answer has.
+async fn guard(Extract(state): Extract<State>, request: Request, next: Next) -> Response {
+    let text = |request: &Request, name| {
+        request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned)
+    };
+    let (origin, host) = (text(&request, header::ORIGIN), text(&request, header::HOST).unwrap_or_default());
+    let same = |origin: &str| origin.split_once("://").is_some_and(|(_, name)| name.eq_ignore_ascii_case(&host));
+    let foreign = origin.as_deref().is_some_and(|origin| !same(origin));
+    let allowed = origin.filter(|origin| state.cors_origin.as_ref().is_some_and(|regex| regex.is_match(origin)));
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let mut response = if foreign && changes && allowed.is_none() {
+        (StatusCode::FORBIDDEN, "Requests of other origins are refused; see --web.cors.origin.\n").into_response()
+    } else if *request.method() == Method::OPTIONS && allowed.is_some() {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'self'; img-src 'self' data:; frame-ancestors 'self'; base-uri 'none'"),
+    );
+    if let Some(origin) = allowed.and_then(|origin| HeaderValue::from_str(&origin).ok()) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("Accept, Authorization, Content-Type, Origin"),
+        );
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    response
+}
+
+/// Serves until `shutdown`, then lets requests in flight end.
+pub async fn serve(
+    listener: TcpListener,
+    state: State,
+    max_connections: usize,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    let router = router(state);
+    let places = Arc::new(Semaphore::new(max_connections));
+    let in_flight = GracefulShutdown::new();
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
+    tokio::pin!(shutdown);
+    loop {
+        let accept = async {
+            // The semaphore is never closed.
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            (place, Ok((stream, _))) = accept => (place, stream),
+            () = &mut shutdown => break,
+            else => {
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = in_flight.watch(connection);
+        tokio::spawn(async move {
+            // A client that goes away or talks nonsense ends its own connection.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+    in_flight.shutdown().await;
+}

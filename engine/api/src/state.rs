@@ -1,0 +1,96 @@
+//! What the server hands in, and what every handler may look at.
+
+use config::Config;
+use regex::Regex;
+use shard::Shards;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use targets::{ManagerHandle, TargetSet};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The configuration in force, and what came of the last attempt to load another.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub config: Arc<Config>,
+    /// When `config` was loaded.
+    pub loaded_at: SystemTime,
+    /// Why the last reload was refused; None if it was not.
+    pub refused: Option<String>,
+}
+
+impl Running {
+    /// A configuration that was taken over now.
+    pub fn good(config: Arc<Config>) -> Running {
+        Running { config, loaded_at: SystemTime::now(), refused: None }
+    }
+
+    /// The same configuration after an attempt that failed.
+    pub fn refused(&self, error: String) -> Running {
+        Running { refused: Some(error), ..self.clone() }
+    }
+}
+
+/// A wish to reload; the answer tells what came of it.
+pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
+
+/// What the server hands in.
+pub struct Parts {
+    pub shards: Shards,
+    pub targets: ManagerHandle,
+    pub running: watch::Receiver<Arc<Running>>,
+    /// Command-line flags and their values.
+    pub flags: BTreeMap<String, String>,
+    /// How far back an instant select looks.
+    pub lookback: Duration,
+    /// URL under which the server is reached from outside.
+    pub external_url: Option<String>,
+    /// Whether reload and shutdown by HTTP are allowed.
+    pub enable_lifecycle: bool,
+    /// Origins that may read the API from a browser; None allows no other than our own.
+    pub cors_origin: Option<String>,
+    pub reload: mpsc::Sender<ReloadRequest>,
+    pub quit: mpsc::Sender<()>,
+}
+
+/// Shared by all handlers. Cloning copies a pointer.
+#[derive(Clone)]
+pub struct State(Arc<Inner>);
+
+pub struct Inner {
+    pub parts: Parts,
+    pub cors_origin: Option<Regex>,
+    pub started_at: SystemTime,
+}
+
+impl std::ops::Deref for State {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl State {
+    /// An error if a part cannot be used.
+    pub fn new(parts: Parts) -> anyhow::Result<State> {
+        let cors_origin = match &parts.cors_origin {
+            Some(source) => Some(
+                Regex::new(&format!("^(?:{source})$"))
+                    .map_err(|error| anyhow::anyhow!("--web.cors.origin: {error}"))?,
+            ),
+            None => None,
+        };
+        Ok(State(Arc::new(Inner { parts, cors_origin, started_at: SystemTime::now() })))
+    }
+
+    /// The targets of all jobs as they are now.
+    pub fn target_set(&self) -> Arc<TargetSet> {
+        self.parts.targets.watch().borrow().clone()
+    }
+
+    /// The configuration as it is now.
+    pub fn running(&self) -> Arc<Running> {
+        self.parts.running.borrow().clone()
+    }
+}

@@ -1,0 +1,386 @@
+//! `/api/v1`: targets, metadata, status. Names and shapes are Prometheus'; what we add stands beside them.
+
+use crate::answer::{ApiError, ApiResult, Data, NEVER, rfc3339, rfc3339_of};
+use crate::params::Params;
+use crate::selector::parse_selector;
+use crate::state::State;
+use axum::extract;
+use series::Labels;
+use serde::Serialize;
+use shard::{Health, MetadataRequest, TargetStatus};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use targets::{Pool, Target, TargetId};
+
+type S = extract::State<State>;
+
+/// A label set as a JSON object.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct LabelMap(BTreeMap<String, String>);
+
+impl From<&Labels> for LabelMap {
+    fn from(labels: &Labels) -> LabelMap {
+        LabelMap(labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ActiveTarget {
+    discovered_labels: LabelMap,
+    labels: LabelMap,
+    scrape_pool: String,
+    scrape_url: String,
+    global_url: String,
+    last_error: String,
+    last_scrape: String,
+    /// Seconds.
+    last_scrape_duration: f64,
+    health: &'static str,
+    scrape_interval: String,
+    scrape_timeout: String,
+    // Ours from here on.
+    /// At which step the last scrape failed; "" when it did not.
+    last_error_reason: &'static str,
+    core: Option<usize>,
+    last_scrape_samples: u64,
+    last_scrape_series_added: u64,
+    /// Unpacked, and as they came over the wire.
+    last_scrape_body_bytes: u64,
+    last_scrape_wire_bytes: u64,
+    scrapes: u64,
+    scrapes_failed: u64,
+    missed_scrapes: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DroppedTarget {
+    discovered_labels: LabelMap,
+    scrape_pool: String,
+}
+
+/// A discovered target that cannot be scraped.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedTarget {
+    discovered_labels: LabelMap,
+    scrape_pool: String,
+    error: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceError {
+    scrape_pool: String,
+    error: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Targets {
+    active_targets: Vec<ActiveTarget>,
+    dropped_targets: Vec<DroppedTarget>,
+    dropped_target_counts: BTreeMap<String, usize>,
+    failed_targets: Vec<FailedTarget>,
+    source_errors: Vec<SourceError>,
+}
+
+/// State of every target by id.
+pub async fn statuses(state: &State) -> Result<HashMap<TargetId, TargetStatus>, ApiError> {
+    Ok(state.parts.shards.statuses().await?.into_iter().map(|status| (status.id, status)).collect())
+}
+
+fn active(state: &State, pool: &Pool, target: &Target, status: Option<&TargetStatus>) -> ActiveTarget {
+    let missed = |status: &TargetStatus| {
+        BTreeMap::from([
+            (shard::Missed::InFlight.as_str(), status.missed_in_flight),
+            (shard::Missed::CoreLate.as_str(), status.missed_core_late),
+        ])
+    };
+    ActiveTarget {
+        discovered_labels: (&target.discovered).into(),
+        labels: (&target.labels).into(),
+        scrape_pool: pool.job.job_name.clone(),
+        scrape_url: target.url.to_string(),
+        global_url: global_url(state, target),
+        last_error: status.and_then(|status| status.last_error.clone()).unwrap_or_default(),
+        last_scrape: status
+            .and_then(|status| status.last_scrape)
+            .map_or_else(|| NEVER.to_owned(), |at| rfc3339(at.0)),
+        last_scrape_duration: status.map_or(0.0, |status| status.last_duration.as_secs_f64()),
+        health: status.map_or(Health::Unknown, |status| status.health).as_str(),
+        scrape_interval: config::format_duration(target.interval),
+        scrape_timeout: config::format_duration(target.timeout),
+        last_error_reason: status.and_then(|status| status.last_reason).map_or("", |reason| reason.as_str()),
+        core: status.map(|status| status.core),
+        last_scrape_samples: status.map_or(0, |status| status.samples_scraped),
+        last_scrape_series_added: status.map_or(0, |status| status.series_added),
+        last_scrape_body_bytes: status.map_or(0, |status| status.body_bytes),
+        last_scrape_wire_bytes: status.map_or(0, |status| status.wire_bytes),
+        scrapes: status.map_or(0, |status| status.scrapes),
+        scrapes_failed: status.map_or(0, |status| status.scrapes_failed),
+        missed_scrapes: status.map(missed).unwrap_or_default(),
+    }
+}
+
+/// The URL with the host of the external URL in place of a loopback one.
+fn global_url(state: &State, target: &Target) -> String {
+    let url = target.url.to_string();
+    let external = state.parts.external_url.as_deref().and_then(|external| url::Url::parse(external).ok());
+    let host = external.and_then(|external| external.host_str().map(str::to_owned));
+    match host {
+        Some(host) if ["localhost", "127.0.0.1", "::1"].contains(&target.url.host.as_str()) => {
+            let port = target.url.authority.rsplit_once(':').map(|(_, port)| format!(":{port}")).unwrap_or_default();
+            url.replacen(&target.url.authority, &format!("{host}{port}"), 1)
+        }
+        _ => url,
+    }
+}
+
+pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
+    let wanted = params.get("state").unwrap_or("any").to_lowercase();
+    let (show_active, show_dropped) = (wanted != "dropped", wanted != "active");
+    let set = state.target_set();
+    let statuses = if show_active { statuses(&state).await? } else { HashMap::new() };
+    let mut answer = Targets {
+        active_targets: Vec::new(),
+        dropped_targets: Vec::new(),
+        dropped_target_counts: BTreeMap::new(),
+        failed_targets: Vec::new(),
+        source_errors: Vec::new(),
+    };
+    for pool in &set.pools {
+        let name = &pool.job.job_name;
+        answer.dropped_target_counts.insert(name.clone(), pool.dropped_count);
+        if params.get("scrapePool").is_some_and(|wanted| !wanted.is_empty() && wanted != name) {
+            continue;
+        }
+        if show_active {
+            let one = |target: &std::sync::Arc<Target>| active(&state, pool, target, statuses.get(&target.id));
+            answer.active_targets.extend(pool.active.iter().map(one));
+        }
+        if show_dropped {
+            let one = |labels| DroppedTarget { discovered_labels: labels, scrape_pool: name.clone() };
+            answer.dropped_targets.extend(pool.dropped.iter().map(LabelMap::from).map(one));
+        }
+        answer.failed_targets.extend(pool.failed.iter().map(|failed| FailedTarget {
+            discovered_labels: (&failed.discovered).into(),
+            scrape_pool: name.clone(),
+            error: failed.error.clone(),
+        }));
+        let error = |error: &String| SourceError { scrape_pool: name.clone(), error: error.clone() };
+        answer.source_errors.extend(pool.source_errors.iter().map(error));
+    }
+    Ok(Data(answer))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScrapePools {
+    scrape_pools: Vec<String>,
+}
+
+pub async fn scrape_pools(state: S) -> ApiResult<ScrapePools> {
+    let pools = state.target_set().pools.iter().map(|pool| pool.job.job_name.clone()).collect();
+    Ok(Data(ScrapePools { scrape_pools: pools }))
+}
+
+#[derive(Serialize)]
+pub struct Yaml {
+    yaml: String,
+}
+
+pub async fn scrape_pool_config(state: S, params: Params) -> ApiResult<Yaml> {
+    let name = params.get("scrapePool").ok_or_else(|| ApiError::bad_data("no scrapePool parameter provided"))?;
+    let set = state.target_set();
+    let pool = set.pools.iter().find(|pool| pool.job.job_name == name);
+    let pool = pool.ok_or_else(|| ApiError::not_found(format!("no such scrape pool: {name:?}")))?;
+    Ok(Data(Yaml { yaml: pool.job.to_yaml() }))
+}
+
+#[derive(Serialize)]
+pub struct RelabelSteps {
+    steps: Vec<RelabelStep>,
+}
+
+#[derive(Serialize)]
+pub struct RelabelStep {
+    rule: String,
+    output: LabelMap,
+    keep: bool,
+}
+
+pub async fn relabel_steps(state: S, params: Params) -> ApiResult<RelabelSteps> {
+    let name = params.get("scrapePool").ok_or_else(|| ApiError::bad_data("no scrapePool parameter provided"))?;
+    let labels = params.get("labels").ok_or_else(|| ApiError::bad_data("no labels parameter provided"))?;
+    let labels: BTreeMap<String, String> = serde_json::from_str(labels)
+        .map_err(|error| ApiError::bad_data(format!("labels are not a JSON object of strings: {error}")))?;
+    let set = state.target_set();
+    let pool = set.pools.iter().find(|pool| pool.job.job_name == name);
+    let pool = pool.ok_or_else(|| ApiError::not_found(format!("no such scrape pool: {name:?}")))?;
+    let steps = pool.job.relabel_configs.explain(Labels::from_pairs(labels));
+    let step = |step: relabel::Step| RelabelStep { rule: step.rendering, output: (&step.labels).into(), keep: step.kept };
+    Ok(Data(RelabelSteps { steps: steps.into_iter().map(step).collect() }))
+}
+
+#[derive(Serialize)]
+pub struct TargetMetadata {
+    target: LabelMap,
+    metric: String,
+    r#type: String,
+    help: String,
+    unit: String,
+}
+
+pub async fn targets_metadata(state: S, params: Params) -> ApiResult<Vec<TargetMetadata>> {
+    let limit = params.limit("limit")?;
+    let target_matchers = match params.get("match_target") {
+        Some(text) if !text.is_empty() => parse_selector(text).map_err(ApiError::bad_data)?,
+        _ => Vec::new(),
+    };
+    let metric = params.get("metric").filter(|metric| !metric.is_empty()).map(str::to_owned);
+    let request = MetadataRequest { metric, target_matchers, targets_max: limit.min(1_000_000) };
+    let single = request.metric.is_some();
+    let found = state.parts.shards.metadata(request).await?;
+    let set = state.target_set();
+    let targets: HashMap<TargetId, &Target> =
+        set.pools.iter().flat_map(|pool| &pool.active).map(|target| (target.id, &**target)).collect();
+    let mut answer = Vec::new();
+    for of_target in found {
+        let Some(target) = targets.get(&of_target.target) else { continue };
+        for metadata in &of_target.metrics {
+            answer.push(TargetMetadata {
+                target: (&target.labels).into(),
+                // With a metric asked for, Prometheus leaves the name out.
+                metric: if single { String::new() } else { metadata.metric.clone() },
+                r#type: metadata.kind.clone(),
+                help: metadata.help.clone(),
+                unit: metadata.unit.clone(),
+            });
+            if answer.len() >= limit {
+                return Ok(Data(answer));
+            }
+        }
+    }
+    Ok(Data(answer))
+}
+
+#[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MetricMetadata {
+    r#type: String,
+    help: String,
+    unit: String,
+}
+
+pub async fn metadata(state: S, params: Params) -> ApiResult<BTreeMap<String, BTreeSet<MetricMetadata>>> {
+    let (limit, limit_per_metric) = (params.limit("limit")?, params.limit("limit_per_metric")?);
+    let metric = params.get("metric").filter(|metric| !metric.is_empty()).map(str::to_owned);
+    let request = MetadataRequest { metric, ..MetadataRequest::default() };
+    let mut answer: BTreeMap<String, BTreeSet<MetricMetadata>> = BTreeMap::new();
+    let found = state.parts.shards.metadata(request).await?;
+    // Targets share what they expose alike; what was looked at once needs no second look.
+    let mut seen = std::collections::HashSet::new();
+    for of_target in &found {
+        for metadata in &of_target.metrics {
+            if !seen.insert(std::sync::Arc::as_ptr(metadata)) {
+                continue;
+            }
+            if answer.len() >= limit && !answer.contains_key(&metadata.metric) {
+                continue;
+            }
+            let of_metric = answer.entry(metadata.metric.clone()).or_default();
+            if of_metric.len() < limit_per_metric {
+                let (kind, help, unit) = (metadata.kind.clone(), metadata.help.clone(), metadata.unit.clone());
+                of_metric.insert(MetricMetadata { r#type: kind, help, unit });
+            }
+        }
+    }
+    Ok(Data(answer))
+}
+
+pub async fn status_config(state: S) -> ApiResult<Yaml> {
+    Ok(Data(Yaml { yaml: state.running().config.to_yaml() }))
+}
+
+pub async fn status_flags(state: S) -> ApiResult<BTreeMap<String, String>> {
+    Ok(Data(state.parts.flags.clone()))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildInfo {
+    version: &'static str,
+    revision: &'static str,
+    branch: &'static str,
+    build_user: &'static str,
+    build_date: &'static str,
+    go_version: &'static str,
+    /// Tells us from Prometheus.
+    application: &'static str,
+}
+
+/// Who we are. Version and features are ours; clients that look for Prometheus' find the fields they know.
+pub fn build_info() -> BuildInfo {
+    BuildInfo {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: "",
+        branch: "",
+        build_user: "",
+        build_date: "",
+        go_version: "",
+        application: "ringscrape",
+    }
+}
+
+pub async fn status_buildinfo() -> ApiResult<BuildInfo> {
+    Ok(Data(build_info()))
+}
+
+/// `/version`: the same without the envelope.
+pub async fn status_version() -> axum::Json<BuildInfo> {
+    axum::Json(build_info())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuntimeInfo {
+    start_time: String,
+    #[serde(rename = "CWD")]
+    cwd: String,
+    hostname: String,
+    server_time: String,
+    reload_config_success: bool,
+    last_config_time: String,
+    corruption_count: u64,
+    /// Executors that scrape.
+    cores: usize,
+    time_series: u64,
+    storage_retention: String,
+}
+
+pub async fn status_runtimeinfo(state: S) -> ApiResult<RuntimeInfo> {
+    Ok(Data(runtime_info(&state).await?))
+}
+
+pub async fn runtime_info(state: &State) -> Result<RuntimeInfo, ApiError> {
+    let running = state.running();
+    let stats = state.parts.shards.stats().await?;
+    Ok(RuntimeInfo {
+        start_time: rfc3339_of(state.started_at),
+        cwd: std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default(),
+        hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
+        server_time: rfc3339_of(std::time::SystemTime::now()),
+        reload_config_success: running.refused.is_none(),
+        last_config_time: rfc3339_of(running.loaded_at),
+        corruption_count: 0,
+        cores: stats.len(),
+        time_series: stats.iter().map(|core| core.series).sum(),
+        storage_retention: config::format_duration(state.parts.lookback),
+    })
+}
+
+/// Endpoints of Prometheus that this build does not have, and names that nobody has.
+pub async fn missing(request: extract::Request) -> ApiError {
+    ApiError::not_found(format!("{} is not part of this build; see docs/compatibility.md", request.uri().path()))
+}

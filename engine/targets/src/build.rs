@@ -1,0 +1,286 @@
+//! One discovered address and a job's settings to a target, or the reason why it is none.
+
+use crate::target::{Scheme, Target, TargetId, TargetUrl};
+use config::ScrapeConfig;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use series::{Labels, LabelsBuilder};
+use std::sync::Arc;
+use std::time::Duration;
+use xxhash_rust::xxh64::Xxh64;
+
+const ADDRESS: &str = "__address__";
+const INTERVAL: &str = "__scrape_interval__";
+const TIMEOUT: &str = "__scrape_timeout__";
+const PATH: &str = "__metrics_path__";
+const SCHEME: &str = "__scheme__";
+const PARAM: &str = "__param_";
+const CLASSIC_TO_NHCB: &str = "__convert_classic_histograms_to_nhcb__";
+const ALWAYS_CLASSIC: &str = "__always_scrape_classic_histograms__";
+const NATIVE: &str = "__scrape_native_histograms__";
+
+/// What Go leaves alone in a path.
+const PATH_KEPT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+/// What Go leaves alone in a query.
+const QUERY_KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
+
+/// What became of a discovered address.
+#[derive(Debug)]
+pub enum Built {
+    Target(Target),
+    Dropped { discovered: Labels },
+    Failed { discovered: Labels, error: String },
+}
+
+/// Builds the target of `own` labels (`__address__` among them) in a group with `shared` labels.
+pub fn build(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels) -> Built {
+    let discovered = discovered_labels(job, own, shared);
+    let mut labels = discovered.to_builder();
+    if !job.relabel_configs.apply(&mut labels).is_kept() {
+        return Built::Dropped { discovered };
+    }
+    match finish(job, labels, &discovered) {
+        Ok(target) => Built::Target(target),
+        Err(error) => Built::Failed { discovered, error },
+    }
+}
+
+/// Labels before relabelling, in Prometheus' order of precedence.
+fn discovered_labels(job: &ScrapeConfig, own: &Labels, shared: &Labels) -> Labels {
+    let mut labels = own.merged(shared).to_builder();
+    let mut default = |name: &str, value: &str| {
+        if labels.get(name).is_empty() {
+            labels.set(name, value);
+        }
+    };
+    default("job", &job.job_name);
+    default(INTERVAL, &config::format_duration(job.scrape_interval));
+    default(TIMEOUT, &config::format_duration(job.scrape_timeout));
+    default(PATH, &job.metrics_path);
+    default(SCHEME, &job.scheme);
+    default(CLASSIC_TO_NHCB, flag(job.convert_classic_histograms_to_nhcb));
+    default(ALWAYS_CLASSIC, flag(job.always_scrape_classic_histograms));
+    default(NATIVE, flag(job.scrape_native_histograms));
+    for (name, values) in &job.params {
+        if let Some(value) = values.first() {
+            default(&format!("{PARAM}{name}"), value);
+        }
+    }
+    labels.retain(|_, value| !value.is_empty());
+    labels.build()
+}
+
+fn flag(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
+}
+
+fn finish(job: &Arc<ScrapeConfig>, mut labels: LabelsBuilder, discovered: &Labels) -> Result<Target, String> {
+    let address = labels.get(ADDRESS).to_owned();
+    if address.is_empty() {
+        return Err("no address".into());
+    }
+    if address.contains('/') {
+        return Err(format!("{address:?} is not a valid hostname"));
+    }
+    let interval = duration(&labels, INTERVAL, "interval")?;
+    let timeout = duration(&labels, TIMEOUT, "timeout")?;
+    if timeout > interval {
+        let (timeout, interval) = (labels.get(TIMEOUT), labels.get(INTERVAL));
+        return Err(format!("scrape timeout cannot be greater than scrape interval ({timeout:?} > {interval:?})"));
+    }
+    for name in [CLASSIC_TO_NHCB, ALWAYS_CLASSIC, NATIVE] {
+        let value = labels.get(name);
+        if !value.is_empty() && !is_go_bool(value) {
+            return Err(format!("error parsing {name}: strconv.ParseBool: parsing {value:?}: invalid syntax"));
+        }
+    }
+    labels.retain(|name, _| !name.starts_with("__meta_"));
+    if labels.get("instance").is_empty() {
+        labels.set("instance", &address);
+    }
+    let url = url(job, &labels, &address)?;
+    let on_samples = labels.iter().filter(|(name, _)| !name.starts_with("__"));
+    Ok(Target {
+        id: identity(job, &labels, &url),
+        job: job.clone(),
+        labels: Labels::from_sorted(on_samples),
+        discovered: discovered.clone(),
+        url,
+        interval,
+        timeout,
+        forced_error: None,
+    })
+}
+
+fn is_go_bool(text: &str) -> bool {
+    ["1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"].contains(&text)
+}
+
+fn duration(labels: &LabelsBuilder, name: &str, what: &str) -> Result<Duration, String> {
+    let parsed = config::parse_duration(labels.get(name)).map_err(|error| format!("error parsing scrape {what}: {error}"))?;
+    if parsed.is_zero() {
+        return Err(format!("scrape {what} cannot be 0"));
+    }
+    Ok(parsed)
+}
+
+fn url(job: &ScrapeConfig, labels: &LabelsBuilder, address: &str) -> Result<TargetUrl, String> {
+    let scheme = match labels.get(SCHEME) {
+        "" | "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        other => return Err(format!("unsupported protocol scheme {other:?}")),
+    };
+    let (host, port) = split_address(address)?;
+    let port = port.unwrap_or(if scheme == Scheme::Http { 80 } else { 443 });
+    let path = labels.get(PATH);
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let query = query(job, labels);
+    let question = if query.is_empty() { "" } else { "?" };
+    let path_and_query = format!("{slash}{}{question}{query}", utf8_percent_encode(path, PATH_KEPT));
+    Ok(TargetUrl { scheme, host, port, authority: address.to_owned(), path_and_query })
+}
+
+/// The parameters as Go encodes them: sorted by name, a space as `+`. A `__param_` label takes the first value's place.
+fn query(job: &ScrapeConfig, labels: &LabelsBuilder) -> String {
+    let mut params: Vec<(String, Vec<String>)> = job.params.clone();
+    for (name, value) in labels.iter() {
+        let Some(name) = name.strip_prefix(PARAM) else { continue };
+        match params.iter_mut().find(|(known, _)| known == name) {
+            Some((_, values)) if !values.is_empty() => value.clone_into(&mut values[0]),
+            Some((_, values)) => values.push(value.to_owned()),
+            None => params.push((name.to_owned(), vec![value.to_owned()])),
+        }
+    }
+    params.sort();
+    let encode = |text: &str| utf8_percent_encode(text, QUERY_KEPT).to_string().replace(' ', "+");
+    let pairs = params.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    pairs.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect::<Vec<_>>().join("&")
+}
+
+/// Host (an IPv6 address without brackets) and port of `host`, `host:port`, `[v6]` or `[v6]:port`.
+fn split_address(address: &str) -> Result<(String, Option<u16>), String> {
+    let invalid = || format!("{address:?} is not a valid hostname");
+    let number = |text: &str| text.parse::<u16>().map_err(|_| invalid());
+    if let Some(rest) = address.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
+        let port = match rest.strip_prefix(':') {
+            Some(port) => Some(number(port)?),
+            None if rest.is_empty() => None,
+            None => return Err(invalid()),
+        };
+        return Ok((host.to_owned(), port));
+    }
+    match address.rsplit_once(':') {
+        Some((host, _)) if host.contains(':') => Err(invalid()),
+        Some((host, port)) if !host.is_empty() => Ok((host.to_owned(), Some(number(port)?))),
+        Some(_) => Err(invalid()),
+        None => Ok((address.to_owned(), None)),
+    }
+}
+
+fn identity(job: &ScrapeConfig, labels: &LabelsBuilder, url: &TargetUrl) -> TargetId {
+    let mut hasher = Xxh64::new(0);
+    let mut part = |text: &str| {
+        hasher.update(text.as_bytes());
+        hasher.update(&[0xff]);
+    };
+    part(&job.job_name);
+    for (name, value) in labels.iter().filter(|(name, _)| *name != INTERVAL && *name != TIMEOUT) {
+        part(name);
+        part(value);
+    }
+    part(&url.to_string());
+    TargetId(hasher.digest())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_job;
+
+    fn built(settings: &str, own: &[(&str, &str)], shared: &[(&str, &str)]) -> Built {
+        let labels = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied());
+        build(&test_job("j", settings), &labels(own), &labels(shared))
+    }
+
+    /// Labels on samples and URL.
+    #[track_caller]
+    fn check(settings: &str, own: &[(&str, &str)], shared: &[(&str, &str)], want: &str) {
+        let got = match built(settings, own, shared) {
+            Built::Target(target) => format!("{} {}", target.labels, target.url),
+            Built::Dropped { .. } => "dropped".to_owned(),
+            Built::Failed { error, .. } => error,
+        };
+        assert_eq!(got, want, "{settings}");
+    }
+
+    const X: &[(&str, &str)] = &[("__address__", "x:1")];
+
+    #[test]
+    fn labels_and_urls() {
+        check("", X, &[], r#"{instance="x:1", job="j"} http://x:1/metrics"#);
+        check("", X, &[("zone", "z")], r#"{instance="x:1", job="j", zone="z"} http://x:1/metrics"#);
+        check("", &[("__address__", "x:1"), ("zone", "own")], &[("zone", "z")],
+            r#"{instance="x:1", job="j", zone="own"} http://x:1/metrics"#);
+        check("", X, &[("job", "other")], r#"{instance="x:1", job="other"} http://x:1/metrics"#);
+        check("", X, &[("__metrics_path__", "/a b?c"), ("__meta_x", "1"), ("__tmp", "2")],
+            r#"{instance="x:1", job="j"} http://x:1/a%20b%3Fc"#);
+        check("metrics_path: m", &[("__address__", "[::1]:9")], &[], r#"{instance="[::1]:9", job="j"} http://[::1]:9/m"#);
+        check("scheme: https", &[("__address__", "x")], &[], r#"{instance="x", job="j"} https://x/metrics"#);
+        check("params: {b: ['1', '2'], a: ['x y&']}", X, &[("__param_b", "9"), ("__param_c", "")],
+            r#"{instance="x:1", job="j"} http://x:1/metrics?a=x+y%26&b=9&b=2"#);
+        check("relabel_configs: [{source_labels: [__address__], target_label: instance, replacement: 'n-$1'}]", X, &[],
+            r#"{instance="n-x:1", job="j"} http://x:1/metrics"#);
+        check("relabel_configs: [{source_labels: [job], regex: j, action: drop}]", X, &[], "dropped");
+    }
+
+    #[test]
+    fn default_port_is_for_the_connection_only() {
+        for (settings, port) in [("", 80), ("scheme: https", 443)] {
+            let Built::Target(target) = built(settings, &[("__address__", "x")], &[]) else { panic!() };
+            assert_eq!((target.url.port, target.url.authority.as_str()), (port, "x"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_scraped() {
+        check("", &[], &[], "no address");
+        check("", &[("__address__", "x/y")], &[], r#""x/y" is not a valid hostname"#);
+        check("", &[("__address__", "x:port")], &[], r#""x:port" is not a valid hostname"#);
+        check("", &[("__address__", "::1")], &[], r#""::1" is not a valid hostname"#);
+        check("", X, &[("__scrape_interval__", "0s")], "scrape interval cannot be 0");
+        check("", X, &[("__scrape_timeout__", "0")], "scrape timeout cannot be 0");
+        check("", X, &[("__scrape_interval__", "1s"), ("__scrape_timeout__", "2s")],
+            r#"scrape timeout cannot be greater than scrape interval ("2s" > "1s")"#);
+        check("", X, &[("__scheme__", "ftp")], r#"unsupported protocol scheme "ftp""#);
+        check("", X, &[("__scrape_native_histograms__", "maybe")],
+            r#"error parsing __scrape_native_histograms__: strconv.ParseBool: parsing "maybe": invalid syntax"#);
+        let Built::Failed { error, .. } = built("", X, &[("__scrape_interval__", "soon")]) else { panic!() };
+        assert!(error.starts_with("error parsing scrape interval: "), "{error}");
+    }
+
+    #[test]
+    fn identity_is_not_touched_by_times_and_limits() {
+        let id = |settings: &str, shared: &[(&str, &str)]| {
+            let Built::Target(target) = built(settings, X, shared) else { panic!() };
+            target.id
+        };
+        let plain = id("", &[]);
+        assert_eq!(plain, id("scrape_interval: 7s\nscrape_timeout: 3s\nsample_limit: 5", &[]));
+        assert_ne!(plain, id("metrics_path: /other", &[]));
+        assert_ne!(plain, id("", &[("zone", "z")]));
+        assert_ne!(plain, id("params: {a: [b]}", &[]));
+    }
+}

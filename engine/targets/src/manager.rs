@@ -1,0 +1,396 @@
+//! Keeps the targets of all jobs up to date: sources in, differences per core out.
+//!
+//! One task owns everything; the rest of the program sends it messages and watches what it publishes.
+//!
+//! Invariants:
+//!   * a job whose settings are equal to those it had keeps its `Arc`, its sources and its targets
+//!   * what the cores have been told and what is published are the same, but for the time of a message
+//!   * updates are taken together for [`SETTLE`], so that a storm of them costs one pass
+
+use crate::discovery::{Found, Source, SourceId, UPDATES_MAX, Update};
+use crate::placement::Placement;
+use crate::pool::build_pool;
+use crate::target::{Pool, Target, TargetDiff, TargetId, TargetSet};
+use config::{Config, Discovery, ScrapeConfig};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long updates are collected before the targets are built anew.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Messages waiting for the manager.
+const MESSAGES_MAX: usize = 16;
+
+/// Figures of service discovery, as operators know them from Prometheus.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SdStats {
+    /// Addresses found for each job, before relabelling.
+    pub discovered_targets: BTreeMap<String, u64>,
+    /// Failed attempts of each mechanism (`file`, …) to get its list.
+    pub failures_total: BTreeMap<&'static str, u64>,
+    /// Lists received from sources.
+    pub received_updates_total: u64,
+    /// Times that targets were built anew.
+    pub updates_total: u64,
+    pub last_update: Option<SystemTime>,
+}
+
+enum Message {
+    Reload(Arc<Config>, oneshot::Sender<()>),
+    Costs(HashMap<TargetId, f64>),
+}
+
+/// How the rest of the program reaches the manager. Cloning copies pointers.
+#[derive(Clone)]
+pub struct ManagerHandle {
+    messages: mpsc::Sender<Message>,
+    set: watch::Receiver<Arc<TargetSet>>,
+    stats: watch::Receiver<SdStats>,
+}
+
+impl ManagerHandle {
+    /// A handle that shows these targets and nothing else, for tests of those who only look.
+    pub fn showing(set: TargetSet) -> ManagerHandle {
+        let (messages, _) = mpsc::channel(1);
+        ManagerHandle { messages, set: watch::channel(Arc::new(set)).1, stats: watch::channel(SdStats::default()).1 }
+    }
+
+    /// Takes over the jobs of a configuration. Returns once the targets that are known without waiting are on their
+    /// cores.
+    pub async fn reload(&self, config: Arc<Config>) {
+        let (reply, done) = oneshot::channel();
+        if self.messages.send(Message::Reload(config, reply)).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Tells what targets cost, for those that are placed from now on.
+    pub async fn set_costs(&self, costs: HashMap<TargetId, f64>) {
+        let _ = self.messages.send(Message::Costs(costs)).await;
+    }
+
+    /// The targets of all jobs, now and as they change.
+    pub fn watch(&self) -> watch::Receiver<Arc<TargetSet>> {
+        self.set.clone()
+    }
+
+    pub fn stats(&self) -> SdStats {
+        self.stats.borrow().clone()
+    }
+}
+
+type Sink = Box<dyn Fn(usize, TargetDiff) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+struct Job {
+    job: Arc<ScrapeConfig>,
+    sources: Vec<SourceId>,
+    pool: Arc<Pool>,
+}
+
+/// The task's state.
+pub struct Manager {
+    sink: Sink,
+    placement: Placement,
+    jobs: BTreeMap<String, Job>,
+    sources: Vec<Source>,
+    source_next: u64,
+    /// What the cores have.
+    told: HashMap<TargetId, Arc<Target>>,
+    updates_to: mpsc::Sender<Update>,
+    set: watch::Sender<Arc<TargetSet>>,
+    stats: watch::Sender<SdStats>,
+}
+
+impl Manager {
+    /// Starts the task. `sink` carries a difference to a core; it is awaited, one after the other.
+    pub fn start<F, D>(cores: usize, sink: F) -> ManagerHandle
+    where
+        F: Fn(usize, TargetDiff) -> D + Send + 'static,
+        D: Future<Output = ()> + Send + 'static,
+    {
+        let (messages, inbox) = mpsc::channel(MESSAGES_MAX);
+        let (updates_to, updates) = mpsc::channel(UPDATES_MAX);
+        let (set, set_seen) = watch::channel(Arc::default());
+        let (stats, stats_seen) = watch::channel(SdStats::default());
+        let manager = Manager {
+            sink: Box::new(move |core, diff| Box::pin(sink(core, diff))),
+            placement: Placement::new(cores),
+            jobs: BTreeMap::new(),
+            sources: Vec::new(),
+            source_next: 0,
+            told: HashMap::new(),
+            updates_to,
+            set,
+            stats,
+        };
+        tokio::spawn(manager.run(inbox, updates));
+        ManagerHandle { messages, set: set_seen, stats: stats_seen }
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, mut updates: mpsc::Receiver<Update>) {
+        loop {
+            tokio::select! {
+                message = inbox.recv() => match message {
+                    Some(Message::Reload(config, reply)) => {
+                        self.reload(&config).await;
+                        let _ = reply.send(());
+                    }
+                    Some(Message::Costs(costs)) => self.placement.set_costs(costs),
+                    None => return,
+                },
+                Some(update) = updates.recv() => {
+                    let mut changed = BTreeSet::new();
+                    self.take(update, &mut changed);
+                    let settled = tokio::time::sleep(SETTLE);
+                    tokio::pin!(settled);
+                    loop {
+                        tokio::select! {
+                            Some(update) = updates.recv() => self.take(update, &mut changed),
+                            () = &mut settled => break,
+                        }
+                    }
+                    if !changed.is_empty() {
+                        changed.iter().for_each(|name| self.rebuild(name));
+                        self.publish().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes what a source has found, and which jobs that concerns.
+    fn take(&mut self, update: Update, changed: &mut BTreeSet<String>) {
+        self.stats.send_modify(|stats| stats.received_updates_total += 1);
+        let Some(source) = self.sources.iter_mut().find(|source| source.id == update.source) else { return };
+        let same = |found: &Found| (&found.groups, &found.errors) == (&update.found.groups, &update.found.errors);
+        let is_news = !same(&source.found);
+        source.found = update.found;
+        if is_news {
+            let jobs = self.jobs.iter().filter(|(_, job)| job.sources.contains(&update.source));
+            changed.extend(jobs.map(|(name, _)| name.clone()));
+        }
+    }
+
+    async fn reload(&mut self, config: &Config) {
+        let mut jobs = BTreeMap::new();
+        let mut used = BTreeSet::new();
+        for job in &config.scrape_configs {
+            let name = &job.job_name;
+            if let Some(old) = self.jobs.remove(name).filter(|old| old.job == *job) {
+                used.extend(old.sources.iter().map(|source| source.0));
+                jobs.insert(name.clone(), old);
+                continue;
+            }
+            let mut sources = Vec::new();
+            for discovery in &job.discoveries {
+                let source = self.source(discovery).await;
+                used.insert(source.0);
+                sources.push(source);
+            }
+            let pool = Arc::new(build_pool(job, [], Vec::new(), None));
+            jobs.insert(name.clone(), Job { job: job.clone(), sources, pool });
+        }
+        self.jobs = jobs;
+        self.sources.retain(|source| used.contains(&source.id.0));
+        let stale: Vec<String> =
+            self.jobs.iter().filter(|(_, job)| job.pool.active.is_empty()).map(|(name, _)| name.clone()).collect();
+        stale.iter().for_each(|name| self.rebuild(name));
+        self.publish().await;
+    }
+
+    /// The source of a discovery: a running one with equal settings, or a new one.
+    async fn source(&mut self, discovery: &Discovery) -> SourceId {
+        if let Some(source) = self.sources.iter().find(|source| source.discovery == *discovery) {
+            return source.id;
+        }
+        let id = SourceId(self.source_next);
+        self.source_next += 1;
+        self.sources.push(Source::start(id, discovery, self.updates_to.clone()).await);
+        id
+    }
+
+    fn rebuild(&mut self, name: &str) {
+        let Some(job) = self.jobs.get_mut(name) else { return };
+        let sources: Vec<&Source> = self.sources.iter().filter(|source| job.sources.contains(&source.id)).collect();
+        let groups = sources.iter().flat_map(|source| source.found.groups.iter());
+        let errors = sources.iter().flat_map(|source| source.found.errors.iter().cloned()).collect();
+        job.pool = Arc::new(build_pool(&job.job, groups, errors, Some(&job.pool)));
+    }
+
+    /// Tells the cores what is different, then everybody.
+    async fn publish(&mut self) {
+        let mut diffs: BTreeMap<usize, TargetDiff> = BTreeMap::new();
+        let mut now: HashMap<TargetId, Arc<Target>> = HashMap::with_capacity(self.told.len());
+        for target in self.jobs.values().flat_map(|job| &job.pool.active) {
+            now.insert(target.id, target.clone());
+        }
+        for id in self.told.keys().filter(|id| !now.contains_key(id)) {
+            if let Some(core) = self.placement.remove(*id) {
+                diffs.entry(core).or_default().remove.push(*id);
+            }
+        }
+        for (id, target) in &now {
+            match self.told.get(id) {
+                Some(old) if Arc::ptr_eq(old, target) => {}
+                Some(_) => {
+                    let core = self.placement.place(*id);
+                    diffs.entry(core).or_default().update.push(target.clone());
+                }
+                None => {
+                    let core = self.placement.place(*id);
+                    diffs.entry(core).or_default().add.push(target.clone());
+                }
+            }
+        }
+        self.told = now;
+        for (core, diff) in diffs {
+            (self.sink)(core, diff).await;
+        }
+        self.set.send_replace(Arc::new(TargetSet { pools: self.jobs.values().map(|job| job.pool.clone()).collect() }));
+        self.stats.send_modify(|stats| {
+            stats.updates_total += 1;
+            stats.last_update = Some(SystemTime::now());
+            let found = |job: &Job| {
+                let sources = self.sources.iter().filter(|source| job.sources.contains(&source.id));
+                sources.flat_map(|source| source.found.groups.iter()).map(|group| group.targets.len() as u64).sum()
+            };
+            stats.discovered_targets = self.jobs.iter().map(|(name, job)| (name.clone(), found(job))).collect();
+            stats.failures_total.clear();
+            for source in &self.sources {
+                *stats.failures_total.entry(source.discovery.kind()).or_default() += source.found.failures_total;
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// What the cores have, kept by applying differences as they come.
+    #[derive(Default)]
+    struct Cores {
+        targets: Vec<HashMap<TargetId, Arc<Target>>>,
+        /// Added, updated, removed.
+        counts: (usize, usize, usize),
+    }
+
+    struct Rig {
+        cores: Arc<Mutex<Cores>>,
+        handle: ManagerHandle,
+    }
+
+    impl Rig {
+        fn new(cores: usize) -> Rig {
+            let state = Cores { targets: vec![HashMap::new(); cores], ..Cores::default() };
+            let cores_state = Arc::new(Mutex::new(state));
+            let sink = cores_state.clone();
+            let handle = Manager::start(cores, move |core, diff| {
+                let mut cores = sink.lock().unwrap();
+                let (added, updated, removed) = cores.counts;
+                cores.counts = (added + diff.add.len(), updated + diff.update.len(), removed + diff.remove.len());
+                let targets = &mut cores.targets[core];
+                diff.remove.iter().for_each(|id| assert!(targets.remove(id).is_some(), "it was there"));
+                for target in diff.add {
+                    assert!(targets.insert(target.id, target).is_none(), "it was new");
+                }
+                for target in diff.update {
+                    assert!(targets.insert(target.id, target).is_some(), "it was there");
+                }
+                std::future::ready(())
+            });
+            Rig { cores: cores_state, handle }
+        }
+
+        async fn reload(&self, yaml: &str) {
+            let config = config::parse_config("prometheus.yml".as_ref(), yaml, &config::Env::process()).unwrap();
+            self.handle.reload(Arc::new(config)).await;
+        }
+
+        /// Instances on the cores; checks that they are those published, each on one core.
+        fn instances(&self) -> Vec<String> {
+            let cores = self.cores.lock().unwrap();
+            let mut on_cores: Vec<String> =
+                cores.targets.iter().flat_map(HashMap::values).map(|target| target.labels.to_string()).collect();
+            on_cores.sort();
+            let set = self.handle.watch().borrow().clone();
+            let mut published: Vec<String> =
+                set.pools.iter().flat_map(|pool| &pool.active).map(|target| target.labels.to_string()).collect();
+            published.sort();
+            assert_eq!(on_cores, published);
+            on_cores
+        }
+
+        fn counts(&self) -> (usize, usize, usize) {
+            std::mem::take(&mut self.cores.lock().unwrap().counts)
+        }
+    }
+
+    fn job(name: &str, settings: &str, targets: &str) -> String {
+        format!("  - job_name: {name}\n    static_configs: [{{targets: [{targets}]}}]\n{settings}")
+    }
+
+    fn yaml(jobs: &[String]) -> String {
+        format!("scrape_configs:\n{}", jobs.concat())
+    }
+
+    #[tokio::test]
+    async fn reload_touches_only_what_changed() {
+        let rig = Rig::new(3);
+        let (a, b) = (job("a", "", "'x:1', 'x:2'"), job("b", "", "'y:1'"));
+        rig.reload(&yaml(&[a.clone(), b.clone()])).await;
+        assert_eq!(rig.instances().len(), 3);
+        assert_eq!(rig.counts(), (3, 0, 0));
+        rig.reload(&yaml(&[b.clone(), a.clone()])).await;
+        assert_eq!(rig.counts(), (0, 0, 0), "another order is no change");
+        rig.reload(&yaml(&[a.clone(), job("b", "    sample_limit: 5\n", "'y:1'")])).await;
+        assert_eq!(rig.counts(), (0, 1, 0), "a limit updates the job's targets");
+        rig.reload(&yaml(&[job("a", "", "'x:2', 'x:3'"), b.clone()])).await;
+        assert_eq!(rig.counts(), (1, 2, 1));
+        rig.reload(&yaml(&[a])).await;
+        assert_eq!(rig.counts(), (1, 1, 2));
+        rig.reload("").await;
+        assert_eq!(rig.counts(), (0, 0, 2));
+        assert_eq!(rig.instances(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn file_is_followed_through_reloads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.json");
+        std::fs::write(&path, r#"[{"targets": ["x:1"]}]"#).unwrap();
+        let rig = Rig::new(2);
+        let with = |extra: &str| {
+            format!("scrape_configs:\n  - job_name: f\n    file_sd_configs: [{{files: ['{}']}}]\n{extra}", path.display())
+        };
+        rig.reload(&with("")).await;
+        assert_eq!(rig.instances().len(), 1, "known at once");
+        rig.reload(&with("    sample_limit: 5\n")).await;
+        assert_eq!(rig.counts(), (1, 1, 0));
+        std::fs::write(&path, r#"[{"targets": ["x:1", "x:2"]}]"#).unwrap();
+        let mut set = rig.handle.watch();
+        let grown = set.wait_for(|set| set.pools[0].active.len() == 2);
+        tokio::time::timeout(Duration::from_secs(20), grown).await.unwrap().unwrap();
+        assert_eq!(rig.instances().len(), 2);
+        assert_eq!(rig.handle.stats().discovered_targets["f"], 2);
+        std::fs::write(&path, "[{").unwrap();
+        let told = set.wait_for(|set| !set.pools[0].source_errors.is_empty());
+        tokio::time::timeout(Duration::from_secs(20), told).await.unwrap().unwrap();
+        assert_eq!(rig.instances().len(), 2, "the last good list stays");
+        assert!(rig.handle.stats().failures_total["file"] >= 1);
+    }
+
+    #[tokio::test]
+    async fn fifty_thousand_targets_come_and_one_goes() {
+        let rig = Rig::new(4);
+        let list = |count: usize| (0..count).map(|i| format!("'h{i}:9100'")).collect::<Vec<_>>().join(",");
+        rig.reload(&yaml(&[job("big", "", &list(50_000))])).await;
+        assert_eq!(rig.counts(), (50_000, 0, 0));
+        rig.reload(&yaml(&[job("big", "", &list(49_999))])).await;
+        assert_eq!(rig.counts().2, 1);
+        assert_eq!(rig.instances().len(), 49_999);
+    }
+}

@@ -1,0 +1,64 @@
+//! The template scan beside the plain parser, on payloads that are known, new, and slightly changed.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use exposition::{Kind, Parser, Piece, Readings, Template, Walk, walk};
+use std::hint::black_box;
+
+fn shape_of(body: &str) -> Vec<Template> {
+    let mut readings = Readings::default();
+    let Walk::Cold(mut walker) = walk::<Template>(&[], body.as_bytes(), &mut readings) else { return Vec::new() };
+    while walker.step() {}
+    let (pieces, error) = walker.finish();
+    assert_eq!(error, None);
+    let new = |piece| match piece {
+        Piece::New(run) => run.template,
+        Piece::Known(_) => unreachable!("nothing was known"),
+    };
+    pieces.into_iter().map(new).collect()
+}
+
+fn benches(criterion: &mut Criterion) {
+    for (name, payload) in
+        [("application", perf::application as fn(u64) -> String), ("node", perf::node), ("pathological", perf::pathological)]
+    {
+        let (first, second) = (payload(1), payload(2));
+        let shape = shape_of(&first);
+        let samples: usize = shape.iter().map(Template::len).sum();
+        let mut group = criterion.benchmark_group(format!("{name}/{samples} samples"));
+        group.throughput(Throughput::Bytes(second.len() as u64));
+        let mut readings = Readings::default();
+        group.bench_function("warm scan", |bencher| {
+            bencher.iter(|| {
+                let warm = matches!(walk(&shape, black_box(second.as_bytes()), &mut readings), Walk::Warm);
+                assert!(warm);
+            });
+        });
+        group.bench_function("plain parse", |bencher| {
+            bencher.iter(|| {
+                let mut parser = Parser::new(black_box(second.as_bytes()), 0, Kind::Unknown);
+                let mut sum = 0.0;
+                while let Some(line) = parser.next_sample().expect("the corpus parses") {
+                    sum += line.value;
+                }
+                sum
+            });
+        });
+        group.bench_function("cold walk", |bencher| bencher.iter(|| shape_of(black_box(&second)).len()));
+        let half = second.len() / 2;
+        let line = half + second[half..].find('\n').expect("lines") + 1;
+        let changed = format!("{}new_metric{{x=\"y\"}} 1\n{}", &second[..line], &second[line..]);
+        group.bench_function("one line more", |bencher| {
+            bencher.iter(|| {
+                let Walk::Cold(mut walker) = walk(&shape, black_box(changed.as_bytes()), &mut readings) else {
+                    panic!("the payload differs")
+                };
+                while walker.step() {}
+                walker.finish().0.len()
+            });
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(scan, benches);
+criterion_main!(scan);
