@@ -78,7 +78,8 @@ fn check(cases: Vec<Case>) {
         let own = format!(r#"instance="{}",job="{name}""#, target.address);
         for line in server.federate(&format!("{{job=\"{name}\",__name__!~\"up|scrape_.*\"}}")) {
             let line = line.rsplit_once(' ').unwrap().0;
-            series.push(line.replace(&format!("{{{own}}}"), "").replace(&format!(",{own}"), "").replace(&own, ""));
+            let line = line.replace(&format!("{{{own}}}"), "").replace(&format!("{own},"), "");
+            series.push(line.replace(&format!(",{own}"), ""));
         }
         assert_eq!(series, case.series, "{name}");
     }

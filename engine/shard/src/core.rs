@@ -587,7 +587,8 @@ fn stamp(wall_ms: u64, newest: Option<Timestamp>) -> Timestamp {
     }
 }
 
-fn build_request(target: &Target) -> Result<Request, FetchError> {
+/// The request of every scrape of a target.
+pub(crate) fn build_request(target: &Target) -> Result<Request, FetchError> {
     let options = RequestOptions {
         timeout: target.timeout,
         compression: target.job.enable_compression,

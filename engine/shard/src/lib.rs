@@ -7,6 +7,7 @@ mod core;
 mod fetch;
 mod handle;
 mod ingest;
+mod preview;
 mod resolver;
 mod runtime;
 mod schedule;
@@ -19,6 +20,7 @@ pub use handle::{
     ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Command, InstantRequest, LimitError, MetadataRequest, Shards,
     TargetMetadata,
 };
+pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};
 pub use status::{CoreStats, Health, InstantSample, Metadata, Missed, Reason, TargetStatus};
 pub use sys::{Limit, raise_open_files};

@@ -159,7 +159,8 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
     Ok(Shards::new(queues))
 }
 
-fn executor(index: usize, cpu: usize) -> LocalExecutorBuilder {
+/// An executor with the guards of decision 005.
+pub(crate) fn executor(index: usize, cpu: usize) -> LocalExecutorBuilder {
     LocalExecutorBuilder::new(Placement::Fixed(cpu))
         .name(&format!("core-{index}"))
         .ring_depth(RING_DEPTH)

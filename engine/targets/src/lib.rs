@@ -7,7 +7,8 @@ mod placement;
 mod pool;
 mod target;
 
-pub use manager::{Manager, ManagerHandle, SdStats};
+pub use build::{Built, build};
+pub use manager::{Manager, ManagerHandle, SdStats, pool_now};
 pub use target::{FailedTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet, TargetUrl};
 
 /// A job with these further lines of YAML.

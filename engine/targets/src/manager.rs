@@ -89,6 +89,19 @@ struct Job {
     pool: Arc<Pool>,
 }
 
+/// The targets of one job as its sources know them now, without following them.
+pub async fn pool_now(job: &Arc<ScrapeConfig>) -> Pool {
+    let (updates, _) = mpsc::channel(UPDATES_MAX);
+    let mut groups = Vec::new();
+    let mut errors = Vec::new();
+    for discovery in &job.discoveries {
+        let source = Source::start(SourceId(0), discovery, updates.clone()).await;
+        groups.extend(source.found.groups.iter().cloned());
+        errors.extend(source.found.errors.iter().cloned());
+    }
+    build_pool(job, &groups, errors, None)
+}
+
 /// The task's state.
 pub struct Manager {
     sink: Sink,
