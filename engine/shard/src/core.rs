@@ -469,11 +469,12 @@ impl Core {
             let before = Timestamp(wall_us() as i64 / 1000 - self.retention.as_millis() as i64);
             let (mut series, mut bytes) = (0, 0);
             for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
-                let mut head = scraper.head.borrow_mut();
-                head.trim(before);
-                series += head.live_series() as u64;
-                bytes += head.heap_bytes() as u64;
-                drop(head);
+                {
+                    let mut head = scraper.head.borrow_mut();
+                    head.trim(before);
+                    series += head.live_series() as u64;
+                    bytes += head.heap_bytes() as u64;
+                }
                 if i % TARGETS_PER_TURN == 0 {
                     pause().await;
                 }

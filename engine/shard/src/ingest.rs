@@ -393,7 +393,7 @@ impl Reader {
         // Hash of a slot's labels, to where its line is; report series have no line.
         let mut first: AHashMap<u64, Option<(usize, u32)>> = AHashMap::new();
         for slot in 0..self.report.len() {
-            first.insert(self.slot_hash(&self.report, slot), None);
+            first.insert(self.report.slot_hash(slot, &self.hasher), None);
         }
         let mut lines = 0;
         for piece in pieces {
@@ -439,13 +439,6 @@ impl Reader {
         })
     }
 
-    fn slot_hash(&self, group: &SlotGroup, slot: usize) -> u64 {
-        use std::hash::{BuildHasher, Hash, Hasher};
-        let mut hasher = self.hasher.build_hasher();
-        group.label_pairs(slot).for_each(|pair| pair.hash(&mut hasher));
-        hasher.finish()
-    }
-
     /// Lines of a stanza whose series an earlier line has, and how many of them Prometheus would count.
     fn repeats(
         &self,
@@ -462,7 +455,7 @@ impl Reader {
             if skipped.next_if(|skipped| **skipped == line).is_some() {
                 continue;
             }
-            let hash = self.slot_hash(&stanza.slots, slot);
+            let hash = stanza.slots.slot_hash(slot, &self.hasher);
             let stamped = stanza.slots.is_stamped(slot);
             slot += 1;
             match first.entry(hash) {

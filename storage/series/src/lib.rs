@@ -12,5 +12,5 @@ pub use labels::{Labels, LabelsBuilder, METRIC_NAME, is_legacy_label_name, is_le
 pub use matcher::{MatchOp, Matcher};
 pub use regex::{Groups, Regex, RegexError};
 pub use value::{
-    NORMAL_NAN, STALE_NAN, format_float, is_stale, parse_float, FloatError, Sample, Timestamp,
+    FloatError, NORMAL_NAN, STALE_NAN, Sample, Timestamp, format_float, format_float_json, is_stale, parse_float,
 };

@@ -84,6 +84,14 @@ impl SlotGroup {
         })
     }
 
+    /// Equal for slots with equal labels; two that differ are told apart as far as 64 bits do.
+    pub fn slot_hash(&self, slot: usize, hasher: &impl std::hash::BuildHasher) -> u64 {
+        use std::hash::{Hash, Hasher};
+        let mut hasher = hasher.build_hasher();
+        self.label_pairs(slot).for_each(|pair| pair.hash(&mut hasher));
+        hasher.finish()
+    }
+
     /// The slot's own labels as a set.
     pub fn labels(&self, slot: usize) -> Labels {
         Labels::from_sorted(self.label_pairs(slot))

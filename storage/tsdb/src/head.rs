@@ -10,7 +10,7 @@
 use crate::bits::{Bits, ones};
 use crate::group::SlotGroup;
 use crate::row::{self, GROUP, Marks, OneSlot, RowError, Scratch, Slots};
-use ahash::{AHashMap, AHashSet};
+use ahash::{AHashMap, AHashSet, RandomState};
 use series::{Labels, Matcher, STALE_NAN, Sample, Timestamp};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -221,21 +221,28 @@ impl TargetHead {
     /// From now on these groups take values, in this order. A group that was there keeps its slots and their history;
     /// slots of groups that are gone end with the next row.
     pub fn replace(&mut self, groups: &[Rc<SlotGroup>]) -> Change {
-        let old: Vec<Rc<SlotGroup>> = self.groups().cloned().collect();
-        let kept = |group: &Rc<SlotGroup>, among: &[Rc<SlotGroup>]| among.iter().any(|other| Rc::ptr_eq(group, other));
-        let labels = |groups: &[Rc<SlotGroup>], without: &[Rc<SlotGroup>]| -> AHashSet<Labels> {
-            let groups = groups.iter().filter(|group| !kept(group, without));
-            groups.flat_map(|group| (0..group.len()).map(|slot| group.labels(slot))).collect()
-        };
-        let (gone, new) = (labels(&old, groups), labels(groups, &old));
-        let change = Change { added: new.difference(&gone).count() as u64 };
+        let address = |group: &Rc<SlotGroup>| Rc::as_ptr(group);
+        let before: AHashSet<*const SlotGroup> = self.groups().map(address).collect();
+        let after: AHashSet<*const SlotGroup> = groups.iter().map(address).collect();
+        let new = || groups.iter().filter(|group| !before.contains(&address(group)));
+        let gone = || self.groups().filter(|group| !after.contains(&address(group)));
+        let mut added: u64 = new().map(|group| group.len() as u64).sum();
+        if added > 0 && gone().next().is_some() {
+            // Series that were in a group that goes are not new.
+            let hasher = RandomState::new();
+            let hashes = |group: &Rc<SlotGroup>| {
+                (0..group.len()).map(|slot| group.slot_hash(slot, &hasher)).collect::<Vec<u64>>()
+            };
+            let known: AHashSet<u64> = gone().flat_map(hashes).collect();
+            added -= new().flat_map(hashes).filter(|hash| known.contains(hash)).count() as u64;
+        }
 
+        // A dead group that comes back takes its old slots again.
+        let mut known: AHashMap<*const SlotGroup, usize> =
+            self.open.placed.iter().enumerate().map(|(at, placed)| (Rc::as_ptr(&placed.group), at)).collect();
         let mut places: Vec<usize> = Vec::with_capacity(groups.len());
         for group in groups {
-            // A group may stand twice in a payload only with all its lines ignored the second time, and then it is
-            // another group; a dead one that comes back takes its old slots again.
-            let known = self.open.placed.iter().position(|placed| Rc::ptr_eq(&placed.group, group));
-            let place = known.filter(|place| !places.contains(place)).unwrap_or_else(|| self.open.add(group.clone()));
+            let place = known.remove(&address(group)).unwrap_or_else(|| self.open.add(group.clone()));
             places.push(place);
         }
         self.open.order = places;
@@ -243,7 +250,7 @@ impl TargetHead {
         if self.open.dead_slots() > self.live_slots().max(DEAD_SLOTS_MIN) {
             self.start_segment();
         }
-        change
+        Change { added }
     }
 
     /// Closes the open segment and goes on in one that has only the live groups. Their series continue: the first row
@@ -724,7 +731,7 @@ mod tests {
     fn added_series_are_counted_by_their_labels() {
         let (a, b) = (group(&names("m", 4), false), group(&names("m", 6), false));
         let mut pair = Pair::default();
-        pair.replace(&[a.clone()]);
+        pair.replace(std::slice::from_ref(&a));
         assert_eq!(pair.added, 4);
         pair.append(10, || 1.0);
         pair.replace(&[b]);

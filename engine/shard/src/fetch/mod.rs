@@ -24,7 +24,7 @@ use crate::status::Reason;
 
 /// Largest unpacked body of a job without `body_size_limit`. Prometheus has no limit then, so that one target can take
 /// all memory.
-pub const BODY_BYTES_MAX: usize = 256 << 20;
+pub const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// Why a fetch gave no body: `text` is for `lastError`, in Go's words where operators know them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
