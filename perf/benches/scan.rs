@@ -18,9 +18,11 @@ fn shape_of(body: &str) -> Vec<Template> {
 }
 
 fn benches(criterion: &mut Criterion) {
-    for (name, payload) in
-        [("application", perf::application as fn(u64) -> String), ("node", perf::node), ("pathological", perf::pathological)]
-    {
+    for (name, payload) in [
+        ("application", perf::application as fn(u64) -> String),
+        ("node", perf::node),
+        ("pathological", perf::pathological),
+    ] {
         let (first, second) = (payload(1), payload(2));
         let shape = shape_of(&first);
         let samples: usize = shape.iter().map(Template::len).sum();

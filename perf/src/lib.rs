@@ -60,7 +60,10 @@ pub fn node(generation: u64) -> String {
     let mut random = Random::new(2);
     for family in 0..260 {
         let kind = if family % 3 == 0 { "counter" } else { "gauge" };
-        let _ = writeln!(body, "# HELP node_family_{family}_total Field {family}.\n# TYPE node_family_{family}_total {kind}");
+        let _ = writeln!(
+            body,
+            "# HELP node_family_{family}_total Field {family}.\n# TYPE node_family_{family}_total {kind}"
+        );
         for line in 0..family % 9 + 1 {
             let _ = write!(body, "node_family_{family}_total{{cpu=\"{line}\",device=\"sd{line}\"}} ");
             let base = random.below(1 << 40);

@@ -29,14 +29,14 @@ pub async fn federate(state: extract::State<State>, headers: HeaderMap, params: 
         return ([(header::CONTENT_TYPE, kind)], Body::empty()).into_response();
     }
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-    let request =
-        InstantRequest { selectors, at: Timestamp(now_ms), lookback: state.parts.lookback, series_max: 0 };
+    let request = InstantRequest { selectors, at: Timestamp(now_ms), lookback: state.parts.lookback, series_max: 0 };
     let samples = match state.parts.shards.instant(request).await {
         Ok(samples) => samples,
         Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     };
     let external = state.running().config.global.external_labels.clone();
-    ([(header::CONTENT_TYPE, kind)], Body::from_stream(Pieces::new(in_order(samples), external, escaping))).into_response()
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(Pieces::new(in_order(samples), external, escaping)))
+        .into_response()
 }
 
 /// The escaping that the client asks for in its Accept header.

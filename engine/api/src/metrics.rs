@@ -11,7 +11,8 @@ use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Upper bounds of the histograms, in seconds.
-const BOUNDS_SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BOUNDS_SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 pub async fn metrics(state: extract::State<State>) -> Response {
     let stats = match state.parts.shards.stats().await {
@@ -171,9 +172,21 @@ fn scrape_manager(page: &mut Page, state: &State, stats: &[CoreStats]) {
         core.missed.iter().for_each(|(reason, count)| *missed.entry(reason.as_str()).or_insert(0) += count);
     }
     let name = "ringscrape_scrapes_failed_total";
-    page.by(name, "counter", "Failed scrapes by the step that failed.", "reason", failed.iter().map(|(k, v)| (k, *v as f64)));
+    page.by(
+        name,
+        "counter",
+        "Failed scrapes by the step that failed.",
+        "reason",
+        failed.iter().map(|(k, v)| (k, *v as f64)),
+    );
     let name = "ringscrape_missed_scrapes_total";
-    page.by(name, "counter", "Ticks that passed without a scrape.", "reason", missed.iter().map(|(k, v)| (k, *v as f64)));
+    page.by(
+        name,
+        "counter",
+        "Ticks that passed without a scrape.",
+        "reason",
+        missed.iter().map(|(k, v)| (k, *v as f64)),
+    );
     interval_lengths(page, stats);
     page.histogram(
         "ringscrape_scrape_lateness_seconds",
@@ -237,7 +250,13 @@ fn configuration(page: &mut Page, state: &State) {
     let loaded = running.loaded_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let name = "prometheus_config_last_reload_success_timestamp_seconds";
     page.gauge(name, "When a configuration was last taken over.", loaded);
-    page.by("ringscrape_build_info", "gauge", "Version of this program.", "version", [(env!("CARGO_PKG_VERSION"), 1.0)]);
+    page.by(
+        "ringscrape_build_info",
+        "gauge",
+        "Version of this program.",
+        "version",
+        [(env!("CARGO_PKG_VERSION"), 1.0)],
+    );
 }
 
 fn cores(page: &mut Page, stats: &[CoreStats]) {

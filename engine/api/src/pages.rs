@@ -85,8 +85,10 @@ pub async fn asset(request: extract::Request) -> Response {
     if request.uri().path() != style_path() {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let headers =
-        [(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
+    let headers = [
+        (header::CONTENT_TYPE, "text/css; charset=utf-8"),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    ];
     (headers, STYLE).into_response()
 }
 
@@ -129,9 +131,7 @@ pub async fn targets(state: extract::State<State>, params: Params) -> Page {
     let all: Vec<Row> = set
         .pools
         .iter()
-        .flat_map(|pool| {
-            pool.active.iter().map(|target| Row { pool, target, status: statuses.get(&target.id) })
-        })
+        .flat_map(|pool| pool.active.iter().map(|target| Row { pool, target, status: statuses.get(&target.id) }))
         .collect();
     let count = |health| all.iter().filter(|row| row.health() == health).count();
     let (up, down, unknown) = (count(Health::Up), count(Health::Down), count(Health::Unknown));
@@ -258,7 +258,8 @@ fn table(rows: &[&&Row]) -> Markup {
 
 fn table_row(row: &Row, now_ms: i64) -> Markup {
     let health = row.health().as_str();
-    let (interval, timeout) = (config::format_duration(row.target.interval), config::format_duration(row.target.timeout));
+    let (interval, timeout) =
+        (config::format_duration(row.target.interval), config::format_duration(row.target.timeout));
     let ago = row.status.and_then(|status| status.last_scrape).map(|at| (now_ms - at.0).max(0) as u64);
     let missed = row.status.map_or(0, |status| status.missed_in_flight + status.missed_core_late);
     html! {

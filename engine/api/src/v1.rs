@@ -5,8 +5,8 @@ use crate::params::Params;
 use crate::selector::parse_selector;
 use crate::state::State;
 use axum::extract;
-use series::Labels;
 use serde::Serialize;
+use series::Labels;
 use shard::{Health, MetadataRequest, TargetStatus};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use targets::{Pool, Target, TargetId};
@@ -105,9 +105,7 @@ fn active(state: &State, pool: &Pool, target: &Target, status: Option<&TargetSta
         scrape_url: target.url.to_string(),
         global_url: global_url(state, target),
         last_error: status.and_then(|status| status.last_error.clone()).unwrap_or_default(),
-        last_scrape: status
-            .and_then(|status| status.last_scrape)
-            .map_or_else(|| NEVER.to_owned(), |at| rfc3339(at.0)),
+        last_scrape: status.and_then(|status| status.last_scrape).map_or_else(|| NEVER.to_owned(), |at| rfc3339(at.0)),
         last_scrape_duration: status.map_or(0.0, |status| status.last_duration.as_secs_f64()),
         health: status.map_or(Health::Unknown, |status| status.health).as_str(),
         scrape_interval: config::format_duration(target.interval),
@@ -220,7 +218,8 @@ pub async fn relabel_steps(state: S, params: Params) -> ApiResult<RelabelSteps> 
     let pool = set.pools.iter().find(|pool| pool.job.job_name == name);
     let pool = pool.ok_or_else(|| ApiError::not_found(format!("no such scrape pool: {name:?}")))?;
     let steps = pool.job.relabel_configs.explain(Labels::from_pairs(labels));
-    let step = |step: relabel::Step| RelabelStep { rule: step.rendering, output: (&step.labels).into(), keep: step.kept };
+    let step =
+        |step: relabel::Step| RelabelStep { rule: step.rendering, output: (&step.labels).into(), keep: step.kept };
     Ok(Data(RelabelSteps { steps: steps.into_iter().map(step).collect() }))
 }
 

@@ -46,11 +46,13 @@ fn find(options: &Options) -> Result<Vec<Target>, String> {
 /// The target behind a URL, in a job with nothing but defaults.
 fn of_url(options: &Options) -> Result<Target, String> {
     let text = &options.url_or_job;
-    let url = url::Url::parse(text).map_err(|error| format!("{text:?} is no URL ({error}); for a job, add --config.file"))?;
+    let url =
+        url::Url::parse(text).map_err(|error| format!("{text:?} is no URL ({error}); for a job, add --config.file"))?;
     let Some(host) = url.host_str() else { return Err(format!("{text:?} has no host")) };
     let address = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
     let timeout = config::format_duration(options.timeout);
-    let yaml = format!("scrape_configs: [{{job_name: preview, scrape_interval: {timeout}, scrape_timeout: {timeout}}}]");
+    let yaml =
+        format!("scrape_configs: [{{job_name: preview, scrape_interval: {timeout}, scrape_timeout: {timeout}}}]");
     let config = config::parse_config(Path::new("preview"), &yaml, &config::Env::process());
     let job = config.map_err(|errors| errors.to_string())?.scrape_configs[0].clone();
     let mut labels = vec![
@@ -74,7 +76,8 @@ fn of_job(file: &Path, name: &str, count: usize) -> Result<Vec<Target>, String> 
         let names: Vec<&str> = config.scrape_configs.iter().map(|job| job.job_name.as_str()).collect();
         format!("{} has no job {name:?}; it has {}", file.display(), names.join(", "))
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let pool = runtime.block_on(targets::pool_now(job));
     for error in &pool.source_errors {
         eprintln!("discovery: {error}");

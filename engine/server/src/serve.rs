@@ -15,6 +15,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 const EXIT_MACHINE: u8 = 3;
 /// Rows stay readable for the lookback and a margin for slow readers.
 const RETENTION_MARGIN: Duration = Duration::from_secs(60);
+/// How often the placement learns what targets cost.
+const COSTS_EVERY: Duration = Duration::from_secs(60);
+/// What a scrape costs beside its samples, in samples: wakes and system calls. From the record of 2026-11-23.
+const SCRAPE_COST_SAMPLES: f64 = 400.0;
 /// Reload requests that may wait.
 const RELOADS_WAITING_MAX: usize = 16;
 
@@ -126,6 +130,8 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
     let auto = serve.config_auto_reload.then_some(serve.config_auto_reload_interval);
     tokio::spawn(reloader.run(reload_requests, auto));
 
+    tokio::spawn(learn_costs(shards.clone(), targets.clone()));
+
     let (quit_to, mut quit) = mpsc::channel(1);
     let state = api::State::new(api::Parts {
         shards: shards.clone(),
@@ -170,4 +176,22 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
     let _ = tokio::time::timeout(Duration::from_secs(5), drained).await;
     shards.shutdown().await?;
     Ok(())
+}
+
+/// Tells the placement what each target has cost so far, in samples per second, for ever.
+async fn learn_costs(shards: shard::Shards, targets: targets::ManagerHandle) {
+    loop {
+        tokio::time::sleep(COSTS_EVERY).await;
+        let Ok(statuses) = shards.statuses().await else { continue };
+        let intervals: std::collections::HashMap<_, _> = {
+            let set = targets.watch().borrow().clone();
+            let all = set.pools.iter().flat_map(|pool| &pool.active);
+            all.map(|target| (target.id, target.interval.as_secs_f64())).collect()
+        };
+        let cost = |status: &shard::TargetStatus| {
+            let interval = intervals.get(&status.id)?;
+            Some((status.id, (status.samples_scraped as f64 + SCRAPE_COST_SAMPLES) / interval))
+        };
+        targets.set_costs(statuses.iter().filter_map(cost).collect()).await;
+    }
 }

@@ -120,7 +120,8 @@ fn target_file_is_followed_and_a_broken_one_keeps_the_last_good_list() {
         serde_json::json!([{"targets": targets, "labels": {"zone": "z1"}}]).to_string()
     };
     std::fs::write(folder.path().join("targets.json"), list(&[&one])).unwrap();
-    let file_job = "scrape_configs:\n  - job_name: j\n    scrape_interval: 200ms\n    file_sd_configs: [{files: ['*.json']}]\n";
+    let file_job =
+        "scrape_configs:\n  - job_name: j\n    scrape_interval: 200ms\n    file_sd_configs: [{files: ['*.json']}]\n";
     std::fs::write(folder.path().join("prometheus.yml"), file_job).unwrap();
     let server = Ringscrape::start_in(folder, &[]);
     until("one is scraped", || server.value("a{zone=\"z1\"}"));

@@ -28,7 +28,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use targets::{Target, TargetDiff, TargetId};
-use tsdb::{AppendScratch, TargetHead};
+use tsdb::{AppendScratch, TargetHead, within_bounds};
 
 /// What a core is started with.
 pub(crate) struct Settings {
@@ -396,7 +396,9 @@ impl Core {
                 if let Some(refusal) = ingested.refusal {
                     failure = Some((refusal.reason, refusal.text));
                 } else if ingested.reshaped {
-                    report.series_added = head.replace(&reader.groups()).added;
+                    // A series whose only sample is refused is none.
+                    let refused = readings.stamps.iter().filter(|stamp| !within_bounds(at, **stamp)).count() as u64;
+                    report.series_added = head.replace(&reader.groups()).added.saturating_sub(refused);
                 }
             }
             Err(error) => {
@@ -507,7 +509,8 @@ impl Core {
                     let _ = reply.send(statuses);
                 }
                 Command::Instant(request, reply) => {
-                    let _ = reply.send(self.instant(&request).await);
+                    let answer = self.instant(&request, || reply.is_closed()).await;
+                    let _ = reply.send(answer);
                 }
                 Command::Metadata(request, reply) => {
                     let _ = reply.send(self.metadata(&request).await);
@@ -524,7 +527,12 @@ impl Core {
         }
     }
 
-    async fn instant(&self, request: &InstantRequest) -> Result<Vec<InstantSample>, LimitError> {
+    /// Newest samples of what matches; nothing once the asker has `gone`.
+    async fn instant(
+        &self,
+        request: &InstantRequest,
+        gone: impl Fn() -> bool,
+    ) -> Result<Vec<InstantSample>, LimitError> {
         let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
         let mut matching = Matching::new(&request.selectors);
         let mut samples = Vec::new();
@@ -539,6 +547,9 @@ impl Core {
             read(&scraper.target.borrow(), &scraper.head.borrow())?;
             if i % TARGETS_PER_TURN == 0 {
                 pause().await;
+                if gone() {
+                    return Ok(Vec::new());
+                }
             }
         }
         for ended in self.ended.borrow().iter() {

@@ -39,7 +39,8 @@ pub fn preview(target: Target) -> Result<Preview, runtime::StartError> {
     let threads = ResolverThreads::start(system_lookup)
         .map_err(|source| runtime::StartError::Os { what: "starting the resolver threads", source })?;
     let failed = |reason: String| runtime::StartError::Core { core: 0, reason };
-    let executor = runtime::executor(0, cpus[0]).spawn(move || async move { look(&target, Resolver::new(threads)).await });
+    let executor =
+        runtime::executor(0, cpus[0]).spawn(move || async move { look(&target, Resolver::new(threads)).await });
     executor.map_err(|error| failed(error.to_string()))?.join().map_err(|error| failed(error.to_string()))
 }
 
@@ -72,7 +73,12 @@ async fn look(target: &Target, resolver: Resolver) -> Preview {
     if let Err(error) = content_type::check(&fetched, &target.job) {
         preview.problems.push(error.text);
     }
-    tally(&mut preview, fetched.body(), &target.job, &Class::new(&target.job, &target.labels).for_target(&target.labels));
+    tally(
+        &mut preview,
+        fetched.body(),
+        &target.job,
+        &Class::new(&target.job, &target.labels).for_target(&target.labels),
+    );
     preview
 }
 
@@ -129,7 +135,9 @@ mod tests {
 
     #[test]
     fn body_is_counted_as_a_scrape_would_take_it() {
-        let job = test_job("sample_limit: 2\nmetric_relabel_configs: [{source_labels: [__name__], regex: go_.*, action: drop}]");
+        let job = test_job(
+            "sample_limit: 2\nmetric_relabel_configs: [{source_labels: [__name__], regex: go_.*, action: drop}]",
+        );
         let class = Class::new(&job, &Labels::empty());
         let mut preview = Preview::default();
         tally(&mut preview, b"a{x=\"1\"} 1\na{x=\"2\"} 1\na{x=\"2\"} 1\ngo_x 1\nb 1\n7\n", &job, &class);

@@ -129,7 +129,8 @@ fn is_go_bool(text: &str) -> bool {
 }
 
 fn duration(labels: &LabelsBuilder, name: &str, what: &str) -> Result<Duration, String> {
-    let parsed = config::parse_duration(labels.get(name)).map_err(|error| format!("error parsing scrape {what}: {error}"))?;
+    let parsed =
+        config::parse_duration(labels.get(name)).map_err(|error| format!("error parsing scrape {what}: {error}"))?;
     if parsed.is_zero() {
         return Err(format!("scrape {what} cannot be 0"));
     }
@@ -232,17 +233,38 @@ mod tests {
     fn labels_and_urls() {
         check("", X, &[], r#"{instance="x:1", job="j"} http://x:1/metrics"#);
         check("", X, &[("zone", "z")], r#"{instance="x:1", job="j", zone="z"} http://x:1/metrics"#);
-        check("", &[("__address__", "x:1"), ("zone", "own")], &[("zone", "z")],
-            r#"{instance="x:1", job="j", zone="own"} http://x:1/metrics"#);
+        check(
+            "",
+            &[("__address__", "x:1"), ("zone", "own")],
+            &[("zone", "z")],
+            r#"{instance="x:1", job="j", zone="own"} http://x:1/metrics"#,
+        );
         check("", X, &[("job", "other")], r#"{instance="x:1", job="other"} http://x:1/metrics"#);
-        check("", X, &[("__metrics_path__", "/a b?c"), ("__meta_x", "1"), ("__tmp", "2")],
-            r#"{instance="x:1", job="j"} http://x:1/a%20b%3Fc"#);
-        check("metrics_path: m", &[("__address__", "[::1]:9")], &[], r#"{instance="[::1]:9", job="j"} http://[::1]:9/m"#);
+        check(
+            "",
+            X,
+            &[("__metrics_path__", "/a b?c"), ("__meta_x", "1"), ("__tmp", "2")],
+            r#"{instance="x:1", job="j"} http://x:1/a%20b%3Fc"#,
+        );
+        check(
+            "metrics_path: m",
+            &[("__address__", "[::1]:9")],
+            &[],
+            r#"{instance="[::1]:9", job="j"} http://[::1]:9/m"#,
+        );
         check("scheme: https", &[("__address__", "x")], &[], r#"{instance="x", job="j"} https://x/metrics"#);
-        check("params: {b: ['1', '2'], a: ['x y&']}", X, &[("__param_b", "9"), ("__param_c", "")],
-            r#"{instance="x:1", job="j"} http://x:1/metrics?a=x+y%26&b=9&b=2"#);
-        check("relabel_configs: [{source_labels: [__address__], target_label: instance, replacement: 'n-$1'}]", X, &[],
-            r#"{instance="n-x:1", job="j"} http://x:1/metrics"#);
+        check(
+            "params: {b: ['1', '2'], a: ['x y&']}",
+            X,
+            &[("__param_b", "9"), ("__param_c", "")],
+            r#"{instance="x:1", job="j"} http://x:1/metrics?a=x+y%26&b=9&b=2"#,
+        );
+        check(
+            "relabel_configs: [{source_labels: [__address__], target_label: instance, replacement: 'n-$1'}]",
+            X,
+            &[],
+            r#"{instance="n-x:1", job="j"} http://x:1/metrics"#,
+        );
         check("relabel_configs: [{source_labels: [job], regex: j, action: drop}]", X, &[], "dropped");
     }
 
@@ -262,11 +284,19 @@ mod tests {
         check("", &[("__address__", "::1")], &[], r#""::1" is not a valid hostname"#);
         check("", X, &[("__scrape_interval__", "0s")], "scrape interval cannot be 0");
         check("", X, &[("__scrape_timeout__", "0")], "scrape timeout cannot be 0");
-        check("", X, &[("__scrape_interval__", "1s"), ("__scrape_timeout__", "2s")],
-            r#"scrape timeout cannot be greater than scrape interval ("2s" > "1s")"#);
+        check(
+            "",
+            X,
+            &[("__scrape_interval__", "1s"), ("__scrape_timeout__", "2s")],
+            r#"scrape timeout cannot be greater than scrape interval ("2s" > "1s")"#,
+        );
         check("", X, &[("__scheme__", "ftp")], r#"unsupported protocol scheme "ftp""#);
-        check("", X, &[("__scrape_native_histograms__", "maybe")],
-            r#"error parsing __scrape_native_histograms__: strconv.ParseBool: parsing "maybe": invalid syntax"#);
+        check(
+            "",
+            X,
+            &[("__scrape_native_histograms__", "maybe")],
+            r#"error parsing __scrape_native_histograms__: strconv.ParseBool: parsing "maybe": invalid syntax"#,
+        );
         let Built::Failed { error, .. } = built("", X, &[("__scrape_interval__", "soon")]) else { panic!() };
         assert!(error.starts_with("error parsing scrape interval: "), "{error}");
     }

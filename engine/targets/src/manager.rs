@@ -377,7 +377,10 @@ mod tests {
         std::fs::write(&path, r#"[{"targets": ["x:1"]}]"#).unwrap();
         let rig = Rig::new(2);
         let with = |extra: &str| {
-            format!("scrape_configs:\n  - job_name: f\n    file_sd_configs: [{{files: ['{}']}}]\n{extra}", path.display())
+            format!(
+                "scrape_configs:\n  - job_name: f\n    file_sd_configs: [{{files: ['{}']}}]\n{extra}",
+                path.display()
+            )
         };
         rig.reload(&with("")).await;
         assert_eq!(rig.instances().len(), 1, "known at once");

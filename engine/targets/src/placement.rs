@@ -37,13 +37,7 @@ impl Placement {
         };
         let mut ring: Vec<(u64, usize)> = (0..cores).flat_map(places).collect();
         ring.sort_unstable();
-        Placement {
-            ring,
-            placed: HashMap::new(),
-            load: vec![0.0; cores],
-            costs: HashMap::new(),
-            cost_average: 1.0,
-        }
+        Placement { ring, placed: HashMap::new(), load: vec![0.0; cores], costs: HashMap::new(), cost_average: 1.0 }
     }
 
     /// What targets have been seen to cost; weighs those that are placed from now on.

@@ -77,8 +77,14 @@ mod tests {
 
     #[test]
     fn duplicates_drops_and_failures_are_told_apart() {
-        let rules = "relabel_configs: [{source_labels: [__address__], regex: 'd.*', action: drop}]\nkeep_dropped_targets: 1";
-        let pool = build_pool(&test_job("j", rules), &[group(&["b:1", "a:1", "b:1"]), group(&["d:1", "d:2", "x/y"])], vec![], None);
+        let rules =
+            "relabel_configs: [{source_labels: [__address__], regex: 'd.*', action: drop}]\nkeep_dropped_targets: 1";
+        let pool = build_pool(
+            &test_job("j", rules),
+            &[group(&["b:1", "a:1", "b:1"]), group(&["d:1", "d:2", "x/y"])],
+            vec![],
+            None,
+        );
         let active: Vec<&str> = pool.active.iter().map(|target| target.labels.get("instance").unwrap()).collect();
         assert_eq!(active, ["a:1", "b:1"]);
         assert_eq!((pool.dropped.len(), pool.dropped_count), (1, 2));

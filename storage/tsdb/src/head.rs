@@ -24,6 +24,11 @@ const DEAD_SLOTS_MIN: usize = 256;
 /// No sample yet.
 const NO_STAMP: i64 = i64::MIN;
 
+/// Whether a timestamp of its own is near enough to its scrape to begin a series.
+pub fn within_bounds(scrape: Timestamp, stamp: i64) -> bool {
+    stamp <= scrape.0.saturating_add(AHEAD_MS_MAX) && stamp >= scrape.0.saturating_sub(BEHIND_MS_MAX)
+}
+
 /// A row that cannot be appended: its time is not after the newest row's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("row at {} ms is not after the newest one at {} ms", .at.0, .newest.0)]

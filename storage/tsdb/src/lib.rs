@@ -9,5 +9,5 @@ mod head;
 mod row;
 
 pub use group::{GroupBuilder, SlotGroup};
-pub use head::{AppendScratch, Appended, Change, RowRejected, TargetHead};
+pub use head::{AppendScratch, Appended, Change, RowRejected, TargetHead, within_bounds};
 pub use row::{Direction, RowError, Slots, walk as walk_row};

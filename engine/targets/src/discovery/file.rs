@@ -72,7 +72,8 @@ impl Files {
         let watcher = notify::recommended_watcher(move |_| {
             let _ = event_to.try_send(());
         });
-        let mut watcher = watcher.map_err(|error| tracing::warn!(%error, "target files are only read again by time")).ok();
+        let mut watcher =
+            watcher.map_err(|error| tracing::warn!(%error, "target files are only read again by time")).ok();
         let mut watched = BTreeSet::new();
         let mut last: Option<Found> = None;
         loop {
