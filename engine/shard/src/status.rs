@@ -193,7 +193,8 @@ pub(crate) fn histogram() -> Histogram<u64> {
 }
 
 impl CoreStats {
-    pub(crate) fn new(core: usize, cpu: usize) -> CoreStats {
+    /// Of a core that has done nothing yet.
+    pub fn new(core: usize, cpu: usize) -> CoreStats {
         CoreStats {
             core,
             cpu: Some(cpu),
@@ -229,7 +230,7 @@ impl CoreStats {
 
 impl TargetStatus {
     /// Of a target that has not been scraped.
-    pub(crate) fn new(id: TargetId, core: usize) -> TargetStatus {
+    pub fn new(id: TargetId, core: usize) -> TargetStatus {
         TargetStatus {
             id,
             core,

@@ -1,0 +1,371 @@
+//! Every route, answered from targets and a core that are made up here.
+
+use api::{Parts, Running, State};
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use series::{Labels, Timestamp};
+use shard::{Command, CoreStats, Health, InstantSample, Metadata, Reason, Shards, TargetMetadata, TargetStatus};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use targets::{Built, FailedTarget, ManagerHandle, Pool, TargetSet};
+use tokio::sync::{mpsc, watch};
+use tower::ServiceExt;
+
+const YAML: &str = "
+global: {external_labels: {region: eu}}
+scrape_configs:
+  - job_name: web
+    basic_auth: {username: u, password: geheim}
+    relabel_configs: [{target_label: zone, replacement: z1}]
+    static_configs: [{targets: ['a:1']}]
+  - job_name: db
+    static_configs: [{targets: ['b:1']}]
+";
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    Labels::from_pairs(pairs.iter().copied())
+}
+
+fn config() -> Arc<config::Config> {
+    Arc::new(config::parse_config("prometheus.yml".as_ref(), YAML, &config::Env::process()).unwrap())
+}
+
+/// Pools of the configuration with `count` targets each.
+fn pools(config: &config::Config, count: usize) -> TargetSet {
+    let pool = |job: &Arc<config::ScrapeConfig>| {
+        let build = |i| {
+            let own = labels(&[
+                ("__address__", &format!("{}-{i}:1", job.job_name)),
+                ("__meta_x", "<script>alert(1)</script>"),
+            ]);
+            let Built::Target(target) = targets::build(job, &own, &labels(&[("note", "<script>")])) else { panic!() };
+            Arc::new(target)
+        };
+        Arc::new(Pool {
+            job: job.clone(),
+            active: (0..count).map(build).collect(),
+            dropped: vec![labels(&[("__address__", "gone:1")])],
+            dropped_count: 7,
+            failed: vec![FailedTarget {
+                discovered: labels(&[("__address__", "x/y")]),
+                error: "no hostname <b>".into(),
+            }],
+            source_errors: vec![format!("{}.json: broken", job.job_name)],
+        })
+    };
+    TargetSet { pools: config.scrape_configs.iter().map(pool).collect() }
+}
+
+/// Answers as a core would; the first target of each pool is down, the last has not been scraped.
+fn core(set: &TargetSet) -> flume::Sender<Command> {
+    let (queue, commands) = flume::bounded(8);
+    let mut statuses = Vec::new();
+    for pool in &set.pools {
+        for (i, target) in pool.active.iter().enumerate() {
+            let mut status = TargetStatus::new(target.id, 0);
+            if i + 1 < pool.active.len() {
+                status.scrapes = 3;
+                status.last_scrape = Some(Timestamp(1_700_000_000_123));
+                status.health = if i == 0 { Health::Down } else { Health::Up };
+                status.last_duration = Duration::from_millis(1500);
+                status.samples_scraped = 42;
+            }
+            if i == 0 {
+                status.last_error = Some("<script>boom</script>".to_owned());
+                status.last_reason = Some(Reason::Parse);
+            }
+            statuses.push(status);
+        }
+    }
+    let target = set.pools[0].active[0].id;
+    std::thread::spawn(move || {
+        for command in commands.iter() {
+            // Who asked may have gone.
+            match command {
+                Command::Statuses(reply) => drop(reply.send(statuses.clone())),
+                Command::Stats(reply) => drop(reply.send(Box::new(CoreStats::new(0, 0)))),
+                Command::Instant(request, reply) => {
+                    let wanted = |sample: &InstantSample| {
+                        request.selectors.iter().any(|all| all.iter().all(|one| one.matches_labels(&sample.labels)))
+                    };
+                    let sample = |pairs: &[(&str, &str)], value| InstantSample {
+                        labels: labels(pairs),
+                        timestamp: Timestamp(5),
+                        value,
+                    };
+                    let all = [
+                        sample(&[("__name__", "up"), ("instance", "i")], 1.0),
+                        sample(&[("__name__", "a.b"), ("instance", "i"), ("region", "own")], 2.5),
+                    ];
+                    drop(reply.send(Ok(all.into_iter().filter(wanted).collect())));
+                }
+                Command::Metadata(request, reply) => {
+                    let metric = |name: &str| {
+                        let (kind, help) = ("counter".to_owned(), "Help.".to_owned());
+                        Arc::new(Metadata { metric: name.to_owned(), kind, help, unit: String::new() })
+                    };
+                    let mut metrics = vec![metric("a"), metric("b")];
+                    metrics.retain(|metadata| request.metric.as_ref().is_none_or(|wanted| *wanted == metadata.metric));
+                    drop(reply.send(vec![TargetMetadata { target, metrics }]));
+                }
+                Command::Apply(_, reply) | Command::Shutdown(reply) => drop(reply.send(())),
+            }
+        }
+    });
+    queue
+}
+
+fn state(count: usize) -> State {
+    let config = config();
+    let set = pools(&config, count);
+    let (_, running) = watch::channel(Arc::new(Running::good(config)));
+    State::new(Parts {
+        shards: Shards::new(vec![core(&set)]),
+        targets: ManagerHandle::showing(set),
+        running,
+        flags: BTreeMap::from([("config.file".to_owned(), "prometheus.yml".to_owned())]),
+        lookback: Duration::from_secs(300),
+        external_url: None,
+        enable_lifecycle: false,
+        cors_origin: Some("https://good.example".to_owned()),
+        reload: mpsc::channel(1).0,
+        quit: mpsc::channel(1).0,
+    })
+    .unwrap()
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+async fn ask(state: &State, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::builder().method(method).uri(path).header("host", "here:9090");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = api::router(state.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = response.into_body().collect().await.unwrap().to_bytes().to_vec();
+    Answer { status, headers, body }
+}
+
+async fn get(state: &State, path: &str) -> Answer {
+    ask(state, "GET", path, &[]).await
+}
+
+async fn data(state: &State, path: &str) -> Value {
+    let answer = get(state, path).await;
+    assert_eq!((answer.status, &answer.json()["status"]), (StatusCode::OK, &json!("success")), "{path}");
+    answer.json()["data"].take()
+}
+
+#[tokio::test]
+async fn targets_and_their_filters() {
+    let state = state(3);
+    let all = data(&state, "/api/v1/targets").await;
+    assert_eq!(all["activeTargets"].as_array().unwrap().len(), 6);
+    assert_eq!(all["droppedTargetCounts"], json!({"db": 7, "web": 7}));
+    assert_eq!(all["failedTargets"][0]["error"], "no hostname <b>");
+    assert_eq!(all["sourceErrors"][1]["error"], "db.json: broken");
+    let down = &all["activeTargets"][0];
+    assert_eq!((&down["health"], &down["lastErrorReason"]), (&json!("down"), &json!("parse")));
+    assert_eq!(down["lastScrape"], "2023-11-14T22:13:20.123Z");
+    assert_eq!(down["lastScrapeDuration"], 1.5);
+    assert_eq!(down["scrapeInterval"], "1m");
+    assert_eq!(down["labels"], json!({"instance": "web-0:1", "job": "web", "note": "<script>", "zone": "z1"}));
+    assert_eq!(down["discoveredLabels"]["__meta_x"], "<script>alert(1)</script>");
+    let never = &all["activeTargets"][2];
+    assert_eq!((&never["health"], &never["lastScrape"]), (&json!("unknown"), &json!("0001-01-01T00:00:00Z")));
+
+    let of_db = data(&state, "/api/v1/targets?state=active&scrapePool=db").await;
+    assert_eq!(of_db["activeTargets"].as_array().unwrap().len(), 3);
+    assert_eq!(of_db["droppedTargets"], json!([]));
+    assert_eq!(of_db["droppedTargetCounts"], json!({"db": 7, "web": 7}), "never filtered");
+    let dropped = data(&state, "/api/v1/targets?state=dropped").await;
+    assert_eq!(dropped["activeTargets"], json!([]));
+    assert_eq!(dropped["droppedTargets"][0]["discoveredLabels"], json!({"__address__": "gone:1"}));
+}
+
+#[tokio::test]
+async fn pools_metadata_and_status() {
+    let state = state(2);
+    assert_eq!(data(&state, "/api/v1/scrape_pools").await, json!({"scrapePools": ["web", "db"]}));
+    let yaml = data(&state, "/api/v1/scrape_pools/config?scrapePool=web").await;
+    assert!(yaml["yaml"].as_str().unwrap().contains("password: <secret>"), "{yaml}");
+    for path in ["/api/v1/status/config", "/config", "/api/v1/scrape_pools/config?scrapePool=web"] {
+        assert!(!get(&state, path).await.text().contains("geheim"), "{path}");
+    }
+    let labels = "%7B%22job%22%3A%22x%22%7D";
+    let steps = data(&state, &format!("/api/v1/targets/relabel_steps?scrapePool=web&labels={labels}")).await;
+    assert_eq!(steps["steps"][0]["output"], json!({"job": "x", "zone": "z1"}));
+    assert_eq!(steps["steps"][0]["keep"], true);
+    let metadata = data(&state, "/api/v1/metadata").await;
+    assert_eq!(metadata["a"], json!([{"type": "counter", "help": "Help.", "unit": ""}]));
+    assert_eq!(data(&state, "/api/v1/metadata?limit=1").await.as_object().unwrap().len(), 1);
+    assert_eq!(data(&state, "/api/v1/metadata?metric=b").await.as_object().unwrap().len(), 1);
+    let of_targets = data(&state, "/api/v1/targets/metadata?metric=a&limit=5").await;
+    assert_eq!(of_targets[0]["target"]["instance"], "web-0:1");
+    assert_eq!(data(&state, "/api/v1/status/flags").await["config.file"], "prometheus.yml");
+    assert_eq!(data(&state, "/api/v1/status/buildinfo").await["application"], "ringscrape");
+    assert_eq!(data(&state, "/api/v1/status/runtimeinfo").await["reloadConfigSuccess"], true);
+    assert_eq!(get(&state, "/version").await.json()["application"], "ringscrape");
+}
+
+#[tokio::test]
+async fn refusals_have_the_envelope() {
+    let state = state(1);
+    for (path, status, kind) in [
+        ("/api/v1/query?query=up", StatusCode::NOT_FOUND, "not_found"),
+        ("/api/v1/nothing", StatusCode::NOT_FOUND, "not_found"),
+        ("/api/v1/metadata?limit=x", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/targets/metadata?match_target=%7B", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/scrape_pools/config", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/scrape_pools/config?scrapePool=none", StatusCode::NOT_FOUND, "not_found"),
+        ("/api/v1/targets/relabel_steps?scrapePool=web&labels=1", StatusCode::BAD_REQUEST, "bad_data"),
+    ] {
+        let answer = get(&state, path).await;
+        assert_eq!((answer.status, &answer.json()["errorType"]), (status, &json!(kind)), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn federation() {
+    let state = state(1);
+    let none = get(&state, "/federate").await;
+    assert_eq!((none.status, none.body.len()), (StatusCode::OK, 0));
+    assert_eq!(get(&state, "/federate?match[]=up%7B").await.status, StatusCode::BAD_REQUEST);
+    let all = get(&state, "/federate?match[]=up&match[]=%7B__name__=~%22a.*%22%7D").await;
+    assert_eq!(
+        all.text(),
+        "# TYPE a_b untyped\na_b{instance=\"i\",region=\"own\"} 2.5 5\n# TYPE up untyped\nup{instance=\"i\",region=\"eu\"} 1 5\n"
+    );
+    assert_eq!(all.header("content-type"), "text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
+    let utf8 = [("accept", "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6")];
+    let quoted = ask(&state, "GET", "/federate?match[]=%7B__name__=~%22a.*%22%7D", &utf8).await;
+    assert!(quoted.text().contains("{\"a.b\",instance=\"i\",region=\"own\"} 2.5 5\n"), "{}", quoted.text());
+    let packed = ask(&state, "GET", "/metrics", &[("accept-encoding", "gzip")]).await;
+    assert_eq!((packed.header("content-encoding"), &packed.body[..2]), ("gzip", &[0x1f, 0x8b][..]));
+}
+
+#[tokio::test]
+async fn own_metrics_are_well_formed() {
+    let text = get(&state(2), "/metrics").await.text();
+    let mut families = std::collections::BTreeSet::new();
+    let mut family = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            family = rest.split(' ').next().unwrap();
+            assert!(families.insert(family), "{family} stands twice");
+            assert!(text.contains(&format!("# HELP {family} ")), "{family} has no help");
+        } else if !line.starts_with('#') {
+            assert!(line.starts_with(family), "{line} is not of {family}");
+            let value = line.rsplit(' ').next().unwrap();
+            assert!(value.parse::<f64>().is_ok() || value == "+Inf", "{line}");
+        }
+    }
+    for name in
+        ["prometheus_config_last_reload_successful", "process_resident_memory_bytes", "ringscrape_scrapes_total"]
+    {
+        assert!(families.contains(name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn lifecycle_origins_and_headers() {
+    let state = state(1);
+    assert_eq!(get(&state, "/-/healthy").await.status, StatusCode::OK);
+    assert_eq!(get(&state, "/-/ready").await.text(), "ringscrape is Ready.\n");
+    let reload = ask(&state, "POST", "/-/reload", &[]).await;
+    assert_eq!((reload.status, reload.text().as_str()), (StatusCode::FORBIDDEN, "Lifecycle API is not enabled."));
+    let foreign = ask(&state, "POST", "/-/reload", &[("origin", "https://evil.example")]).await;
+    assert!(foreign.text().contains("other origins"), "{}", foreign.text());
+    let own = ask(&state, "POST", "/-/reload", &[("origin", "http://here:9090")]).await;
+    assert!(own.text().contains("Lifecycle"), "{}", own.text());
+    for (origin, want) in [("https://good.example", "https://good.example"), ("https://evil.example", "")] {
+        let answer = ask(&state, "GET", "/api/v1/scrape_pools", &[("origin", origin)]).await;
+        assert_eq!(answer.header("access-control-allow-origin"), want);
+    }
+    for path in ["/targets", "/metrics", "/api/v1/nothing", "/nowhere"] {
+        let answer = get(&state, path).await;
+        assert!(answer.header("content-security-policy").starts_with("default-src 'self'"), "{path}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+    }
+    assert_eq!(get(&state, "/").await.header("location"), "/targets");
+}
+
+#[tokio::test]
+async fn page_shows_ten_thousand_targets_and_runs_no_script_of_theirs() {
+    let state = state(5_000);
+    let first = get(&state, "/targets").await.text();
+    assert!(first.contains("<strong>10000</strong> targets"));
+    assert!(first.contains("<strong>9996</strong> up") && first.contains("<strong>2</strong> down"));
+    assert_eq!(first.matches("<tr>").count(), 101, "a head and a hundred rows");
+    assert!(first.contains("page 1 of 100") && first.contains("4999/5000 up") || first.contains("4998/5000 up"));
+    assert!(first.contains("&lt;script&gt;boom&lt;/script&gt;"));
+    for path in ["/targets", "/config", "/flags", "/status"] {
+        let page = get(&state, path).await.text();
+        assert!(!page.contains("<script") && !page.contains("<style") && !page.contains(" style="), "{path}");
+    }
+    let down = get(&state, "/targets?state=down&job=web").await.text();
+    assert!(down.contains("web-0:1") && !down.contains("db-0:1"));
+    let found = get(&state, "/targets?search=instance%3Ddb-77%3A").await.text();
+    assert!(found.contains("db-77:1") && !found.contains("db-78:1"));
+    let style = first.split("href=\"").find_map(|part| part.strip_prefix("/assets/")).unwrap();
+    let style = style.split('"').next().unwrap();
+    let css = get(&state, &format!("/assets/{style}")).await;
+    assert_eq!((css.status, css.header("content-type")), (StatusCode::OK, "text/css; charset=utf-8"));
+    assert_eq!(get(&state, "/assets/style.css").await.status, StatusCode::NOT_FOUND);
+}
+
+/// Whatever stands in a URL is answered, and never with a fault of ours.
+#[tokio::test]
+async fn mutated_urls_are_answered() {
+    let state = state(2);
+    let seeds = [
+        "/api/v1/targets?state=active&scrapePool=web",
+        "/api/v1/targets/metadata?match_target=%7Bjob%3D%22web%22%7D&limit=3&metric=a",
+        "/api/v1/metadata?limit=1&limit_per_metric=1",
+        "/federate?match[]=%7B__name__%3D~%22a.%2A%22%7D&match[]=up",
+        "/targets?state=up&job=web&search=a&page=2",
+        "/api/v1/targets/relabel_steps?scrapePool=web&labels=%7B%22a%22%3A%22b%22%7D",
+    ];
+    let mut seed = 42u64;
+    let mut next = move |below: usize| {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 33) as usize % below
+    };
+    let alphabet = b"%7B%22&=?/[]{}~.*(|)\\+-0123456789abcxyz\"'<>";
+    for round in 0..600 {
+        let mut path = seeds[next(seeds.len())].as_bytes().to_vec();
+        for _ in 0..next(4) + 1 {
+            let at = 1 + next(path.len() - 1);
+            match next(3) {
+                0 => path[at] = alphabet[next(alphabet.len())],
+                1 => path.insert(at, alphabet[next(alphabet.len())]),
+                _ => path.truncate(at + 1),
+            }
+        }
+        let Ok(uri) = axum::http::Uri::try_from(&path[..]) else { continue };
+        let answer = get(&state, &uri.to_string()).await;
+        assert!(answer.status.as_u16() < 500, "round {round}: {uri}: {}", answer.status);
+    }
+}
