@@ -155,6 +155,7 @@ impl Core {
     async fn keep_time(self: Rc<Self>) {
         let mut actions = Vec::new();
         while !self.stopping.get() {
+            self.pulse.beat();
             self.schedule.borrow_mut().step(self.now_us(), &mut actions);
             for action in actions.drain(..) {
                 self.carry_out(action);

@@ -14,8 +14,9 @@ use crate::status::Missed;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Distance of two phases. 25 ms keeps the wakes of a core at 40 per second whatever the number of its targets.
-pub const PHASE_GRID_US: u64 = 25_000;
+/// Distance of two phases. 50 ms keeps the wakes of a core at 20 per second, and what answers bring, whatever the number
+/// of its targets.
+pub const PHASE_GRID_US: u64 = 50_000;
 
 /// Index of a target within its core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
