@@ -1,16 +1,17 @@
-//! One scrape into the head: rows of 1,360 slots of which 41 % changed, and reads of what was written.
+//! One scrape into head and log: rows of 1,360 slots of which 41 % changed, reads of what was written, and chunks.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use perf::Random;
-use series::{Labels, MatchOp, Matcher, Timestamp};
+use series::{Labels, MatchOp, Matcher, Sample, Timestamp};
 use std::rc::Rc;
-use tsdb::{AppendScratch, GroupBuilder, SlotGroup, TargetHead};
+use std::sync::Arc;
+use tsdb::log::{Action, FileId, Journal, Options, TargetKey, Writer};
+use tsdb::{AppendScratch, Closed, GroupBuilder, SegmentLimits, SlotGroup, TargetHead, seal};
 
 const SLOTS: usize = 1360;
-const ROWS: i64 = 60;
 
 /// Groups as a payload of many families is cut into.
-fn groups() -> Vec<Rc<SlotGroup>> {
+fn groups() -> Vec<Arc<SlotGroup>> {
     (0..SLOTS / 40)
         .map(|group| {
             let mut builder = GroupBuilder::default();
@@ -19,7 +20,7 @@ fn groups() -> Vec<Rc<SlotGroup>> {
                 let le = slot.to_string();
                 builder.push(&Labels::from_pairs([("__name__", name.as_str()), ("le", &le), ("method", "GET")]), false);
             }
-            Rc::new(builder.build())
+            Arc::new(builder.build())
         })
         .collect()
 }
@@ -42,39 +43,66 @@ fn benches(criterion: &mut Criterion) {
             values.clone()
         })
         .collect();
-    let mut head = TargetHead::default();
+    let key = TargetKey { id: 1, labels: Labels::from_pairs([("instance", "host:9100"), ("job", "load")]) };
+    let mut head = TargetHead::new(key, SegmentLimits::default(), 0);
     let mut scratch = AppendScratch::default();
+    let mut journal = Journal::new(Writer::new(FileId { boot: 1, writer: 0, sequence: 1 }, Options::default()));
     head.replace(&groups());
     let mut at = 0;
+    let closed = std::cell::RefCell::new(None);
     let mut append = |head: &mut TargetHead| {
         at += 5_000;
         let row = &rows[at as usize / 5_000 % rows.len()];
-        head.append(Timestamp(at), row, &[], false, &mut scratch).expect("time goes on");
-        head.trim(Timestamp(at - ROWS * 5_000));
+        head.append(Timestamp(at), row, &[], false, &mut journal, &mut scratch).expect("time goes on");
+        head.take_closed(|segment| {
+            segment.set_sealed();
+            closed.replace(Some(segment));
+        });
+        head.drop_sealed();
+        discard(&mut journal, at as u64);
         at
     };
     let mut group = criterion.benchmark_group("head/1360 slots");
     group.throughput(Throughput::Elements(SLOTS as u64));
-    group.bench_function("append and trim", |bencher| bencher.iter(|| append(&mut head)));
+    group.bench_function("append and log", |bencher| bencher.iter(|| append(&mut head)));
     let now = append(&mut head);
     let name = Matcher::new("__name__", MatchOp::Equal, "http_server_requests_f7_seconds_bucket").expect("no regex");
     let le = Matcher::new("le", MatchOp::Equal, "7").expect("no regex");
-    group.throughput(Throughput::Elements(ROWS as u64));
-    group.bench_function("range of one series over 60 rows", |bencher| {
+    group.bench_function("one series of the open segment", |bencher| {
         let matchers = [name.clone(), le.clone()];
-        bencher.iter(|| head.range(&matchers, &Labels::empty(), Timestamp(0), Timestamp(now)).expect("own rows").len());
+        bencher.iter(|| {
+            let matching = |group: &Arc<SlotGroup>| group.matching(&matchers, &Labels::empty()).into();
+            let mut samples = 0;
+            let found = |_: &Arc<SlotGroup>, _: u32, of_slot: &[Sample]| samples += of_slot.len();
+            head.range(Timestamp(0), Timestamp(now), u64::MAX, matching, found).expect("own rows");
+            samples
+        });
     });
-    group.throughput(Throughput::Elements(SLOTS as u64));
     let every: Rc<[u32]> = (0..40).collect();
     group.bench_function("newest of all", |bencher| {
         bencher.iter(|| {
             let mut sum = 0.0;
-            let found = |_: &Rc<SlotGroup>, _: u32, sample: series::Sample| sum += sample.value;
-            head.instant(Timestamp(0), Timestamp(now), |_| every.clone(), found).expect("own rows");
+            let found = |_: &Arc<SlotGroup>, _: u32, sample: Sample| sum += sample.value;
+            head.instant(Timestamp(now - 5_000), Timestamp(now), u64::MAX, |_| every.clone(), found).expect("own rows");
             sum
         });
     });
+    while closed.borrow().is_none() {
+        append(&mut head);
+    }
+    let closed: Arc<Closed> = closed.take().expect("looked at above");
+    group.throughput(Throughput::Elements((SLOTS * closed.segment.rows()) as u64));
+    group.bench_function("segment into chunks", |bencher| bencher.iter(|| seal(&closed.segment).entries.len()));
     group.finish();
+}
+
+/// Takes what the log writes and throws it away.
+fn discard(journal: &mut Journal, now_ms: u64) {
+    let Some(writer) = journal.writer_mut() else { return };
+    while let Some(action) = writer.next(now_ms, false) {
+        let outcome = if let Action::Write { bytes, .. } = &action { bytes.len() } else { 0 };
+        writer.done(&action, Ok(outcome), now_ms);
+    }
 }
 
 criterion_group!(ingest, benches);

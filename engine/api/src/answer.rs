@@ -28,7 +28,7 @@ impl From<shard::AskError> for ApiError {
         let (status, kind) = match error {
             shard::AskError::Timeout { .. } => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
             shard::AskError::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-            shard::AskError::Limit(_) => (StatusCode::UNPROCESSABLE_ENTITY, "execution"),
+            shard::AskError::Limit(_) | shard::AskError::Blocks(_) => (StatusCode::UNPROCESSABLE_ENTITY, "execution"),
         };
         ApiError { status, kind, text: error.to_string() }
     }
@@ -85,6 +85,15 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// The day counted from 1970-01-01 of a date (same source).
+pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
 /// A span as people read it: `1.2s`, `35ms`.

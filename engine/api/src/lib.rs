@@ -11,7 +11,10 @@ mod params;
 mod selector;
 mod serve;
 mod state;
+mod storage;
 mod v1;
 
+pub use answer::rfc3339;
+pub use selector::parse_selector;
 pub use serve::{router, serve};
 pub use state::{Parts, ReloadRequest, Running, State};

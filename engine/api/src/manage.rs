@@ -10,8 +10,11 @@ pub async fn healthy() -> &'static str {
     "ringscrape is Healthy.\n"
 }
 
-/// Ready once the cores answer.
+/// Ready once the cores answer and everything that was stored can be asked for.
 pub async fn ready(state: extract::State<State>) -> Response {
+    if state.parts.shards.store().is_some_and(|store| !store.replay().done) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the logs of the last run are being read\n").into_response();
+    }
     match state.parts.shards.stats().await {
         Ok(_) => "ringscrape is Ready.\n".into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),

@@ -23,8 +23,62 @@ pub async fn metrics(state: extract::State<State>) -> Response {
     scrape_manager(&mut page, &state, &stats);
     configuration(&mut page, &state);
     cores(&mut page, &stats);
+    if let Some(store) = state.parts.shards.store() {
+        storage(&mut page, &store.stats(), store.bounds(), &stats);
+    }
     process(&mut page, &state);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.0).into_response()
+}
+
+fn storage(page: &mut Page, store: &tsdb::StoreStats, bounds: Option<(i64, i64)>, cores: &[CoreStats]) {
+    let sum = |of: fn(&CoreStats) -> u64| cores.iter().map(of).sum::<u64>() as f64;
+    let lowest = bounds.map_or(0.0, |(oldest, _)| oldest as f64);
+    page.gauge("prometheus_tsdb_head_series", "Series with a sample in the last scrape.", sum(|core| core.series));
+    page.counter("prometheus_tsdb_head_samples_appended_total", "Samples taken.", sum(|core| core.samples_appended));
+    page.gauge("prometheus_tsdb_lowest_timestamp", "Milliseconds of the oldest sample in chunks or blocks.", lowest);
+    page.gauge("prometheus_tsdb_blocks_loaded", "Blocks that are open.", store.blocks as f64);
+    page.gauge("ringscrape_tsdb_blocks_bad", "Blocks that cannot be opened.", store.blocks_bad as f64);
+    page.gauge("prometheus_tsdb_storage_blocks_bytes", "Bytes of blocks.", store.blocks_bytes as f64);
+    page.gauge("prometheus_tsdb_wal_storage_size_bytes", "Bytes of logs.", store.log_bytes as f64);
+    page.gauge(
+        "prometheus_tsdb_head_chunks_storage_size_bytes",
+        "Bytes of chunks in no block.",
+        store.head_bytes as f64,
+    );
+    let compactions = (store.cuts + store.compactions) as f64;
+    page.counter("prometheus_tsdb_compactions_total", "Blocks cut and compacted.", compactions);
+    let failed = (store.cut_failures + store.compaction_failures) as f64;
+    page.counter("prometheus_tsdb_compactions_failed_total", "Cuts and compactions that failed.", failed);
+    let retired = store.retention_deletions as f64;
+    page.counter("prometheus_tsdb_time_retentions_total", "Blocks removed for age or size.", retired);
+    page.counter(
+        "prometheus_tsdb_wal_corruptions_total",
+        "Damages met in logs, chunks and blocks.",
+        store.damages as f64,
+    );
+    let failures = sum(|core| core.log.failures);
+    page.counter("prometheus_tsdb_wal_writes_failed_total", "Failed operations of the logs.", failures);
+    page.counter("ringscrape_log_bytes_total", "Bytes written to the logs.", sum(|core| core.log.bytes_written));
+    page.counter("ringscrape_log_syncs_total", "Syncs of the logs.", sum(|core| core.log.syncs));
+    let behind = sum(|core| core.log.records_behind);
+    page.gauge("ringscrape_log_records_behind", "Records that a power cut would cost now.", behind);
+    let discarded = sum(|core| core.log.discarded);
+    page.counter("ringscrape_log_records_discarded_total", "Records given up while the disk failed.", discarded);
+    let failing = cores.iter().filter(|core| core.log.failing.is_some()).count() as f64;
+    page.gauge("ringscrape_log_failing", "Cores whose log cannot be written now.", failing);
+    page.counter("ringscrape_segments_sealed_total", "Segments put into chunks.", store.segments_sealed as f64);
+    page.gauge("ringscrape_segments_waiting", "Closed segments not in chunks yet.", store.segments_waiting as f64);
+    page.counter(
+        "ringscrape_segments_lost_total",
+        "Segments given up while the disk failed.",
+        store.segments_lost as f64,
+    );
+    page.gauge("ringscrape_block_cut_seconds", "Time that the last cut of a block took.", store.last_cut_seconds);
+    page.gauge(
+        "prometheus_ready",
+        "Whether everything stored can be asked for.",
+        f64::from(u8::from(store.replay.done)),
+    );
 }
 
 /// The text so far.

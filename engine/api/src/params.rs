@@ -34,6 +34,63 @@ impl Params {
     }
 }
 
+impl Params {
+    /// Unix milliseconds from seconds or RFC 3339.
+    pub fn time(&self, name: &str, default: i64) -> Result<i64, ApiError> {
+        match self.get(name) {
+            None | Some("") => Ok(default),
+            Some(text) => parse_time(text).ok_or_else(|| {
+                ApiError::bad_data(format!("invalid parameter {name:?}: cannot parse {text:?} to a valid timestamp"))
+            }),
+        }
+    }
+}
+
+/// Seconds since 1970 with a fraction, or RFC 3339.
+fn parse_time(text: &str) -> Option<i64> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        // Beyond this, milliseconds do not fit.
+        return (seconds.abs() < 9.2e15).then_some((seconds * 1000.0).round() as i64);
+    }
+    let number = |from: usize, to: usize| {
+        let digits = text.get(from..to)?;
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<i64>().ok())?
+    };
+    let separators = [(4, b"-"), (7, b"-"), (13, b":"), (16, b":")];
+    let bytes = text.as_bytes();
+    if separators.iter().any(|(at, want)| bytes.get(*at) != Some(&want[0])) || !matches!(bytes.get(10)?, b'T' | b't') {
+        return None;
+    }
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let rest = text.get(19..)?;
+    let (fraction, zone) = match rest.strip_prefix('.') {
+        Some(rest) => {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            (format!("0.{}", rest.get(..digits)?).parse::<f64>().ok()?, rest.get(digits..)?)
+        }
+        None => (0.0, rest),
+    };
+    let zone_minutes = match zone {
+        "Z" | "z" => 0,
+        _ => {
+            let sign = match zone.as_bytes().first()? {
+                b'+' => 1,
+                b'-' => -1,
+                _ => return None,
+            };
+            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+            sign * (hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?)
+        }
+    };
+    let days = crate::answer::days_from_civil(year, month, day);
+    let seconds = days * 86_400 + hour * 3600 + (minute - zone_minutes) * 60 + second;
+    Some(seconds * 1000 + (fraction * 1000.0) as i64)
+}
+
 impl<S: Sync> FromRequest<S> for Params {
     type Rejection = ApiError;
 
@@ -51,5 +108,30 @@ impl<S: Sync> FromRequest<S> for Params {
             params.extend(form_urlencoded::parse(&body).into_owned());
         }
         Ok(Params(params))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_in_every_form() {
+        for (text, want) in [
+            ("1709210096.789", Some(1_709_210_096_789)),
+            ("-1", Some(-1000)),
+            ("2024-02-29T12:34:56.789Z", Some(1_709_210_096_789)),
+            ("2024-02-29T13:34:56.789+01:00", Some(1_709_210_096_789)),
+            ("2024-02-29T12:34:56Z", Some(1_709_210_096_000)),
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2024-02-29 12:34:56Z", None),
+            ("2024-13-01T00:00:00Z", None),
+            ("1e300", None),
+            ("NaN", None),
+            ("yesterday", None),
+            ("2024-02-29T12:34:56é", None),
+        ] {
+            assert_eq!(parse_time(text), want, "{text}");
+        }
     }
 }

@@ -1,24 +1,62 @@
 //! Selectors as text, by way of the promql-parser crate. The only file that knows that crate.
 
 use promql_parser::label::{MatchOp as ParsedOp, Matcher as ParsedMatcher};
-use promql_parser::parser::{Expr, parse};
+use promql_parser::parser::{Expr, Offset, VectorSelector, parse};
 use series::{MatchOp, Matcher};
+use std::time::Duration;
 
 /// Longest selector.
 const SELECTOR_BYTES_MAX: usize = 64 << 10;
 
-/// Reads an instant selector; the error is for whoever wrote it.
-pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, String> {
+/// A selector with what a query may add to it.
+#[derive(Debug)]
+pub struct Selected {
+    pub matchers: Vec<Matcher>,
+    /// Of a range selector.
+    pub range: Option<Duration>,
+    pub offset_ms: i64,
+}
+
+fn parse_expression(text: &str) -> Result<Expr, String> {
     if text.len() > SELECTOR_BYTES_MAX {
         return Err(format!("selector of {} bytes is longer than {SELECTOR_BYTES_MAX}", text.len()));
     }
-    let expression = parse(text).map_err(|error| format!("parse error: {error}"))?;
-    let Expr::VectorSelector(selector) = expression else {
+    parse(text).map_err(|error| format!("parse error: {error}"))
+}
+
+/// Reads an instant selector; the error is for whoever wrote it.
+pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, String> {
+    let Expr::VectorSelector(selector) = parse_expression(text)? else {
         return Err("parse error: expected an instant vector selector".to_owned());
     };
     if selector.offset.is_some() || selector.at.is_some() {
         return Err("parse error: a selector here takes no offset and no @".to_owned());
     }
+    matchers_of(&selector)
+}
+
+/// Reads a query that is a selector, with or without range and offset.
+pub fn parse_selected(text: &str) -> Result<Selected, String> {
+    let (selector, range) = match parse_expression(text)? {
+        Expr::VectorSelector(selector) => (selector, None),
+        Expr::MatrixSelector(matrix) => (matrix.vs, Some(matrix.range)),
+        _ => {
+            return Err("this build answers selectors only, such as up{job=\"node\"} or up[5m]; no other PromQL".into());
+        }
+    };
+    if selector.at.is_some() {
+        return Err("this build does not know the @ modifier".into());
+    }
+    let millis = |duration: &Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let offset_ms = match &selector.offset {
+        None => 0,
+        Some(Offset::Pos(back)) => millis(back),
+        Some(Offset::Neg(forth)) => -millis(forth),
+    };
+    Ok(Selected { matchers: matchers_of(&selector)?, range, offset_ms })
+}
+
+fn matchers_of(selector: &VectorSelector) -> Result<Vec<Matcher>, String> {
     if !selector.matchers.or_matchers.is_empty() {
         return Err("parse error: a selector here takes no `or`".to_owned());
     }

@@ -6,7 +6,7 @@
 //!   * nothing that changes state answers a page of another origin
 
 use crate::state::State;
-use crate::{federate, manage, metrics, pages, v1};
+use crate::{federate, manage, metrics, pages, storage, v1};
 use axum::Router;
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -43,6 +43,16 @@ pub fn router(state: State) -> Router {
         .route("/status/flags", get(v1::status_flags))
         .route("/status/buildinfo", get(v1::status_buildinfo))
         .route("/status/runtimeinfo", get(v1::status_runtimeinfo))
+        .route("/status/walreplay", get(storage::walreplay))
+        .route("/status/tsdb", get(storage::status_tsdb))
+        .route("/status/tsdb/blocks", get(storage::status_blocks))
+        .route("/query", get(storage::query).post(storage::query))
+        .route("/series", get(storage::series).post(storage::series))
+        .route("/labels", get(storage::label_names).post(storage::label_names))
+        .route("/label/{name}/values", get(storage::label_values))
+        .route("/admin/tsdb/delete_series", post(storage::delete_series).put(storage::delete_series))
+        .route("/admin/tsdb/clean_tombstones", post(storage::clean_tombstones).put(storage::clean_tombstones))
+        .route("/admin/tsdb/snapshot", post(storage::snapshot).put(storage::snapshot))
         .fallback(v1::missing);
     Router::new()
         .route("/", get(pages::root))

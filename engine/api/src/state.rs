@@ -47,6 +47,10 @@ pub struct Parts {
     pub external_url: Option<String>,
     /// Whether reload and shutdown by HTTP are allowed.
     pub enable_lifecycle: bool,
+    /// Whether deletions and snapshots are.
+    pub enable_admin_api: bool,
+    /// Most samples that a question may load.
+    pub samples_max: usize,
     /// Origins that may read the API from a browser; None allows no other than our own.
     pub cors_origin: Option<String>,
     pub reload: mpsc::Sender<ReloadRequest>,

@@ -372,10 +372,12 @@ pub async fn runtime_info(state: &State) -> Result<RuntimeInfo, ApiError> {
         server_time: rfc3339_of(std::time::SystemTime::now()),
         reload_config_success: running.refused.is_none(),
         last_config_time: rfc3339_of(running.loaded_at),
-        corruption_count: 0,
+        corruption_count: state.parts.shards.store().map_or(0, |store| store.stats().damages),
         cores: stats.len(),
         time_series: stats.iter().map(|core| core.series).sum(),
-        storage_retention: config::format_duration(state.parts.lookback),
+        storage_retention: state.parts.shards.store().map_or_else(String::new, |store| {
+            config::format_duration(std::time::Duration::from_millis(store.options().retention_ms as u64))
+        }),
     })
 }
 

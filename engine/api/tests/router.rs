@@ -6,7 +6,9 @@ use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use series::{Labels, Timestamp};
-use shard::{Command, CoreStats, Health, InstantSample, Metadata, Reason, Shards, TargetMetadata, TargetStatus};
+use shard::{
+    Command, CoreStats, Health, InstantAnswer, InstantSample, Metadata, Reason, Shards, TargetMetadata, TargetStatus,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +102,8 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                         sample(&[("__name__", "up"), ("instance", "i")], 1.0),
                         sample(&[("__name__", "a.b"), ("instance", "i"), ("region", "own")], 2.5),
                     ];
-                    drop(reply.send(Ok(all.into_iter().filter(wanted).collect())));
+                    let samples = all.into_iter().filter(wanted).collect();
+                    drop(reply.send(Ok(InstantAnswer { samples, ..InstantAnswer::default() })));
                 }
                 Command::Metadata(request, reply) => {
                     let metric = |name: &str| {
@@ -111,7 +114,9 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                     metrics.retain(|metadata| request.metric.as_ref().is_none_or(|wanted| *wanted == metadata.metric));
                     drop(reply.send(vec![TargetMetadata { target, metrics }]));
                 }
-                Command::Apply(_, reply) | Command::Shutdown(reply) => drop(reply.send(())),
+                Command::Range(_, reply) => drop(reply.send(Ok(Vec::new()))),
+                Command::Cardinality(reply) => drop(reply.send(Box::default())),
+                Command::Apply(_, reply) | Command::Shutdown(reply) | Command::Seal(reply) => drop(reply.send(())),
             }
         }
     });
@@ -123,12 +128,14 @@ fn state(count: usize) -> State {
     let set = pools(&config, count);
     let (_, running) = watch::channel(Arc::new(Running::good(config)));
     State::new(Parts {
-        shards: Shards::new(vec![core(&set)]),
+        shards: Shards::new(vec![core(&set)], None),
         targets: ManagerHandle::showing(set),
         running,
         flags: BTreeMap::from([("config.file".to_owned(), "prometheus.yml".to_owned())]),
         lookback: Duration::from_secs(300),
         external_url: None,
+        enable_admin_api: false,
+        samples_max: 1000,
         enable_lifecycle: false,
         cors_origin: Some("https://good.example".to_owned()),
         reload: mpsc::channel(1).0,
@@ -234,7 +241,14 @@ async fn pools_metadata_and_status() {
 async fn refusals_have_the_envelope() {
     let state = state(1);
     for (path, status, kind) in [
-        ("/api/v1/query?query=up", StatusCode::NOT_FOUND, "not_found"),
+        ("/api/v1/query?query=up+", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/query?query=rate(up[5m])", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/query?query=up&time=x", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/query_range?query=up", StatusCode::NOT_FOUND, "not_found"),
+        ("/api/v1/series", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/labels?start=5&end=4", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/status/tsdb?limit=0", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/status/walreplay", StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         ("/api/v1/nothing", StatusCode::NOT_FOUND, "not_found"),
         ("/api/v1/metadata?limit=x", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/targets/metadata?match_target=%7B", StatusCode::BAD_REQUEST, "bad_data"),
@@ -245,6 +259,16 @@ async fn refusals_have_the_envelope() {
         let answer = get(&state, path).await;
         assert_eq!((answer.status, &answer.json()["errorType"]), (status, &json!(kind)), "{path}");
     }
+}
+
+#[tokio::test]
+async fn selectors_are_answered() {
+    let state = state(1);
+    let answer = data(&state, "/api/v1/query?query=up&time=7").await;
+    let metric = json!({"__name__": "up", "instance": "i"});
+    assert_eq!(answer, json!({"resultType": "vector", "result": [{"metric": metric, "value": [7.0, "1"]}]}));
+    let answer = data(&state, "/api/v1/query?query=up%5B5m%5D").await;
+    assert_eq!(answer, json!({"resultType": "matrix", "result": []}));
 }
 
 #[tokio::test]

@@ -30,6 +30,25 @@ pub enum Command {
     },
     /// Fetch once and show what a target would bring: samples, series, bytes, top metrics and labels, limits it breaks.
     Preview(Preview),
+    /// Look into a data folder that no server holds.
+    Tsdb {
+        #[command(subcommand)]
+        what: Tsdb,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Tsdb {
+    /// Blocks, and what is in none yet.
+    List { folder: PathBuf },
+    /// Read every byte; exit code 1 if something is damaged.
+    Verify { folder: PathBuf },
+    /// Samples of a selector as text: labels, value, milliseconds.
+    Dump {
+        folder: PathBuf,
+        /// Such as '{job="node"}'.
+        selector: String,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -85,6 +104,30 @@ pub struct Serve {
     /// Origins that may read the API from a browser, as a regular expression. By default none.
     #[arg(long = "web.cors.origin", value_name = "REGEX")]
     pub web_cors_origin: Option<String>,
+    /// Allow deletions and snapshots by HTTP.
+    #[arg(long = "web.enable-admin-api")]
+    pub web_enable_admin_api: bool,
+    /// Folder for logs, chunks and blocks.
+    #[arg(long = "storage.tsdb.path", default_value = "data/", value_name = "FOLDER")]
+    pub storage_tsdb_path: PathBuf,
+    /// How long samples are kept. 0 keeps them for ever; by default 15d unless a size is given.
+    #[arg(long = "storage.tsdb.retention.time", alias = "storage.tsdb.retention", value_parser = parse_duration)]
+    pub storage_tsdb_retention_time: Option<Duration>,
+    /// How many bytes are kept, such as 500GB. 0 is no limit.
+    #[arg(long = "storage.tsdb.retention.size", value_parser = parse_size)]
+    pub storage_tsdb_retention_size: Option<u64>,
+    /// Time that a block covers when it is first written.
+    #[arg(long = "storage.tsdb.min-block-duration", default_value = "2h", value_parser = parse_duration)]
+    pub storage_tsdb_min_block_duration: Duration,
+    /// Time that a block covers at most after compaction. By default a tenth of the retention, at most 31d.
+    #[arg(long = "storage.tsdb.max-block-duration", value_parser = parse_duration)]
+    pub storage_tsdb_max_block_duration: Option<Duration>,
+    /// Time between syncs of the logs: what a power cut can cost. 0s syncs every write before it is visible.
+    #[arg(long = "storage.wal-sync-interval", default_value = "1s", value_parser = parse_duration)]
+    pub storage_wal_sync_interval: Duration,
+    /// Most samples that one question may load into memory.
+    #[arg(long = "query.max-samples", default_value_t = 50_000_000)]
+    pub query_max_samples: usize,
     /// How far back an instant query looks for the newest sample.
     #[arg(long = "query.lookback-delta", default_value = "5m", value_parser = parse_duration)]
     pub query_lookback_delta: Duration,
@@ -117,7 +160,6 @@ const PASSIVE: &[(&str, bool)] = &[
     ("auto-gomemlimit.ratio", true),
     ("enable-feature", true),
     ("query.max-concurrency", true),
-    ("query.max-samples", true),
     ("query.timeout", true),
     ("rules.alert.for-grace-period", true),
     ("rules.alert.for-outage-tolerance", true),
@@ -143,13 +185,7 @@ const PASSIVE: &[(&str, bool)] = &[
     ("storage.tsdb.allow-overlapping-blocks", false),
     ("storage.tsdb.head-chunks-write-queue-size", true),
     ("storage.tsdb.max-block-chunk-segment-size", true),
-    ("storage.tsdb.max-block-duration", true),
-    ("storage.tsdb.min-block-duration", true),
     ("storage.tsdb.no-lockfile", false),
-    ("storage.tsdb.path", true),
-    ("storage.tsdb.retention", true),
-    ("storage.tsdb.retention.size", true),
-    ("storage.tsdb.retention.time", true),
     ("storage.tsdb.samples-per-chunk", true),
     ("storage.tsdb.wal-compression", false),
     ("storage.tsdb.wal-compression-type", true),
@@ -157,7 +193,6 @@ const PASSIVE: &[(&str, bool)] = &[
     ("web.config.file", true),
     ("web.console.libraries", true),
     ("web.console.templates", true),
-    ("web.enable-admin-api", false),
     ("web.enable-otlp-receiver", false),
     ("web.enable-remote-write-receiver", false),
     ("web.max-notifications-subscribers", true),
@@ -195,6 +230,17 @@ impl Cli {
         set("web.max-connections", serve.web_max_connections.to_string());
         set("web.external-url", serve.web_external_url.clone().unwrap_or_default());
         set("web.enable-lifecycle", serve.web_enable_lifecycle.to_string());
+        set("web.enable-admin-api", serve.web_enable_admin_api.to_string());
+        set("storage.tsdb.path", serve.storage_tsdb_path.display().to_string());
+        let time = serve.storage_tsdb_retention_time.map(config::format_duration);
+        set("storage.tsdb.retention.time", time.unwrap_or_else(|| "0s".into()));
+        let size = serve.storage_tsdb_retention_size.unwrap_or(0);
+        set("storage.tsdb.retention.size", config::format_size(size));
+        set("storage.tsdb.min-block-duration", config::format_duration(serve.storage_tsdb_min_block_duration));
+        let longest = serve.storage_tsdb_max_block_duration.map(config::format_duration);
+        set("storage.tsdb.max-block-duration", longest.unwrap_or_else(|| "0s".into()));
+        set("storage.wal-sync-interval", config::format_duration(serve.storage_wal_sync_interval));
+        set("query.max-samples", serve.query_max_samples.to_string());
         set("web.cors.origin", serve.web_cors_origin.clone().unwrap_or_default());
         set("query.lookback-delta", config::format_duration(serve.query_lookback_delta));
         set("shards", serve.shards.map(|count| count.to_string()).unwrap_or_default());
@@ -240,6 +286,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     config::parse_duration(text).map_err(|error| error.to_string())
 }
 
+fn parse_size(text: &str) -> Result<u64, String> {
+    config::parse_size(text).map_err(|error| error.to_string())
+}
+
 /// `0,2-5` as the kernel writes CPU lists.
 fn parse_cpus(text: &str) -> Result<Cpus, String> {
     let number = |text: &str| text.trim().parse::<usize>().map_err(|_| format!("{text:?} is not a CPU number"));
@@ -283,7 +333,9 @@ mod tests {
         ])
         .unwrap();
         assert!(cli.serve.web_enable_lifecycle);
-        assert_eq!(cli.passive["storage.tsdb.retention.time"], "30d");
+        assert_eq!(cli.flags()["storage.tsdb.retention.time"], "30d");
+        assert_eq!(cli.flags()["storage.tsdb.path"], "/var/lib/prometheus/metrics2/");
+        assert!(cli.serve.web_enable_admin_api);
         assert_eq!(cli.passive["storage.tsdb.wal-compression"], "false");
         assert_eq!(cli.flags()["config.file"], "/etc/prometheus/prometheus.yml");
         assert_eq!(cli.flags()["query.lookback-delta"], "5m");

@@ -4,6 +4,7 @@
 
 mod check;
 mod cli;
+mod folder;
 mod log;
 mod preview;
 mod reload;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(cli::Command::Check { what: cli::Check::Config { files } }) => check::config(files),
         Some(cli::Command::Preview(options)) => preview::run(options),
+        Some(cli::Command::Tsdb { what }) => folder::run(what),
         None => serve::run(&cli),
     }
 }

@@ -13,8 +13,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Exit code when the machine does not allow what is needed.
 const EXIT_MACHINE: u8 = 3;
-/// Rows stay readable for the lookback and a margin for slow readers.
-const RETENTION_MARGIN: Duration = Duration::from_secs(60);
 /// How often the placement learns what targets cost.
 const COSTS_EVERY: Duration = Duration::from_secs(60);
 /// What a scrape costs beside its samples, in samples: wakes and system calls. From the record of 2026-11-23.
@@ -55,14 +53,29 @@ pub fn run(cli: &Cli) -> ExitCode {
         Some(cpus) => Ok(cpus.0.clone()),
         None => shard::default_cpus(serve.shards),
     };
-    let started = cpus.and_then(|cpus| {
+    let cpus = match cpus.and_then(|cpus| shard::probe(&cpus).map(|()| cpus)) {
+        Ok(cpus) => cpus,
+        Err(error) => {
+            eprintln!("ringscrape: {error}");
+            return ExitCode::from(EXIT_MACHINE);
+        }
+    };
+    // After the probes, so that a machine that cannot run ringscrape leaves the folder untouched.
+    let store = match tsdb::Store::open(crate::folder::options(serve, &config)) {
+        Ok(store) => store,
+        Err(error) => {
+            eprintln!("ringscrape: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let started = {
         let options = shard::Options {
             cpus,
             offset_seed: offset_seed(&config.global.external_labels),
-            retention: serve.query_lookback_delta + RETENTION_MARGIN,
+            store: Some(store.clone()),
         };
         shard::start(&options)
-    });
+    };
     let shards = match started {
         Ok(started) => started,
         Err(error) => {
@@ -141,6 +154,8 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         lookback: serve.query_lookback_delta,
         external_url: serve.web_external_url.clone(),
         enable_lifecycle: serve.web_enable_lifecycle,
+        enable_admin_api: serve.web_enable_admin_api,
+        samples_max: serve.query_max_samples,
         cors_origin: serve.web_cors_origin.clone(),
         reload: reload_to.clone(),
         quit: quit_to,

@@ -6,9 +6,10 @@ use std::path::Path;
 /// Crate, its folder, its level. A new crate gets its line here and in ARCHITECTURE.md.
 const LEVELS: &[(&str, &str, u32)] = &[
     ("series", "storage/series", 0),
-    ("tsdb", "storage/tsdb", 1),
+    ("blocks", "storage/blocks", 1),
     ("exposition", "engine/exposition", 1),
     ("relabel", "engine/relabel", 1),
+    ("tsdb", "storage/tsdb", 2),
     ("config", "engine/config", 2),
     ("targets", "engine/targets", 3),
     ("shard", "engine/shard", 4),

@@ -9,14 +9,17 @@
 //!   * a scrape of a target that was removed meanwhile leaves nothing but markers
 
 use crate::fetch::{BodyLimit, Client, FetchError, Fetched, Fetcher, Request, RequestOptions};
-use crate::handle::{Command, InstantRequest, LimitError, MetadataRequest, TargetMetadata};
+use crate::handle::{
+    Cardinality, Command, InstantAnswer, InstantRequest, LimitError, MetadataRequest, RangeRequest, TargetMetadata,
+};
 use crate::ingest::{Ingested, Interner, MetadataCache, Reader, Report};
+use crate::log::LogFiles;
 use crate::resolver::{Resolver, ResolverThreads};
 use crate::runtime::Pulse;
 use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
 use crate::select::Matching;
 use crate::signal::{Signal, Start};
-use crate::status::{CoreStats, Health, InstantSample, Missed, Reason, TargetStatus};
+use crate::status::{CoreStats, Health, LogStats, Missed, Reason, TargetStatus};
 use crate::{auth, content_type, sys};
 use ahash::AHashMap;
 use exposition::Readings;
@@ -28,19 +31,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use targets::{Target, TargetDiff, TargetId};
-use tsdb::{AppendScratch, TargetHead, within_bounds};
+use tsdb::log::{FileId, Journal, TargetKey, Writer};
+use tsdb::{AppendScratch, Job, Piece, SegmentLimits, SlotGroup, Store, TargetHead, within_bounds};
 
 /// What a core is started with.
 pub(crate) struct Settings {
     pub index: usize,
     pub cpu: usize,
     pub offset_seed: u64,
-    pub retention: Duration,
+    pub store: Option<Arc<Store>>,
     pub pulse: Arc<Pulse>,
     pub resolver: ResolverThreads,
 }
 
-/// How often rows beyond the retention are dropped and unused templates forgotten.
+/// How often what was appended is handed to the kernel.
+const LOG_EVERY: Duration = Duration::from_millis(50);
+/// How long the end of the process waits for the last write and sync.
+const LOG_PATIENCE: Duration = Duration::from_secs(8);
+/// How often segments that are in chunks are dropped and unused templates forgotten.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// Targets that upkeep or a question visits before it lets others run.
 const TARGETS_PER_TURN: usize = 16;
@@ -57,11 +65,13 @@ pub(crate) async fn run(settings: Settings, commands: flume::Receiver<Command>) 
     let scrapes = queue(1000, Latency::NotImportant, "scrapes");
     // A question from another thread must not wait for the preempt timer of a busy core.
     let queries = queue(200, Latency::Matters(Duration::from_millis(20)), "queries");
+    let log = queue(400, Latency::NotImportant, "log");
     let upkeep = queue(50, Latency::NotImportant, "upkeep");
     let pulse = settings.pulse.clone();
     let core = Rc::new(Core::new(settings, scrapes));
     spawn(pulse.beat_forever(), scrapes);
     spawn(core.clone().keep_time(), scrapes);
+    spawn(core.clone().keep_log(), log);
     spawn(core.clone().keep_up(), upkeep);
     spawn(core.answer(commands), queries);
     // An executor that ends while the kernel still writes into its buffers is not safe: it lives as long as the process.
@@ -89,16 +99,20 @@ struct Scraper {
     last_start_us: Cell<Option<u64>>,
 }
 
-/// A target that is gone, while its rows can still be asked for.
+/// A target that is gone, while its rows are not in chunks yet.
 struct Ended {
     target: Arc<Target>,
-    head: TargetHead,
+    scraper: Rc<Scraper>,
 }
 
 struct Core {
     index: usize,
     offset_seed: u64,
-    retention: Duration,
+    /// Where segments go that are closed; without it they stay in memory.
+    jobs: Option<std::sync::mpsc::Sender<Job>>,
+    log_folder: Option<std::path::PathBuf>,
+    limits: SegmentLimits,
+    journal: RefCell<Journal>,
     started: Instant,
     scrapes: TaskQueueHandle,
     schedule: RefCell<Schedule>,
@@ -113,6 +127,8 @@ struct Core {
     stats: RefCell<CoreStats>,
     pulse: Arc<Pulse>,
     stopping: Cell<bool>,
+    /// Everything is written and synced: nothing more comes.
+    log_ended: Cell<bool>,
 }
 
 fn wall_us() -> u64 {
@@ -126,10 +142,19 @@ fn micros(duration: Duration) -> u64 {
 
 impl Core {
     fn new(settings: Settings, scrapes: TaskQueueHandle) -> Core {
+        let journal = settings.store.as_ref().map_or_else(Journal::off, |store| {
+            let first = FileId { boot: store.boot(), writer: settings.index as u16, sequence: 1 };
+            Journal::new(Writer::new(first, store.options().log))
+        });
+        let range_ms = settings.store.as_ref().map(|store| store.options().block_ms);
+        let limits = SegmentLimits { range_ms: range_ms.unwrap_or(i64::MAX), ..SegmentLimits::default() };
         Core {
             index: settings.index,
             offset_seed: settings.offset_seed,
-            retention: settings.retention,
+            jobs: settings.store.as_ref().map(|store| store.jobs()),
+            log_folder: settings.store.as_ref().map(|store| store.log_folder()),
+            limits,
+            journal: RefCell::new(journal),
             started: Instant::now(),
             scrapes,
             schedule: RefCell::default(),
@@ -144,6 +169,7 @@ impl Core {
             stats: RefCell::new(CoreStats::new(settings.index, settings.cpu)),
             pulse: settings.pulse,
             stopping: Cell::new(false),
+            log_ended: Cell::new(false),
         }
     }
 
@@ -223,7 +249,8 @@ impl Core {
             Slot(scrapers.len() as u32 - 1)
         });
         let reader = Reader::new(&mut self.interner.borrow_mut(), &target.job, &target.labels);
-        let mut head = TargetHead::default();
+        let key = TargetKey { id: target.id.0, labels: target.labels.clone() };
+        let mut head = TargetHead::new(key, self.limits, target.id.0);
         head.replace(&reader.groups());
         let scraper = Rc::new(Scraper {
             slot,
@@ -282,12 +309,15 @@ impl Core {
         if self.stopping.get() {
             return;
         }
-        let mut head = scraper.head.take();
+        let mut head = scraper.head.borrow_mut();
         let at = stamp(wall_us() / 1000, head.newest_at());
         let mark_stamped = target.job.track_timestamps_staleness;
         // Only a clock that went far back refuses the row; the series then end when they are out of the lookback.
-        let _ = head.end(at, mark_stamped, &mut self.append.borrow_mut().0);
-        self.ended.borrow_mut().push(Ended { target, head });
+        let _ = head.end(at, mark_stamped, &mut self.journal.borrow_mut(), &mut self.append.borrow_mut().0);
+        head.close_all();
+        self.hand_over(&mut head);
+        drop(head);
+        self.ended.borrow_mut().push(Ended { target, scraper });
     }
 
     /// The job has other settings: what they touch is made anew, the rest stays.
@@ -420,10 +450,11 @@ impl Core {
         let appended = match good {
             true => {
                 row.extend_from_slice(&readings.values);
-                head.append(at, row, &readings.stamps, mark_stamped, scratch)
+                head.append(at, row, &readings.stamps, mark_stamped, &mut self.journal.borrow_mut(), scratch)
             }
-            false => head.append_failed(at, 1, row, mark_stamped, scratch),
+            false => head.append_failed(at, 1, row, mark_stamped, &mut self.journal.borrow_mut(), scratch),
         };
+        self.hand_over(&mut head);
         match appended {
             Ok(appended) => {
                 stats.samples_appended += appended.samples;
@@ -465,16 +496,52 @@ impl Core {
 
     // --- upkeep --------------------------------------------------------------------------------------------------
 
-    /// Drops rows beyond the retention and forgets templates that nobody uses.
+    /// Gives closed segments to the thread that puts them into chunks.
+    fn hand_over(&self, head: &mut TargetHead) {
+        if let Some(jobs) = &self.jobs {
+            // The receiver lives as long as the process.
+            head.take_closed(|closed| drop(jobs.send(Job::Seal(closed))));
+        }
+    }
+
+    /// Hands what was appended to the kernel, and syncs it.
+    async fn keep_log(self: Rc<Self>) {
+        let Some(folder) = self.log_folder.clone() else {
+            self.log_ended.set(true);
+            return;
+        };
+        let mut files = LogFiles::new(folder);
+        let mut failing = false;
+        while !self.stopping.get() {
+            Timer::new(LOG_EVERY).await;
+            let now_ms = self.now_us() / 1000;
+            self.journal.borrow_mut().set_now(now_ms);
+            files.carry_out(&self.journal, now_ms, false).await;
+            let journal = self.journal.borrow();
+            let error = journal.writer().and_then(|writer| writer.failing());
+            if error.is_some() != failing {
+                failing = error.is_some();
+                match error {
+                    Some(error) => {
+                        tracing::error!(core = self.index, error, "the log cannot be written; samples wait in memory")
+                    }
+                    None => tracing::info!(core = self.index, "the log is written again"),
+                }
+            }
+        }
+        files.carry_out(&self.journal, self.now_us() / 1000, true).await;
+        self.log_ended.set(true);
+    }
+
+    /// Drops segments that are in chunks and forgets templates that nobody uses.
     async fn keep_up(self: Rc<Self>) {
         loop {
             Timer::new(UPKEEP_EVERY).await;
-            let before = Timestamp(wall_us() as i64 / 1000 - self.retention.as_millis() as i64);
             let (mut series, mut bytes) = (0, 0);
             for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
                 {
                     let mut head = scraper.head.borrow_mut();
-                    head.trim(before);
+                    head.drop_sealed();
                     series += head.live_series() as u64;
                     bytes += head.heap_bytes() as u64;
                 }
@@ -482,8 +549,13 @@ impl Core {
                     pause().await;
                 }
             }
-            self.ended.borrow_mut().retain_mut(|ended| ended.head.trim(before));
-            bytes += self.ended.borrow().iter().map(|ended| ended.head.heap_bytes() as u64).sum::<u64>();
+            self.ended.borrow_mut().retain(|ended| ended.scraper.head.borrow_mut().drop_sealed());
+            bytes +=
+                self.ended.borrow().iter().map(|ended| ended.scraper.head.borrow().heap_bytes() as u64).sum::<u64>();
+            let unused = self.journal.borrow_mut().writer_mut().map(Writer::take_unused).unwrap_or_default();
+            if let Some(jobs) = self.jobs.as_ref().filter(|_| !unused.is_empty()) {
+                let _ = jobs.send(Job::Remove(unused));
+            }
             let (templates, templates_bytes) = self.interner.borrow_mut().sweep();
             let mut stats = self.stats.borrow_mut();
             (stats.series, stats.head_bytes) = (series, bytes);
@@ -513,15 +585,30 @@ impl Core {
                     let answer = self.instant(&request, || reply.is_closed()).await;
                     let _ = reply.send(answer);
                 }
+                Command::Range(request, reply) => {
+                    let answer = self.range(&request, || reply.is_closed()).await;
+                    let _ = reply.send(answer);
+                }
+                Command::Seal(reply) => {
+                    self.all_scrapers().iter().for_each(|scraper| scraper.head.borrow_mut().turn_over());
+                    let _ = reply.send(());
+                }
                 Command::Metadata(request, reply) => {
                     let _ = reply.send(self.metadata(&request).await);
                 }
                 Command::Stats(reply) => {
                     let _ = reply.send(Box::new(self.stats()));
                 }
+                Command::Cardinality(reply) => {
+                    let _ = reply.send(Box::new(self.cardinality().await));
+                }
                 Command::Shutdown(reply) => {
                     self.stopping.set(true);
                     self.all_scrapers().iter().for_each(|scraper| scraper.signal.stop());
+                    let patience = Instant::now() + LOG_PATIENCE;
+                    while !self.log_ended.get() && Instant::now() < patience {
+                        Timer::new(Duration::from_millis(5)).await;
+                    }
                     let _ = reply.send(());
                 }
             }
@@ -529,18 +616,43 @@ impl Core {
     }
 
     /// Newest samples of what matches; nothing once the asker has `gone`.
-    async fn instant(
-        &self,
-        request: &InstantRequest,
-        gone: impl Fn() -> bool,
-    ) -> Result<Vec<InstantSample>, LimitError> {
+    async fn instant(&self, request: &InstantRequest, gone: impl Fn() -> bool) -> Result<InstantAnswer, LimitError> {
         let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
         let mut matching = Matching::new(&request.selectors);
-        let mut samples = Vec::new();
+        let mut answer = InstantAnswer::default();
         let mut read = |target: &Target, head: &TargetHead| {
-            matching.read(head, &target.labels, after, request.at, &mut samples);
+            let visible = self.journal.borrow().visible();
+            matching.instant(head, target.id.0, &target.labels, after, request.at, visible, &mut answer);
             match request.series_max {
-                max if max > 0 && samples.len() > max => Err(LimitError { series_max: max }),
+                max if max > 0 && answer.samples.len() > max => Err(LimitError::Series { series_max: max }),
+                _ => Ok(()),
+            }
+        };
+        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
+            read(&scraper.target.borrow(), &scraper.head.borrow())?;
+            if i % TARGETS_PER_TURN == 0 {
+                pause().await;
+                if gone() {
+                    return Ok(InstantAnswer::default());
+                }
+            }
+        }
+        for ended in self.ended.borrow().iter() {
+            read(&ended.target, &ended.scraper.head.borrow())?;
+        }
+        Ok(answer)
+    }
+
+    /// Samples in memory of what matches; nothing once the asker has `gone`.
+    async fn range(&self, request: &RangeRequest, gone: impl Fn() -> bool) -> Result<Vec<Piece>, LimitError> {
+        let mut matching = Matching::new(&request.selectors);
+        let mut pieces = Vec::new();
+        let mut samples = 0;
+        let mut read = |target: &Target, head: &TargetHead| {
+            let visible = self.journal.borrow().visible();
+            samples += matching.range(head, &target.labels, request.from, request.to, visible, &mut pieces);
+            match request.samples_max {
+                max if max > 0 && samples > max => Err(LimitError::Samples),
                 _ => Ok(()),
             }
         };
@@ -554,9 +666,9 @@ impl Core {
             }
         }
         for ended in self.ended.borrow().iter() {
-            read(&ended.target, &ended.head)?;
+            read(&ended.target, &ended.scraper.head.borrow())?;
         }
-        Ok(samples)
+        Ok(pieces)
     }
 
     async fn metadata(&self, request: &MetadataRequest) -> Vec<TargetMetadata> {
@@ -582,11 +694,54 @@ impl Core {
         found
     }
 
+    /// Live series by label: a group's once for all targets that have it.
+    async fn cardinality(&self) -> Cardinality {
+        let now = wall_us() as i64 / 1000;
+        let mut all = Cardinality { min_time: now, max_time: i64::MIN, ..Cardinality::default() };
+        let mut of_groups: AHashMap<*const SlotGroup, (Arc<SlotGroup>, u64)> = AHashMap::new();
+        for scraper in self.all_scrapers() {
+            let head = scraper.head.borrow();
+            let (mut series, target) = (0, scraper.target.borrow().clone());
+            for group in head.groups() {
+                series += group.len() as u64;
+                of_groups.entry(Arc::as_ptr(group)).or_insert_with(|| (group.clone(), 0)).1 += 1;
+            }
+            all.series += series;
+            if let Some((oldest, newest)) = head.bounds() {
+                all.min_time = all.min_time.min(oldest.0);
+                all.max_time = all.max_time.max(newest.0);
+            }
+            for (name, value) in target.labels.iter() {
+                *all.pairs.entry((name.to_owned(), value.to_owned())).or_default() += series;
+            }
+        }
+        for (group, targets) in of_groups.into_values() {
+            for slot in 0..group.len() {
+                for (name, value) in group.label_pairs(slot).filter(|(_, value)| !value.is_empty()) {
+                    *all.pairs.entry((name.to_owned(), value.to_owned())).or_default() += targets;
+                }
+            }
+            pause().await;
+        }
+        all
+    }
+
     fn stats(&self) -> CoreStats {
         let mut stats = self.stats.borrow().clone();
         stats.targets = self.by_id.borrow().len() as u64;
         stats.cpu_seconds = sys::thread_cpu_seconds();
         stats.stall_max = self.pulse.stall_max();
+        if let Some(writer) = self.journal.borrow().writer() {
+            stats.log = LogStats {
+                bytes_written: writer.bytes_written(),
+                syncs: writer.syncs(),
+                records: writer.appended(),
+                records_behind: writer.appended() - writer.durable().min(writer.appended()),
+                failures: writer.failures(),
+                discarded: writer.discarded(),
+                failing: writer.failing().map(str::to_owned),
+            };
+        }
         stats
     }
 }

@@ -5,11 +5,14 @@
 //!   * a core that does not answer within [`ANSWER_TIMEOUT`] is an error that names the core, never a silent gap
 
 use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
-use series::{Matcher, Timestamp};
+use ahash::{AHashMap, AHashSet};
+use series::{Labels, Matcher, Sample, Timestamp};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use targets::{TargetDiff, TargetId};
 use tokio::sync::oneshot;
+use tsdb::{Piece, Store};
 
 /// Commands waiting for one core.
 pub const COMMANDS_MAX: usize = 256;
@@ -25,10 +28,16 @@ pub enum Command {
     /// State of every target, in no particular order.
     Statuses(oneshot::Sender<Vec<TargetStatus>>),
     /// Newest values of matching series, in no particular order.
-    Instant(Arc<InstantRequest>, oneshot::Sender<Result<Vec<InstantSample>, LimitError>>),
+    Instant(Arc<InstantRequest>, oneshot::Sender<Result<InstantAnswer, LimitError>>),
+    /// Samples of matching series that are not in chunks yet.
+    Range(Arc<RangeRequest>, oneshot::Sender<Result<Vec<Piece>, LimitError>>),
+    /// Begin another segment with each target's next scrape, so that everything scraped so far gets into chunks.
+    Seal(oneshot::Sender<()>),
     /// Metadata per target.
     Metadata(Arc<MetadataRequest>, oneshot::Sender<Vec<TargetMetadata>>),
     Stats(oneshot::Sender<Box<CoreStats>>),
+    /// How many live series have which label.
+    Cardinality(oneshot::Sender<Box<Cardinality>>),
     /// End all scrapes and leave; answered when the core owns nothing any more.
     Shutdown(oneshot::Sender<()>),
 }
@@ -42,6 +51,45 @@ pub struct InstantRequest {
     pub lookback: Duration,
     /// Most series one core may answer with; 0 is no limit.
     pub series_max: usize,
+}
+
+/// What a core knows of newest samples.
+#[derive(Debug, Default)]
+pub struct InstantAnswer {
+    /// Of targets about which there is nothing else to know.
+    pub samples: Vec<InstantSample>,
+    /// Of the others, staleness markers included: chunks may know more.
+    pub partial: Vec<InstantSample>,
+    /// Ids of the targets behind `samples`.
+    pub whole: Vec<u64>,
+}
+
+/// Samples of the union of `selectors` in `[from, to]`, staleness markers included.
+#[derive(Clone, Debug)]
+pub struct RangeRequest {
+    pub selectors: Vec<Vec<Matcher>>,
+    pub from: Timestamp,
+    pub to: Timestamp,
+    /// Most samples of the whole answer; 0 is no limit.
+    pub samples_max: usize,
+}
+
+/// A series of an answer: samples in order of time, no two at one time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    pub labels: Labels,
+    pub samples: Vec<Sample>,
+}
+
+/// Live series by label.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cardinality {
+    pub series: u64,
+    /// Milliseconds of the oldest and the newest row in memory.
+    pub min_time: i64,
+    pub max_time: i64,
+    /// Series by name and value of each of their labels.
+    pub pairs: AHashMap<(String, String), u64>,
 }
 
 /// Which metadata is wanted.
@@ -65,9 +113,11 @@ pub struct TargetMetadata {
 
 /// An answer would be larger than asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {series_max} series match on one core; narrow the selector or raise the limit")]
-pub struct LimitError {
-    pub series_max: usize,
+pub enum LimitError {
+    #[error("more than {series_max} series match on one core; narrow the selector or raise the limit")]
+    Series { series_max: usize },
+    #[error("query processing would load too many samples into memory in query execution")]
+    Samples,
 }
 
 /// Why a question to the cores has no answer.
@@ -79,18 +129,26 @@ pub enum AskError {
     Stopped { core: usize },
     #[error(transparent)]
     Limit(#[from] LimitError),
+    #[error("reading blocks: {0}")]
+    Blocks(String),
 }
 
 /// The cores, as seen from the control plane. Cloning copies a pointer.
 #[derive(Clone, Debug)]
 pub struct Shards {
     queues: Arc<[flume::Sender<Command>]>,
+    store: Option<Arc<Store>>,
 }
 
 impl Shards {
-    /// A handle on cores that read these queues.
-    pub fn new(queues: Vec<flume::Sender<Command>>) -> Shards {
-        Shards { queues: queues.into() }
+    /// A handle on cores that read these queues, and on the data folder that takes what they close.
+    pub fn new(queues: Vec<flume::Sender<Command>>, store: Option<Arc<Store>>) -> Shards {
+        Shards { queues: queues.into(), store }
+    }
+
+    /// The data folder.
+    pub fn store(&self) -> Option<&Arc<Store>> {
+        self.store.as_ref()
     }
 
     /// How many cores there are.
@@ -113,10 +171,110 @@ impl Shards {
         let request = Arc::new(request);
         let answers = self.ask_all(|reply| Command::Instant(request.clone(), reply)).await?;
         let mut samples = Vec::new();
+        let mut newest = Newest::default();
+        let mut whole = AHashSet::new();
         for answer in answers {
-            samples.append(&mut answer?);
+            let mut answer = answer?;
+            samples.append(&mut answer.samples);
+            answer.partial.into_iter().for_each(|sample| newest.take(sample));
+            whole.extend(answer.whole);
         }
+        let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
+        let Some(store) = self.store.clone().filter(|store| store.bounds().is_some_and(|(_, newest)| newest > after.0))
+        else {
+            samples.extend(newest.finish());
+            return Ok(samples);
+        };
+        let stop = StopOnDrop::default();
+        let stopping = stop.0.clone();
+        let older = tokio::task::spawn_blocking(move || {
+            let select = store.select(
+                &request.selectors,
+                after.plus_ms(1),
+                request.at,
+                |target| whole.contains(&target),
+                &stopping,
+                |piece| {
+                    newest.take_piece(piece);
+                    true
+                },
+            );
+            select.map(|()| newest).map_err(|error| AskError::Blocks(error.to_string()))
+        });
+        samples.extend(older.await.map_err(|error| AskError::Blocks(error.to_string()))??.finish());
         Ok(samples)
+    }
+
+    /// Samples of matching series from memory, chunks and blocks, sorted by labels.
+    pub async fn range(&self, request: RangeRequest) -> Result<Vec<Series>, AskError> {
+        let request = Arc::new(request);
+        // What leaves a core is in chunks by then, and what leaves the chunks is in a block: nothing is missed.
+        let answers = self.ask_all(|reply| Command::Range(request.clone(), reply)).await?;
+        let mut all: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
+        let taken = AtomicUsize::new(0);
+        let take = |all: &mut AHashMap<Labels, Vec<Sample>>, mut piece: Piece| {
+            let taken = taken.fetch_add(piece.samples.len(), Ordering::Relaxed) + piece.samples.len();
+            all.entry(piece.labels).or_default().append(&mut piece.samples);
+            request.samples_max == 0 || taken <= request.samples_max
+        };
+        for answer in answers {
+            for mut piece in answer? {
+                if let Some(store) = &self.store {
+                    store.hide(&mut piece);
+                }
+                if !take(&mut all, piece) {
+                    return Err(LimitError::Samples.into());
+                }
+            }
+        }
+        let all = match self.store.clone() {
+            None => all,
+            Some(store) => {
+                let stop = StopOnDrop::default();
+                let stopping = stop.0.clone();
+                let (request, mut all, mut count) = (request.clone(), all, taken.into_inner());
+                let older = tokio::task::spawn_blocking(move || {
+                    let max = if request.samples_max == 0 { usize::MAX } else { request.samples_max };
+                    let (from, to) = (request.from, request.to);
+                    let select = store.select(
+                        &request.selectors,
+                        from,
+                        to,
+                        |_| false,
+                        &stopping,
+                        |mut piece| {
+                            count += piece.samples.len();
+                            all.entry(piece.labels).or_default().append(&mut piece.samples);
+                            count <= max
+                        },
+                    );
+                    match select {
+                        Err(error) => Err(AskError::Blocks(error.to_string())),
+                        Ok(()) if count > max => Err(LimitError::Samples.into()),
+                        Ok(()) => Ok(all),
+                    }
+                });
+                older.await.map_err(|error| AskError::Blocks(error.to_string()))??
+            }
+        };
+        let mut all: Vec<Series> = all
+            .into_iter()
+            .map(|(labels, mut samples)| {
+                // At one time a sample goes before a marker, and the first sample stays.
+                samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
+                samples.dedup_by_key(|sample| sample.timestamp);
+                Series { labels, samples }
+            })
+            .filter(|series| !series.samples.is_empty())
+            .collect();
+        all.sort_unstable_by(|one, other| one.labels.cmp(&other.labels));
+        Ok(all)
+    }
+
+    /// Lets everything scraped so far get into chunks, for each target with its next scrape.
+    pub async fn seal(&self) -> Result<(), AskError> {
+        self.ask_all(Command::Seal).await?;
+        Ok(())
     }
 
     /// Metadata of every target that satisfies the request.
@@ -129,6 +287,21 @@ impl Shards {
     /// Counters of every core, in core order.
     pub async fn stats(&self) -> Result<Vec<CoreStats>, AskError> {
         Ok(self.ask_all(Command::Stats).await?.into_iter().map(|stats| *stats).collect())
+    }
+
+    /// Live series by label, over all cores.
+    pub async fn cardinality(&self) -> Result<Cardinality, AskError> {
+        let mut answers = self.ask_all(Command::Cardinality).await?.into_iter();
+        let mut all = answers.next().map(|first| *first).unwrap_or_default();
+        for one in answers {
+            all.series += one.series;
+            all.min_time = all.min_time.min(one.min_time);
+            all.max_time = all.max_time.max(one.max_time);
+            for (pair, series) in one.pairs {
+                *all.pairs.entry(pair).or_default() += series;
+            }
+        }
+        Ok(all)
     }
 
     /// Ends every core's work.
@@ -166,5 +339,41 @@ impl Shards {
             }
         }
         Ok(values)
+    }
+}
+
+/// Tells a thread that nobody waits for it any more.
+#[derive(Default)]
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The newest sample of each series; at one time a sample goes before a marker.
+#[derive(Default)]
+struct Newest(AHashMap<Labels, (Timestamp, f64)>);
+
+impl Newest {
+    fn take(&mut self, sample: InstantSample) {
+        let best = self.0.entry(sample.labels).or_insert((sample.timestamp, sample.value));
+        let instead = sample.timestamp == best.0 && series::is_stale(best.1);
+        if sample.timestamp > best.0 || instead {
+            *best = (sample.timestamp, sample.value);
+        }
+    }
+
+    fn take_piece(&mut self, piece: Piece) {
+        let newest = piece.samples.iter().max_by_key(|sample| (sample.timestamp, !series::is_stale(sample.value)));
+        if let Some(Sample { timestamp, value }) = newest.copied() {
+            self.take(InstantSample { labels: piece.labels, timestamp, value });
+        }
+    }
+
+    fn finish(self) -> impl Iterator<Item = InstantSample> {
+        let alive = self.0.into_iter().filter(|(_, (_, value))| !series::is_stale(*value));
+        alive.map(|(labels, (timestamp, value))| InstantSample { labels, timestamp, value })
     }
 }

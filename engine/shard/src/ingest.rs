@@ -91,7 +91,7 @@ pub struct Ingested {
 /// A run of lines and what became of each, for all targets of a class.
 pub struct Stanza {
     template: Template,
-    slots: Rc<SlotGroup>,
+    slots: Arc<SlotGroup>,
     /// Lines without a slot, ascending: dropped by relabelling, duplicates, or timestamps that are not honoured.
     skipped: Box<[u32]>,
     /// How many of the skipped were dropped by relabelling.
@@ -138,7 +138,7 @@ pub struct ClassRoom {
 #[derive(Default)]
 pub struct Interner {
     classes: AHashMap<u64, Vec<Weak<ClassRoom>>>,
-    reports: AHashMap<usize, Rc<SlotGroup>>,
+    reports: AHashMap<usize, Arc<SlotGroup>>,
 }
 
 impl Interner {
@@ -155,14 +155,14 @@ impl Interner {
     }
 
     /// The slots of the report series.
-    pub fn report(&mut self, job: &ScrapeConfig) -> Rc<SlotGroup> {
+    pub fn report(&mut self, job: &ScrapeConfig) -> Arc<SlotGroup> {
         let count = report_count(job);
         let make = || {
             let mut builder = GroupBuilder::default();
             for name in &REPORT[..count] {
                 builder.push(&Labels::from_sorted([(METRIC_NAME, *name)]), false);
             }
-            Rc::new(builder.build())
+            Arc::new(builder.build())
         };
         self.reports.entry(count).or_insert_with(make).clone()
     }
@@ -254,7 +254,7 @@ impl ClassRoom {
             }
         }
         Ok(Stanza {
-            slots: Rc::new(slots.build()),
+            slots: Arc::new(slots.build()),
             skipped: skipped.into(),
             dropped,
             repeats: repeats.into(),
@@ -270,7 +270,7 @@ pub struct Reader {
     job: Arc<ScrapeConfig>,
     target_labels: Labels,
     room: Rc<ClassRoom>,
-    report: Rc<SlotGroup>,
+    report: Arc<SlotGroup>,
     shape: Vec<Known>,
     /// Over the whole shape.
     samples: u64,
@@ -299,7 +299,7 @@ impl Reader {
 
     /// The job has other settings now. What they do not touch stays known; the slots of the report series if they are
     /// others.
-    pub fn retarget(&mut self, interner: &mut Interner, job: &Arc<ScrapeConfig>) -> Option<Rc<SlotGroup>> {
+    pub fn retarget(&mut self, interner: &mut Interner, job: &Arc<ScrapeConfig>) -> Option<Arc<SlotGroup>> {
         let room = interner.class(job, &self.target_labels);
         let report = interner.report(job);
         self.job = job.clone();
@@ -308,13 +308,13 @@ impl Reader {
             self.shape.clear();
             self.settle();
         }
-        let changed = !Rc::ptr_eq(&report, &self.report);
+        let changed = !Arc::ptr_eq(&report, &self.report);
         self.report = report;
         changed.then(|| self.report.clone())
     }
 
     /// The groups of slots that take values: report series first, then the payload's.
-    pub fn groups(&self) -> Vec<Rc<SlotGroup>> {
+    pub fn groups(&self) -> Vec<Arc<SlotGroup>> {
         let payload = self.shape.iter().map(|known| known.0.slots.clone()).filter(|slots| !slots.is_empty());
         std::iter::once(self.report.clone()).chain(payload).collect()
     }

@@ -7,6 +7,7 @@ mod core;
 mod fetch;
 mod handle;
 mod ingest;
+mod log;
 mod preview;
 mod resolver;
 mod runtime;
@@ -17,12 +18,12 @@ mod status;
 mod sys;
 
 pub use handle::{
-    ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Command, InstantRequest, LimitError, MetadataRequest, Shards,
-    TargetMetadata,
+    ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Cardinality, Command, InstantAnswer, InstantRequest, LimitError,
+    MetadataRequest, RangeRequest, Series, Shards, TargetMetadata,
 };
 pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};
-pub use status::{CoreStats, Health, InstantSample, Metadata, Missed, Reason, TargetStatus};
+pub use status::{CoreStats, Health, InstantSample, LogStats, Metadata, Missed, Reason, TargetStatus};
 pub use sys::{Limit, raise_open_files};
 
 /// A job with these further lines of YAML.

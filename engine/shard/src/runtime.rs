@@ -41,8 +41,8 @@ pub struct Options {
     pub cpus: Vec<usize>,
     /// Shifts all phases; differs between the members of a redundant pair.
     pub offset_seed: u64,
-    /// How long rows are kept readable.
-    pub retention: Duration,
+    /// The data folder; without one, samples stay in memory.
+    pub store: Option<Arc<tsdb::Store>>,
 }
 
 /// Why ringscrape cannot run here. Each text says what to change.
@@ -139,7 +139,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
             index,
             cpu,
             offset_seed: options.offset_seed,
-            retention: options.retention,
+            store: options.store.clone(),
             pulse: pulse.clone(),
             resolver: resolver.clone(),
         };
@@ -164,7 +164,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
         }
     }
     watch(pulses, ABORT_AFTER).map_err(|source| StartError::Os { what: "starting the watchdog", source })?;
-    Ok(Shards::new(queues))
+    Ok(Shards::new(queues, options.store.clone()))
 }
 
 /// An executor with the guards of decision 005.
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn contended_cores_answer() {
         let cpu = default_cpus(Some(1)).unwrap()[0];
-        let options = Options { cpus: vec![cpu, cpu], offset_seed: 1, retention: Duration::from_secs(1) };
+        let options = Options { cpus: vec![cpu, cpu], offset_seed: 1, store: None };
         let shards = start(&options).unwrap();
         let busy = Instant::now() + Duration::from_secs(4);
         let burner = std::thread::spawn(move || while Instant::now() < busy {});

@@ -1,11 +1,12 @@
-//! Instant selects over the heads of a core.
+//! Selects over the heads of a core.
 
-use crate::class::series_labels;
+use crate::handle::InstantAnswer;
 use crate::status::InstantSample;
 use ahash::AHashMap;
 use series::{Labels, Matcher, Timestamp};
 use std::rc::Rc;
-use tsdb::{SlotGroup, TargetHead};
+use std::sync::Arc;
+use tsdb::{Piece, SlotGroup, TargetHead};
 
 /// Verdicts of matchers on target labels that fit in a key; a request with more matchers does without the memory.
 const MATCHERS_REMEMBERED_MAX: usize = 64;
@@ -16,7 +17,7 @@ pub struct Matching<'a> {
     selectors: &'a [Vec<Matcher>],
     known: AHashMap<(*const SlotGroup, u64), Rc<[u32]>>,
     /// Keeps the groups of `known` alive, so that no address in it is used again.
-    held: Vec<Rc<SlotGroup>>,
+    held: Vec<Arc<SlotGroup>>,
 }
 
 impl<'a> Matching<'a> {
@@ -24,22 +25,15 @@ impl<'a> Matching<'a> {
         Matching { selectors, known: AHashMap::new(), held: Vec::new() }
     }
 
-    /// Adds the newest samples of a target in `(after, at]`.
-    pub fn read(
-        &mut self,
-        head: &TargetHead,
-        target: &Labels,
-        after: Timestamp,
-        at: Timestamp,
-        samples: &mut Vec<InstantSample>,
-    ) {
+    /// The matching slots of groups of a target.
+    fn of_target<'t>(&'t mut self, target: &'t Labels) -> impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]> + 't {
         let matchers = self.selectors.iter().flatten();
         let remember = matchers.clone().count() <= MATCHERS_REMEMBERED_MAX;
         let verdicts = matchers.take(MATCHERS_REMEMBERED_MAX).enumerate().fold(0u64, |bits, (i, matcher)| {
             bits | u64::from(matcher.matches(target.get(matcher.name()).unwrap_or(""))) << i
         });
-        let matching = |group: &Rc<SlotGroup>| {
-            let key = (Rc::as_ptr(group), verdicts);
+        move |group| {
+            let key = (Arc::as_ptr(group), verdicts);
             if let Some(slots) = self.known.get(&key).filter(|_| remember) {
                 return slots.clone();
             }
@@ -53,12 +47,52 @@ impl<'a> Matching<'a> {
                 self.held.push(group.clone());
             }
             slots
-        };
-        let found = |group: &Rc<SlotGroup>, slot: u32, sample: series::Sample| {
-            let labels = series_labels(&group.labels(slot as usize), target);
+        }
+    }
+
+    /// Adds the newest samples of a target in `(after, at]`, as far as they are visible.
+    #[expect(clippy::too_many_arguments, reason = "a target, a time, and what is visible")]
+    pub fn instant(
+        &mut self,
+        head: &TargetHead,
+        id: u64,
+        target: &Labels,
+        after: Timestamp,
+        at: Timestamp,
+        visible: u64,
+        answer: &mut InstantAnswer,
+    ) {
+        let mut samples = Vec::new();
+        let found = |group: &Arc<SlotGroup>, slot: u32, sample: series::Sample| {
+            let labels = group.series_labels(slot as usize, target);
             samples.push(InstantSample { labels, timestamp: sample.timestamp, value: sample.value });
         };
         // Rows in memory were written by this process: one that does not decode is our own mistake.
-        head.instant(after, at, matching, found).expect("rows of this process decode");
+        let whole = head.instant(after, at, visible, self.of_target(target), found);
+        if whole.expect("rows of this process decode") {
+            answer.samples.append(&mut samples);
+            answer.whole.push(id);
+        } else {
+            answer.partial.append(&mut samples);
+        }
+    }
+
+    /// Adds the samples of a target in `[from, to]`, as far as they are visible.
+    pub fn range(
+        &mut self,
+        head: &TargetHead,
+        target: &Labels,
+        from: Timestamp,
+        to: Timestamp,
+        visible: u64,
+        pieces: &mut Vec<Piece>,
+    ) -> usize {
+        let before = pieces.len();
+        let found = |group: &Arc<SlotGroup>, slot: u32, samples: &[series::Sample]| {
+            let labels = group.series_labels(slot as usize, target);
+            pieces.push(Piece { labels, samples: samples.to_vec() });
+        };
+        head.range(from, to, visible, self.of_target(target), found).expect("rows of this process decode");
+        pieces[before..].iter().map(|piece| piece.samples.len()).sum()
     }
 }

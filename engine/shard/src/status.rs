@@ -143,6 +143,21 @@ pub struct InstantSample {
     pub value: f64,
 }
 
+/// A core's log since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    pub bytes_written: u64,
+    pub syncs: u64,
+    pub records: u64,
+    /// Records that a power cut would cost now.
+    pub records_behind: u64,
+    pub failures: u64,
+    /// Records given up because the disk failed for too long.
+    pub discarded: u64,
+    /// Why writing does not work, while it does not.
+    pub failing: Option<String>,
+}
+
 /// Counters, gauges and histograms of one core since it started.
 #[derive(Clone, Debug)]
 pub struct CoreStats {
@@ -175,6 +190,7 @@ pub struct CoreStats {
     pub scans_warm: u64,
     pub scans_cold: u64,
     pub connections_opened: u64,
+    pub log: LogStats,
     /// Seconds of CPU time of the core's thread.
     pub cpu_seconds: f64,
     /// Longest time in which the core's heartbeat did not move.
@@ -219,6 +235,7 @@ impl CoreStats {
             scans_warm: 0,
             scans_cold: 0,
             connections_opened: 0,
+            log: LogStats::default(),
             cpu_seconds: 0.0,
             stall_max: Duration::ZERO,
             lateness_us: histogram(),

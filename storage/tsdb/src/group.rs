@@ -17,7 +17,7 @@ pub struct SlotGroup {
 }
 
 /// Collects the slots of a group.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct GroupBuilder {
     text: String,
     ends: Vec<u32>,
@@ -95,6 +95,31 @@ impl SlotGroup {
     /// The slot's own labels as a set.
     pub fn labels(&self, slot: usize) -> Labels {
         Labels::from_sorted(self.label_pairs(slot))
+    }
+
+    /// The labels of a slot's series for a target with these labels, sorted by name. Where both have a name, the slot's
+    /// value stands; where that is empty, there is no such label.
+    pub fn series_pairs<'a>(
+        &'a self,
+        slot: usize,
+        target: &'a Labels,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> + Clone {
+        let (mut own, mut outer) = (self.label_pairs(slot).peekable(), target.iter().peekable());
+        std::iter::from_fn(move || match (own.peek(), outer.peek()) {
+            (Some(one), Some(other)) if one.0 == other.0 => {
+                outer.next();
+                own.next()
+            }
+            (Some(one), Some(other)) if one.0 > other.0 => outer.next(),
+            (Some(_), _) => own.next(),
+            (None, _) => outer.next(),
+        })
+        .filter(|(_, value)| !value.is_empty())
+    }
+
+    /// The labels of a slot's series as a set.
+    pub fn series_labels(&self, slot: usize, target: &Labels) -> Labels {
+        Labels::from_sorted(self.series_pairs(slot, target))
     }
 
     /// The slots whose series satisfy all matchers, for a target with these labels. A label of the slot decides over

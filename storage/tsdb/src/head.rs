@@ -1,7 +1,9 @@
-//! One target's samples of the last minutes: newest values, and rows that lead back from them.
+//! One target's samples that are not in chunks yet: newest values, and rows that lead back from them.
 //!
 //! Invariants:
 //!   * rows are in order of time; a row at or before the newest one is refused
+//!   * a segment begins with all slots stale, so its rows can be read from its beginning as well as from its end
+//!   * a segment lies in one range of time, so that a block is made of whole segments
 //!   * live groups have no two unstamped slots with the same labels; the caller saw to that
 //!   * history is read backwards from the newest values, so dropping the oldest rows is forgetting their bytes
 //!   * a series that moves to a slot of another group leaves a marker there at the time of its first sample here; a
@@ -9,11 +11,14 @@
 
 use crate::bits::{Bits, ones};
 use crate::group::SlotGroup;
+use crate::log::{Journal, SegmentMark, TargetKey};
 use crate::row::{self, GROUP, Marks, OneSlot, RowError, Scratch, Slots};
 use ahash::{AHashMap, AHashSet, RandomState};
-use series::{Labels, Matcher, STALE_NAN, Sample, Timestamp};
+use series::{Labels, STALE_NAN, Sample, Timestamp};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A sample may be ahead of its scrape by this much, as in Prometheus.
 const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
@@ -22,7 +27,9 @@ const BEHIND_MS_MAX: i64 = 60 * 60 * 1000;
 /// A segment with fewer dead slots than this is never worth a new one.
 const DEAD_SLOTS_MIN: usize = 256;
 /// No sample yet.
-const NO_STAMP: i64 = i64::MIN;
+pub(crate) const NO_STAMP: i64 = i64::MIN;
+/// Slots of a segment up to which each is followed back by itself; more are walked back together.
+const SLOTS_ALONE_MAX: usize = 16;
 
 /// Whether a timestamp of its own is near enough to its scrape to begin a series.
 pub fn within_bounds(scrape: Timestamp, stamp: i64) -> bool {
@@ -56,30 +63,78 @@ pub struct Change {
     pub added: u64,
 }
 
+/// When a segment is closed.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentLimits {
+    /// Rows of a segment, and with it samples of a chunk.
+    pub rows_max: usize,
+    /// Length of a block: no segment lies in two.
+    pub range_ms: i64,
+}
+
+impl Default for SegmentLimits {
+    fn default() -> SegmentLimits {
+        SegmentLimits { rows_max: 120, range_ms: 2 * 3600 * 1000 }
+    }
+}
+
 /// A group in a segment's slot space.
 #[derive(Debug)]
-struct Placed {
-    group: Rc<SlotGroup>,
-    base: usize,
+pub(crate) struct Placed {
+    pub group: Arc<SlotGroup>,
+    pub base: usize,
     live: bool,
+    /// The group's slots go on in the next segment: the markers at the end of this one are not needed.
+    pub goes_on: bool,
 }
 
 #[derive(Debug)]
-struct Row {
-    at: Timestamp,
-    bytes: Box<[u8]>,
+pub(crate) struct Row {
+    pub at: Timestamp,
+    /// Readers may see it once the log is visible up to here.
+    position: u64,
+    pub bytes: Box<[u8]>,
 }
 
 /// Rows over one slot space. Groups are only added; those that are gone stay until the segment is.
 #[derive(Debug, Default)]
-struct Segment {
-    placed: Vec<Placed>,
+pub struct Segment {
+    pub(crate) placed: Vec<Placed>,
     /// Indices of the live groups, in the order in which values come.
     order: Vec<usize>,
     /// The live groups are all there are, in the order of the slots, and none is stamped: values come as they lie here.
     plain: bool,
     slots: Slots,
-    rows: VecDeque<Row>,
+    pub(crate) rows: Vec<Row>,
+    /// Stamps that slots had when the segment began.
+    pub(crate) carried: Vec<(u32, i64)>,
+    mark: Option<SegmentMark>,
+    /// How many of `placed` the log knows.
+    logged: usize,
+}
+
+/// A segment that takes no more rows, shared with whoever puts it into chunks.
+#[derive(Debug)]
+pub struct Closed {
+    pub key: Arc<TargetKey>,
+    pub segment: Segment,
+    /// Set once its chunks can be read; from then on the rows are not.
+    sealed: AtomicBool,
+}
+
+impl Closed {
+    pub fn new(key: Arc<TargetKey>, segment: Segment) -> Closed {
+        Closed { key, segment, sealed: AtomicBool::new(false) }
+    }
+
+    /// The chunks of the segment can be read.
+    pub fn set_sealed(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
 }
 
 /// Buffers that a core uses again for every append.
@@ -92,16 +147,85 @@ pub struct AppendScratch {
 }
 
 /// One target's samples.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TargetHead {
-    /// Closed segments, oldest first.
-    closed: VecDeque<Segment>,
+    key: Arc<TargetKey>,
+    limits: SegmentLimits,
+    /// Rows after which the open segment is closed: fewer for the first one, so that targets that began together are
+    /// not closed together.
+    rows_max: usize,
+    /// Closed segments, oldest first, until they are in chunks.
+    closed: VecDeque<Arc<Closed>>,
+    /// A segment whose vanished series end with the next row.
+    owing: Option<Segment>,
     open: Segment,
     newest: Option<Timestamp>,
+    /// The newest values tell everything about the time after this.
+    whole_since: Option<Timestamp>,
 }
 
 impl Segment {
-    fn add(&mut self, group: Rc<SlotGroup>) -> usize {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Time of the first and the last row.
+    pub fn range(&self) -> Option<(Timestamp, Timestamp)> {
+        Some((self.rows.first()?.at, self.rows.last()?.at))
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Slots of the segment, live or not.
+    pub fn slots(&self) -> usize {
+        self.slots.values.len()
+    }
+
+    /// Whether a slot's series goes on in the next segment.
+    pub(crate) fn goes_on(&self, slot: usize) -> bool {
+        let place = self.placed.partition_point(|placed| placed.base <= slot) - 1;
+        self.placed[place].goes_on
+    }
+
+    /// Stamps as a log has them.
+    pub(crate) fn restore_stamps(&mut self, stamps: &[(u32, i64)]) -> Result<(), &'static str> {
+        for (slot, stamp) in stamps {
+            *self.slots.stamps.get_mut(*slot as usize).ok_or("a stamp of an unknown slot")? = *stamp;
+        }
+        self.carried = stamps.to_vec();
+        Ok(())
+    }
+
+    /// Brings the newest values of a restored segment forward over its rows; those that do not decode are dropped.
+    fn forward_to_end(&mut self) {
+        self.slots.values.fill(0.0);
+        (0..self.slots.values.len()).for_each(|slot| self.slots.stale.set(slot));
+        let readable = self.rows.iter().take_while(|row| {
+            let mut after = self.slots.clone();
+            let fits = row::walk(&row.bytes, &mut after, row::Direction::Redo).is_ok();
+            if fits {
+                self.slots = after;
+            }
+            fits
+        });
+        let readable = readable.count();
+        self.rows.truncate(readable);
+    }
+
+    /// A row as a log has it; false if it does not fit.
+    pub(crate) fn restore_row(&mut self, at: Timestamp, bytes: &[u8]) -> bool {
+        let fits = self.rows.last().is_none_or(|row| row.at < at);
+        if fits {
+            self.rows.push(Row { at, position: 0, bytes: bytes.into() });
+        }
+        fits
+    }
+
+    pub(crate) fn add(&mut self, group: Arc<SlotGroup>) -> usize {
         let base = self.slots.values.len();
         let end = base + group.len();
         self.slots.values.resize(end, 0.0);
@@ -114,7 +238,7 @@ impl Segment {
         if group.any_stamped() || !self.slots.stamps.is_empty() {
             self.slots.stamps.resize(end, NO_STAMP);
         }
-        self.placed.push(Placed { group, base, live: true });
+        self.placed.push(Placed { group, base, live: true, goes_on: false });
         self.placed.len() - 1
     }
 
@@ -134,15 +258,6 @@ impl Segment {
         self.placed.iter().filter(|placed| !placed.live).map(|placed| placed.group.len()).sum()
     }
 
-    /// The place of a slot, if the segment has its group.
-    fn slots_with(&self, matchers: &[Matcher], target: &Labels) -> Vec<(usize, u32)> {
-        let mut found = Vec::new();
-        for (at, placed) in self.placed.iter().enumerate() {
-            found.extend(placed.group.matching(matchers, target).into_iter().map(|slot| (at, slot)));
-        }
-        found
-    }
-
     /// Samples of a slot in `[from, to]`, newest first, markers included.
     fn samples(
         &self,
@@ -150,6 +265,7 @@ impl Segment {
         slot: u32,
         from: Timestamp,
         to: Timestamp,
+        visible: u64,
         out: &mut Vec<Sample>,
     ) -> Result<(), RowError> {
         let placed = &self.placed[at];
@@ -163,6 +279,9 @@ impl Segment {
             }
             let behind = state;
             let said = row::undo_one(&row.bytes, slot, &mut state)?;
+            if row.position > visible {
+                continue;
+            }
             if behind.stale && said.flipped && row.at >= from && row.at <= to {
                 out.push(Sample { timestamp: row.at, value: STALE_NAN });
             }
@@ -177,9 +296,41 @@ impl Segment {
         Ok(())
     }
 
+    /// Samples of many unstamped slots in `[from, to]`, newest first, markers included.
+    fn samples_of_many(
+        &self,
+        slots: &[usize],
+        from: Timestamp,
+        to: Timestamp,
+        visible: u64,
+        out: &mut [Vec<Sample>],
+    ) -> Result<(), RowError> {
+        let mut state = self.slots.clone();
+        let mut stale = Vec::with_capacity(slots.len());
+        for row in self.rows.iter().rev().take_while(|row| row.at >= from) {
+            let wanted = row.position <= visible && row.at <= to;
+            stale.clear();
+            if wanted {
+                for (slot, out) in slots.iter().zip(&mut *out) {
+                    stale.push(state.stale.get(*slot));
+                    if stale.last() == Some(&false) {
+                        out.push(Sample { timestamp: row.at, value: state.values[*slot] });
+                    }
+                }
+            }
+            row::walk(&row.bytes, &mut state, row::Direction::Undo)?;
+            for ((slot, stale), out) in slots.iter().zip(&stale).zip(&mut *out) {
+                if *stale && !state.stale.get(*slot) {
+                    out.push(Sample { timestamp: row.at, value: STALE_NAN });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The newest sample or marker of a slot, without looking at rows.
     fn newest(&self, placed: &Placed, slot: usize) -> Option<Sample> {
-        let row = self.rows.back()?;
+        let row = self.rows.last()?;
         let at = placed.base + slot;
         let value = self.slots.values[at];
         if placed.group.is_stamped(slot) {
@@ -190,7 +341,8 @@ impl Segment {
         (!self.slots.stale.get(at)).then_some(Sample { timestamp: row.at, value })
     }
 
-    fn heap_bytes(&self) -> usize {
+    /// Bytes on the heap, groups not counted.
+    pub fn heap_bytes(&self) -> usize {
         let rows: usize = self.rows.iter().map(|row| row.bytes.len()).sum();
         rows + self.rows.capacity() * size_of::<Row>()
             + self.placed.capacity() * size_of::<Placed>()
@@ -202,13 +354,34 @@ impl Segment {
 }
 
 impl TargetHead {
+    /// An empty head. `stagger` is any number that differs between targets.
+    pub fn new(key: TargetKey, limits: SegmentLimits, stagger: u64) -> TargetHead {
+        let rows_max = limits.rows_max / 2 + (stagger % (limits.rows_max as u64 / 2 + 1)) as usize;
+        TargetHead {
+            key: Arc::new(key),
+            limits,
+            rows_max: rows_max.max(1),
+            closed: VecDeque::new(),
+            owing: None,
+            open: Segment::default(),
+            newest: None,
+            whole_since: None,
+        }
+    }
+
     /// Time of the newest row.
     pub fn newest_at(&self) -> Option<Timestamp> {
         self.newest
     }
 
+    /// Times of the oldest and the newest row that is not in chunks.
+    pub fn bounds(&self) -> Option<(Timestamp, Timestamp)> {
+        let oldest = self.segments().find_map(Segment::range)?.0;
+        Some((oldest, self.newest?))
+    }
+
     /// The live groups, in the order in which [`TargetHead::append`] takes values.
-    pub fn groups(&self) -> impl Iterator<Item = &Rc<SlotGroup>> {
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<SlotGroup>> {
         self.open.live().map(|placed| &placed.group)
     }
 
@@ -225,8 +398,8 @@ impl TargetHead {
 
     /// From now on these groups take values, in this order. A group that was there keeps its slots and their history;
     /// slots of groups that are gone end with the next row.
-    pub fn replace(&mut self, groups: &[Rc<SlotGroup>]) -> Change {
-        let address = |group: &Rc<SlotGroup>| Rc::as_ptr(group);
+    pub fn replace(&mut self, groups: &[Arc<SlotGroup>]) -> Change {
+        let address = |group: &Arc<SlotGroup>| Arc::as_ptr(group);
         let before: AHashSet<*const SlotGroup> = self.groups().map(address).collect();
         let after: AHashSet<*const SlotGroup> = groups.iter().map(address).collect();
         let new = || groups.iter().filter(|group| !before.contains(&address(group)));
@@ -235,7 +408,7 @@ impl TargetHead {
         if added > 0 && gone().next().is_some() {
             // Series that were in a group that goes are not new.
             let hasher = RandomState::new();
-            let hashes = |group: &Rc<SlotGroup>| {
+            let hashes = |group: &Arc<SlotGroup>| {
                 (0..group.len()).map(|slot| group.slot_hash(slot, &hasher)).collect::<Vec<u64>>()
             };
             let known: AHashSet<u64> = gone().flat_map(hashes).collect();
@@ -244,7 +417,7 @@ impl TargetHead {
 
         // A dead group that comes back takes its old slots again.
         let mut known: AHashMap<*const SlotGroup, usize> =
-            self.open.placed.iter().enumerate().map(|(at, placed)| (Rc::as_ptr(&placed.group), at)).collect();
+            self.open.placed.iter().enumerate().map(|(at, placed)| (Arc::as_ptr(&placed.group), at)).collect();
         let mut places: Vec<usize> = Vec::with_capacity(groups.len());
         for group in groups {
             let place = known.remove(&address(group)).unwrap_or_else(|| self.open.add(group.clone()));
@@ -258,10 +431,10 @@ impl TargetHead {
         Change { added }
     }
 
-    /// Closes the open segment and goes on in one that has only the live groups. Their series continue: the first row
-    /// there is a whole one. Slots that are not live and have not ended yet end here, in a row that comes with the next.
+    /// Goes on in a segment that has only the live groups. Their series continue: the first row there is a whole one.
+    /// Series of other groups that have not ended yet end in the old segment, in a row that comes with the next.
     fn start_segment(&mut self) {
-        let live: Vec<Rc<SlotGroup>> = self.groups().cloned().collect();
+        let live: Vec<Arc<SlotGroup>> = self.groups().cloned().collect();
         let mut fresh = Segment::default();
         for group in live {
             let at = fresh.add(group);
@@ -276,7 +449,64 @@ impl TargetHead {
                 fresh.slots.stamps[to.base..to.base + to.group.len()].copy_from_slice(stamps);
             }
         }
-        self.closed.push_back(std::mem::replace(&mut self.open, fresh));
+        let stamps = fresh.slots.stamps.iter().enumerate();
+        fresh.carried =
+            stamps.filter(|(_, stamp)| **stamp != NO_STAMP).map(|(slot, stamp)| (slot as u32, *stamp)).collect();
+        let old = std::mem::replace(&mut self.open, fresh);
+        if old.rows.is_empty() {
+            return;
+        }
+        // The row that comes may be of a failed scrape, which ends everything.
+        assert!(self.owing.is_none(), "a row came between two segments");
+        self.owing = Some(old);
+    }
+
+    fn close(&mut self, mut segment: Segment) {
+        segment.rows.shrink_to_fit();
+        self.closed.push_back(Arc::new(Closed::new(self.key.clone(), segment)));
+        self.rows_max = self.limits.rows_max;
+    }
+
+    /// Closed segments that nobody has put into chunks yet, for somebody to do it.
+    pub fn take_closed(&mut self, taken: impl FnMut(Arc<Closed>)) {
+        let fresh = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_sealed());
+        fresh.cloned().for_each(taken);
+    }
+
+    /// Takes over a closed segment, of a log for example.
+    pub fn adopt(&mut self, mut segment: Segment) {
+        segment.forward_to_end();
+        self.close(segment);
+    }
+
+    /// Forgets what is in chunks. True while there is anything else.
+    pub fn drop_sealed(&mut self) -> bool {
+        self.closed.retain(|closed| !closed.is_sealed());
+        !self.closed.is_empty() || self.owing.is_some() || !self.open.rows.is_empty()
+    }
+
+    /// Closes the open segment, so that it can be put into chunks: no more rows come.
+    pub fn close_all(&mut self) {
+        for segment in self.owing.take().into_iter().chain([std::mem::take(&mut self.open)]) {
+            if !segment.rows.is_empty() {
+                self.close(segment);
+            }
+        }
+    }
+
+    /// The next row begins another segment, so that what was scraped until now gets into chunks.
+    pub fn turn_over(&mut self) {
+        self.rows_max = 0;
+    }
+
+    /// Begins another segment where the row at `at` has to.
+    fn turn(&mut self, at: Timestamp, journal: &Journal) {
+        let Some((first, _)) = self.open.range() else { return };
+        let range = |at: Timestamp| at.0.div_euclid(self.limits.range_ms);
+        let continues = self.open.mark.as_ref().is_none_or(|mark| journal.continues(mark));
+        if self.open.rows.len() >= self.rows_max || range(first) != range(at) || !continues {
+            self.start_segment();
+        }
     }
 
     /// Appends one scrape: a value for each slot of the live groups in their order, and a timestamp for each stamped
@@ -287,9 +517,11 @@ impl TargetHead {
         values: &[f64],
         stamps: &[i64],
         mark_stamped: bool,
+        journal: &mut Journal,
         scratch: &mut AppendScratch,
     ) -> Result<Appended, RowRejected> {
         self.check_time(at)?;
+        self.turn(at, journal);
         let mut appended = Appended::default();
         let segment = &mut self.open;
         scratch.flips.clear();
@@ -306,7 +538,7 @@ impl TargetHead {
         } else {
             appended = segment.lay_out(at, values, stamps, mark_stamped, scratch);
         }
-        self.push_row(at, scratch);
+        self.push_row(at, journal, scratch);
         Ok(appended)
     }
 
@@ -318,9 +550,11 @@ impl TargetHead {
         kept: usize,
         values: &[f64],
         mark_stamped: bool,
+        journal: &mut Journal,
         scratch: &mut AppendScratch,
     ) -> Result<Appended, RowRejected> {
         self.check_time(at)?;
+        self.turn(at, journal);
         let order = std::mem::take(&mut self.open.order);
         let all_live: Vec<bool> = self.open.placed.iter().map(|placed| placed.live).collect();
         self.open.order = order[..kept.min(order.len())].to_vec();
@@ -328,7 +562,7 @@ impl TargetHead {
         scratch.flips.clear();
         scratch.stamped.clear();
         let appended = self.open.lay_out(at, values, &[], mark_stamped, scratch);
-        self.push_row(at, scratch);
+        self.push_row(at, journal, scratch);
         self.open.order = order;
         self.open.placed.iter_mut().zip(all_live).for_each(|(placed, live)| placed.live = live);
         self.open.settle();
@@ -336,8 +570,14 @@ impl TargetHead {
     }
 
     /// Ends every series: the target is gone.
-    pub fn end(&mut self, at: Timestamp, mark_stamped: bool, scratch: &mut AppendScratch) -> Result<(), RowRejected> {
-        self.append_failed(at, 0, &[], mark_stamped, scratch).map(|_| ())
+    pub fn end(
+        &mut self,
+        at: Timestamp,
+        mark_stamped: bool,
+        journal: &mut Journal,
+        scratch: &mut AppendScratch,
+    ) -> Result<(), RowRejected> {
+        self.append_failed(at, 0, &[], mark_stamped, journal, scratch).map(|_| ())
     }
 
     fn check_time(&self, at: Timestamp) -> Result<(), RowRejected> {
@@ -347,12 +587,14 @@ impl TargetHead {
         }
     }
 
-    fn push_row(&mut self, at: Timestamp, scratch: &mut AppendScratch) {
-        // Markers of series that end with a closed segment were due with this row.
-        if let Some(last) =
-            self.closed.back_mut().filter(|last| last.rows.back().is_some_and(|row| Some(row.at) == self.newest))
-        {
-            last.end_at(at, &mut scratch.encode);
+    fn push_row(&mut self, at: Timestamp, journal: &mut Journal, scratch: &mut AppendScratch) {
+        if let Some(mut owing) = self.owing.take() {
+            let live: AHashSet<*const SlotGroup> = self.groups().map(Arc::as_ptr).collect();
+            owing.end_at(at, |group| live.contains(&Arc::as_ptr(group)), journal, &mut scratch.encode);
+            if owing.slots.stamps.iter().any(|stamp| *stamp != NO_STAMP) {
+                self.whole_since = Some(at);
+            }
+            self.close(owing);
         }
         let AppendScratch { encode, values, flips, stamped } = scratch;
         let segment = &mut self.open;
@@ -365,35 +607,33 @@ impl TargetHead {
             let stamp = &mut segment.slots.stamps[*slot as usize];
             *stamp = stamp.wrapping_add(*difference);
         }
-        segment.rows.push_back(Row { at, bytes: encode.row.as_slice().into() });
+        segment.log_row(&self.key, at, &encode.row, journal);
         self.newest = Some(at);
+        self.whole_since.get_or_insert(at);
     }
 
-    /// Drops rows before `before`, and segments that have none left. True while anything can still be read.
-    pub fn trim(&mut self, before: Timestamp) -> bool {
-        for segment in self.closed.iter_mut().chain([&mut self.open]) {
-            while segment.rows.front().is_some_and(|row| row.at < before) {
-                segment.rows.pop_front();
-            }
-        }
-        self.closed.retain(|segment| !segment.rows.is_empty());
-        if self.open.rows.capacity() > 2 * self.open.rows.len() + 64 {
-            self.open.rows.shrink_to_fit();
-        }
-        !self.open.rows.is_empty() || !self.closed.is_empty()
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        let closed = self.closed.iter().filter(|closed| !closed.is_sealed()).map(|closed| &closed.segment);
+        closed.chain(&self.owing).chain([&self.open])
     }
 
-    /// Newest samples of matching series at `at`, if they are after `after`; series that are stale there are left out.
+    /// Newest samples of matching series at `at`, if they are after `after`, as far as rows up to `visible` tell.
     /// `matching` gives the matching slots of a group, so that the caller can remember them for many targets.
+    ///
+    /// True if that is all there is to say; series that are stale are left out then. Otherwise what is in chunks may
+    /// say more, and markers are found as well.
     pub fn instant(
         &self,
         after: Timestamp,
         at: Timestamp,
-        mut matching: impl FnMut(&Rc<SlotGroup>) -> Rc<[u32]>,
-        mut found: impl FnMut(&Rc<SlotGroup>, u32, Sample),
-    ) -> Result<(), RowError> {
+        visible: u64,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
+        mut found: impl FnMut(&Arc<SlotGroup>, u32, Sample),
+    ) -> Result<bool, RowError> {
         let newest_asked = self.newest.is_some_and(|newest| newest <= at);
-        if newest_asked && self.closed.is_empty() && self.open.order.len() == self.open.placed.len() {
+        let newest_visible = self.open.rows.last().is_some_and(|row| row.position <= visible);
+        let whole = self.whole_since.is_some_and(|since| since <= after) && self.owing.is_none();
+        if whole && newest_asked && newest_visible && self.open.order.len() == self.open.placed.len() {
             // The common case touches nothing but newest values.
             for placed in &self.open.placed {
                 for slot in matching(&placed.group).iter() {
@@ -405,68 +645,65 @@ impl TargetHead {
                     }
                 }
             }
-            return Ok(());
+            return Ok(true);
         }
         // Several slots may hold parts of one series: the newest part speaks, a sample before a marker.
-        let mut newest: AHashMap<Labels, (Sample, Rc<SlotGroup>, u32)> = AHashMap::new();
-        let from = after.plus_ms(1);
-        let mut samples = Vec::new();
-        for segment in self.closed.iter().chain([&self.open]) {
-            for (i, placed) in segment.placed.iter().enumerate() {
-                for slot in matching(&placed.group).iter() {
-                    samples.clear();
-                    segment.samples(i, *slot, from, at, &mut samples)?;
-                    for sample in &samples {
-                        let entry = newest.entry(placed.group.labels(*slot as usize));
-                        let best = entry.or_insert_with(|| (*sample, placed.group.clone(), *slot));
-                        let later = sample.timestamp > best.0.timestamp;
-                        let instead = sample.timestamp == best.0.timestamp && series::is_stale(best.0.value);
-                        if later || instead {
-                            *best = (*sample, placed.group.clone(), *slot);
-                        }
-                    }
-                }
+        let mut newest: AHashMap<Labels, (Sample, Arc<SlotGroup>, u32)> = AHashMap::new();
+        self.range(after.plus_ms(1), at, visible, matching, |group, slot, samples| {
+            let Some(sample) = samples.first() else { return };
+            let entry = newest.entry(group.labels(slot as usize));
+            let best = entry.or_insert_with(|| (*sample, group.clone(), slot));
+            let later = sample.timestamp > best.0.timestamp;
+            let instead = sample.timestamp == best.0.timestamp && series::is_stale(best.0.value);
+            if later || instead {
+                *best = (*sample, group.clone(), slot);
             }
-        }
+        })?;
         for (sample, group, slot) in newest.into_values() {
-            if !series::is_stale(sample.value) {
-                found(&group, slot, sample);
+            found(&group, slot, sample);
+        }
+        Ok(false)
+    }
+
+    /// Samples of matching series in `[from, to]`, markers included, as far as rows up to `visible` tell: for every
+    /// segment and slot that has any, newest first. A series may be in several.
+    pub fn range(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        visible: u64,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
+        mut found: impl FnMut(&Arc<SlotGroup>, u32, &[Sample]),
+    ) -> Result<(), RowError> {
+        for segment in self.segments() {
+            // Stamped samples may be behind or ahead of their rows.
+            let stamped = !segment.slots.stamps.is_empty();
+            let outside = segment.range().is_none_or(|(first, last)| first > to || last < from);
+            if outside && !stamped {
+                continue;
+            }
+            for (at, placed) in segment.placed.iter().enumerate() {
+                let slots = matching(&placed.group);
+                let mut read: Vec<Vec<Sample>> = vec![Vec::new(); slots.len()];
+                if stamped || slots.len() <= SLOTS_ALONE_MAX {
+                    for (slot, out) in slots.iter().zip(&mut read) {
+                        segment.samples(at, *slot, from, to, visible, out)?;
+                    }
+                } else {
+                    let slots: Vec<usize> = slots.iter().map(|slot| placed.base + *slot as usize).collect();
+                    segment.samples_of_many(&slots, from, to, visible, &mut read)?;
+                }
+                for (slot, samples) in slots.iter().zip(&read).filter(|(_, samples)| !samples.is_empty()) {
+                    found(&placed.group, *slot, samples);
+                }
             }
         }
         Ok(())
     }
 
-    /// All samples of matching series in `[from, to]`, by slot labels, oldest first, markers included.
-    pub fn range(
-        &self,
-        matchers: &[Matcher],
-        target: &Labels,
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<Vec<(Labels, Vec<Sample>)>, RowError> {
-        let mut series: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
-        for segment in self.closed.iter().chain([&self.open]) {
-            for (at, slot) in segment.slots_with(matchers, target) {
-                let mut samples = Vec::new();
-                segment.samples(at, slot, from, to, &mut samples)?;
-                if !samples.is_empty() {
-                    series.entry(segment.placed[at].group.labels(slot as usize)).or_default().append(&mut samples);
-                }
-            }
-        }
-        let mut series: Vec<_> = series.into_iter().collect();
-        for (_, samples) in &mut series {
-            // Of equal times the real sample comes first and stays.
-            samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
-            samples.dedup_by_key(|sample| sample.timestamp);
-        }
-        series.sort_by(|one, other| one.0.cmp(&other.0));
-        Ok(series)
-    }
-
     /// Bytes on the heap, groups not counted.
     pub fn heap_bytes(&self) -> usize {
-        self.closed.iter().chain([&self.open]).map(Segment::heap_bytes).sum()
+        self.segments().map(Segment::heap_bytes).sum()
     }
 }
 
@@ -556,20 +793,56 @@ impl Segment {
         placed.group.is_stamped(slot - placed.base)
     }
 
-    /// Ends every slot that is not stamped, in a last row.
-    fn end_at(&mut self, at: Timestamp, scratch: &mut Scratch) {
-        let mut flips: Vec<u64> = self.slots.stale.0.iter().map(|word| !word).collect();
-        for (word, flips) in flips.iter_mut().enumerate() {
-            for place in ones(*flips) {
-                let slot = word * GROUP + place;
-                if slot >= self.slots.values.len() || !self.slots.stamps.is_empty() && self.is_stamped(slot) {
-                    *flips &= !(1 << place);
+    /// Ends every slot that is not stamped, in a last row, if there is one whose group does not go on. (A slot that is
+    /// not stale has a sample in every row, so those that go on have to end here as well.)
+    fn end_at(
+        &mut self,
+        at: Timestamp,
+        goes_on: impl Fn(&Arc<SlotGroup>) -> bool,
+        journal: &mut Journal,
+        scratch: &mut Scratch,
+    ) {
+        let mut flips = vec![0u64; self.slots.values.len().div_ceil(GROUP)];
+        let mut any = false;
+        for placed in &self.placed {
+            let ends = !goes_on(&placed.group);
+            for slot in 0..placed.group.len() {
+                let at = placed.base + slot;
+                if !placed.group.is_stamped(slot) && !self.slots.stale.get(at) {
+                    flips[at / GROUP] |= 1 << (at % GROUP);
+                    any |= ends;
                 }
             }
         }
+        if !any {
+            return;
+        }
+        for placed in &mut self.placed {
+            placed.goes_on = goes_on(&placed.group);
+        }
         row::encode(&self.slots.values, &self.slots.values, Marks { flips: &flips, stamped: &[] }, scratch);
         self.slots.stale.0.iter_mut().zip(&flips).for_each(|(word, flips)| *word ^= flips);
-        self.rows.push_back(Row { at, bytes: scratch.row.as_slice().into() });
+        if let Some(mark) = &mut self.mark {
+            let position = journal.row(mark, at, &scratch.row);
+            self.rows.push(Row { at, position, bytes: scratch.row.as_slice().into() });
+        }
+    }
+
+    /// Logs what the log does not know yet of the segment, then the row, and keeps it.
+    fn log_row(&mut self, key: &TargetKey, at: Timestamp, bytes: &[u8], journal: &mut Journal) {
+        let fresh = self.placed[self.logged..].iter().map(|placed| &placed.group);
+        let mark = match &mut self.mark {
+            Some(mark) => {
+                if self.logged < self.placed.len() {
+                    journal.place(mark, fresh);
+                }
+                mark
+            }
+            None => self.mark.insert(journal.begin(key, fresh, &self.carried)),
+        };
+        self.logged = self.placed.len();
+        let position = journal.row(mark, at, bytes);
+        self.rows.push(Row { at, position, bytes: bytes.into() });
     }
 }
 
@@ -577,6 +850,7 @@ impl Segment {
 mod tests {
     use super::*;
     use crate::group::GroupBuilder;
+    use series::Matcher;
     use std::collections::BTreeMap;
 
     fn random(seed: u64) -> impl FnMut(u64) -> u64 {
@@ -587,22 +861,45 @@ mod tests {
         }
     }
 
-    fn group(names: &[String], stamped: bool) -> Rc<SlotGroup> {
+    fn group(names: &[String], stamped: bool) -> Arc<SlotGroup> {
         let mut builder = GroupBuilder::default();
         for name in names {
             builder.push(&Labels::from_pairs([("__name__", name.as_str())]), stamped);
         }
-        Rc::new(builder.build())
+        Arc::new(builder.build())
     }
 
     fn names(prefix: &str, count: usize) -> Vec<String> {
         (0..count).map(|i| format!("{prefix}{i}")).collect()
     }
 
+    fn head() -> TargetHead {
+        let key = TargetKey { id: 1, labels: Labels::empty() };
+        TargetHead::new(key, SegmentLimits::default(), 60)
+    }
+
+    type Series = BTreeMap<Labels, Vec<Sample>>;
+
+    /// All samples by slot labels, oldest first.
+    fn range(head: &TargetHead, matchers: &[Matcher], from: i64, to: i64) -> Series {
+        let mut all = Series::new();
+        let matching = |group: &Arc<SlotGroup>| group.matching(matchers, &Labels::empty()).into();
+        head.range(Timestamp(from), Timestamp(to), u64::MAX, matching, |group, slot, samples| {
+            all.entry(group.labels(slot as usize)).or_default().extend_from_slice(samples);
+        })
+        .unwrap();
+        for samples in all.values_mut() {
+            // Of equal times the real sample comes first and stays.
+            samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
+            samples.dedup_by_key(|sample| sample.timestamp);
+        }
+        all
+    }
+
     /// A target and the naive truth beside it.
-    #[derive(Default)]
     struct Pair {
         head: TargetHead,
+        journal: Journal,
         scratch: AppendScratch,
         /// By metric name: timestamp to value bits, markers included.
         truth: BTreeMap<String, BTreeMap<i64, u64>>,
@@ -612,7 +909,18 @@ mod tests {
     }
 
     impl Pair {
-        fn replace(&mut self, groups: &[Rc<SlotGroup>]) {
+        fn new() -> Pair {
+            Pair {
+                head: head(),
+                journal: Journal::off(),
+                scratch: AppendScratch::default(),
+                truth: BTreeMap::new(),
+                alive: Vec::new(),
+                added: 0,
+            }
+        }
+
+        fn replace(&mut self, groups: &[Arc<SlotGroup>]) {
             self.added += self.head.replace(groups).added;
         }
 
@@ -629,13 +937,13 @@ mod tests {
                 }
             }
             self.mark(at, &alive);
-            self.head.append(Timestamp(at), &values, &[], false, &mut self.scratch).unwrap();
+            self.head.append(Timestamp(at), &values, &[], false, &mut self.journal, &mut self.scratch).unwrap();
             self.alive = alive;
         }
 
         fn fail(&mut self, at: i64) {
             self.mark(at, &[]);
-            self.head.append_failed(Timestamp(at), 0, &[], false, &mut self.scratch).unwrap();
+            self.head.append_failed(Timestamp(at), 0, &[], false, &mut self.journal, &mut self.scratch).unwrap();
             self.alive.clear();
         }
 
@@ -647,7 +955,7 @@ mod tests {
 
         #[track_caller]
         fn check(&self, from: i64, to: i64) {
-            let read = self.head.range(&[], &Labels::empty(), Timestamp(from), Timestamp(to)).unwrap();
+            let read = range(&self.head, &[], from, to);
             let read: BTreeMap<String, Vec<(i64, u64)>> = read
                 .into_iter()
                 .map(|(labels, samples)| {
@@ -663,19 +971,27 @@ mod tests {
                 })
                 .filter(|(_, samples): &(String, Vec<_>)| !samples.is_empty())
                 .collect();
-            assert_eq!(read, want, "range {from} to {to}");
+            let differ = want.iter().find(|(name, samples)| read.get(*name) != Some(samples));
+            assert_eq!(differ.map(|(name, samples)| (name, samples, read.get(name))), None, "range {from} to {to}");
+            assert_eq!(read.len(), want.len(), "range {from} to {to}");
             self.check_instant(from, to);
         }
 
         #[track_caller]
         fn check_instant(&self, after: i64, at: i64) {
             let mut read = BTreeMap::new();
-            let matching = |group: &Rc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
-            let found = |group: &Rc<SlotGroup>, slot: u32, sample: Sample| {
+            let matching = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
+            let mut stale = 0;
+            let found = |group: &Arc<SlotGroup>, slot: u32, sample: Sample| {
                 let name = group.labels(slot as usize).metric_name().to_owned();
+                if series::is_stale(sample.value) {
+                    stale += 1;
+                    return;
+                }
                 assert_eq!(read.insert(name, (sample.timestamp.0, sample.value.to_bits())), None);
             };
-            self.head.instant(Timestamp(after), Timestamp(at), matching, found).unwrap();
+            let whole = self.head.instant(Timestamp(after), Timestamp(at), u64::MAX, matching, found).unwrap();
+            assert!(!whole || stale == 0);
             let newest =
                 |samples: &BTreeMap<i64, u64>| samples.range(after + 1..=at).next_back().map(|(at, v)| (*at, *v));
             let want: BTreeMap<_, _> = self
@@ -692,8 +1008,8 @@ mod tests {
     fn histories_read_as_they_were_written() {
         let mut next = random(5);
         for seed in 0..60u64 {
-            let mut pair = Pair::default();
-            let pool: Vec<Rc<SlotGroup>> = (0..6)
+            let mut pair = Pair::new();
+            let pool: Vec<Arc<SlotGroup>> = (0..6)
                 .map(|i| {
                     // Groups overlap in their names, so that series move between them.
                     let mut list = names("m", 5 + 13 * i);
@@ -725,9 +1041,8 @@ mod tests {
                 let from = next(at as u64) as i64;
                 pair.check(from, from + next(200_000) as i64);
             }
-            let before = next(at as u64) as i64;
-            pair.head.trim(Timestamp(before));
-            pair.check(before, at);
+            pair.head.close_all();
+            pair.check(0, at);
             assert!(pair.head.heap_bytes() > 0, "seed {seed}");
         }
     }
@@ -735,7 +1050,7 @@ mod tests {
     #[test]
     fn added_series_are_counted_by_their_labels() {
         let (a, b) = (group(&names("m", 4), false), group(&names("m", 6), false));
-        let mut pair = Pair::default();
+        let mut pair = Pair::new();
         pair.replace(std::slice::from_ref(&a));
         assert_eq!(pair.added, 4);
         pair.append(10, || 1.0);
@@ -751,16 +1066,16 @@ mod tests {
 
     #[test]
     fn old_rows_are_refused() {
-        let mut pair = Pair::default();
+        let mut pair = Pair::new();
         pair.replace(&[group(&names("m", 2), false)]);
         pair.append(10, || 1.0);
-        let refused = pair.head.append(Timestamp(10), &[1.0, 1.0], &[], false, &mut pair.scratch);
+        let refused = pair.head.append(Timestamp(10), &[1.0, 1.0], &[], false, &mut pair.journal, &mut pair.scratch);
         assert_eq!(refused, Err(RowRejected { at: Timestamp(10), newest: Timestamp(10) }));
     }
 
     #[test]
     fn failed_scrape_and_recovery_are_cheap() {
-        let mut pair = Pair::default();
+        let mut pair = Pair::new();
         pair.replace(&[group(&names("m", 1360), false)]);
         pair.append(10, || 123.456);
         let whole = pair.head.heap_bytes();
@@ -772,11 +1087,12 @@ mod tests {
 
     #[test]
     fn stamped_slots_follow_the_rules() {
-        let mut head = TargetHead::default();
+        let mut head = head();
         let mut scratch = AppendScratch::default();
         head.replace(&[group(&names("s", 1), true), group(&names("m", 1), false)]);
+        let mut journal = Journal::off();
         let mut append = |head: &mut TargetHead, at: i64, value: f64, stamp: i64| {
-            head.append(Timestamp(at), &[value, 1.0], &[stamp], false, &mut scratch).unwrap()
+            head.append(Timestamp(at), &[value, 1.0], &[stamp], false, &mut journal, &mut scratch).unwrap()
         };
         let base = Appended { samples: 1, ..Appended::default() };
         let now = 10_000_000;
@@ -790,16 +1106,16 @@ mod tests {
         assert_eq!(append(&mut head, now + 7, 3.0, now - 50_000), Appended { samples: 2, ..base });
         let read = |head: &TargetHead, name: &str| {
             let matcher = Matcher::new("__name__", series::MatchOp::Equal, name).unwrap();
-            let all = head.range(&[matcher], &Labels::empty(), Timestamp(0), Timestamp(i64::MAX)).unwrap();
-            all.into_iter().flat_map(|(_, samples)| samples).map(|s| (s.timestamp.0, s.value)).collect::<Vec<_>>()
+            let all = range(head, &[matcher], 0, i64::MAX);
+            all.into_values().flatten().map(|s| (s.timestamp.0, s.value)).collect::<Vec<_>>()
         };
         assert_eq!(read(&head, "s0"), [(now - 60_000, 1.0), (now - 50_000, 3.0)]);
         assert_eq!(read(&head, "m0").len(), 8);
         // Its line vanishes: no marker unless asked for.
         head.replace(&[group(&names("m", 1), false)]);
-        head.append(Timestamp(now + 8), &[1.0], &[], false, &mut scratch).unwrap();
+        head.append(Timestamp(now + 8), &[1.0], &[], false, &mut journal, &mut scratch).unwrap();
         assert_eq!(read(&head, "s0").len(), 2);
-        head.append(Timestamp(now + 9), &[1.0], &[], true, &mut scratch).unwrap();
+        head.append(Timestamp(now + 9), &[1.0], &[], true, &mut journal, &mut scratch).unwrap();
         let last = read(&head, "s0").pop().unwrap();
         assert!(last.0 == now + 9 && series::is_stale(last.1), "{last:?}");
     }
@@ -809,11 +1125,11 @@ mod tests {
     fn rows_are_about_a_byte_per_sample() {
         let mut next = random(8);
         for (what, changed, fraction) in [("application-like", 41, 0), ("node-like", 22, 50)] {
-            let mut head = TargetHead::default();
+            let mut head = head();
             let mut scratch = AppendScratch::default();
             head.replace(&[group(&names("m", 1360), false)]);
             let mut values: Vec<f64> = (0..1360).map(|_| next(100_000) as f64).collect();
-            head.append(Timestamp(1), &values, &[], false, &mut scratch).unwrap();
+            head.append(Timestamp(1), &values, &[], false, &mut Journal::off(), &mut scratch).unwrap();
             let first = head.heap_bytes();
             for row in 0..60 {
                 for value in &mut values {
@@ -821,7 +1137,7 @@ mod tests {
                         *value += if next(100) < fraction { next(1000) as f64 / 64.0 } else { next(60) as f64 };
                     }
                 }
-                head.append(Timestamp(2 + row), &values, &[], false, &mut scratch).unwrap();
+                head.append(Timestamp(2 + row), &values, &[], false, &mut Journal::off(), &mut scratch).unwrap();
             }
             let bytes = (head.heap_bytes() - first) as f64 / 60.0 / 1360.0;
             println!("{what}: {bytes:.2} bytes per sample");

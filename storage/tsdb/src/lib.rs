@@ -1,13 +1,25 @@
-//! One core's samples: slots, rows, the head, and selects over them.
+//! One core's samples: slots, rows, the head, its log, and the chunks that rows become.
 //!
 //! A target's series are *slots*, kept in groups that targets share; a scrape is one *row* over all slots. Knows no
-//! formats, no clock and no I/O: times and values are handed in.
+//! formats of exposition and no runtime: times, values and the outcomes of writes are handed in.
 
+mod archive;
 mod bits;
+mod bytes;
+mod cut;
+mod deletions;
 mod group;
 mod head;
+pub mod log;
 mod row;
+mod seal;
+mod store;
 
+pub use archive::{Archive, ChunkFile, Finding, Piece};
 pub use group::{GroupBuilder, SlotGroup};
-pub use head::{AppendScratch, Appended, Change, RowRejected, TargetHead, within_bounds};
+pub use head::{
+    AppendScratch, Appended, Change, Closed, RowRejected, Segment, SegmentLimits, TargetHead, within_bounds,
+};
 pub use row::{Direction, RowError, Slots, walk as walk_row};
+pub use seal::{Sealed, seal};
+pub use store::{Job, OpenError, ReplayState, Store, StoreOptions, StoreStats};

@@ -8,6 +8,7 @@
 //!   * a reader of one slot skips all other groups of 64 by their lengths
 
 use crate::bits::{Bits, ones};
+use crate::bytes::{Reader, put_varint, unzigzag, zigzag};
 
 /// Slots per group.
 pub const GROUP: usize = 64;
@@ -26,7 +27,13 @@ const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 #[error("row is damaged: {0}")]
 pub struct RowError(pub &'static str);
 
-const SHORT: RowError = RowError("it ends early");
+const SHORT: RowError = RowError(crate::bytes::SHORT);
+
+impl From<&'static str> for RowError {
+    fn from(reason: &'static str) -> RowError {
+        RowError(reason)
+    }
+}
 
 /// Which way a row is walked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,22 +42,6 @@ pub enum Direction {
     Undo,
     /// From the values before the row to those behind it.
     Redo,
-}
-
-fn put_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn zigzag(value: i64) -> u64 {
-    (value << 1 ^ value >> 63) as u64
-}
-
-fn unzigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 /// A value as an integer, if it is one that a difference restores bit for bit.
@@ -143,41 +134,11 @@ pub fn encode(old: &[f64], new: &[f64], marks: Marks, scratch: &mut Scratch) {
     }
 }
 
-/// A cursor over bytes from memory or disk: every read is checked.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn byte(&mut self) -> Result<u8, RowError> {
-        let (first, rest) = self.0.split_first().ok_or(SHORT)?;
-        self.0 = rest;
-        Ok(*first)
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], RowError> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(SHORT)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn word(&mut self) -> Result<u64, RowError> {
-        Ok(u64::from_le_bytes(self.take(8)?.try_into().expect("eight bytes")))
-    }
-
-    fn varint(&mut self) -> Result<u64, RowError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(RowError("a number is too long"))
-    }
-
+/// A row's bytes under a cursor.
+impl Reader<'_> {
     /// The value on the other side of a change.
     fn change(&mut self, value: f64, direction: Direction) -> Result<f64, RowError> {
-        let first = *self.0.first().ok_or(SHORT)?;
+        let first = *self.rest().first().ok_or(SHORT)?;
         if first & 1 == 0 {
             let difference = unzigzag(self.varint()? >> 1);
             let integer = value as i64;
@@ -202,7 +163,7 @@ impl<'a> Reader<'a> {
     fn mask(&mut self) -> Result<u64, RowError> {
         let count = self.byte()?;
         if count == MASK {
-            return self.word();
+            return Ok(self.word()?);
         }
         let mut mask = 0;
         for place in self.take(usize::from(count))? {
@@ -225,14 +186,14 @@ struct Sections<'a> {
 }
 
 fn sections(row: &[u8]) -> Result<Sections<'_>, RowError> {
-    let mut reader = Reader(row);
+    let mut reader = Reader::new(row);
     let flags = reader.byte()?;
     let groups = reader.varint()? as usize;
     // Each group has a length of at least one byte, so a lying count ends here and allocates nothing.
-    if groups > reader.0.len() {
+    if groups > reader.rest().len() {
         return Err(SHORT);
     }
-    let lengths = Reader(reader.0);
+    let lengths = Reader::new(reader.rest());
     let mut payload_bytes = 0usize;
     for _ in 0..groups {
         payload_bytes = payload_bytes.checked_add(reader.varint()? as usize).ok_or(SHORT)?;
@@ -253,13 +214,13 @@ pub struct Slots {
 /// Takes all slots over a row.
 pub fn walk(row: &[u8], slots: &mut Slots, direction: Direction) -> Result<(), RowError> {
     let mut sections = sections(row)?;
-    let mut payload = Reader(sections.payload);
+    let mut payload = Reader::new(sections.payload);
     for group in 0..sections.groups {
         let length = sections.lengths.varint()? as usize;
         if length == 0 {
             continue;
         }
-        let mut changes = Reader(payload.take(length)?);
+        let mut changes = Reader::new(payload.take(length)?);
         for place in ones(changes.mask()?) {
             let value = slots.values.get_mut(group * GROUP + place).ok_or(RowError("a slot does not exist"))?;
             *value = changes.change(*value, direction)?;
@@ -286,6 +247,62 @@ pub fn walk(row: &[u8], slots: &mut Slots, direction: Direction) -> Result<(), R
         }
     }
     Ok(())
+}
+
+/// A row that is read group after group, from the first.
+pub struct Groups<'a> {
+    lengths: Reader<'a>,
+    payload: Reader<'a>,
+    left: usize,
+}
+
+/// What a row says beside values: flips by group, and stamped slots with the difference of their stamps.
+#[derive(Default)]
+pub struct Notes {
+    pub flips: Vec<(usize, u64)>,
+    pub stamped: Vec<(usize, i64)>,
+}
+
+/// A row's groups and its notes.
+pub fn open(row: &[u8]) -> Result<(Groups<'_>, Notes), RowError> {
+    let sections = sections(row)?;
+    let mut notes = Notes::default();
+    let mut marks = sections.marks;
+    if sections.flags & FLIPS != 0 {
+        for _ in 0..marks.count()? {
+            notes.flips.push((marks.number()?, marks.word()?));
+        }
+    }
+    if sections.flags & STAMPS != 0 {
+        let mut slot = 0usize;
+        for _ in 0..marks.count()? {
+            slot = slot.checked_add(marks.number()?).ok_or(SHORT)?;
+            notes.stamped.push((slot, unzigzag(marks.varint()?)));
+        }
+    }
+    let payload = Reader::new(sections.payload);
+    Ok((Groups { lengths: sections.lengths, payload, left: sections.groups }, notes))
+}
+
+impl Groups<'_> {
+    /// Takes the values of the next group over the row.
+    #[inline]
+    pub fn redo_next(&mut self, values: &mut [f64]) -> Result<(), RowError> {
+        if self.left == 0 {
+            return Ok(());
+        }
+        self.left -= 1;
+        let length = self.lengths.varint()? as usize;
+        if length == 0 {
+            return Ok(());
+        }
+        let mut changes = Reader::new(self.payload.take(length)?);
+        for place in ones(changes.mask()?) {
+            let value = values.get_mut(place).ok_or(RowError("a slot does not exist"))?;
+            *value = changes.change(*value, Direction::Redo)?;
+        }
+        Ok(())
+    }
 }
 
 /// One slot, on one side of a row.
@@ -315,7 +332,7 @@ pub fn undo_one(row: &[u8], slot: usize, state: &mut OneSlot) -> Result<Said, Ro
         }
         let length = sections.lengths.varint()? as usize;
         if length > 0 {
-            let mut changes = Reader(sections.payload.get(skip..).ok_or(SHORT)?.get(..length).ok_or(SHORT)?);
+            let mut changes = Reader::new(sections.payload.get(skip..).ok_or(SHORT)?.get(..length).ok_or(SHORT)?);
             let mask = changes.mask()?;
             if mask >> (slot % GROUP) & 1 == 1 {
                 for _ in 0..(mask & ((1 << (slot % GROUP)) - 1)).count_ones() {

@@ -29,12 +29,36 @@ impl Ringscrape {
 
     /// Starts in a folder that holds a prometheus.yml.
     pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Ringscrape {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringscrape"))
-            .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+        let (child, address, log) = Ringscrape::spawn(&[], folder.path(), flags);
+        Ringscrape { child, address, folder, log }
+    }
+
+    /// Starts under another program, which gets ringscrape and its arguments as its own.
+    pub fn start_under(program: &[&str], config: &str, flags: &[&str]) -> Ringscrape {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+        let (child, address, log) = Ringscrape::spawn(program, folder.path(), flags);
+        Ringscrape { child, address, folder, log }
+    }
+
+    /// Ends the process by this signal and starts another one in the same folder.
+    pub fn restart(&mut self, signal: i32, flags: &[&str]) {
+        self.signal(signal);
+        self.wait();
+        (self.child, self.address, self.log) = Ringscrape::spawn(&[], self.folder.path(), flags);
+    }
+
+    fn spawn(program: &[&str], folder: &Path, flags: &[&str]) -> (Child, SocketAddr, Arc<Mutex<String>>) {
+        let mut command = Command::new(program.first().copied().unwrap_or(env!("CARGO_BIN_EXE_ringscrape")));
+        if !program.is_empty() {
+            command.args(&program[1..]).arg(env!("CARGO_BIN_EXE_ringscrape"));
+        }
+        let mut child = command
+            .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
             .arg("--web.listen-address=127.0.0.1:0")
             .args(flags)
-            .current_dir(folder.path())
+            .current_dir(folder)
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -55,7 +79,7 @@ impl Ringscrape {
             }
         });
         match found.recv_timeout(PATIENCE) {
-            Ok(address) => Ringscrape { child, address, folder, log },
+            Ok(address) => (child, address, log),
             Err(_) => {
                 let _ = child.kill();
                 panic!("ringscrape did not listen; log:\n{}", log.lock().unwrap());

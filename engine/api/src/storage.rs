@@ -1,0 +1,355 @@
+//! `/api/v1`: what is stored, and how: samples of selectors, series, labels; the state of the data folder; admin.
+
+use crate::answer::{ApiError, ApiResult, Data};
+use crate::params::Params;
+use crate::selector::{Selected, parse_selected, parse_selector};
+use crate::state::State;
+use axum::extract;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use series::{Labels, Matcher, Sample, Timestamp, format_float};
+use shard::{InstantRequest, RangeRequest, Series};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tsdb::Store;
+
+type S = extract::State<State>;
+
+/// Entries of each list of `/status/tsdb`.
+const TOP_DEFAULT: usize = 10;
+const TOP_MAX: usize = 10_000;
+/// Longest wait of a snapshot for a scrape of every target.
+const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(60);
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+fn unavailable(text: impl Into<String>) -> ApiError {
+    ApiError { status: StatusCode::SERVICE_UNAVAILABLE, kind: "unavailable", text: text.into() }
+}
+
+fn store(state: &State) -> Result<&Arc<Store>, ApiError> {
+    state.parts.shards.store().ok_or_else(|| unavailable("this server keeps no data folder"))
+}
+
+/// Refuses questions about stored samples while old logs are being read: the answer would lack some.
+fn replayed(state: &State) -> Result<(), ApiError> {
+    match state.parts.shards.store() {
+        Some(store) if !store.replay().done => {
+            Err(unavailable("the logs of the last run are being read; see status/walreplay"))
+        }
+        _ => Ok(()),
+    }
+}
+
+// --- samples ------------------------------------------------------------------------------------------------------
+
+/// Seconds and the value as text.
+#[derive(Serialize)]
+struct Point(f64, String);
+
+impl From<Sample> for Point {
+    fn from(sample: Sample) -> Point {
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = format_float(sample.value, &mut text);
+        Point(sample.timestamp.0 as f64 / 1000.0, text)
+    }
+}
+
+#[derive(Serialize)]
+struct Found {
+    metric: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Point>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    values: Option<Vec<Point>>,
+}
+
+fn object(labels: &Labels) -> BTreeMap<String, String> {
+    labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryAnswer {
+    result_type: &'static str,
+    result: Vec<Found>,
+}
+
+/// Instant queries that are selectors, with or without a range. Expressions need PromQL, which this build lacks.
+pub async fn query(state: S, params: Params) -> ApiResult<QueryAnswer> {
+    replayed(&state)?;
+    let at = params.time("time", now_ms())?;
+    let text = params.get("query").unwrap_or("");
+    let Selected { matchers, range, offset_ms } =
+        parse_selected(text).map_err(|error| ApiError::bad_data(format!("invalid parameter \"query\": {error}")))?;
+    let at = Timestamp(at.saturating_sub(offset_ms));
+    let back = Timestamp(params.time("time", now_ms())?);
+    let selectors = vec![matchers];
+    let Some(range) = range else {
+        let request = InstantRequest { selectors, at, lookback: state.parts.lookback, series_max: 0 };
+        let mut samples = state.parts.shards.instant(request).await?;
+        samples.sort_unstable_by(|one, other| one.labels.cmp(&other.labels).then(other.timestamp.cmp(&one.timestamp)));
+        samples.dedup_by(|later, kept| later.labels == kept.labels);
+        let found = samples.into_iter().map(|sample| Found {
+            metric: object(&sample.labels),
+            value: Some(Sample { timestamp: back, value: sample.value }.into()),
+            values: None,
+        });
+        return Ok(Data(QueryAnswer { result_type: "vector", result: found.collect() }));
+    };
+    let from = Timestamp(at.0.saturating_sub(range.as_millis() as i64).saturating_add(1));
+    let request = RangeRequest { selectors, from, to: at, samples_max: state.parts.samples_max };
+    let found = state.parts.shards.range(request).await?.into_iter().filter_map(|Series { labels, samples }| {
+        let alive = samples.into_iter().filter(|sample| !series::is_stale(sample.value));
+        let values: Vec<Point> = alive.map(Point::from).collect();
+        (!values.is_empty()).then(|| Found { metric: object(&labels), value: None, values: Some(values) })
+    });
+    Ok(Data(QueryAnswer { result_type: "matrix", result: found.collect() }))
+}
+
+/// Label sets of series with samples in the range that the parameters give.
+async fn label_sets(state: &State, params: &Params, required: bool) -> Result<Vec<Labels>, ApiError> {
+    replayed(state)?;
+    let mut selectors: Vec<Vec<Matcher>> = Vec::new();
+    for text in params.all("match[]") {
+        let parsed = parse_selector(text);
+        selectors.push(parsed.map_err(|error| ApiError::bad_data(format!("invalid parameter \"match[]\": {error}")))?);
+    }
+    if selectors.is_empty() {
+        if required {
+            return Err(ApiError::bad_data("no match[] parameter provided"));
+        }
+        selectors.push(Vec::new());
+    }
+    let to = params.time("end", now_ms())?;
+    let from = params.time("start", to - state.parts.lookback.as_millis() as i64)?;
+    if from > to {
+        return Err(ApiError::bad_data("invalid parameter \"end\": end timestamp must not be before start time"));
+    }
+    let samples_max = state.parts.samples_max;
+    let request = RangeRequest { selectors, from: Timestamp(from), to: Timestamp(to), samples_max };
+    Ok(state.parts.shards.range(request).await?.into_iter().map(|series| series.labels).collect())
+}
+
+pub async fn series(state: S, params: Params) -> ApiResult<Vec<BTreeMap<String, String>>> {
+    let limit = limit_or_all(&params)?;
+    Ok(Data(label_sets(&state, &params, true).await?.iter().take(limit).map(object).collect()))
+}
+
+pub async fn label_names(state: S, params: Params) -> ApiResult<Vec<String>> {
+    let limit = limit_or_all(&params)?;
+    let sets = label_sets(&state, &params, false).await?;
+    let names: BTreeSet<&str> = sets.iter().flat_map(|labels| labels.iter().map(|(name, _)| name)).collect();
+    Ok(Data(names.into_iter().take(limit).map(str::to_owned).collect()))
+}
+
+pub async fn label_values(state: S, name: extract::Path<String>, params: Params) -> ApiResult<Vec<String>> {
+    let limit = limit_or_all(&params)?;
+    if name.is_empty() {
+        return Err(ApiError::bad_data("invalid label name: \"\""));
+    }
+    let sets = label_sets(&state, &params, false).await?;
+    let values: BTreeSet<&str> = sets.iter().filter_map(|labels| labels.get(&name)).collect();
+    Ok(Data(values.into_iter().take(limit).map(str::to_owned).collect()))
+}
+
+/// In these endpoints a limit of 0 is none.
+fn limit_or_all(params: &Params) -> Result<usize, ApiError> {
+    Ok(match params.limit("limit")? {
+        0 => usize::MAX,
+        limit => limit,
+    })
+}
+
+// --- status -------------------------------------------------------------------------------------------------------
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WalReplay {
+    min: u64,
+    max: u64,
+    current: u64,
+    state: &'static str,
+    // Ours from here on.
+    bytes: u64,
+    rows: u64,
+    samples: u64,
+    rows_lost: u64,
+}
+
+/// How far the replay of old logs has come, in files.
+pub async fn walreplay(state: S) -> ApiResult<WalReplay> {
+    let replay = store(&state)?.replay();
+    Ok(Data(WalReplay {
+        min: 0,
+        max: replay.files,
+        current: replay.files_done,
+        state: if replay.done { "done" } else { "in progress" },
+        bytes: replay.bytes,
+        rows: replay.rows,
+        samples: replay.samples,
+        rows_lost: replay.rows_lost,
+    }))
+}
+
+#[derive(Serialize)]
+pub struct Stat {
+    name: String,
+    value: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeadStats {
+    num_series: u64,
+    num_label_pairs: usize,
+    chunk_count: u64,
+    min_time: i64,
+    max_time: i64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TsdbStatus {
+    head_stats: HeadStats,
+    series_count_by_metric_name: Vec<Stat>,
+    label_value_count_by_label_name: Vec<Stat>,
+    memory_in_bytes_by_label_name: Vec<Stat>,
+    series_count_by_label_value_pair: Vec<Stat>,
+}
+
+/// The live series by name and label.
+pub async fn status_tsdb(state: S, params: Params) -> ApiResult<TsdbStatus> {
+    let top = match params.limit("limit")? {
+        usize::MAX => TOP_DEFAULT,
+        limit if (1..=TOP_MAX).contains(&limit) => limit,
+        _ => return Err(ApiError::bad_data(format!("limit must be a number between 1 and {TOP_MAX}"))),
+    };
+    let counts = state.parts.shards.cardinality().await?;
+    let mut names: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut values: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let mut pairs: Vec<(String, u64)> = Vec::new();
+    for ((name, value), series) in &counts.pairs {
+        if name == series::METRIC_NAME {
+            *names.entry(value).or_default() += series;
+        }
+        let of_name = values.entry(name).or_default();
+        of_name.0 += 1;
+        of_name.1 += (name.len() + value.len()) as u64 * series;
+        pairs.push((format!("{name}={value}"), *series));
+    }
+    let list = |counts: Vec<(String, u64)>| {
+        let mut counts = counts;
+        counts.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+        counts.into_iter().take(top).map(|(name, value)| Stat { name, value }).collect::<Vec<_>>()
+    };
+    let own = |counts: BTreeMap<&str, u64>| counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+    let (distinct, bytes): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        values.into_iter().map(|(name, (count, bytes))| ((name, count), (name, bytes))).unzip();
+    let stats = state.parts.shards.store().map(|store| (store.stats(), store.head_bounds()));
+    let (segments, bounds) = stats.map_or((0, None), |(stats, bounds)| (stats.segments_sealed, bounds));
+    Ok(Data(TsdbStatus {
+        head_stats: HeadStats {
+            num_series: counts.series,
+            num_label_pairs: counts.pairs.len(),
+            chunk_count: segments,
+            min_time: bounds.map_or(counts.min_time, |(oldest, _)| oldest.min(counts.min_time)),
+            max_time: counts.max_time,
+        },
+        series_count_by_metric_name: list(own(names)),
+        label_value_count_by_label_name: list(own(distinct)),
+        memory_in_bytes_by_label_name: list(own(bytes)),
+        series_count_by_label_value_pair: list(pairs),
+    }))
+}
+
+#[derive(Serialize)]
+pub struct Blocks {
+    blocks: Vec<blocks::Meta>,
+    /// Ours: blocks that cannot be opened, and why.
+    #[serde(rename = "badBlocks")]
+    bad: Vec<String>,
+}
+
+pub async fn status_blocks(state: S) -> ApiResult<Blocks> {
+    let (blocks, bad) = store(&state)?.block_metas();
+    Ok(Data(Blocks { blocks, bad: bad.iter().map(ToString::to_string).collect() }))
+}
+
+// --- admin --------------------------------------------------------------------------------------------------------
+
+fn admin(state: &State) -> Result<&Arc<Store>, ApiError> {
+    if !state.parts.enable_admin_api {
+        return Err(unavailable("admin APIs disabled"));
+    }
+    store(state)
+}
+
+fn internal(text: String) -> ApiError {
+    ApiError { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "internal", text }
+}
+
+/// Work on the data folder, on a thread that may block.
+async fn on_folder<T: Send + 'static>(
+    store: &Arc<Store>,
+    work: impl FnOnce(&Store) -> Result<T, String> + Send + 'static,
+) -> Result<T, ApiError> {
+    let store = store.clone();
+    let done = tokio::task::spawn_blocking(move || work(&store)).await;
+    done.map_err(|error| internal(error.to_string()))?.map_err(internal)
+}
+
+pub async fn delete_series(state: S, params: Params) -> Result<Response, ApiError> {
+    let store = admin(&state)?;
+    replayed(&state)?;
+    let mut selectors = Vec::new();
+    for text in params.all("match[]") {
+        let parsed = parse_selector(text);
+        selectors.push(parsed.map_err(|error| ApiError::bad_data(format!("invalid parameter \"match[]\": {error}")))?);
+    }
+    if selectors.is_empty() {
+        return Err(ApiError::bad_data("no match[] parameter provided"));
+    }
+    let now = now_ms();
+    let (from, to) = (params.time("start", i64::MIN)?, params.time("end", i64::MAX)?);
+    on_folder(store, move |store| selectors.iter().try_for_each(|matchers| store.delete(matchers, from, to, now)))
+        .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub async fn clean_tombstones(state: S) -> Result<Response, ApiError> {
+    on_folder(admin(&state)?, Store::clean_tombstones).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[derive(Serialize)]
+pub struct Snapshot {
+    name: String,
+}
+
+/// Blocks and, unless `skip_head` is set, everything scraped until now: it waits for a scrape of every target.
+pub async fn snapshot(state: S, params: Params) -> ApiResult<Snapshot> {
+    let store = admin(&state)?;
+    replayed(&state)?;
+    let with_head = match params.get("skip_head") {
+        None | Some("") | Some("false") => true,
+        Some("true") => false,
+        Some(other) => {
+            return Err(ApiError::bad_data(format!("unable to parse boolean 'skip_head' argument: {other}")));
+        }
+    };
+    if with_head {
+        let set = state.target_set();
+        let intervals = set.pools.iter().flat_map(|pool| &pool.active).map(|target| target.interval);
+        let longest = intervals.max().unwrap_or_default();
+        state.parts.shards.seal().await?;
+        tokio::time::sleep((longest + Duration::from_secs(1)).min(SNAPSHOT_WAIT_MAX)).await;
+    }
+    let name = on_folder(store, move |store| store.snapshot(with_head)).await?;
+    Ok(Data(Snapshot { name }))
+}

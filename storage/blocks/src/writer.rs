@@ -1,0 +1,339 @@
+//! Writes a block: series in order, each with its chunks, in one pass.
+//!
+//! Invariants:
+//!   * the folder has its final name only when every byte in it is durable
+//!   * memory: the symbols, and about one byte per label of each series for the postings
+
+use crate::file::{sync_folder, write_synced};
+use crate::meta::{Meta, Stats};
+use crate::{CHUNKS_MAGIC, INDEX_MAGIC, TOMBSTONES_MAGIC, put_uvarint};
+use ahash::AHashMap;
+use series::Labels;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Suffix of a block that is not finished.
+pub const UNFINISHED: &str = ".tmp-for-creation";
+/// Suffix of a block that is being removed.
+pub const DELETED: &str = ".tmp-for-deletion";
+/// Longest chunk file.
+const CHUNK_FILE_BYTES_MAX: u64 = 512 << 20;
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A chunk with its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    pub min: i64,
+    pub max: i64,
+    pub encoding: u8,
+    pub bytes: Vec<u8>,
+}
+
+impl Chunk {
+    /// How many samples it has, as its head says.
+    pub fn samples(&self) -> u16 {
+        self.bytes.first_chunk::<2>().map_or(0, |head| u16::from_be_bytes(*head))
+    }
+}
+
+/// Series ids of one label pair: differences as varints.
+#[derive(Default)]
+struct Postings {
+    bytes: Vec<u8>,
+    last: u32,
+    count: u32,
+}
+
+/// A block under construction. Dropped without [`BlockWriter::finish`], it leaves its unfinished folder.
+pub struct BlockWriter {
+    parent: PathBuf,
+    folder: PathBuf,
+    ulid: String,
+    index: BufWriter<File>,
+    index_at: u64,
+    symbols: AHashMap<Box<str>, u32>,
+    symbols_at: u64,
+    series_at: u64,
+    /// By numbers of name and value.
+    postings: AHashMap<(u32, u32), Postings>,
+    all: Postings,
+    chunks: Option<BufWriter<File>>,
+    chunk_file: u64,
+    chunk_at: u64,
+    stats: Stats,
+    last: Option<Labels>,
+    entry: Vec<u8>,
+}
+
+impl BlockWriter {
+    /// Begins a block in `parent`. `symbols` are all names and values of the labels to come.
+    pub fn new(parent: &Path, ulid: &str, symbols: &BTreeSet<String>) -> io::Result<BlockWriter> {
+        let folder = parent.join(format!("{ulid}{UNFINISHED}"));
+        std::fs::create_dir_all(folder.join("chunks"))?;
+        let index = BufWriter::with_capacity(BUFFER_BYTES, File::create(folder.join("index"))?);
+        let mut writer = BlockWriter {
+            parent: parent.to_owned(),
+            folder,
+            ulid: ulid.to_owned(),
+            index,
+            index_at: 0,
+            symbols: symbols.iter().enumerate().map(|(i, text)| (text.as_str().into(), i as u32)).collect(),
+            symbols_at: 0,
+            series_at: 0,
+            postings: AHashMap::new(),
+            all: Postings::default(),
+            chunks: None,
+            chunk_file: 0,
+            chunk_at: 0,
+            stats: Stats::default(),
+            last: None,
+            entry: Vec::new(),
+        };
+        let mut head = INDEX_MAGIC.to_be_bytes().to_vec();
+        head.push(2);
+        writer.put(&head)?;
+        writer.symbols_at = writer.index_at;
+        writer.section(|out| {
+            out(&(symbols.len() as u32).to_be_bytes())?;
+            let mut entry = Vec::new();
+            for text in symbols {
+                entry.clear();
+                put_uvarint(text.len() as u64, &mut entry);
+                entry.extend_from_slice(text.as_bytes());
+                out(&entry)?;
+            }
+            Ok(())
+        })?;
+        writer.pad(16)?;
+        writer.series_at = writer.index_at;
+        Ok(writer)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.index_at += bytes.len() as u64;
+        self.index.write_all(bytes)
+    }
+
+    fn pad(&mut self, to: u64) -> io::Result<()> {
+        let missing = self.index_at.next_multiple_of(to) - self.index_at;
+        self.put(&[0; 16][..missing as usize])
+    }
+
+    /// Length, what `write` gives, checksum.
+    fn section(
+        &mut self,
+        write: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let start = self.index_at;
+        self.put(&[0; 4])?;
+        let (mut sum, mut length) = (0u32, 0u64);
+        let index = &mut self.index;
+        write(&mut |bytes| {
+            sum = crc32c::crc32c_append(sum, bytes);
+            length += bytes.len() as u64;
+            index.write_all(bytes)
+        })?;
+        self.index_at += length;
+        self.put(&sum.to_be_bytes())?;
+        let end = self.index_at;
+        let length = u32::try_from(length).map_err(|_| io::Error::other("a section of the index passes 4 GiB"))?;
+        self.index.seek(SeekFrom::Start(start))?;
+        self.index.write_all(&length.to_be_bytes())?;
+        self.index.seek(SeekFrom::Start(end))?;
+        Ok(())
+    }
+
+    /// Adds a series, after all that are before it in label order, with its chunks in order of time.
+    pub fn add_series(&mut self, labels: &Labels, chunks: &[Chunk]) -> io::Result<()> {
+        assert!(self.last.as_ref().is_none_or(|last| last < labels), "series come in order: {labels}");
+        assert!(chunks.is_sorted_by(|one, other| one.max < other.min), "chunks do not overlap: {labels}");
+        self.last = Some(labels.clone());
+        let mut entry = std::mem::take(&mut self.entry);
+        entry.clear();
+        self.pad(16)?;
+        let id = u32::try_from(self.index_at / 16).map_err(|_| io::Error::other("the index passes 64 GiB"))?;
+        put_uvarint(labels.len() as u64, &mut entry);
+        for pair in labels.iter() {
+            let symbol = |text: &str| *self.symbols.get(text).expect("every label is among the symbols");
+            let pair = (symbol(pair.0), symbol(pair.1));
+            put_uvarint(u64::from(pair.0), &mut entry);
+            put_uvarint(u64::from(pair.1), &mut entry);
+            self.postings.entry(pair).or_default().push(id);
+        }
+        self.all.push(id);
+        put_uvarint(chunks.len() as u64, &mut entry);
+        let (mut last_max, mut last_reference) = (0i64, 0u64);
+        for (i, chunk) in chunks.iter().enumerate() {
+            let reference = self.put_chunk(chunk)?;
+            if i == 0 {
+                put_uvarint((chunk.min << 1 ^ chunk.min >> 63) as u64, &mut entry);
+                put_uvarint(chunk.max.wrapping_sub(chunk.min) as u64, &mut entry);
+                put_uvarint(reference, &mut entry);
+            } else {
+                put_uvarint(chunk.min.wrapping_sub(last_max) as u64, &mut entry);
+                put_uvarint(chunk.max.wrapping_sub(chunk.min) as u64, &mut entry);
+                let step = reference.wrapping_sub(last_reference) as i64;
+                put_uvarint((step << 1 ^ step >> 63) as u64, &mut entry);
+            }
+            (last_max, last_reference) = (chunk.max, reference);
+            self.stats.num_samples += u64::from(chunk.samples());
+            self.stats.num_float_samples += u64::from(chunk.samples());
+        }
+        self.stats.num_series += 1;
+        self.stats.num_chunks += chunks.len() as u64;
+        let mut length = Vec::with_capacity(5);
+        put_uvarint(entry.len() as u64, &mut length);
+        self.put(&length)?;
+        self.put(&entry)?;
+        self.put(&crc32c::crc32c(&entry).to_be_bytes())?;
+        self.entry = entry;
+        Ok(())
+    }
+
+    fn put_chunk(&mut self, chunk: &Chunk) -> io::Result<u64> {
+        let mut head = Vec::with_capacity(6);
+        put_uvarint(chunk.bytes.len() as u64, &mut head);
+        head.push(chunk.encoding);
+        let length = (head.len() + chunk.bytes.len() + 4) as u64;
+        if self.chunks.is_none() || self.chunk_at + length > CHUNK_FILE_BYTES_MAX {
+            self.end_chunk_file()?;
+            self.chunk_file += 1;
+            let path = self.folder.join("chunks").join(format!("{:06}", self.chunk_file));
+            let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?);
+            file.write_all(&CHUNKS_MAGIC.to_be_bytes())?;
+            file.write_all(&[1, 0, 0, 0])?;
+            self.chunk_at = 8;
+            self.chunks = Some(file);
+        }
+        let file = self.chunks.as_mut().expect("opened above");
+        let reference = (self.chunk_file - 1) << 32 | self.chunk_at;
+        file.write_all(&head)?;
+        file.write_all(&chunk.bytes)?;
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&[chunk.encoding]), &chunk.bytes);
+        file.write_all(&sum.to_be_bytes())?;
+        self.chunk_at += length;
+        Ok(reference)
+    }
+
+    fn end_chunk_file(&mut self) -> io::Result<()> {
+        match self.chunks.take() {
+            Some(file) => file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Writes what is left and gives the folder its name. `meta`'s ULID and counts are filled in.
+    pub fn finish(mut self, mut meta: Meta) -> io::Result<Meta> {
+        self.end_chunk_file()?;
+        let symbols: Vec<Box<str>> = {
+            let mut sorted: Vec<(u32, Box<str>)> = self.symbols.drain().map(|(text, i)| (i, text)).collect();
+            sorted.sort_unstable_by_key(|(i, _)| *i);
+            sorted.into_iter().map(|(_, text)| text).collect()
+        };
+        let mut lists: Vec<((u32, u32), Postings)> = std::mem::take(&mut self.postings).into_iter().collect();
+        // Numbers of symbols are in the order of their texts.
+        lists.sort_unstable_by_key(|(pair, _)| *pair);
+        let mut offsets: Vec<((&str, &str), u64)> = Vec::with_capacity(lists.len() + 1);
+        let postings_at = self.index_at.next_multiple_of(4);
+        let all = std::mem::take(&mut self.all);
+        let every = std::iter::once((("", ""), all));
+        let pairs = lists
+            .into_iter()
+            .map(|((name, value), list)| ((&*symbols[name as usize], &*symbols[value as usize]), list));
+        for (pair, list) in every.chain(pairs) {
+            self.pad(4)?;
+            offsets.push((pair, self.index_at));
+            self.section(|out| {
+                out(&list.count.to_be_bytes())?;
+                list.each(|id| out(&id.to_be_bytes()))
+            })?;
+        }
+        let table_at = self.index_at;
+        self.section(|out| {
+            out(&(offsets.len() as u32).to_be_bytes())?;
+            let mut entry = Vec::new();
+            for ((name, value), offset) in &offsets {
+                entry.clear();
+                entry.push(2);
+                for text in [name, value] {
+                    put_uvarint(text.len() as u64, &mut entry);
+                    entry.extend_from_slice(text.as_bytes());
+                }
+                put_uvarint(*offset, &mut entry);
+                out(&entry)?;
+            }
+            Ok(())
+        })?;
+        let mut toc = Vec::with_capacity(52);
+        // Label indices are a thing of the past; zero says that there are none.
+        for reference in [self.symbols_at, self.series_at, 0, 0, postings_at, table_at] {
+            toc.extend_from_slice(&reference.to_be_bytes());
+        }
+        toc.extend_from_slice(&crc32c::crc32c(&toc).to_be_bytes());
+        self.put(&toc)?;
+        self.index.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+
+        let mut tombstones = TOMBSTONES_MAGIC.to_be_bytes().to_vec();
+        tombstones.push(1);
+        tombstones.extend_from_slice(&crc32c::crc32c(&[]).to_be_bytes());
+        write_synced(&self.folder.join("tombstones"), &tombstones)?;
+        meta.ulid = self.ulid.clone();
+        meta.version = 1;
+        meta.stats = self.stats;
+        meta.write(&self.folder)?;
+        sync_folder(&self.folder.join("chunks"))?;
+        sync_folder(&self.folder)?;
+        std::fs::rename(&self.folder, self.parent.join(&self.ulid))?;
+        sync_folder(&self.parent)?;
+        Ok(meta)
+    }
+}
+
+impl Postings {
+    fn push(&mut self, id: u32) {
+        put_uvarint(u64::from(id - self.last), &mut self.bytes);
+        self.last = id;
+        self.count += 1;
+    }
+
+    fn each(&self, mut id: impl FnMut(u32) -> io::Result<()>) -> io::Result<()> {
+        let (mut last, mut step, mut shift) = (0, 0u32, 0);
+        for byte in &self.bytes {
+            step |= u32::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                last += step;
+                id(last)?;
+                (step, shift) = (0, 0);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes what an interrupted run left behind.
+pub fn remove_leftovers(parent: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(parent)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(UNFINISHED) || name.ends_with(DELETED) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a block so that no half of it is ever seen.
+pub fn remove(folder: &Path) -> io::Result<()> {
+    let mut doomed = folder.as_os_str().to_owned();
+    doomed.push(DELETED);
+    std::fs::rename(folder, &doomed)?;
+    std::fs::remove_dir_all(&doomed)
+}

@@ -1,0 +1,668 @@
+//! Chunks that are in no block yet: files of one range of time each, and what is in them.
+//!
+//! One thread writes; any thread reads. Files are frames like the log's, each segment's chunks behind the frame that
+//! describes them. Format: docs/format/head.md.
+//!
+//! Invariants:
+//!   * a file says everything about its samples: targets, groups, chunks
+//!   * a segment counts as kept when [`Archive::sync`] has returned after its [`Archive::append`]
+//!   * a damaged chunk costs its own samples; it is told with file and offset
+
+use crate::bytes::{Reader, unzigzag};
+use crate::group::SlotGroup;
+use crate::head::Segment;
+use crate::log::TargetKey;
+use crate::log::frame::{FRAME_HEAD_BYTES, FileId, frame_head, put_frame, search_bytes, verify_frame};
+use crate::log::record::{self, ChunksHead, Record};
+use crate::log::writer::{HEADER, HEADER_V1};
+use crate::seal::seal;
+use ahash::{AHashMap, AHashSet};
+use blocks::{Chunk, xor};
+use series::{Labels, Matcher, Sample, Timestamp};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+/// Writer number of chunk files in their checksums: no log has it.
+const WRITER: u16 = u16::MAX;
+/// A definition that is read back is at most this long.
+const PAYLOAD_BYTES_MAX: usize = 256 << 20;
+/// Bytes that are looked through for the frame after a damage.
+const SEARCH_BYTES_MAX: u64 = 64 << 20;
+/// Slots from which on a segment's table is read in one piece.
+const TABLE_AT_ONCE: usize = 8;
+
+/// A segment's chunks in a file.
+#[derive(Clone, Debug)]
+struct Kept {
+    target: u32,
+    groups: Box<[u32]>,
+    /// Where the table begins, and how many slots it has.
+    offset: u64,
+    slots: u32,
+    first: i64,
+    last: i64,
+    first_row: i64,
+}
+
+#[derive(Default)]
+struct Index {
+    targets: Vec<TargetKey>,
+    groups: Vec<Arc<SlotGroup>>,
+    entries: Vec<Kept>,
+    samples: u64,
+}
+
+/// One file of chunks.
+pub struct ChunkFile {
+    path: PathBuf,
+    file: File,
+    index: RwLock<Index>,
+    damaged: AtomicU64,
+}
+
+/// What the writing thread keeps of the file that it writes.
+struct Open {
+    id: FileId,
+    file: Arc<ChunkFile>,
+    offset: u64,
+    synced: bool,
+    targets: AHashMap<u64, u32>,
+    /// By address; the reference keeps the address from being used again.
+    groups: AHashMap<usize, (u32, Arc<SlotGroup>)>,
+}
+
+/// What was found wrong while opening or reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub file: PathBuf,
+    pub offset: u64,
+    pub reason: String,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at byte {}: {}", self.file.display(), self.offset, self.reason)
+    }
+}
+
+/// All chunks that are in no block.
+pub struct Archive {
+    folder: PathBuf,
+    boot: u32,
+    range_ms: i64,
+    ranges: RwLock<BTreeMap<i64, Vec<Arc<ChunkFile>>>>,
+    writing: Mutex<Writing>,
+    findings: AtomicU64,
+}
+
+#[derive(Default)]
+struct Writing {
+    open: BTreeMap<i64, Open>,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// What a select found of one series; there may be more pieces of it.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    pub labels: Labels,
+    pub samples: Vec<Sample>,
+}
+
+fn range_of(name: &str) -> Option<(i64, FileId)> {
+    let mut parts = name.strip_suffix(".chunks")?.rsplitn(3, '-');
+    let sequence = parts.next()?.parse().ok()?;
+    let boot = parts.next()?.parse().ok()?;
+    Some((parts.next()?.parse().ok()?, FileId { boot, writer: WRITER, sequence }))
+}
+
+impl Archive {
+    /// Opens the folder; what is damaged is left out and told.
+    pub fn open(folder: &Path, boot: u32, range_ms: i64) -> io::Result<(Archive, Vec<Finding>)> {
+        std::fs::create_dir_all(folder)?;
+        let mut findings = Vec::new();
+        let mut ranges: BTreeMap<i64, Vec<Arc<ChunkFile>>> = BTreeMap::new();
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some((range, id)) = range_of(&name) else { continue };
+            let file = ChunkFile::open(path, id, &mut findings)?;
+            ranges.entry(range).or_default().push(Arc::new(file));
+        }
+        let archive = Archive {
+            folder: folder.to_owned(),
+            boot,
+            range_ms,
+            ranges: RwLock::new(ranges),
+            writing: Mutex::default(),
+            findings: AtomicU64::new(findings.len() as u64),
+        };
+        Ok((archive, findings))
+    }
+
+    pub fn range_of(&self, at: i64) -> i64 {
+        at.div_euclid(self.range_ms) * self.range_ms
+    }
+
+    /// Damages met so far.
+    pub fn findings(&self) -> u64 {
+        self.findings.load(Ordering::Relaxed)
+    }
+
+    /// The segments that are kept, by target and time of their first row: a log that still has one has nothing new.
+    pub fn kept(&self) -> AHashSet<(u64, i64)> {
+        let mut kept = AHashSet::new();
+        for file in self.ranges.read().expect("no panic while held").values().flatten() {
+            let index = file.index.read().expect("no panic while held");
+            let segments = index.entries.iter();
+            kept.extend(segments.map(|entry| (index.targets[entry.target as usize].id, entry.first_row)));
+        }
+        kept
+    }
+
+    /// Writes a segment's chunks. They can be read at once, and are durable after the next [`Archive::sync`].
+    /// Gives the rows that could not be read and why.
+    pub fn append(&self, key: &TargetKey, segment: &Segment) -> io::Result<Option<String>> {
+        let Some((first_row, _)) = segment.range() else { return Ok(None) };
+        let sealed = seal(segment);
+        let unread = sealed.unread.map(|(rows, error)| format!("{rows} rows of {}: {error}", key.labels));
+        if sealed.samples == 0 {
+            return Ok(unread);
+        }
+        let range = self.range_of(first_row.0);
+        let mut writing = self.writing.lock().expect("no panic while held");
+        let Writing { open, sequence, buffer } = &mut *writing;
+        let file = match open.entry(range) {
+            Entry::Occupied(file) => file.into_mut(),
+            Entry::Vacant(place) => {
+                *sequence += 1;
+                let id = FileId { boot: self.boot, writer: WRITER, sequence: *sequence };
+                let path = self.folder.join(format!("{range}-{}-{}.chunks", id.boot, id.sequence));
+                let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+                blocks::file::sync_folder(&self.folder)?;
+                let file = Arc::new(ChunkFile { path, file, index: RwLock::default(), damaged: AtomicU64::new(0) });
+                self.ranges.write().expect("no panic while held").entry(range).or_default().push(file.clone());
+                let (targets, groups) = (AHashMap::new(), AHashMap::new());
+                place.insert(Open { id, file, offset: 0, synced: true, targets, groups })
+            }
+        };
+        let outcome = file.append(key, segment, sealed, buffer);
+        if outcome.is_err() {
+            // What was written in part is cut off by the next start; nothing more goes there.
+            open.remove(&range);
+        }
+        outcome.map(|()| unread)
+    }
+
+    /// Makes everything appended durable.
+    pub fn sync(&self) -> io::Result<()> {
+        let mut writing = self.writing.lock().expect("no panic while held");
+        let mut failed = Ok(());
+        writing.open.retain(|_, open| {
+            if open.synced {
+                return true;
+            }
+            let outcome = open.file.file.sync_data();
+            open.synced = outcome.is_ok();
+            match outcome {
+                Ok(()) => true,
+                Err(error) => {
+                    failed = Err(error);
+                    false
+                }
+            }
+        });
+        failed
+    }
+
+    /// Ranges that have files, oldest first.
+    pub fn ranges(&self) -> Vec<i64> {
+        self.ranges.read().expect("no panic while held").keys().copied().collect()
+    }
+
+    /// The files of a range, which take nothing more.
+    pub fn close_range(&self, range: i64) -> Vec<Arc<ChunkFile>> {
+        self.writing.lock().expect("no panic while held").open.remove(&range);
+        self.ranges.read().expect("no panic while held").get(&range).cloned().unwrap_or_default()
+    }
+
+    /// Removes files whose samples are in a block.
+    pub fn remove(&self, range: i64, files: &[Arc<ChunkFile>]) -> io::Result<()> {
+        let mut ranges = self.ranges.write().expect("no panic while held");
+        if let Some(kept) = ranges.get_mut(&range) {
+            kept.retain(|file| !files.iter().any(|gone| Arc::ptr_eq(file, gone)));
+            if kept.is_empty() {
+                ranges.remove(&range);
+            }
+        }
+        drop(ranges);
+        files.iter().try_for_each(|file| std::fs::remove_file(&file.path))
+    }
+
+    /// Samples of matching series in `[from, to]`, markers included, in pieces. Targets with `skip` are left out.
+    pub fn select(
+        &self,
+        matchers: &[Vec<Matcher>],
+        from: Timestamp,
+        to: Timestamp,
+        skip: impl Fn(u64) -> bool,
+        stop: &AtomicBool,
+        mut found: impl FnMut(Piece) -> bool,
+    ) {
+        let files: Vec<Arc<ChunkFile>> =
+            self.ranges.read().expect("no panic while held").values().flatten().cloned().collect();
+        for file in files {
+            if !file.select(matchers, from.0, to.0, &skip, stop, &self.findings, &mut found) {
+                return;
+            }
+        }
+    }
+
+    /// How many samples and bytes there are.
+    pub fn size(&self) -> (u64, u64) {
+        let ranges = self.ranges.read().expect("no panic while held");
+        let size = |file: &Arc<ChunkFile>| {
+            let bytes = file.file.metadata().map_or(0, |metadata| metadata.len());
+            (file.index.read().expect("no panic while held").samples, bytes)
+        };
+        ranges.values().flatten().map(size).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    /// Times of the oldest and the newest sample.
+    pub fn bounds(&self) -> Option<(i64, i64)> {
+        let ranges = self.ranges.read().expect("no panic while held");
+        ranges
+            .values()
+            .flatten()
+            .filter_map(|file| file.bounds())
+            .reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
+    }
+}
+
+impl Open {
+    fn append(
+        &mut self,
+        key: &TargetKey,
+        segment: &Segment,
+        sealed: crate::seal::Sealed,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let first_row = segment.range().map_or(0, |(first, _)| first.0);
+        buffer.clear();
+        let mut payload = Vec::new();
+        let mut put = |buffer: &mut Vec<u8>, write: &dyn Fn(&mut Vec<u8>) -> u8| {
+            payload.clear();
+            let kind = write(&mut payload);
+            put_frame(self.id, self.offset, kind, &payload, buffer);
+        };
+        if self.offset == 0 {
+            put(buffer, &|out| {
+                out.extend_from_slice(HEADER_V1);
+                HEADER
+            });
+        }
+        let mut index = self.file.index.write().expect("no panic while held");
+        let known = self.targets.get(&key.id).copied();
+        let target = known.unwrap_or(index.targets.len() as u32);
+        if known.is_none() {
+            put(buffer, &|out| record::target(target, key.id, &key.labels, out));
+        }
+        let mut groups = Vec::with_capacity(segment.placed.len());
+        let mut fresh: Vec<Arc<SlotGroup>> = Vec::new();
+        for placed in &segment.placed {
+            let number = match self.groups.get(&Arc::as_ptr(&placed.group).addr()) {
+                Some((number, _)) => *number,
+                None => {
+                    let number = (index.groups.len() + fresh.len()) as u32;
+                    put(buffer, &|out| record::group(number, &placed.group, out));
+                    self.groups.insert(Arc::as_ptr(&placed.group).addr(), (number, placed.group.clone()));
+                    fresh.push(placed.group.clone());
+                    number
+                }
+            };
+            groups.push(number);
+        }
+        let table_bytes = sealed.ends.len() * 4 + 4;
+        let head = ChunksHead {
+            target,
+            groups: groups.clone(),
+            first: sealed.first,
+            last: sealed.last,
+            first_row,
+            samples: sealed.samples,
+            bytes: (table_bytes + sealed.entries.len()) as u64,
+        };
+        put(buffer, &|out| record::chunks(&head, out));
+        let offset = self.offset + buffer.len() as u64;
+        let table_at = buffer.len();
+        sealed.ends.iter().for_each(|end| buffer.extend_from_slice(&end.to_le_bytes()));
+        let sum = crc32c::crc32c(&buffer[table_at..]);
+        buffer.extend_from_slice(&sum.to_le_bytes());
+        buffer.extend_from_slice(&sealed.entries);
+        self.file.file.write_all_at(buffer, self.offset)?;
+        self.offset += buffer.len() as u64;
+        self.synced = false;
+        if known.is_none() {
+            self.targets.insert(key.id, target);
+            index.targets.push(key.clone());
+        }
+        index.groups.append(&mut fresh);
+        index.samples += sealed.samples;
+        index.entries.push(Kept {
+            target,
+            groups: groups.into(),
+            offset,
+            slots: sealed.ends.len() as u32,
+            first: sealed.first,
+            last: sealed.last,
+            first_row,
+        });
+        Ok(())
+    }
+}
+
+impl ChunkFile {
+    /// Reads a file's frames, without the chunks behind them.
+    fn open(path: PathBuf, id: FileId, findings: &mut Vec<Finding>) -> io::Result<ChunkFile> {
+        let file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        let mut index = Index::default();
+        let mut numbers: (AHashMap<u32, u32>, AHashMap<u32, u32>) = Default::default();
+        let mut finding = |offset, reason: String| findings.push(Finding { file: path.clone(), offset, reason });
+        let mut at = 0;
+        while at < length {
+            match read_frame(&file, id, at, length) {
+                Some((kind, payload)) => {
+                    let behind = at + (FRAME_HEAD_BYTES + payload.len()) as u64;
+                    let taken = match kind {
+                        HEADER if payload == HEADER_V1 => Ok(0),
+                        HEADER => Err("chunks of a newer version"),
+                        kind => record::read(kind, &payload)
+                            .and_then(|record| take(record, behind, length, &mut index, &mut numbers)),
+                    };
+                    at = behind + taken.unwrap_or(0);
+                    if let Err(reason) = taken {
+                        finding(behind, reason.to_owned());
+                    }
+                }
+                None => {
+                    let window = (length - at).min(SEARCH_BYTES_MAX) as usize;
+                    let mut bytes = vec![0; window];
+                    file.read_exact_at(&mut bytes, at)?;
+                    match search_bytes(id, at, &bytes) {
+                        Some(next) => {
+                            finding(at, format!("{} bytes are damaged", next - at));
+                            at = next;
+                        }
+                        None => {
+                            finding(at, format!("the last {} bytes are torn or damaged", length - at));
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(ChunkFile { path, file, index: RwLock::new(index), damaged: AtomicU64::new(0) })
+    }
+
+    fn bounds(&self) -> Option<(i64, i64)> {
+        let index = self.index.read().expect("no panic while held");
+        let bounds = index.entries.iter().map(|entry| (entry.first, entry.last));
+        bounds.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
+    }
+
+    /// False when the taker wants no more.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of a select, handed on")]
+    fn select(
+        &self,
+        selectors: &[Vec<Matcher>],
+        from: i64,
+        to: i64,
+        skip: &impl Fn(u64) -> bool,
+        stop: &AtomicBool,
+        findings: &AtomicU64,
+        found: &mut impl FnMut(Piece) -> bool,
+    ) -> bool {
+        // Entries are few and small; the lock is not held while chunks are read.
+        let (entries, targets, groups) = {
+            let index = self.index.read().expect("no panic while held");
+            let entries: Vec<Kept> = index
+                .entries
+                .iter()
+                .filter(|entry| {
+                    let id = index.targets[entry.target as usize].id;
+                    entry.first <= to && entry.last >= from && !skip(id)
+                })
+                .cloned()
+                .collect();
+            if entries.is_empty() {
+                return true;
+            }
+            (entries, index.targets.clone(), index.groups.clone())
+        };
+        let mut matching = Matching::default();
+        let mut pieces: AHashMap<(u32, u32, u32), Vec<Sample>> = AHashMap::new();
+        for entry in &entries {
+            let target = &targets[entry.target as usize];
+            let mut base = 0;
+            let mut wanted: Vec<(u32, u32, u32)> = Vec::new();
+            for group in &entry.groups {
+                let slots = matching.slots(selectors, &groups[*group as usize], *group, &target.labels);
+                wanted.extend(slots.iter().map(|slot| (*group, *slot, base + slot)));
+                base += groups[*group as usize].len() as u32;
+            }
+            if wanted.is_empty() {
+                continue;
+            }
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            let mut table = Table::new(self, entry, wanted.len());
+            for (group, slot, at) in wanted {
+                let read = table.entry(at).and_then(|bytes| bytes.map(|bytes| read_entry(&bytes, entry)).transpose());
+                let decoded = read.and_then(|chunk| match chunk {
+                    Some(chunk) if chunk.min <= to && chunk.max >= from => {
+                        let samples = pieces.entry((entry.target, group, slot)).or_default();
+                        xor::decode(&chunk.bytes, |at, value| {
+                            if at >= from && at <= to {
+                                samples.push(Sample { timestamp: Timestamp(at), value });
+                            }
+                        })
+                        .map_err(|error| error.0.to_owned())
+                    }
+                    _ => Ok(()),
+                });
+                if decoded.is_err() {
+                    self.damaged.fetch_add(1, Ordering::Relaxed);
+                    findings.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        for ((target, group, slot), samples) in pieces {
+            let group = &groups[group as usize];
+            let labels = group.series_labels(slot as usize, &targets[target as usize].labels);
+            if !samples.is_empty() && !found(Piece { labels, samples }) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What a block is made of: targets, groups, and for each target and group the places of its chunks.
+    pub(crate) fn contents(&self) -> Contents {
+        let index = self.index.read().expect("no panic while held");
+        let mut places = Vec::new();
+        for (number, entry) in index.entries.iter().enumerate() {
+            let mut base = 0;
+            for group in &entry.groups {
+                places.push((entry.target, *group, number as u32, base));
+                base += index.groups[*group as usize].len() as u32;
+            }
+        }
+        Contents {
+            targets: index.targets.iter().map(|key| key.labels.clone()).collect(),
+            groups: index.groups.clone(),
+            places,
+        }
+    }
+
+    /// The chunk of a slot of an entry.
+    pub(crate) fn chunk(&self, entry: u32, slot: u32) -> Result<Option<Chunk>, Finding> {
+        let entry = self.index.read().expect("no panic while held").entries[entry as usize].clone();
+        let mut table = Table::new(self, &entry, 1);
+        let read = table.entry(slot).and_then(|bytes| bytes.map(|bytes| read_entry(&bytes, &entry)).transpose());
+        read.map_err(|reason| Finding { file: self.path.clone(), offset: entry.offset, reason })
+    }
+}
+
+/// Of one file, for a block.
+pub(crate) struct Contents {
+    pub targets: Vec<Labels>,
+    pub groups: Vec<Arc<SlotGroup>>,
+    /// Target, group, entry, first slot of the group in the entry.
+    pub places: Vec<(u32, u32, u32, u32)>,
+}
+
+/// Where the chunks of an entry are.
+struct Table<'a> {
+    file: &'a ChunkFile,
+    entry: &'a Kept,
+    whole: Option<Vec<u8>>,
+    at_once: bool,
+}
+
+impl Table<'_> {
+    fn new<'a>(file: &'a ChunkFile, entry: &'a Kept, wanted: usize) -> Table<'a> {
+        Table { file, entry, whole: None, at_once: wanted >= TABLE_AT_ONCE }
+    }
+
+    fn bytes(&self, offset: u64, length: usize) -> Result<Vec<u8>, String> {
+        let mut bytes = vec![0; length];
+        self.file.file.read_exact_at(&mut bytes, self.entry.offset + offset).map_err(|error| error.to_string())?;
+        Ok(bytes)
+    }
+
+    /// The bytes of a slot's entry, if it has samples.
+    fn entry(&mut self, slot: u32) -> Result<Option<Vec<u8>>, String> {
+        let table_bytes = u64::from(self.entry.slots) * 4;
+        let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
+        let ends: Vec<u8> = if self.at_once {
+            if self.whole.is_none() {
+                let mut table = self.bytes(0, table_bytes as usize + 4)?;
+                let sum = table.split_off(table_bytes as usize);
+                if crc32c::crc32c(&table) != word(&sum) {
+                    return Err("the checksum of a table does not fit".into());
+                }
+                self.whole = Some(table);
+            }
+            let table = self.whole.as_ref().expect("read above");
+            let at = slot as usize * 4;
+            let start = if slot == 0 { &[0; 4] } else { &table[at - 4..at] };
+            [start, &table[at..at + 4]].concat()
+        } else if slot == 0 {
+            [vec![0; 4], self.bytes(0, 4)?].concat()
+        } else {
+            self.bytes(u64::from(slot - 1) * 4, 8)?
+        };
+        let (start, end) = (word(&ends[..4]), word(&ends[4..]));
+        match end.checked_sub(start) {
+            None => Err("a table is not ascending".into()),
+            Some(0) => Ok(None),
+            Some(length) => self.bytes(table_bytes + 4 + u64::from(start), length as usize).map(Some),
+        }
+    }
+}
+
+fn read_entry(bytes: &[u8], entry: &Kept) -> Result<Chunk, String> {
+    let (sum, rest) = bytes.split_first_chunk::<4>().ok_or("an entry ends early")?;
+    if crc32c::crc32c(rest) != u32::from_le_bytes(*sum) {
+        return Err("the checksum of a chunk does not fit".into());
+    }
+    let mut reader = Reader::new(rest);
+    let min = entry.first.wrapping_add(unzigzag(reader.varint()?));
+    let max = entry.last.wrapping_sub(unzigzag(reader.varint()?));
+    Ok(Chunk { min, max, encoding: xor::XOR, bytes: reader.rest().to_vec() })
+}
+
+fn read_frame(file: &File, id: FileId, at: u64, length: u64) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; FRAME_HEAD_BYTES];
+    file.read_exact_at(&mut head, at).ok()?;
+    let (kind, payload_bytes) = frame_head(&head)?;
+    let fits = payload_bytes <= PAYLOAD_BYTES_MAX && at + (FRAME_HEAD_BYTES + payload_bytes) as u64 <= length;
+    if !fits {
+        return None;
+    }
+    let mut payload = vec![0; payload_bytes];
+    file.read_exact_at(&mut payload, at + FRAME_HEAD_BYTES as u64).ok()?;
+    verify_frame(id, at, &head, &payload).then_some((kind, payload))
+}
+
+/// Takes a record into the index; gives the bytes behind it that belong to it.
+fn take(
+    record: Record,
+    behind: u64,
+    length: u64,
+    index: &mut Index,
+    numbers: &mut (AHashMap<u32, u32>, AHashMap<u32, u32>),
+) -> Result<u64, &'static str> {
+    match record {
+        Record::Target { target, id, labels } => {
+            numbers.0.insert(target, index.targets.len() as u32);
+            index.targets.push(TargetKey { id, labels });
+            Ok(0)
+        }
+        Record::Group { group, slots } => {
+            numbers.1.insert(group, index.groups.len() as u32);
+            index.groups.push(Arc::new(slots));
+            Ok(0)
+        }
+        Record::Chunks(head) => {
+            if behind.checked_add(head.bytes).is_none_or(|end| end > length) {
+                return Err("chunks are torn off");
+            }
+            let target = *numbers.0.get(&head.target).ok_or("chunks of an unknown target")?;
+            let groups = head.groups.iter().map(|group| numbers.1.get(group).copied()).collect::<Option<Box<[u32]>>>();
+            let groups = groups.ok_or("chunks of an unknown group")?;
+            let slots: usize = groups.iter().map(|group| index.groups[*group as usize].len()).sum();
+            if head.bytes < slots as u64 * 4 + 4 {
+                return Err("a table that does not fit its groups");
+            }
+            index.samples += head.samples;
+            let ChunksHead { first, last, first_row, .. } = head;
+            index.entries.push(Kept { target, groups, offset: behind, slots: slots as u32, first, last, first_row });
+            Ok(head.bytes)
+        }
+        _ => Err("a record of another kind of file"),
+    }
+}
+
+/// Slots that a select wants, decided once per group and kind of target.
+#[derive(Default)]
+struct Matching {
+    known: AHashMap<(u32, u64), Arc<[u32]>>,
+}
+
+impl Matching {
+    fn slots(&mut self, selectors: &[Vec<Matcher>], group: &SlotGroup, number: u32, target: &Labels) -> Arc<[u32]> {
+        let matchers = selectors.iter().flatten();
+        let remember = matchers.clone().count() <= 64;
+        let verdicts = matchers.take(64).enumerate().fold(0u64, |bits, (i, matcher)| {
+            bits | u64::from(matcher.matches(target.get(matcher.name()).unwrap_or(""))) << i
+        });
+        if let Some(slots) = self.known.get(&(number, verdicts)).filter(|_| remember) {
+            return slots.clone();
+        }
+        let mut slots: Vec<u32> = selectors.iter().flat_map(|matchers| group.matching(matchers, target)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let slots: Arc<[u32]> = slots.into();
+        self.known.insert((number, verdicts), slots.clone());
+        slots
+    }
+}

@@ -1,0 +1,154 @@
+//! A block from the chunks of a range of time.
+//!
+//! Invariant: memory is twelve bytes a series and the postings of the writer; labels are compared where they lie.
+
+use crate::archive::{ChunkFile, Finding};
+use crate::deletions::Deletion;
+use crate::group::SlotGroup;
+use ahash::AHashMap;
+use blocks::{BlockWriter, Chunk, Compaction, Meta, merge_chunks, xor};
+use series::Labels;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Neighbouring chunks with so few samples together are made one.
+const SAMPLES_TOGETHER_MAX: u16 = 120;
+
+/// What came of a cut.
+#[derive(Debug, Default)]
+pub struct Cut {
+    /// None if there was nothing to write.
+    pub meta: Option<Meta>,
+    pub findings: Vec<Finding>,
+}
+
+/// A series in the files: numbers of its target and its group over all files, and its slot.
+type Item = (u32, u32, u32);
+
+/// Where the chunks of a target's group are: file, entry, first slot.
+type Places = AHashMap<(u32, u32), Vec<(u32, u32, u32)>>;
+
+/// Writes a block named `ulid` in `parent` with all that the files hold, without what was deleted. `breathe` is called
+/// for every series.
+pub fn cut(
+    parent: &Path,
+    ulid: &str,
+    files: &[Arc<ChunkFile>],
+    range: (i64, i64),
+    deletions: &[Deletion],
+    mut breathe: impl FnMut(),
+) -> io::Result<Cut> {
+    let mut targets: Vec<Labels> = Vec::new();
+    let mut groups: Vec<Arc<SlotGroup>> = Vec::new();
+    let mut target_numbers: AHashMap<Labels, u32> = AHashMap::new();
+    let mut places = Places::new();
+    for (file_number, file) in files.iter().enumerate() {
+        let contents = file.contents();
+        let of_file: Vec<u32> = contents
+            .targets
+            .iter()
+            .map(|labels| {
+                *target_numbers.entry(labels.clone()).or_insert_with(|| {
+                    targets.push(labels.clone());
+                    targets.len() as u32 - 1
+                })
+            })
+            .collect();
+        let first_group = groups.len() as u32;
+        groups.extend(contents.groups);
+        for (target, group, entry, base) in contents.places {
+            let key = (of_file[target as usize], first_group + group);
+            places.entry(key).or_default().push((file_number as u32, entry, base));
+        }
+    }
+    let mut symbols: BTreeSet<String> = BTreeSet::new();
+    let mut add = |text: &str| {
+        if !symbols.contains(text) {
+            symbols.insert(text.to_owned());
+        }
+    };
+    for (name, value) in targets.iter().flat_map(|labels| labels.iter()) {
+        add(name);
+        add(value);
+    }
+    for group in &groups {
+        for (name, value) in (0..group.len()).flat_map(|slot| group.label_pairs(slot)) {
+            add(name);
+            add(value);
+        }
+    }
+    symbols.remove("");
+    let mut items: Vec<Item> = Vec::new();
+    for (target, group) in places.keys() {
+        items.extend((0..groups[*group as usize].len() as u32).map(|slot| (*target, *group, slot)));
+    }
+    let pairs = |item: &Item| groups[item.1 as usize].series_pairs(item.2 as usize, &targets[item.0 as usize]);
+    items.sort_unstable_by(|one, other| pairs(one).cmp(pairs(other)).then(one.cmp(other)));
+
+    let mut writer = BlockWriter::new(parent, ulid, &symbols)?;
+    drop(symbols);
+    let mut cut = Cut::default();
+    let (mut min, mut max) = range;
+    let mut rest = items.into_iter().peekable();
+    while let Some(item) = rest.next() {
+        let labels = Labels::from_sorted(pairs(&item));
+        let mut of_series = vec![item];
+        while let Some(other) = rest.next_if(|other| pairs(other).eq(pairs(&item))) {
+            of_series.push(other);
+        }
+        let deleted: Vec<(i64, i64)> = deletions.iter().filter_map(|deletion| deletion.range_of(&labels)).collect();
+        let mut chunks = Vec::new();
+        for (target, group, slot) in of_series {
+            for (file, entry, base) in &places[&(target, group)] {
+                match files[*file as usize].chunk(*entry, base + slot) {
+                    Ok(Some(chunk)) => chunks.push((chunk, deleted.clone())),
+                    Ok(None) => {}
+                    Err(finding) => cut.findings.push(finding),
+                }
+            }
+        }
+        match merge_chunks(chunks).and_then(join_small) {
+            Ok(chunks) if chunks.is_empty() => {}
+            Ok(chunks) => {
+                min = min.min(chunks[0].min);
+                max = max.max(chunks[chunks.len() - 1].max + 1);
+                writer.add_series(&labels, &chunks)?;
+            }
+            Err(error) => cut.findings.push(Finding {
+                file: parent.join(ulid),
+                offset: 0,
+                reason: format!("series {labels} left out: {error}"),
+            }),
+        }
+        breathe();
+    }
+    if writer.stats().num_series > 0 {
+        let compaction = Compaction { level: 1, sources: vec![ulid.to_owned()], ..Compaction::default() };
+        let meta = Meta { min_time: min, max_time: max, compaction, ..Meta::default() };
+        cut.meta = Some(writer.finish(meta)?);
+    } else {
+        drop(writer);
+        blocks::remove_leftovers(parent)?;
+    }
+    Ok(cut)
+}
+
+/// Makes one chunk of neighbours that are short: restarts leave such.
+fn join_small(chunks: Vec<Chunk>) -> Result<Vec<Chunk>, xor::ChunkError> {
+    let mut joined: Vec<Chunk> = Vec::with_capacity(chunks.len());
+    for chunk in chunks {
+        match joined.last_mut() {
+            Some(last) if last.samples() + chunk.samples() <= SAMPLES_TOGETHER_MAX && last.max < chunk.min => {
+                let (mut encoder, mut bytes) = (xor::Encoder::default(), Vec::new());
+                xor::decode(&last.bytes, |at, value| encoder.push(at, value, &mut bytes))?;
+                xor::decode(&chunk.bytes, |at, value| encoder.push(at, value, &mut bytes))?;
+                encoder.finish(0, &mut bytes);
+                *last = Chunk { min: last.min, max: chunk.max, encoding: xor::XOR, bytes };
+            }
+            _ => joined.push(chunk),
+        }
+    }
+    Ok(joined)
+}

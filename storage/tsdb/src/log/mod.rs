@@ -1,0 +1,13 @@
+//! The write-ahead log: frames in files, records in frames, and the policy that writes them. Format: docs/format/log.md.
+
+pub(crate) mod frame;
+mod journal;
+pub(crate) mod record;
+mod replay;
+pub(crate) mod writer;
+
+pub use frame::{Damage, FileId};
+pub use journal::{Journal, SegmentMark, TargetKey};
+pub use record::{put_matchers, read_matchers};
+pub use replay::{Replay, Replayed, replay_file};
+pub use writer::{Action, FileToken, Options, Writer};

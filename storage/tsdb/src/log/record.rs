@@ -1,0 +1,341 @@
+//! What files say: targets, groups of slots, segments, rows, chunks. Format: docs/format/log.md.
+//!
+//! Invariants:
+//!   * a file that has the beginning of a segment also has the target and the groups that the segment names
+//!   * decoding foreign bytes is an error, never a panic, and allocates no more than a small multiple of them
+
+use crate::bytes::{Reader, put_text, put_varint, unzigzag, zigzag};
+use crate::group::{GroupBuilder, SlotGroup};
+use series::{Labels, MatchOp, Matcher, Timestamp};
+use std::io::Read;
+
+const TARGET: u8 = 1;
+const GROUP: u8 = 2;
+const BEGIN: u8 = 3;
+const PLACE: u8 = 4;
+const ROW: u8 = 5;
+const CHUNKS: u8 = 6;
+
+/// A group's text is at most this long, unpacked.
+const GROUP_BYTES_MAX: u64 = 1 << 30;
+/// Level of zstd for label text: it is read rarely and written once per group and file.
+const ZSTD_LEVEL: i32 = 1;
+
+/// A record with what it borrows from the file.
+#[derive(Debug)]
+pub enum Record<'a> {
+    Target {
+        target: u32,
+        id: u64,
+        labels: Labels,
+    },
+    Group {
+        group: u32,
+        slots: SlotGroup,
+    },
+    /// A target's new segment. All slots are stale; stamps are those of the slots that had one.
+    Begin {
+        segment: u32,
+        target: u32,
+        groups: Vec<u32>,
+        stamps: Vec<(u32, i64)>,
+    },
+    /// More groups at the end of a segment's slots.
+    Place {
+        segment: u32,
+        step: u32,
+        groups: Vec<u32>,
+    },
+    /// Steps count the records of a segment after its beginning: a gap shows that one was lost.
+    Row {
+        segment: u32,
+        step: u32,
+        at: Timestamp,
+        row: &'a [u8],
+    },
+    Chunks(ChunksHead),
+}
+
+/// The head of a segment's chunks; the chunks lie behind its frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunksHead {
+    pub target: u32,
+    pub groups: Vec<u32>,
+    /// Times of the first and the last sample.
+    pub first: i64,
+    pub last: i64,
+    /// Time of the first row: with the target, who the segment is.
+    pub first_row: i64,
+    pub samples: u64,
+    /// Bytes behind the frame: the table, its checksum, the entries.
+    pub bytes: u64,
+}
+
+pub fn put_labels(labels: &Labels, out: &mut Vec<u8>) {
+    put_varint(labels.len() as u64, out);
+    for (name, value) in labels.iter() {
+        put_text(name, out);
+        put_text(value, out);
+    }
+}
+
+pub fn read_labels(reader: &mut Reader) -> Result<Labels, &'static str> {
+    let count = reader.count()?;
+    let mut pairs: Vec<(&str, &str)> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let pair = (reader.text()?, reader.text()?);
+        if pairs.last().is_some_and(|last| last.0 >= pair.0) {
+            return Err("labels are not sorted");
+        }
+        pairs.push(pair);
+    }
+    Ok(Labels::from_sorted(pairs))
+}
+
+/// Kind and payload of a target's definition.
+pub fn target(target: u32, id: u64, labels: &Labels, out: &mut Vec<u8>) -> u8 {
+    put_varint(u64::from(target), out);
+    out.extend_from_slice(&id.to_le_bytes());
+    put_labels(labels, out);
+    TARGET
+}
+
+/// Kind and payload of a group's definition.
+pub fn group(group: u32, slots: &SlotGroup, out: &mut Vec<u8>) -> u8 {
+    put_varint(u64::from(group), out);
+    let mut text = Vec::new();
+    put_slots(slots, &mut text);
+    out.extend_from_slice(&zstd::bulk::compress(&text, ZSTD_LEVEL).expect("compression into memory does not fail"));
+    GROUP
+}
+
+fn put_slots(slots: &SlotGroup, out: &mut Vec<u8>) {
+    put_varint(slots.len() as u64, out);
+    for slot in 0..slots.len() {
+        let labels = slots.label_pairs(slot);
+        put_varint((labels.clone().count() as u64) << 1 | u64::from(slots.is_stamped(slot)), out);
+        for (name, value) in labels {
+            put_text(name, out);
+            put_text(value, out);
+        }
+    }
+}
+
+fn read_slots(packed: &[u8]) -> Result<SlotGroup, &'static str> {
+    let mut text = Vec::new();
+    let unpacked = zstd::stream::Decoder::new(packed).and_then(|decoder| {
+        let mut decoder = decoder.take(GROUP_BYTES_MAX);
+        decoder.read_to_end(&mut text)
+    });
+    unpacked.map_err(|_| "a group does not unpack")?;
+    let mut reader = Reader::new(&text);
+    let mut builder = GroupBuilder::default();
+    for _ in 0..reader.count()? {
+        let head = reader.varint()?;
+        if head >> 1 > reader.rest().len() as u64 {
+            return Err(crate::bytes::SHORT);
+        }
+        let mut pairs = Vec::with_capacity((head >> 1) as usize);
+        for _ in 0..head >> 1 {
+            let pair = (reader.text()?, reader.text()?);
+            if pairs.last().is_some_and(|last: &(&str, &str)| last.0 >= pair.0) {
+                return Err("labels are not sorted");
+            }
+            pairs.push(pair);
+        }
+        builder.push(&Labels::from_sorted(pairs), head & 1 == 1);
+    }
+    Ok(builder.build())
+}
+
+fn put_numbers(numbers: &[u32], out: &mut Vec<u8>) {
+    put_varint(numbers.len() as u64, out);
+    numbers.iter().for_each(|number| put_varint(u64::from(*number), out));
+}
+
+fn read_numbers(reader: &mut Reader) -> Result<Vec<u32>, &'static str> {
+    (0..reader.count()?).map(|_| reader.number()).collect()
+}
+
+/// Kind and payload of a segment's beginning.
+pub fn begin(segment: u32, target: u32, groups: &[u32], stamps: &[(u32, i64)], out: &mut Vec<u8>) -> u8 {
+    put_varint(u64::from(segment), out);
+    put_varint(u64::from(target), out);
+    put_numbers(groups, out);
+    put_varint(stamps.len() as u64, out);
+    for (slot, stamp) in stamps {
+        put_varint(u64::from(*slot), out);
+        put_varint(zigzag(*stamp), out);
+    }
+    BEGIN
+}
+
+pub fn place(segment: u32, step: u32, groups: &[u32], out: &mut Vec<u8>) -> u8 {
+    put_varint(u64::from(segment), out);
+    put_varint(u64::from(step), out);
+    put_numbers(groups, out);
+    PLACE
+}
+
+pub fn row(segment: u32, step: u32, at: Timestamp, row: &[u8], out: &mut Vec<u8>) -> u8 {
+    put_varint(u64::from(segment), out);
+    put_varint(u64::from(step), out);
+    put_varint(zigzag(at.0), out);
+    out.extend_from_slice(row);
+    ROW
+}
+
+pub fn chunks(head: &ChunksHead, out: &mut Vec<u8>) -> u8 {
+    put_varint(u64::from(head.target), out);
+    put_numbers(&head.groups, out);
+    put_varint(zigzag(head.first), out);
+    put_varint(zigzag(head.last), out);
+    put_varint(zigzag(head.first_row), out);
+    put_varint(head.samples, out);
+    put_varint(head.bytes, out);
+    CHUNKS
+}
+
+/// Reads the payload of a frame.
+pub fn read(kind: u8, payload: &[u8]) -> Result<Record<'_>, &'static str> {
+    let mut reader = Reader::new(payload);
+    Ok(match kind {
+        TARGET => Record::Target { target: reader.number()?, id: reader.word()?, labels: read_labels(&mut reader)? },
+        GROUP => Record::Group { group: reader.number()?, slots: read_slots(reader.rest())? },
+        BEGIN => {
+            let (segment, target) = (reader.number()?, reader.number()?);
+            let groups = read_numbers(&mut reader)?;
+            let stamps = (0..reader.count()?).map(|_| Ok((reader.number()?, unzigzag(reader.varint()?))));
+            Record::Begin { segment, target, groups, stamps: stamps.collect::<Result<_, &'static str>>()? }
+        }
+        PLACE => {
+            Record::Place { segment: reader.number()?, step: reader.number()?, groups: read_numbers(&mut reader)? }
+        }
+        ROW => {
+            let (segment, step, at) = (reader.number()?, reader.number()?, Timestamp(unzigzag(reader.varint()?)));
+            Record::Row { segment, step, at, row: reader.rest() }
+        }
+        CHUNKS => Record::Chunks(ChunksHead {
+            target: reader.number()?,
+            groups: read_numbers(&mut reader)?,
+            first: unzigzag(reader.varint()?),
+            last: unzigzag(reader.varint()?),
+            first_row: unzigzag(reader.varint()?),
+            samples: reader.varint()?,
+            bytes: reader.varint()?,
+        }),
+        _ => return Err("a record of an unknown kind"),
+    })
+}
+
+// --- matchers of deletions ----------------------------------------------------------------------------------------
+
+pub fn put_matchers(matchers: &[Matcher], out: &mut Vec<u8>) {
+    put_varint(matchers.len() as u64, out);
+    for matcher in matchers {
+        put_text(matcher.name(), out);
+        out.push(match matcher.op() {
+            MatchOp::Equal => 0,
+            MatchOp::NotEqual => 1,
+            MatchOp::Regex => 2,
+            MatchOp::NotRegex => 3,
+        });
+        put_text(matcher.value(), out);
+    }
+}
+
+pub fn read_matchers(reader: &mut Reader) -> Result<Vec<Matcher>, &'static str> {
+    (0..reader.count()?)
+        .map(|_| {
+            let name = reader.text()?;
+            let op = match reader.byte()? {
+                0 => MatchOp::Equal,
+                1 => MatchOp::NotEqual,
+                2 => MatchOp::Regex,
+                3 => MatchOp::NotRegex,
+                _ => return Err("an unknown match operator"),
+            };
+            Matcher::new(name, op, reader.text()?).map_err(|_| "a matcher does not compile")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<(u8, Vec<u8>)> {
+        let labels = Labels::from_pairs([("instance", "i:1"), ("job", "j")]);
+        let mut builder = GroupBuilder::default();
+        for i in 0..40 {
+            let name = format!("metric_{i}");
+            builder.push(&Labels::from_pairs([("__name__", name.as_str()), ("le", "0.5"), ("x", "")]), i % 7 == 0);
+        }
+        let mut all = Vec::new();
+        let mut add = |write: &dyn Fn(&mut Vec<u8>) -> u8| {
+            let mut payload = Vec::new();
+            all.push((write(&mut payload), payload));
+        };
+        add(&|out| target(7, u64::MAX, &labels, out));
+        add(&|out| group(9, &builder_clone(&builder), out));
+        add(&|out| begin(1, 7, &[9, 10], &[(3, i64::MIN), (5, 12)], out));
+        add(&|out| place(1, 1, &[11], out));
+        add(&|out| row(1, 2, Timestamp(-5), &[1, 2, 3], out));
+        let head = ChunksHead { target: 7, groups: vec![9], first: -1, last: 5, first_row: 0, samples: 6, bytes: 99 };
+        add(&|out| chunks(&head, out));
+        all
+    }
+
+    fn builder_clone(builder: &GroupBuilder) -> SlotGroup {
+        builder.clone().build()
+    }
+
+    #[test]
+    fn records_come_back() {
+        let texts: Vec<String> =
+            all().iter().map(|(kind, bytes)| format!("{:?}", read(*kind, bytes).unwrap())).collect();
+        assert!(texts[0].contains("target: 7") && texts[0].contains("i:1"), "{}", texts[0]);
+        let Record::Group { group: 9, slots } = read(GROUP, &all()[1].1).unwrap() else { panic!("a group") };
+        assert_eq!((slots.len(), slots.is_stamped(7), slots.is_stamped(8)), (40, true, false));
+        assert_eq!(slots.labels(39).to_string(), r#"{__name__="metric_39", le="0.5", x=""}"#);
+        assert!(texts[2].contains("groups: [9, 10], stamps: [(3, -9223372036854775808), (5, 12)]"), "{}", texts[2]);
+        assert!(texts[4].contains("Timestamp(-5)") && texts[4].contains("[1, 2, 3]"), "{}", texts[4]);
+        assert!(texts[5].contains("first: -1, last: 5") && texts[5].contains("bytes: 99"), "{}", texts[5]);
+    }
+
+    #[test]
+    fn matchers_come_back() {
+        let matchers = [("a", MatchOp::Equal, "b"), ("c", MatchOp::NotRegex, "d|e"), ("f", MatchOp::NotEqual, "")];
+        let matchers: Vec<_> = matchers.iter().map(|(n, op, v)| Matcher::new(n, *op, v).unwrap()).collect();
+        let mut bytes = Vec::new();
+        put_matchers(&matchers, &mut bytes);
+        let read = read_matchers(&mut Reader::new(&bytes)).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{matchers:?}"));
+    }
+
+    #[test]
+    fn mutations_are_errors_or_records() {
+        let mut state = 3u64;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % below
+        };
+        let mut refused = 0;
+        for (kind, good) in all() {
+            for _ in 0..3000 {
+                let mut bytes = good.clone();
+                for _ in 0..1 + next(3) {
+                    let at = next(bytes.len());
+                    match next(3) {
+                        0 => bytes[at] = next(256) as u8,
+                        1 => bytes.truncate(at.max(1)),
+                        _ => bytes.insert(at, 0xff),
+                    }
+                }
+                refused += usize::from(read(kind, &bytes).is_err());
+            }
+        }
+        assert!(refused > 5000, "{refused}");
+        assert!(read(99, &[]).is_err());
+    }
+}

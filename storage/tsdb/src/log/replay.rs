@@ -1,0 +1,146 @@
+//! From log files back to segments.
+//!
+//! Invariants:
+//!   * a row is taken only if every record of its segment before it was: nothing is decoded against a wrong state
+//!   * a record that is read twice counts once
+//!   * reading a file never fails as a whole; what it could not give is counted and told
+
+use crate::group::SlotGroup;
+use crate::head::Segment;
+use crate::log::frame::{Damage, FileId, frames, mend};
+use crate::log::journal::TargetKey;
+use crate::log::record::{self, Record};
+use crate::log::writer::{HEADER, HEADER_V1};
+use ahash::AHashMap;
+use std::sync::Arc;
+
+/// The files of one log, read in order.
+#[derive(Default)]
+pub struct Replay {
+    targets: AHashMap<u32, TargetKey>,
+    groups: AHashMap<u32, Arc<SlotGroup>>,
+    segments: AHashMap<u32, Partial>,
+    /// Rows of segments whose beginning was not read.
+    orphans: AHashMap<u32, u64>,
+}
+
+struct Partial {
+    key: TargetKey,
+    segment: Segment,
+    /// The last record taken, and the last that was seen.
+    step: u32,
+    seen: u32,
+}
+
+/// What became of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    pub damages: Vec<Damage>,
+    pub rows: u64,
+    /// Records that make no sense, with offset and reason; the first few.
+    pub senseless: Vec<(u64, &'static str)>,
+}
+
+impl Replayed {
+    /// Whether the file holds bytes that somebody may want to look at.
+    pub fn is_damaged(&self) -> bool {
+        !self.senseless.is_empty() || self.damages.iter().any(|damage| !damage.tail)
+    }
+}
+
+/// Records that make no sense and are told one by one.
+const SENSELESS_TOLD_MAX: usize = 16;
+
+/// Reads a file's bytes.
+pub fn replay_file(file: FileId, mut bytes: Vec<u8>, replay: &mut Replay) -> Replayed {
+    let mut replayed = Replayed { damages: mend(file, &mut bytes), ..Replayed::default() };
+    let damages = std::mem::take(&mut replayed.damages);
+    for frame in frames(file, &bytes, &damages) {
+        let taken = match frame.kind {
+            HEADER if frame.payload == HEADER_V1 => Ok(()),
+            HEADER => Err("the log is of a newer version"),
+            kind => record::read(kind, frame.payload).and_then(|record| replay.take(record, &mut replayed)),
+        };
+        if let Err(reason) = taken
+            && replayed.senseless.len() < SENSELESS_TOLD_MAX
+        {
+            replayed.senseless.push((frame.offset, reason));
+        }
+    }
+    replayed.damages = damages;
+    replayed
+}
+
+impl Replay {
+    fn take(&mut self, record: Record, replayed: &mut Replayed) -> Result<(), &'static str> {
+        match record {
+            Record::Target { target, id, labels } => {
+                self.targets.insert(target, TargetKey { id, labels });
+            }
+            Record::Group { group, slots } => {
+                // The same group is defined once a file; segments that share it go on sharing.
+                let known = self.groups.get(&group).is_some_and(|known| **known == slots);
+                if !known {
+                    self.groups.insert(group, Arc::new(slots));
+                }
+            }
+            Record::Begin { segment, target, groups, stamps } => {
+                let key = self.targets.remove(&target).ok_or("a segment of an unknown target")?;
+                // What was not durable when a file was given up is in the next one again.
+                if self.segments.contains_key(&segment) {
+                    return Ok(());
+                }
+                let mut fresh = Segment::default();
+                self.place(&mut fresh, &groups)?;
+                fresh.restore_stamps(&stamps)?;
+                self.segments.insert(segment, Partial { key, segment: fresh, step: 0, seen: 0 });
+            }
+            Record::Place { segment, step, groups } => {
+                let mut partial = self.segments.remove(&segment).ok_or("groups for an unknown segment")?;
+                if partial.is_next(step) && self.place(&mut partial.segment, &groups).is_ok() {
+                    partial.step = step;
+                }
+                self.segments.insert(segment, partial);
+            }
+            Record::Row { segment, step, at, row } => match self.segments.get_mut(&segment) {
+                Some(partial) => {
+                    if partial.is_next(step) && partial.segment.restore_row(at, row) {
+                        partial.step = step;
+                        replayed.rows += 1;
+                    }
+                }
+                None => *self.orphans.entry(segment).or_default() += 1,
+            },
+            Record::Chunks(_) => return Err("a record of another kind of file"),
+        }
+        Ok(())
+    }
+
+    fn place(&self, segment: &mut Segment, groups: &[u32]) -> Result<(), &'static str> {
+        for group in groups {
+            segment.add(self.groups.get(group).ok_or("an unknown group")?.clone());
+        }
+        Ok(())
+    }
+
+    /// The segments that the files hold, with whose they are, and how many records of segments cannot be read because
+    /// one before them was lost.
+    pub fn finish(self) -> (Vec<(TargetKey, Segment)>, u64) {
+        let orphans = self.orphans.iter().filter(|(segment, _)| !self.segments.contains_key(segment));
+        let mut lost: u64 = orphans.map(|(_, count)| count).sum();
+        lost += self.segments.values().map(|partial| u64::from(partial.seen - partial.step)).sum::<u64>();
+        let mut all: Vec<(u32, Partial)> = self.segments.into_iter().collect();
+        all.sort_unstable_by_key(|(number, _)| *number);
+        let with_rows = all.into_iter().filter(|(_, partial)| !partial.segment.is_empty());
+        (with_rows.map(|(_, partial)| (partial.key, partial.segment)).collect(), lost)
+    }
+}
+
+impl Partial {
+    /// Whether the record follows what was read so far. One that was read before does not, nor one behind a loss; it
+    /// may come again behind what was lost, in the next file.
+    fn is_next(&mut self, step: u32) -> bool {
+        self.seen = self.seen.max(step);
+        step == self.step + 1
+    }
+}

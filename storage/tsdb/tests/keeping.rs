@@ -1,0 +1,381 @@
+//! From rows through logs and chunks to blocks and back, with every sample checked against a naive truth.
+
+use series::{Labels, MatchOp, Matcher, Timestamp};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+use tsdb::log::{Action, FileId, Journal, TargetKey, Writer};
+use tsdb::{AppendScratch, GroupBuilder, Job, SegmentLimits, SlotGroup, Store, StoreOptions, TargetHead};
+
+type Truth = BTreeMap<String, BTreeMap<i64, u64>>;
+
+const INTERVAL_MS: i64 = 5_000;
+
+fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |below| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    }
+}
+
+/// Carries out what a log wants, on the disk.
+fn carry_out(folder: &Path, journal: &mut Journal, now_ms: u64, finish: bool) {
+    use std::os::unix::fs::FileExt;
+    let Some(writer) = journal.writer_mut() else { return };
+    while let Some(action) = writer.next(now_ms, finish) {
+        let open = |file: &FileId| std::fs::File::options().write(true).open(folder.join(file.to_string()));
+        let outcome = match &action {
+            Action::Create(file) => std::fs::File::create_new(folder.join(file.to_string())).map(|_| 0),
+            Action::Write { file, offset, bytes } => {
+                open(file).and_then(|file| file.write_all_at(bytes, *offset)).map(|()| bytes.len())
+            }
+            Action::Sync(_) | Action::Close(_) => Ok(0),
+        };
+        writer.done(&action, outcome.map_err(|error| error.to_string()), now_ms);
+    }
+}
+
+/// A core without a runtime: heads, a log, and the truth beside them.
+struct Core {
+    store: Arc<Store>,
+    journal: Journal,
+    heads: Vec<TargetHead>,
+    groups: Vec<Arc<SlotGroup>>,
+    scratch: AppendScratch,
+    values: Vec<Vec<f64>>,
+}
+
+impl Core {
+    fn new(store: &Arc<Store>, targets: usize, series: usize, limits: SegmentLimits) -> Core {
+        let first = FileId { boot: store.boot(), writer: 0, sequence: 1 };
+        let mut journal = Journal::new(Writer::new(first, store.options().log));
+        journal.set_now(0);
+        let mut builder = GroupBuilder::default();
+        for i in 0..series {
+            let (name, le) = (format!("metric_{}", i % 7), format!("{i}"));
+            builder.push(&Labels::from_pairs([("__name__", name.as_str()), ("le", le.as_str())]), false);
+        }
+        let groups = vec![Arc::new(builder.build())];
+        let heads = (0..targets).map(|i| {
+            let labels = Labels::from_pairs([("instance", format!("host-{i}").as_str()), ("job", "load")]);
+            let mut head = TargetHead::new(TargetKey { id: i as u64, labels }, limits, i as u64 * 7);
+            head.replace(&groups);
+            head
+        });
+        let heads = heads.collect();
+        let values = vec![vec![0.0; series]; targets];
+        Core { store: store.clone(), journal, heads, groups, scratch: AppendScratch::default(), values }
+    }
+
+    fn scrape(&mut self, at: i64, truth: &mut Truth, next: &mut impl FnMut(u64) -> u64) {
+        for (i, head) in self.heads.iter_mut().enumerate() {
+            let at = at + i as i64;
+            let values = &mut self.values[i];
+            for value in values.iter_mut() {
+                if next(5) < 2 {
+                    *value += next(100) as f64;
+                }
+            }
+            let failed = next(40) == 0;
+            if failed {
+                head.append_failed(Timestamp(at), 0, &[], false, &mut self.journal, &mut self.scratch).unwrap();
+            } else {
+                head.append(Timestamp(at), values, &[], false, &mut self.journal, &mut self.scratch).unwrap();
+            }
+            let labels = Labels::from_pairs([("instance", format!("host-{i}").as_str()), ("job", "load")]);
+            for (slot, value) in values.iter().enumerate() {
+                let of_series = truth.entry(self.groups[0].series_labels(slot, &labels).to_string()).or_default();
+                let was_alive =
+                    of_series.last_key_value().is_some_and(|(_, bits)| *bits != series::STALE_NAN.to_bits());
+                match failed {
+                    false => drop(of_series.insert(at, value.to_bits())),
+                    true if was_alive => drop(of_series.insert(at, series::STALE_NAN.to_bits())),
+                    true => {}
+                }
+            }
+            head.take_closed(|closed| self.store.jobs().send(Job::Seal(closed)).unwrap());
+        }
+        carry_out(&self.store.log_folder(), &mut self.journal, (at / INTERVAL_MS) as u64 * 5000, false);
+        for head in &mut self.heads {
+            head.drop_sealed();
+        }
+        let unused = self.journal.writer_mut().unwrap().take_unused();
+        if !unused.is_empty() {
+            self.store.jobs().send(Job::Remove(unused)).unwrap();
+        }
+    }
+
+    /// What the heads, the chunks and the blocks hold together.
+    fn read(&self, matchers: &[Matcher], from: i64, to: i64) -> Truth {
+        let mut read = Truth::new();
+        let mut take = |labels: &Labels, samples: &[series::Sample]| {
+            let of_series = read.entry(labels.to_string()).or_default();
+            for sample in samples {
+                let bits = of_series.entry(sample.timestamp.0).or_insert(sample.value.to_bits());
+                if *bits == series::STALE_NAN.to_bits() {
+                    *bits = sample.value.to_bits();
+                }
+            }
+        };
+        for (i, head) in self.heads.iter().enumerate() {
+            let labels = Labels::from_pairs([("instance", format!("host-{i}").as_str()), ("job", "load")]);
+            let matching = |group: &Arc<SlotGroup>| group.matching(matchers, &labels).into();
+            head.range(Timestamp(from), Timestamp(to), u64::MAX, matching, |group, slot, samples| {
+                take(&group.series_labels(slot as usize, &labels), samples);
+            })
+            .unwrap();
+        }
+        let stop = AtomicBool::new(false);
+        self.store
+            .select(
+                &[matchers.to_vec()],
+                Timestamp(from),
+                Timestamp(to),
+                |_| false,
+                &stop,
+                |piece| {
+                    take(&piece.labels, &piece.samples);
+                    true
+                },
+            )
+            .unwrap();
+        read
+    }
+}
+
+fn within(truth: &Truth, from: i64, to: i64) -> Truth {
+    let cut = |samples: &BTreeMap<i64, u64>| samples.range(from..=to).map(|(at, bits)| (*at, *bits)).collect();
+    let all = truth.iter().map(|(labels, samples)| (labels.clone(), cut(samples)));
+    all.filter(|(_, samples): &(String, BTreeMap<i64, u64>)| !samples.is_empty()).collect()
+}
+
+#[track_caller]
+fn same(read: &Truth, want: &Truth, what: &str) {
+    let differ = want.iter().find(|(labels, samples)| read.get(*labels) != Some(samples));
+    if let Some((labels, samples)) = differ {
+        let read = read.get(labels).cloned().unwrap_or_default();
+        let missing: Vec<_> = samples.iter().filter(|(at, bits)| read.get(at) != Some(bits)).collect();
+        let extra: Vec<_> = read.iter().filter(|(at, bits)| samples.get(at) != Some(bits)).collect();
+        panic!("{what}: {labels} lacks {missing:?} and has {extra:?}");
+    }
+    assert_eq!(read.len(), want.len(), "{what}");
+}
+
+fn wait(what: &str, done: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn options(folder: &Path) -> StoreOptions {
+    let mut options = StoreOptions::new(folder);
+    options.log.file_bytes_max = 20_000;
+    options.upkeep_every = Duration::from_millis(50);
+    options
+}
+
+fn open(folder: &Path) -> Arc<Store> {
+    let store = Store::open(options(folder)).unwrap();
+    wait("replay ends", || store.replay().done);
+    store
+}
+
+fn close(core: Core) {
+    let store = core.store.clone();
+    drop(core);
+    store.stop();
+    wait("threads end", || Arc::strong_count(&store) == 1);
+}
+
+const LIMITS: SegmentLimits = SegmentLimits { rows_max: 20, range_ms: 7_200_000 };
+const START: i64 = 1_700_000_000_000 / 7_200_000 * 7_200_000;
+
+#[test]
+fn every_sample_is_read_from_wherever_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut next = random(1);
+    let mut truth = Truth::new();
+    let store = open(folder.path());
+    let mut core = Core::new(&store, 5, 150, LIMITS);
+    drop(store);
+    for row in 0..130 {
+        core.scrape(START + row * INTERVAL_MS, &mut truth, &mut next);
+    }
+    wait("segments are sealed", || core.store.stats().segments_sealed > 20);
+    let end = START + 130 * INTERVAL_MS;
+    same(&core.read(&[], 0, end), &truth, "after scraping");
+    for _ in 0..20 {
+        let from = START + next(130 * INTERVAL_MS as u64) as i64;
+        let to = from + next(300_000) as i64;
+        same(&core.read(&[], from, to), &within(&truth, from, to), "a part");
+    }
+    let matcher = Matcher::new("__name__", MatchOp::Regex, "metric_[34]").unwrap();
+    let wanted: Truth = truth
+        .iter()
+        .filter(|(labels, _)| labels.contains("metric_3") || labels.contains("metric_4"))
+        .map(|(labels, samples)| (labels.clone(), samples.clone()))
+        .collect();
+    same(&core.read(&[matcher], 0, end), &wanted, "by name");
+    assert!(core.store.stats().log_bytes < 200_000, "{:?}", core.store.stats());
+
+    // The process ends without a word: the log has everything that was handed to the kernel.
+    close(core);
+    let store = open(folder.path());
+    assert!(store.replay().samples > 0 && store.replay().rows_lost == 0, "{:?}", store.replay());
+    let core = Core::new(&store, 0, 1, LIMITS);
+    drop(store);
+    same(&core.read(&[], 0, end), &truth, "after a restart");
+    close(core);
+    // And once more, with nothing to replay.
+    let store = open(folder.path());
+    let core = Core::new(&store, 0, 1, LIMITS);
+    drop(store);
+    assert_eq!(core.store.replay().files, 0);
+    same(&core.read(&[], 0, end), &truth, "after two restarts");
+    close(core);
+}
+
+#[test]
+fn a_second_process_is_told_who_holds_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let error = Store::open(options(folder.path())).unwrap_err().to_string();
+    assert!(error.contains(&format!("held by process {}", std::process::id())), "{error}");
+    store.stop();
+}
+
+#[test]
+fn ranges_become_blocks_and_blocks_are_joined() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut next = random(2);
+    let mut truth = Truth::new();
+    let mut settings = options(folder.path());
+    (settings.block_ms, settings.block_ms_max, settings.retention_ms) = (200_000, 600_000, 0);
+    let store = Store::open(settings).unwrap();
+    wait("replay ends", || store.replay().done);
+    let mut core = Core::new(&store, 3, 60, SegmentLimits { rows_max: 20, range_ms: 200_000 });
+    let start = START / 600_000 * 600_000;
+    let rows = 6 * 40 + 10;
+    for row in 0..rows {
+        core.scrape(start + row * INTERVAL_MS, &mut truth, &mut next);
+    }
+    core.heads.iter_mut().for_each(|head| {
+        head.close_all();
+        head.take_closed(|closed| store.jobs().send(Job::Seal(closed)).unwrap());
+    });
+    // All of it is long past, so every range is cut, and the full ones are joined.
+    wait("blocks are cut and joined", || {
+        let (metas, _) = store.block_metas();
+        store.stats().head_samples == 0 && metas.iter().any(|meta| meta.compaction.level > 1)
+    });
+    for head in &mut core.heads {
+        head.drop_sealed();
+    }
+    let end = start + rows * INTERVAL_MS;
+    same(&core.read(&[], 0, end), &truth, "from blocks");
+    let promtool = std::process::Command::new("promtool").args(["tsdb", "list"]).arg(folder.path()).output();
+    let promtool = promtool.expect("promtool is installed: make test-deps");
+    let (metas, bad) = store.block_metas();
+    assert!(bad.is_empty(), "{bad:?}");
+    let listed = String::from_utf8_lossy(&promtool.stdout);
+    assert!(metas.iter().all(|meta| listed.contains(&meta.ulid)), "{listed}");
+
+    // Deletions hold for blocks; a snapshot has what is left.
+    let doomed = Matcher::new("__name__", MatchOp::Equal, "metric_1").unwrap();
+    store.delete(&[doomed], start, start + 300_000, end).unwrap();
+    for (labels, samples) in &mut truth {
+        if labels.contains("metric_1\"") {
+            samples.retain(|at, _| *at > start + 300_000);
+        }
+    }
+    same(&core.read(&[], 0, end), &truth, "after a deletion");
+    store.clean_tombstones().unwrap();
+    same(&core.read(&[], 0, end), &truth, "after the deletion was carried out");
+    let name = store.snapshot(true).unwrap();
+    assert!(folder.path().join("snapshots").join(name).read_dir().unwrap().count() >= 1);
+    drop(store);
+    close(core);
+}
+
+#[test]
+fn a_bad_block_does_not_stop_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let bad = folder.path().join("01HF0000000000000000000001");
+    std::fs::create_dir_all(&bad).unwrap();
+    std::fs::write(bad.join("meta.json"), b"{").unwrap();
+    let store = open(folder.path());
+    let (metas, errors) = store.block_metas();
+    assert!(metas.is_empty() && errors.len() == 1, "{errors:?}");
+    assert!(errors[0].to_string().contains("meta.json"), "{}", errors[0]);
+    store.stop();
+}
+
+/// A log of a few hundred rows, cut and flipped everywhere.
+#[test]
+fn damaged_logs_give_what_was_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut next = random(3);
+    let mut truth = Truth::new();
+    let store = open(folder.path());
+    let mut core = Core::new(&store, 3, 100, SegmentLimits { rows_max: 1000, range_ms: 7_200_000 });
+    core.journal =
+        Journal::new(Writer::new(FileId { boot: store.boot(), writer: 0, sequence: 1 }, tsdb::log::Options::default()));
+    drop(store);
+    for row in 0..60 {
+        core.scrape(START + row * INTERVAL_MS, &mut truth, &mut next);
+    }
+    let log = core.store.log_folder();
+    let name = std::fs::read_dir(&log).unwrap().next().unwrap().unwrap().file_name();
+    let good = std::fs::read(log.join(&name)).unwrap();
+    close(core);
+    assert!(good.len() > 15_000, "{}", good.len());
+    let file = FileId::parse(&name.to_string_lossy()).unwrap();
+    let check = |bytes: Vec<u8>, whole: bool, what: &str| {
+        let mut replay = tsdb::log::Replay::default();
+        tsdb::log::replay_file(file, bytes, &mut replay);
+        let mut rows = 0;
+        for (key, segment) in replay.finish().0 {
+            rows += segment.rows();
+            let mut head = TargetHead::new(key.clone(), LIMITS, 0);
+            head.adopt(segment);
+            head.range(
+                Timestamp(0),
+                Timestamp(i64::MAX),
+                u64::MAX,
+                |group| (0..group.len() as u32).collect(),
+                |group, slot, samples| {
+                    let of_series = &truth[&group.series_labels(slot as usize, &key.labels).to_string()];
+                    for sample in samples {
+                        assert_eq!(of_series.get(&sample.timestamp.0), Some(&sample.value.to_bits()), "{what}");
+                    }
+                },
+            )
+            .unwrap();
+        }
+        assert!(!whole || rows == 180, "{what}: {rows} rows");
+        rows
+    };
+    check(good.clone(), true, "undamaged");
+    let mut last = 0;
+    for cut in (0..good.len()).step_by(13).chain([good.len()]) {
+        let rows = check(good[..cut].to_vec(), false, "cut");
+        assert!(rows >= last, "a longer log never has less");
+        last = rows;
+    }
+    for at in (0..good.len()).step_by(7) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1 << next(8);
+        // The parity mends one place of a batch.
+        check(bytes, true, &format!("byte {at} flipped"));
+    }
+    for at in (0..good.len() - 512).step_by(101) {
+        let mut bytes = good.clone();
+        bytes[at..at + 512].fill(0);
+        check(bytes, false, &format!("zeros at {at}"));
+    }
+}
