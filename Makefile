@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it.
 CARGO ?= cargo
 
-.PHONY: run build check test test-deps bench farm
+.PHONY: run build check test test-deps bench soak
 
 ## Build, then scrape this program, the host's node exporter if it runs, or a small built-in farm.
 run: build
@@ -20,6 +20,12 @@ check:
 ## Unit tests, properties and whole-program tests.
 test: test-deps
 	$(CARGO) test --workspace --locked
+
+## The long forms of the fault tests; the power cut needs root and a loop device.
+soak: test-deps
+	RINGSCRAPE_CRASH_SEEDS=5000 $(CARGO) test --release --locked -p ringscrape-tsdb --test crashes
+	RINGSCRAPE_KILL_ROUNDS=5000 $(CARGO) test --release --locked -p ringscrape-server --test durability kill
+	$(CARGO) test --release --locked -p ringscrape-server --test durability power_cut -- --ignored --nocapture
 
 ## Peer programs that tests run against, from Debian's packages.
 test-deps:

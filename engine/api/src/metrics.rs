@@ -35,6 +35,8 @@ fn storage(page: &mut Page, store: &tsdb::StoreStats, bounds: Option<(i64, i64)>
     let lowest = bounds.map_or(0.0, |(oldest, _)| oldest as f64);
     page.gauge("prometheus_tsdb_head_series", "Series with a sample in the last scrape.", sum(|core| core.series));
     page.counter("prometheus_tsdb_head_samples_appended_total", "Samples taken.", sum(|core| core.samples_appended));
+    let late = sum(|core| core.late);
+    page.counter("prometheus_tsdb_head_out_of_order_samples_appended_total", "Late samples that were taken.", late);
     page.gauge("prometheus_tsdb_lowest_timestamp", "Milliseconds of the oldest sample in chunks or blocks.", lowest);
     page.gauge("prometheus_tsdb_blocks_loaded", "Blocks that are open.", store.blocks as f64);
     page.gauge("ringscrape_tsdb_blocks_bad", "Blocks that cannot be opened.", store.blocks_bad as f64);

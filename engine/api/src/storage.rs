@@ -103,7 +103,7 @@ pub async fn query(state: S, params: Params) -> ApiResult<QueryAnswer> {
         return Ok(Data(QueryAnswer { result_type: "vector", result: found.collect() }));
     };
     let from = Timestamp(at.0.saturating_sub(range.as_millis() as i64).saturating_add(1));
-    let request = RangeRequest { selectors, from, to: at, samples_max: state.parts.samples_max };
+    let request = RangeRequest { selectors, from, to: at, samples_max: state.parts.samples_max, labels_only: false };
     let found = state.parts.shards.range(request).await?.into_iter().filter_map(|Series { labels, samples }| {
         let alive = samples.into_iter().filter(|sample| !series::is_stale(sample.value));
         let values: Vec<Point> = alive.map(Point::from).collect();
@@ -132,7 +132,8 @@ async fn label_sets(state: &State, params: &Params, required: bool) -> Result<Ve
         return Err(ApiError::bad_data("invalid parameter \"end\": end timestamp must not be before start time"));
     }
     let samples_max = state.parts.samples_max;
-    let request = RangeRequest { selectors, from: Timestamp(from), to: Timestamp(to), samples_max };
+    let (from, to) = (Timestamp(from), Timestamp(to));
+    let request = RangeRequest { selectors, from, to, samples_max, labels_only: true };
     Ok(state.parts.shards.range(request).await?.into_iter().map(|series| series.labels).collect())
 }
 

@@ -38,12 +38,21 @@ impl Config {
 
     /// What the file asks for and this build does not do, each as a few words for a warning.
     pub fn not_carried_out(&self) -> Vec<String> {
+        let tsdb = |asks: &dyn Fn(&crate::TsdbConfig) -> bool| {
+            self.storage.as_ref().and_then(|storage| storage.tsdb.as_ref()).is_some_and(asks)
+        };
         let sections = [
             ("rule_files", !self.rule_files.is_empty()),
             ("alerting", !self.alerting.is_empty()),
             ("remote_write", !self.remote_write.is_empty()),
             ("remote_read", !self.remote_read.is_empty()),
-            ("storage", self.storage.is_some()),
+            ("storage.exemplars", self.storage.as_ref().is_some_and(|storage| storage.exemplars.is_some())),
+            ("storage.tsdb.stale_series_compaction_threshold", tsdb(&|t| t.stale_series_compaction_threshold > 0.0)),
+            ("storage.tsdb.chunk_encoding", tsdb(&|tsdb| tsdb.chunk_encoding.is_some())),
+            (
+                "storage.tsdb.retention.percentage",
+                tsdb(&|tsdb| tsdb.retention.as_ref().is_some_and(|r| r.percentage > 0)),
+            ),
             ("tracing", self.tracing.is_some()),
             ("otlp", self.otlp.is_some()),
             ("runtime", self.runtime.is_some()),

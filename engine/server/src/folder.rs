@@ -21,6 +21,8 @@ pub fn options(serve: &Serve, config: &config::Config) -> StoreOptions {
         (None, 0) => options.retention_ms,
         (None, _) => 0,
     };
+    let late = config.storage.as_ref().and_then(|storage| Some(storage.tsdb.as_ref()?.out_of_order_time_window));
+    options.late_ms = late.map_or(0, millis);
     options.block_ms = millis(serve.storage_tsdb_min_block_duration).max(1000);
     let month = 31 * 24 * 3600 * 1000;
     let tenth = if options.retention_ms > 0 { (options.retention_ms / 10).min(month) } else { month };

@@ -146,8 +146,12 @@ impl Core {
             let first = FileId { boot: store.boot(), writer: settings.index as u16, sequence: 1 };
             Journal::new(Writer::new(first, store.options().log))
         });
-        let range_ms = settings.store.as_ref().map(|store| store.options().block_ms);
-        let limits = SegmentLimits { range_ms: range_ms.unwrap_or(i64::MAX), ..SegmentLimits::default() };
+        let kept = settings.store.as_ref().map(|store| store.options());
+        let limits = SegmentLimits {
+            range_ms: kept.map_or(i64::MAX, |options| options.block_ms),
+            late_ms: kept.map_or(0, |options| options.late_ms),
+            ..SegmentLimits::default()
+        };
         Core {
             index: settings.index,
             offset_seed: settings.offset_seed,
@@ -459,6 +463,7 @@ impl Core {
             Ok(appended) => {
                 stats.samples_appended += appended.samples;
                 stats.out_of_order += appended.out_of_order;
+                stats.late += appended.late;
                 stats.duplicate_timestamp += appended.duplicate;
                 stats.out_of_bounds += appended.out_of_bounds;
             }
@@ -650,7 +655,11 @@ impl Core {
         let mut samples = 0;
         let mut read = |target: &Target, head: &TargetHead| {
             let visible = self.journal.borrow().visible();
+            let before = pieces.len();
             samples += matching.range(head, &target.labels, request.from, request.to, visible, &mut pieces);
+            if request.labels_only {
+                samples -= pieces[before..].iter_mut().map(|piece| piece.samples.drain(1..).len()).sum::<usize>();
+            }
             match request.samples_max {
                 max if max > 0 && samples > max => Err(LimitError::Samples),
                 _ => Ok(()),

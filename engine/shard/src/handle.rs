@@ -72,6 +72,9 @@ pub struct RangeRequest {
     pub to: Timestamp,
     /// Most samples of the whole answer; 0 is no limit.
     pub samples_max: usize,
+    /// Only which series there are, not their samples: one stands for all, and a series whose samples in the range were
+    /// deleted may be among them.
+    pub labels_only: bool,
 }
 
 /// A series of an answer: samples in order of time, no two at one time.
@@ -236,6 +239,12 @@ impl Shards {
                 let older = tokio::task::spawn_blocking(move || {
                     let max = if request.samples_max == 0 { usize::MAX } else { request.samples_max };
                     let (from, to) = (request.from, request.to);
+                    if request.labels_only {
+                        let found = store.select_labels(&request.selectors, from, to, &stopping, |labels, at| {
+                            all.entry(labels).or_insert_with(|| vec![Sample { timestamp: at, value: 0.0 }]);
+                        });
+                        return found.map(|()| all).map_err(|error| AskError::Blocks(error.to_string()));
+                    }
                     let select = store.select(
                         &request.selectors,
                         from,

@@ -185,6 +185,8 @@ pub struct CoreStats {
     pub exceeded_label_limits: u64,
     pub duplicate_timestamp: u64,
     pub out_of_order: u64,
+    /// Older than their series' newest, and taken within the window.
+    pub late: u64,
     pub out_of_bounds: u64,
     /// Scrapes whose body was walked without parsing a line, and those that needed the parser.
     pub scans_warm: u64,
@@ -231,6 +233,7 @@ impl CoreStats {
             exceeded_label_limits: 0,
             duplicate_timestamp: 0,
             out_of_order: 0,
+            late: 0,
             out_of_bounds: 0,
             scans_warm: 0,
             scans_cold: 0,

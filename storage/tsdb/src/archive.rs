@@ -264,6 +264,37 @@ impl Archive {
         }
     }
 
+    /// Series with an entry that overlaps `[from, to]`, each perhaps several times.
+    pub fn select_labels(
+        &self,
+        selectors: &[Vec<Matcher>],
+        from: Timestamp,
+        to: Timestamp,
+        stop: &AtomicBool,
+        found: &mut impl FnMut(Labels, Timestamp),
+    ) {
+        let files: Vec<Arc<ChunkFile>> =
+            self.ranges.read().expect("no panic while held").values().flatten().cloned().collect();
+        for file in files {
+            let index = file.index.read().expect("no panic while held");
+            let mut matching = Matching::default();
+            // A target's group once, however many segments have it.
+            let mut seen: AHashSet<(u32, u32)> = AHashSet::new();
+            for entry in index.entries.iter().filter(|entry| entry.first <= to.0 && entry.last >= from.0) {
+                let target = &index.targets[entry.target as usize].labels;
+                for number in entry.groups.iter().filter(|number| seen.insert((entry.target, **number))) {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let group = &index.groups[*number as usize];
+                    for slot in matching.slots(selectors, group, *number, target).iter() {
+                        found(group.series_labels(*slot as usize, target), Timestamp(entry.last.min(to.0)));
+                    }
+                }
+            }
+        }
+    }
+
     /// How many samples and bytes there are.
     pub fn size(&self) -> (u64, u64) {
         let ranges = self.ranges.read().expect("no panic while held");

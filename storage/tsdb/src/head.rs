@@ -50,6 +50,8 @@ pub struct Appended {
     pub samples: u64,
     /// Samples with own timestamps that were not taken: older than the slot's last one.
     pub out_of_order: u64,
+    /// Those that were, within the window for late samples.
+    pub late: u64,
     /// Same timestamp as the slot's last one, another value.
     pub duplicate: u64,
     /// Too far ahead or too old.
@@ -70,11 +72,13 @@ pub struct SegmentLimits {
     pub rows_max: usize,
     /// Length of a block: no segment lies in two.
     pub range_ms: i64,
+    /// How far before its scrape a sample may be that is older than its slot's last one; 0 refuses all.
+    pub late_ms: i64,
 }
 
 impl Default for SegmentLimits {
     fn default() -> SegmentLimits {
-        SegmentLimits { rows_max: 120, range_ms: 2 * 3600 * 1000 }
+        SegmentLimits { rows_max: 120, range_ms: 2 * 3600 * 1000, late_ms: 0 }
     }
 }
 
@@ -144,6 +148,13 @@ pub struct AppendScratch {
     values: Vec<f64>,
     flips: Vec<u64>,
     stamped: Vec<(u32, i64)>,
+    /// Slot, time and value of samples older than their slot's last one.
+    late: Vec<(u32, i64, f64)>,
+}
+
+/// Late samples are a segment of their own, which must not be taken for the one beside it.
+fn late_key(key: &TargetKey) -> TargetKey {
+    TargetKey { id: !key.id, labels: key.labels.clone() }
 }
 
 /// One target's samples.
@@ -159,6 +170,8 @@ pub struct TargetHead {
     /// A segment whose vanished series end with the next row.
     owing: Option<Segment>,
     open: Segment,
+    /// Samples that came late, in rows of their own: stamps there go forth and back.
+    late: Segment,
     newest: Option<Timestamp>,
     /// The newest values tell everything about the time after this.
     whole_since: Option<Timestamp>,
@@ -364,6 +377,7 @@ impl TargetHead {
             closed: VecDeque::new(),
             owing: None,
             open: Segment::default(),
+            late: Segment::default(),
             newest: None,
             whole_since: None,
         }
@@ -467,6 +481,45 @@ impl TargetHead {
         self.rows_max = self.limits.rows_max;
     }
 
+    fn close_late(&mut self) {
+        let mut late = std::mem::take(&mut self.late);
+        if !late.rows.is_empty() {
+            late.rows.shrink_to_fit();
+            self.closed.push_back(Arc::new(Closed::new(Arc::new(late_key(&self.key)), late)));
+        }
+    }
+
+    /// Puts late samples into a row of their own segment.
+    fn push_late(&mut self, at: Timestamp, journal: &mut Journal, scratch: &mut AppendScratch) {
+        let range = |at: Timestamp| at.0.div_euclid(self.limits.range_ms);
+        let continues = self.late.mark.as_ref().is_none_or(|mark| journal.continues(mark));
+        let full = self.late.rows.len() >= self.limits.rows_max || !continues;
+        if full || self.late.range().is_some_and(|(first, _)| range(first) != range(at)) {
+            self.close_late();
+        }
+        let AppendScratch { encode, values, stamped, late, .. } = scratch;
+        let mut samples = Vec::with_capacity(late.len());
+        for (slot, stamp, value) in late.iter() {
+            let place = self.open.placed.partition_point(|placed| placed.base <= *slot as usize) - 1;
+            let (group, base) = (&self.open.placed[place].group, self.open.placed[place].base);
+            let known = self.late.placed.iter().position(|placed| Arc::ptr_eq(&placed.group, group));
+            let place = known.unwrap_or_else(|| self.late.add(group.clone()));
+            samples.push((self.late.placed[place].base + *slot as usize - base, *stamp, *value));
+        }
+        samples.sort_unstable_by_key(|(slot, _, _)| *slot);
+        values.clear();
+        values.extend_from_slice(&self.late.slots.values);
+        stamped.clear();
+        for (slot, stamp, value) in samples {
+            values[slot] = value;
+            stamped.push((slot as u32, stamp.wrapping_sub(self.late.slots.stamps[slot])));
+            self.late.slots.stamps[slot] = stamp;
+        }
+        row::encode(&self.late.slots.values, values, Marks { flips: &[], stamped }, encode);
+        self.late.slots.values.copy_from_slice(values);
+        self.late.log_row(&late_key(&self.key), at, &encode.row, journal);
+    }
+
     /// Closed segments that nobody has put into chunks yet, for somebody to do it.
     pub fn take_closed(&mut self, taken: impl FnMut(Arc<Closed>)) {
         let fresh = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_sealed());
@@ -482,7 +535,8 @@ impl TargetHead {
     /// Forgets what is in chunks. True while there is anything else.
     pub fn drop_sealed(&mut self) -> bool {
         self.closed.retain(|closed| !closed.is_sealed());
-        !self.closed.is_empty() || self.owing.is_some() || !self.open.rows.is_empty()
+        let open = self.owing.is_some() || !self.open.rows.is_empty() || !self.late.rows.is_empty();
+        open || !self.closed.is_empty()
     }
 
     /// Closes the open segment, so that it can be put into chunks: no more rows come.
@@ -492,6 +546,7 @@ impl TargetHead {
                 self.close(segment);
             }
         }
+        self.close_late();
     }
 
     /// The next row begins another segment, so that what was scraped until now gets into chunks.
@@ -526,6 +581,7 @@ impl TargetHead {
         let segment = &mut self.open;
         scratch.flips.clear();
         scratch.stamped.clear();
+        scratch.late.clear();
         if segment.plain {
             assert_eq!(values.len(), segment.slots.values.len(), "a value for every slot");
             // All slots are live: those that were stale come back.
@@ -536,7 +592,7 @@ impl TargetHead {
             scratch.values.clear();
             scratch.values.extend_from_slice(values);
         } else {
-            appended = segment.lay_out(at, values, stamps, mark_stamped, scratch);
+            appended = segment.lay_out(at, values, stamps, mark_stamped, self.limits.late_ms, scratch);
         }
         self.push_row(at, journal, scratch);
         Ok(appended)
@@ -561,7 +617,8 @@ impl TargetHead {
         self.open.settle();
         scratch.flips.clear();
         scratch.stamped.clear();
-        let appended = self.open.lay_out(at, values, &[], mark_stamped, scratch);
+        scratch.late.clear();
+        let appended = self.open.lay_out(at, values, &[], mark_stamped, 0, scratch);
         self.push_row(at, journal, scratch);
         self.open.order = order;
         self.open.placed.iter_mut().zip(all_live).for_each(|(placed, live)| placed.live = live);
@@ -596,7 +653,7 @@ impl TargetHead {
             }
             self.close(owing);
         }
-        let AppendScratch { encode, values, flips, stamped } = scratch;
+        let AppendScratch { encode, values, flips, stamped, .. } = scratch;
         let segment = &mut self.open;
         row::encode(&segment.slots.values, values, Marks { flips, stamped }, encode);
         segment.slots.values.copy_from_slice(values);
@@ -610,11 +667,14 @@ impl TargetHead {
         segment.log_row(&self.key, at, &encode.row, journal);
         self.newest = Some(at);
         self.whole_since.get_or_insert(at);
+        if !scratch.late.is_empty() {
+            self.push_late(at, journal, scratch);
+        }
     }
 
     fn segments(&self) -> impl Iterator<Item = &Segment> {
         let closed = self.closed.iter().filter(|closed| !closed.is_sealed()).map(|closed| &closed.segment);
-        closed.chain(&self.owing).chain([&self.open])
+        closed.chain(&self.owing).chain([&self.open, &self.late])
     }
 
     /// Newest samples of matching series at `at`, if they are after `after`, as far as rows up to `visible` tell.
@@ -715,6 +775,7 @@ impl Segment {
         values: &[f64],
         stamps: &[i64],
         mark_stamped: bool,
+        late_ms: i64,
         scratch: &mut AppendScratch,
     ) -> Appended {
         let mut appended = Appended::default();
@@ -747,6 +808,10 @@ impl Segment {
                 } else if stamp > last {
                     scratch.values[slot] = *value;
                     scratch.stamped.push((slot as u32, stamp.wrapping_sub(last)));
+                    appended.samples += 1;
+                } else if stamp < last && stamp >= at.0.saturating_sub(late_ms) {
+                    scratch.late.push((slot as u32, stamp, *value));
+                    appended.late += 1;
                     appended.samples += 1;
                 } else if stamp < last {
                     appended.out_of_order += 1;
@@ -1118,6 +1183,43 @@ mod tests {
         head.append(Timestamp(now + 9), &[1.0], &[], true, &mut journal, &mut scratch).unwrap();
         let last = read(&head, "s0").pop().unwrap();
         assert!(last.0 == now + 9 && series::is_stale(last.1), "{last:?}");
+    }
+
+    #[test]
+    fn late_samples_are_taken_within_the_window() {
+        let key = TargetKey { id: 1, labels: Labels::empty() };
+        let mut head = TargetHead::new(key, SegmentLimits { late_ms: 100_000, ..SegmentLimits::default() }, 60);
+        let (mut journal, mut scratch) = (Journal::off(), AppendScratch::default());
+        head.replace(&[group(&names("s", 3), true), group(&names("m", 70), false)]);
+        let now = 10_000_000;
+        let values: Vec<f64> = (0..73).map(f64::from).collect();
+        let mut late = 0;
+        for (row, behind) in [1_000, 50_000, 20_000, 99_000, 200_000, 30_000].into_iter().enumerate() {
+            let at = now + row as i64 * 10;
+            let stamps = [at - behind, at, at - 10];
+            let appended = head.append(Timestamp(at), &values, &stamps, false, &mut journal, &mut scratch).unwrap();
+            late += appended.late;
+            assert_eq!(appended.out_of_order, u64::from(behind == 200_000), "{behind}");
+        }
+        assert_eq!(late, 4);
+        let check = |head: &TargetHead| {
+            let read = range(head, &[], 0, i64::MAX);
+            let of = |name: &str| {
+                let samples = read.iter().find(|(labels, _)| labels.metric_name() == name).unwrap().1;
+                samples.iter().map(|sample| sample.timestamp.0 - now).collect::<Vec<_>>()
+            };
+            assert_eq!(of("s0"), [-98_970, -49_990, -29_950, -19_980, -1_000]);
+            assert_eq!((of("s1").len(), of("s2").len(), of("m7").len()), (6, 6, 6));
+        };
+        check(&head);
+        head.close_all();
+        check(&head);
+        // And as chunks, in order.
+        let mut sealed = Vec::new();
+        head.take_closed(|closed| sealed.push(crate::seal(&closed.segment)));
+        assert_eq!(sealed.len(), 2);
+        assert_eq!(sealed[1].samples, 4);
+        assert_eq!((sealed[1].first, sealed[0].first), (now - 98_970, now - 1_000));
     }
 
     /// The design's figures hold on the shapes they were found on; the bound is generous, the figure is printed.

@@ -14,7 +14,7 @@ use crate::deletions::{Deletion, Deletions};
 use crate::head::Closed;
 use crate::log::{FileId, Options as LogOptions, Replay, replay_file};
 use blocks::{Block, BlockError, Meta};
-use series::{Matcher, Sample, Timestamp};
+use series::{Labels, Matcher, Sample, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
@@ -34,6 +34,8 @@ pub struct StoreOptions {
     pub retention_ms: i64,
     /// Bytes beyond which the oldest blocks are removed; 0 is no limit.
     pub retention_bytes: u64,
+    /// How late a sample with a timestamp of its own may come; 0 refuses all that are not in order.
+    pub late_ms: i64,
     pub log: LogOptions,
     /// Closed segments that may wait in memory when their chunks cannot be written.
     pub waiting_bytes_max: usize,
@@ -50,6 +52,7 @@ impl StoreOptions {
             block_ms_max: 36 * 3600 * 1000,
             retention_ms: 15 * 24 * 3600 * 1000,
             retention_bytes: 0,
+            late_ms: 0,
             log: LogOptions::default(),
             waiting_bytes_max: 1 << 30,
             upkeep_every: Duration::from_secs(30),
@@ -352,6 +355,34 @@ impl Store {
                 })?;
                 if !samples.is_empty() {
                     more = found(Piece { labels: series.labels, samples });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Series that satisfy one of the selectors and have samples in `[from, to]` in chunks or blocks, each perhaps
+    /// several times, with a time in the range; samples are not read.
+    pub fn select_labels(
+        &self,
+        selectors: &[Vec<Matcher>],
+        from: Timestamp,
+        to: Timestamp,
+        stop: &AtomicBool,
+        mut found: impl FnMut(Labels, Timestamp),
+    ) -> Result<(), BlockError> {
+        self.archive.select_labels(selectors, from, to, stop, &mut found);
+        let blocks = self.blocks.read().expect("no panic while held").clone();
+        let overlaps = |block: &&Arc<Block>| block.meta().min_time <= to.0 && block.meta().max_time > from.0;
+        for block in blocks.iter().filter(overlaps) {
+            for matchers in selectors {
+                for id in block.ids(matchers)? {
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
+                    if let Some(series) = block.series(id, from.0, to.0)? {
+                        found(series.labels, to);
+                    }
                 }
             }
         }

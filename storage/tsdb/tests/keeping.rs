@@ -192,7 +192,7 @@ fn close(core: Core) {
     wait("threads end", || Arc::strong_count(&store) == 1);
 }
 
-const LIMITS: SegmentLimits = SegmentLimits { rows_max: 20, range_ms: 7_200_000 };
+const LIMITS: SegmentLimits = SegmentLimits { rows_max: 20, range_ms: 7_200_000, late_ms: 0 };
 const START: i64 = 1_700_000_000_000 / 7_200_000 * 7_200_000;
 
 #[test]
@@ -258,7 +258,7 @@ fn ranges_become_blocks_and_blocks_are_joined() {
     (settings.block_ms, settings.block_ms_max, settings.retention_ms) = (200_000, 600_000, 0);
     let store = Store::open(settings).unwrap();
     wait("replay ends", || store.replay().done);
-    let mut core = Core::new(&store, 3, 60, SegmentLimits { rows_max: 20, range_ms: 200_000 });
+    let mut core = Core::new(&store, 3, 60, SegmentLimits { rows_max: 20, range_ms: 200_000, late_ms: 0 });
     let start = START / 600_000 * 600_000;
     let rows = 6 * 40 + 10;
     for row in 0..rows {
@@ -322,7 +322,7 @@ fn damaged_logs_give_what_was_durable() {
     let mut next = random(3);
     let mut truth = Truth::new();
     let store = open(folder.path());
-    let mut core = Core::new(&store, 3, 100, SegmentLimits { rows_max: 1000, range_ms: 7_200_000 });
+    let mut core = Core::new(&store, 3, 100, SegmentLimits { rows_max: 1000, range_ms: 7_200_000, late_ms: 0 });
     core.journal =
         Journal::new(Writer::new(FileId { boot: store.boot(), writer: 0, sequence: 1 }, tsdb::log::Options::default()));
     drop(store);
@@ -378,4 +378,59 @@ fn damaged_logs_give_what_was_durable() {
         bytes[at..at + 512].fill(0);
         check(bytes, false, &format!("zeros at {at}"));
     }
+}
+
+/// Files of chunks, cut and flipped: what is read is what was written, and nothing else happens.
+#[test]
+fn damaged_chunks_cost_their_own_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut next = random(4);
+    let mut truth = Truth::new();
+    let store = open(folder.path());
+    let mut core = Core::new(&store, 2, 40, LIMITS);
+    drop(store);
+    for row in 0..70 {
+        core.scrape(START + row * INTERVAL_MS, &mut truth, &mut next);
+    }
+    wait("segments are sealed", || core.store.stats().segments_sealed >= 6);
+    close(core);
+    let store = open(folder.path());
+    let core = Core::new(&store, 0, 1, LIMITS);
+    drop(store);
+    let whole: usize = core.read(&[], 0, i64::MAX).values().map(BTreeMap::len).sum();
+    close(core);
+    assert_eq!(whole, truth.values().map(BTreeMap::len).sum::<usize>());
+    let head = folder.path().join("head");
+    let path = std::fs::read_dir(&head)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(|path| std::fs::metadata(path).unwrap().len());
+    let path = path.unwrap();
+    let good = std::fs::read(&path).unwrap();
+    let mut lost = 0;
+    for round in 0..100 {
+        let mut bytes = good.clone();
+        let at = next(bytes.len() as u64) as usize;
+        match next(4) {
+            0 => bytes.truncate(at),
+            1 => bytes[at..(at + 300).min(good.len())].fill(0),
+            _ => bytes[at] ^= 1 << next(8),
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let store = open(folder.path());
+        let core = Core::new(&store, 0, 1, LIMITS);
+        drop(store);
+        let read = core.read(&[], 0, i64::MAX);
+        let mut samples = 0;
+        for (labels, of_series) in &read {
+            samples += of_series.len();
+            for (at, bits) in of_series {
+                assert_eq!(truth[labels].get(at), Some(bits), "round {round}: {labels} at {at}");
+            }
+        }
+        assert!(samples == whole || core.store.stats().damages > 0, "round {round}: {samples} of {whole} and no word");
+        lost += whole - samples;
+        close(core);
+    }
+    assert!(lost > 0);
 }
