@@ -241,7 +241,7 @@ async fn pools_metadata_and_status() {
 async fn refusals_have_the_envelope() {
     let state = state(1);
     for (path, status, kind) in [
-        ("/api/v1/query?query=up+", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/query?query=up%7B", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/query?query=rate(up[5m])", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/query?query=up&time=x", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/query_range?query=up", StatusCode::NOT_FOUND, "not_found"),
