@@ -3,11 +3,13 @@
 //! Knows nothing of targets, files or sockets. Everything here is immutable once built and cheap to clone across
 //! threads.
 
+pub mod histogram;
 mod labels;
 mod matcher;
 mod regex;
 mod value;
 
+pub use histogram::Histogram;
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME, is_legacy_label_name, is_legacy_metric_name};
 pub use matcher::{MatchOp, Matcher};
 pub use regex::{Groups, Regex, RegexError};

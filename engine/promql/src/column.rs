@@ -1,0 +1,103 @@
+//! Values of one series at all times of a query.
+
+use series::histogram::Histogram;
+use series::{Labels, METRIC_NAME, STALE_NAN, Sample, is_stale};
+use std::sync::Arc;
+
+/// A series that a select found: samples in order of time, markers of staleness included.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectedSeries {
+    pub labels: Labels,
+    pub samples: Vec<Sample>,
+    pub histograms: Vec<(i64, Arc<Histogram>)>,
+}
+
+/// "No value here". Arithmetic never makes these bits, and samples with them are markers, which selects leave out.
+pub(crate) const ABSENT: f64 = STALE_NAN;
+
+pub fn is_absent(value: f64) -> bool {
+    is_stale(value)
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Point {
+    Float(f64),
+    Histogram(Arc<Histogram>),
+}
+
+/// A series with a value, or none, for each time of the grid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    pub labels: Labels,
+    /// The name is not part of the answer, though functions of labels still see it.
+    pub(crate) drop_name: bool,
+    /// Absent where there is no value, or a histogram.
+    pub values: Vec<f64>,
+    /// As many as values, if there is a histogram at all.
+    pub histograms: Option<Vec<Option<Arc<Histogram>>>>,
+}
+
+impl Column {
+    pub(crate) fn new(labels: Labels, values: Vec<f64>) -> Column {
+        Column { labels, drop_name: false, values, histograms: None }
+    }
+
+    pub fn histogram(&self, i: usize) -> Option<&Arc<Histogram>> {
+        self.histograms.as_ref()?[i].as_ref()
+    }
+
+    pub fn point(&self, i: usize) -> Option<Point> {
+        if !is_absent(self.values[i]) {
+            return Some(Point::Float(self.values[i]));
+        }
+        self.histogram(i).cloned().map(Point::Histogram)
+    }
+
+    pub fn has(&self, i: usize) -> bool {
+        !is_absent(self.values[i]) || self.histogram(i).is_some()
+    }
+
+    pub(crate) fn set(&mut self, i: usize, point: Option<Point>) {
+        if let Some(histograms) = &mut self.histograms {
+            histograms[i] = None;
+        }
+        match point {
+            None => self.values[i] = ABSENT,
+            Some(Point::Float(value)) => self.values[i] = value,
+            Some(Point::Histogram(histogram)) => {
+                self.values[i] = ABSENT;
+                let count = self.values.len();
+                self.histograms.get_or_insert_with(|| vec![None; count])[i] = Some(histogram);
+            }
+        }
+    }
+
+    /// No value at any time.
+    pub fn absent(labels: Labels, count: usize) -> Column {
+        Column::new(labels, vec![ABSENT; count])
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.values.iter().all(|value| is_absent(*value))
+            && self.histograms.as_ref().is_none_or(|list| list.iter().all(Option::is_none))
+    }
+
+    /// Points in memory, a histogram counted as Prometheus does: one for each 16 bytes.
+    pub fn size(&self) -> usize {
+        let histograms = self.histograms.iter().flatten().flatten();
+        self.values.iter().filter(|value| !is_absent(**value)).count()
+            + histograms.map(|histogram| histogram_size(histogram)).sum::<usize>()
+    }
+}
+
+pub(crate) fn histogram_size(histogram: &Histogram) -> usize {
+    8 + (histogram.positive.len() + histogram.negative.len()) / 2
+}
+
+/// The labels without the metric name.
+pub(crate) fn without_name(labels: &Labels) -> Labels {
+    match labels.get(METRIC_NAME) {
+        None => labels.clone(),
+        Some(_) => Labels::from_sorted(labels.iter().filter(|(name, _)| *name != METRIC_NAME)),
+    }
+}

@@ -1,0 +1,507 @@
+//! Evaluates a plan over the samples of its selects.
+//!
+//! Invariants:
+//!   * a node gives, for all times of its grid at once, one column per series; no two columns of an answer have the same
+//!     labels and a value at the same time
+//!   * the samples and points in memory are counted against the limit, and the deadline is looked at for every series
+
+use crate::annotations::{Annotations, Notes};
+use crate::ast::{Edges, Expr, Kind, Selector};
+use crate::column::{Column, Point, SelectedSeries, histogram_size, is_absent, without_name};
+use crate::plan::{Grid, Plan, offset_ms};
+use crate::ranges::Window;
+use crate::{aggregate, binary, functions};
+use ahash::AHashMap;
+use series::histogram::ResetHint;
+use series::{Labels, Sample, Timestamp, is_stale};
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a query may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits<'a> {
+    pub samples_max: usize,
+    pub deadline: Option<Instant>,
+    /// Set when nobody waits any more.
+    pub stop: &'a AtomicBool,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    #[error("{0}")]
+    Execution(String),
+    #[error("query timed out in expression evaluation")]
+    Timeout,
+    #[error("query was canceled in expression evaluation")]
+    Canceled,
+}
+
+pub(crate) fn failed<T>(text: impl Into<String>) -> Result<T, EvalError> {
+    Err(EvalError::Execution(text.into()))
+}
+
+pub(crate) const SAME_LABELS: &str = "vector cannot contain metrics with the same labelset";
+pub(crate) const TOO_MANY_SAMPLES: &str = "query processing would load too many samples into memory in query execution";
+
+/// What a query says, at each time of its grid.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Scalar(Vec<f64>),
+    String(String),
+    /// In no order that means anything, unless the query sorts.
+    Vector(Vec<Column>),
+    /// Of a range selector, at one time.
+    Matrix(Vec<SelectedSeries>),
+}
+
+/// An answer with what its reader should know, and what it cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluated {
+    pub answer: Answer,
+    pub annotations: Annotations,
+    /// Samples that were looked at, as Prometheus counts them.
+    pub samples: usize,
+    pub samples_peak: usize,
+}
+
+/// Everything a node needs.
+pub(crate) struct Context<'a> {
+    pub plan: &'a Plan,
+    data: &'a [Vec<SelectedSeries>],
+    limits: Limits<'a>,
+    pub notes: Notes,
+    points: Cell<usize>,
+    looked_at: Cell<usize>,
+}
+
+impl Plan {
+    /// Evaluates over the answers of its selects, in their order.
+    pub fn eval(&self, mut data: Vec<Vec<SelectedSeries>>, limits: Limits) -> Result<Evaluated, EvalError> {
+        assert_eq!(data.len(), self.selects().len(), "an answer for every select");
+        for (select, found) in self.selects().iter().zip(&mut data) {
+            if !select.is_instant {
+                for series in found {
+                    // Ranges know no markers.
+                    if series.samples.iter().any(|sample| is_stale(sample.value)) {
+                        series.samples.retain(|sample| !is_stale(sample.value));
+                    }
+                    series.histograms.retain(|(_, histogram)| !is_stale(histogram.sum));
+                }
+            }
+        }
+        let context = Context {
+            plan: self,
+            data: &data,
+            limits,
+            notes: Notes::default(),
+            points: Cell::new(0),
+            looked_at: Cell::new(0),
+        };
+        let answer = context.eval(&self.expr, self.grid)?;
+        let answer = match answer {
+            Answer::Vector(columns) => Answer::Vector(context.without_dropped_names(columns)?),
+            other => other,
+        };
+        let (samples, samples_peak) = (context.looked_at.get(), context.points.get());
+        Ok(Evaluated { answer, annotations: context.notes.finish(&self.text), samples, samples_peak })
+    }
+}
+
+/// Series with their samples, and the window that functions over ranges look through.
+pub(crate) struct Windows<'a> {
+    pub series: Cow<'a, [SelectedSeries]>,
+    /// Of each series, whether its name is not part of the answer.
+    pub dropped_names: Vec<bool>,
+    pub range: i64,
+    pub offset: i64,
+    /// Fixed by `@`.
+    pub at: Option<i64>,
+    pub edges: Edges,
+}
+
+impl<'a> Context<'a> {
+    /// Looks at the deadline, and counts points that came into memory.
+    pub fn spend(&self, points: usize) -> Result<(), EvalError> {
+        self.points.set(self.points.get() + points);
+        if self.points.get() > self.limits.samples_max {
+            return failed(TOO_MANY_SAMPLES);
+        }
+        if self.limits.stop.load(Ordering::Relaxed) {
+            return Err(EvalError::Canceled);
+        }
+        match self.limits.deadline {
+            Some(deadline) if Instant::now() > deadline => Err(EvalError::Timeout),
+            _ => Ok(()),
+        }
+    }
+
+    fn look(&self, samples: usize) {
+        self.looked_at.set(self.looked_at.get() + samples);
+    }
+
+    pub fn eval(&self, expr: &Expr, grid: Grid) -> Result<Answer, EvalError> {
+        self.spend(0)?;
+        match &expr.kind {
+            Kind::Paren(inner) => self.eval(inner, grid),
+            Kind::Number(number) => {
+                self.spend(grid.count)?;
+                Ok(Answer::Scalar(vec![number.value; grid.count]))
+            }
+            Kind::String(text) => Ok(Answer::String(text.clone())),
+            Kind::Vector(selector) => Ok(Answer::Vector(self.select(selector, grid, false)?)),
+            Kind::Matrix { .. } | Kind::Subquery(_) => self.matrix(expr, grid).map(Answer::Matrix),
+            Kind::Negation(inner) => match self.eval(inner, grid)? {
+                Answer::Scalar(values) => Ok(Answer::Scalar(values.into_iter().map(|value| -value).collect())),
+                Answer::Vector(columns) => {
+                    let negated = self.map(columns, |point, _| match point {
+                        Point::Float(value) => Some(Point::Float(-value)),
+                        Point::Histogram(histogram) => {
+                            let mut negated = (*histogram).clone();
+                            negated.scale(-1.0);
+                            Some(Point::Histogram(Arc::new(negated)))
+                        }
+                    });
+                    negated.map(Answer::Vector)
+                }
+                _ => failed("unary expression only allowed on expressions of type scalar or instant vector"),
+            },
+            Kind::Binary(binary) => binary::eval(self, binary, expr.span, grid),
+            Kind::Aggregate(aggregate) => aggregate::eval(self, aggregate, grid),
+            Kind::Call { function, args } => functions::call(self, function, args, expr.span, grid),
+        }
+    }
+
+    pub fn vector(&self, expr: &Expr, grid: Grid) -> Result<Vec<Column>, EvalError> {
+        match self.eval(expr, grid)? {
+            Answer::Vector(columns) => Ok(columns),
+            _ => failed("expected type instant vector"),
+        }
+    }
+
+    pub fn scalar(&self, expr: &Expr, grid: Grid) -> Result<Vec<f64>, EvalError> {
+        match self.eval(expr, grid)? {
+            Answer::Scalar(values) => Ok(values),
+            _ => failed("expected type scalar"),
+        }
+    }
+
+    pub fn text(&self, expr: &Expr, grid: Grid) -> Result<String, EvalError> {
+        match self.eval(expr, grid)? {
+            Answer::String(text) => Ok(text),
+            _ => failed("expected type string"),
+        }
+    }
+
+    pub fn data(&self, selector: &Selector) -> &'a [SelectedSeries] {
+        &self.data[selector.select]
+    }
+
+    /// The newest sample within the lookback of each time; its time in seconds, if `timestamps`.
+    pub fn select(&self, selector: &Selector, grid: Grid, timestamps: bool) -> Result<Vec<Column>, EvalError> {
+        let (at, offset) = (self.plan.at(selector.at), offset_ms(&selector.offset));
+        let mut columns = Vec::new();
+        for series in self.data(selector) {
+            let mut column = Column::absent(series.labels.clone(), grid.count);
+            if selector.edges == Edges::Smoothed {
+                crate::ranges::interpolate(series, grid, at, offset, self.plan.lookback, &mut column);
+            } else {
+                newest(series, grid, at, offset, self.plan.lookback, timestamps, &mut column);
+            }
+            let size = column.size();
+            self.spend(size)?;
+            self.look(size);
+            if size > 0 {
+                columns.push(column);
+            }
+        }
+        Ok(columns)
+    }
+
+    fn matrix(&self, expr: &Expr, grid: Grid) -> Result<Vec<SelectedSeries>, EvalError> {
+        let windows = self.windows(expr, grid)?;
+        let end = windows.at.unwrap_or(grid.start) - windows.offset;
+        let within = |time: i64| time > end - windows.range && time <= end;
+        let mut found = Vec::new();
+        for (series, dropped) in windows.series.iter().zip(&windows.dropped_names) {
+            let labels = if *dropped { without_name(&series.labels) } else { series.labels.clone() };
+            let samples: Vec<Sample> = series.samples.iter().filter(|sample| within(sample.timestamp.0)).copied().collect();
+            let histograms: Vec<_> = series.histograms.iter().filter(|(time, _)| within(*time)).cloned().collect();
+            self.spend(samples.len())?;
+            if !samples.is_empty() || !histograms.is_empty() {
+                found.push(SelectedSeries { labels, samples, histograms });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The samples behind a range selector or subquery.
+    pub fn windows(&self, expr: &Expr, grid: Grid) -> Result<Windows<'a>, EvalError> {
+        match &expr.kind {
+            Kind::Paren(inner) => self.windows(inner, grid),
+            Kind::Matrix { selector, range } => {
+                let series = self.data(selector);
+                for one in series {
+                    let histograms: usize = one.histograms.iter().map(|(_, histogram)| histogram_size(histogram)).sum();
+                    self.spend(one.samples.len() + histograms)?;
+                }
+                Ok(Windows {
+                    series: Cow::Borrowed(series),
+                    dropped_names: vec![false; series.len()],
+                    range: range.ms,
+                    offset: offset_ms(&selector.offset),
+                    at: self.plan.at(selector.at),
+                    edges: selector.edges,
+                })
+            }
+            Kind::Subquery(subquery) => {
+                let at = self.plan.at(subquery.at);
+                let (start, end) = at.map_or((grid.start, grid.end()), |at| (at, at));
+                let inner = self.plan.inner_grid(subquery, start, end);
+                let columns = match self.eval(&subquery.expr, inner)? {
+                    Answer::Vector(columns) => columns,
+                    Answer::Scalar(values) => vec![Column::new(Labels::empty(), values)],
+                    _ => return failed("subquery is only allowed on instant vector"),
+                };
+                let dropped_names = columns.iter().map(|column| column.drop_name).collect();
+                let mut series = Vec::with_capacity(columns.len());
+                for column in columns {
+                    let floats = inner.times().zip(&column.values).filter(|(_, value)| !is_absent(**value));
+                    let samples = floats.map(|(time, value)| Sample { timestamp: Timestamp(time), value: *value }).collect();
+                    let histograms = match column.histograms {
+                        None => Vec::new(),
+                        // What a point of another time says of the sample before it does not hold here.
+                        Some(list) => inner
+                            .times()
+                            .zip(list)
+                            .filter_map(|(time, histogram)| {
+                                let mut histogram = histogram?;
+                                if !matches!(histogram.hint, ResetHint::Gauge | ResetHint::Unknown) {
+                                    Arc::make_mut(&mut histogram).hint = ResetHint::Unknown;
+                                }
+                                Some((time, histogram))
+                            })
+                            .collect(),
+                    };
+                    series.push(SelectedSeries { labels: column.labels, samples, histograms });
+                }
+                Ok(Windows {
+                    series: Cow::Owned(series),
+                    dropped_names,
+                    range: subquery.range.ms,
+                    offset: offset_ms(&subquery.offset),
+                    at,
+                    edges: Edges::Plain,
+                })
+            }
+            _ => failed("expected type range vector"),
+        }
+    }
+
+    /// A function of each window of each series, at each time. Windows without samples give nothing.
+    pub fn over_time(
+        &self,
+        expr: &Expr,
+        grid: Grid,
+        keep_name: bool,
+        of: impl Fn(&Window, usize) -> Option<Point>,
+    ) -> Result<Vec<Column>, EvalError> {
+        let windows = self.windows(expr, grid)?;
+        let mut columns = Vec::with_capacity(windows.series.len());
+        for (series, dropped) in windows.series.iter().zip(&windows.dropped_names) {
+            let mut column = Column::absent(series.labels.clone(), grid.count);
+            let mut floats = Slide::default();
+            let mut histograms = Slide::default();
+            let mut any = false;
+            for (i, time) in grid.times().enumerate() {
+                let end = windows.at.unwrap_or(time) - windows.offset;
+                let start = end - windows.range;
+                let floats = floats.to(&series.samples, start, end, |sample| sample.timestamp.0);
+                let histograms = histograms.to(&series.histograms, start, end, |(time, _)| *time);
+                if windows.edges != Edges::Plain {
+                    let point = crate::ranges::edged(windows.edges, series, start, end, self.plan.lookback, |samples| {
+                        let window = Window { labels: &series.labels, floats: samples, histograms: &[], start, end, edges: windows.edges };
+                        of(&window, i)
+                    });
+                    any |= point.is_some();
+                    column.set(i, point);
+                    continue;
+                }
+                if floats.is_empty() && histograms.is_empty() {
+                    continue;
+                }
+                self.look(floats.len() + histograms.len());
+                let window = Window { labels: &series.labels, floats, histograms, start, end, edges: Edges::Plain };
+                if let Some(point) = of(&window, i) {
+                    any = true;
+                    match point {
+                        Point::Float(value) => column.values[i] = value,
+                        point => column.set(i, Some(point)),
+                    }
+                }
+            }
+            self.spend(grid.count)?;
+            if any {
+                column.drop_name = *dropped;
+                columns.push(if keep_name { column } else { self.drop_name(column) });
+            }
+        }
+        self.unique(columns)
+    }
+
+    /// A function of each value and its place in the grid; names are dropped.
+    pub fn map(
+        &self,
+        columns: Vec<Column>,
+        of: impl Fn(Point, usize) -> Option<Point>,
+    ) -> Result<Vec<Column>, EvalError> {
+        let mut mapped = Vec::with_capacity(columns.len());
+        for mut column in columns {
+            for i in 0..column.values.len() {
+                if let Some(point) = column.point(i) {
+                    column.set(i, of(point, i));
+                }
+            }
+            if !column.is_empty() {
+                mapped.push(self.drop_name(column));
+            }
+        }
+        self.unique(mapped)
+    }
+
+    /// A function of floats; histograms vanish.
+    pub fn map_floats(
+        &self,
+        columns: Vec<Column>,
+        of: impl Fn(f64, usize) -> f64,
+    ) -> Result<Vec<Column>, EvalError> {
+        let mut mapped = Vec::with_capacity(columns.len());
+        for mut column in columns {
+            column.histograms = None;
+            for (i, value) in column.values.iter_mut().enumerate() {
+                if !is_absent(*value) {
+                    *value = of(*value, i);
+                }
+            }
+            if !column.is_empty() {
+                mapped.push(self.drop_name(column));
+            }
+        }
+        self.unique(mapped)
+    }
+
+    /// Takes the name off, now or at the end.
+    pub fn drop_name(&self, mut column: Column) -> Column {
+        if self.plan.delayed_names {
+            column.drop_name = true;
+        } else {
+            column.labels = without_name(&column.labels);
+        }
+        column
+    }
+
+    /// Joins columns of the same labels; two values at one time are an error, unless names are dropped at the end.
+    pub fn unique(&self, columns: Vec<Column>) -> Result<Vec<Column>, EvalError> {
+        let mut places: AHashMap<Labels, usize> = AHashMap::with_capacity(columns.len());
+        let mut joined: Vec<Column> = Vec::with_capacity(columns.len());
+        for column in columns {
+            match places.get(&column.labels) {
+                None => {
+                    places.insert(column.labels.clone(), joined.len());
+                    joined.push(column);
+                }
+                Some(place) => {
+                    let first = &mut joined[*place];
+                    first.drop_name |= column.drop_name;
+                    for i in 0..column.values.len() {
+                        if let Some(point) = column.point(i) {
+                            if first.has(i) {
+                                return failed(SAME_LABELS);
+                            }
+                            first.set(i, Some(point));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(joined)
+    }
+
+    fn without_dropped_names(&self, columns: Vec<Column>) -> Result<Vec<Column>, EvalError> {
+        if !columns.iter().any(|column| column.drop_name) {
+            return Ok(columns);
+        }
+        let named = columns.into_iter().map(|mut column| {
+            if column.drop_name {
+                column.labels = without_name(&column.labels);
+                column.drop_name = false;
+            }
+            column
+        });
+        self.unique(named.collect())
+    }
+}
+
+/// A window that moves over sorted samples.
+#[derive(Default)]
+struct Slide {
+    from: usize,
+    to: usize,
+}
+
+impl Slide {
+    fn to<'s, T>(&mut self, all: &'s [T], start: i64, end: i64, time: impl Fn(&T) -> i64) -> &'s [T] {
+        while all.get(self.to).is_some_and(|one| time(one) <= end) {
+            self.to += 1;
+        }
+        while self.from < self.to && time(&all[self.from]) <= start {
+            self.from += 1;
+        }
+        &all[self.from..self.to]
+    }
+}
+
+/// Writes the newest sample of each time into the column.
+fn newest(
+    series: &SelectedSeries,
+    grid: Grid,
+    at: Option<i64>,
+    offset: i64,
+    lookback: i64,
+    timestamps: bool,
+    column: &mut Column,
+) {
+    let (mut floats, mut histograms) = (0, 0);
+    for (i, time) in grid.times().enumerate() {
+        let time = at.unwrap_or(time) - offset;
+        while series.samples.get(floats).is_some_and(|sample| sample.timestamp.0 <= time) {
+            floats += 1;
+        }
+        while series.histograms.get(histograms).is_some_and(|(at, _)| *at <= time) {
+            histograms += 1;
+        }
+        let float = floats.checked_sub(1).map(|newest| &series.samples[newest]);
+        let histogram = histograms.checked_sub(1).map(|newest| &series.histograms[newest]);
+        let float_time = float.map_or(i64::MIN, |sample| sample.timestamp.0);
+        let histogram_time = histogram.map_or(i64::MIN, |(at, _)| *at);
+        let oldest = time - lookback;
+        if float_time > histogram_time {
+            let sample = float.expect("it has a time");
+            if float_time > oldest && !is_stale(sample.value) {
+                column.values[i] = if timestamps { float_time as f64 / 1000.0 } else { sample.value };
+            }
+        } else if let Some((at, histogram)) = histogram {
+            if *at > oldest && !is_stale(histogram.sum) {
+                let point = if timestamps {
+                    Point::Float(*at as f64 / 1000.0)
+                } else {
+                    Point::Histogram(Arc::clone(histogram))
+                };
+                column.set(i, Some(point));
+            }
+        }
+    }
+}

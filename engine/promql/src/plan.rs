@@ -1,0 +1,275 @@
+//! The selects of an expression, with their ranges of time.
+
+use crate::ast::*;
+use crate::parse::{ParseError, ParseOptions, parse};
+use series::{METRIC_NAME, MatchOp, Matcher};
+use std::time::Duration;
+
+/// Steps of an inner query.
+const INNER_STEPS_MAX: i64 = 10_000_000;
+
+/// Times at which an expression is evaluated: `count` of them from `start` on, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    pub start: i64,
+    pub step: i64,
+    pub count: usize,
+}
+
+impl Grid {
+    /// One time.
+    pub fn instant(at: i64) -> Grid {
+        Grid { start: at, step: 1, count: 1 }
+    }
+
+    /// From `start` to `end`, both included if the step fits.
+    pub fn range(start: i64, end: i64, step: i64) -> Grid {
+        let step = step.max(1);
+        Grid { start, step, count: (end.saturating_sub(start).max(0) / step) as usize + 1 }
+    }
+
+    pub fn end(&self) -> i64 {
+        self.start + self.step * (self.count as i64 - 1)
+    }
+
+    pub fn time(&self, i: usize) -> i64 {
+        self.start + self.step * i as i64
+    }
+
+    pub fn times(&self) -> impl Iterator<Item = i64> + use<> {
+        let (start, step) = (self.start, self.step);
+        (0..self.count as i64).map(move |i| start + step * i)
+    }
+}
+
+/// What has to be known of a set of series.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Select {
+    pub matchers: Vec<Matcher>,
+    /// First and last millisecond.
+    pub from: i64,
+    pub to: i64,
+    /// Only the newest sample at each time matters.
+    pub is_instant: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct PlanOptions {
+    pub parse: ParseOptions,
+    pub lookback: Duration,
+    /// Of subqueries that name none.
+    pub inner_step: Duration,
+    /// `--enable-feature=promql-delayed-name-removal`
+    pub delayed_name_removal: bool,
+}
+
+impl Default for PlanOptions {
+    fn default() -> PlanOptions {
+        PlanOptions {
+            parse: ParseOptions::default(),
+            lookback: Duration::from_secs(300),
+            inner_step: Duration::from_secs(60),
+            delayed_name_removal: false,
+        }
+    }
+}
+
+/// An expression, the times at which it is asked, and what it needs.
+pub struct Plan {
+    pub(crate) text: String,
+    pub(crate) expr: Expr,
+    pub grid: Grid,
+    pub(crate) is_range: bool,
+    pub(crate) lookback: i64,
+    pub(crate) inner_step: i64,
+    pub(crate) delayed_names: bool,
+    selects: Vec<Select>,
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+impl Plan {
+    pub fn instant(text: &str, at: i64, options: &PlanOptions) -> Result<Plan, ParseError> {
+        Plan::new(text, Grid::instant(at), false, at, options)
+    }
+
+    pub fn range(text: &str, start: i64, end: i64, step: i64, options: &PlanOptions) -> Result<Plan, ParseError> {
+        Plan::new(text, Grid::range(start, end, step), true, end, options)
+    }
+
+    fn new(text: &str, grid: Grid, is_range: bool, end: i64, options: &PlanOptions) -> Result<Plan, ParseError> {
+        let mut parse_options = options.parse;
+        if is_range {
+            (parse_options.step_ms, parse_options.range_ms) = (grid.step, end - grid.start);
+        }
+        let mut expr = parse(text, &parse_options)?;
+        let place = |mut error: ParseError| {
+            error.position = crate::parse::position(text, error.span.start);
+            error
+        };
+        if is_range && !matches!(expr.value_type(), ValueType::Scalar | ValueType::Vector) {
+            let kind = expr.value_type().documented();
+            let text = format!("invalid expression type {kind:?} for range query, must be Scalar or instant Vector");
+            return Err(place(ParseError::at(expr.span, text)));
+        }
+        let lookback = millis(options.lookback).max(1);
+        let inner_step = millis(options.inner_step).max(1);
+        let mut walk = Walk { grid: (grid.start, end), lookback, inner_step, selects: Vec::new() };
+        walk.expr(&mut expr, grid.start, grid.end()).map_err(place)?;
+        let selects = walk.selects;
+        let delayed_names = options.delayed_name_removal;
+        Ok(Plan { text: text.to_owned(), expr, grid, is_range, lookback, inner_step, delayed_names, selects })
+    }
+
+    /// What has to be selected, in the order in which [`Plan::eval`] takes the answers.
+    pub fn selects(&self) -> &[Select] {
+        &self.selects
+    }
+
+    pub fn value_type(&self) -> ValueType {
+        self.expr.value_type()
+    }
+
+    /// The time that `@` fixes.
+    pub(crate) fn at(&self, at: Option<At>) -> Option<i64> {
+        at_ms(at, (self.grid.start, self.grid.end()))
+    }
+
+    /// The times of a subquery whose first evaluation is for `start`, and whose last for `end`.
+    pub(crate) fn inner_grid(&self, subquery: &Subquery, start: i64, end: i64) -> Grid {
+        inner_grid(subquery, start, end, self.inner_step)
+    }
+}
+
+fn at_ms(at: Option<At>, grid: (i64, i64)) -> Option<i64> {
+    Some(match at? {
+        At::Start => grid.0,
+        At::End => grid.1,
+        At::Ms(ms) => ms,
+    })
+}
+
+pub(crate) fn offset_ms(offset: &Option<Length>) -> i64 {
+    offset.as_ref().map_or(0, |offset| offset.ms)
+}
+
+fn inner_grid(subquery: &Subquery, start: i64, end: i64, default_step: i64) -> Grid {
+    let step = subquery.step.as_ref().map_or(default_step, |step| step.ms).max(1);
+    let offset = offset_ms(&subquery.offset);
+    let (first, last) = (start.saturating_sub(offset).saturating_sub(subquery.range.ms), end.saturating_sub(offset));
+    // Steps are multiples of the step, whatever the query's range is; the window is open to the left.
+    let begin = (first.div_euclid(step) * step).saturating_add(step);
+    let count = if last < begin { 0 } else { (last - begin) / step + 1 };
+    Grid { start: begin, step, count: count as usize }
+}
+
+struct Walk {
+    /// Start and end of the whole query.
+    grid: (i64, i64),
+    lookback: i64,
+    inner_step: i64,
+    selects: Vec<Select>,
+}
+
+impl Walk {
+    fn expr(&mut self, expr: &mut Expr, start: i64, end: i64) -> Result<(), ParseError> {
+        let span = expr.span;
+        match &mut expr.kind {
+            Kind::Number(_) | Kind::String(_) => Ok(()),
+            Kind::Paren(inner) | Kind::Negation(inner) => self.expr(inner, start, end),
+            Kind::Aggregate(aggregate) => {
+                if let Some(parameter) = &mut aggregate.parameter {
+                    self.expr(parameter, start, end)?;
+                }
+                self.expr(&mut aggregate.expr, start, end)
+            }
+            Kind::Binary(binary) => {
+                self.expr(&mut binary.left, start, end)?;
+                self.expr(&mut binary.right, start, end)
+            }
+            Kind::Subquery(subquery) => {
+                let (start, end) = at_ms(subquery.at, self.grid).map_or((start, end), |at| (at, at));
+                let inner = inner_grid(subquery, start, end, self.inner_step);
+                if inner.count as i64 > INNER_STEPS_MAX {
+                    return Err(ParseError::at(span, format!("subquery has more than {INNER_STEPS_MAX} steps")));
+                }
+                self.expr(&mut subquery.expr, inner.start, inner.end())
+            }
+            Kind::Vector(selector) => {
+                let back = self.lookback;
+                self.select(selector, start, end, back, true);
+                Ok(())
+            }
+            Kind::Matrix { selector, range } => {
+                let back = range.ms;
+                if selector.edges == Edges::Plain {
+                    self.select(selector, start, end, back, false);
+                } else {
+                    let lookback = self.lookback;
+                    self.select(selector, start, end, back.saturating_add(lookback), false);
+                    if selector.edges == Edges::Smoothed {
+                        let select = self.selects.last_mut().expect("just pushed");
+                        select.to = select.to.saturating_add(lookback);
+                    }
+                }
+                Ok(())
+            }
+            Kind::Call { function, args } => {
+                let is_info = function.name == "info";
+                for (i, arg) in args.iter_mut().enumerate() {
+                    if is_info && i == 1 {
+                        if let Kind::Vector(selector) = &mut arg.kind {
+                            self.info_select(selector, start, end);
+                        }
+                    } else {
+                        self.expr(arg, start, end)?;
+                    }
+                }
+                if is_info && args.len() == 1 {
+                    // As if `{}` were written: every label of target_info.
+                    let mut selector = Selector {
+                        name: None,
+                        matchers: Vec::new(),
+                        offset: None,
+                        at: None,
+                        edges: Edges::Plain,
+                        select: usize::MAX,
+                    };
+                    self.info_select(&mut selector, start, end);
+                    args.push(Expr { kind: Kind::Vector(selector), span });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn select(&mut self, selector: &mut Selector, start: i64, end: i64, back: i64, is_instant: bool) {
+        let (start, end) = at_ms(selector.at, self.grid).map_or((start, end), |at| (at, at));
+        let offset = offset_ms(&selector.offset);
+        let from = start.saturating_sub(offset).saturating_sub(back).saturating_add(1);
+        let mut to = end.saturating_sub(offset);
+        if is_instant && selector.edges == Edges::Smoothed {
+            to = to.saturating_add(self.lookback);
+        }
+        selector.select = self.selects.len();
+        self.selects.push(Select { matchers: selector.matchers.clone(), from, to, is_instant });
+    }
+
+    /// Series that describe others: by the conditions on names, or `target_info`. Other conditions hold on the labels
+    /// that they give, and are looked at later.
+    fn info_select(&mut self, selector: &mut Selector, start: i64, end: i64) {
+        let on_name = |matcher: &&Matcher| matcher.name() == METRIC_NAME;
+        let mut matchers: Vec<Matcher> = selector.matchers.iter().filter(on_name).cloned().collect();
+        let positive = |matcher: &Matcher| matches!(matcher.op(), MatchOp::Equal | MatchOp::Regex);
+        if matchers.is_empty() {
+            matchers.push(Matcher::new(METRIC_NAME, MatchOp::Equal, "target_info").expect("no expression"));
+        } else if !matchers.iter().any(positive) {
+            matchers.push(Matcher::new(METRIC_NAME, MatchOp::Regex, ".+_info").expect("a valid expression"));
+        }
+        selector.select = self.selects.len();
+        let from = start.saturating_sub(self.lookback).saturating_add(1);
+        self.selects.push(Select { matchers, from, to: end, is_instant: true });
+    }
+}

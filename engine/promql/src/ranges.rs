@@ -1,0 +1,637 @@
+//! Functions of the samples in a window of time.
+
+use crate::annotations::{Notes, for_metric};
+use crate::ast::{Edges, Span};
+use crate::column::{Column, Point, SelectedSeries};
+use crate::plan::Grid;
+use series::histogram::{Histogram, ResetHint};
+use series::{Labels, Sample, Timestamp};
+use std::sync::Arc;
+
+/// Samples in `(start, end]`; at least one.
+pub(crate) struct Window<'a> {
+    pub labels: &'a Labels,
+    pub floats: &'a [Sample],
+    pub histograms: &'a [(i64, Arc<Histogram>)],
+    pub start: i64,
+    pub end: i64,
+    pub edges: Edges,
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// Sums with a correction for what rounding loses (Neumaier, 1974).
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Sum {
+    pub sum: f64,
+    pub lost: f64,
+}
+
+impl Sum {
+    #[inline]
+    pub fn add(&mut self, value: f64) {
+        let sum = self.sum + value;
+        if sum.is_infinite() {
+            self.lost = 0.0;
+        } else if self.sum.abs() >= value.abs() {
+            self.lost += (self.sum - sum) + value;
+        } else {
+            self.lost += (value - sum) + self.sum;
+        }
+        self.sum = sum;
+    }
+
+    pub fn get(self) -> f64 {
+        if self.sum.is_infinite() { self.sum } else { self.sum + self.lost }
+    }
+}
+
+pub(crate) fn sum(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sum = Sum::default();
+    values.for_each(|value| sum.add(value));
+    sum.get()
+}
+
+/// The mean, also where the sum passes what a float holds.
+pub(crate) fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let mut mean = Mean::default();
+    values.for_each(|value| mean.add(value));
+    mean.get()
+}
+
+/// A sum for as long as it is finite, then a mean that moves.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Mean {
+    sum: Sum,
+    count: f64,
+    moving: bool,
+}
+
+impl Mean {
+    pub fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        if !self.moving {
+            let mut next = self.sum;
+            next.add(value);
+            if self.count == 1.0 || !next.sum.is_infinite() {
+                self.sum = next;
+                return;
+            }
+            self.moving = true;
+            let before = self.count - 1.0;
+            self.sum.sum /= before;
+            self.sum.lost /= before;
+        }
+        let q = (self.count - 1.0) / self.count;
+        let mut next = Sum { sum: q * self.sum.sum, lost: q * self.sum.lost };
+        next.add(value / self.count);
+        self.sum = next;
+    }
+
+    pub fn get(self) -> f64 {
+        if self.moving { self.sum.get() } else { self.sum.sum / self.count + self.sum.lost / self.count }
+    }
+}
+
+/// Population variance (Welford, with compensated sums).
+pub(crate) fn variance(values: impl Iterator<Item = f64>) -> f64 {
+    let (mut count, mut mean, mut squares) = (0.0, Sum::default(), Sum::default());
+    for value in values {
+        count += 1.0;
+        let delta = value - mean.get();
+        mean.add(delta / count);
+        squares.add(delta * (value - mean.get()));
+    }
+    squares.get() / count
+}
+
+/// The q-quantile, between neighbours in proportion. NaN is the smallest value.
+pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
+    if values.is_empty() || q.is_nan() {
+        return f64::NAN;
+    }
+    if q < 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    if q > 1.0 {
+        return f64::INFINITY;
+    }
+    values.sort_unstable_by(|a, b| match (a.is_nan(), b.is_nan()) {
+        (false, false) => a.total_cmp(b),
+        (a, b) => b.cmp(&a),
+    });
+    let rank = q * (values.len() as f64 - 1.0);
+    let lower = rank.floor().max(0.0);
+    let upper = (lower + 1.0).min(values.len() as f64 - 1.0);
+    let weight = rank - lower;
+    values[lower as usize] * (1.0 - weight) + values[upper as usize] * weight
+}
+
+/// Where annotations go.
+pub(crate) struct Place<'a> {
+    pub notes: &'a Notes,
+    pub span: Span,
+}
+
+impl Place<'_> {
+    pub fn warn(&self, text: impl Into<String>) {
+        self.notes.warn(self.span, text);
+    }
+
+    pub fn info(&self, text: impl Into<String>) {
+        self.notes.info(self.span, text);
+    }
+}
+
+impl<'a> Window<'a> {
+    pub fn values(&self) -> impl Iterator<Item = f64> + Clone + 'a {
+        self.floats.iter().map(|sample| sample.value)
+    }
+
+    fn name(&self) -> &str {
+        self.labels.metric_name()
+    }
+
+    fn mixed(&self, place: &Place) {
+        place.warn(format!("encountered a mix of histograms and floats{}", for_metric(self.name())));
+    }
+
+    /// For functions that know floats only.
+    pub fn floats_only(&self, place: &Place) -> Option<&'a [Sample]> {
+        if self.floats.is_empty() {
+            return None;
+        }
+        if !self.histograms.is_empty() {
+            place.info(format!(
+                "ignored histograms in a range containing both floats and histograms{}",
+                for_metric(self.name())
+            ));
+        }
+        Some(self.floats)
+    }
+
+    /// All samples in order of time.
+    fn both(&self) -> impl Iterator<Item = (i64, Point)> + '_ {
+        let (mut floats, mut histograms) = (self.floats.iter().peekable(), self.histograms.iter().peekable());
+        std::iter::from_fn(move || {
+            let float_first = match (floats.peek(), histograms.peek()) {
+                (Some(float), Some((time, _))) => float.timestamp.0 <= *time,
+                (float, _) => float.is_some(),
+            };
+            if float_first {
+                floats.next().map(|float| (float.timestamp.0, Point::Float(float.value)))
+            } else {
+                histograms.next().map(|(time, histogram)| (*time, Point::Histogram(Arc::clone(histogram))))
+            }
+        })
+    }
+
+    pub fn first(&self) -> (i64, Point) {
+        self.both().next().expect("a window has a sample")
+    }
+
+    pub fn last(&self) -> (i64, Point) {
+        let float = self.floats.last().map(|sample| (sample.timestamp.0, Point::Float(sample.value)));
+        let histogram = self.histograms.last().map(|(time, histogram)| (*time, Point::Histogram(Arc::clone(histogram))));
+        match (float, histogram) {
+            (Some(float), Some(histogram)) => if float.0 > histogram.0 { float } else { histogram },
+            (float, histogram) => float.or(histogram).expect("a window has a sample"),
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.floats.len() + self.histograms.len()
+    }
+
+    /// Rate, increase and delta: the change between first and last sample, extended towards the ends of the window as far
+    /// as Prometheus does.
+    pub fn extrapolated(&self, counter: bool, per_second: bool, place: &Place) -> Option<Point> {
+        if !self.floats.is_empty() && !self.histograms.is_empty() {
+            self.mixed(place);
+            return None;
+        }
+        if self.histograms.is_empty() {
+            return self.extrapolated_floats(counter, per_second).map(Point::Float);
+        }
+        let (first, last) = match self.histograms {
+            [first, .., last] => (first, last),
+            _ => return None,
+        };
+        let mut change = self.histogram_change(counter, place)?;
+        let zero_share = (change.count > 0.0 && first.1.count >= 0.0).then(|| first.1.count / change.count);
+        let factor = self.factor(first.0, last.0, self.histograms.len(), zero_share.filter(|_| counter), per_second);
+        change.scale(factor);
+        Some(Point::Histogram(Arc::new(change)))
+    }
+
+    #[inline]
+    fn extrapolated_floats(&self, counter: bool, per_second: bool) -> Option<f64> {
+        let [first, .., last] = self.floats else { return None };
+        let mut change = last.value - first.value;
+        if counter {
+            let mut before = first.value;
+            for sample in &self.floats[1..] {
+                if sample.value < before {
+                    change += before;
+                }
+                before = sample.value;
+            }
+        }
+        if self.edges != Edges::Plain {
+            return Some(if per_second { change / seconds(self.end - self.start) } else { change });
+        }
+        let zero_share = (counter && change > 0.0 && first.value >= 0.0).then(|| first.value / change);
+        Some(change * self.factor(first.timestamp.0, last.timestamp.0, self.floats.len(), zero_share, per_second))
+    }
+
+    /// How much the change between the first and last sample grows when it is extended. A counter was never below zero:
+    /// `zero_share` is its first value in relation to the change.
+    fn factor(&self, first: i64, last: i64, count: usize, zero_share: Option<f64>, per_second: bool) -> f64 {
+        let sampled = seconds(last - first);
+        let between = sampled / (count - 1) as f64;
+        let (mut before, mut behind) = (seconds(first - self.start), seconds(self.end - last));
+        let threshold = between * 1.1;
+        if before >= threshold {
+            before = between / 2.0;
+        }
+        if let Some(share) = zero_share {
+            before = before.min(sampled * share);
+        }
+        if behind >= threshold {
+            behind = between / 2.0;
+        }
+        let mut factor = (sampled + before + behind) / sampled;
+        if per_second {
+            factor /= seconds(self.end - self.start);
+        }
+        factor
+    }
+
+    fn histogram_change(&self, counter: bool, place: &Place) -> Option<Histogram> {
+        let all = self.histograms;
+        let name = self.name();
+        let not_counter = || place.warn(format!("this native histogram metric is not a counter: {name:?}"));
+        let mixed_schemas = || {
+            let text = "vector contains a mix of histograms with exponential and custom buckets schemas";
+            place.warn(format!("{text}{}", for_metric(name)));
+        };
+        let last = &all[all.len() - 1].1;
+        let mut before = Arc::clone(&all[0].1);
+        if counter && (before.hint == ResetHint::Gauge || last.hint == ResetHint::Gauge) {
+            not_counter();
+        }
+        // After a reset between the first two, what the first one's buckets were does not matter.
+        let second = &all[1].1;
+        if counter && second.is_reset_after(&before) {
+            let custom_values = Arc::clone(&second.custom_values);
+            before = Arc::new(Histogram { schema: second.schema, custom_values, ..Histogram::default() });
+        }
+        let custom = before.is_custom();
+        if last.is_custom() != custom {
+            mixed_schemas();
+            return None;
+        }
+        let mut schema = before.schema.min(last.schema);
+        for (_, now) in &all[1..all.len() - 1] {
+            if !counter {
+                continue;
+            }
+            if now.hint == ResetHint::Gauge {
+                not_counter();
+            }
+            if now.is_custom() != custom {
+                mixed_schemas();
+                return None;
+            }
+            schema = schema.min(now.schema);
+        }
+        let mut change = (**last).clone();
+        if !custom {
+            change.reduce(schema);
+        }
+        let mut rebounded = match change.sub(&before) {
+            Ok(done) => done.custom_bounds,
+            Err(_) => {
+                mixed_schemas();
+                return None;
+            }
+        };
+        if counter {
+            for (_, now) in &all[1..] {
+                if now.is_reset_after(&before) {
+                    match change.add(&before) {
+                        Ok(done) => rebounded |= done.custom_bounds,
+                        Err(_) => {
+                            mixed_schemas();
+                            return None;
+                        }
+                    }
+                }
+                before = Arc::clone(now);
+            }
+        } else if all[0].1.hint != ResetHint::Gauge || last.hint != ResetHint::Gauge {
+            place.warn(format!("this native histogram metric is not a gauge: {name:?}"));
+        }
+        if rebounded {
+            place.info("mismatched custom buckets were reconciled during subtraction");
+        }
+        change.hint = ResetHint::Gauge;
+        Some(change)
+    }
+
+    /// Between the last two samples.
+    pub fn instant_change(&self, counter: bool, place: &Place) -> Option<Point> {
+        let tail = |count: usize| count.saturating_sub(2);
+        let near = Window {
+            floats: &self.floats[tail(self.floats.len())..],
+            histograms: &self.histograms[tail(self.histograms.len())..],
+            ..*self
+        };
+        let all: Vec<(i64, Point)> = near.both().collect();
+        let [.., before, last] = &all[..] else { return None };
+        let time = last.0 - before.0;
+        if time == 0 {
+            return None;
+        }
+        match (&before.1, &last.1) {
+            (Point::Float(before), Point::Float(last)) => {
+                let change = if counter && last < before { *last } else { last - before };
+                Some(Point::Float(if counter { change / seconds(time) } else { change }))
+            }
+            (Point::Histogram(before), Point::Histogram(last)) => {
+                let name = self.name();
+                let gauges = (before.hint == ResetHint::Gauge, last.hint == ResetHint::Gauge);
+                if counter && (gauges.0 || gauges.1) {
+                    place.warn(format!("this native histogram metric is not a counter: {name:?}"));
+                }
+                if !counter && !(gauges.0 && gauges.1) {
+                    place.warn(format!("this native histogram metric is not a gauge: {name:?}"));
+                }
+                let mut change = (**last).clone();
+                if !counter || !last.is_reset_after(before) {
+                    match change.sub(before) {
+                        Ok(done) if done.custom_bounds => {
+                            place.info("mismatched custom buckets were reconciled during subtraction");
+                        }
+                        Ok(_) => {}
+                        Err(_) => {
+                            let text = "vector contains a mix of histograms with exponential and custom buckets schemas";
+                            place.warn(format!("{text}{}", for_metric(name)));
+                            return None;
+                        }
+                    }
+                }
+                change.hint = ResetHint::Gauge;
+                if counter {
+                    change.scale(1.0 / seconds(time));
+                }
+                Some(Point::Histogram(Arc::new(change)))
+            }
+            _ => {
+                self.mixed(place);
+                None
+            }
+        }
+    }
+
+    /// Sum or mean of floats or of histograms.
+    pub fn total(&self, as_mean: bool, place: &Place) -> Option<Point> {
+        if !self.floats.is_empty() && !self.histograms.is_empty() {
+            self.mixed(place);
+            return None;
+        }
+        if self.histograms.is_empty() {
+            return Some(Point::Float(if as_mean { mean(self.values()) } else { sum(self.values()) }));
+        }
+        let mut total = HistogramSum::new(&self.histograms[0].1);
+        for (_, histogram) in &self.histograms[1..] {
+            total.add(histogram);
+        }
+        match total.finish(as_mean, place) {
+            None => {
+                let text = "vector contains a mix of histograms with exponential and custom buckets schemas";
+                place.warn(format!("{text}{}", for_metric(self.name())));
+                None
+            }
+            Some(histogram) => Some(Point::Histogram(Arc::new(histogram))),
+        }
+    }
+
+    pub fn changes(&self) -> f64 {
+        let mut before: Option<Point> = None;
+        let mut changes = 0;
+        for (_, point) in self.both() {
+            let differs = match (&before, &point) {
+                (None, _) => false,
+                (Some(Point::Float(a)), Point::Float(b)) => a != b && !(a.is_nan() && b.is_nan()),
+                (Some(Point::Histogram(a)), Point::Histogram(b)) => !a.same_as(b),
+                _ => true,
+            };
+            changes += usize::from(differs);
+            before = Some(point);
+        }
+        changes as f64
+    }
+
+    pub fn resets(&self) -> f64 {
+        let mut before: Option<Point> = None;
+        let mut resets = 0;
+        for (_, point) in self.both() {
+            let reset = match (&before, &point) {
+                (None, _) => false,
+                (Some(Point::Float(a)), Point::Float(b)) => b < a,
+                (Some(Point::Histogram(a)), Point::Histogram(b)) => {
+                    (a.hint == ResetHint::Gauge) != (b.hint == ResetHint::Gauge) || b.detect_reset(a)
+                }
+                _ => true,
+            };
+            resets += usize::from(reset);
+            before = Some(point);
+        }
+        resets as f64
+    }
+}
+
+/// Adds histograms up, exactly where rounding would lose.
+#[derive(Clone)]
+pub(crate) struct HistogramSum {
+    total: Histogram,
+    count: f64,
+    /// What rounding lost of count, sum and zero count.
+    lost: [Sum; 3],
+    collided: bool,
+    rebounded: bool,
+    incompatible: bool,
+}
+
+impl HistogramSum {
+    pub fn new(first: &Histogram) -> HistogramSum {
+        let mut total = first.clone();
+        if total.hint == ResetHint::Reset {
+            total.hint = ResetHint::Reset;
+        }
+        let start = |value: f64| Sum { sum: value, lost: 0.0 };
+        let lost = [start(first.count), start(first.sum), start(first.zero_count)];
+        HistogramSum { total, count: 1.0, lost, collided: false, rebounded: false, incompatible: false }
+    }
+
+    pub fn add(&mut self, other: &Histogram) {
+        self.count += 1.0;
+        self.lost[0].add(other.count);
+        self.lost[1].add(other.sum);
+        let zero_before = self.total.zero_count;
+        match self.total.add(other) {
+            Ok(done) => {
+                self.collided |= done.resets_collide;
+                self.rebounded |= done.custom_bounds;
+            }
+            Err(_) => self.incompatible = true,
+        }
+        self.lost[2].add(self.total.zero_count - zero_before);
+    }
+
+    /// None if the histograms do not go together.
+    pub fn finish(self, as_mean: bool, place: &Place) -> Option<Histogram> {
+        if self.incompatible {
+            return None;
+        }
+        if self.collided {
+            place.warn("conflicting counter resets during histogram aggregation");
+        }
+        if self.rebounded {
+            place.info("mismatched custom buckets were reconciled during aggregation");
+        }
+        let mut total = self.total;
+        if self.lost[0].sum.is_finite() && self.lost[1].sum.is_finite() {
+            (total.count, total.sum) = (self.lost[0].get(), self.lost[1].get());
+        }
+        if as_mean {
+            total.divide(self.count);
+        }
+        Some(total)
+    }
+}
+
+/// Slope and value at `intercept_ms` of the line through the samples, by least squares.
+pub(crate) fn regression(samples: &[Sample], intercept_ms: i64) -> Option<(f64, f64)> {
+    if samples.len() < 2 {
+        return None;
+    }
+    let first = samples[0].value;
+    if samples.iter().all(|sample| sample.value == first) {
+        return Some(if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) });
+    }
+    let n = samples.len() as f64;
+    let (mut x, mut y, mut xy, mut xx) = (Sum::default(), Sum::default(), Sum::default(), Sum::default());
+    for sample in samples {
+        let at = seconds(sample.timestamp.0 - intercept_ms);
+        x.add(at);
+        y.add(sample.value);
+        xy.add(at * sample.value);
+        xx.add(at * at);
+    }
+    let (x, y, xy, xx) = (x.get(), y.get(), xy.get(), xx.get());
+    let slope = (xy - x * y / n) / (xx - x * x / n);
+    Some((slope, y / n - slope * x / n))
+}
+
+/// Holt's linear method: smoothed value at the last sample.
+pub(crate) fn smoothed(samples: &[Sample], factor: f64, trend_factor: f64) -> Option<f64> {
+    if samples.len() < 2 {
+        return None;
+    }
+    let (mut before, mut now) = (0.0, samples[0].value);
+    let mut trend = samples[1].value - samples[0].value;
+    for (i, sample) in samples.iter().enumerate().skip(1) {
+        if i > 1 {
+            trend = trend_factor * (now - before) + (1.0 - trend_factor) * trend;
+        }
+        before = now;
+        now = factor * sample.value + (1.0 - factor) * (before + trend);
+    }
+    Some(now)
+}
+
+/// The value at `time` on the line between two samples; after a reset a counter counts from zero.
+fn between(before: &Sample, after: &Sample, time: i64, counter: bool) -> f64 {
+    let base = if counter && after.value < before.value { 0.0 } else { before.value };
+    let share = (time - before.timestamp.0) as f64 / (after.timestamp.0 - before.timestamp.0) as f64;
+    base + (after.value - base) * share
+}
+
+/// Writes what lies on the line between the samples around each time.
+pub(crate) fn interpolate(
+    series: &SelectedSeries,
+    grid: Grid,
+    at: Option<i64>,
+    offset: i64,
+    lookback: i64,
+    column: &mut Column,
+) {
+    for (i, time) in grid.times().enumerate() {
+        let time = at.unwrap_or(time) - offset;
+        let next = series.samples.partition_point(|sample| sample.timestamp.0 <= time);
+        let before = next.checked_sub(1).map(|i| &series.samples[i]).filter(|sample| sample.timestamp.0 > time - lookback);
+        let before = before.filter(|sample| !series::is_stale(sample.value));
+        let after = series.samples.get(next).filter(|sample| sample.timestamp.0 <= time + lookback);
+        let after = after.filter(|sample| !series::is_stale(sample.value));
+        column.values[i] = match (before, after) {
+            (Some(before), Some(after)) => between(before, after, time, false),
+            (Some(before), None) => before.value,
+            _ => continue,
+        };
+    }
+}
+
+/// The samples of an anchored or smoothed range, with those made for its edges, handed to `of`.
+pub(crate) fn edged(
+    edges: Edges,
+    series: &SelectedSeries,
+    start: i64,
+    end: i64,
+    lookback: i64,
+    of: impl FnOnce(&[Sample]) -> Option<Point>,
+) -> Option<Point> {
+    let all = &series.samples;
+    let first = all.partition_point(|sample| sample.timestamp.0 <= start);
+    let behind = all.partition_point(|sample| sample.timestamp.0 <= end);
+    let before = first.checked_sub(1).map(|i| &all[i]).filter(|sample| sample.timestamp.0 > start - lookback);
+    let inside = &all[first..behind];
+    let mut samples = Vec::with_capacity(inside.len() + 2);
+    let put = |time: i64, value: f64| Sample { timestamp: Timestamp(time), value };
+    match edges {
+        Edges::Plain => unreachable!("plain ranges have no edges to make"),
+        Edges::Anchored => {
+            if inside.is_empty() {
+                return None;
+            }
+            match before {
+                Some(before) => samples.push(put(start, before.value)),
+                None if inside[0].timestamp.0 > start => samples.push(put(start, inside[0].value)),
+                None => {}
+            }
+            samples.extend_from_slice(inside);
+            if inside[inside.len() - 1].timestamp.0 < end {
+                samples.push(put(end, inside[inside.len() - 1].value));
+            }
+        }
+        Edges::Smoothed => {
+            let after = all.get(behind).filter(|sample| sample.timestamp.0 <= end + lookback);
+            match (before, inside.first().or(after)) {
+                (Some(before), Some(next)) => samples.push(put(start, between(before, next, start, true))),
+                (Some(before), None) => samples.push(put(start, before.value)),
+                (None, Some(next)) => samples.push(put(start, next.value)),
+                (None, None) => return None,
+            }
+            samples.extend_from_slice(inside);
+            match (inside.last().or(before), after) {
+                (Some(last), Some(after)) => samples.push(put(end, between(last, after, end, true))),
+                (Some(last), None) => samples.push(put(end, last.value)),
+                (None, _) => {}
+            }
+        }
+    }
+    if samples.is_empty() { None } else { of(&samples) }
+}
