@@ -1,8 +1,8 @@
 //! `/federate`: newest samples of selected series, as Prometheus serves them.
 
 use crate::params::Params;
-use crate::selector::parse_selector;
 use crate::state::State;
+use promql::parse_selector;
 use axum::body::{Body, Bytes};
 use axum::extract;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -29,7 +29,7 @@ pub async fn federate(state: extract::State<State>, headers: HeaderMap, params: 
         return ([(header::CONTENT_TYPE, kind)], Body::empty()).into_response();
     }
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-    let request = InstantRequest { selectors, at: Timestamp(now_ms), lookback: state.parts.lookback, series_max: 0 };
+    let request = InstantRequest { selectors, at: Timestamp(now_ms), lookback: state.parts.query.plan.lookback, series_max: 0 };
     let samples = match state.parts.shards.instant(request).await {
         Ok(samples) => samples,
         Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),

@@ -8,13 +8,13 @@ mod manage;
 mod metrics;
 mod pages;
 mod params;
-mod selector;
+mod query;
 mod serve;
 mod state;
 mod storage;
 mod v1;
 
 pub use answer::rfc3339;
-pub use selector::parse_selector;
+pub use query::QuerySettings;
 pub use serve::{router, serve};
 pub use state::{Parts, ReloadRequest, Running, State};

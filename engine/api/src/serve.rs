@@ -6,7 +6,7 @@
 //!   * nothing that changes state answers a page of another origin
 
 use crate::state::State;
-use crate::{federate, manage, metrics, pages, storage, v1};
+use crate::{federate, manage, metrics, pages, query, storage, v1};
 use axum::Router;
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -46,7 +46,15 @@ pub fn router(state: State) -> Router {
         .route("/status/walreplay", get(storage::walreplay))
         .route("/status/tsdb", get(storage::status_tsdb))
         .route("/status/tsdb/blocks", get(storage::status_blocks))
-        .route("/query", get(storage::query).post(storage::query))
+        .route("/query", get(query::query).post(query::query))
+        .route("/query_range", get(query::query_range).post(query::query_range))
+        .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
+        .route("/format_query", get(query::format_query).post(query::format_query))
+        .route("/parse_query", get(query::parse_query).post(query::parse_query))
+        .route("/rules", get(query::rules))
+        .route("/alerts", get(query::alerts))
+        .route("/alertmanagers", get(query::alertmanagers))
+        .route("/features", get(query::features))
         .route("/series", get(storage::series).post(storage::series))
         .route("/labels", get(storage::label_names).post(storage::label_names))
         .route("/label/{name}/values", get(storage::label_values))

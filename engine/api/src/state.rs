@@ -1,11 +1,12 @@
 //! What the server hands in, and what every handler may look at.
 
+use crate::query::{Queries, QuerySettings};
 use config::Config;
 use regex::Regex;
 use shard::Shards;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use targets::{ManagerHandle, TargetSet};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -41,16 +42,13 @@ pub struct Parts {
     pub running: watch::Receiver<Arc<Running>>,
     /// Command-line flags and their values.
     pub flags: BTreeMap<String, String>,
-    /// How far back an instant select looks.
-    pub lookback: Duration,
+    pub query: QuerySettings,
     /// URL under which the server is reached from outside.
     pub external_url: Option<String>,
     /// Whether reload and shutdown by HTTP are allowed.
     pub enable_lifecycle: bool,
     /// Whether deletions and snapshots are.
     pub enable_admin_api: bool,
-    /// Most samples that a question may load.
-    pub samples_max: usize,
     /// Origins that may read the API from a browser; None allows no other than our own.
     pub cors_origin: Option<String>,
     pub reload: mpsc::Sender<ReloadRequest>,
@@ -65,6 +63,7 @@ pub struct Inner {
     pub parts: Parts,
     pub cors_origin: Option<Regex>,
     pub started_at: SystemTime,
+    pub queries: Queries,
 }
 
 impl std::ops::Deref for State {
@@ -85,7 +84,8 @@ impl State {
             ),
             None => None,
         };
-        Ok(State(Arc::new(Inner { parts, cors_origin, started_at: SystemTime::now() })))
+        let queries = Queries::new(&parts.query);
+        Ok(State(Arc::new(Inner { parts, cors_origin, started_at: SystemTime::now(), queries })))
     }
 
     /// The targets of all jobs as they are now.

@@ -1,15 +1,15 @@
-//! `/api/v1`: what is stored, and how: samples of selectors, series, labels; the state of the data folder; admin.
+//! `/api/v1`: what is stored, and how: series and labels; the state of the data folder; admin.
 
 use crate::answer::{ApiError, ApiResult, Data};
 use crate::params::Params;
-use crate::selector::{Selected, parse_selected, parse_selector};
 use crate::state::State;
 use axum::extract;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use promql::parse_selector;
 use serde::Serialize;
-use series::{Labels, Matcher, Sample, Timestamp, format_float};
-use shard::{InstantRequest, RangeRequest, Series};
+use series::{Labels, Matcher, Timestamp};
+use shard::RangeRequest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,7 +23,7 @@ const TOP_MAX: usize = 10_000;
 /// Longest wait of a snapshot for a scrape of every target.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(60);
 
-fn now_ms() -> i64 {
+pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
@@ -36,7 +36,7 @@ fn store(state: &State) -> Result<&Arc<Store>, ApiError> {
 }
 
 /// Refuses questions about stored samples while old logs are being read: the answer would lack some.
-fn replayed(state: &State) -> Result<(), ApiError> {
+pub fn replayed(state: &State) -> Result<(), ApiError> {
     match state.parts.shards.store() {
         Some(store) if !store.replay().done => {
             Err(unavailable("the logs of the last run are being read; see status/walreplay"))
@@ -45,71 +45,8 @@ fn replayed(state: &State) -> Result<(), ApiError> {
     }
 }
 
-// --- samples ------------------------------------------------------------------------------------------------------
-
-/// Seconds and the value as text.
-#[derive(Serialize)]
-struct Point(f64, String);
-
-impl From<Sample> for Point {
-    fn from(sample: Sample) -> Point {
-        let mut text = String::new();
-        // Writing into a string does not fail.
-        let _ = format_float(sample.value, &mut text);
-        Point(sample.timestamp.0 as f64 / 1000.0, text)
-    }
-}
-
-#[derive(Serialize)]
-struct Found {
-    metric: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<Point>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    values: Option<Vec<Point>>,
-}
-
 fn object(labels: &Labels) -> BTreeMap<String, String> {
     labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct QueryAnswer {
-    result_type: &'static str,
-    result: Vec<Found>,
-}
-
-/// Instant queries that are selectors, with or without a range. Expressions need PromQL, which this build lacks.
-pub async fn query(state: S, params: Params) -> ApiResult<QueryAnswer> {
-    replayed(&state)?;
-    let at = params.time("time", now_ms())?;
-    let text = params.get("query").unwrap_or("");
-    let Selected { matchers, range, offset_ms } =
-        parse_selected(text).map_err(|error| ApiError::bad_data(format!("invalid parameter \"query\": {error}")))?;
-    let at = Timestamp(at.saturating_sub(offset_ms));
-    let back = Timestamp(params.time("time", now_ms())?);
-    let selectors = vec![matchers];
-    let Some(range) = range else {
-        let request = InstantRequest { selectors, at, lookback: state.parts.lookback, series_max: 0 };
-        let mut samples = state.parts.shards.instant(request).await?;
-        samples.sort_unstable_by(|one, other| one.labels.cmp(&other.labels).then(other.timestamp.cmp(&one.timestamp)));
-        samples.dedup_by(|later, kept| later.labels == kept.labels);
-        let found = samples.into_iter().map(|sample| Found {
-            metric: object(&sample.labels),
-            value: Some(Sample { timestamp: back, value: sample.value }.into()),
-            values: None,
-        });
-        return Ok(Data(QueryAnswer { result_type: "vector", result: found.collect() }));
-    };
-    let from = Timestamp(at.0.saturating_sub(range.as_millis() as i64).saturating_add(1));
-    let request = RangeRequest { selectors, from, to: at, samples_max: state.parts.samples_max, labels_only: false };
-    let found = state.parts.shards.range(request).await?.into_iter().filter_map(|Series { labels, samples }| {
-        let alive = samples.into_iter().filter(|sample| !series::is_stale(sample.value));
-        let values: Vec<Point> = alive.map(Point::from).collect();
-        (!values.is_empty()).then(|| Found { metric: object(&labels), value: None, values: Some(values) })
-    });
-    Ok(Data(QueryAnswer { result_type: "matrix", result: found.collect() }))
 }
 
 /// Label sets of series with samples in the range that the parameters give.
@@ -127,11 +64,11 @@ async fn label_sets(state: &State, params: &Params, required: bool) -> Result<Ve
         selectors.push(Vec::new());
     }
     let to = params.time("end", now_ms())?;
-    let from = params.time("start", to - state.parts.lookback.as_millis() as i64)?;
+    let from = params.time("start", to - state.parts.query.plan.lookback.as_millis() as i64)?;
     if from > to {
         return Err(ApiError::bad_data("invalid parameter \"end\": end timestamp must not be before start time"));
     }
-    let samples_max = state.parts.samples_max;
+    let samples_max = state.parts.query.samples_max;
     let (from, to) = (Timestamp(from), Timestamp(to));
     let request = RangeRequest { selectors, from, to, samples_max, labels_only: true };
     Ok(state.parts.shards.range(request).await?.into_iter().map(|series| series.labels).collect())

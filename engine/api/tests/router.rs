@@ -1,6 +1,6 @@
 //! Every route, answered from targets and a core that are made up here.
 
-use api::{Parts, Running, State};
+use api::{Parts, QuerySettings, Running, State};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
@@ -132,10 +132,14 @@ fn state(count: usize) -> State {
         targets: ManagerHandle::showing(set),
         running,
         flags: BTreeMap::from([("config.file".to_owned(), "prometheus.yml".to_owned())]),
-        lookback: Duration::from_secs(300),
+        query: QuerySettings {
+            plan: promql::PlanOptions::default(),
+            timeout: Duration::from_secs(10),
+            concurrency: 4,
+            samples_max: 1000,
+        },
         external_url: None,
         enable_admin_api: false,
-        samples_max: 1000,
         enable_lifecycle: false,
         cors_origin: Some("https://good.example".to_owned()),
         reload: mpsc::channel(1).0,
@@ -242,9 +246,8 @@ async fn refusals_have_the_envelope() {
     let state = state(1);
     for (path, status, kind) in [
         ("/api/v1/query?query=up%7B", StatusCode::BAD_REQUEST, "bad_data"),
-        ("/api/v1/query?query=rate(up[5m])", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/query?query=up&time=x", StatusCode::BAD_REQUEST, "bad_data"),
-        ("/api/v1/query_range?query=up", StatusCode::NOT_FOUND, "not_found"),
+        ("/api/v1/query_range?query=up", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/series", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/labels?start=5&end=4", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/status/tsdb?limit=0", StatusCode::BAD_REQUEST, "bad_data"),
@@ -266,7 +269,7 @@ async fn selectors_are_answered() {
     let state = state(1);
     let answer = data(&state, "/api/v1/query?query=up&time=7").await;
     let metric = json!({"__name__": "up", "instance": "i"});
-    assert_eq!(answer, json!({"resultType": "vector", "result": [{"metric": metric, "value": [7.0, "1"]}]}));
+    assert_eq!(answer, json!({"resultType": "vector", "result": [{"metric": metric, "value": [7, "1"]}]}));
     let answer = data(&state, "/api/v1/query?query=up%5B5m%5D").await;
     assert_eq!(answer, json!({"resultType": "matrix", "result": []}));
 }

@@ -177,7 +177,7 @@ fn sums(context: &Context, columns: &[Column], groups: Vec<Group>, grid: Grid, a
                 if let Some(histogram) = histogram {
                     match histograms.entry(i) {
                         std::collections::btree_map::Entry::Vacant(place) => {
-                            place.insert(HistogramSum::new(histogram));
+                            place.insert(HistogramSum::new(histogram, as_mean));
                         }
                         std::collections::btree_map::Entry::Occupied(mut sum) => sum.get_mut().add(histogram),
                     }
@@ -188,7 +188,7 @@ fn sums(context: &Context, columns: &[Column], groups: Vec<Group>, grid: Grid, a
             match (seen, histograms.remove(&i)) {
                 (true, Some(_)) => place.warn("encountered a mix of histograms and floats for aggregation"),
                 (true, None) => column.values[i] = if as_mean { means[i].get() } else { sums[i].get() },
-                (false, Some(sum)) => match sum.finish(as_mean, &place) {
+                (false, Some(sum)) => match sum.finish(&place) {
                     Some(histogram) => column.set(i, Some(histogram_point(histogram))),
                     None => place.warn(
                         "vector contains a mix of histograms with exponential and custom buckets schemas for aggregation",

@@ -20,6 +20,8 @@ pub struct Expr {
 pub enum Kind {
     Number(Number),
     String(String),
+    /// A string that is no UTF-8, as Go quotes it: nothing can be named so.
+    InvalidString(String),
     Vector(Selector),
     Matrix { selector: Selector, range: Length },
     Subquery(Box<Subquery>),
@@ -308,7 +310,7 @@ impl Expr {
     pub fn value_type(&self) -> ValueType {
         match &self.kind {
             Kind::Number(_) => ValueType::Scalar,
-            Kind::String(_) => ValueType::String,
+            Kind::String(_) | Kind::InvalidString(_) => ValueType::String,
             Kind::Vector(_) | Kind::Aggregate(_) => ValueType::Vector,
             Kind::Matrix { .. } | Kind::Subquery(_) => ValueType::Matrix,
             Kind::Call { function, .. } => function.returns,

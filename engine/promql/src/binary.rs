@@ -34,6 +34,9 @@ pub(crate) fn eval(context: &Context, binary: &Binary, span: Span, grid: Grid) -
     }
 }
 
+const MANY_TO_ONE: &str =
+    "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
+
 /// Go's remainder: the sign of the dividend.
 fn arithmetic(op: BinaryOp, left: f64, right: f64) -> f64 {
     match op {
@@ -302,6 +305,13 @@ fn between(
             }
         }
         let mut matched = vec![false; grid.count];
+        // Pairs that a filter drops are ambiguous, too.
+        if matching.cardinality == Cardinality::OneToOne && pair.many.len() > 1 {
+            let twice = |i: usize| pair.many.iter().filter(|column| many[**column].has(i)).count() > 1;
+            if (0..grid.count).any(|i| chosen[i].is_some() && twice(i)) {
+                return failed(MANY_TO_ONE);
+            }
+        }
         let mut results: Vec<(Column, bool)> = Vec::new();
         for column in &pair.many {
             let column = &many[*column];
@@ -345,7 +355,7 @@ fn between(
     match context.unique(out) {
         Err(EvalError::Execution(text)) if text == SAME_LABELS => {
             if matching.cardinality == Cardinality::OneToOne {
-                failed("multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)")
+                failed(MANY_TO_ONE)
             } else {
                 failed("multiple matches for labels: grouping labels must ensure unique matches")
             }

@@ -12,7 +12,7 @@ use crate::plan::{Grid, Plan, offset_ms};
 use crate::ranges::Window;
 use crate::{aggregate, binary, functions};
 use ahash::AHashMap;
-use series::histogram::ResetHint;
+use series::histogram::{Histogram, ResetHint};
 use series::{Labels, Sample, Timestamp, is_stale};
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -83,6 +83,9 @@ impl Plan {
     pub fn eval(&self, mut data: Vec<Vec<SelectedSeries>>, limits: Limits) -> Result<Evaluated, EvalError> {
         assert_eq!(data.len(), self.selects().len(), "an answer for every select");
         for (select, found) in self.selects().iter().zip(&mut data) {
+            if select.histogram_stats {
+                found.iter_mut().for_each(|series| hint_resets(&mut series.histograms));
+            }
             if !select.is_instant {
                 for series in found {
                     // Ranges know no markers.
@@ -152,6 +155,7 @@ impl<'a> Context<'a> {
                 Ok(Answer::Scalar(vec![number.value; grid.count]))
             }
             Kind::String(text) => Ok(Answer::String(text.clone())),
+            Kind::InvalidString(quoted) => failed(format!("invalid label name {quoted}")),
             Kind::Vector(selector) => Ok(Answer::Vector(self.select(selector, grid, false)?)),
             Kind::Matrix { .. } | Kind::Subquery(_) => self.matrix(expr, grid).map(Answer::Matrix),
             Kind::Negation(inner) => match self.eval(inner, grid)? {
@@ -442,6 +446,18 @@ impl<'a> Context<'a> {
             column
         });
         self.unique(named.collect())
+    }
+}
+
+/// Says of samples of unknown past whether they follow a reset.
+fn hint_resets(histograms: &mut [(i64, Arc<Histogram>)]) {
+    for i in 1..histograms.len() {
+        let (before, now) = histograms.split_at_mut(i);
+        let (before, now) = (&before[i - 1].1, &mut now[0].1);
+        if now.hint == ResetHint::Unknown && !is_stale(now.sum) {
+            let hint = if now.detect_reset(before) { ResetHint::Reset } else { ResetHint::NotReset };
+            Arc::make_mut(now).hint = hint;
+        }
     }
 }
 

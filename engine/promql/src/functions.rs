@@ -115,8 +115,8 @@ static FUNCTIONS: &[Function] = &[
     function("sin", &[Vector], Vector),
     function("sinh", &[Vector], Vector),
     function("sort", &[Vector], Vector),
-    experimental(repeated(function("sort_by_label", &[Vector, Text], Vector), 0, usize::MAX - 8)),
-    experimental(repeated(function("sort_by_label_desc", &[Vector, Text], Vector), 0, usize::MAX - 8)),
+    experimental(repeated(function("sort_by_label", &[Vector, Text], Vector), 1, usize::MAX - 8)),
+    experimental(repeated(function("sort_by_label_desc", &[Vector, Text], Vector), 1, usize::MAX - 8)),
     function("sort_desc", &[Vector], Vector),
     function("sqrt", &[Vector], Vector),
     experimental(function("start", &[], Scalar)),
@@ -386,6 +386,9 @@ fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) 
         "stddev_over_time" => of_floats(false, &|window, _, _| Some(ranges::variance(window.values()).sqrt())),
         "stdvar_over_time" => of_floats(false, &|window, _, _| Some(ranges::variance(window.values()))),
         "mad_over_time" => of_floats(false, &|_, samples, _| {
+            if samples.iter().any(|sample| sample.value.is_nan()) {
+                return Some(f64::NAN);
+            }
             let median = ranges::quantile(0.5, &mut values(samples));
             let mut distances: Vec<f64> = samples.iter().map(|sample| (sample.value - median).abs()).collect();
             Some(ranges::quantile(0.5, &mut distances))

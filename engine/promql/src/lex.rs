@@ -11,6 +11,8 @@ pub(crate) enum Token {
     /// Milliseconds.
     Duration(i64),
     String(String),
+    /// No UTF-8; quoted.
+    InvalidString(String),
     /// An operator, a bracket or a comma.
     Sign(&'static str),
     End,
@@ -27,7 +29,7 @@ impl Token {
             },
             Token::Number(_) => format!("number {}", go_quoted(text)),
             Token::Duration(_) => format!("duration {}", go_quoted(text)),
-            Token::String(_) => format!("string {text}"),
+            Token::String(_) | Token::InvalidString(_) => format!("string {text}"),
             Token::Sign("{" | "}" | "(" | ")" | "[" | "]" | "," | "=" | ":") => go_quoted(text),
             Token::Sign(sign) => format!("<op:{sign}>"),
             Token::End => "end of input".into(),
@@ -70,9 +72,9 @@ pub(crate) fn lex(text: &str) -> Result<Vec<(Token, Span)>, ParseError> {
                 continue;
             }
             b'"' | b'\'' | b'`' => {
-                let (value, end) = string(text, at)?;
+                let (token, end) = string(text, at)?;
                 at = end;
-                Token::String(value)
+                token
             }
             b':' if brackets.last() == Some(&"[") => {
                 at += 1;
@@ -246,7 +248,7 @@ pub(crate) fn duration_ms(word: &str) -> Option<Result<i64, String>> {
 }
 
 /// A string in double, single or back quotes, with Go's escapes; gives its end, too.
-fn string(text: &str, start: usize) -> Result<(String, usize), ParseError> {
+fn string(text: &str, start: usize) -> Result<(Token, usize), ParseError> {
     let bytes = text.as_bytes();
     let quote = bytes[start];
     let unterminated = |end: usize| {
@@ -255,7 +257,7 @@ fn string(text: &str, start: usize) -> Result<(String, usize), ParseError> {
     };
     if quote == b'`' {
         let end = text[start + 1..].find('`').ok_or_else(|| unterminated(text.len()))? + start + 1;
-        return Ok((text[start + 1..end].to_owned(), end + 1));
+        return Ok((Token::String(text[start + 1..end].to_owned()), end + 1));
     }
     let mut out: Vec<u8> = Vec::new();
     let mut at = start + 1;
@@ -270,9 +272,18 @@ fn string(text: &str, start: usize) -> Result<(String, usize), ParseError> {
             }
         }
     }
-    let span = Span { start, end: at + 1 };
-    let value = String::from_utf8(out).map_err(|_| ParseError::at(span, "invalid UTF-8 in a quoted string".into()))?;
-    Ok((value, at + 1))
+    let token = String::from_utf8(out).map_or_else(|error| Token::InvalidString(quoted_bytes(error.as_bytes())), Token::String);
+    Ok((token, at + 1))
+}
+
+/// Bytes that are no text, as Go quotes them.
+fn quoted_bytes(bytes: &[u8]) -> String {
+    let mut out = String::from('"');
+    for chunk in bytes.utf8_chunks() {
+        out.extend(chunk.valid().escape_debug());
+        chunk.invalid().iter().for_each(|byte| out += &format!("\\x{byte:02x}"));
+    }
+    out + "\""
 }
 
 fn escape(bytes: &[u8], at: &mut usize, quote: u8, out: &mut Vec<u8>) -> Result<(), ParseError> {

@@ -500,6 +500,10 @@ impl Parser<'_> {
                 self.next();
                 Kind::String(value)
             }
+            Token::InvalidString(quoted) => {
+                self.next();
+                Kind::InvalidString(quoted)
+            }
             Token::Sign("(") => {
                 self.next();
                 let inner = self.expr(0)?;
@@ -826,7 +830,7 @@ impl Parser<'_> {
 fn kind_name(kind: &Kind) -> &'static str {
     match kind {
         Kind::Number(_) => "number literal",
-        Kind::String(_) => "string literal",
+        Kind::String(_) | Kind::InvalidString(_) => "string literal",
         Kind::Vector(_) => "vector selector",
         Kind::Matrix { .. } => "matrix selector",
         Kind::Subquery(_) => "subquery",
@@ -888,7 +892,7 @@ fn check(expr: &Expr) -> Result<(), ParseError> {
         Ok(())
     };
     match &expr.kind {
-        Kind::Number(_) | Kind::String(_) => Ok(()),
+        Kind::Number(_) | Kind::String(_) | Kind::InvalidString(_) => Ok(()),
         Kind::Vector(selector) => selector_matches(selector),
         Kind::Matrix { selector, .. } => selector_matches(selector),
         Kind::Subquery(subquery) => check(&subquery.expr),

@@ -51,6 +51,8 @@ pub struct Select {
     pub to: i64,
     /// Only the newest sample at each time matters.
     pub is_instant: bool,
+    /// Of histograms only count and sum are looked at; then a reset is what the sample before says.
+    pub histogram_stats: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +118,7 @@ impl Plan {
         }
         let lookback = millis(options.lookback).max(1);
         let inner_step = millis(options.inner_step).max(1);
-        let mut walk = Walk { grid: (grid.start, end), lookback, inner_step, selects: Vec::new() };
+        let mut walk = Walk { grid: (grid.start, end), lookback, inner_step, selects: Vec::new(), histogram_stats: false };
         walk.expr(&mut expr, grid.start, grid.end()).map_err(place)?;
         let selects = walk.selects;
         let delayed_names = options.delayed_name_removal;
@@ -171,13 +173,14 @@ struct Walk {
     lookback: i64,
     inner_step: i64,
     selects: Vec<Select>,
+    histogram_stats: bool,
 }
 
 impl Walk {
     fn expr(&mut self, expr: &mut Expr, start: i64, end: i64) -> Result<(), ParseError> {
         let span = expr.span;
         match &mut expr.kind {
-            Kind::Number(_) | Kind::String(_) => Ok(()),
+            Kind::Number(_) | Kind::String(_) | Kind::InvalidString(_) => Ok(()),
             Kind::Paren(inner) | Kind::Negation(inner) => self.expr(inner, start, end),
             Kind::Aggregate(aggregate) => {
                 if let Some(parameter) = &mut aggregate.parameter {
@@ -195,7 +198,10 @@ impl Walk {
                 if inner.count as i64 > INNER_STEPS_MAX {
                     return Err(ParseError::at(span, format!("subquery has more than {INNER_STEPS_MAX} steps")));
                 }
-                self.expr(&mut subquery.expr, inner.start, inner.end())
+                let outer = std::mem::replace(&mut self.histogram_stats, false);
+                self.expr(&mut subquery.expr, inner.start, inner.end())?;
+                self.histogram_stats = outer;
+                Ok(())
             }
             Kind::Vector(selector) => {
                 let back = self.lookback;
@@ -218,6 +224,12 @@ impl Walk {
             }
             Kind::Call { function, args } => {
                 let is_info = function.name == "info";
+                let outer = self.histogram_stats;
+                match function.name {
+                    "histogram_count" | "histogram_sum" | "histogram_avg" => self.histogram_stats = true,
+                    name if name.starts_with("histogram_") => self.histogram_stats = false,
+                    _ => {}
+                }
                 for (i, arg) in args.iter_mut().enumerate() {
                     if is_info && i == 1 {
                         if let Kind::Vector(selector) = &mut arg.kind {
@@ -240,6 +252,7 @@ impl Walk {
                     self.info_select(&mut selector, start, end);
                     args.push(Expr { kind: Kind::Vector(selector), span });
                 }
+                self.histogram_stats = outer;
                 Ok(())
             }
         }
@@ -254,7 +267,7 @@ impl Walk {
             to = to.saturating_add(self.lookback);
         }
         selector.select = self.selects.len();
-        self.selects.push(Select { matchers: selector.matchers.clone(), from, to, is_instant });
+        self.selects.push(Select { matchers: selector.matchers.clone(), from, to, is_instant, histogram_stats: self.histogram_stats });
     }
 
     /// Series that describe others: by the conditions on names, or `target_info`. Other conditions hold on the labels
@@ -270,6 +283,6 @@ impl Walk {
         }
         selector.select = self.selects.len();
         let from = start.saturating_sub(self.lookback).saturating_add(1);
-        self.selects.push(Select { matchers, from, to: end, is_instant: true });
+        self.selects.push(Select { matchers, from, to: end, is_instant: true, histogram_stats: false });
     }
 }

@@ -150,6 +150,7 @@ pub(crate) fn plain(expr: &Expr) -> String {
         Kind::Number(value) if value.is_duration && value.value >= 0.0 => duration((value.value * 1000.0) as i64),
         Kind::Number(value) => number(value.value),
         Kind::String(text) => format!("{text:?}"),
+        Kind::InvalidString(quoted) => quoted.clone(),
         Kind::Vector(vector) => selector(vector) + edges(vector) + &suffix(&vector.offset, &vector.at),
         Kind::Matrix { selector: vector, range } => {
             format!("{}[{}]{}{}", selector(vector), length(range), edges(vector), suffix(&vector.offset, &vector.at))
@@ -227,7 +228,7 @@ fn time(at: &Option<At>) -> (Value, Value) {
 fn node(expr: &Expr) -> Value {
     match &expr.kind {
         Kind::Number(value) => json!({"type": "numberLiteral", "val": number(value.value)}),
-        Kind::String(text) => json!({"type": "stringLiteral", "val": text}),
+        Kind::String(text) | Kind::InvalidString(text) => json!({"type": "stringLiteral", "val": text}),
         Kind::Paren(inner) => json!({"type": "parenExpr", "expr": node(inner)}),
         Kind::Negation(inner) => json!({"type": "unaryExpr", "op": "-", "expr": node(inner)}),
         Kind::Vector(selector) => {

@@ -60,6 +60,9 @@ pub(crate) fn call(context: &Context, name: &str, args: &[Expr], grid: Grid) -> 
                     let mut value = String::new();
                     // Writing into a string does not fail.
                     let _ = format_float(q[i], &mut value);
+                    if q[i].is_finite() && !value.contains(['.', 'e']) {
+                        value += ".0";
+                    }
                     for mut column in answers(context, &histograms, grid, |family, at| {
                         if at == i { family.quantile(context, i, q[i], args[0].span) } else { None }
                     }) {
@@ -306,7 +309,11 @@ fn classic_fraction(lower: f64, upper: f64, buckets: Vec<(f64, f64)>) -> f64 {
                 return rank;
             }
             if *bound > value {
-                if start == f64::NEG_INFINITY || *bound == f64::INFINITY {
+                // Buckets without end are not divided.
+                if start == f64::NEG_INFINITY {
+                    return *count;
+                }
+                if *bound == f64::INFINITY {
                     return rank;
                 }
                 return rank + (count - rank) * (value - start) / (bound - start);
@@ -407,8 +414,12 @@ fn native_fraction(lower: f64, upper: f64, histogram: &Histogram) -> f64 {
                 return rank;
             }
             if bucket.upper > value {
-                if bucket.lower == f64::NEG_INFINITY || bucket.upper == f64::INFINITY {
+                // Buckets without end are not divided.
+                if bucket.upper == f64::INFINITY {
                     return rank;
+                }
+                if bucket.lower == f64::NEG_INFINITY {
+                    return rank + bucket.count;
                 }
                 let share = if custom || is_zero {
                     (value - bucket.lower) / (bucket.upper - bucket.lower)

@@ -4,7 +4,7 @@ use crate::annotations::{Notes, for_metric};
 use crate::ast::{Edges, Span};
 use crate::column::{Column, Point, SelectedSeries};
 use crate::plan::Grid;
-use series::histogram::{Histogram, ResetHint};
+use series::histogram::{Histogram, Incompatible, Reconciled, ResetHint};
 use series::{Labels, Sample, Timestamp};
 use std::sync::Arc;
 
@@ -72,6 +72,7 @@ pub(crate) struct Mean {
 impl Mean {
     pub fn add(&mut self, value: f64) {
         self.count += 1.0;
+        
         if !self.moving {
             let mut next = self.sum;
             next.add(value);
@@ -405,11 +406,11 @@ impl<'a> Window<'a> {
         if self.histograms.is_empty() {
             return Some(Point::Float(if as_mean { mean(self.values()) } else { sum(self.values()) }));
         }
-        let mut total = HistogramSum::new(&self.histograms[0].1);
+        let mut total = HistogramSum::new(&self.histograms[0].1, as_mean);
         for (_, histogram) in &self.histograms[1..] {
             total.add(histogram);
         }
-        match total.finish(as_mean, place) {
+        match total.finish(place) {
             None => {
                 let text = "vector contains a mix of histograms with exponential and custom buckets schemas";
                 place.warn(format!("{text}{}", for_metric(self.name())));
@@ -454,61 +455,100 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Adds histograms up, exactly where rounding would lose.
+/// Adds histograms up, or means them; count and sum are exact where rounding would lose.
 #[derive(Clone)]
 pub(crate) struct HistogramSum {
     total: Histogram,
     count: f64,
-    /// What rounding lost of count, sum and zero count.
-    lost: [Sum; 3],
-    collided: bool,
+    /// Of count and sum.
+    exact: [Sum; 2],
+    means: [Mean; 2],
+    as_mean: bool,
+    /// The total is a mean that moves, for the sum is more than a float holds.
+    moving: bool,
+    /// Samples after a reset, and samples after none.
+    seen: [bool; 2],
     rebounded: bool,
     incompatible: bool,
 }
 
+fn overflows(histogram: &Histogram) -> bool {
+    let buckets = histogram.positive.iter().chain(&histogram.negative).map(|bucket| bucket.count);
+    buckets.chain([histogram.count, histogram.sum, histogram.zero_count]).any(f64::is_infinite)
+}
+
 impl HistogramSum {
-    pub fn new(first: &Histogram) -> HistogramSum {
-        let mut total = first.clone();
-        if total.hint == ResetHint::Reset {
-            total.hint = ResetHint::Reset;
+    pub fn new(first: &Histogram, as_mean: bool) -> HistogramSum {
+        let mut sum = HistogramSum {
+            total: first.clone(),
+            count: 1.0,
+            exact: Default::default(),
+            means: Default::default(),
+            as_mean,
+            moving: false,
+            seen: [false; 2],
+            rebounded: false,
+            incompatible: false,
+        };
+        sum.watch(first);
+        sum
+    }
+
+    fn watch(&mut self, histogram: &Histogram) {
+        self.seen[0] |= histogram.hint == ResetHint::Reset;
+        self.seen[1] |= histogram.hint == ResetHint::NotReset;
+        for (i, value) in [histogram.count, histogram.sum].into_iter().enumerate() {
+            if self.as_mean { self.means[i].add(value) } else { self.exact[i].add(value) }
         }
-        let start = |value: f64| Sum { sum: value, lost: 0.0 };
-        let lost = [start(first.count), start(first.sum), start(first.zero_count)];
-        HistogramSum { total, count: 1.0, lost, collided: false, rebounded: false, incompatible: false }
     }
 
     pub fn add(&mut self, other: &Histogram) {
         self.count += 1.0;
-        self.lost[0].add(other.count);
-        self.lost[1].add(other.sum);
-        let zero_before = self.total.zero_count;
-        match self.total.add(other) {
-            Ok(done) => {
-                self.collided |= done.resets_collide;
-                self.rebounded |= done.custom_bounds;
+        self.watch(other);
+        if !self.moving {
+            let mut next = self.total.clone();
+            let done = next.add(other);
+            if !self.as_mean || !overflows(&next) {
+                self.total = next;
+                self.note(done);
+                return;
             }
-            Err(_) => self.incompatible = true,
+            self.moving = true;
+            self.total.divide(self.count - 1.0);
         }
-        self.lost[2].add(self.total.zero_count - zero_before);
+        let mut part = other.clone();
+        part.divide(self.count);
+        self.total.scale((self.count - 1.0) / self.count);
+        let done = self.total.add(&part);
+        self.note(done);
+    }
+
+    fn note(&mut self, done: Result<Reconciled, Incompatible>) {
+        match done {
+            Ok(done) => self.rebounded |= done.custom_bounds,
+            Err(Incompatible) => self.incompatible = true,
+        }
     }
 
     /// None if the histograms do not go together.
-    pub fn finish(self, as_mean: bool, place: &Place) -> Option<Histogram> {
+    pub fn finish(self, place: &Place) -> Option<Histogram> {
         if self.incompatible {
             return None;
         }
-        if self.collided {
+        if self.seen == [true; 2] {
             place.warn("conflicting counter resets during histogram aggregation");
         }
         if self.rebounded {
             place.info("mismatched custom buckets were reconciled during aggregation");
         }
         let mut total = self.total;
-        if self.lost[0].sum.is_finite() && self.lost[1].sum.is_finite() {
-            (total.count, total.sum) = (self.lost[0].get(), self.lost[1].get());
-        }
-        if as_mean {
-            total.divide(self.count);
+        if self.as_mean {
+            if !self.moving {
+                total.divide(self.count);
+            }
+            (total.count, total.sum) = (self.means[0].get(), self.means[1].get());
+        } else {
+            (total.count, total.sum) = (self.exact[0].get(), self.exact[1].get());
         }
         Some(total)
     }

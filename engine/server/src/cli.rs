@@ -125,6 +125,15 @@ pub struct Serve {
     /// Time between syncs of the logs: what a power cut can cost. 0s syncs every write before it is visible.
     #[arg(long = "storage.wal-sync-interval", default_value = "1s", value_parser = parse_duration)]
     pub storage_wal_sync_interval: Duration,
+    /// Features to switch on, separated by commas. May be given more than once; unknown ones are named in the log.
+    #[arg(long = "enable-feature", value_delimiter = ',', value_name = "FEATURE")]
+    pub enable_feature: Vec<String>,
+    /// How long a query may take, the wait for its turn included.
+    #[arg(long = "query.timeout", default_value = "2m", value_parser = parse_duration)]
+    pub query_timeout: Duration,
+    /// Queries evaluated at once.
+    #[arg(long = "query.max-concurrency", default_value_t = 20)]
+    pub query_max_concurrency: usize,
     /// Most samples that one question may load into memory.
     #[arg(long = "query.max-samples", default_value_t = 50_000_000)]
     pub query_max_samples: usize,
@@ -145,6 +154,46 @@ pub struct Serve {
     pub log_format: String,
 }
 
+/// Features that change what queries may say.
+const QUERY_FEATURES: [&str; 4] = [
+    "promql-experimental-functions",
+    "promql-extended-range-selectors",
+    "promql-binop-fill-modifiers",
+    "promql-delayed-name-removal",
+];
+
+impl Serve {
+    fn has(&self, feature: &str) -> bool {
+        self.enable_feature.iter().any(|enabled| enabled == feature)
+    }
+
+    /// Features that were asked for and change nothing here.
+    pub fn unknown_features(&self) -> Vec<&str> {
+        let known = |feature: &&String| !QUERY_FEATURES.contains(&feature.as_str());
+        self.enable_feature.iter().filter(known).map(String::as_str).collect()
+    }
+
+    pub fn query_settings(&self) -> api::QuerySettings {
+        let parse = promql::ParseOptions {
+            experimental_functions: self.has(QUERY_FEATURES[0]),
+            extended_range_selectors: self.has(QUERY_FEATURES[1]),
+            fill_modifiers: self.has(QUERY_FEATURES[2]),
+            ..promql::ParseOptions::default()
+        };
+        api::QuerySettings {
+            plan: promql::PlanOptions {
+                parse,
+                lookback: self.query_lookback_delta,
+                delayed_name_removal: self.has(QUERY_FEATURES[3]),
+                ..promql::PlanOptions::default()
+            },
+            timeout: self.query_timeout,
+            concurrency: self.query_max_concurrency,
+            samples_max: self.query_max_samples,
+        }
+    }
+}
+
 /// CPU numbers in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpus(pub Vec<usize>);
@@ -158,9 +207,6 @@ const PASSIVE: &[(&str, bool)] = &[
     ("auto-gomaxprocs", false),
     ("auto-gomemlimit", false),
     ("auto-gomemlimit.ratio", true),
-    ("enable-feature", true),
-    ("query.max-concurrency", true),
-    ("query.timeout", true),
     ("rules.alert.for-grace-period", true),
     ("rules.alert.for-outage-tolerance", true),
     ("rules.alert.resend-delay", true),
@@ -240,6 +286,9 @@ impl Cli {
         let longest = serve.storage_tsdb_max_block_duration.map(config::format_duration);
         set("storage.tsdb.max-block-duration", longest.unwrap_or_else(|| "0s".into()));
         set("storage.wal-sync-interval", config::format_duration(serve.storage_wal_sync_interval));
+        set("enable-feature", serve.enable_feature.join(","));
+        set("query.timeout", config::format_duration(serve.query_timeout));
+        set("query.max-concurrency", serve.query_max_concurrency.to_string());
         set("query.max-samples", serve.query_max_samples.to_string());
         set("web.cors.origin", serve.web_cors_origin.clone().unwrap_or_default());
         set("query.lookback-delta", config::format_duration(serve.query_lookback_delta));

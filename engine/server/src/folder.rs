@@ -129,7 +129,7 @@ fn verify(folder: &Path) -> anyhow::Result<bool> {
 }
 
 fn dump(folder: &Path, selector: &str) -> anyhow::Result<bool> {
-    let matchers = api::parse_selector(selector).map_err(anyhow::Error::msg)?;
+    let matchers = promql::parse_selector(selector)?;
     let store = open(folder)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut written = Ok(());

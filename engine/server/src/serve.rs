@@ -41,6 +41,10 @@ pub fn run(cli: &Cli) -> ExitCode {
         }
     };
     reload::warn_of_passive(&config);
+    let unknown = cli.serve.unknown_features();
+    if !unknown.is_empty() {
+        tracing::warn!(features = unknown.join(", "), "accepted with --enable-feature, but without effect in this build");
+    }
     if !cli.passive.is_empty() {
         let flags: Vec<&str> = cli.passive.keys().map(String::as_str).collect();
         tracing::warn!(flags = flags.join(", "), "flags accepted that change nothing in this build");
@@ -151,11 +155,10 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         targets,
         running,
         flags: cli.flags(),
-        lookback: serve.query_lookback_delta,
+        query: serve.query_settings(),
         external_url: serve.web_external_url.clone(),
         enable_lifecycle: serve.web_enable_lifecycle,
         enable_admin_api: serve.web_enable_admin_api,
-        samples_max: serve.query_max_samples,
         cors_origin: serve.web_cors_origin.clone(),
         reload: reload_to.clone(),
         quit: quit_to,

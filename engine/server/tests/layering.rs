@@ -8,6 +8,7 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("series", "storage/series", 0),
     ("blocks", "storage/blocks", 1),
     ("exposition", "engine/exposition", 1),
+    ("promql", "engine/promql", 1),
     ("relabel", "engine/relabel", 1),
     ("tsdb", "storage/tsdb", 2),
     ("config", "engine/config", 2),

@@ -568,6 +568,16 @@ impl Core {
         }
     }
 
+    /// Waits until what was appended so far can be read: a status tells of no scrape whose samples cannot be seen. For
+    /// a log that is not written it does not wait long.
+    async fn shown(&self) {
+        let appended = self.journal.borrow().writer().map_or(0, Writer::appended);
+        let patience = self.now_us() + 20 * LOG_EVERY.as_micros() as u64;
+        while self.journal.borrow().visible() < appended && self.now_us() < patience && !self.stopping.get() {
+            Timer::new(LOG_EVERY / 10).await;
+        }
+    }
+
     fn all_scrapers(&self) -> Vec<Rc<Scraper>> {
         self.scrapers.borrow().iter().flatten().cloned().collect()
     }
@@ -583,6 +593,7 @@ impl Core {
                     let _ = reply.send(());
                 }
                 Command::Statuses(reply) => {
+                    self.shown().await;
                     let statuses = self.all_scrapers().iter().map(|scraper| scraper.status.borrow().clone()).collect();
                     let _ = reply.send(statuses);
                 }

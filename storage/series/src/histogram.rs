@@ -463,26 +463,22 @@ impl Histogram {
                     (kept, from, to) = (bucket.count, lower, high);
                 } else if lower >= at && !(custom && lower == f64::NEG_INFINITY) || high == f64::INFINITY {
                     (kept, from, to) = (0.0, lower, high);
+                } else if lower == f64::NEG_INFINITY && high <= 0.0 {
+                    // How far down it reaches is unknown.
+                    (kept, from, to) = (if at == f64::NEG_INFINITY { 0.0 } else { bucket.count }, at, at);
                 } else if lower == f64::NEG_INFINITY {
-                    let _ = custom;
-                    if high <= 0.0 || at < 0.0 {
-                        // How far down it reaches is unknown.
-                        (kept, from, to) = (if at == f64::NEG_INFINITY { 0.0 } else { bucket.count }, at, at);
-                    } else {
-                        (kept, from, to) = (bucket.count * at / high, 0.0, at);
-                    }
+                    (kept, from, to) = (bucket.count * (at / high).max(0.0), 0.0, at);
                 } else {
                     (kept, from, to) = (bucket.count * fraction_below(bucket, at, custom || is_zero), lower, at);
                 }
             } else if lower >= at {
                 (kept, from, to) = (bucket.count, lower, high);
-            } else if high <= at || lower == f64::NEG_INFINITY && high <= 0.0 {
+            } else if high <= at || lower == f64::NEG_INFINITY && (high <= 0.0 || at < 0.0) {
                 (kept, from, to) = (0.0, lower, high);
             } else if high == f64::INFINITY {
                 (kept, from, to) = (if at == f64::INFINITY || lower == f64::NEG_INFINITY { 0.0 } else { bucket.count }, at, at);
             } else if lower == f64::NEG_INFINITY {
-                let below = if at <= 0.0 { 0.0 } else { at / high };
-                (kept, from, to) = (bucket.count * (1.0 - below), at.max(0.0), high);
+                (kept, from, to) = (bucket.count * (1.0 - at / high), at, high);
             } else {
                 let below = fraction_below(bucket, at, custom || is_zero);
                 (kept, from, to) = (bucket.count * (1.0 - below), at, high);
