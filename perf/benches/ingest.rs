@@ -83,7 +83,8 @@ fn benches(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut sum = 0.0;
             let found = |_: &Arc<SlotGroup>, _: u32, sample: Sample| sum += sample.value;
-            head.instant(Timestamp(now - 5_000), Timestamp(now), u64::MAX, |_| every.clone(), found).expect("own rows");
+            head.instant(Timestamp(now - 5_000), Timestamp(now), u64::MAX, false, |_| every.clone(), found)
+                .expect("own rows");
             sum
         });
     });

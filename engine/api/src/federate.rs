@@ -2,12 +2,12 @@
 
 use crate::params::Params;
 use crate::state::State;
-use promql::parse_selector;
 use axum::body::{Body, Bytes};
 use axum::extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use exposition::Escaping;
+use promql::parse_selector;
 use series::{Labels, METRIC_NAME, Timestamp};
 use shard::{InstantRequest, InstantSample};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,7 +29,8 @@ pub async fn federate(state: extract::State<State>, headers: HeaderMap, params: 
         return ([(header::CONTENT_TYPE, kind)], Body::empty()).into_response();
     }
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-    let request = InstantRequest { selectors, at: Timestamp(now_ms), lookback: state.parts.query.plan.lookback, series_max: 0 };
+    let request =
+        InstantRequest { selectors, at: Timestamp(now_ms), lookback: state.parts.query.plan.lookback, series_max: 0 };
     let samples = match state.parts.shards.instant(request).await {
         Ok(samples) => samples,
         Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),

@@ -14,13 +14,13 @@ use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use promql::{
-    Annotations, Answer, Column, EvalError, Evaluated, Grid, Limits, ParseError, ParseOptions, Plan, PlanOptions, Select,
-    SelectedSeries,
+    Annotations, Answer, Column, EvalError, Evaluated, Grid, Limits, ParseError, ParseOptions, Plan, PlanOptions,
+    Select, Selected, SelectedSeries,
 };
 use serde_json::{Value, json};
 use series::histogram::Histogram;
 use series::{Labels, Sample, Timestamp, format_float_json, is_stale};
-use shard::{InstantRequest, RangeRequest};
+use shard::{InstantRequest, RangeRequest, ReduceRequest};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,7 +83,24 @@ impl Drop for StopOnDrop {
 }
 
 /// What the answer to a select is made of.
-async fn select(state: &State, select: &Select, lookback: Duration) -> Result<Vec<SelectedSeries>, ApiError> {
+async fn select(state: &State, select: &Select, lookback: Duration) -> Result<Selected, ApiError> {
+    let samples_max = state.parts.query.samples_max;
+    if let Some(reduction) = &select.reduction {
+        let request = ReduceRequest {
+            selectors: vec![select.matchers.clone()],
+            from: Timestamp(select.from),
+            to: Timestamp(select.to),
+            reduction: reduction.clone(),
+            samples_max,
+        };
+        if let Some(partial) = state.parts.shards.reduce(request).await? {
+            return Ok(Selected::Reduced(partial));
+        }
+    }
+    series(state, select, lookback).await.map(Selected::Series)
+}
+
+async fn series(state: &State, select: &Select, lookback: Duration) -> Result<Vec<SelectedSeries>, ApiError> {
     let (from, to) = (Timestamp(select.from), Timestamp(select.to));
     let selectors = vec![select.matchers.clone()];
     let settings = &state.parts.query;
@@ -193,7 +210,9 @@ pub async fn query(state: S, params: Params) -> Result<Response, ApiError> {
 
 pub async fn query_range(state: S, params: Params) -> Result<Response, ApiError> {
     let required = |name: &str| match params.get(name) {
-        None | Some("") => Err(ApiError::bad_data(format!("invalid parameter {name:?}: cannot parse \"\" to a valid timestamp"))),
+        None | Some("") => {
+            Err(ApiError::bad_data(format!("invalid parameter {name:?}: cannot parse \"\" to a valid timestamp")))
+        }
         Some(_) => params.time(name, 0),
     };
     let (start, end) = (required("start")?, required("end")?);
@@ -276,9 +295,7 @@ pub async fn features(state: S) -> ApiResult<Value> {
     let plan = &state.parts.query.plan;
     let functions: serde_json::Map<String, Value> = promql::all_functions()
         .iter()
-        .map(|function| {
-            (function.name.to_owned(), json!(!function.experimental || plan.parse.experimental_functions))
-        })
+        .map(|function| (function.name.to_owned(), json!(!function.experimental || plan.parse.experimental_functions)))
         .collect();
     Ok(Data(json!({
         "api": {
@@ -515,15 +532,18 @@ fn write_column(out: &mut String, column: &Column, grid: Grid, is_range: bool) {
     write_labels(out, &column.labels);
     if is_range {
         let floats = column.values.iter().enumerate().filter(|(_, value)| !promql::is_absent(**value));
-        write_list(out, "values", floats.map(|(i, value)| move |out: &mut String| write_point(out, grid.time(i), *value)));
+        write_list(
+            out,
+            "values",
+            floats.map(|(i, value)| move |out: &mut String| write_point(out, grid.time(i), *value)),
+        );
         let histograms = column.histograms.iter().flatten().enumerate();
         let histograms = histograms.filter_map(|(i, histogram)| histogram.as_ref().map(|histogram| (i, histogram)));
         write_list(
             out,
             "histograms",
-            histograms.map(|(i, histogram)| {
-                move |out: &mut String| write_histogram_point(out, grid.time(i), histogram)
-            }),
+            histograms
+                .map(|(i, histogram)| move |out: &mut String| write_histogram_point(out, grid.time(i), histogram)),
         );
     } else if let Some(histogram) = column.histogram(0) {
         out.push_str(",\"histogram\":");
@@ -547,9 +567,10 @@ fn write_series(out: &mut String, series: &SelectedSeries) {
     write_list(
         out,
         "histograms",
-        series.histograms.iter().map(|(time, histogram)| {
-            move |out: &mut String| write_histogram_point(out, *time, histogram)
-        }),
+        series
+            .histograms
+            .iter()
+            .map(|(time, histogram)| move |out: &mut String| write_histogram_point(out, *time, histogram)),
     );
     out.push('}');
 }

@@ -3,8 +3,8 @@
 use crate::answer::{ApiError, ApiResult, Data, NEVER, rfc3339, rfc3339_of};
 use crate::params::Params;
 use crate::state::State;
-use promql::parse_selector;
 use axum::extract;
+use promql::parse_selector;
 use serde::Serialize;
 use series::Labels;
 use shard::{Health, MetadataRequest, TargetStatus};
@@ -235,7 +235,9 @@ pub struct TargetMetadata {
 pub async fn targets_metadata(state: S, params: Params) -> ApiResult<Vec<TargetMetadata>> {
     let limit = params.limit("limit")?;
     let target_matchers = match params.get("match_target") {
-        Some(text) if !text.is_empty() => parse_selector(text).map_err(|error| ApiError::bad_data(error.to_string()))?,
+        Some(text) if !text.is_empty() => {
+            parse_selector(text).map_err(|error| ApiError::bad_data(error.to_string()))?
+        }
         _ => Vec::new(),
     };
     let metric = params.get("metric").filter(|metric| !metric.is_empty()).map(str::to_owned);

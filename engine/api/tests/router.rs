@@ -89,7 +89,7 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
             match command {
                 Command::Statuses(reply) => drop(reply.send(statuses.clone())),
                 Command::Stats(reply) => drop(reply.send(Box::new(CoreStats::new(0, 0)))),
-                Command::Instant(request, reply) => {
+                Command::Instant(request, _, reply) => {
                     let wanted = |sample: &InstantSample| {
                         request.selectors.iter().any(|all| all.iter().all(|one| one.matches_labels(&sample.labels)))
                     };
@@ -114,6 +114,14 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                     metrics.retain(|metadata| request.metric.as_ref().is_none_or(|wanted| *wanted == metadata.metric));
                     drop(reply.send(vec![TargetMetadata { target, metrics }]));
                 }
+                Command::Reduce(request, _, reply) => drop(reply.send(Ok(Box::new(shard::ReduceAnswer {
+                    partial: promql::Partial::new(request.reduction.clone()),
+                    whole: Vec::new(),
+                    pieces: Vec::new(),
+                    identities: Vec::new(),
+                    refused: true,
+                    samples: 0,
+                })))),
                 Command::Range(_, reply) => drop(reply.send(Ok(Vec::new()))),
                 Command::Cardinality(reply) => drop(reply.send(Box::default())),
                 Command::Apply(_, reply) | Command::Shutdown(reply) | Command::Seal(reply) => drop(reply.send(())),

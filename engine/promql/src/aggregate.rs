@@ -44,6 +44,9 @@ fn groups(columns: &[Column], aggregate: &Aggregate) -> Vec<Group> {
 }
 
 pub(crate) fn eval(context: &Context, aggregate: &Aggregate, grid: Grid) -> Result<Answer, EvalError> {
+    if let Some(columns) = context.reduced(aggregate)? {
+        return Ok(Answer::Vector(columns));
+    }
     let scalar = match (&aggregate.parameter, aggregate.op) {
         (Some(parameter), op) if op != AggregateOp::CountValues => Some(context.scalar(parameter, grid)?),
         _ => None,
@@ -83,7 +86,11 @@ pub(crate) fn eval(context: &Context, aggregate: &Aggregate, grid: Grid) -> Resu
                     for i in 0..grid.count {
                         if columns[*member].has(i) {
                             let value = &mut column.values[i];
-                            *value = if is_absent(*value) || aggregate.op == AggregateOp::Group { 1.0 } else { *value + 1.0 };
+                            *value = if is_absent(*value) || aggregate.op == AggregateOp::Group {
+                                1.0
+                            } else {
+                                *value + 1.0
+                            };
                         }
                     }
                 }
@@ -245,8 +252,9 @@ fn select(
         if matches!(op, Topk | Bottomk) {
             group.members.iter().for_each(|member| ignore_histograms(context, &columns[*member], aggregate));
         }
-        for i in 0..grid.count {
-            let mut members: Vec<usize> = group.members.iter().copied().filter(|member| columns[*member].has(i)).collect();
+        for (i, parameter) in parameter.iter().enumerate() {
+            let mut members: Vec<usize> =
+                group.members.iter().copied().filter(|member| columns[*member].has(i)).collect();
             match op {
                 Topk | Bottomk => {
                     members.retain(|member| !is_absent(columns[*member].values[i]));
@@ -259,12 +267,12 @@ fn select(
                             (a, b) => a.cmp(&b),
                         }
                     });
-                    members.truncate(count(parameter[i]));
+                    members.truncate(count(*parameter));
                 }
-                Limitk => members.truncate(count(parameter[i])),
+                Limitk => members.truncate(count(*parameter)),
                 _ => members.retain(|member| {
                     let place = columns[*member].labels.hash64() as f64 / u64::MAX as f64;
-                    let ratio = parameter[i].clamp(-1.0, 1.0);
+                    let ratio = parameter.clamp(-1.0, 1.0);
                     if ratio >= 0.0 { place < ratio } else { place >= 1.0 + ratio }
                 }),
             }

@@ -41,7 +41,8 @@ impl Notes {
     pub fn finish(self, query: &str) -> Annotations {
         let shown = |list: RefCell<Vec<(String, Span)>>, kind: &str| {
             let list = list.into_inner();
-            let text = |(text, span): &(String, Span)| format!("PromQL {kind}: {text} ({})", position(query, span.start));
+            let text =
+                |(text, span): &(String, Span)| format!("PromQL {kind}: {text} ({})", position(query, span.start));
             let mut shown: Vec<String> = list.iter().take(SHOWN_MAX).map(text).collect();
             if list.len() > SHOWN_MAX {
                 shown.push(format!("{} more {kind} annotations omitted", list.len() - SHOWN_MAX));

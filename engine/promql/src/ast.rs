@@ -23,9 +23,15 @@ pub enum Kind {
     /// A string that is no UTF-8, as Go quotes it: nothing can be named so.
     InvalidString(String),
     Vector(Selector),
-    Matrix { selector: Selector, range: Length },
+    Matrix {
+        selector: Selector,
+        range: Length,
+    },
     Subquery(Box<Subquery>),
-    Call { function: &'static Function, args: Vec<Expr> },
+    Call {
+        function: &'static Function,
+        args: Vec<Expr>,
+    },
     Negation(Box<Expr>),
     Binary(Box<Binary>),
     Aggregate(Box<Aggregate>),

@@ -34,8 +34,7 @@ pub(crate) fn eval(context: &Context, binary: &Binary, span: Span, grid: Grid) -
     }
 }
 
-const MANY_TO_ONE: &str =
-    "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
+const MANY_TO_ONE: &str = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
 
 /// Go's remainder: the sign of the dividend.
 fn arithmetic(op: BinaryOp, left: f64, right: f64) -> f64 {
@@ -93,7 +92,11 @@ fn points(context: &Context, op: BinaryOp, left: &Point, right: &Point, span: Sp
         (Point::Histogram(histogram), Point::Float(value)) => match op {
             Mul | Div => {
                 let mut scaled = (**histogram).clone();
-                if op == Mul { scaled.scale(*value) } else { scaled.divide(*value) }
+                if op == Mul {
+                    scaled.scale(*value)
+                } else {
+                    scaled.divide(*value)
+                }
                 Some((histogram_point(scaled), true))
             }
             TrimUpper | TrimLower => Some((histogram_point(histogram.trimmed(*value, op == TrimUpper)), true)),
@@ -258,11 +261,8 @@ fn between(
 ) -> Result<Vec<Column>, EvalError> {
     let swapped = matching.cardinality == Cardinality::OneToMany;
     let (many, one) = if swapped { (right, left) } else { (left, right) };
-    let (fill_many, fill_one) = if swapped {
-        (matching.fill_right, matching.fill_left)
-    } else {
-        (matching.fill_left, matching.fill_right)
-    };
+    let (fill_many, fill_one) =
+        if swapped { (matching.fill_right, matching.fill_left) } else { (matching.fill_left, matching.fill_right) };
     let mut pairs: AHashMap<Labels, usize> = AHashMap::with_capacity(many.len());
     let mut list: Vec<(Labels, Pair)> = Vec::new();
     let mut place = |labels: Labels, list: &mut Vec<(Labels, Pair)>| {
@@ -375,14 +375,7 @@ fn duplicate<T>(new: &Column, known: &Column, labels: &Labels, swapped: bool) ->
 }
 
 /// The result for one pair; `many` is the left side unless swapped.
-fn element(
-    context: &Context,
-    binary: &Binary,
-    many: &Point,
-    one: &Point,
-    swapped: bool,
-    span: Span,
-) -> Option<Point> {
+fn element(context: &Context, binary: &Binary, many: &Point, one: &Point, swapped: bool, span: Span) -> Option<Point> {
     let (left, right) = if swapped { (one, many) } else { (many, one) };
     let (value, holds) = points(context, binary.op, left, right, span)?;
     if binary.is_bool {

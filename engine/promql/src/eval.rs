@@ -6,10 +6,11 @@
 //!   * the samples and points in memory are counted against the limit, and the deadline is looked at for every series
 
 use crate::annotations::{Annotations, Notes};
-use crate::ast::{Edges, Expr, Kind, Selector};
+use crate::ast::{Aggregate, Edges, Expr, Kind, Selector};
 use crate::column::{Column, Point, SelectedSeries, histogram_size, is_absent, without_name};
 use crate::plan::{Grid, Plan, offset_ms};
 use crate::ranges::Window;
+use crate::reduce::Partial;
 use crate::{aggregate, binary, functions};
 use ahash::AHashMap;
 use series::histogram::{Histogram, ResetHint};
@@ -68,10 +69,18 @@ pub struct Evaluated {
     pub samples_peak: usize,
 }
 
+/// What answers a select.
+#[derive(Debug)]
+pub enum Selected {
+    Series(Vec<SelectedSeries>),
+    /// Its reduction, carried out.
+    Reduced(Partial),
+}
+
 /// Everything a node needs.
 pub(crate) struct Context<'a> {
     pub plan: &'a Plan,
-    data: &'a [Vec<SelectedSeries>],
+    data: &'a [Selected],
     limits: Limits<'a>,
     pub notes: Notes,
     points: Cell<usize>,
@@ -80,9 +89,10 @@ pub(crate) struct Context<'a> {
 
 impl Plan {
     /// Evaluates over the answers of its selects, in their order.
-    pub fn eval(&self, mut data: Vec<Vec<SelectedSeries>>, limits: Limits) -> Result<Evaluated, EvalError> {
+    pub fn eval(&self, mut data: Vec<Selected>, limits: Limits) -> Result<Evaluated, EvalError> {
         assert_eq!(data.len(), self.selects().len(), "an answer for every select");
         for (select, found) in self.selects().iter().zip(&mut data) {
+            let Selected::Series(found) = found else { continue };
             if select.histogram_stats {
                 found.iter_mut().for_each(|series| hint_resets(&mut series.histograms));
             }
@@ -201,7 +211,27 @@ impl<'a> Context<'a> {
     }
 
     pub fn data(&self, selector: &Selector) -> &'a [SelectedSeries] {
-        &self.data[selector.select]
+        match &self.data[selector.select] {
+            Selected::Series(series) => series,
+            Selected::Reduced(_) => unreachable!("a reduction is taken by its aggregation"),
+        }
+    }
+
+    /// The aggregation over a select, if it was carried out where the samples are.
+    pub fn reduced(&self, aggregate: &Aggregate) -> Result<Option<Vec<Column>>, EvalError> {
+        let selector = match &aggregate.expr.inner().kind {
+            Kind::Vector(selector) => selector,
+            Kind::Call { args, .. } => match args.first().map(|arg| &arg.inner().kind) {
+                Some(Kind::Matrix { selector, .. }) => selector,
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        let Selected::Reduced(partial) = &self.data[selector.select] else { return Ok(None) };
+        let columns = partial.finish(&self.notes).expect("only final sums are handed in");
+        self.look(partial.samples());
+        self.spend(columns.len() * self.plan.grid.count)?;
+        Ok(Some(columns))
     }
 
     /// The newest sample within the lookback of each time; its time in seconds, if `timestamps`.
@@ -232,7 +262,8 @@ impl<'a> Context<'a> {
         let mut found = Vec::new();
         for (series, dropped) in windows.series.iter().zip(&windows.dropped_names) {
             let labels = if *dropped { without_name(&series.labels) } else { series.labels.clone() };
-            let samples: Vec<Sample> = series.samples.iter().filter(|sample| within(sample.timestamp.0)).copied().collect();
+            let samples: Vec<Sample> =
+                series.samples.iter().filter(|sample| within(sample.timestamp.0)).copied().collect();
             let histograms: Vec<_> = series.histograms.iter().filter(|(time, _)| within(*time)).cloned().collect();
             self.spend(samples.len())?;
             if !samples.is_empty() || !histograms.is_empty() {
@@ -274,7 +305,8 @@ impl<'a> Context<'a> {
                 let mut series = Vec::with_capacity(columns.len());
                 for column in columns {
                     let floats = inner.times().zip(&column.values).filter(|(_, value)| !is_absent(**value));
-                    let samples = floats.map(|(time, value)| Sample { timestamp: Timestamp(time), value: *value }).collect();
+                    let samples =
+                        floats.map(|(time, value)| Sample { timestamp: Timestamp(time), value: *value }).collect();
                     let histograms = match column.histograms {
                         None => Vec::new(),
                         // What a point of another time says of the sample before it does not hold here.
@@ -326,10 +358,18 @@ impl<'a> Context<'a> {
                 let floats = floats.to(&series.samples, start, end, |sample| sample.timestamp.0);
                 let histograms = histograms.to(&series.histograms, start, end, |(time, _)| *time);
                 if windows.edges != Edges::Plain {
-                    let point = crate::ranges::edged(windows.edges, series, start, end, self.plan.lookback, |samples| {
-                        let window = Window { labels: &series.labels, floats: samples, histograms: &[], start, end, edges: windows.edges };
-                        of(&window, i)
-                    });
+                    let point =
+                        crate::ranges::edged(windows.edges, series, start, end, self.plan.lookback, |samples| {
+                            let window = Window {
+                                labels: &series.labels,
+                                floats: samples,
+                                histograms: &[],
+                                start,
+                                end,
+                                edges: windows.edges,
+                            };
+                            of(&window, i)
+                        });
                     any |= point.is_some();
                     column.set(i, point);
                     continue;
@@ -377,11 +417,7 @@ impl<'a> Context<'a> {
     }
 
     /// A function of floats; histograms vanish.
-    pub fn map_floats(
-        &self,
-        columns: Vec<Column>,
-        of: impl Fn(f64, usize) -> f64,
-    ) -> Result<Vec<Column>, EvalError> {
+    pub fn map_floats(&self, columns: Vec<Column>, of: impl Fn(f64, usize) -> f64) -> Result<Vec<Column>, EvalError> {
         let mut mapped = Vec::with_capacity(columns.len());
         for mut column in columns {
             column.histograms = None;
@@ -509,15 +545,13 @@ fn newest(
             if float_time > oldest && !is_stale(sample.value) {
                 column.values[i] = if timestamps { float_time as f64 / 1000.0 } else { sample.value };
             }
-        } else if let Some((at, histogram)) = histogram {
-            if *at > oldest && !is_stale(histogram.sum) {
-                let point = if timestamps {
-                    Point::Float(*at as f64 / 1000.0)
-                } else {
-                    Point::Histogram(Arc::clone(histogram))
-                };
-                column.set(i, Some(point));
-            }
+        } else if let Some((at, histogram)) = histogram
+            && *at > oldest
+            && !is_stale(histogram.sum)
+        {
+            let point =
+                if timestamps { Point::Float(*at as f64 / 1000.0) } else { Point::Histogram(Arc::clone(histogram)) };
+            column.set(i, Some(point));
         }
     }
 }

@@ -147,7 +147,9 @@ pub(crate) fn find(name: &str) -> Option<&'static Function> {
 }
 
 /// Suffixes of names that counters have.
-const COUNTER_SUFFIXES: [&str; 4] = ["_total", "_sum", "_count", "_bucket"];
+pub(crate) const COUNTER_SUFFIXES: [&str; 4] = ["_total", "_sum", "_count", "_bucket"];
+
+pub(crate) const NOT_A_COUNTER: &str = "metric might not be a counter, name does not end in _total/_sum/_count/_bucket";
 
 pub(crate) fn call(
     context: &Context,
@@ -189,7 +191,9 @@ pub(crate) fn call(
             vectors::sort(context, function.name, args, span, grid).map(Answer::Vector)
         }
         name if name.starts_with("histogram_") => quantile::call(context, name, args, grid).map(Answer::Vector),
-        "round" | "clamp" | "clamp_min" | "clamp_max" => bounded(context, function.name, args, grid).map(Answer::Vector),
+        "round" | "clamp" | "clamp_min" | "clamp_max" => {
+            bounded(context, function.name, args, grid).map(Answer::Vector)
+        }
         name => {
             let columns = match args.first() {
                 Some(arg) => context.vector(arg, grid)?,
@@ -311,20 +315,24 @@ fn bounded(context: &Context, name: &str, args: &[Expr], grid: Grid) -> Result<V
     let clamp = |value: f64, low: f64, high: f64| {
         if low.is_nan() || high.is_nan() || value.is_nan() { f64::NAN } else { value.min(high).max(low) }
     };
-    context.map_floats(columns, |value, i| match name {
-        "round" => {
-            let inverse = 1.0 / at(&first, i, 1.0);
-            (value * inverse + 0.5).floor() / inverse
-        }
-        "clamp_min" => clamp(value, at(&first, i, 0.0), f64::INFINITY),
-        "clamp_max" => clamp(value, f64::NEG_INFINITY, at(&first, i, 0.0)),
-        _ => {
-            let (low, high) = (at(&first, i, 0.0), at(&second, i, 0.0));
-            if high < low { ABSENT } else { clamp(value, low, high) }
-        }
-    })
-    .map(|columns| columns.into_iter().filter(|column| !column.is_empty()).collect())
+    context
+        .map_floats(columns, |value, i| match name {
+            "round" => {
+                let inverse = 1.0 / at(&first, i, 1.0);
+                (value * inverse + 0.5).floor() / inverse
+            }
+            "clamp_min" => clamp(value, at(&first, i, 0.0), f64::INFINITY),
+            "clamp_max" => clamp(value, f64::NEG_INFINITY, at(&first, i, 0.0)),
+            _ => {
+                let (low, high) = (at(&first, i, 0.0), at(&second, i, 0.0));
+                if high < low { ABSENT } else { clamp(value, low, high) }
+            }
+        })
+        .map(|columns| columns.into_iter().filter(|column| !column.is_empty()).collect())
 }
+
+/// A function of the floats of a window, at a place of the grid.
+type OfFloats<'f> = dyn Fn(&Window, &[series::Sample], usize) -> Option<f64> + 'f;
 
 fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) -> Result<Vec<Column>, EvalError> {
     let name = function.name;
@@ -334,8 +342,8 @@ fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) 
     check_edges(name, arg)?;
     let float = |value: f64| Some(Point::Float(value));
     // For functions that histograms take no part in.
-    let of_floats = |keep_name: bool, of: &dyn Fn(&Window, &[series::Sample], usize) -> Option<f64>| {
-        context.over_time(arg, grid, keep_name, |window, i| {
+    let of_floats = |of: &OfFloats| {
+        context.over_time(arg, grid, false, |window, i| {
             let samples = window.floats_only(&place)?;
             of(window, samples, i).map(Point::Float)
         })
@@ -347,8 +355,7 @@ fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) 
                 if !window.floats.is_empty() {
                     let metric = window.labels.metric_name();
                     if !metric.is_empty() && !COUNTER_SUFFIXES.iter().any(|suffix| metric.ends_with(suffix)) {
-                        let text = "metric might not be a counter, name does not end in _total/_sum/_count/_bucket";
-                        place.info(format!("{text}: {metric:?}"));
+                        place.info(format!("{NOT_A_COUNTER}: {metric:?}"));
                     }
                 }
                 window.extrapolated(true, name == "rate", &place)
@@ -356,7 +363,9 @@ fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) 
             Ok(columns)
         }
         "delta" => context.over_time(arg, grid, false, |window, _| window.extrapolated(false, false, &place)),
-        "irate" | "idelta" => context.over_time(arg, grid, false, |window, _| window.instant_change(name == "irate", &place)),
+        "irate" | "idelta" => {
+            context.over_time(arg, grid, false, |window, _| window.instant_change(name == "irate", &place))
+        }
         "sum_over_time" => context.over_time(arg, grid, false, |window, _| window.total(false, &place)),
         "avg_over_time" => context.over_time(arg, grid, false, |window, _| window.total(true, &place)),
         "count_over_time" => context.over_time(arg, grid, false, |window, _| float(window.count() as f64)),
@@ -365,13 +374,11 @@ fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) 
         "resets" => context.over_time(arg, grid, false, |window, _| float(window.resets())),
         "first_over_time" => context.over_time(arg, grid, true, |window, _| Some(window.first().1)),
         "last_over_time" => context.over_time(arg, grid, true, |window, _| Some(window.last().1)),
-        "ts_of_first_over_time" => {
-            context.over_time(arg, grid, false, |window, _| float(seconds(window.first().0)))
-        }
+        "ts_of_first_over_time" => context.over_time(arg, grid, false, |window, _| float(seconds(window.first().0))),
         "ts_of_last_over_time" => context.over_time(arg, grid, false, |window, _| float(seconds(window.last().0))),
         "min_over_time" | "max_over_time" | "ts_of_min_over_time" | "ts_of_max_over_time" => {
             let largest = name.contains("max");
-            of_floats(false, &|_, samples, _| {
+            of_floats(&|_, samples, _| {
                 let mut best = &samples[0];
                 for sample in &samples[1..] {
                     let ties = name.starts_with("ts_of") && sample.value == best.value;
@@ -383,9 +390,9 @@ fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) 
                 Some(if name.starts_with("ts_of") { seconds(best.timestamp.0) } else { best.value })
             })
         }
-        "stddev_over_time" => of_floats(false, &|window, _, _| Some(ranges::variance(window.values()).sqrt())),
-        "stdvar_over_time" => of_floats(false, &|window, _, _| Some(ranges::variance(window.values()))),
-        "mad_over_time" => of_floats(false, &|_, samples, _| {
+        "stddev_over_time" => of_floats(&|window, _, _| Some(ranges::variance(window.values()).sqrt())),
+        "stdvar_over_time" => of_floats(&|window, _, _| Some(ranges::variance(window.values()))),
+        "mad_over_time" => of_floats(&|_, samples, _| {
             if samples.iter().any(|sample| sample.value.is_nan()) {
                 return Some(f64::NAN);
             }
@@ -398,16 +405,16 @@ fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) 
             for value in &q {
                 quantile::check_quantile(context, *value, args[0].span);
             }
-            of_floats(false, &|_, samples, i| Some(ranges::quantile(q[i], &mut values(samples))))
+            of_floats(&|_, samples, i| Some(ranges::quantile(q[i], &mut values(samples))))
         }
-        "deriv" => of_floats(false, &|_, samples, _| {
+        "deriv" => of_floats(&|_, samples, _| {
             let start = samples[0].timestamp.0;
             ranges::regression(samples, start).map(|(slope, _)| slope)
         }),
         "predict_linear" => {
             let ahead = scalar(1)?;
             let start = grid;
-            of_floats(false, &|_, samples, i| {
+            of_floats(&|_, samples, i| {
                 let (slope, value) = ranges::regression(samples, start.time(i))?;
                 Some(slope * ahead[i] + value)
             })
@@ -416,10 +423,13 @@ fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) 
             let (factors, trends) = (scalar(1)?, scalar(2)?);
             for (values, what) in [(&factors, "smoothing"), (&trends, "trend")] {
                 if let Some(value) = values.iter().find(|value| !(**value > 0.0 && **value < 1.0)) {
-                    return failed(format!("invalid {what} factor. Expected: 0 < {} < 1, got: {value:.6}", if what == "trend" { "tf" } else { "sf" }));
+                    return failed(format!(
+                        "invalid {what} factor. Expected: 0 < {} < 1, got: {value:.6}",
+                        if what == "trend" { "tf" } else { "sf" }
+                    ));
                 }
             }
-            of_floats(false, &|_, samples, i| ranges::smoothed(samples, factors[i], trends[i]))
+            of_floats(&|_, samples, i| ranges::smoothed(samples, factors[i], trends[i]))
         }
         "absent_over_time" => {
             let present = context.over_time(arg, grid, false, |_, _| float(1.0))?;

@@ -24,7 +24,9 @@ impl Token {
         match self {
             Token::Word(word) if word.contains(':') => format!("metric identifier {}", go_quoted(word)),
             Token::Word(word) => match crate::parse::keyword(word) {
-                Some(kind) => format!("{kind}{}", if kind.is_empty() { format!("<{word}>") } else { format!(" <{word}>") }),
+                Some(kind) => {
+                    format!("{kind}{}", if kind.is_empty() { format!("<{word}>") } else { format!(" <{word}>") })
+                }
                 None => format!("identifier {}", go_quoted(word)),
             },
             Token::Number(_) => format!("number {}", go_quoted(text)),
@@ -38,12 +40,12 @@ impl Token {
 }
 
 pub(crate) fn go_quoted(text: &str) -> String {
-    format!("{text:?}")
+    series::Quoted(text).to_string()
 }
 
 const SIGNS: [&str; 25] = [
-    "=~", "!~", "==", "!=", ">=", "<=", "</", ">/", "=", ">", "<", "+", "-", "*", "/", "%", "^", "(", ")", "{", "}", "[",
-    "]", ",", "@",
+    "=~", "!~", "==", "!=", ">=", "<=", "</", ">/", "=", ">", "<", "+", "-", "*", "/", "%", "^", "(", ")", "{", "}",
+    "[", "]", ",", "@",
 ];
 
 fn is_word_start(byte: u8) -> bool {
@@ -134,8 +136,15 @@ pub(crate) fn lex(text: &str) -> Result<Vec<(Token, Span)>, ParseError> {
                         _ => "",
                     };
                     if letter == '!' {
-                        let next = text[at + 1..].chars().next().map_or("end of input".into(), |next| format!("{next:?}"));
-                        return Err(ParseError::at(span, format!("unexpected character after '!'{}: {next}", if place == " inside braces" { place } else { "" })));
+                        let next =
+                            text[at + 1..].chars().next().map_or("end of input".into(), |next| format!("{next:?}"));
+                        return Err(ParseError::at(
+                            span,
+                            format!(
+                                "unexpected character after '!'{}: {next}",
+                                if place == " inside braces" { place } else { "" }
+                            ),
+                        ));
                     }
                     return Err(ParseError::at(span, format!("unexpected character{place}: {letter:?}")));
                 }
@@ -199,10 +208,12 @@ fn go_number(word: &str) -> Option<f64> {
     }
     let plain = word.replace('_', "");
     // A leading zero makes an integer octal, as in Go.
-    if plain.len() > 1 && plain.starts_with('0') && plain.bytes().all(|byte| byte.is_ascii_digit()) {
-        if let Ok(value) = u64::from_str_radix(&plain, 8) {
-            return Some(value as f64);
-        }
+    if plain.len() > 1
+        && plain.starts_with('0')
+        && plain.bytes().all(|byte| byte.is_ascii_digit())
+        && let Ok(value) = u64::from_str_radix(&plain, 8)
+    {
+        return Some(value as f64);
     }
     if !plain.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-')) {
         return None;
@@ -221,8 +232,15 @@ fn hex_float(digits: &str) -> Option<f64> {
 
 /// `1h30m`, units from large to small, each once. None if it does not look like one.
 pub(crate) fn duration_ms(word: &str) -> Option<Result<i64, String>> {
-    const UNITS: [(&str, i64); 7] =
-        [("y", 31_536_000_000), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    const UNITS: [(&str, i64); 7] = [
+        ("y", 31_536_000_000),
+        ("w", 604_800_000),
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+        ("ms", 1),
+    ];
     let mut rest = word;
     let mut units = UNITS.iter();
     let mut total: i64 = 0;
@@ -272,7 +290,8 @@ fn string(text: &str, start: usize) -> Result<(Token, usize), ParseError> {
             }
         }
     }
-    let token = String::from_utf8(out).map_or_else(|error| Token::InvalidString(quoted_bytes(error.as_bytes())), Token::String);
+    let token =
+        String::from_utf8(out).map_or_else(|error| Token::InvalidString(quoted_bytes(error.as_bytes())), Token::String);
     Ok((token, at + 1))
 }
 

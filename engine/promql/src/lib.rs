@@ -16,13 +16,15 @@ mod plan;
 mod print;
 mod quantile;
 mod ranges;
+mod reduce;
 mod vectors;
 
 pub use annotations::Annotations;
 pub use ast::{Expr, Kind, Span, ValueType};
 pub use column::{Column, Point, SelectedSeries, is_absent};
-pub use eval::{Answer, EvalError, Evaluated, Limits};
+pub use eval::{Answer, EvalError, Evaluated, Limits, Selected};
 pub use functions::{Function, all as all_functions};
 pub use parse::{ParseError, ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, position};
 pub use plan::{Grid, Plan, PlanOptions, Select};
 pub use print::{format, tree};
+pub use reduce::{NO_VALUE, Partial, Reduction, nameless};

@@ -323,15 +323,13 @@ impl Parser<'_> {
         if !vectors && op.is_set() {
             return fail(format!("set operator {:?} not allowed in binary scalar expression", op.name()));
         }
-        if left_type == ValueType::Scalar && right_type == ValueType::Scalar {
-            if op.is_comparison() && !is_bool {
-                return fail("comparisons between scalars must use BOOL modifier".into());
-            }
+        if left_type == ValueType::Scalar && right_type == ValueType::Scalar && op.is_comparison() && !is_bool {
+            return fail("comparisons between scalars must use BOOL modifier".into());
         }
-        if matching.on {
-            if let Some(label) = matching.include.iter().find(|label| matching.labels.contains(label)) {
-                return fail(format!("label {label:?} must not occur in ON and GROUP clause at once"));
-            }
+        if matching.on
+            && let Some(label) = matching.include.iter().find(|label| matching.labels.contains(label))
+        {
+            return fail(format!("label {label:?} must not occur in ON and GROUP clause at once"));
         }
         let matching = vectors.then_some(matching);
         Ok(Expr { kind: Kind::Binary(Box::new(Binary { op, left, right, is_bool, matching })), span })
@@ -377,7 +375,10 @@ impl Parser<'_> {
     /// An operand with its ranges, offsets and times.
     fn postfix(&mut self) -> Result<Expr, ParseError> {
         let mut expr = self.primary()?;
-        loop {
+        for layers in 0.. {
+            if self.depth + layers > DEPTH_MAX {
+                break;
+            }
             let start = expr.span.start;
             if *self.peek() == Token::Sign("[") {
                 expr = self.range(expr)?;
@@ -418,7 +419,8 @@ impl Parser<'_> {
             {
                 let edges = if self.word_is("anchored") { Edges::Anchored } else { Edges::Smoothed };
                 if !self.options.extended_range_selectors {
-                    let text = "is experimental and must be enabled with --enable-feature=promql-extended-range-selectors";
+                    let text =
+                        "is experimental and must be enabled with --enable-feature=promql-extended-range-selectors";
                     let name = if edges == Edges::Anchored { "anchored" } else { "smoothed" };
                     return Err(self.fail(format!("{name} modifier {text}")));
                 }
@@ -440,6 +442,7 @@ impl Parser<'_> {
             }
             expr.span = Span { start, end: self.last_end() };
         }
+        Err(self.fail(format!("expression is nested deeper than {DEPTH_MAX}")))
     }
 
     fn range(&mut self, expr: Expr) -> Result<Expr, ParseError> {
@@ -447,7 +450,10 @@ impl Parser<'_> {
         self.next();
         let range = self.length("subquery or range selector", 0)?;
         if range.ms <= 0 {
-            return Err(ParseError::at(Span { start: open.end, end: self.last_end() }, "duration must be greater than 0".into()));
+            return Err(ParseError::at(
+                Span { start: open.end, end: self.last_end() },
+                "duration must be greater than 0".into(),
+            ));
         }
         if self.take(":") {
             let step = match self.peek() {
@@ -460,14 +466,18 @@ impl Parser<'_> {
             self.want("]", "subquery selector")?;
             let span = Span { start: expr.span.start, end: self.last_end() };
             if expr.value_type() != ValueType::Vector && expr.value_type() != ValueType::Scalar {
-                let text = format!("subquery is only allowed on instant vector, got {} instead", expr.value_type().name());
+                let text =
+                    format!("subquery is only allowed on instant vector, got {} instead", expr.value_type().name());
                 return Err(ParseError::at(span, text));
             }
             if expr.value_type() == ValueType::Scalar {
                 let text = "subquery is only allowed on instant vector, got scalar instead";
                 return Err(ParseError::at(span, text.into()));
             }
-            return Ok(Expr { kind: Kind::Subquery(Box::new(Subquery { expr, range, step, offset: None, at: None })), span });
+            return Ok(Expr {
+                kind: Kind::Subquery(Box::new(Subquery { expr, range, step, offset: None, at: None })),
+                span,
+            });
         }
         self.want("]", "subquery or range")?;
         let span = Span { start: expr.span.start, end: self.last_end() };
@@ -570,7 +580,10 @@ impl Parser<'_> {
         self.next();
         let mut grouping = None;
         if self.word_is("by") || self.word_is("without") {
-            grouping = Some((self.word_is("without"), { self.next(); self.label_list("grouping opts")? }));
+            grouping = Some((self.word_is("without"), {
+                self.next();
+                self.label_list("grouping opts")?
+            }));
         }
         self.want("(", "aggregation")?;
         let mut args = Vec::new();
@@ -582,7 +595,10 @@ impl Parser<'_> {
         }
         self.want(")", "aggregation")?;
         if grouping.is_none() && (self.word_is("by") || self.word_is("without")) {
-            grouping = Some((self.word_is("without"), { self.next(); self.label_list("grouping opts")? }));
+            grouping = Some((self.word_is("without"), {
+                self.next();
+                self.label_list("grouping opts")?
+            }));
         }
         let span = Span { start, end: self.last_end() };
         let wanted = 1 + usize::from(op.parameter().is_some());
@@ -590,7 +606,10 @@ impl Parser<'_> {
             return Err(ParseError::at(span, "no arguments for aggregate expression provided".into()));
         }
         if args.len() != wanted {
-            let text = format!("wrong number of arguments for aggregate expression provided, expected {wanted}, got {}", args.len());
+            let text = format!(
+                "wrong number of arguments for aggregate expression provided, expected {wanted}, got {}",
+                args.len()
+            );
             return Err(ParseError::at(span, text));
         }
         let expr = args.pop().expect("counted above");
@@ -651,7 +670,8 @@ impl Parser<'_> {
         let span = Span { start, end: self.last_end() };
         if let Some(name) = &name {
             if matchers.iter().any(|matcher: &Matcher| matcher.name() == METRIC_NAME) {
-                let twice = matchers.iter().find(|matcher| matcher.name() == METRIC_NAME).map_or("", |matcher| matcher.value());
+                let twice =
+                    matchers.iter().find(|matcher| matcher.name() == METRIC_NAME).map_or("", |matcher| matcher.value());
                 return Err(ParseError::at(span, format!("metric name must not be set twice: {name:?} or {twice:?}")));
             }
             matchers.push(Matcher::new(METRIC_NAME, MatchOp::Equal, name).expect("no expression"));
@@ -665,7 +685,10 @@ impl Parser<'_> {
             Token::Word(word) if !word.contains(':') => word,
             Token::String(quoted) if matches!(self.peek(), Token::Sign("," | "}")) => {
                 if let Some(name) = name {
-                    return Err(ParseError::at(span, format!("metric name must not be set twice: {name:?} or {quoted:?}")));
+                    return Err(ParseError::at(
+                        span,
+                        format!("metric name must not be set twice: {name:?} or {quoted:?}"),
+                    ));
                 }
                 *name = Some(quoted);
                 return Ok(());
@@ -873,10 +896,9 @@ fn check_args(function: &Function, args: &[Expr], span: Span) -> Result<(), Pars
     }
     for (i, arg) in args.iter().enumerate() {
         let want = function.args.get(i).or(function.args.last()).copied().unwrap_or(ValueType::Scalar);
-        if function.name == "info" && i == 1 {
-            if !matches!(&arg.kind, Kind::Vector(selector) if selector.name.is_none()) {
-                return Err(ParseError::at(arg.span, "expected label selectors only, got vector selector instead".into()));
-            }
+        if function.name == "info" && i == 1 && !matches!(&arg.kind, Kind::Vector(selector) if selector.name.is_none())
+        {
+            return Err(ParseError::at(arg.span, "expected label selectors only, got vector selector instead".into()));
         }
         want_type(arg, want, &format!("call to function {name:?}"))?;
     }
@@ -887,7 +909,10 @@ fn check_args(function: &Function, args: &[Expr], span: Span) -> Result<(), Pars
 fn check(expr: &Expr) -> Result<(), ParseError> {
     let selector_matches = |selector: &Selector| {
         if selector.matchers.iter().all(|matcher| matcher.matches("")) {
-            return Err(ParseError::at(expr.span, "vector selector must contain at least one non-empty matcher".into()));
+            return Err(ParseError::at(
+                expr.span,
+                "vector selector must contain at least one non-empty matcher".into(),
+            ));
         }
         Ok(())
     };

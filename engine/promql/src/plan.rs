@@ -2,7 +2,9 @@
 
 use crate::ast::*;
 use crate::parse::{ParseError, ParseOptions, parse};
+use crate::reduce::Reduction;
 use series::{METRIC_NAME, MatchOp, Matcher};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Steps of an inner query.
@@ -43,7 +45,7 @@ impl Grid {
 }
 
 /// What has to be known of a set of series.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Select {
     pub matchers: Vec<Matcher>,
     /// First and last millisecond.
@@ -53,6 +55,8 @@ pub struct Select {
     pub is_instant: bool,
     /// Of histograms only count and sum are looked at; then a reset is what the sample before says.
     pub histogram_stats: bool,
+    /// What the series are needed for, if it is an aggregation that their owners can carry out.
+    pub reduction: Option<Arc<Reduction>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +122,15 @@ impl Plan {
         }
         let lookback = millis(options.lookback).max(1);
         let inner_step = millis(options.inner_step).max(1);
-        let mut walk = Walk { grid: (grid.start, end), lookback, inner_step, selects: Vec::new(), histogram_stats: false };
+        let mut walk = Walk {
+            grid: (grid.start, end),
+            lookback,
+            inner_step,
+            selects: Vec::new(),
+            histogram_stats: false,
+            times: grid,
+            delayed_names: options.delayed_name_removal,
+        };
         walk.expr(&mut expr, grid.start, grid.end()).map_err(place)?;
         let selects = walk.selects;
         let delayed_names = options.delayed_name_removal;
@@ -174,6 +186,8 @@ struct Walk {
     inner_step: i64,
     selects: Vec<Select>,
     histogram_stats: bool,
+    times: Grid,
+    delayed_names: bool,
 }
 
 impl Walk {
@@ -186,7 +200,17 @@ impl Walk {
                 if let Some(parameter) = &mut aggregate.parameter {
                     self.expr(parameter, start, end)?;
                 }
-                self.expr(&mut aggregate.expr, start, end)
+                self.expr(&mut aggregate.expr, start, end)?;
+                // Within a subquery the times are not those of the query.
+                if (start, end) == (self.times.start, self.times.end()) && !self.histogram_stats {
+                    let grid = self.grid;
+                    let at = |selector: &Selector| at_ms(selector.at, grid);
+                    if let Some(reduction) = Reduction::of(aggregate, self.times, at, self.lookback, self.delayed_names)
+                    {
+                        self.selects.last_mut().expect("its own select").reduction = Some(Arc::new(reduction));
+                    }
+                }
+                Ok(())
             }
             Kind::Binary(binary) => {
                 self.expr(&mut binary.left, start, end)?;
@@ -267,7 +291,14 @@ impl Walk {
             to = to.saturating_add(self.lookback);
         }
         selector.select = self.selects.len();
-        self.selects.push(Select { matchers: selector.matchers.clone(), from, to, is_instant, histogram_stats: self.histogram_stats });
+        self.selects.push(Select {
+            matchers: selector.matchers.clone(),
+            from,
+            to,
+            is_instant,
+            histogram_stats: self.histogram_stats,
+            reduction: None,
+        });
     }
 
     /// Series that describe others: by the conditions on names, or `target_info`. Other conditions hold on the labels
@@ -283,6 +314,13 @@ impl Walk {
         }
         selector.select = self.selects.len();
         let from = start.saturating_sub(self.lookback).saturating_add(1);
-        self.selects.push(Select { matchers, from, to: end, is_instant: true, histogram_stats: false });
+        self.selects.push(Select {
+            matchers,
+            from,
+            to: end,
+            is_instant: true,
+            histogram_stats: false,
+            reduction: None,
+        });
     }
 }

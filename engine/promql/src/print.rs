@@ -3,7 +3,7 @@
 use crate::ast::*;
 use crate::parse::{ParseError, ParseOptions, parse};
 use serde_json::{Value, json};
-use series::{MatchOp, Matcher, format_float_json, is_legacy_label_name, is_legacy_metric_name};
+use series::{MatchOp, Matcher, Quoted, format_float_json, is_legacy_label_name, is_legacy_metric_name};
 
 /// Widest line before an expression is broken up.
 const LINE_WIDTH: usize = 100;
@@ -42,7 +42,7 @@ pub(crate) fn duration(ms: i64) -> String {
         ("s", 1000, false),
         ("ms", 1, false),
     ] {
-        if exact && rest % size != 0 {
+        if exact && !rest.is_multiple_of(size) {
             continue;
         }
         if rest / size > 0 {
@@ -58,7 +58,7 @@ fn length(length: &Length) -> String {
 }
 
 fn label(name: &str) -> String {
-    if is_legacy_label_name(name) { name.to_owned() } else { format!("{name:?}") }
+    if is_legacy_label_name(name) { name.to_owned() } else { Quoted(name).to_string() }
 }
 
 fn labels(names: &[String]) -> String {
@@ -87,7 +87,7 @@ fn selector(selector: &Selector) -> String {
     let mut out = String::new();
     match &selector.name {
         Some(name) if is_legacy_metric_name(name) => out += name,
-        Some(name) => inside.insert(0, format!("{name:?}")),
+        Some(name) => inside.insert(0, Quoted(name).to_string()),
         None => {}
     }
     if !inside.is_empty() || out.is_empty() {
@@ -149,7 +149,7 @@ pub(crate) fn plain(expr: &Expr) -> String {
     match &expr.kind {
         Kind::Number(value) if value.is_duration && value.value >= 0.0 => duration((value.value * 1000.0) as i64),
         Kind::Number(value) => number(value.value),
-        Kind::String(text) => format!("{text:?}"),
+        Kind::String(text) => Quoted(text).to_string(),
         Kind::InvalidString(quoted) => quoted.clone(),
         Kind::Vector(vector) => selector(vector) + edges(vector) + &suffix(&vector.offset, &vector.at),
         Kind::Matrix { selector: vector, range } => {
@@ -182,7 +182,8 @@ fn pretty(expr: &Expr, depth: usize) -> String {
     if line.len() <= LINE_WIDTH {
         return line;
     }
-    let list = |args: &mut dyn Iterator<Item = &Expr>| args.map(|arg| pretty(arg, depth + 1)).collect::<Vec<_>>().join(",\n");
+    let list =
+        |args: &mut dyn Iterator<Item = &Expr>| args.map(|arg| pretty(arg, depth + 1)).collect::<Vec<_>>().join(",\n");
     match &expr.kind {
         Kind::Call { function, args } => format!("{indent}{}(\n{}\n{indent})", function.name, list(&mut args.iter())),
         Kind::Aggregate(aggregate) => {

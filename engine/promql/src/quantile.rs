@@ -27,11 +27,11 @@ pub(crate) fn check_quantile(context: &Context, q: f64, span: Span) {
 pub(crate) fn call(context: &Context, name: &str, args: &[Expr], grid: Grid) -> Result<Vec<Column>, EvalError> {
     let simple = |of: fn(&Histogram) -> f64| {
         let columns = context.vector(&args[0], grid)?;
-        let mapped = context.map(columns, |point, _| match point {
+
+        context.map(columns, |point, _| match point {
             Point::Float(_) => None,
             Point::Histogram(histogram) => Some(Point::Float(of(&histogram))),
-        });
-        mapped
+        })
     };
     match name {
         "histogram_count" => simple(|histogram| histogram.count),
@@ -43,7 +43,8 @@ pub(crate) fn call(context: &Context, name: &str, args: &[Expr], grid: Grid) -> 
             let q = context.scalar(&args[0], grid)?;
             q.iter().for_each(|q| check_quantile(context, *q, args[0].span));
             let histograms = gather(context, context.vector(&args[1], grid)?, args[1].span, grid)?;
-            let columns = answers(context, &histograms, grid, |family, i| family.quantile(context, i, q[i], args[1].span));
+            let columns =
+                answers(context, &histograms, grid, |family, i| family.quantile(context, i, q[i], args[1].span));
             context.unique(columns)
         }
         "histogram_quantiles" => {
@@ -56,15 +57,15 @@ pub(crate) fn call(context: &Context, name: &str, args: &[Expr], grid: Grid) -> 
             for arg in &args[2..] {
                 let q = context.scalar(arg, grid)?;
                 q.iter().for_each(|q| check_quantile(context, *q, arg.span));
-                for i in 0..grid.count {
+                for (i, q) in q.into_iter().enumerate() {
                     let mut value = String::new();
                     // Writing into a string does not fail.
-                    let _ = format_float(q[i], &mut value);
-                    if q[i].is_finite() && !value.contains(['.', 'e']) {
+                    let _ = format_float(q, &mut value);
+                    if q.is_finite() && !value.contains(['.', 'e']) {
                         value += ".0";
                     }
                     for mut column in answers(context, &histograms, grid, |family, at| {
-                        if at == i { family.quantile(context, i, q[i], args[0].span) } else { None }
+                        if at == i { family.quantile(context, i, q, args[0].span) } else { None }
                     }) {
                         let mut builder = column.labels.to_builder();
                         builder.set(&label, &value);
@@ -191,8 +192,10 @@ impl Family {
             Either::Classic(buckets) => {
                 let (value, forced) = classic_quantile(q, buckets);
                 if forced {
-                    let place = "(see https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile)";
-                    let text = format!("input to histogram_quantile needed to be fixed for monotonicity {place}{metric}");
+                    let place =
+                        "(see https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile)";
+                    let text =
+                        format!("input to histogram_quantile needed to be fixed for monotonicity {place}{metric}");
                     context.notes.info(span, text);
                 }
                 Some(value)
@@ -203,10 +206,16 @@ impl Family {
     fn fraction(&self, context: &Context, i: usize, lower: f64, upper: f64, span: Span) -> Option<f64> {
         match self.either(context, i, span)? {
             Either::Native(histogram) => {
-                if histogram.sum.is_nan() && histogram.count != 0.0 && !lower.is_nan() && !upper.is_nan() && lower < upper {
+                if histogram.sum.is_nan()
+                    && histogram.count != 0.0
+                    && !lower.is_nan()
+                    && !upper.is_nan()
+                    && lower < upper
+                {
                     let total: f64 = histogram.buckets().map(|bucket| bucket.count).sum();
                     if total < histogram.count {
-                        let text = "input to histogram_fraction has NaN observations, which are excluded from all fractions";
+                        let text =
+                            "input to histogram_fraction has NaN observations, which are excluded from all fractions";
                         context.notes.info(span, format!("{text}{}", for_metric(self.labels.metric_name())));
                     }
                 }

@@ -72,7 +72,7 @@ pub(crate) struct Mean {
 impl Mean {
     pub fn add(&mut self, value: f64) {
         self.count += 1.0;
-        
+
         if !self.moving {
             let mut next = self.sum;
             next.add(value);
@@ -195,9 +195,16 @@ impl<'a> Window<'a> {
 
     pub fn last(&self) -> (i64, Point) {
         let float = self.floats.last().map(|sample| (sample.timestamp.0, Point::Float(sample.value)));
-        let histogram = self.histograms.last().map(|(time, histogram)| (*time, Point::Histogram(Arc::clone(histogram))));
+        let histogram =
+            self.histograms.last().map(|(time, histogram)| (*time, Point::Histogram(Arc::clone(histogram))));
         match (float, histogram) {
-            (Some(float), Some(histogram)) => if float.0 > histogram.0 { float } else { histogram },
+            (Some(float), Some(histogram)) => {
+                if float.0 > histogram.0 {
+                    float
+                } else {
+                    histogram
+                }
+            }
             (float, histogram) => float.or(histogram).expect("a window has a sample"),
         }
     }
@@ -222,13 +229,14 @@ impl<'a> Window<'a> {
         };
         let mut change = self.histogram_change(counter, place)?;
         let zero_share = (change.count > 0.0 && first.1.count >= 0.0).then(|| first.1.count / change.count);
-        let factor = self.factor(first.0, last.0, self.histograms.len(), zero_share.filter(|_| counter), per_second);
+        let zero_share = zero_share.filter(|_| counter);
+        let factor = factor(first.0, last.0, self.histograms.len(), self.start, self.end, zero_share, per_second);
         change.scale(factor);
         Some(Point::Histogram(Arc::new(change)))
     }
 
     #[inline]
-    fn extrapolated_floats(&self, counter: bool, per_second: bool) -> Option<f64> {
+    pub fn extrapolated_floats(&self, counter: bool, per_second: bool) -> Option<f64> {
         let [first, .., last] = self.floats else { return None };
         let mut change = last.value - first.value;
         if counter {
@@ -244,30 +252,8 @@ impl<'a> Window<'a> {
             return Some(if per_second { change / seconds(self.end - self.start) } else { change });
         }
         let zero_share = (counter && change > 0.0 && first.value >= 0.0).then(|| first.value / change);
-        Some(change * self.factor(first.timestamp.0, last.timestamp.0, self.floats.len(), zero_share, per_second))
-    }
-
-    /// How much the change between the first and last sample grows when it is extended. A counter was never below zero:
-    /// `zero_share` is its first value in relation to the change.
-    fn factor(&self, first: i64, last: i64, count: usize, zero_share: Option<f64>, per_second: bool) -> f64 {
-        let sampled = seconds(last - first);
-        let between = sampled / (count - 1) as f64;
-        let (mut before, mut behind) = (seconds(first - self.start), seconds(self.end - last));
-        let threshold = between * 1.1;
-        if before >= threshold {
-            before = between / 2.0;
-        }
-        if let Some(share) = zero_share {
-            before = before.min(sampled * share);
-        }
-        if behind >= threshold {
-            behind = between / 2.0;
-        }
-        let mut factor = (sampled + before + behind) / sampled;
-        if per_second {
-            factor /= seconds(self.end - self.start);
-        }
-        factor
+        let (first, last, count) = (first.timestamp.0, last.timestamp.0, self.floats.len());
+        Some(change * factor(first, last, count, self.start, self.end, zero_share, per_second))
     }
 
     fn histogram_change(&self, counter: bool, place: &Place) -> Option<Histogram> {
@@ -342,6 +328,23 @@ impl<'a> Window<'a> {
         Some(change)
     }
 
+    /// Between the last two floats.
+    pub fn instant_change_floats(&self, counter: bool) -> Option<f64> {
+        let [.., before, last] = self.floats else { return None };
+        let time = last.timestamp.0 - before.timestamp.0;
+        if time == 0 {
+            return None;
+        }
+        let change = if counter && last.value < before.value { last.value } else { last.value - before.value };
+        Some(if counter { change / seconds(time) } else { change })
+    }
+
+    /// The smallest or largest float; NaN only if there is nothing else.
+    pub fn extreme(&self, better: impl Fn(f64, f64) -> bool) -> f64 {
+        let pick = |best: f64, value: f64| if better(value, best) || best.is_nan() { value } else { best };
+        self.values().reduce(pick).unwrap_or(f64::NAN)
+    }
+
     /// Between the last two samples.
     pub fn instant_change(&self, counter: bool, place: &Place) -> Option<Point> {
         let tail = |count: usize| count.saturating_sub(2);
@@ -357,17 +360,14 @@ impl<'a> Window<'a> {
             return None;
         }
         match (&before.1, &last.1) {
-            (Point::Float(before), Point::Float(last)) => {
-                let change = if counter && last < before { *last } else { last - before };
-                Some(Point::Float(if counter { change / seconds(time) } else { change }))
-            }
+            (Point::Float(_), Point::Float(_)) => near.instant_change_floats(counter).map(Point::Float),
             (Point::Histogram(before), Point::Histogram(last)) => {
                 let name = self.name();
                 let gauges = (before.hint == ResetHint::Gauge, last.hint == ResetHint::Gauge);
                 if counter && (gauges.0 || gauges.1) {
                     place.warn(format!("this native histogram metric is not a counter: {name:?}"));
                 }
-                if !counter && !(gauges.0 && gauges.1) {
+                if !(counter || gauges.0 && gauges.1) {
                     place.warn(format!("this native histogram metric is not a gauge: {name:?}"));
                 }
                 let mut change = (**last).clone();
@@ -378,7 +378,8 @@ impl<'a> Window<'a> {
                         }
                         Ok(_) => {}
                         Err(_) => {
-                            let text = "vector contains a mix of histograms with exponential and custom buckets schemas";
+                            let text =
+                                "vector contains a mix of histograms with exponential and custom buckets schemas";
                             place.warn(format!("{text}{}", for_metric(name)));
                             return None;
                         }
@@ -453,6 +454,37 @@ impl<'a> Window<'a> {
         }
         resets as f64
     }
+}
+
+/// How much the change between the first and last sample of a window grows when it is extended to the window's ends. A
+/// counter was never below zero: `zero_share` is its first value in relation to the change.
+pub(crate) fn factor(
+    first: i64,
+    last: i64,
+    count: usize,
+    start: i64,
+    end: i64,
+    zero_share: Option<f64>,
+    per_second: bool,
+) -> f64 {
+    let sampled = seconds(last - first);
+    let between = sampled / (count - 1) as f64;
+    let (mut before, mut behind) = (seconds(first - start), seconds(end - last));
+    let threshold = between * 1.1;
+    if before >= threshold {
+        before = between / 2.0;
+    }
+    if let Some(share) = zero_share {
+        before = before.min(sampled * share);
+    }
+    if behind >= threshold {
+        behind = between / 2.0;
+    }
+    let mut factor = (sampled + before + behind) / sampled;
+    if per_second {
+        factor /= seconds(end - start);
+    }
+    factor
 }
 
 /// Adds histograms up, or means them; count and sum are exact where rounding would lose.
@@ -613,7 +645,8 @@ pub(crate) fn interpolate(
     for (i, time) in grid.times().enumerate() {
         let time = at.unwrap_or(time) - offset;
         let next = series.samples.partition_point(|sample| sample.timestamp.0 <= time);
-        let before = next.checked_sub(1).map(|i| &series.samples[i]).filter(|sample| sample.timestamp.0 > time - lookback);
+        let before =
+            next.checked_sub(1).map(|i| &series.samples[i]).filter(|sample| sample.timestamp.0 > time - lookback);
         let before = before.filter(|sample| !series::is_stale(sample.value));
         let after = series.samples.get(next).filter(|sample| sample.timestamp.0 <= time + lookback);
         let after = after.filter(|sample| !series::is_stale(sample.value));

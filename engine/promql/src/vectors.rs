@@ -165,9 +165,9 @@ pub(crate) fn sort(
     let descending = name.ends_with("_desc");
     if name.starts_with("sort_by_label") {
         columns.sort_by(|one, other| {
-            let by_value = names.iter().map(|name| {
-                natural(one.labels.get(name).unwrap_or(""), other.labels.get(name).unwrap_or(""))
-            });
+            let by_value = names
+                .iter()
+                .map(|name| natural(one.labels.get(name).unwrap_or(""), other.labels.get(name).unwrap_or("")));
             let order = by_value.fold(Ordering::Equal, Ordering::then).then_with(|| one.labels.cmp(&other.labels));
             if descending { order.reverse() } else { order }
         });

@@ -43,7 +43,10 @@ pub fn run(cli: &Cli) -> ExitCode {
     reload::warn_of_passive(&config);
     let unknown = cli.serve.unknown_features();
     if !unknown.is_empty() {
-        tracing::warn!(features = unknown.join(", "), "accepted with --enable-feature, but without effect in this build");
+        tracing::warn!(
+            features = unknown.join(", "),
+            "accepted with --enable-feature, but without effect in this build"
+        );
     }
     if !cli.passive.is_empty() {
         let flags: Vec<&str> = cli.passive.keys().map(String::as_str).collect();

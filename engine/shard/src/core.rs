@@ -10,10 +10,12 @@
 
 use crate::fetch::{BodyLimit, Client, FetchError, Fetched, Fetcher, Request, RequestOptions};
 use crate::handle::{
-    Cardinality, Command, InstantAnswer, InstantRequest, LimitError, MetadataRequest, RangeRequest, TargetMetadata,
+    Cardinality, Command, InstantAnswer, InstantRequest, LimitError, MetadataRequest, Older, RangeRequest,
+    ReduceAnswer, ReduceRequest, TargetMetadata,
 };
 use crate::ingest::{Ingested, Interner, MetadataCache, Reader, Report};
 use crate::log::LogFiles;
+use crate::reduce::Reducing;
 use crate::resolver::{Resolver, ResolverThreads};
 use crate::runtime::Pulse;
 use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
@@ -597,13 +599,17 @@ impl Core {
                     let statuses = self.all_scrapers().iter().map(|scraper| scraper.status.borrow().clone()).collect();
                     let _ = reply.send(statuses);
                 }
-                Command::Instant(request, reply) => {
-                    let answer = self.instant(&request, || reply.is_closed()).await;
+                Command::Instant(request, older, reply) => {
+                    let answer = self.instant(&request, older, || reply.is_closed()).await;
                     let _ = reply.send(answer);
                 }
                 Command::Range(request, reply) => {
                     let answer = self.range(&request, || reply.is_closed()).await;
                     let _ = reply.send(answer);
+                }
+                Command::Reduce(request, older, reply) => {
+                    let answer = self.reduce(&request, older, || reply.is_closed()).await;
+                    let _ = reply.send(answer.map(Box::new));
                 }
                 Command::Seal(reply) => {
                     self.all_scrapers().iter().for_each(|scraper| scraper.head.borrow_mut().turn_over());
@@ -632,13 +638,18 @@ impl Core {
     }
 
     /// Newest samples of what matches; nothing once the asker has `gone`.
-    async fn instant(&self, request: &InstantRequest, gone: impl Fn() -> bool) -> Result<InstantAnswer, LimitError> {
+    async fn instant(
+        &self,
+        request: &InstantRequest,
+        older: Older,
+        gone: impl Fn() -> bool,
+    ) -> Result<InstantAnswer, LimitError> {
         let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
         let mut matching = Matching::new(&request.selectors);
         let mut answer = InstantAnswer::default();
         let mut read = |target: &Target, head: &TargetHead| {
             let visible = self.journal.borrow().visible();
-            matching.instant(head, target.id.0, &target.labels, after, request.at, visible, &mut answer);
+            matching.instant(head, target.id.0, &target.labels, after, request.at, visible, older, &mut answer);
             match request.series_max {
                 max if max > 0 && answer.samples.len() > max => Err(LimitError::Series { series_max: max }),
                 _ => Ok(()),
@@ -689,6 +700,31 @@ impl Core {
             read(&ended.target, &ended.scraper.head.borrow())?;
         }
         Ok(pieces)
+    }
+
+    /// Aggregates what matches; nothing once the asker has `gone`.
+    async fn reduce(
+        &self,
+        request: &ReduceRequest,
+        older: Older,
+        gone: impl Fn() -> bool,
+    ) -> Result<ReduceAnswer, LimitError> {
+        let mut reducing = Reducing::new(request, older);
+        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
+            let visible = self.journal.borrow().visible();
+            reducing.target(&scraper.target.borrow(), &scraper.head.borrow(), visible)?;
+            if i % TARGETS_PER_TURN == 0 {
+                pause().await;
+                if gone() {
+                    break;
+                }
+            }
+        }
+        for ended in self.ended.borrow().iter() {
+            let visible = self.journal.borrow().visible();
+            reducing.ended(&ended.target, &ended.scraper.head.borrow(), visible)?;
+        }
+        Ok(reducing.finish())
     }
 
     async fn metadata(&self, request: &MetadataRequest) -> Vec<TargetMetadata> {

@@ -6,6 +6,7 @@
 
 use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
 use ahash::{AHashMap, AHashSet};
+use promql::{Partial, Reduction};
 use series::{Labels, Matcher, Sample, Timestamp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,9 +29,11 @@ pub enum Command {
     /// State of every target, in no particular order.
     Statuses(oneshot::Sender<Vec<TargetStatus>>),
     /// Newest values of matching series, in no particular order.
-    Instant(Arc<InstantRequest>, oneshot::Sender<Result<InstantAnswer, LimitError>>),
+    Instant(Arc<InstantRequest>, Older, oneshot::Sender<Result<InstantAnswer, LimitError>>),
     /// Samples of matching series that are not in chunks yet.
     Range(Arc<RangeRequest>, oneshot::Sender<Result<Vec<Piece>, LimitError>>),
+    /// Aggregate matching series.
+    Reduce(Arc<ReduceRequest>, Older, oneshot::Sender<Result<Box<ReduceAnswer>, LimitError>>),
     /// Begin another segment with each target's next scrape, so that everything scraped so far gets into chunks.
     Seal(oneshot::Sender<()>),
     /// Metadata per target.
@@ -40,6 +43,14 @@ pub enum Command {
     Cardinality(oneshot::Sender<Box<Cardinality>>),
     /// End all scrapes and leave; answered when the core owns nothing any more.
     Shutdown(oneshot::Sender<()>),
+}
+
+/// What chunks and blocks hold of the time that a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    Perhaps,
+    /// Whatever there is, is in memory.
+    Nothing,
 }
 
 /// Newest samples of the union of `selectors` (each a list of matchers that must all hold) in
@@ -75,6 +86,33 @@ pub struct RangeRequest {
     /// Only which series there are, not their samples: one stands for all, and a series whose samples in the range were
     /// deleted may be among them.
     pub labels_only: bool,
+}
+
+/// An aggregation over the series of a selector with samples in `[from, to]`.
+#[derive(Debug)]
+pub struct ReduceRequest {
+    pub selectors: Vec<Vec<Matcher>>,
+    pub from: Timestamp,
+    pub to: Timestamp,
+    pub reduction: Arc<Reduction>,
+    /// Most samples that are loaded; 0 is no limit.
+    pub samples_max: usize,
+}
+
+/// What a core makes of an aggregation.
+#[derive(Debug)]
+pub struct ReduceAnswer {
+    /// Of targets about which there is nothing else to know.
+    pub partial: Partial,
+    /// Ids of these targets.
+    pub whole: Vec<u64>,
+    /// Samples of the other targets in memory.
+    pub pieces: Vec<Piece>,
+    /// Job and instance of every target with an answer, hashed: two of the same may have series in common.
+    pub identities: Vec<u64>,
+    /// The aggregation has to be carried out over whole series.
+    pub refused: bool,
+    pub samples: usize,
 }
 
 /// A series of an answer: samples in order of time, no two at one time.
@@ -169,10 +207,33 @@ impl Shards {
         Ok(self.ask_all(Command::Statuses).await?.into_iter().flatten().collect())
     }
 
+    /// What the store holds from `from` on.
+    fn older(&self, from: Timestamp) -> Older {
+        let nothing =
+            |store: &Arc<Store>| store.replay().done && store.bounds().is_none_or(|(_, newest)| newest < from.0);
+        if self.store.as_ref().is_none_or(nothing) { Older::Nothing } else { Older::Perhaps }
+    }
+
+    /// Asks every core with what the store holds; once more, if chunks came into it meanwhile.
+    async fn ask_with_older<T>(
+        &self,
+        from: Timestamp,
+        command: impl Fn(Older, oneshot::Sender<T>) -> Command,
+    ) -> Result<Vec<T>, AskError> {
+        let older = self.older(from);
+        let answers = self.ask_all(|reply| command(older, reply)).await?;
+        if self.older(from) == older {
+            return Ok(answers);
+        }
+        self.ask_all(|reply| command(Older::Perhaps, reply)).await
+    }
+
     /// Newest values of matching series, in no particular order; two targets may yield the same labels.
     pub async fn instant(&self, request: InstantRequest) -> Result<Vec<InstantSample>, AskError> {
         let request = Arc::new(request);
-        let answers = self.ask_all(|reply| Command::Instant(request.clone(), reply)).await?;
+        let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
+        let ask = |older, reply| Command::Instant(request.clone(), older, reply);
+        let answers = self.ask_with_older(after.plus_ms(1), ask).await?;
         let mut samples = Vec::new();
         let mut newest = Newest::default();
         let mut whole = AHashSet::new();
@@ -182,7 +243,6 @@ impl Shards {
             answer.partial.into_iter().for_each(|sample| newest.take(sample));
             whole.extend(answer.whole);
         }
-        let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
         let Some(store) = self.store.clone().filter(|store| store.bounds().is_some_and(|(_, newest)| newest > after.0))
         else {
             samples.extend(newest.finish());
@@ -269,15 +329,80 @@ impl Shards {
         let mut all: Vec<Series> = all
             .into_iter()
             .map(|(labels, mut samples)| {
-                // At one time a sample goes before a marker, and the first sample stays.
-                samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
-                samples.dedup_by_key(|sample| sample.timestamp);
+                in_order(&mut samples);
                 Series { labels, samples }
             })
             .filter(|series| !series.samples.is_empty())
             .collect();
         all.sort_unstable_by(|one, other| one.labels.cmp(&other.labels));
         Ok(all)
+    }
+
+    /// Carries an aggregation out where the samples are. None if it needs whole series: then ask for these.
+    pub async fn reduce(&self, request: ReduceRequest) -> Result<Option<Partial>, AskError> {
+        let store = self.store.clone();
+        if store.as_ref().is_some_and(|store| store.hides()) {
+            return Ok(None);
+        }
+        let request = Arc::new(request);
+        let ask = |older, reply| Command::Reduce(request.clone(), older, reply);
+        let answers = self.ask_with_older(request.from, ask).await?;
+        let mut all = Partial::new(request.reduction.clone());
+        let (mut whole, mut identities) = (AHashSet::new(), AHashSet::new());
+        let mut pieces = Vec::new();
+        let mut samples = 0;
+        for answer in answers {
+            let mut answer = answer?;
+            if answer.refused || !answer.identities.iter().all(|identity| identities.insert(*identity)) {
+                return Ok(None);
+            }
+            samples += answer.samples;
+            all.merge(answer.partial);
+            whole.extend(answer.whole);
+            pieces.append(&mut answer.pieces);
+        }
+        if request.samples_max > 0 && samples > request.samples_max {
+            return Err(LimitError::Samples.into());
+        }
+        let store = store.filter(|store| store.bounds().is_some_and(|(_, newest)| newest >= request.from.0));
+        if pieces.is_empty() && store.is_none() {
+            return Ok(all.is_final().then_some(all));
+        }
+        let stop = StopOnDrop::default();
+        let stopping = stop.0.clone();
+        let older = tokio::task::spawn_blocking(move || {
+            let mut series: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
+            let mut take = |mut piece: Piece| {
+                samples += piece.samples.len();
+                series.entry(piece.labels).or_default().append(&mut piece.samples);
+                request.samples_max == 0 || samples <= request.samples_max
+            };
+            let fits = pieces.into_iter().all(&mut take);
+            if let (Some(store), true) = (store, fits) {
+                let (from, to) = (request.from, request.to);
+                let select = store.select(&request.selectors, from, to, |id| whole.contains(&id), &stopping, take);
+                select.map_err(|error| AskError::Blocks(error.to_string()))?;
+            }
+            if request.samples_max > 0 && samples > request.samples_max {
+                return Err(LimitError::Samples.into());
+            }
+            let mut names = AHashSet::new();
+            for (labels, mut samples) in series {
+                if request.reduction.names_vanish() && !names.insert(promql::nameless(&labels)) {
+                    return Ok(None);
+                }
+                in_order(&mut samples);
+                if !request.reduction.is_newest() {
+                    samples.retain(|sample| !series::is_stale(sample.value));
+                }
+                if !samples.is_empty() {
+                    let place = all.place(&labels);
+                    all.add_series(place, &samples);
+                }
+            }
+            Ok(all.is_final().then_some(all))
+        });
+        older.await.map_err(|error| AskError::Blocks(error.to_string()))?
     }
 
     /// Lets everything scraped so far get into chunks, for each target with its next scrape.
@@ -359,6 +484,15 @@ impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// At one time a sample goes before a marker, and the first sample stays.
+fn in_order(samples: &mut Vec<Sample>) {
+    if samples.is_sorted_by(|one, other| one.timestamp < other.timestamp) {
+        return;
+    }
+    samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
+    samples.dedup_by_key(|sample| sample.timestamp);
 }
 
 /// The newest sample of each series; at one time a sample goes before a marker.

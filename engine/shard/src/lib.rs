@@ -9,6 +9,7 @@ mod handle;
 mod ingest;
 mod log;
 mod preview;
+mod reduce;
 mod resolver;
 mod runtime;
 mod schedule;
@@ -19,7 +20,7 @@ mod sys;
 
 pub use handle::{
     ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Cardinality, Command, InstantAnswer, InstantRequest, LimitError,
-    MetadataRequest, RangeRequest, Series, Shards, TargetMetadata,
+    MetadataRequest, Older, RangeRequest, ReduceAnswer, ReduceRequest, Series, Shards, TargetMetadata,
 };
 pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};

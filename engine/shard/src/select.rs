@@ -1,6 +1,6 @@
 //! Selects over the heads of a core.
 
-use crate::handle::InstantAnswer;
+use crate::handle::{InstantAnswer, Older};
 use crate::status::InstantSample;
 use ahash::AHashMap;
 use series::{Labels, Matcher, Timestamp};
@@ -60,6 +60,7 @@ impl<'a> Matching<'a> {
         after: Timestamp,
         at: Timestamp,
         visible: u64,
+        older: Older,
         answer: &mut InstantAnswer,
     ) {
         let mut samples = Vec::new();
@@ -68,7 +69,7 @@ impl<'a> Matching<'a> {
             samples.push(InstantSample { labels, timestamp: sample.timestamp, value: sample.value });
         };
         // Rows in memory were written by this process: one that does not decode is our own mistake.
-        let whole = head.instant(after, at, visible, self.of_target(target), found);
+        let whole = head.instant(after, at, visible, older == Older::Nothing, self.of_target(target), found);
         if whole.expect("rows of this process decode") {
             answer.samples.append(&mut samples);
             answer.whole.push(id);

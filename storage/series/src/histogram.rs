@@ -182,7 +182,8 @@ impl Histogram {
         self.schema == other.schema
             && same(self.count, other.count)
             && same(self.sum, other.sum)
-            && (self.is_custom() || (self.zero_threshold == other.zero_threshold && self.zero_count == other.zero_count))
+            && (self.is_custom()
+                || (self.zero_threshold == other.zero_threshold && self.zero_count == other.zero_count))
             && same_bounds(&self.custom_values, &other.custom_values)
             && buckets(&self.positive, &other.positive)
             && buckets(&self.negative, &other.negative)
@@ -476,7 +477,8 @@ impl Histogram {
             } else if high <= at || lower == f64::NEG_INFINITY && (high <= 0.0 || at < 0.0) {
                 (kept, from, to) = (0.0, lower, high);
             } else if high == f64::INFINITY {
-                (kept, from, to) = (if at == f64::INFINITY || lower == f64::NEG_INFINITY { 0.0 } else { bucket.count }, at, at);
+                (kept, from, to) =
+                    (if at == f64::INFINITY || lower == f64::NEG_INFINITY { 0.0 } else { bucket.count }, at, at);
             } else if lower == f64::NEG_INFINITY {
                 (kept, from, to) = (bucket.count * (1.0 - at / high), at, high);
             } else {
@@ -570,16 +572,23 @@ mod tests {
 
     #[test]
     fn bounds_are_powers() {
-        for (index, schema, want) in
-            [(0, 0, 1.0), (1, 0, 2.0), (-1, 0, 0.5), (1, 1, std::f64::consts::SQRT_2), (1, -1, 4.0), (1024, 0, f64::MAX), (-1074, 0, 5e-324)]
-        {
+        for (index, schema, want) in [
+            (0, 0, 1.0),
+            (1, 0, 2.0),
+            (-1, 0, 0.5),
+            (1, 1, std::f64::consts::SQRT_2),
+            (1, -1, 4.0),
+            (1024, 0, f64::MAX),
+            (-1074, 0, 5e-324),
+        ] {
             assert_eq!(exponential_bound(index, schema), want, "index {index} of schema {schema}");
         }
     }
 
     #[test]
     fn addition_takes_the_coarser_resolution_and_the_wider_zero_bucket() {
-        let mut one = Histogram { schema: 1, count: 3.0, positive: buckets(&[(1, 1.0), (2, 2.0)]), ..Histogram::default() };
+        let mut one =
+            Histogram { schema: 1, count: 3.0, positive: buckets(&[(1, 1.0), (2, 2.0)]), ..Histogram::default() };
         let other = Histogram {
             count: 2.0,
             zero_threshold: 0.1,

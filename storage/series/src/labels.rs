@@ -1,5 +1,6 @@
 //! A label set: sorted by name, names unique, no empty values unless a caller keeps them on purpose.
 
+use crate::Quoted;
 use std::fmt;
 use std::sync::Arc;
 
@@ -141,7 +142,12 @@ impl fmt::Display for Labels {
             if i > 0 {
                 f.write_str(", ")?;
             }
-            if is_legacy_label_name(name) { write!(f, "{name}={value:?}")? } else { write!(f, "{name:?}={value:?}")? }
+            if is_legacy_label_name(name) {
+                write!(f, "{name}=")?
+            } else {
+                write!(f, "{}=", Quoted(name))?
+            }
+            Quoted(value).fmt(f)?;
         }
         f.write_str("}")
     }

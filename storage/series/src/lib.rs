@@ -6,12 +6,14 @@
 pub mod histogram;
 mod labels;
 mod matcher;
+mod quote;
 mod regex;
 mod value;
 
 pub use histogram::Histogram;
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME, is_legacy_label_name, is_legacy_metric_name};
 pub use matcher::{MatchOp, Matcher};
+pub use quote::Quoted;
 pub use regex::{Groups, Regex, RegexError};
 pub use value::{
     FloatError, NORMAL_NAN, STALE_NAN, Sample, Timestamp, format_float, format_float_json, is_stale, parse_float,

@@ -1,6 +1,6 @@
 //! One condition on one label, as in a selector.
 
-use crate::{Labels, Regex, RegexError, is_legacy_label_name};
+use crate::{Labels, Quoted, Regex, RegexError, is_legacy_label_name};
 use std::fmt;
 
 /// How a matcher compares.
@@ -80,9 +80,9 @@ impl fmt::Display for Matcher {
         if is_legacy_label_name(&self.name) {
             f.write_str(&self.name)?
         } else {
-            write!(f, "{:?}", self.name)?
+            Quoted(&self.name).fmt(f)?
         }
-        write!(f, "{op}{:?}", self.value)
+        write!(f, "{op}{}", Quoted(&self.value))
     }
 }
 

@@ -681,18 +681,22 @@ impl TargetHead {
     /// `matching` gives the matching slots of a group, so that the caller can remember them for many targets.
     ///
     /// True if that is all there is to say; series that are stale are left out then. Otherwise what is in chunks may
-    /// say more, and markers are found as well.
+    /// say more, and markers are found as well; unless `nothing_older` is in any.
     pub fn instant(
         &self,
         after: Timestamp,
         at: Timestamp,
         visible: u64,
+        nothing_older: bool,
         mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
         mut found: impl FnMut(&Arc<SlotGroup>, u32, Sample),
     ) -> Result<bool, RowError> {
         let newest_asked = self.newest.is_some_and(|newest| newest <= at);
         let newest_visible = self.open.rows.last().is_some_and(|row| row.position <= visible);
-        let whole = self.whole_since.is_some_and(|since| since <= after) && self.owing.is_none();
+        let since = |since: Timestamp| since <= after;
+        // Series that bring their own times do not end with their segment.
+        let unstamped = || self.closed.iter().all(|closed| closed.segment.slots.stamps.is_empty());
+        let whole = (self.whole_since.is_some_and(since) || (nothing_older && unstamped())) && self.owing.is_none();
         if whole && newest_asked && newest_visible && self.open.order.len() == self.open.placed.len() {
             // The common case touches nothing but newest values.
             for placed in &self.open.placed {
@@ -761,13 +765,118 @@ impl TargetHead {
         Ok(())
     }
 
+    /// Rows of values of matching series in `[from, to]`, as far as rows up to `visible` tell, if these are all the
+    /// samples that there are; false if chunks or other slots may say more, unless `nothing_older` is in any chunk.
+    ///
+    /// `matching` gives the matching slots of a group and where each belongs, or None if it has no answer. With
+    /// `newest_only` it is the newest row alone.
+    pub fn rows(
+        &self,
+        (from, to): (Timestamp, Timestamp),
+        visible: u64,
+        nothing_older: bool,
+        newest_only: bool,
+        out: &mut Rows,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Option<Rc<[(u32, u32)]>>,
+    ) -> Result<bool, RowError> {
+        out.clear();
+        let since = |since: Timestamp| since <= from;
+        let complete =
+            (nothing_older || self.whole_since.is_some_and(since)) && self.owing.is_none() && self.late.is_empty();
+        if !complete {
+            return Ok(false);
+        }
+        let within = |segment: &&Segment| segment.range().is_some_and(|(first, last)| first <= to && last >= from);
+        let unsealed = || self.closed.iter().filter(|closed| !closed.is_sealed());
+        if unsealed().any(|closed| !Arc::ptr_eq(&closed.key, &self.key) && within(&&closed.segment)) {
+            // Late samples.
+            return Ok(false);
+        }
+        let closed = unsealed().map(|closed| &closed.segment);
+        let segments: Vec<&Segment> = closed.chain([&self.open]).filter(within).collect();
+        let Some(last) = segments.last() else { return Ok(true) };
+        if segments.iter().any(|segment| !segment.same_layout(last) || !segment.slots.stamps.is_empty()) {
+            return Ok(false);
+        }
+        let Rows { slots, places, times, values, state } = out;
+        for placed in &last.placed {
+            let Some(pairs) = matching(&placed.group) else { return Ok(false) };
+            for (slot, place) in pairs.iter() {
+                slots.push(placed.base + *slot as usize);
+                places.push(*place);
+            }
+        }
+        if slots.is_empty() {
+            return Ok(true);
+        }
+        let width = slots.len();
+        let readable = |row: &&Row| row.position <= visible && row.at <= to && row.at >= from;
+        let rows = segments.iter().flat_map(|segment| &segment.rows).filter(readable);
+        let height = if newest_only { rows.count().min(1) } else { rows.count() };
+        // Rows are undone from the newest on, so the matrix is filled from its end.
+        times.resize(height, 0);
+        values.resize(height * width, STALE_NAN);
+        let mut left = height;
+        'segments: for segment in segments.iter().rev() {
+            state.values.clone_from(&segment.slots.values);
+            state.stale.0.clone_from(&segment.slots.stale.0);
+            for row in segment.rows.iter().rev() {
+                if row.at < from || left == 0 {
+                    break 'segments;
+                }
+                if readable(&row) {
+                    left -= 1;
+                    times[left] = row.at.0;
+                    let out = &mut values[left * width..(left + 1) * width];
+                    for (out, slot) in out.iter_mut().zip(slots.iter()) {
+                        *out = if state.stale.get(*slot) { STALE_NAN } else { state.values[*slot] };
+                    }
+                    if left == 0 {
+                        break 'segments;
+                    }
+                }
+                row::walk(&row.bytes, state, row::Direction::Undo)?;
+            }
+        }
+        Ok(true)
+    }
+
     /// Bytes on the heap, groups not counted.
     pub fn heap_bytes(&self) -> usize {
         self.segments().map(Segment::heap_bytes).sum()
     }
 }
 
+/// Samples of series of one target, which share their times. To be used again for the next target.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// Where each series belongs.
+    pub places: Vec<u32>,
+    /// Milliseconds, in order.
+    pub times: Vec<i64>,
+    /// For each time a row of values, with a marker where a series has none.
+    pub values: Vec<f64>,
+    slots: Vec<usize>,
+    state: row::Slots,
+}
+
+impl Rows {
+    fn clear(&mut self) {
+        self.places.clear();
+        self.times.clear();
+        self.values.clear();
+        self.slots.clear();
+    }
+}
+
 impl Segment {
+    /// Whether the slots of both belong to the same series.
+    fn same_layout(&self, other: &Segment) -> bool {
+        self.order.len() == self.placed.len()
+            && self.placed.len() == other.placed.len()
+            && self.placed.iter().zip(&other.placed).all(|(one, other)| Arc::ptr_eq(&one.group, &other.group))
+    }
+
     /// Spreads values over the slot space, and finds which slots come back, end, or have a sample of their own time.
     fn lay_out(
         &mut self,
@@ -1055,7 +1164,7 @@ mod tests {
                 }
                 assert_eq!(read.insert(name, (sample.timestamp.0, sample.value.to_bits())), None);
             };
-            let whole = self.head.instant(Timestamp(after), Timestamp(at), u64::MAX, matching, found).unwrap();
+            let whole = self.head.instant(Timestamp(after), Timestamp(at), u64::MAX, false, matching, found).unwrap();
             assert!(!whole || stale == 0);
             let newest =
                 |samples: &BTreeMap<i64, u64>| samples.range(after + 1..=at).next_back().map(|(at, v)| (*at, *v));

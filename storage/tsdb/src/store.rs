@@ -406,6 +406,11 @@ impl Store {
         hide(self.deletions.read().expect("no panic while held").all(), piece);
     }
 
+    /// Whether anything in memory is to be hidden.
+    pub fn hides(&self) -> bool {
+        !self.deletions.read().expect("no panic while held").all().is_empty()
+    }
+
     // --- deleting and copying -------------------------------------------------------------------------------------
 
     /// Deletes samples in `[from, to]` of matching series, up to `now`.

@@ -1,6 +1,9 @@
 //! The test language: `load`, `clear` and `eval`, as Prometheus' promqltest describes it.
 
-use promql::{Answer, Column, Limits, Plan, PlanOptions, ParseOptions, Point, SelectedSeries, parse_duration_ms, parse_metric};
+use promql::{
+    Answer, Column, Limits, ParseOptions, Partial, Plan, PlanOptions, Point, Selected, SelectedSeries,
+    parse_duration_ms, parse_metric,
+};
 use series::histogram::{BucketCount, Histogram, ResetHint};
 use series::{Labels, METRIC_NAME, Matcher, NORMAL_NAN, Regex, STALE_NAN, Sample, Timestamp, parse_float};
 use std::collections::BTreeMap;
@@ -65,8 +68,7 @@ pub fn run(text: &str) -> Outcome {
 }
 
 fn is_command(line: &str) -> bool {
-    !line.starts_with([' ', '\t'])
-        && ["clear", "load", "eval"].iter().any(|command| line.starts_with(command))
+    !line.starts_with([' ', '\t']) && ["clear", "load", "eval"].iter().any(|command| line.starts_with(command))
 }
 
 fn time(text: &str) -> Result<i64, String> {
@@ -143,7 +145,9 @@ fn values(text: &str) -> Result<Vec<Option<Value>>, String> {
         }
         // `x` parts value and count; hexadecimal numbers do not occur.
         let (head, times) = match word.rsplit_once('x') {
-            Some((head, times)) => (head.to_owned(), Some(times.parse::<usize>().map_err(|error| format!("{word}: {error}"))?)),
+            Some((head, times)) => {
+                (head.to_owned(), Some(times.parse::<usize>().map_err(|error| format!("{word}: {error}"))?))
+            }
             None => (word.clone(), None),
         };
         if head == "_" {
@@ -156,7 +160,8 @@ fn values(text: &str) -> Result<Vec<Option<Value>>, String> {
         };
         // `a+b` or `a-b`: the sign behind the first digit that is no exponent's.
         let bytes = head.as_bytes();
-        let sign = (1..bytes.len()).find(|at| matches!(bytes[*at], b'+' | b'-') && !matches!(bytes[at - 1], b'e' | b'E'));
+        let sign =
+            (1..bytes.len()).find(|at| matches!(bytes[*at], b'+' | b'-') && !matches!(bytes[at - 1], b'e' | b'E'));
         let (start, step) = match sign {
             Some(at) => (float(&head[..at])?, float(head[at..].trim_start_matches('+'))?),
             None => (float(&head)?, 0.0),
@@ -361,7 +366,11 @@ impl Storage {
                         let mut hinted = histogram.clone();
                         hinted.hint = match before {
                             _ if histogram.hint == ResetHint::Gauge => ResetHint::Gauge,
-                            Some(before) if before.hint != ResetHint::Gauge && !histogram.detect_reset(before) && histogram.schema == before.schema => {
+                            Some(before)
+                                if before.hint != ResetHint::Gauge
+                                    && !histogram.detect_reset(before)
+                                    && histogram.schema == before.schema =>
+                            {
                                 ResetHint::NotReset
                             }
                             _ => ResetHint::Unknown,
@@ -493,6 +502,39 @@ pub fn options() -> PlanOptions {
     }
 }
 
+/// The series of a select, or their reduction where there is one and no histogram among them.
+fn answer(select: &promql::Select, found: Vec<SelectedSeries>) -> Selected {
+    let floats = found.iter().all(|series| series.histograms.is_empty());
+    let Some(reduction) = select.reduction.clone().filter(|_| floats) else { return Selected::Series(found) };
+    // Every second series goes to another owner.
+    let mut owners = [Partial::new(reduction.clone()), Partial::new(reduction.clone())];
+    let mut names = std::collections::BTreeSet::new();
+    for (i, series) in found.iter().enumerate() {
+        if reduction.names_vanish() && !names.insert(promql::nameless(&series.labels)) {
+            return Selected::Series(found);
+        }
+        let mut samples = series.samples.clone();
+        if !reduction.is_newest() {
+            samples.retain(|sample| !series::is_stale(sample.value));
+        }
+        if samples.is_empty() {
+            continue;
+        }
+        let owner = &mut owners[i % 2];
+        let place = owner.place(&series.labels);
+        if i % 3 == 0 {
+            owner.add_series(place, &samples);
+        } else {
+            let times: Vec<i64> = series.samples.iter().map(|sample| sample.timestamp.0).collect();
+            let values: Vec<f64> = series.samples.iter().map(|sample| sample.value).collect();
+            owner.add_rows(&[place], &times, &values);
+        }
+    }
+    let [mut one, other] = owners;
+    one.merge(other);
+    if one.is_final() { Selected::Reduced(one) } else { Selected::Series(found) }
+}
+
 fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
     let (command, rest) = line.split_once(char::is_whitespace).ok_or("eval of nothing")?;
     let expected = expected(command, body)?;
@@ -520,8 +562,11 @@ fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
         Plan::range(query, start, end, step, &options())
     };
     let run = plan.map_err(|error| error.to_string()).and_then(|plan| {
-        let data = plan.selects().iter().map(|select| storage.select(&select.matchers, select.from, select.to)).collect();
-        plan.eval(data, limits()).map_err(|error| error.to_string())
+        let data = plan
+            .selects()
+            .iter()
+            .map(|select| answer(select, storage.select(&select.matchers, select.from, select.to)));
+        plan.eval(data.collect(), limits()).map_err(|error| error.to_string())
     });
     let evaluated = match (run, &expected.fail) {
         (Err(_), Some(None)) => return Ok(()),
@@ -542,9 +587,9 @@ fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
             let want = expected.scalar.or_else(|| expected.series.into_iter().next().map(|(_, values)| values));
             let want = want.ok_or("a scalar was not expected")?;
             {
-            let mut column = empty(count);
-            column.values = got;
-            same(&column, &want, count)
+                let mut column = empty(count);
+                column.values = got;
+                same(&column, &want, count)
             }
         }
         Answer::Matrix(found) => {
@@ -552,14 +597,17 @@ fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
             for series in &found {
                 let mut points: Vec<(i64, Point)> =
                     series.samples.iter().map(|sample| (sample.timestamp.0, Point::Float(sample.value))).collect();
-                points.extend(series.histograms.iter().map(|(time, histogram)| (*time, Point::Histogram(Arc::clone(histogram)))));
+                points.extend(
+                    series.histograms.iter().map(|(time, histogram)| (*time, Point::Histogram(Arc::clone(histogram)))),
+                );
                 points.sort_by_key(|(time, _)| *time);
                 let Some((_, want)) = expected.series.iter().find(|(labels, _)| *labels == series.labels) else {
                     return Err(format!("unexpected series {}", series.labels));
                 };
                 let (from, step) = expected.range.unwrap_or((points[0].0, step));
                 for (i, want) in want.iter().enumerate() {
-                    let got = points.iter().find(|(time, _)| *time == from + step * i as i64).map(|(_, point)| point.clone());
+                    let got =
+                        points.iter().find(|(time, _)| *time == from + step * i as i64).map(|(_, point)| point.clone());
                     same_point(got.as_ref(), want.as_ref())?;
                 }
                 if points.len() != want.iter().flatten().count() {
@@ -612,7 +660,8 @@ fn annotated(kind: &str, wanted: &[Option<Pattern>], none: bool, got: &[String])
             return Err(format!("no such {kind} in {got:?}"));
         }
     }
-    let explained = |text: &String| wanted.iter().any(|pattern| pattern.as_ref().is_none_or(|pattern| pattern.matches(text)));
+    let explained =
+        |text: &String| wanted.iter().any(|pattern| pattern.as_ref().is_none_or(|pattern| pattern.matches(text)));
     match got.iter().find(|text| !wanted.is_empty() && !explained(text)) {
         Some(text) => Err(format!("unexpected {kind}: {text}")),
         None => Ok(()),

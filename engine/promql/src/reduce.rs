@@ -1,0 +1,465 @@
+//! Aggregations that are carried out where the samples are.
+//!
+//! `sum by (x) (rate(y[5m]))` needs of each series only what it adds to its group. A [`Reduction`] goes to the owners of
+//! the series; each fills a [`Partial`] of its own, and the partials are merged.
+//!
+//! Samples of one target share their times, so the windows of all its series are found once, and a rate is a few plain
+//! loops over rows of values.
+
+use crate::aggregate::group_labels;
+use crate::annotations::Notes;
+use crate::ast::{Aggregate, AggregateOp, Edges, Expr, Kind, Selector, Span};
+use crate::column::{ABSENT, Column, is_absent, without_name};
+use crate::functions::{COUNTER_SUFFIXES, NOT_A_COUNTER};
+use crate::plan::{Grid, offset_ms};
+use crate::ranges::{self, Sum, Window, factor};
+use ahash::AHashMap;
+use series::{Labels, METRIC_NAME, MatchOp, Matcher, STALE_NAN, Sample, Timestamp};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// What a series becomes before it is aggregated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inner {
+    Newest,
+    Over(Function),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Function {
+    Rate,
+    Increase,
+    Delta,
+    Irate,
+    Idelta,
+    Sum,
+    Avg,
+    Min,
+    Max,
+    Count,
+    Present,
+    Changes,
+    Resets,
+}
+
+impl Function {
+    fn named(name: &str) -> Option<Function> {
+        Some(match name {
+            "rate" => Function::Rate,
+            "increase" => Function::Increase,
+            "delta" => Function::Delta,
+            "irate" => Function::Irate,
+            "idelta" => Function::Idelta,
+            "sum_over_time" => Function::Sum,
+            "avg_over_time" => Function::Avg,
+            "min_over_time" => Function::Min,
+            "max_over_time" => Function::Max,
+            "count_over_time" => Function::Count,
+            "present_over_time" => Function::Present,
+            "changes" => Function::Changes,
+            "resets" => Function::Resets,
+            _ => return None,
+        })
+    }
+
+    /// Of the floats of a window; there is at least one.
+    fn of(self, window: &Window) -> Option<f64> {
+        match self {
+            Function::Rate => window.extrapolated_floats(true, true),
+            Function::Increase => window.extrapolated_floats(true, false),
+            Function::Delta => window.extrapolated_floats(false, false),
+            Function::Irate => window.instant_change_floats(true),
+            Function::Idelta => window.instant_change_floats(false),
+            Function::Sum => Some(ranges::sum(window.values())),
+            Function::Avg => Some(ranges::mean(window.values())),
+            Function::Min => Some(window.extreme(|value, best| value < best)),
+            Function::Max => Some(window.extreme(|value, best| value > best)),
+            Function::Count => Some(window.floats.len() as f64),
+            Function::Present => Some(1.0),
+            Function::Changes => Some(window.changes()),
+            Function::Resets => Some(window.resets()),
+        }
+    }
+}
+
+/// An aggregation over a select that needs no more of a series than its samples.
+#[derive(Debug)]
+pub struct Reduction {
+    aggregate: Arc<Aggregate>,
+    inner: Inner,
+    grid: Grid,
+    /// Fixed by `@`.
+    at: Option<i64>,
+    offset: i64,
+    /// How far back a sample counts: the range, or the lookback.
+    back: i64,
+    argument: Span,
+    /// Functions take the name away; without it, series may be told apart no more.
+    names_vanish: bool,
+}
+
+impl Reduction {
+    /// The reduction that an aggregation is, if it is one.
+    pub(crate) fn of(
+        aggregate: &Aggregate,
+        grid: Grid,
+        at: impl Fn(&Selector) -> Option<i64>,
+        lookback: i64,
+        delayed_names: bool,
+    ) -> Option<Reduction> {
+        use AggregateOp::*;
+        if !matches!(aggregate.op, Sum | Avg | Count | Min | Max | Group) {
+            return None;
+        }
+        let by_name = !aggregate.without && aggregate.labels.iter().any(|label| label == METRIC_NAME);
+        let inner: &Expr = aggregate.expr.inner();
+        let (selector, kind, back, argument) = match &inner.kind {
+            Kind::Vector(selector) => (selector, Inner::Newest, lookback, inner.span),
+            Kind::Call { function, args } if !by_name => {
+                let over = Function::named(function.name)?;
+                let Kind::Matrix { selector, range } = &args[0].inner().kind else { return None };
+                (selector, Inner::Over(over), range.ms, args[0].span)
+            }
+            _ => return None,
+        };
+        if selector.edges != Edges::Plain {
+            return None;
+        }
+        let one_name = |matcher: &Matcher| matcher.name() == METRIC_NAME && matcher.op() == MatchOp::Equal;
+        Some(Reduction {
+            aggregate: Arc::new(aggregate.clone()),
+            inner: kind,
+            grid,
+            at: at(selector),
+            offset: offset_ms(&selector.offset),
+            back,
+            argument,
+            names_vanish: kind != Inner::Newest && !delayed_names && !selector.matchers.iter().any(one_name),
+        })
+    }
+
+    /// Whether only the newest sample at each time matters.
+    pub fn is_newest(&self) -> bool {
+        self.inner == Inner::Newest
+    }
+
+    /// Whether only the newest sample of all matters.
+    pub fn is_single(&self) -> bool {
+        self.inner == Inner::Newest && (self.grid.count == 1 || self.at.is_some())
+    }
+
+    /// Whether series of one target that differ in their names alone are an error.
+    pub fn names_vanish(&self) -> bool {
+        self.names_vanish
+    }
+
+    /// Targets that agree on this have the same groups for the same slots.
+    pub fn target_key(&self, target: &Labels) -> u64 {
+        let listed = |name: &str| self.aggregate.labels.iter().any(|label| label == name);
+        let mut hasher = ahash::RandomState::with_seeds(1, 2, 3, 4).build_hasher();
+        for label in target.iter().filter(|(name, _)| listed(name) != self.aggregate.without) {
+            label.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    fn reset_corrected(&self) -> bool {
+        matches!(self.inner, Inner::Over(Function::Rate | Function::Increase))
+    }
+}
+
+/// What some of the series add to each group.
+#[derive(Debug)]
+pub struct Partial {
+    reduction: Arc<Reduction>,
+    places: AHashMap<Labels, u32>,
+    groups: Vec<Labels>,
+    /// For each group and time: a sum, or the best value.
+    values: Vec<Sum>,
+    counts: Vec<f64>,
+    samples: usize,
+    no_counters: BTreeSet<String>,
+    scratch: Scratch,
+}
+
+#[derive(Debug, Default)]
+struct Scratch {
+    samples: Vec<Sample>,
+    resets: Vec<f64>,
+}
+
+impl Partial {
+    pub fn new(reduction: Arc<Reduction>) -> Partial {
+        Partial {
+            reduction,
+            places: AHashMap::new(),
+            groups: Vec::new(),
+            values: Vec::new(),
+            counts: Vec::new(),
+            samples: 0,
+            no_counters: BTreeSet::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The group of a series; it has to have samples.
+    pub fn place(&mut self, labels: &Labels) -> u32 {
+        if self.reduction.reset_corrected() {
+            let name = labels.metric_name();
+            if !name.is_empty() && !COUNTER_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
+                self.no_counters.insert(name.to_owned());
+            }
+        }
+        let key = group_labels(labels, &self.reduction.aggregate);
+        let (groups, count) = (&mut self.groups, self.reduction.grid.count);
+        let (values, counts) = (&mut self.values, &mut self.counts);
+        *self.places.entry(key).or_insert_with_key(|key| {
+            groups.push(key.clone());
+            values.resize(groups.len() * count, Sum::default());
+            counts.resize(groups.len() * count, 0.0);
+            groups.len() as u32 - 1
+        })
+    }
+
+    /// Samples that were looked at so far.
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    #[inline]
+    fn add(&mut self, place: u32, i: usize, value: f64) {
+        let at = place as usize * self.reduction.grid.count + i;
+        let (best, count) = (&mut self.values[at], &mut self.counts[at]);
+        match self.reduction.aggregate.op {
+            AggregateOp::Sum | AggregateOp::Avg => best.add(value),
+            AggregateOp::Min | AggregateOp::Max => {
+                let largest = self.reduction.aggregate.op == AggregateOp::Max;
+                let better = if largest { value > best.sum } else { value < best.sum };
+                if *count == 0.0 || better || best.sum.is_nan() {
+                    best.sum = value;
+                }
+            }
+            _ => {}
+        }
+        *count += 1.0;
+    }
+
+    /// Takes series of one target: their groups, the times of the target's rows in order, and a row of values for each
+    /// time, where markers stand for no value.
+    pub fn add_rows(&mut self, places: &[u32], times: &[i64], values: &[f64]) {
+        let width = places.len();
+        assert_eq!(values.len(), width * times.len(), "a value for every series and time");
+        match self.reduction.inner {
+            Inner::Newest => self.add_newest(places, times, values),
+            Inner::Over(Function::Rate | Function::Increase | Function::Delta) => self.add_rates(places, times, values),
+            Inner::Over(_) => {
+                for (slot, place) in places.iter().enumerate() {
+                    self.add_slot(*place, slot, width, times, values);
+                }
+            }
+        }
+    }
+
+    fn add_slot(&mut self, place: u32, slot: usize, width: usize, times: &[i64], values: &[f64]) {
+        let mut samples = std::mem::take(&mut self.scratch.samples);
+        samples.clear();
+        let column = values.iter().skip(slot).step_by(width);
+        let there = times.iter().zip(column).filter(|(_, value)| !is_absent(**value));
+        samples.extend(there.map(|(time, value)| Sample { timestamp: Timestamp(*time), value: *value }));
+        self.add_series(place, &samples);
+        self.scratch.samples = samples;
+    }
+
+    fn add_newest(&mut self, places: &[u32], times: &[i64], values: &[f64]) {
+        let reduction = self.reduction.clone();
+        let width = places.len();
+        let mut next = 0;
+        for (i, time) in reduction.grid.times().enumerate() {
+            let time = reduction.at.unwrap_or(time) - reduction.offset;
+            while times.get(next).is_some_and(|at| *at <= time) {
+                next += 1;
+            }
+            if next == 0 || times[next - 1] <= time - reduction.back {
+                continue;
+            }
+            let row = &values[(next - 1) * width..next * width];
+            let mut present = 0;
+            for (place, value) in places.iter().zip(row) {
+                if !is_absent(*value) {
+                    present += 1;
+                    self.add(*place, i, *value);
+                }
+            }
+            self.samples += present;
+        }
+    }
+
+    /// Rates of series that have a value at every time; the others one by one.
+    fn add_rates(&mut self, places: &[u32], times: &[i64], values: &[f64]) {
+        let reduction = self.reduction.clone();
+        let width = places.len();
+        if times.is_empty() {
+            return;
+        }
+        let mut gaps = vec![false; width];
+        for row in values.chunks_exact(width) {
+            for (gap, value) in gaps.iter_mut().zip(row) {
+                *gap |= is_absent(*value);
+            }
+        }
+        // What resets took away, up to each row.
+        let counter = reduction.reset_corrected();
+        let mut resets = std::mem::take(&mut self.scratch.resets);
+        if counter {
+            resets.clear();
+            resets.resize(values.len(), 0.0);
+            for row in 1..times.len() {
+                let (before, now) = values[(row - 1) * width..(row + 1) * width].split_at(width);
+                let (lost, losses) = resets[(row - 1) * width..(row + 1) * width].split_at_mut(width);
+                for slot in 0..width {
+                    losses[slot] = lost[slot] + if now[slot] < before[slot] { before[slot] } else { 0.0 };
+                }
+            }
+        }
+        let per_second = reduction.inner == Inner::Over(Function::Rate);
+        let (mut from, mut to) = (0, 0);
+        for (i, time) in reduction.grid.times().enumerate() {
+            let end = reduction.at.unwrap_or(time) - reduction.offset;
+            let start = end - reduction.back;
+            while times.get(to).is_some_and(|at| *at <= end) {
+                to += 1;
+            }
+            while from < to && times[from] <= start {
+                from += 1;
+            }
+            if to - from < 2 {
+                continue;
+            }
+            self.samples += (to - from) * width;
+            let (first, last) = (&values[from * width..(from + 1) * width], &values[(to - 1) * width..to * width]);
+            let of = |zero_share| factor(times[from], times[to - 1], to - from, start, end, zero_share, per_second);
+            // Most counters are far from zero: then the factor is the same for all.
+            let plain = of(None);
+            let sampled = times[to - 1] - times[from];
+            for slot in 0..width {
+                if gaps[slot] {
+                    continue;
+                }
+                let mut change = last[slot] - first[slot];
+                let mut factor = plain;
+                if counter {
+                    change += resets[(to - 1) * width + slot] - resets[from * width + slot];
+                    let share = first[slot] / change;
+                    if change > 0.0 && first[slot] >= 0.0 && share * (sampled as f64) < reduction.back as f64 {
+                        factor = of(Some(share));
+                    }
+                }
+                self.add(places[slot], i, change * factor);
+            }
+        }
+        self.scratch.resets = resets;
+        for slot in (0..width).filter(|slot| gaps[*slot]) {
+            self.add_slot(places[slot], slot, width, times, values);
+        }
+    }
+
+    /// Takes a series, samples in order of time.
+    pub fn add_series(&mut self, place: u32, samples: &[Sample]) {
+        let reduction = self.reduction.clone();
+        match reduction.inner {
+            Inner::Newest => {
+                let times: Vec<i64> = samples.iter().map(|sample| sample.timestamp.0).collect();
+                let values: Vec<f64> = samples.iter().map(|sample| sample.value).collect();
+                self.add_newest(&[place], &times, &values);
+            }
+            Inner::Over(function) => {
+                let labels = Labels::empty();
+                let (mut from, mut to) = (0, 0);
+                for (i, time) in reduction.grid.times().enumerate() {
+                    let end = reduction.at.unwrap_or(time) - reduction.offset;
+                    let start = end - reduction.back;
+                    while samples.get(to).is_some_and(|sample| sample.timestamp.0 <= end) {
+                        to += 1;
+                    }
+                    while from < to && samples[from].timestamp.0 <= start {
+                        from += 1;
+                    }
+                    if from == to {
+                        continue;
+                    }
+                    self.samples += to - from;
+                    let floats = &samples[from..to];
+                    let window = Window { labels: &labels, floats, histograms: &[], start, end, edges: Edges::Plain };
+                    if let Some(value) = function.of(&window) {
+                        self.add(place, i, value);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds what another owner found.
+    pub fn merge(&mut self, other: Partial) {
+        let count = self.reduction.grid.count;
+        self.samples += other.samples;
+        for (group, labels) in other.groups.iter().enumerate() {
+            let place = self.place(labels);
+            for i in 0..count {
+                let (value, found) = (other.values[group * count + i], other.counts[group * count + i]);
+                if found == 0.0 {
+                    continue;
+                }
+                let at = place as usize * count + i;
+                let before = self.counts[at];
+                self.add(place, i, value.sum);
+                if matches!(self.reduction.aggregate.op, AggregateOp::Sum | AggregateOp::Avg) {
+                    self.values[at].add(value.lost);
+                }
+                self.counts[at] = before + found;
+            }
+        }
+        self.no_counters.extend(other.no_counters);
+    }
+
+    /// The groups; None if a sum is more than a float holds and a mean has to be found another way.
+    pub(crate) fn finish(&self, notes: &Notes) -> Option<Vec<Column>> {
+        let count = self.reduction.grid.count;
+        let mut columns = Vec::with_capacity(self.groups.len());
+        for (group, labels) in self.groups.iter().enumerate() {
+            let mut column = Column::absent(labels.clone(), count);
+            for i in 0..count {
+                let (value, found) = (self.values[group * count + i], self.counts[group * count + i]);
+                column.values[i] = match self.reduction.aggregate.op {
+                    _ if found == 0.0 => ABSENT,
+                    AggregateOp::Sum => value.get(),
+                    AggregateOp::Avg if value.sum.is_infinite() => return None,
+                    AggregateOp::Avg => value.sum / found + value.lost / found,
+                    AggregateOp::Count => found,
+                    AggregateOp::Group => 1.0,
+                    _ => value.sum,
+                };
+            }
+            if !column.is_empty() {
+                columns.push(column);
+            }
+        }
+        for name in &self.no_counters {
+            notes.info(self.reduction.argument, format!("{NOT_A_COUNTER}: {name:?}"));
+        }
+        Some(columns)
+    }
+
+    /// Whether the sums can be trusted; see `finish`.
+    pub fn is_final(&self) -> bool {
+        self.finish(&Notes::default()).is_some()
+    }
+}
+
+/// A marker that stands for no value in rows.
+pub const NO_VALUE: f64 = STALE_NAN;
+
+/// The labels by which series are told apart once their names are gone.
+pub fn nameless(labels: &Labels) -> Labels {
+    without_name(labels)
+}
