@@ -157,13 +157,18 @@ impl<'a> Context<'a> {
     }
 
     pub fn eval(&self, expr: &Expr, grid: Grid) -> Result<Answer, EvalError> {
+        let answer = self.node(expr, grid)?;
+        if let Answer::Scalar(values) = &answer {
+            self.spend(values.len())?;
+        }
+        Ok(answer)
+    }
+
+    fn node(&self, expr: &Expr, grid: Grid) -> Result<Answer, EvalError> {
         self.spend(0)?;
         match &expr.kind {
             Kind::Paren(inner) => self.eval(inner, grid),
-            Kind::Number(number) => {
-                self.spend(grid.count)?;
-                Ok(Answer::Scalar(vec![number.value; grid.count]))
-            }
+            Kind::Number(number) => Ok(Answer::Scalar(vec![number.value; grid.count])),
             Kind::String(text) => Ok(Answer::String(text.clone())),
             Kind::InvalidString(quoted) => failed(format!("invalid label name {quoted}")),
             Kind::Vector(selector) => Ok(Answer::Vector(self.select(selector, grid, false)?)),

@@ -166,9 +166,9 @@ pub(crate) fn call(
     match function.name {
         "pi" => constant(std::f64::consts::PI),
         "start" => constant(seconds(whole.start)),
-        "end" => constant(seconds(whole.end())),
+        "end" => constant(seconds(context.plan.end)),
         "step" => constant(if context.plan.is_range { seconds(whole.step) } else { 0.0 }),
-        "range" => constant(seconds(whole.end() - whole.start)),
+        "range" => constant(seconds(context.plan.end - whole.start)),
         "time" => Ok(Answer::Scalar(grid.times().map(seconds).collect())),
         "min_of" | "max_of" => {
             let (one, other) = (context.scalar(&args[0], grid)?, context.scalar(&args[1], grid)?);

@@ -85,6 +85,8 @@ pub struct Plan {
     pub(crate) text: String,
     pub(crate) expr: Expr,
     pub grid: Grid,
+    /// Of the query; the last time of the grid may be before.
+    pub(crate) end: i64,
     pub(crate) is_range: bool,
     pub(crate) lookback: i64,
     pub(crate) inner_step: i64,
@@ -134,7 +136,7 @@ impl Plan {
         walk.expr(&mut expr, grid.start, grid.end()).map_err(place)?;
         let selects = walk.selects;
         let delayed_names = options.delayed_name_removal;
-        Ok(Plan { text: text.to_owned(), expr, grid, is_range, lookback, inner_step, delayed_names, selects })
+        Ok(Plan { text: text.to_owned(), expr, grid, end, is_range, lookback, inner_step, delayed_names, selects })
     }
 
     /// What has to be selected, in the order in which [`Plan::eval`] takes the answers.
@@ -148,7 +150,7 @@ impl Plan {
 
     /// The time that `@` fixes.
     pub(crate) fn at(&self, at: Option<At>) -> Option<i64> {
-        at_ms(at, (self.grid.start, self.grid.end()))
+        at_ms(at, (self.grid.start, self.end))
     }
 
     /// The times of a subquery whose first evaluation is for `start`, and whose last for `end`.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use support::{FakeTarget, PATIENCE, Ringscrape, config, encode, job, ok, request, until};
+use support::{FakeTarget, Prometheus, Ringscrape, config, encode, job, ok, request, until};
 
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
@@ -221,20 +221,6 @@ fn power_cut_costs_a_second_and_a_half() {
     assert!(worst <= 1500, "{worst} ms of visible samples lost");
 }
 
-/// Ends a child by its id.
-struct Ended(std::process::Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[test]
 fn prometheus_opens_what_we_wrote() {
     let targets = [counter(), counter()];
@@ -267,22 +253,8 @@ fn prometheus_opens_what_we_wrote() {
 
     let empty = server.path("empty.yml");
     std::fs::write(&empty, "scrape_configs: []\n").unwrap();
-    let port = free_port();
-    let prometheus = Command::new("prometheus")
-        .arg(format!("--config.file={}", empty.display()))
-        .arg(format!("--storage.tsdb.path={}", folder.display()))
-        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("prometheus is installed: make test-deps");
-    let prometheus = Ended(prometheus);
-    let address = format!("127.0.0.1:{port}").parse().unwrap();
-    let up = Instant::now() + PATIENCE;
-    while std::net::TcpStream::connect(address).is_err() || request(address, "GET", "/-/ready", &[]).status != 200 {
-        assert!(Instant::now() < up, "prometheus does not come up");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let prometheus = Prometheus::start(&empty, &folder, &[]);
+    let address = prometheus.address;
     let path = format!("/api/v1/query?query={}", encode(ALL));
     let theirs: Value = serde_json::from_str(&request(address, "GET", &path, &[]).body).unwrap();
     let theirs = matrix(&theirs["data"]);

@@ -170,6 +170,46 @@ impl Drop for Ringscrape {
     }
 }
 
+/// Debian's prometheus, serving a folder.
+pub struct Prometheus {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Prometheus {
+    /// Returns once it is ready.
+    pub fn start(config: &Path, data: &Path, flags: &[&str]) -> Prometheus {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", data.display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .args(flags)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("prometheus is installed: make test-deps");
+        let prometheus = Prometheus { child, address: format!("127.0.0.1:{port}").parse().unwrap() };
+        let up = Instant::now() + PATIENCE;
+        let ready = || {
+            TcpStream::connect(prometheus.address).is_ok()
+                && request(prometheus.address, "GET", "/-/ready", &[]).status == 200
+        };
+        while !ready() {
+            assert!(Instant::now() < up, "prometheus does not come up");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        prometheus
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Waits until `check` gives a value; panics with the last refusal when patience ends.
 #[track_caller]
 pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
@@ -191,11 +231,23 @@ pub struct Response {
 
 /// One HTTP request on a connection of its own.
 pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+    request_with_body(address, method, path, headers, &[])
+}
+
+pub fn request_with_body(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Response {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n{headers}\r\n");
+    let head =
+        format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
     stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     let text = String::from_utf8_lossy(&bytes).into_owned();
