@@ -1,8 +1,6 @@
 //! Queries that something bit into: a clear error or an answer, within bounds, and no panic.
 
-mod language;
-
-use promql::{Grid, Limits, Plan, Selected, SelectedSeries};
+use promql::{Grid, Limits, ParseOptions, Plan, PlanOptions, Selected, SelectedSeries};
 use series::{Labels, Sample, Timestamp};
 use std::sync::atomic::AtomicBool;
 
@@ -22,6 +20,17 @@ const QUERIES: [&str; 14] = [
     r#"absent_over_time(m{a="b"}[5m]) + days_in_month() + double_exponential_smoothing(m[5m], 0.5, 0.5)"#,
     r#""text \u00e9 \x41 \101 \"" "#,
 ];
+
+/// Everything that can be switched on.
+fn options() -> PlanOptions {
+    let parse = ParseOptions {
+        experimental_functions: true,
+        extended_range_selectors: true,
+        fill_modifiers: true,
+        ..ParseOptions::default()
+    };
+    PlanOptions { parse, delayed_name_removal: true, ..PlanOptions::default() }
+}
 
 fn data(plan: &Plan) -> Vec<Selected> {
     let series = |i: usize| SelectedSeries {
@@ -69,13 +78,13 @@ fn no_mutation_does_harm() {
         }
         let text = String::from_utf8_lossy(&query);
         let plan = if round % 2 == 0 {
-            Plan::instant(&text, 300_000, &language::options())
+            Plan::instant(&text, 300_000, &options())
         } else {
-            Plan::range(&text, 0, 300_000, 30_000, &language::options())
+            Plan::range(&text, 0, 300_000, 30_000, &options())
         };
         // What can be read can be written, and read again to the same.
-        if let Ok(formatted) = promql::format(&text, &language::options().parse) {
-            let again = promql::format(&formatted, &language::options().parse);
+        if let Ok(formatted) = promql::format(&text, &options().parse) {
+            let again = promql::format(&formatted, &options().parse);
             assert_eq!(again.as_ref(), Ok(&formatted), "{text:?} became {formatted:?}");
         }
         let Ok(plan) = plan else { continue };
@@ -89,7 +98,7 @@ fn no_mutation_does_harm() {
 
 #[test]
 fn nesting_and_length_end_in_an_error() {
-    let options = language::options();
+    let options = options();
     for text in [
         "(".repeat(100_000),
         "-".repeat(100_000) + "1",
