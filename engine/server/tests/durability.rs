@@ -4,10 +4,10 @@ mod support;
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::{FakeTarget, Prometheus, Ringscrape, config, encode, job, ok, request, until};
 
 const SIGKILL: i32 = 9;

@@ -17,10 +17,13 @@ fn now() -> i64 {
 const SAMPLES: i64 = 160;
 const INTERVAL: i64 = 15;
 
+/// The value of a series at its i-th sample.
+type At = Box<dyn Fn(i64) -> Option<f64>>;
+
 /// Counters with resets, gauges with gaps, classic histograms, special values: OpenMetrics text from `start` on.
 fn corpus(start: i64) -> String {
     let mut text = String::new();
-    let mut family = |name: &str, kind: &str, series: &[(String, Box<dyn Fn(i64) -> Option<f64>>)]| {
+    let mut family = |name: &str, kind: &str, series: &[(String, At)]| {
         text += &format!("# TYPE {name} {kind}\n");
         for (series, value) in series {
             for i in 0..SAMPLES {
@@ -30,8 +33,7 @@ fn corpus(start: i64) -> String {
             }
         }
     };
-    type Value = Box<dyn Fn(i64) -> Option<f64>>;
-    let mut requests: Vec<(String, Value)> = Vec::new();
+    let mut requests: Vec<(String, At)> = Vec::new();
     for (host, code) in [("a", 200), ("a", 500), ("b", 200), ("b", 404), ("c", 200)] {
         let slope = f64::from(code) / 100.0 + f64::from(host.as_bytes()[0] - b'a');
         let reset = 40 + i64::from(code) / 10;
@@ -39,7 +41,7 @@ fn corpus(start: i64) -> String {
         requests.push((format!("requests_total{{host=\"{host}\",code=\"{code}\"}}"), Box::new(value)));
     }
     family("requests", "counter", &requests);
-    let mut loads: Vec<(String, Value)> = Vec::new();
+    let mut loads: Vec<(String, At)> = Vec::new();
     for (n, host) in ["a", "b", "c", "d"].into_iter().enumerate() {
         let n = n as i64;
         let value = move |i: i64| {
@@ -49,7 +51,7 @@ fn corpus(start: i64) -> String {
         loads.push((format!("load{{host=\"{host}\",zone=\"{}\"}}", ["x", "y"][n as usize % 2]), Box::new(value)));
     }
     family("load", "gauge", &loads);
-    let mut buckets: Vec<(String, Value)> = Vec::new();
+    let mut buckets: Vec<(String, At)> = Vec::new();
     for host in ["a", "b"] {
         for (n, le) in ["0.1", "0.5", "1.0", "5.0", "+Inf"].into_iter().enumerate() {
             let share = (n + 1) as f64 * if host == "a" { 1.5 } else { 2.5 };
@@ -65,7 +67,7 @@ fn corpus(start: i64) -> String {
     }
     family("latency_seconds", "histogram", &buckets);
     let info = |host: &str, zone: &str| {
-        (format!("node_info{{host=\"{host}\",zone=\"{zone}\"}}"), Box::new(|_: i64| Some(1.0)) as Value)
+        (format!("node_info{{host=\"{host}\",zone=\"{zone}\"}}"), Box::new(|_: i64| Some(1.0)) as At)
     };
     family("node_info", "gauge", &[info("a", "x"), info("b", "y"), info("c", "x")]);
     text + "# EOF\n"
@@ -226,8 +228,11 @@ fn queries() -> Vec<String> {
     all
 }
 
+/// Type of the result, and points by labels.
+type Comparable = (String, BTreeMap<String, Vec<(f64, f64)>>);
+
 /// The answer in an order and with values that can be compared.
-fn comparable(body: &str) -> Result<(String, BTreeMap<String, Vec<(f64, f64)>>), String> {
+fn comparable(body: &str) -> Result<Comparable, String> {
     let json: Value = serde_json::from_str(body).map_err(|error| format!("{error}: {body}"))?;
     if json["status"] != "success" {
         return Err(json["errorType"].to_string());
