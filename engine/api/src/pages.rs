@@ -1,9 +1,10 @@
-//! The web pages, made on the server. They need no script and no other host; everything from outside is escaped.
+//! The web pages. They need no other host; everything from outside is escaped. All but `/query` are made on the server and
+//! need no script.
 
-use crate::answer::{ApiError, short_duration};
+use crate::answer::{ApiError, Data, short_duration};
 use crate::params::Params;
 use crate::state::State;
-use crate::v1;
+use crate::{storage, v1};
 use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -13,7 +14,13 @@ use shard::{Health, TargetStatus};
 use std::time::{SystemTime, UNIX_EPOCH};
 use targets::{Pool, Target};
 
-const STYLE: &str = include_str!("../assets/style.css");
+/// Files that pages refer to: name, ending, kind and content.
+const ASSETS: [(&str, &str, &str, &str); 4] = [
+    ("style", "css", "text/css; charset=utf-8", include_str!("../assets/style.css")),
+    ("query", "js", "text/javascript; charset=utf-8", include_str!("../assets/query.js")),
+    ("uplot", "css", "text/css; charset=utf-8", include_str!("../assets/uplot/uPlot.min.css")),
+    ("uplot", "js", "text/javascript; charset=utf-8", include_str!("../assets/uplot/uPlot.iife.min.js")),
+];
 /// Targets on one page.
 const PAGE_TARGETS: usize = 100;
 /// Dropped and failed targets shown of a job; the API has all.
@@ -39,7 +46,14 @@ type Page = Result<Response, PageError>;
 
 /// What every page has around it.
 fn frame(title: &str, path: &str, content: Markup) -> Html {
-    let links = [("/targets", "Targets"), ("/config", "Configuration"), ("/flags", "Flags"), ("/status", "Status")];
+    let links = [
+        ("/query", "Query"),
+        ("/targets", "Targets"),
+        ("/tsdb-status", "Storage"),
+        ("/config", "Configuration"),
+        ("/flags", "Flags"),
+        ("/status", "Status"),
+    ];
     Html(html! {
         (DOCTYPE)
         html lang="en" {
@@ -47,7 +61,7 @@ fn frame(title: &str, path: &str, content: Markup) -> Html {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) " · ringscrape" }
-                link rel="stylesheet" href=(style_path());
+                link rel="stylesheet" href=(asset_path("style", "css"));
                 link rel="icon" href="data:,";
             }
             body {
@@ -77,19 +91,87 @@ impl IntoResponse for Html {
 }
 
 /// The name changes with the content, so browsers may keep the file for ever.
-fn style_path() -> String {
-    format!("/assets/style-{:016x}.css", xxhash_rust::xxh3::xxh3_64(STYLE.as_bytes()))
+fn asset_path(name: &str, ending: &str) -> String {
+    let content = ASSETS.iter().find(|asset| asset.0 == name && asset.1 == ending).map_or("", |asset| asset.3);
+    format!("/assets/{name}-{:016x}.{ending}", xxhash_rust::xxh3::xxh3_64(content.as_bytes()))
 }
 
 pub async fn asset(request: extract::Request) -> Response {
-    if request.uri().path() != style_path() {
+    let path = request.uri().path();
+    let Some((_, _, kind, content)) = ASSETS.iter().find(|(name, ending, ..)| asset_path(name, ending) == path) else {
         return StatusCode::NOT_FOUND.into_response();
-    }
-    let headers = [
-        (header::CONTENT_TYPE, "text/css; charset=utf-8"),
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
-    ];
-    (headers, STYLE).into_response()
+    };
+    let headers = [(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
+    (headers, *content).into_response()
+}
+
+/// Expressions, as a graph or a table. The page asks the API by itself.
+pub async fn query() -> Page {
+    let content = html! {
+        link rel="stylesheet" href=(asset_path("uplot", "css"));
+        form #ask {
+            div.expression {
+                textarea #expression rows="2" spellcheck="false" autocomplete="off" aria-label="Expression"
+                    placeholder="Expression, such as sum by (job) (rate(scrape_samples_scraped[5m])). Enter runs it." {}
+                ul #completion hidden {}
+            }
+            button { "Run" }
+        }
+        div.controls {
+            span role="tablist" {
+                button #tab-graph type="button" role="tab" { "Graph" }
+                button #tab-table type="button" role="tab" { "Table" }
+            }
+            span #graph-controls {
+                label { "range " input #range size="6"; }
+                label { "step " input #step size="6" placeholder="auto"; }
+            }
+            label { "until (UTC) " input #end type="datetime-local" step="1"; }
+            select #history aria-label="History" {}
+            span.faint #summary {}
+        }
+        div #notes {}
+        noscript { p.note { "This page needs JavaScript; the API does not: /api/v1/query." } }
+        section #graph {
+            div #plot {}
+            p.faint #when {}
+            ul #legend {}
+        }
+        section #table hidden { div.scroll { table { tbody #rows {} } } }
+        script src=(asset_path("uplot", "js")) {}
+        script src=(asset_path("query", "js")) {}
+    };
+    Ok(frame("Query", "/query", content).into_response())
+}
+
+/// What is stored, and which names and labels it consists of.
+pub async fn storage(state: extract::State<State>, params: Params) -> Page {
+    let Data(tsdb) = storage::status_tsdb(state, params).await?;
+    let tsdb = serde_json::to_value(tsdb).unwrap_or_default();
+    let list = |key: &str| tsdb[key].as_array().cloned().unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let content = html! {
+        h2 { "In memory and chunks" }
+        div.scroll { table { tbody {
+            @for (name, value) in tsdb["headStats"].as_object().into_iter().flatten() {
+                tr { th scope="row" { (name) } td.number { (text(value)) } }
+            }
+        } } }
+        @for (title, key) in [
+            ("Series by metric name", "seriesCountByMetricName"),
+            ("Values by label name", "labelValueCountByLabelName"),
+            ("Series by label pair", "seriesCountByLabelValuePair"),
+            ("Bytes by label name", "memoryInBytesByLabelName"),
+        ] {
+            h2 { (title) small { "top " (list(key).len()) } }
+            div.scroll { table { tbody {
+                @for row in list(key) {
+                    tr { th scope="row" { (text(&row["name"])) } td.number { (text(&row["value"])) } }
+                }
+            } } }
+        }
+    };
+    Ok(frame("Storage", "/tsdb-status", content).into_response())
 }
 
 pub async fn root() -> Redirect {

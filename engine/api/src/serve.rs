@@ -64,6 +64,9 @@ pub fn router(state: State) -> Router {
         .fallback(v1::missing);
     Router::new()
         .route("/", get(pages::root))
+        .route("/query", get(pages::query))
+        .route("/graph", get(pages::query))
+        .route("/tsdb-status", get(pages::storage))
         .route("/targets", get(pages::targets))
         .route("/config", get(pages::configuration))
         .route("/flags", get(pages::flags))

@@ -250,6 +250,26 @@ async fn pools_metadata_and_status() {
 }
 
 #[tokio::test]
+async fn query_page_asks_no_other_host() {
+    let state = state(1);
+    let page = get(&state, "/query?g0.expr=%3Cscript%3Ealert(1)%3C/script%3E").await;
+    assert_eq!(page.status, StatusCode::OK);
+    let text = page.text();
+    assert!(!text.contains("alert(1)") && !text.contains("http://") && !text.contains("https://"), "{text}");
+    let assets: Vec<&str> = text.split('"').filter(|part| part.starts_with("/assets/")).collect();
+    assert_eq!(assets.len(), 4, "{assets:?}");
+    for asset in assets {
+        let answer = get(&state, asset).await;
+        assert_eq!(
+            (answer.status, answer.header("cache-control")),
+            (StatusCode::OK, "public, max-age=31536000, immutable")
+        );
+    }
+    assert_eq!(get(&state, "/assets/query-0000000000000000.js").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(get(&state, "/tsdb-status").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn refusals_have_the_envelope() {
     let state = state(1);
     for (path, status, kind) in [

@@ -25,6 +25,9 @@ pub const STALL_AFTER: Duration = Duration::from_secs(1);
 pub const ABORT_AFTER: Duration = Duration::from_secs(10);
 /// Time that a core may take to come up.
 const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How often a core whose memory or ring is refused is tried, and when again.
+const START_ATTEMPTS_MAX: usize = 80;
+const START_AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// glommio's own minimum.
 const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 /// A deep ring gives the kernel a cancel table large enough for thousands of idle connections.
@@ -130,36 +133,51 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
     probe(&options.cpus)?;
     let resolver = resolver::ResolverThreads::start(resolver::system_lookup)
         .map_err(|source| StartError::Os { what: "starting the resolver threads", source })?;
-    let (ready_to, ready) = mpsc::channel();
-    let (mut queues, mut pulses) = (Vec::new(), Vec::new());
+    let (mut queues, mut pulses, mut starting) = (Vec::new(), Vec::new(), Vec::new());
     for (index, cpu) in options.cpus.iter().copied().enumerate() {
         let (queue, commands) = flume::bounded::<Command>(COMMANDS_MAX);
         let pulse = Arc::new(Pulse::default());
-        let settings = core::Settings {
-            index,
-            cpu,
-            offset_seed: options.offset_seed,
-            store: options.store.clone(),
-            pulse: pulse.clone(),
-            resolver: resolver.clone(),
+        let start = {
+            let (pulse, resolver) = (pulse.clone(), resolver.clone());
+            let (offset_seed, store) = (options.offset_seed, options.store.clone());
+            move || {
+                let (pulse, resolver, store) = (pulse.clone(), resolver.clone(), store.clone());
+                let settings = core::Settings { index, cpu, offset_seed, store, pulse, resolver };
+                let commands = commands.clone();
+                let (ready_to, ready) = mpsc::channel();
+                let run = move || async move {
+                    let _ = ready_to.send(());
+                    core::run(settings, commands).await;
+                };
+                executor(index, cpu).spawn(run).map(|thread| (thread, ready))
+            }
         };
-        let ready_to = ready_to.clone();
-        executor(index, cpu)
-            .spawn(move || async move {
-                let _ = ready_to.send(index);
-                core::run(settings, commands).await;
-            })
-            .map_err(|error| StartError::Core { core: index, reason: error.to_string() })?;
+        starting.push((start(), start));
         queues.push(queue);
         pulses.push(pulse);
     }
-    let mut up = vec![false; options.cpus.len()];
-    for _ in 0..up.len() {
-        match ready.recv_timeout(READY_WITHIN) {
-            Ok(index) => up[index] = true,
-            Err(_) => {
-                let core = up.iter().position(|up| !up).expect("fewer answers than cores");
-                return Err(StartError::Core { core, reason: format!("no sign of life in {READY_WITHIN:?}") });
+    for (core, (mut started, start)) in starting.into_iter().enumerate() {
+        let failed = |reason: String| StartError::Core { core, reason };
+        for attempt in 1.. {
+            let (thread, ready) = started.map_err(|error| failed(error.to_string()))?;
+            match ready.recv_timeout(READY_WITHIN) {
+                Ok(()) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(failed(format!("no sign of life in {READY_WITHIN:?}")));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let reason = thread.join().err().map_or("it ended at once".to_owned(), |error| error.to_string());
+                    if attempt == START_ATTEMPTS_MAX {
+                        let advice = "if it is memory: ulimit -l 65536, or LimitMEMLOCK=64M in the unit file";
+                        return Err(failed(format!("{reason}; {advice}")));
+                    }
+                    // The kernel gives the locked memory of a process that was killed back seconds later.
+                    if attempt == 1 {
+                        tracing::warn!(core, reason, "core did not come up; trying again");
+                    }
+                    std::thread::sleep(START_AGAIN_AFTER);
+                    started = start();
+                }
             }
         }
     }
