@@ -1080,6 +1080,8 @@ mod tests {
         /// Names that took a sample at the last row.
         alive: Vec<String>,
         added: u64,
+        /// Checks that rows took part in.
+        by_rows: std::cell::Cell<usize>,
     }
 
     impl Pair {
@@ -1091,6 +1093,7 @@ mod tests {
                 truth: BTreeMap::new(),
                 alive: Vec::new(),
                 added: 0,
+                by_rows: std::cell::Cell::default(),
             }
         }
 
@@ -1149,6 +1152,44 @@ mod tests {
             assert_eq!(differ.map(|(name, samples)| (name, samples, read.get(name))), None, "range {from} to {to}");
             assert_eq!(read.len(), want.len(), "range {from} to {to}");
             self.check_instant(from, to);
+            self.by_rows.set(self.by_rows.get() + usize::from(self.check_rows(from, to)));
+        }
+
+        /// Rows, where the head says that they are everything.
+        #[track_caller]
+        fn check_rows(&self, from: i64, to: i64) -> bool {
+            let (mut names, mut rows) = (Vec::new(), Rows::default());
+            let mut ask = |newest_only: bool, rows: &mut Rows| {
+                names.clear();
+                let matching = |group: &Arc<SlotGroup>| {
+                    let first = names.len() as u32;
+                    names.extend((0..group.len()).map(|slot| group.labels(slot).metric_name().to_owned()));
+                    Some((0..group.len() as u32).map(|slot| (slot, first + slot)).collect::<Vec<_>>().into())
+                };
+                let times = (Timestamp(from), Timestamp(to));
+                self.head.rows(times, u64::MAX, false, newest_only, rows, matching).unwrap()
+            };
+            if !ask(false, &mut rows) {
+                return false;
+            }
+            let all = std::mem::take(&mut rows);
+            assert!(ask(true, &mut rows));
+            let mut read: BTreeMap<String, Vec<(i64, u64)>> = BTreeMap::new();
+            for (time, row) in all.times.iter().zip(all.values.chunks(all.places.len().max(1))) {
+                for (place, value) in all.places.iter().zip(row).filter(|(_, value)| !series::is_stale(**value)) {
+                    read.entry(names[*place as usize].clone()).or_default().push((*time, value.to_bits()));
+                }
+            }
+            let real = |(_, bits): &(&i64, &u64)| **bits != STALE_NAN.to_bits();
+            for (name, samples) in &self.truth {
+                let want: Vec<_> = samples.range(from..=to).filter(real).map(|(at, bits)| (*at, *bits)).collect();
+                assert_eq!(read.remove(name).unwrap_or_default(), want, "{name} in rows {from} to {to}");
+            }
+            assert!(read.is_empty());
+            assert_eq!(rows.times.last(), all.times.last());
+            let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&rows.values), bits(&all.values[all.values.len() - rows.values.len()..]));
+            true
         }
 
         #[track_caller]
@@ -1181,6 +1222,7 @@ mod tests {
     #[test]
     fn histories_read_as_they_were_written() {
         let mut next = random(5);
+        let mut by_rows = 0;
         for seed in 0..60u64 {
             let mut pair = Pair::new();
             let pool: Vec<Arc<SlotGroup>> = (0..6)
@@ -1218,7 +1260,9 @@ mod tests {
             pair.head.close_all();
             pair.check(0, at);
             assert!(pair.head.heap_bytes() > 0, "seed {seed}");
+            by_rows += pair.by_rows.get();
         }
+        assert!(by_rows > 100, "rows were everything in {by_rows} checks only");
     }
 
     #[test]
