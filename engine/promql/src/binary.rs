@@ -279,16 +279,13 @@ fn between(
         let at = place(signature(&column.labels, matching), &mut list);
         list[at].1.one.push(i);
     }
-    // Where a side is empty as a whole nothing is matched, and nothing is a fault.
-    let anything = |columns: &[Column]| -> Vec<bool> {
-        (0..grid.count).map(|i| columns.iter().any(|column| column.has(i))).collect()
+    // Where the many side is empty as a whole, nothing is matched and nothing is a fault.
+    let any_many: Vec<bool> = if grid.count == 1 || list.iter().all(|(_, pair)| pair.one.len() < 2) {
+        vec![!many.is_empty(); grid.count]
+    } else {
+        (0..grid.count).map(|i| many.iter().any(|column| column.has(i))).collect()
     };
     let fills = fill_many.is_some() || fill_one.is_some();
-    let (any_many, any_one) = if grid.count == 1 || list.iter().all(|(_, pair)| pair.one.len() < 2) {
-        (vec![!many.is_empty(); grid.count], vec![!one.is_empty(); grid.count])
-    } else {
-        (anything(&many), anything(&one))
-    };
     let mut out: Vec<Column> = Vec::new();
     for (labels, pair) in &list {
         // Which column of the one side speaks at each time.
@@ -312,7 +309,7 @@ fn between(
                 return failed(MANY_TO_ONE);
             }
         }
-        let mut results: Vec<(Column, bool)> = Vec::new();
+        let mut results: Vec<Column> = Vec::new();
         for column in &pair.many {
             let column = &many[*column];
             // The answer's labels may depend on the series of the one side.
@@ -333,7 +330,7 @@ fn between(
                 });
                 by_one[at].1.set(i, Some(result));
             }
-            results.extend(by_one.into_iter().map(|(_, column)| (column, false)));
+            results.extend(by_one.into_iter().map(|(_, column)| column));
         }
         if let Some(fill) = fill_many {
             for partner in &pair.one {
@@ -345,12 +342,11 @@ fn between(
                     let result = element(context, binary, &Point::Float(fill), &point, swapped, span);
                     column.set(i, result);
                 }
-                results.push((column, true));
+                results.push(column);
             }
         }
-        out.extend(results.into_iter().map(|(column, _)| column).filter(|column| !column.is_empty()));
+        out.extend(results.into_iter().filter(|column| !column.is_empty()));
     }
-    let _ = any_one;
     // Two results with the same labels at one time were ambiguous.
     match context.unique(out) {
         Err(EvalError::Execution(text)) if text == SAME_LABELS => {

@@ -413,9 +413,8 @@ fn over_time(context: &Context, function: &Function, args: &[Expr], grid: Grid) 
         }),
         "predict_linear" => {
             let ahead = scalar(1)?;
-            let start = grid;
             of_floats(&|_, samples, i| {
-                let (slope, value) = ranges::regression(samples, start.time(i))?;
+                let (slope, value) = ranges::regression(samples, grid.time(i))?;
                 Some(slope * ahead[i] + value)
             })
         }
