@@ -16,9 +16,9 @@ impl Drop for Exporter {
     }
 }
 
-/// Starts it on a free port of 127.0.0.1. `make test-deps` has installed it.
+/// Starts it on a free port of 127.0.0.3. `make test-deps` has installed it.
 fn node_exporter() -> (Exporter, SocketAddr) {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap();
     let mut child = Command::new("prometheus-node-exporter")
         .arg(format!("--web.listen-address={address}"))
         .stderr(Stdio::piped())
@@ -36,7 +36,8 @@ fn node_exporter() -> (Exporter, SocketAddr) {
 #[test]
 fn node_exporter_and_itself_are_scraped_whole() {
     let (_exporter, address) = node_exporter();
-    let itself = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Not 127.0.0.1: there a port that was free a moment ago is easily another's by now.
+    let itself = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
     let jobs = [job("node", &[address], "scrape_interval: 500ms"), job("self", &[itself], "scrape_interval: 500ms")];
     let listen = format!("--web.listen-address={itself}");
     let server = Ringscrape::start(&config(&jobs), &[&listen]);

@@ -179,17 +179,17 @@ pub struct Prometheus {
 impl Prometheus {
     /// Returns once it is ready.
     pub fn start(config: &Path, data: &Path, flags: &[&str]) -> Prometheus {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap();
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", data.display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .arg(format!("--web.listen-address={address}"))
             .args(flags)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("prometheus is installed: make test-deps");
-        let prometheus = Prometheus { child, address: format!("127.0.0.1:{port}").parse().unwrap() };
+        let prometheus = Prometheus { child, address };
         let up = Instant::now() + PATIENCE;
         let ready = || {
             TcpStream::connect(prometheus.address).is_ok()
