@@ -159,8 +159,11 @@ fn queries() -> Vec<String> {
             push(format!("{function}(load[{range}] offset 3m)"));
             push(format!("sum by (host) ({function}(requests_total[{range}]))"));
         }
-        // Not over gaps: before version 3, rates reached across them to the zero of a counter.
-        push(format!("{function}(requests_total[10m1s:1m])"));
+        // Before version 3, rates whose first sample is far from the beginning of the range reached to the zero of a
+        // counter. Those of selectors begin at zero here.
+        if !matches!(function, "rate" | "increase") {
+            push(format!("{function}(requests_total[10m1s:1m])"));
+        }
         push(format!("max_over_time({function}(requests_total[3m1s])[8m11s:30s])"));
         push(format!("avg without (code) ({function}(requests_total[5m1s]))"));
     }
@@ -286,7 +289,8 @@ fn difference(ours: &str, theirs: &str) -> Option<String> {
 fn answers_are_those_of_prometheus() {
     let folder = tempfile::tempdir().unwrap();
     // Times at which no sample lies: Prometheus 2 and 3 differ in what belongs to the left end of a range.
-    let start = now() - SAMPLES * INTERVAL - 120;
+    // Steps of subqueries are multiples of their length, so no sample may lie at a multiple of its interval.
+    let start = (now() - SAMPLES * INTERVAL - 180).div_euclid(60) * 60 + 7;
     let input = folder.path().join("input.txt");
     std::fs::write(&input, corpus(start)).unwrap();
     let yaml = config(&[]);
