@@ -7,23 +7,37 @@
 
 use super::{Found, Group, SourceId, Update};
 use config::FileSdConfig;
+use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 /// Largest target file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// A writer's events come in bursts; the files are read once it is quiet for so long.
 const SETTLE: Duration = Duration::from_millis(50);
+/// A file modified longer ago than this is known by its version.
+const VERSION_SETTLED: Duration = Duration::from_secs(2);
+
+/// Whether a file is still the one that was read: modified when, how long, which inode.
+type Version = (SystemTime, u64, u64);
 
 /// The files of one configuration.
 pub struct Files {
     settings: FileSdConfig,
-    good: BTreeMap<PathBuf, Arc<Vec<Group>>>,
+    good: BTreeMap<PathBuf, Good>,
     failures_total: u64,
+}
+
+/// The last good list of a file, and of which version it is.
+#[derive(Clone)]
+struct Good {
+    groups: Arc<Vec<Group>>,
+    version: Option<Version>,
 }
 
 impl Files {
@@ -34,9 +48,11 @@ impl Files {
     /// Reads all files that match now.
     pub async fn read(&mut self) -> Found {
         let patterns = self.settings.files.clone();
+        let known = self.good.clone();
         let read = tokio::task::spawn_blocking(move || {
             let paths: BTreeSet<PathBuf> = patterns.iter().flat_map(|pattern| config::glob(pattern)).collect();
-            paths.into_iter().map(|path| (read_file(&path), path)).collect::<Vec<_>>()
+            let read = |path: PathBuf| (read_changed(&path, known.get(&path)), path);
+            paths.into_iter().map(read).collect::<Vec<_>>()
         });
         let read = match read.await {
             Ok(read) => read,
@@ -47,8 +63,8 @@ impl Files {
         self.good.retain(|path, _| paths.contains(path));
         for (outcome, path) in read {
             match outcome {
-                Ok(groups) => {
-                    self.good.insert(path, Arc::new(groups));
+                Ok(good) => {
+                    self.good.insert(path, good);
                 }
                 Err(error) => {
                     self.failures_total += 1;
@@ -61,16 +77,19 @@ impl Files {
     }
 
     fn found(&self, errors: Vec<String>) -> Found {
-        let groups = self.good.values().flat_map(|groups| groups.iter().cloned()).collect();
+        let groups = self.good.values().flat_map(|good| good.groups.iter().cloned()).collect();
         Found { groups: Arc::new(groups), errors, failures_total: self.failures_total }
     }
 
     /// Sends what has changed, for ever.
     pub async fn follow(mut self, source: SourceId, updates: mpsc::Sender<Update>) {
         let (event_to, mut events) = mpsc::channel::<()>(1);
-        // A full channel says already that something happened.
-        let watcher = notify::recommended_watcher(move |_| {
-            let _ = event_to.try_send(());
+        // Our own reading is an event, too: taken for a change, it would have the files read for ever. A full channel
+        // says already that something happened.
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !event.is_ok_and(|event| event.kind.is_access() && !written(event.kind)) {
+                let _ = event_to.try_send(());
+            }
         });
         let mut watcher =
             watcher.map_err(|error| tracing::warn!(%error, "target files are only read again by time")).ok();
@@ -94,12 +113,28 @@ impl Files {
     }
 }
 
+/// Whether a file that was open for writing is closed.
+fn written(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
+}
+
 /// Watches the folders of the patterns; one that does not exist yet is tried again next time.
 fn watch_folders(watcher: &mut RecommendedWatcher, patterns: &[PathBuf], watched: &mut BTreeSet<PathBuf>) {
     for folder in patterns.iter().filter_map(|pattern| pattern.parent()) {
         if !watched.contains(folder) && watcher.watch(folder, RecursiveMode::NonRecursive).is_ok() {
             watched.insert(folder.to_owned());
         }
+    }
+}
+
+/// The list of a file; the known one if the file has not changed for a while. Time stamps are coarse: one that is new may
+/// hide a second change.
+fn read_changed(path: &Path, known: Option<&Good>) -> Result<Good, String> {
+    let found = std::fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len(), meta.ino())));
+    let version = found.filter(|(modified, ..)| modified.elapsed().is_ok_and(|age| age > VERSION_SETTLED));
+    match known {
+        Some(good) if version.is_some() && good.version == version => Ok(good.clone()),
+        _ => Ok(Good { groups: Arc::new(read_file(path)?), version }),
     }
 }
 
@@ -167,6 +202,42 @@ mod tests {
         let found = files.read().await;
         assert_eq!((addresses(&found).len(), found.errors.len()), (0, 0));
         assert_eq!(found.failures_total, JSON.len() as u64);
+    }
+
+    /// Files that were read count as accessed; that is no reason to read them again.
+    #[tokio::test]
+    async fn reading_is_not_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        std::fs::write(&path, "[]").unwrap();
+        let (to, mut updates) = mpsc::channel(8);
+        let task = tokio::spawn(files(path.clone()).follow(SourceId(7), to));
+        updates.recv().await.unwrap();
+        // Every reading of a broken file is an update: its failure is counted.
+        std::fs::write(&path, "[").unwrap();
+        while updates.recv().await.unwrap().found.failures_total == 0 {}
+        let mut last = 0;
+        while let Ok(Some(update)) = tokio::time::timeout(Duration::from_secs(1), updates.recv()).await {
+            last = update.found.failures_total;
+            assert!(last < 5, "one broken file was read {last} times");
+        }
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn unchanged_file_is_not_parsed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        std::fs::write(&path, JSON).unwrap();
+        let past = SystemTime::now() - Duration::from_secs(60);
+        std::fs::File::options().append(true).open(&path).unwrap().set_modified(past).unwrap();
+        let mut files = files(path.clone());
+        files.read().await;
+        let first = files.good[&path].groups.clone();
+        files.read().await;
+        assert!(Arc::ptr_eq(&first, &files.good[&path].groups));
+        std::fs::write(&path, "[]").unwrap();
+        assert!(addresses(&files.read().await).is_empty());
     }
 
     #[tokio::test]
