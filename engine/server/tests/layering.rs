@@ -12,8 +12,9 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("relabel", "engine/relabel", 1),
     ("tsdb", "storage/tsdb", 2),
     ("config", "engine/config", 2),
-    ("targets", "engine/targets", 3),
-    ("shard", "engine/shard", 4),
+    ("client", "engine/client", 3),
+    ("targets", "engine/targets", 4),
+    ("shard", "engine/shard", 5),
     ("api", "engine/api", 6),
     ("server", "engine/server", 7),
 ];
