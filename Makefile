@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it.
 CARGO ?= cargo
 
-.PHONY: run build check test test-deps bench soak
+.PHONY: run build check test test-deps bench-deps bench compare compare-short picture agree scale profile soak
 
 ## Build, then scrape this program, the host's node exporter if it runs, or a small built-in farm.
 run: build
@@ -30,6 +30,34 @@ soak: test-deps
 ## Peer programs that tests run against, from Debian's packages.
 test-deps:
 	@scripts/test-deps
+
+## Programs that ringscrape is compared with, and what measuring needs, from Debian's packages.
+bench-deps:
+	@scripts/bench-deps
+
+## Side by side on one farm: a report on stdout, results in bench-harness/results. About an hour; leave the machine alone.
+compare: build bench-deps
+	@scripts/harness compare $(or $(SCENARIO),app)
+
+## The same in about five minutes, with a small load and one round.
+compare-short: build bench-deps
+	@scripts/harness compare short
+
+## The picture of the README from RESULTS=bench-harness/results/….json.
+picture: build
+	@scripts/harness picture $(RESULTS) --out docs/ratios.svg
+
+## What ringscrape wrote, Prometheus opens; both have to answer the same.
+agree: build bench-deps
+	@scripts/harness agree blocks
+
+## Ten million series on this machine (24 GiB); see docs/scale.md.
+scale: build bench-deps
+	@scripts/harness compare scale
+
+## Where the time of a running server goes: perf by its clock, top names on stdout, stacks for a flame graph in a file.
+profile: bench-deps
+	@scripts/profile
 
 ## Criterion benches of the hot rooms; figures and their records: perf/RECORD.md.
 bench:

@@ -75,6 +75,9 @@ struct Serve {
     /// Each target answers a scrape so many milliseconds late.
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
+    /// Never pack a body, whatever the scraper takes.
+    #[arg(long)]
+    plain: bool,
     /// Event loops, each a thread of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
@@ -165,7 +168,8 @@ fn serve(options: &Serve) -> anyhow::Result<()> {
     };
     let stats = Stats::new(options.targets_max, options.interval_ms.map(Duration::from_millis));
     let delay = Duration::from_millis(options.delay_ms);
-    let farm = Farm::new(stats, options.kind, options.samples.max(1), motion, delay);
+    let mut farm = Farm::new(stats, options.kind, options.samples.max(1), motion, delay);
+    farm.plain_only = options.plain;
     let made = farm.warm();
 
     let shared = options.threads > 1;

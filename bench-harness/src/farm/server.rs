@@ -65,13 +65,15 @@ pub struct Farm {
     motion: Motion,
     /// Each target answers a scrape this late.
     delay: Duration,
+    /// Every body goes out unpacked, whatever the scraper says it takes.
+    pub plain_only: bool,
     payloads: [OnceLock<Payload>; 4],
 }
 
 impl Farm {
     /// Payloads are rendered when first asked for; `warm` does it before.
     pub fn new(stats: Stats, kind: Kind, app_samples: usize, motion: Motion, delay: Duration) -> Self {
-        Self { stats, kind, app_samples, motion, delay, payloads: Default::default() }
+        Self { stats, kind, app_samples, motion, delay, plain_only: false, payloads: Default::default() }
     }
 
     /// Renders what `/metrics` needs and says what came out, one line per kind.
@@ -171,7 +173,7 @@ enum Output<'a> {
     /// Nothing: a request may come.
     Idle,
     /// A rendered payload, `slot` being in flight meanwhile.
-    Payload { response: &'a [u8], bytes_done: usize },
+    Payload { response: &'a [u8], bytes_done: usize, samples: usize },
     /// Anything else.
     Script(Script),
 }
@@ -451,7 +453,7 @@ impl<'a> Loop<'a> {
         }
         match &mut c.output {
             Output::Idle => return Ok(Fate::Keep),
-            Output::Payload { response, bytes_done } => {
+            Output::Payload { response, bytes_done, samples } => {
                 while *bytes_done < response.len() {
                     let Some(written) = write_some(&mut c.stream, &response[*bytes_done..])? else {
                         return Ok(Fate::Keep);
@@ -459,6 +461,7 @@ impl<'a> Loop<'a> {
                     *bytes_done += written;
                     self.farm.stats.sent(written);
                 }
+                self.farm.stats.scrape_answered(*samples);
                 self.farm.stats.scrape_ended(c.slot);
             }
             Output::Script(script) => {
@@ -498,12 +501,14 @@ impl<'a> Loop<'a> {
             _ => None,
         };
         if let Some(kind) = kind {
-            let variants = &farm.payload(kind).variants;
+            let payload = farm.payload(kind);
+            let variants = &payload.variants;
             let now = Instant::now();
-            let scrape = farm.stats.scrape_began(c.slot, ask.gzip, now) as usize;
+            let gzip = ask.gzip && !farm.plain_only;
+            let scrape = farm.stats.scrape_began(c.slot, gzip, now) as usize;
             let variant = &variants[(c.slot + scrape) % variants.len()];
-            let response = if ask.gzip { &variant.gzip } else { &variant.plain };
-            c.output = Output::Payload { response, bytes_done: 0 };
+            let response = if gzip { &variant.gzip } else { &variant.plain };
+            c.output = Output::Payload { response, bytes_done: 0, samples: payload.samples };
             if !farm.delay.is_zero() {
                 self.wait_for_timer(c, token, now + farm.delay);
             }

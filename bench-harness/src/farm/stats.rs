@@ -37,6 +37,9 @@ pub struct Stats {
     requests: AtomicU64,
     requests_gzip: AtomicU64,
     bytes_sent: AtomicU64,
+    /// Scrapes answered to the end and their samples, since the start of the process: a reset leaves them alone.
+    scrapes_ever: AtomicU64,
+    samples_ever: AtomicU64,
     connections_accepted: AtomicU64,
     connections_open: AtomicU64,
     connections_refused: AtomicU64,
@@ -60,6 +63,8 @@ impl Stats {
             requests: AtomicU64::new(0),
             requests_gzip: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
+            scrapes_ever: AtomicU64::new(0),
+            samples_ever: AtomicU64::new(0),
             connections_accepted: AtomicU64::new(0),
             connections_open: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
@@ -132,6 +137,12 @@ impl Stats {
         }
     }
 
+    /// A payload was handed to the kernel whole.
+    pub fn scrape_answered(&self, samples: usize) {
+        self.scrapes_ever.fetch_add(1, Relaxed);
+        self.samples_ever.fetch_add(samples as u64, Relaxed);
+    }
+
     fn interval_seen(&self, target: &Target, interval_us: u64) {
         let expected_us = match self.interval_expected {
             Some(expected) => expected.as_micros() as u64,
@@ -196,6 +207,8 @@ impl Stats {
         field("uptime_ms", self.start.elapsed().as_millis() as u64);
         field("scrapes", self.requests.load(Relaxed));
         field("scrapes_gzip", self.requests_gzip.load(Relaxed));
+        field("scrapes_ever", self.scrapes_ever.load(Relaxed));
+        field("samples_ever", self.samples_ever.load(Relaxed));
         field("bytes_sent", self.bytes_sent.load(Relaxed));
         field("connections_accepted", self.connections_accepted.load(Relaxed));
         field("connections_open", self.connections_open.load(Relaxed));
@@ -287,6 +300,15 @@ mod tests {
         assert!(stats.json().contains("\"overlapping_scrapes\": 0"));
         stats.scrape_began(1, true, Instant::now());
         assert!(stats.json().contains("\"overlapping_scrapes\": 1"));
+    }
+
+    #[test]
+    fn a_reset_leaves_what_was_ever_answered() {
+        let stats = Stats::new(4, None);
+        stats.scrape_answered(20);
+        stats.reset();
+        stats.scrape_answered(1_360);
+        assert!(stats.json().contains("\"scrapes_ever\": 2,\n  \"samples_ever\": 1380,"), "{}", stats.json());
     }
 
     #[test]
