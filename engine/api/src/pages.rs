@@ -306,7 +306,7 @@ fn pool_notes(pool: &Pool) -> Markup {
         @if !pool.dropped.is_empty() {
             details {
                 summary { "Dropped targets" }
-                @for dropped in pool.dropped.iter().take(SHOWN_MAX) { p { (labels(dropped)) } }
+                @for dropped in pool.dropped.iter().take(SHOWN_MAX) { p { span.reason { (dropped.reason.as_str()) } " " (labels(&dropped.discovered)) } }
                 @if pool.dropped_count > SHOWN_MAX { p.faint { (pool.dropped_count) " in all; see /api/v1/targets" } }
             }
         }

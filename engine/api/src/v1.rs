@@ -9,7 +9,7 @@ use serde::Serialize;
 use series::Labels;
 use shard::{Health, MetadataRequest, TargetStatus};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use targets::{Pool, Target, TargetId};
+use targets::{DropReason, Pool, Target, TargetId};
 
 type S = extract::State<State>;
 
@@ -160,7 +160,8 @@ pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
         }
         if show_dropped {
             let one = |labels| DroppedTarget { discovered_labels: labels, scrape_pool: name.clone() };
-            answer.dropped_targets.extend(pool.dropped.iter().map(LabelMap::from).map(one));
+            let dropped = pool.dropped.iter().filter(|dropped| dropped.reason != DropReason::Duplicate);
+            answer.dropped_targets.extend(dropped.map(|dropped| one(LabelMap::from(&dropped.discovered))));
         }
         answer.failed_targets.extend(pool.failed.iter().map(|failed| FailedTarget {
             discovered_labels: (&failed.discovered).into(),

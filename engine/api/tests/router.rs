@@ -12,7 +12,7 @@ use shard::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use targets::{Built, FailedTarget, ManagerHandle, Pool, TargetSet};
+use targets::{Built, DropReason, DroppedTarget, FailedTarget, ManagerHandle, Pool, TargetSet};
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
@@ -49,8 +49,12 @@ fn pools(config: &config::Config, count: usize) -> TargetSet {
         Arc::new(Pool {
             job: job.clone(),
             active: (0..count).map(build).collect(),
-            dropped: vec![labels(&[("__address__", "gone:1")])],
+            dropped: vec![DroppedTarget {
+                discovered: labels(&[("__address__", "gone:1")]),
+                reason: DropReason::Relabelling,
+            }],
             dropped_count: 7,
+            duplicates_count: 0,
             failed: vec![FailedTarget {
                 discovered: labels(&[("__address__", "x/y")]),
                 error: "no hostname <b>".into(),

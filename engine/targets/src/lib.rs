@@ -9,7 +9,9 @@ mod target;
 
 pub use build::{Built, build};
 pub use manager::{Manager, ManagerHandle, SdStats, pool_now};
-pub use target::{FailedTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet, TargetUrl};
+pub use target::{
+    DropReason, DroppedTarget, FailedTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet, TargetUrl,
+};
 
 /// A job with these further lines of YAML.
 #[cfg(test)]

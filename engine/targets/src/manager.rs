@@ -9,9 +9,10 @@
 
 use crate::discovery::{Found, Source, SourceId, UPDATES_MAX, Update};
 use crate::placement::Placement;
-use crate::pool::build_pool;
+use crate::pool::{BuildCache, in_order};
 use crate::target::{Pool, Target, TargetDiff, TargetId, TargetSet};
 use config::{Config, Discovery, ScrapeConfig};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -87,6 +88,7 @@ struct Job {
     job: Arc<ScrapeConfig>,
     sources: Vec<SourceId>,
     pool: Arc<Pool>,
+    cache: BuildCache,
 }
 
 /// The targets of one job as its sources know them now, without following them.
@@ -99,7 +101,7 @@ pub async fn pool_now(job: &Arc<ScrapeConfig>) -> Pool {
         groups.extend(source.found.groups.iter().cloned());
         errors.extend(source.found.errors.iter().cloned());
     }
-    build_pool(job, &groups, errors, None)
+    BuildCache::default().build_pool(job, &groups, errors, None)
 }
 
 /// The task's state.
@@ -109,8 +111,8 @@ pub struct Manager {
     jobs: BTreeMap<String, Job>,
     sources: Vec<Source>,
     source_next: u64,
-    /// What the cores have.
-    told: HashMap<TargetId, Arc<Target>>,
+    /// What the cores have, by job.
+    told: BTreeMap<String, Arc<Pool>>,
     updates_to: mpsc::Sender<Update>,
     set: watch::Sender<Arc<TargetSet>>,
     stats: watch::Sender<SdStats>,
@@ -133,7 +135,7 @@ impl Manager {
             jobs: BTreeMap::new(),
             sources: Vec::new(),
             source_next: 0,
-            told: HashMap::new(),
+            told: BTreeMap::new(),
             updates_to,
             set,
             stats,
@@ -202,8 +204,9 @@ impl Manager {
                 used.insert(source.0);
                 sources.push(source);
             }
-            let pool = Arc::new(build_pool(job, [], Vec::new(), None));
-            jobs.insert(name.clone(), Job { job: job.clone(), sources, pool });
+            let mut cache = BuildCache::default();
+            let pool = Arc::new(cache.build_pool(job, [], Vec::new(), None));
+            jobs.insert(name.clone(), Job { job: job.clone(), sources, pool, cache });
         }
         self.jobs = jobs;
         self.sources.retain(|source| used.contains(&source.id.0));
@@ -229,33 +232,24 @@ impl Manager {
         let sources: Vec<&Source> = self.sources.iter().filter(|source| job.sources.contains(&source.id)).collect();
         let groups = sources.iter().flat_map(|source| source.found.groups.iter());
         let errors = sources.iter().flat_map(|source| source.found.errors.iter().cloned()).collect();
-        job.pool = Arc::new(build_pool(&job.job, groups, errors, Some(&job.pool)));
+        job.pool = Arc::new(job.cache.build_pool(&job.job, groups, errors, Some(&job.pool)));
     }
 
     /// Tells the cores what is different, then everybody.
     async fn publish(&mut self) {
         let mut diffs: BTreeMap<usize, TargetDiff> = BTreeMap::new();
-        let mut now: HashMap<TargetId, Arc<Target>> = HashMap::with_capacity(self.told.len());
-        for target in self.jobs.values().flat_map(|job| &job.pool.active) {
-            now.insert(target.id, target.clone());
-        }
-        for id in self.told.keys().filter(|id| !now.contains_key(id)) {
-            if let Some(core) = self.placement.remove(*id) {
-                diffs.entry(core).or_default().remove.push(*id);
+        let mut told = std::mem::take(&mut self.told);
+        let mut now = BTreeMap::new();
+        for (name, job) in &self.jobs {
+            let old = told.remove(name);
+            if old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &job.pool)) {
+                let old = old.as_ref().map_or(&[][..], |pool| &pool.active);
+                differences(old, &job.pool.active, &mut self.placement, &mut diffs);
             }
+            now.insert(name.clone(), job.pool.clone());
         }
-        for (id, target) in &now {
-            match self.told.get(id) {
-                Some(old) if Arc::ptr_eq(old, target) => {}
-                Some(_) => {
-                    let core = self.placement.place(*id);
-                    diffs.entry(core).or_default().update.push(target.clone());
-                }
-                None => {
-                    let core = self.placement.place(*id);
-                    diffs.entry(core).or_default().add.push(target.clone());
-                }
-            }
+        for gone in told.values() {
+            differences(&gone.active, &[], &mut self.placement, &mut diffs);
         }
         self.told = now;
         for (core, diff) in diffs {
@@ -275,6 +269,41 @@ impl Manager {
                 *stats.failures_total.entry(source.discovery.kind()).or_default() += source.found.failures_total;
             }
         });
+    }
+}
+
+/// Adds to `diffs` what makes one list of a job's targets the other. Both are in order and hold a target once.
+fn differences(
+    old: &[Arc<Target>],
+    new: &[Arc<Target>],
+    placement: &mut Placement,
+    diffs: &mut BTreeMap<usize, TargetDiff>,
+) {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some(one), Some(other)) if Arc::ptr_eq(one, other) => {
+                old.next();
+                new.next();
+                continue;
+            }
+            (Some(one), Some(other)) => in_order(one, other),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return,
+        };
+        if order.is_le()
+            && let Some(gone) = old.next()
+            && order.is_lt()
+        {
+            if let Some(core) = placement.remove(gone.id) {
+                diffs.entry(core).or_default().remove.push(gone.id);
+            }
+        } else if let Some(target) = new.next() {
+            let core = placement.place(target.id);
+            let diff = diffs.entry(core).or_default();
+            if order.is_eq() { &mut diff.update } else { &mut diff.add }.push(target.clone());
+        }
     }
 }
 

@@ -66,14 +66,41 @@ impl std::fmt::Display for TargetUrl {
 pub struct Pool {
     pub job: Arc<ScrapeConfig>,
     pub active: Vec<Arc<Target>>,
-    /// Discovered labels of targets that relabelling dropped, at most `keep_dropped_targets` of them.
-    pub dropped: Vec<Labels>,
-    /// How many were dropped, kept or not.
+    /// Discovered addresses that became no target, at most `keep_dropped_targets` of them.
+    pub dropped: Vec<DroppedTarget>,
+    /// How many relabelling dropped, kept or not.
     pub dropped_count: usize,
+    /// How many were the same target as another.
+    pub duplicates_count: usize,
     /// Discovered targets that cannot be scraped, with the reason (`no address`, …).
     pub failed: Vec<FailedTarget>,
     /// What is wrong with the job's sources at the moment (an unreadable file …); the last good list is in use.
     pub source_errors: Vec<String>,
+}
+
+/// A discovered address that became no target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DroppedTarget {
+    pub discovered: Labels,
+    pub reason: DropReason,
+}
+
+/// Why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// A rule said so.
+    Relabelling,
+    /// Another address of the job is the same target.
+    Duplicate,
+}
+
+impl DropReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DropReason::Relabelling => "relabelling",
+            DropReason::Duplicate => "duplicate",
+        }
+    }
 }
 
 /// A discovered target that is none.

@@ -36,7 +36,7 @@ pub struct Files {
 /// The last good list of a file, and of which version it is.
 #[derive(Clone)]
 struct Good {
-    groups: Arc<Vec<Group>>,
+    groups: Arc<Vec<Arc<Group>>>,
     version: Option<Version>,
 }
 
@@ -138,7 +138,7 @@ fn read_changed(path: &Path, known: Option<&Good>) -> Result<Good, String> {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<Group>, String> {
+fn read_file(path: &Path) -> Result<Vec<Arc<Group>>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let bytes = std::fs::metadata(path).map_err(failed)?.len();
     if bytes > FILE_BYTES_MAX {
@@ -153,7 +153,7 @@ fn read_file(path: &Path) -> Result<Vec<Group>, String> {
     let with_path = |group: &config::TargetGroup| {
         let mut labels = group.labels.to_builder();
         labels.set("__meta_filepath", &path.to_string_lossy());
-        Group::stated(group, labels.build())
+        Arc::new(Group::stated(group, labels.build()))
     };
     Ok(groups.iter().map(with_path).collect())
 }

@@ -29,7 +29,7 @@ impl Group {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
     /// The last good list.
-    pub groups: Arc<Vec<Group>>,
+    pub groups: Arc<Vec<Arc<Group>>>,
     /// What is wrong now.
     pub errors: Vec<String>,
     /// Failed attempts since the source began.
@@ -62,7 +62,7 @@ impl Source {
     pub async fn start(id: SourceId, discovery: &Discovery, updates: mpsc::Sender<Update>) -> Source {
         let (found, task) = match discovery {
             Discovery::Static(groups) => {
-                let groups = groups.iter().map(|group| Group::stated(group, group.labels.clone())).collect();
+                let groups = groups.iter().map(|group| Arc::new(Group::stated(group, group.labels.clone()))).collect();
                 (Found { groups: Arc::new(groups), ..Found::default() }, None)
             }
             Discovery::File(settings) => {
