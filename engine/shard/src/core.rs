@@ -46,8 +46,10 @@ pub(crate) struct Settings {
     pub resolver: ResolverThreads,
 }
 
-/// How often what was appended is handed to the kernel.
-const LOG_EVERY: Duration = Duration::from_millis(50);
+/// How often what was appended is handed to the kernel: with the wakes of the schedule, so that it costs none of its own.
+const LOG_EVERY: Duration = Duration::from_micros(PHASE_GRID_US);
+/// A wake that is so little early takes the log along.
+const LOG_EARLY_US: u64 = PHASE_GRID_US / 5;
 /// How long the end of the process waits for the last write and sync.
 const LOG_PATIENCE: Duration = Duration::from_secs(8);
 /// How often segments that are in chunks are dropped and unused templates forgotten.
@@ -129,6 +131,8 @@ struct Core {
     stats: RefCell<CoreStats>,
     pulse: Arc<Pulse>,
     stopping: Cell<bool>,
+    /// Starts a turn of the log.
+    log_turn: Signal,
     /// Everything is written and synced: nothing more comes.
     log_ended: Cell<bool>,
 }
@@ -175,6 +179,7 @@ impl Core {
             stats: RefCell::new(CoreStats::new(settings.index, settings.cpu)),
             pulse: settings.pulse,
             stopping: Cell::new(false),
+            log_turn: Signal::default(),
             log_ended: Cell::new(false),
         }
     }
@@ -183,20 +188,27 @@ impl Core {
         micros(self.started.elapsed())
     }
 
-    /// Starts what is due and ends what has passed its deadline; one timer for all targets of the core.
+    /// Starts what is due and ends what has passed its deadline; one timer for all targets of the core and its log.
     async fn keep_time(self: Rc<Self>) {
         let mut actions = Vec::new();
+        let mut log_due_us = 0;
         while !self.stopping.get() {
             self.pulse.beat();
             self.schedule.borrow_mut().step(self.now_us(), &mut actions);
             for action in actions.drain(..) {
                 self.carry_out(action);
             }
+            let now_us = self.now_us();
+            if now_us >= log_due_us {
+                log_due_us = now_us + PHASE_GRID_US - LOG_EARLY_US;
+                self.log_turn.start(Start { due_us: now_us });
+            }
             // A target that was just added may be due before the next known event, but not by more than the grid.
             let next_us = self.schedule.borrow().next_us().unwrap_or(u64::MAX);
             let wait_us = next_us.saturating_sub(self.now_us()).min(PHASE_GRID_US);
             Timer::new(Duration::from_micros(wait_us)).await;
         }
+        self.log_turn.stop();
     }
 
     fn scraper(&self, slot: Slot) -> Option<Rc<Scraper>> {
@@ -519,8 +531,7 @@ impl Core {
         };
         let mut files = LogFiles::new(folder);
         let mut failing = false;
-        while !self.stopping.get() {
-            Timer::new(LOG_EVERY).await;
+        while self.log_turn.next().await.is_some() {
             let now_ms = self.now_us() / 1000;
             self.journal.borrow_mut().set_now(now_ms);
             files.carry_out(&self.journal, now_ms, false).await;
