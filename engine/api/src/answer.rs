@@ -27,7 +27,9 @@ impl From<shard::AskError> for ApiError {
     fn from(error: shard::AskError) -> ApiError {
         let (status, kind) = match error {
             shard::AskError::Timeout { .. } => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
-            shard::AskError::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            shard::AskError::Stopped { .. } | shard::AskError::NotKept(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
             shard::AskError::Limit(_) | shard::AskError::Blocks(_) => (StatusCode::UNPROCESSABLE_ENTITY, "execution"),
         };
         ApiError { status, kind, text: error.to_string() }

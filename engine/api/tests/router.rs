@@ -123,10 +123,12 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                     whole: Vec::new(),
                     pieces: Vec::new(),
                     identities: Vec::new(),
+                    pieces_identities: Default::default(),
                     refused: true,
                     samples: 0,
                 })))),
                 Command::Range(_, reply) => drop(reply.send(Ok(Vec::new()))),
+                Command::WriteRows(_, reply) => drop(reply.send(Ok(shard::WriteOutcome::default()))),
                 Command::Cardinality(reply) => drop(reply.send(Box::default())),
                 Command::Apply(_, reply) | Command::Shutdown(reply) | Command::Seal(reply) => drop(reply.send(())),
             }

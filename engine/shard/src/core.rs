@@ -22,6 +22,7 @@ use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
 use crate::select::Matching;
 use crate::signal::{Signal, Start};
 use crate::status::{CoreStats, Health, LogStats, Missed, Reason, TargetStatus};
+use crate::written::{Acknowledgements, Holder, NotKept, WriteOutcome, WriteRowsRequest, Written};
 use crate::{auth, content_type, sys};
 use ahash::AHashMap;
 use exposition::Readings;
@@ -33,6 +34,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use targets::{Target, TargetDiff, TargetId};
+use tokio::sync::oneshot;
 use tsdb::log::{FileId, Journal, TargetKey, Writer};
 use tsdb::{AppendScratch, Job, Piece, SegmentLimits, SlotGroup, Store, TargetHead, within_bounds};
 
@@ -96,17 +98,11 @@ struct Scraper {
     slot: Slot,
     target: RefCell<Arc<Target>>,
     signal: Signal,
-    head: RefCell<TargetHead>,
+    holder: Rc<Holder>,
     /// Away while a body is being read.
     reader: RefCell<Option<Reader>>,
     status: RefCell<TargetStatus>,
     last_start_us: Cell<Option<u64>>,
-}
-
-/// A target that is gone, while its rows are not in chunks yet.
-struct Ended {
-    target: Arc<Target>,
-    scraper: Rc<Scraper>,
 }
 
 struct Core {
@@ -123,7 +119,11 @@ struct Core {
     scrapers: RefCell<Vec<Option<Rc<Scraper>>>>,
     free: RefCell<Vec<Slot>>,
     by_id: RefCell<AHashMap<TargetId, Slot>>,
-    ended: RefCell<Vec<Ended>>,
+    /// Targets and sources that are gone, while their rows are not in chunks yet.
+    ended: RefCell<Vec<Rc<Holder>>>,
+    /// Samples that no scrape brings.
+    written: RefCell<Written>,
+    acknowledgements: RefCell<Acknowledgements>,
     interner: RefCell<Interner>,
     fetcher: Fetcher<Resolver>,
     readings: RefCell<Vec<Readings>>,
@@ -140,6 +140,10 @@ struct Core {
 fn wall_us() -> u64 {
     // A wall clock before 1970 is a broken machine; its samples are stamped 0.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
+
+fn wall_ms() -> i64 {
+    (wall_us() / 1000) as i64
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -172,6 +176,8 @@ impl Core {
             free: RefCell::default(),
             by_id: RefCell::default(),
             ended: RefCell::default(),
+            written: RefCell::new(Written::new(limits)),
+            acknowledgements: RefCell::default(),
             interner: RefCell::default(),
             fetcher: Fetcher::new(Resolver::new(settings.resolver)),
             readings: RefCell::default(),
@@ -273,7 +279,7 @@ impl Core {
         let scraper = Rc::new(Scraper {
             slot,
             signal: Signal::default(),
-            head: RefCell::new(head),
+            holder: Rc::new(Holder { id: target.id.0, labels: target.labels.clone(), head: RefCell::new(head) }),
             reader: RefCell::new(Some(reader)),
             status: RefCell::new(TargetStatus::new(target.id, self.index)),
             last_start_us: Cell::new(None),
@@ -327,7 +333,7 @@ impl Core {
         if self.stopping.get() {
             return;
         }
-        let mut head = scraper.head.borrow_mut();
+        let mut head = scraper.holder.head.borrow_mut();
         let at = stamp(wall_us() / 1000, head.newest_at());
         let mark_stamped = target.job.track_timestamps_staleness;
         // Only a clock that went far back refuses the row; the series then end when they are out of the lookback.
@@ -335,7 +341,7 @@ impl Core {
         head.close_all();
         self.hand_over(&mut head);
         drop(head);
-        self.ended.borrow_mut().push(Ended { target, scraper });
+        self.ended.borrow_mut().push(scraper.holder.clone());
     }
 
     /// The job has other settings: what they touch is made anew, the rest stays.
@@ -343,7 +349,7 @@ impl Core {
         let mut reader = scraper.reader.borrow_mut();
         let Some(reader) = reader.as_mut() else { return };
         if let Some(report) = reader.retarget(&mut self.interner.borrow_mut(), &target.job) {
-            let mut head = scraper.head.borrow_mut();
+            let mut head = scraper.holder.head.borrow_mut();
             let payload: Vec<_> = head.groups().skip(1).cloned().collect();
             head.replace(&[&[report], &payload[..]].concat());
         }
@@ -424,7 +430,7 @@ impl Core {
         begun: Instant,
         stamp_ms: u64,
     ) {
-        let mut head = scraper.head.borrow_mut();
+        let mut head = scraper.holder.head.borrow_mut();
         let at = stamp(stamp_ms, head.newest_at());
         let mut stats = self.stats.borrow_mut();
         let mut status = scraper.status.borrow_mut();
@@ -513,6 +519,40 @@ impl Core {
         status.last_error = failure.map(|(_, text)| text);
     }
 
+    // --- samples that no scrape brings -----------------------------------------------------------------------------
+
+    /// Writes a rule group's row; answered once the log has it.
+    fn write_rows(&self, request: &WriteRowsRequest, reply: oneshot::Sender<Result<WriteOutcome, NotKept>>) {
+        if self.stopping.get() {
+            drop(reply.send(Err(NotKept::Stopping)));
+            return;
+        }
+        let (scratch, _) = &mut *self.append.borrow_mut();
+        let mut journal = self.journal.borrow_mut();
+        let mut written = self.written.borrow_mut();
+        let outcome = written.rows(request, wall_ms(), &mut journal, scratch, |head| self.hand_over(head));
+        let mut stats = self.stats.borrow_mut();
+        stats.samples_appended += outcome.samples;
+        stats.out_of_order += outcome.out_of_order;
+        let position = journal.writer().map_or(0, Writer::appended);
+        self.acknowledgements
+            .borrow_mut()
+            .wait(position, Box::new(move |kept| drop(reply.send(kept.map(|()| outcome)))));
+        drop(journal);
+        if self.log_folder.is_none() {
+            self.acknowledge();
+        }
+    }
+
+    /// Answers the writers whose samples the log has; while it cannot be written, all of them.
+    fn acknowledge(&self) {
+        let journal = self.journal.borrow();
+        let failing = journal.writer().and_then(Writer::failing).map(str::to_owned);
+        let visible = journal.visible();
+        drop(journal);
+        self.acknowledgements.borrow_mut().answer(visible, failing.as_deref());
+    }
+
     // --- upkeep --------------------------------------------------------------------------------------------------
 
     /// Gives closed segments to the thread that puts them into chunks.
@@ -535,6 +575,7 @@ impl Core {
             let now_ms = self.now_us() / 1000;
             self.journal.borrow_mut().set_now(now_ms);
             files.carry_out(&self.journal, now_ms, false).await;
+            self.acknowledge();
             let journal = self.journal.borrow();
             let error = journal.writer().and_then(|writer| writer.failing());
             if error.is_some() != failing {
@@ -548,6 +589,7 @@ impl Core {
             }
         }
         files.carry_out(&self.journal, self.now_us() / 1000, true).await;
+        self.acknowledge();
         self.log_ended.set(true);
     }
 
@@ -556,9 +598,11 @@ impl Core {
         loop {
             Timer::new(UPKEEP_EVERY).await;
             let (mut series, mut bytes) = (0, 0);
-            for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
+            let gone = self.written.borrow_mut().retire(wall_ms());
+            self.end_holders(gone);
+            for (i, holder) in self.all_holders().into_iter().enumerate() {
                 {
-                    let mut head = scraper.head.borrow_mut();
+                    let mut head = holder.head.borrow_mut();
                     head.drop_sealed();
                     series += head.live_series() as u64;
                     bytes += head.heap_bytes() as u64;
@@ -567,9 +611,9 @@ impl Core {
                     pause().await;
                 }
             }
-            self.ended.borrow_mut().retain(|ended| ended.scraper.head.borrow_mut().drop_sealed());
-            bytes +=
-                self.ended.borrow().iter().map(|ended| ended.scraper.head.borrow().heap_bytes() as u64).sum::<u64>();
+            self.ended.borrow_mut().retain(|ended| ended.head.borrow_mut().drop_sealed());
+            bytes += self.ended.borrow().iter().map(|ended| ended.head.borrow().heap_bytes() as u64).sum::<u64>();
+            bytes += self.written.borrow().heap_bytes() as u64;
             let unused = self.journal.borrow_mut().writer_mut().map(Writer::take_unused).unwrap_or_default();
             if let Some(jobs) = self.jobs.as_ref().filter(|_| !unused.is_empty()) {
                 let _ = jobs.send(Job::Remove(unused));
@@ -593,6 +637,24 @@ impl Core {
 
     fn all_scrapers(&self) -> Vec<Rc<Scraper>> {
         self.scrapers.borrow().iter().flatten().cloned().collect()
+    }
+
+    /// What takes samples: targets, then sources of samples that no scrape brings.
+    fn all_holders(&self) -> Vec<Rc<Holder>> {
+        let scrapers = self.scrapers.borrow();
+        let of_targets = scrapers.iter().flatten().map(|scraper| scraper.holder.clone());
+        of_targets.chain(self.written.borrow().holders()).collect()
+    }
+
+    /// No more rows come to these.
+    fn end_holders(&self, gone: Vec<Rc<Holder>>) {
+        for holder in gone {
+            let mut head = holder.head.borrow_mut();
+            head.close_all();
+            self.hand_over(&mut head);
+            drop(head);
+            self.ended.borrow_mut().push(holder);
+        }
     }
 
     // --- questions -----------------------------------------------------------------------------------------------
@@ -622,8 +684,11 @@ impl Core {
                     let answer = self.reduce(&request, older, || reply.is_closed()).await;
                     let _ = reply.send(answer.map(Box::new));
                 }
+                Command::WriteRows(request, reply) => self.write_rows(&request, reply),
                 Command::Seal(reply) => {
-                    self.all_scrapers().iter().for_each(|scraper| scraper.head.borrow_mut().turn_over());
+                    self.all_scrapers().iter().for_each(|scraper| scraper.holder.head.borrow_mut().turn_over());
+                    let gone = self.written.borrow_mut().turn_over(wall_ms());
+                    self.end_holders(gone);
                     let _ = reply.send(());
                 }
                 Command::Metadata(request, reply) => {
@@ -658,16 +723,16 @@ impl Core {
         let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
         let mut matching = Matching::new(&request.selectors);
         let mut answer = InstantAnswer::default();
-        let mut read = |target: &Target, head: &TargetHead| {
+        let mut read = |holder: &Holder| {
             let visible = self.journal.borrow().visible();
-            matching.instant(head, target.id.0, &target.labels, after, request.at, visible, older, &mut answer);
+            matching.instant(holder, after, request.at, visible, older, &mut answer);
             match request.series_max {
                 max if max > 0 && answer.samples.len() > max => Err(LimitError::Series { series_max: max }),
                 _ => Ok(()),
             }
         };
-        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
-            read(&scraper.target.borrow(), &scraper.head.borrow())?;
+        for (i, holder) in self.all_holders().into_iter().enumerate() {
+            read(&holder)?;
             if i % TARGETS_PER_TURN == 0 {
                 pause().await;
                 if gone() {
@@ -676,7 +741,7 @@ impl Core {
             }
         }
         for ended in self.ended.borrow().iter() {
-            read(&ended.target, &ended.scraper.head.borrow())?;
+            read(ended)?;
         }
         Ok(answer)
     }
@@ -686,10 +751,10 @@ impl Core {
         let mut matching = Matching::new(&request.selectors);
         let mut pieces = Vec::new();
         let mut samples = 0;
-        let mut read = |target: &Target, head: &TargetHead| {
+        let mut read = |holder: &Holder| {
             let visible = self.journal.borrow().visible();
             let before = pieces.len();
-            samples += matching.range(head, &target.labels, request.from, request.to, visible, &mut pieces);
+            samples += matching.range(holder, request.from, request.to, visible, &mut pieces);
             if request.labels_only {
                 samples -= pieces[before..].iter_mut().map(|piece| piece.samples.drain(1..).len()).sum::<usize>();
             }
@@ -698,8 +763,8 @@ impl Core {
                 _ => Ok(()),
             }
         };
-        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
-            read(&scraper.target.borrow(), &scraper.head.borrow())?;
+        for (i, holder) in self.all_holders().into_iter().enumerate() {
+            read(&holder)?;
             if i % TARGETS_PER_TURN == 0 {
                 pause().await;
                 if gone() {
@@ -708,7 +773,7 @@ impl Core {
             }
         }
         for ended in self.ended.borrow().iter() {
-            read(&ended.target, &ended.scraper.head.borrow())?;
+            read(ended)?;
         }
         Ok(pieces)
     }
@@ -723,7 +788,7 @@ impl Core {
         let mut reducing = Reducing::new(request, older);
         for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
             let visible = self.journal.borrow().visible();
-            reducing.target(&scraper.target.borrow(), &scraper.head.borrow(), visible)?;
+            reducing.target(&scraper.holder, visible)?;
             if i % TARGETS_PER_TURN == 0 {
                 pause().await;
                 if gone() {
@@ -731,9 +796,10 @@ impl Core {
                 }
             }
         }
-        for ended in self.ended.borrow().iter() {
+        let written: Vec<Rc<Holder>> = self.written.borrow().holders().collect();
+        for holder in written.iter().chain(self.ended.borrow().iter()) {
             let visible = self.journal.borrow().visible();
-            reducing.ended(&ended.target, &ended.scraper.head.borrow(), visible)?;
+            reducing.in_pieces(holder, visible)?;
         }
         Ok(reducing.finish())
     }
@@ -766,9 +832,9 @@ impl Core {
         let now = wall_us() as i64 / 1000;
         let mut all = Cardinality { min_time: now, max_time: i64::MIN, ..Cardinality::default() };
         let mut of_groups: AHashMap<*const SlotGroup, (Arc<SlotGroup>, u64)> = AHashMap::new();
-        for scraper in self.all_scrapers() {
-            let head = scraper.head.borrow();
-            let (mut series, target) = (0, scraper.target.borrow().clone());
+        for holder in self.all_holders() {
+            let head = holder.head.borrow();
+            let mut series = 0;
             for group in head.groups() {
                 series += group.len() as u64;
                 of_groups.entry(Arc::as_ptr(group)).or_insert_with(|| (group.clone(), 0)).1 += 1;
@@ -778,7 +844,7 @@ impl Core {
                 all.min_time = all.min_time.min(oldest.0);
                 all.max_time = all.max_time.max(newest.0);
             }
-            for (name, value) in target.labels.iter() {
+            for (name, value) in holder.labels.iter() {
                 *all.pairs.entry((name.to_owned(), value.to_owned())).or_default() += series;
             }
         }

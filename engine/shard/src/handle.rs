@@ -5,6 +5,7 @@
 //!   * a core that does not answer within [`ANSWER_TIMEOUT`] is an error that names the core, never a silent gap
 
 use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
+use crate::written::{self, NotKept, WriteOutcome, WriteRowsRequest};
 use ahash::{AHashMap, AHashSet};
 use promql::{Partial, Reduction};
 use series::{Labels, Matcher, Sample, Timestamp};
@@ -34,6 +35,8 @@ pub enum Command {
     Range(Arc<RangeRequest>, oneshot::Sender<Result<Vec<Piece>, LimitError>>),
     /// Aggregate matching series.
     Reduce(Arc<ReduceRequest>, Older, oneshot::Sender<Result<Box<ReduceAnswer>, LimitError>>),
+    /// Take a row that no scrape brings; answered once the log has it.
+    WriteRows(Arc<WriteRowsRequest>, oneshot::Sender<Result<WriteOutcome, NotKept>>),
     /// Begin another segment with each target's next scrape, so that everything scraped so far gets into chunks.
     Seal(oneshot::Sender<()>),
     /// Metadata per target.
@@ -108,8 +111,10 @@ pub struct ReduceAnswer {
     pub whole: Vec<u64>,
     /// Samples of the other targets in memory.
     pub pieces: Vec<Piece>,
-    /// Job and instance of every target with an answer, hashed: two of the same may have series in common.
+    /// Job and instance of every target in `partial`, hashed: two of the same may have series in common.
     pub identities: Vec<u64>,
+    /// Those of the series in `pieces`, which may have them in common with a target in `partial`.
+    pub pieces_identities: AHashSet<u64>,
     /// The aggregation has to be carried out over whole series.
     pub refused: bool,
     pub samples: usize,
@@ -172,6 +177,8 @@ pub enum AskError {
     Limit(#[from] LimitError),
     #[error("reading blocks: {0}")]
     Blocks(String),
+    #[error(transparent)]
+    NotKept(#[from] NotKept),
 }
 
 /// The cores, as seen from the control plane. Cloning copies a pointer.
@@ -349,7 +356,7 @@ impl Shards {
         let answers = self.ask_with_older(request.from, ask).await?;
         let mut all = Partial::new(request.reduction.clone());
         let (mut whole, mut identities) = (AHashSet::new(), AHashSet::new());
-        let mut pieces = Vec::new();
+        let (mut pieces, mut pieces_identities) = (Vec::new(), AHashSet::new());
         let mut samples = 0;
         for answer in answers {
             let mut answer = answer?;
@@ -360,6 +367,10 @@ impl Shards {
             all.merge(answer.partial);
             whole.extend(answer.whole);
             pieces.append(&mut answer.pieces);
+            pieces_identities.extend(answer.pieces_identities);
+        }
+        if pieces_identities.iter().any(|identity| identities.contains(identity)) {
+            return Ok(None);
         }
         if request.samples_max > 0 && samples > request.samples_max {
             return Err(LimitError::Samples.into());
@@ -403,6 +414,19 @@ impl Shards {
             Ok(all.is_final().then_some(all))
         });
         older.await.map_err(|error| AskError::Blocks(error.to_string()))?
+    }
+
+    /// Writes samples of one time that no scrape brings: what a rule group made. `source` names who brings them; its
+    /// series that are not among `rows` end. Returns once the log has them and they can be asked for.
+    pub async fn write_rows(
+        &self,
+        source: &str,
+        at: Timestamp,
+        rows: Vec<(Labels, f64)>,
+    ) -> Result<WriteOutcome, AskError> {
+        let core = (written::source_id(source) % self.count() as u64) as usize;
+        let request = Arc::new(WriteRowsRequest { source: source.to_owned(), at, rows });
+        Ok(self.ask(core, |reply| Command::WriteRows(request, reply)).await??)
     }
 
     /// Lets everything scraped so far get into chunks, for each target with its next scrape.

@@ -17,6 +17,7 @@ mod select;
 mod signal;
 mod status;
 mod sys;
+mod written;
 
 pub use handle::{
     ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Cardinality, Command, InstantAnswer, InstantRequest, LimitError,
@@ -26,6 +27,7 @@ pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};
 pub use status::{CoreStats, Health, InstantSample, LogStats, Metadata, Missed, Reason, TargetStatus};
 pub use sys::{Limit, raise_open_files};
+pub use written::{NotKept, WriteOutcome, WriteRowsRequest};
 
 /// A job with these further lines of YAML.
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use crate::handle::{LimitError, Older, ReduceAnswer, ReduceRequest};
 use crate::select::Matching;
+use crate::written::Holder;
 use ahash::{AHashMap, AHashSet, RandomState};
 use promql::Partial;
 use series::{Labels, METRIC_NAME};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
-use targets::Target;
-use tsdb::{Piece, Rows, SlotGroup, TargetHead};
+use tsdb::{Piece, Rows, SlotGroup};
 
 /// Labels that tell targets apart, and with them their series, as long as no series has others of its own.
 const IDENTITY: [&str; 2] = ["instance", "job"];
@@ -48,6 +48,7 @@ impl<'a> Reducing<'a> {
                 whole: Vec::new(),
                 pieces: Vec::new(),
                 identities: Vec::new(),
+                pieces_identities: AHashSet::new(),
                 refused: false,
                 samples: 0,
             },
@@ -60,9 +61,9 @@ impl<'a> Reducing<'a> {
         }
     }
 
-    pub fn target(&mut self, target: &Target, head: &TargetHead, visible: u64) -> Result<(), LimitError> {
+    pub fn target(&mut self, holder: &Holder, visible: u64) -> Result<(), LimitError> {
         let Reducing { request, older, answer, known, held, rows, hashing, .. } = self;
-        let labels = &target.labels;
+        let (head, labels) = (holder.head.borrow(), &holder.labels);
         let matchers = request.selectors.iter().flatten();
         let remember = matchers.clone().count() <= MATCHERS_REMEMBERED_MAX;
         let verdicts = matchers.fold(0u64, |bits, matcher| {
@@ -95,9 +96,9 @@ impl<'a> Reducing<'a> {
         let whole = head.rows(times, visible, *older == Older::Nothing, request.reduction.is_single(), rows, pairs_of);
         // Rows in memory were written by this process: one that does not decode is our own mistake.
         if !whole.expect("rows of this process decode") {
-            return self.in_pieces(target, head, visible);
+            return self.in_pieces(holder, visible);
         }
-        self.answer.whole.push(target.id.0);
+        self.answer.whole.push(holder.id);
         let Rows { places, times, values, .. } = &self.rows;
         if places.is_empty() {
             return Ok(());
@@ -107,29 +108,27 @@ impl<'a> Reducing<'a> {
         if names_vanish && self.told_apart.insert(layout.finish()) && !differ_without_names(&matched, labels) {
             self.answer.refused = true;
         }
-        self.identify(labels);
+        let identity = self.identity(labels);
+        self.answer.identities.push(identity);
         self.check()
     }
 
-    /// A target that is gone; its series may have gone on elsewhere.
-    pub fn ended(&mut self, target: &Target, head: &TargetHead, visible: u64) -> Result<(), LimitError> {
-        self.in_pieces(target, head, visible)
-    }
-
-    fn in_pieces(&mut self, target: &Target, head: &TargetHead, visible: u64) -> Result<(), LimitError> {
+    /// A target whose rows are not everything, one that is gone, or a source of samples that no scrape brings: its
+    /// series may have gone on elsewhere.
+    pub fn in_pieces(&mut self, holder: &Holder, visible: u64) -> Result<(), LimitError> {
         let mut pieces: Vec<Piece> = Vec::new();
         let (from, to) = (self.request.from, self.request.to);
-        self.answer.samples += self.matching.range(head, &target.labels, from, to, visible, &mut pieces);
-        if !pieces.is_empty() {
-            self.answer.pieces.append(&mut pieces);
-            self.identify(&target.labels);
+        self.answer.samples += self.matching.range(holder, from, to, visible, &mut pieces);
+        for piece in &pieces {
+            let identity = self.identity(&piece.labels);
+            self.answer.pieces_identities.insert(identity);
         }
+        self.answer.pieces.append(&mut pieces);
         self.check()
     }
 
-    fn identify(&mut self, labels: &Labels) {
-        let identity = IDENTITY.map(|name| labels.get(name).unwrap_or(""));
-        self.answer.identities.push(self.hashing.hash_one(identity));
+    fn identity(&self, labels: &Labels) -> u64 {
+        self.hashing.hash_one(IDENTITY.map(|name| labels.get(name).unwrap_or("")))
     }
 
     fn check(&self) -> Result<(), LimitError> {

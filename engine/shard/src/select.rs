@@ -2,11 +2,12 @@
 
 use crate::handle::{InstantAnswer, Older};
 use crate::status::InstantSample;
+use crate::written::Holder;
 use ahash::AHashMap;
 use series::{Labels, Matcher, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
-use tsdb::{Piece, SlotGroup, TargetHead};
+use tsdb::{Piece, SlotGroup};
 
 /// Verdicts of matchers on target labels that fit in a key; a request with more matchers does without the memory.
 const MATCHERS_REMEMBERED_MAX: usize = 64;
@@ -51,18 +52,16 @@ impl<'a> Matching<'a> {
     }
 
     /// Adds the newest samples of a target in `(after, at]`, as far as they are visible.
-    #[expect(clippy::too_many_arguments, reason = "a target, a time, and what is visible")]
     pub fn instant(
         &mut self,
-        head: &TargetHead,
-        id: u64,
-        target: &Labels,
+        holder: &Holder,
         after: Timestamp,
         at: Timestamp,
         visible: u64,
         older: Older,
         answer: &mut InstantAnswer,
     ) {
+        let (head, target) = (holder.head.borrow(), &holder.labels);
         let mut samples = Vec::new();
         let found = |group: &Arc<SlotGroup>, slot: u32, sample: series::Sample| {
             let labels = group.series_labels(slot as usize, target);
@@ -71,8 +70,10 @@ impl<'a> Matching<'a> {
         // Rows in memory were written by this process: one that does not decode is our own mistake.
         let whole = head.instant(after, at, visible, older == Older::Nothing, self.of_target(target), found);
         if whole.expect("rows of this process decode") {
+            // A series that brings its own times may bring its own markers.
+            samples.retain(|sample| !series::is_stale(sample.value));
             answer.samples.append(&mut samples);
-            answer.whole.push(id);
+            answer.whole.push(holder.id);
         } else {
             answer.partial.append(&mut samples);
         }
@@ -81,13 +82,13 @@ impl<'a> Matching<'a> {
     /// Adds the samples of a target in `[from, to]`, as far as they are visible.
     pub fn range(
         &mut self,
-        head: &TargetHead,
-        target: &Labels,
+        holder: &Holder,
         from: Timestamp,
         to: Timestamp,
         visible: u64,
         pieces: &mut Vec<Piece>,
     ) -> usize {
+        let (head, target) = (holder.head.borrow(), &holder.labels);
         let before = pieces.len();
         let found = |group: &Arc<SlotGroup>, slot: u32, samples: &[series::Sample]| {
             let labels = group.series_labels(slot as usize, target);

@@ -20,6 +20,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+mod sparse;
+
+pub use sparse::Given;
+
 /// A sample may be ahead of its scrape by this much, as in Prometheus.
 const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
 /// The first sample of a stamped slot may be behind its scrape by this much.
@@ -746,10 +750,14 @@ impl TargetHead {
             if outside && !stamped {
                 continue;
             }
+            if stamped {
+                segment.range_of_stamped(from, to, visible, &mut matching, &mut found)?;
+                continue;
+            }
             for (at, placed) in segment.placed.iter().enumerate() {
                 let slots = matching(&placed.group);
                 let mut read: Vec<Vec<Sample>> = vec![Vec::new(); slots.len()];
-                if stamped || slots.len() <= SLOTS_ALONE_MAX {
+                if slots.len() <= SLOTS_ALONE_MAX {
                     for (slot, out) in slots.iter().zip(&mut read) {
                         segment.samples(at, *slot, from, to, visible, out)?;
                     }

@@ -18,7 +18,8 @@ mod store;
 pub use archive::{Archive, ChunkFile, Finding, Piece};
 pub use group::{GroupBuilder, SlotGroup};
 pub use head::{
-    AppendScratch, Appended, Change, Closed, RowRejected, Rows, Segment, SegmentLimits, TargetHead, within_bounds,
+    AppendScratch, Appended, Change, Closed, Given, RowRejected, Rows, Segment, SegmentLimits, TargetHead,
+    within_bounds,
 };
 pub use row::{Direction, RowError, Slots, walk as walk_row};
 pub use seal::{Sealed, seal};

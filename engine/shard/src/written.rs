@@ -1,0 +1,497 @@
+//! Samples that no scrape brings: who brings them is a *source*, kept like a target without a schedule.
+//!
+//! A source's series lie in heads of at most [`SLOTS_MAX`] slots, and each of its rows is a row there (decision 023).
+//!
+//! Invariants:
+//!   * a series has one slot in a source; of two samples of one row for it the first counts
+//!   * what a writer is told is kept, the log has: nothing is acknowledged while the log cannot be written
+//!   * a source that brings nothing for [`IDLE_MS_MAX`] is forgotten once its rows are in chunks
+
+use ahash::{AHashMap, RandomState};
+use series::{Labels, Timestamp};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use tsdb::log::{Journal, TargetKey};
+use tsdb::{AppendScratch, Given, GroupBuilder, SegmentLimits, SlotGroup, TargetHead};
+use xxhash_rust::xxh64::xxh64;
+
+/// Slots of one head: a row costs a look at each of them.
+const SLOTS_MAX: usize = 2048;
+/// Slots of a group: what is replaced together.
+const GROUP_SLOTS_MAX: usize = 64;
+/// Small groups that a head may have beside those that it needs.
+const GROUPS_SPARE_MAX: usize = 16;
+/// A source that brings nothing for so long is forgotten.
+const IDLE_MS_MAX: i64 = 3_600_000;
+/// When everything is to get into chunks, a source that has not brought anything for so long is not waited for.
+const QUIET_MS_MAX: i64 = 60_000;
+
+/// Who a head belongs to, for questions.
+pub struct Holder {
+    pub id: u64,
+    /// Labels of all its series.
+    pub labels: Labels,
+    pub head: RefCell<TargetHead>,
+}
+
+/// Samples of one time from one source.
+#[derive(Clone, Debug)]
+pub struct WriteRowsRequest {
+    pub source: String,
+    pub at: Timestamp,
+    pub rows: Vec<(Labels, f64)>,
+}
+
+/// What became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOutcome {
+    pub samples: u64,
+    /// Not after the source's newest row.
+    pub out_of_order: u64,
+    /// Of a series that an earlier one in the same row has.
+    pub duplicates: u64,
+}
+
+/// Why samples are not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotKept {
+    #[error("the log cannot be written: {0}; samples wait in memory and are not safe yet")]
+    Log(String),
+    #[error("the server is shutting down")]
+    Stopping,
+}
+
+/// The same for a source on every core and in every run.
+pub fn source_id(source: &str) -> u64 {
+    xxh64(source.as_bytes(), 0)
+}
+
+type Answer = Box<dyn FnOnce(Result<(), NotKept>)>;
+
+/// Writers that wait until the log has what they brought.
+#[derive(Default)]
+pub struct Acknowledgements(VecDeque<(u64, Answer)>);
+
+impl Acknowledgements {
+    /// Answers once the log is visible up to `position`.
+    pub fn wait(&mut self, position: u64, answer: Answer) {
+        self.0.push_back((position, answer));
+    }
+
+    pub fn answer(&mut self, visible: u64, failing: Option<&str>) {
+        while let Some((position, _)) = self.0.front()
+            && (*position <= visible || failing.is_some())
+        {
+            let (_, answer) = self.0.pop_front().expect("looked at above");
+            answer(failing.map_or(Ok(()), |error| Err(NotKept::Log(error.to_owned()))));
+        }
+    }
+}
+
+/// Where a series is.
+#[derive(Clone, Copy)]
+struct Place {
+    part: u32,
+    group: u32,
+    slot: u32,
+    /// Time of its last sample.
+    newest: i64,
+}
+
+impl Place {
+    /// Of a series that gets its slot later: the number among those.
+    fn pending(number: usize) -> Place {
+        Place { part: u32::MAX, group: 0, slot: number as u32, newest: i64::MIN }
+    }
+}
+
+/// A head and its groups.
+struct Part {
+    holder: Rc<Holder>,
+    groups: Vec<Arc<SlotGroup>>,
+    slots: usize,
+}
+
+/// Everything that comes from one source.
+struct Source {
+    id: u64,
+    /// By hash of the series' own labels; of two with one hash the second lies at the next number.
+    places: AHashMap<u64, Place>,
+    parts: Vec<Part>,
+    /// When it last brought something.
+    seen_ms: i64,
+    newest: i64,
+}
+
+/// A core's sources.
+pub struct Written {
+    limits: SegmentLimits,
+    hashing: RandomState,
+    rules: AHashMap<String, Source>,
+}
+
+impl Written {
+    pub fn new(limits: SegmentLimits) -> Written {
+        Written { limits, hashing: RandomState::new(), rules: AHashMap::new() }
+    }
+
+    fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.rules.values()
+    }
+
+    pub fn holders(&self) -> impl Iterator<Item = Rc<Holder>> {
+        self.sources().flat_map(|source| source.parts.iter().map(|part| part.holder.clone()))
+    }
+
+    /// Bytes beside those of the heads.
+    pub fn heap_bytes(&self) -> usize {
+        let places = |source: &Source| source.places.capacity() * (size_of::<Place>() + 9);
+        self.sources().map(places).sum()
+    }
+
+    /// Takes a row of a source; its series that are not in the row end.
+    pub fn rows(
+        &mut self,
+        request: &WriteRowsRequest,
+        now_ms: i64,
+        journal: &mut Journal,
+        scratch: &mut AppendScratch,
+        mut appended: impl FnMut(&mut TargetHead),
+    ) -> WriteOutcome {
+        let Written { limits, hashing, rules } = self;
+        let at = request.at.0;
+        if !rules.contains_key(&request.source) {
+            if request.rows.is_empty() {
+                return WriteOutcome::default();
+            }
+            rules.insert(request.source.clone(), Source::new(source_id(&request.source)));
+        }
+        let source = rules.get_mut(&request.source).expect("inserted above");
+        source.seen_ms = now_ms;
+        let mut outcome = WriteOutcome::default();
+        if at <= source.newest {
+            outcome.out_of_order = request.rows.len() as u64;
+            return outcome;
+        }
+        source.newest = at;
+        let alive = || request.rows.iter().filter(|(_, value)| !series::is_stale(*value));
+        let mut keys = Vec::with_capacity(request.rows.len());
+        let mut fresh: Vec<(u64, &Labels)> = Vec::new();
+        for (labels, _) in alive() {
+            let key = source.key(labels, hashing, &fresh);
+            if !source.places.contains_key(&key) {
+                fresh.push((key, labels));
+                source.places.insert(key, Place::pending(fresh.len() - 1));
+            }
+            keys.push(key);
+        }
+        source.add(&fresh, limits, false);
+        let mut given: Vec<Vec<Given>> = vec![Vec::new(); source.parts.len()];
+        for (key, (_, value)) in keys.into_iter().zip(alive()) {
+            let place = source.places.get_mut(&key).expect("added above");
+            if place.newest == at {
+                outcome.duplicates += 1;
+                continue;
+            }
+            place.newest = at;
+            given[place.part as usize].push(Given { group: place.group, slot: place.slot, stamp: at, value: *value });
+        }
+        for (part, given) in source.parts.iter().zip(given) {
+            let mut head = part.holder.head.borrow_mut();
+            if given.is_empty() && head.all_ended() {
+                continue;
+            }
+            match head.append_sparse(request.at, &given, &[], journal, scratch) {
+                Ok(row) => outcome.samples += row.samples,
+                Err(_) => outcome.out_of_order += given.len() as u64,
+            }
+            appended(&mut head);
+        }
+        outcome
+    }
+
+    /// Takes out what has brought nothing for long, and makes room where series have gone.
+    pub fn retire(&mut self, now_ms: i64) -> Vec<Rc<Holder>> {
+        for source in self.rules.values_mut() {
+            let newest = source.newest;
+            source.tidy(newest, false);
+        }
+        self.take_idle(now_ms.saturating_sub(IDLE_MS_MAX))
+    }
+
+    /// What was brought until now shall get into chunks: gives what is not waited for.
+    pub fn turn_over(&mut self, now_ms: i64) -> Vec<Rc<Holder>> {
+        let gone = self.take_idle(now_ms.saturating_sub(QUIET_MS_MAX));
+        self.holders().for_each(|holder| holder.head.borrow_mut().turn_over());
+        gone
+    }
+
+    fn take_idle(&mut self, before_ms: i64) -> Vec<Rc<Holder>> {
+        let mut gone = Vec::new();
+        self.rules.retain(|_, source| {
+            let keep = source.seen_ms >= before_ms;
+            if !keep {
+                gone.extend(source.parts.drain(..).map(|part| part.holder));
+            }
+            keep
+        });
+        gone
+    }
+}
+
+impl Source {
+    fn new(id: u64) -> Source {
+        Source { id, places: AHashMap::new(), parts: Vec::new(), seen_ms: 0, newest: i64::MIN }
+    }
+
+    /// The number under which a series is or will be found. `fresh` are series that have no slot yet.
+    fn key(&self, labels: &Labels, hashing: &RandomState, fresh: &[(u64, &Labels)]) -> u64 {
+        let mut key = hashing.hash_one(labels);
+        while let Some(place) = self.places.get(&key) {
+            let same = match self.parts.get(place.part as usize) {
+                Some(part) => part.groups[place.group as usize].label_pairs(place.slot as usize).eq(labels.iter()),
+                None => fresh[place.slot as usize].1 == labels,
+            };
+            if same {
+                break;
+            }
+            key = key.wrapping_add(1);
+        }
+        key
+    }
+
+    /// Gives slots to series that have none.
+    fn add(&mut self, fresh: &[(u64, &Labels)], limits: &SegmentLimits, stamped: bool) {
+        let mut rest = fresh;
+        while !rest.is_empty() {
+            let part = match self.parts.iter().position(|part| part.slots < SLOTS_MAX) {
+                Some(part) => part,
+                None => {
+                    self.add_part(limits);
+                    self.parts.len() - 1
+                }
+            };
+            let room = SLOTS_MAX - self.parts[part].slots;
+            let (taken, left) = rest.split_at(room.min(rest.len()));
+            rest = left;
+            for (slots, group) in taken.chunks(GROUP_SLOTS_MAX).zip(self.parts[part].groups.len() as u32..) {
+                let mut builder = GroupBuilder::default();
+                for (slot, (key, labels)) in slots.iter().enumerate() {
+                    builder.push(labels, stamped);
+                    let place = Place { part: part as u32, group, slot: slot as u32, newest: i64::MIN };
+                    self.places.insert(*key, place);
+                }
+                self.parts[part].groups.push(Arc::new(builder.build()));
+                self.parts[part].slots += slots.len();
+            }
+            let part = &self.parts[part];
+            part.holder.head.borrow_mut().replace(&part.groups);
+        }
+    }
+
+    fn add_part(&mut self, limits: &SegmentLimits) {
+        let number = self.parts.len() as u64;
+        let id = xxh64(&number.to_le_bytes(), self.id);
+        let key = TargetKey { id, labels: Labels::empty() };
+        let head = RefCell::new(TargetHead::new(key, *limits, id));
+        let holder = Rc::new(Holder { id, labels: Labels::empty(), head });
+        self.parts.push(Part { holder, groups: Vec::new(), slots: 0 });
+    }
+
+    /// Lays the series with a sample at or after `since` together where most slots are of others, or groups are small.
+    fn tidy(&mut self, since: i64, stamped: bool) {
+        let mut live = vec![0usize; self.parts.len()];
+        self.places.values().filter(|place| place.newest >= since).for_each(|place| live[place.part as usize] += 1);
+        for (number, part) in self.parts.iter_mut().enumerate() {
+            let spare = part.groups.len() > live[number].div_ceil(GROUP_SLOTS_MAX) + GROUPS_SPARE_MAX;
+            let dead = part.slots - live[number];
+            if !spare && (dead <= GROUP_SLOTS_MAX || dead <= live[number]) {
+                continue;
+            }
+            let of_part = |place: &Place| place.part as usize == number;
+            self.places.retain(|_, place| !of_part(place) || place.newest >= since);
+            let old = std::mem::take(&mut part.groups);
+            let mut places: Vec<&mut Place> = self.places.values_mut().filter(|place| of_part(place)).collect();
+            places.sort_unstable_by_key(|place| (place.group, place.slot));
+            for (group, places) in places.chunks_mut(GROUP_SLOTS_MAX).enumerate() {
+                let mut builder = GroupBuilder::default();
+                for (slot, place) in places.iter_mut().enumerate() {
+                    builder.push(&old[place.group as usize].labels(place.slot as usize), stamped);
+                    (place.group, place.slot) = (group as u32, slot as u32);
+                }
+                part.groups.push(Arc::new(builder.build()));
+            }
+            part.slots = places.len();
+            part.holder.head.borrow_mut().replace(&part.groups);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use series::{STALE_NAN, Sample};
+    use std::collections::BTreeMap;
+
+    type Truth = BTreeMap<Labels, BTreeMap<i64, u64>>;
+
+    /// Sources without a log, and the naive truth beside them.
+    struct Rig {
+        written: Written,
+        journal: Journal,
+        scratch: AppendScratch,
+        ended: Vec<Rc<Holder>>,
+        truth: Truth,
+        alive: Vec<Labels>,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            Rig {
+                written: Written::new(SegmentLimits { rows_max: 7, ..SegmentLimits::default() }),
+                journal: Journal::off(),
+                scratch: AppendScratch::default(),
+                ended: Vec::new(),
+                truth: Truth::new(),
+                alive: Vec::new(),
+            }
+        }
+
+        fn write(&mut self, source: &str, at: i64, rows: &[(Labels, f64)]) -> WriteOutcome {
+            let request = WriteRowsRequest { source: source.into(), at: Timestamp(at), rows: rows.to_vec() };
+            self.written.rows(&request, at, &mut self.journal, &mut self.scratch, |_| ())
+        }
+
+        /// A row of the one source that the truth follows.
+        fn row(&mut self, at: i64, rows: &[(Labels, f64)]) {
+            let outcome = self.write("group", at, rows);
+            assert_eq!(outcome, WriteOutcome { samples: rows.len() as u64, ..WriteOutcome::default() });
+            for gone in self.alive.iter().filter(|labels| !rows.iter().any(|row| row.0 == **labels)) {
+                self.truth.get_mut(gone).unwrap().insert(at, STALE_NAN.to_bits());
+            }
+            for (labels, value) in rows {
+                self.truth.entry(labels.clone()).or_default().insert(at, value.to_bits());
+            }
+            self.alive = rows.iter().map(|row| row.0.clone()).collect();
+        }
+
+        fn read(&self) -> Truth {
+            let mut all: BTreeMap<Labels, Vec<Sample>> = BTreeMap::new();
+            for holder in self.written.holders().chain(self.ended.iter().cloned()) {
+                let matching = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
+                let head = holder.head.borrow();
+                head.range(Timestamp(0), Timestamp(i64::MAX), u64::MAX, matching, |group, slot, samples| {
+                    let labels = group.series_labels(slot as usize, &holder.labels);
+                    all.entry(labels).or_default().extend_from_slice(samples);
+                })
+                .unwrap();
+            }
+            let in_order = |mut samples: Vec<Sample>| {
+                samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
+                samples.dedup_by_key(|sample| sample.timestamp);
+                // A marker behind a marker says nothing more.
+                samples.dedup_by(|one, before| series::is_stale(one.value) && series::is_stale(before.value));
+                samples.into_iter().map(|sample| (sample.timestamp.0, sample.value.to_bits())).collect()
+            };
+            all.into_iter().map(|(labels, samples)| (labels, in_order(samples))).collect()
+        }
+    }
+
+    fn labels(i: u64) -> Labels {
+        Labels::from_pairs([("__name__", format!("m{}", i % 7)), ("i", i.to_string())])
+    }
+
+    fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+        let mut state = seed;
+        move |below| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        }
+    }
+
+    #[test]
+    fn rows_of_changing_series_read_as_they_were_written() {
+        for seed in 0..20 {
+            let mut next = random(seed);
+            let mut rig = Rig::new();
+            let mut base = 0;
+            for row in 1..120 {
+                // Series come and go one by one, and now and then all at once.
+                base += next(3) * next(40);
+                let mut rows: Vec<(Labels, f64)> = Vec::new();
+                for i in 0..200 {
+                    if next(20) > 0 {
+                        rows.push((labels(base + i), if next(2) == 0 { 1.0 } else { next(1000) as f64 }));
+                    }
+                }
+                rig.row(row * 1000, if next(15) == 0 { &[] } else { &rows });
+                if next(4) == 0 {
+                    let gone = rig.written.retire(row * 1000);
+                    assert!(gone.is_empty());
+                }
+                if next(30) == 0 {
+                    rig.ended.extend(rig.written.turn_over(row * 1000));
+                }
+            }
+            let (read, truth) = (rig.read(), std::mem::take(&mut rig.truth));
+            for (labels, samples) in &truth {
+                assert_eq!(read.get(labels), Some(samples), "seed {seed}: {labels}");
+            }
+            assert_eq!(read.len(), truth.len(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn room_is_given_back() {
+        let mut rig = Rig::new();
+        for row in 1..200i64 {
+            let rows: Vec<_> = (0..100).map(|i| (labels(row as u64 * 100 + i), 1.0)).collect();
+            rig.row(row * 1000, &rows);
+            rig.written.retire(row * 1000);
+        }
+        let source = &rig.written.rules["group"];
+        assert!(source.places.len() < 500, "{} places", source.places.len());
+        assert_eq!(source.parts.len(), 1);
+        assert!(source.parts[0].slots < 500, "{} slots", source.parts[0].slots);
+        assert!(rig.written.retire(200_000 + IDLE_MS_MAX - 2_000).is_empty());
+        assert_eq!(rig.written.retire(200_000 + IDLE_MS_MAX).len(), 1);
+        assert_eq!(rig.written.holders().count(), 0);
+    }
+
+    #[test]
+    fn many_series_are_several_heads() {
+        let mut rig = Rig::new();
+        let rows: Vec<_> = (0..5000).map(|i| (labels(i), i as f64)).collect();
+        rig.row(1000, &rows);
+        rig.row(2000, &rows[..4000]);
+        assert_eq!(rig.written.holders().count(), 3);
+        assert_eq!(rig.read(), rig.truth);
+    }
+
+    #[test]
+    fn what_cannot_be_taken_is_counted() {
+        let mut rig = Rig::new();
+        let rows = [(labels(1), 1.0), (labels(1), 2.0), (labels(2), 3.0), (labels(3), STALE_NAN)];
+        assert_eq!(rig.write("a", 10, &rows), WriteOutcome { samples: 2, duplicates: 1, out_of_order: 0 });
+        assert_eq!(rig.write("a", 10, &rows[..1]), WriteOutcome { out_of_order: 1, ..WriteOutcome::default() });
+        assert_eq!(rig.write("b", 5, &rows[..1]).samples, 1, "sources have their own time");
+        assert_eq!(rig.write("c", 5, &[]), WriteOutcome::default());
+        assert_eq!(rig.written.rules.len(), 2, "nothing from a new source makes none");
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_before_the_log_has_it() {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let mut waiting = Acknowledgements::default();
+        for position in [1, 3, 3] {
+            let told = told.clone();
+            waiting.wait(position, Box::new(move |kept| told.borrow_mut().push((position, kept.is_ok()))));
+        }
+        waiting.answer(2, None);
+        assert_eq!(*told.borrow(), [(1, true)]);
+        waiting.answer(u64::MAX, Some("no space left"));
+        assert_eq!(*told.borrow(), [(1, true), (3, false), (3, false)]);
+    }
+}
