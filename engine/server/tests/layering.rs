@@ -14,9 +14,10 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("config", "engine/config", 2),
     ("client", "engine/client", 3),
     ("targets", "engine/targets", 4),
+    ("notifier", "engine/notifier", 5),
     ("shard", "engine/shard", 5),
-    ("api", "engine/api", 6),
-    ("server", "engine/server", 7),
+    ("api", "engine/api", 7),
+    ("server", "engine/server", 8),
 ];
 
 /// Names in the `[dependencies]`, `[dev-dependencies]` and `[build-dependencies]` tables of a manifest.

@@ -2,12 +2,14 @@
 
 mod build;
 mod discovery;
+mod follow;
 mod manager;
 mod placement;
 mod pool;
 mod target;
 
 pub use build::{Built, build};
+pub use follow::Follow;
 pub use manager::{Manager, ManagerHandle, SdStats, pool_now};
 pub use target::{
     DropReason, DroppedTarget, FailedTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet, TargetUrl,
