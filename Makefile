@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it.
 CARGO ?= cargo
 
-.PHONY: run build check test test-deps bench-deps bench compare compare-short picture agree scale profile soak
+.PHONY: run build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
 
 ## Build, then scrape this program, the host's node exporter if it runs, or a small built-in farm.
 run: build
@@ -59,6 +59,12 @@ scale: build bench-deps
 profile: bench-deps
 	@scripts/profile
 
-## Criterion benches of the hot rooms; figures and their records: perf/RECORD.md.
+## Criterion benches of the hot rooms, kept as a dated record in perf/results; what was learned: perf/RECORD.md.
 bench:
 	$(CARGO) bench --locked -p ringscrape-perf
+	$(CARGO) run --release --locked -q -p ringscrape-perf --bin bench-record keep
+
+## The same, beside the newest record; nothing is written.
+bench-compare:
+	$(CARGO) bench --locked -p ringscrape-perf
+	$(CARGO) run --release --locked -q -p ringscrape-perf --bin bench-record compare

@@ -313,19 +313,17 @@ impl Field<'_> {
         let mut cpus = Vec::new();
         let mut answer_bytes = 0;
         let mut once = || -> anyhow::Result<()> {
-            let (before, start) = (running.process.cpu()?, Instant::now());
+            let (before, start) = (running.process.cpu_of_threads_s()?, Instant::now());
             let answer = running.client.get(path, parameters)?;
             let beside = cpu_per_s * start.elapsed().as_secs_f64();
-            cpus.push(1e3 * (running.process.cpu()?.total_s() - before.total_s() - beside).max(0.0));
+            cpus.push(1e3 * (running.process.cpu_of_threads_s()? - before - beside).max(0.0));
             walls.push(1e3 * answer.wall_s);
             answer_bytes = answer.body.len() as u64;
             Ok(())
         };
         let fault = (0..self.scenario.repeats).find_map(|_| once().err()).map(|error| format!("{error:#}"));
         let median = |values: Vec<f64>| Spread::of(values).map_or(0.0, |spread| spread.median);
-        // A tick of the CPU clock is 10 ms, so that the mean says more than the median does.
-        let cpu_ms = cpus.iter().sum::<f64>() / cpus.len().max(1) as f64;
-        Asked { name: name.to_owned(), wall_ms: median(walls), cpu_ms, answer_bytes, fault }
+        Asked { name: name.to_owned(), wall_ms: median(walls), cpu_ms: median(cpus), answer_bytes, fault }
     }
 
     fn restart(

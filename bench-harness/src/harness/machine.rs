@@ -27,7 +27,7 @@ impl Machine {
             cpu_model: field(&cpu, "model name").unwrap_or("unknown").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: field(&memory, "MemTotal").map_or(0, kilobytes),
-            kernel: read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            kernel: release(&read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()).to_owned(),
             virtual_machine: field(&cpu, "flags")
                 .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             load: load(),
@@ -46,6 +46,11 @@ impl Machine {
             self.load,
         )
     }
+}
+
+/// The number of a kernel, without what its builder has added.
+fn release(text: &str) -> &str {
+    text.trim().split('-').next().unwrap_or_default()
 }
 
 /// The load average of the last minute.
@@ -101,6 +106,12 @@ mod tests {
         ] {
             assert_eq!(date(unix_s), want);
         }
+    }
+
+    #[test]
+    fn kernels_are_told_by_their_number() {
+        assert_eq!(release("6.1.0-18-amd64\n"), "6.1.0");
+        assert_eq!(release("6.18.4\n"), "6.18.4");
     }
 
     #[test]

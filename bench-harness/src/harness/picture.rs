@@ -146,11 +146,11 @@ fn legend(out: &mut String, results: &Results, base_title: &str, y: f64) {
 fn caption(results: &Results) -> String {
     let scenario = &results.scenario;
     format!(
-        "{}, {} targets every {} s, {} rounds of {} s; {}, {} cores",
+        "{}, {} targets every {} s, {} of {} s; {}, {} cores",
         results.date,
         scenario.targets,
         scenario.interval_s,
-        scenario.rounds,
+        crate::report::count_of(scenario.rounds),
         scenario.duration_s,
         results.machine.cpu_model,
         results.machine.cores,

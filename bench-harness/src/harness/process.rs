@@ -123,6 +123,16 @@ impl Process {
         parse_cpu(&self.read("stat")?).with_context(|| format!("/proc/{}/stat", self.id()))
     }
 
+    /// CPU seconds so far to the nanosecond, for spans shorter than a tick. Threads that have ended are not in it.
+    pub fn cpu_of_threads_s(&self) -> anyhow::Result<f64> {
+        let folder = format!("/proc/{}/task", self.id());
+        let tasks = std::fs::read_dir(&folder).with_context(|| format!("reading {folder} of {}", self.name))?;
+        let of_task = |task: std::fs::DirEntry| -> Option<f64> {
+            read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+        };
+        Ok(tasks.flatten().filter_map(of_task).sum::<f64>() / 1e9)
+    }
+
     pub fn memory(&self) -> anyhow::Result<Memory> {
         let text = self.read("smaps_rollup")?;
         let bytes = |name| field(&text, name).map_or(0, kilobytes);
@@ -229,6 +239,7 @@ mod tests {
             })
             .unwrap();
         assert!(child.cpu().unwrap().total_s() >= seen);
+        assert!(child.cpu_of_threads_s().unwrap() > 0.0);
         child.kill().unwrap();
         let mut ended = Process::start("sh", sh, ["-c", "exit 3"], None, &output).unwrap();
         let error = ended.wait_until("nothing", Duration::from_secs(30), || false).unwrap_err();

@@ -95,8 +95,8 @@ fn ratios(results: &Results, out: &mut String) {
         return;
     }
     _ = writeln!(out, "\n## Ratios to {}\n", base.title);
-    let rounds = results.scenario.rounds;
-    _ = writeln!(out, "How many times as much each takes; in brackets the least and the most of {rounds} rounds.\n");
+    let rounds = count_of(results.scenario.rounds);
+    _ = writeln!(out, "How many times as much each takes; in brackets the least and the most of {rounds}.\n");
     table_head(out, others.iter().map(|runs| runs.title.as_str()));
     for metric in metrics(results) {
         let below = metric.values(base);
@@ -114,7 +114,7 @@ fn ratios(results: &Results, out: &mut String) {
 }
 
 fn figures(results: &Results, out: &mut String) {
-    _ = writeln!(out, "\n## Figures\n\nLeast, median and most of {} rounds.\n", results.scenario.rounds);
+    _ = writeln!(out, "\n## Figures\n\nLeast, median and most of {}.\n", count_of(results.scenario.rounds));
     table_head(out, results.contenders.iter().map(|runs| runs.title.as_str()));
     for metric in metrics(results) {
         let cells: Vec<Option<Spread>> =
@@ -128,6 +128,11 @@ fn figures(results: &Results, out: &mut String) {
             row(out, &metric, cells.into_iter().map(cell));
         }
     }
+}
+
+/// "1 round", "3 rounds".
+pub fn count_of(rounds: usize) -> String {
+    format!("{rounds} round{}", if rounds == 1 { "" } else { "s" })
 }
 
 fn table_head<'a>(out: &mut String, titles: impl Iterator<Item = &'a str>) {

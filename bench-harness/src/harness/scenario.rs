@@ -161,7 +161,7 @@ impl Scenario {
         };
         format!(
             "{} targets x {kind} every {} s, {}, {} % of the values changing, {} % churn; {} s of warm-up, {} s measured, \
-             {} rounds",
+             {}",
             self.targets,
             self.interval_s,
             if self.gzip { "gzipped" } else { "plain" },
@@ -169,7 +169,7 @@ impl Scenario {
             self.churn_percent,
             self.warm_up_s,
             self.duration_s,
-            self.rounds,
+            crate::report::count_of(self.rounds),
         )
     }
 }
