@@ -325,6 +325,8 @@ async fn federation() {
     assert!(quoted.text().contains("{\"a.b\",instance=\"i\",region=\"own\"} 2.5 5\n"), "{}", quoted.text());
     let packed = ask(&state, "GET", "/metrics", &[("accept-encoding", "gzip")]).await;
     assert_eq!((packed.header("content-encoding"), &packed.body[..2]), ("gzip", &[0x1f, 0x8b][..]));
+    let packed = ask(&state, "GET", "/metrics", &[("accept-encoding", "zstd")]).await;
+    assert_eq!((packed.header("content-encoding"), &packed.body[..4]), ("zstd", &[0x28, 0xb5, 0x2f, 0xfd][..]));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("exposition", "engine/exposition", 1),
     ("promql", "engine/promql", 1),
     ("relabel", "engine/relabel", 1),
+    ("template", "engine/template", 1),
     ("tsdb", "storage/tsdb", 2),
     ("config", "engine/config", 2),
     ("client", "engine/client", 3),
