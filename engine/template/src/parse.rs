@@ -73,19 +73,19 @@ pub fn parse(text: &str) -> Result<(Vec<Node>, Defined), ParseError> {
         Parser { tokens, next: 0, end: text.len(), depth: 0, loops: 0, variables, defined: Defined::new() };
     let (nodes, end) = parser.list()?;
     match end {
-        End::Text => Ok((nodes, parser.defined)),
-        End::Else => Err(parser.error_before("unexpected {{else}}")),
-        End::End => Err(parser.error_before("unexpected {{end}}")),
+        Ending::Text => Ok((nodes, parser.defined)),
+        Ending::Else => Err(parser.error_before("unexpected {{else}}")),
+        Ending::Closed => Err(parser.error_before("unexpected {{end}}")),
     }
 }
 
 /// What ended a list of nodes.
 #[derive(PartialEq)]
-enum End {
+enum Ending {
     Text,
     /// `{{else`; what follows is not read yet.
     Else,
-    End,
+    Closed,
 }
 
 struct Parser {
@@ -159,11 +159,11 @@ impl Parser {
     }
 
     /// Nodes up to `{{end}}`, `{{else` or the end of the text.
-    fn list(&mut self) -> Result<(Vec<Node>, End), ParseError> {
+    fn list(&mut self) -> Result<(Vec<Node>, Ending), ParseError> {
         self.deeper()?;
         let mut nodes = Vec::new();
         let end = loop {
-            let Some(next) = self.peek().cloned() else { break End::Text };
+            let Some(next) = self.peek().cloned() else { break Ending::Text };
             self.next += 1;
             if let Token::Text(text) = next.token {
                 nodes.push(Node::Text(text));
@@ -178,9 +178,9 @@ impl Parser {
             match word.as_str() {
                 "end" => {
                     self.close("end")?;
-                    break End::End;
+                    break Ending::Closed;
                 }
-                "else" => break End::Else,
+                "else" => break Ending::Else,
                 "if" => nodes.push(self.branch("if")?),
                 "with" => nodes.push(self.branch("with")?),
                 "range" => nodes.push(self.branch("range")?),
@@ -216,10 +216,10 @@ impl Parser {
         self.loops -= usize::from(is_loop);
         let mut otherwise = Vec::new();
         match end {
-            End::Text => return Err(self.error("unexpected EOF")),
-            End::End => {}
+            Ending::Text => return Err(self.error("unexpected EOF")),
+            Ending::Closed => {}
             // `{{else if x}}` is an `if` in the `else`, and shares its end.
-            End::Else if !self.is(&Token::Close) => {
+            Ending::Else if !self.is(&Token::Close) => {
                 let same = self.is_word(word) && word != "range";
                 if !same {
                     return Err(self.error(format!("unexpected {} in else", self.describe())));
@@ -229,13 +229,13 @@ impl Parser {
                 otherwise.push(self.branch(word)?);
                 self.depth -= 1;
             }
-            End::Else => {
+            Ending::Else => {
                 self.next += 1;
                 let (nodes, end) = self.list()?;
                 match end {
-                    End::End => otherwise = nodes,
-                    End::Else => return Err(self.error("expected end; found {{else}}")),
-                    End::Text => return Err(self.error("unexpected EOF")),
+                    Ending::Closed => otherwise = nodes,
+                    Ending::Else => return Err(self.error("expected end; found {{else}}")),
+                    Ending::Text => return Err(self.error("unexpected EOF")),
                 }
             }
         }
@@ -264,7 +264,7 @@ impl Parser {
         let (nodes, end) = self.list()?;
         self.variables = outer;
         self.loops = loops;
-        if end != End::End {
+        if end != Ending::Closed {
             return Err(self.error("unexpected EOF"));
         }
         self.defined.insert(name.to_owned(), nodes);

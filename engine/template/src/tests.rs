@@ -232,7 +232,7 @@ fn mistakes_name_their_place() {
 
 #[test]
 fn everything_is_bounded() {
-    let deep = format!("{}1{}", "{{ (".repeat(1) + &"(".repeat(500), ")".repeat(501) + " }}");
+    let deep = format!("{}1{}", "{{ (".to_owned() + &"(".repeat(500), ")".repeat(501) + " }}");
     assert!(expand(&deep, 0.0).contains("nested deeper than 100 levels"));
     let nested = "{{ if true }}".repeat(300) + &"{{ end }}".repeat(300);
     assert!(expand(&nested, 0.0).contains("nested deeper than 100 levels"));
