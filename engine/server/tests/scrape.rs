@@ -66,7 +66,8 @@ fn check(cases: Vec<Case>) {
         assert!(error.contains(case.error), "{name}: {error:?} has no {:?}", case.error);
         assert_eq!(state["health"], if case.error.is_empty() { "up" } else { "down" }, "{name}");
         let report = ["up", "scrape_samples_scraped", "scrape_samples_post_metric_relabeling", "scrape_series_added"];
-        let first = server.value(&format!("scrape_series_added{{job=\"{name}\"}}")).unwrap();
+        // A slow disk may show a scrape later than its status, which waits for a second.
+        let first = until(name, || server.value(&format!("scrape_series_added{{job=\"{name}\"}}")));
         for (metric, want) in report.iter().zip(case.report) {
             let got = server.value(&format!("{metric}{{job=\"{name}\"}}")).unwrap();
             // Later scrapes add nothing, and one may have come meanwhile.
