@@ -2,6 +2,7 @@
 //!
 //! Asks the cores by messages and shows what they answer; knows nothing of how a core works.
 
+mod alerting;
 mod answer;
 mod federate;
 mod manage;

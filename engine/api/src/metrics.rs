@@ -1,5 +1,6 @@
 //! `/metrics`: ringscrape's own, under Prometheus' names where operators alert on them.
 
+use crate::alerting;
 use crate::state::State;
 use axum::extract;
 use axum::http::{StatusCode, header};
@@ -22,6 +23,7 @@ pub async fn metrics(state: extract::State<State>) -> Response {
     let mut page = Page::default();
     scrape_manager(&mut page, &state, &stats);
     configuration(&mut page, &state);
+    alerting::metrics(&mut page, &state);
     cores(&mut page, &stats);
     if let Some(store) = state.parts.shards.store() {
         storage(&mut page, &store.stats(), store.bounds(), &stats);
@@ -83,32 +85,35 @@ fn storage(page: &mut Page, store: &tsdb::StoreStats, bounds: Option<(i64, i64)>
     );
 }
 
+/// Quantiles of Prometheus' summaries.
+pub const SUMMARY_QUANTILES: [&str; 3] = ["0.5", "0.9", "0.99"];
+
 /// The text so far.
 #[derive(Default)]
-struct Page(String);
+pub struct Page(String);
 
 impl Page {
     /// Begins a family.
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+    pub fn line(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
         write_sample(name, labels.iter().copied(), value, None, Escaping::Underscores, &mut self.0);
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: f64) {
+    pub fn counter(&mut self, name: &str, help: &str, value: f64) {
         self.family(name, "counter", help);
         self.line(name, &[], value);
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: f64) {
+    pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.family(name, "gauge", help);
         self.line(name, &[], value);
     }
 
     /// A family with one line per value of a label.
-    fn by<K: AsRef<str>>(
+    pub fn by<K: AsRef<str>>(
         &mut self,
         name: &str,
         kind: &str,

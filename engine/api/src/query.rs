@@ -287,10 +287,6 @@ pub async fn alerts() -> ApiResult<Value> {
     Ok(Data(json!({"alerts": []})))
 }
 
-pub async fn alertmanagers() -> ApiResult<Value> {
-    Ok(Data(json!({"activeAlertmanagers": [], "droppedAlertmanagers": []})))
-}
-
 pub async fn features(state: S) -> ApiResult<Value> {
     let plan = &state.parts.query.plan;
     let functions: serde_json::Map<String, Value> = promql::all_functions()

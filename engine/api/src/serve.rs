@@ -6,7 +6,7 @@
 //!   * nothing that changes state answers a page of another origin
 
 use crate::state::State;
-use crate::{federate, manage, metrics, pages, query, storage, v1};
+use crate::{alerting, federate, manage, metrics, pages, query, storage, v1};
 use axum::Router;
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -53,7 +53,7 @@ pub fn router(state: State) -> Router {
         .route("/parse_query", get(query::parse_query).post(query::parse_query))
         .route("/rules", get(query::rules))
         .route("/alerts", get(query::alerts))
-        .route("/alertmanagers", get(query::alertmanagers))
+        .route("/alertmanagers", get(alerting::alertmanagers))
         .route("/features", get(query::features))
         .route("/series", get(storage::series).post(storage::series))
         .route("/labels", get(storage::label_names).post(storage::label_names))

@@ -39,6 +39,7 @@ pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 pub struct Parts {
     pub shards: Shards,
     pub targets: ManagerHandle,
+    pub notifier: notifier::Notifier,
     pub running: watch::Receiver<Arc<Running>>,
     /// Command-line flags and their values.
     pub flags: BTreeMap<String, String>,

@@ -142,6 +142,7 @@ fn state(count: usize) -> State {
     let set = pools(&config, count);
     let (_, running) = watch::channel(Arc::new(Running::good(config)));
     State::new(Parts {
+        notifier: notifier::Notifier::new(notifier::Options::default()),
         shards: Shards::new(vec![core(&set)], None),
         targets: ManagerHandle::showing(set),
         running,

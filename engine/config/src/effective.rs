@@ -43,7 +43,7 @@ impl Config {
         };
         let sections = [
             ("rule_files", !self.rule_files.is_empty()),
-            ("alerting", !self.alerting.is_empty()),
+            ("sigv4 of alertmanagers", self.alerting.alertmanagers.iter().any(|group| group.sigv4.is_some())),
             ("remote_write", !self.remote_write.is_empty()),
             ("remote_read", !self.remote_read.is_empty()),
             ("storage.exemplars", self.storage.as_ref().is_some_and(|storage| storage.exemplars.is_some())),

@@ -57,7 +57,6 @@ fn what_is_not_carried_out_is_named() {
     let names = full().not_carried_out();
     let want = [
         "rule_files",
-        "alerting",
         "remote_write",
         "remote_read",
         "storage.exemplars",

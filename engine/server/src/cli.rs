@@ -140,6 +140,19 @@ pub struct Serve {
     /// How far back an instant query looks for the newest sample.
     #[arg(long = "query.lookback-delta", default_value = "5m", value_parser = parse_duration)]
     pub query_lookback_delta: Duration,
+    /// Alerts that may wait for one Alertmanager; beyond them the oldest are dropped.
+    #[arg(long = "alertmanager.notification-queue-capacity", default_value_t = 10_000)]
+    pub alertmanager_notification_queue_capacity: usize,
+    /// Alerts in one request to an Alertmanager.
+    #[arg(long = "alertmanager.notification-batch-size", default_value_t = 256)]
+    pub alertmanager_notification_batch_size: usize,
+    /// Send the alerts that wait before the process ends; --no-… ends without.
+    #[arg(long = "alertmanager.drain-notification-queue-on-shutdown", default_value_t = true,
+        num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set,
+        overrides_with = "no_drain")]
+    pub alertmanager_drain: bool,
+    #[arg(long = "no-alertmanager.drain-notification-queue-on-shutdown", id = "no_drain", hide = true)]
+    pub alertmanager_no_drain: bool,
     /// Cores that scrape. By default all; on hosts of eight CPUs and more, one in sixteen is left to the control plane.
     #[arg(long)]
     pub shards: Option<usize>,
@@ -173,6 +186,14 @@ impl Serve {
         self.enable_feature.iter().filter(known).map(String::as_str).collect()
     }
 
+    pub fn notifier_options(&self) -> notifier::Options {
+        notifier::Options {
+            queue_capacity: self.alertmanager_notification_queue_capacity,
+            batch_max: self.alertmanager_notification_batch_size,
+            drain_on_shutdown: self.alertmanager_drain && !self.alertmanager_no_drain,
+        }
+    }
+
     pub fn query_settings(&self) -> api::QuerySettings {
         let parse = promql::ParseOptions {
             experimental_functions: self.has(QUERY_FEATURES[0]),
@@ -201,9 +222,6 @@ pub struct Cpus(pub Vec<usize>);
 /// Flags of Prometheus that are accepted and change nothing (yet), with whether they take a value.
 const PASSIVE: &[(&str, bool)] = &[
     ("agent", false),
-    ("alertmanager.drain-notification-queue-on-shutdown", false),
-    ("alertmanager.notification-batch-size", true),
-    ("alertmanager.notification-queue-capacity", true),
     ("auto-gomaxprocs", false),
     ("auto-gomemlimit", false),
     ("auto-gomemlimit.ratio", true),
@@ -292,6 +310,10 @@ impl Cli {
         set("query.max-samples", serve.query_max_samples.to_string());
         set("web.cors.origin", serve.web_cors_origin.clone().unwrap_or_default());
         set("query.lookback-delta", config::format_duration(serve.query_lookback_delta));
+        let notifier = serve.notifier_options();
+        set("alertmanager.notification-queue-capacity", notifier.queue_capacity.to_string());
+        set("alertmanager.notification-batch-size", notifier.batch_max.to_string());
+        set("alertmanager.drain-notification-queue-on-shutdown", notifier.drain_on_shutdown.to_string());
         set("shards", serve.shards.map(|count| count.to_string()).unwrap_or_default());
         let cpus = serve.shard_cpus.as_ref().map(|cpus| cpus.0.iter().map(usize::to_string).collect::<Vec<_>>());
         set("shard-cpus", cpus.unwrap_or_default().join(","));
@@ -388,6 +410,12 @@ mod tests {
         assert_eq!(cli.passive["storage.tsdb.wal-compression"], "false");
         assert_eq!(cli.flags()["config.file"], "/etc/prometheus/prometheus.yml");
         assert_eq!(cli.flags()["query.lookback-delta"], "5m");
+        assert_eq!(cli.flags()["alertmanager.notification-queue-capacity"], "10000");
+        const DRAIN: &str = "alertmanager.drain-notification-queue-on-shutdown";
+        for (given, want) in [("", "true"), ("=false", "false"), ("=true", "true")] {
+            assert_eq!(parse(&[&format!("--{DRAIN}{given}")]).unwrap().flags()[DRAIN], want);
+        }
+        assert_eq!(parse(&[&format!("--no-{DRAIN}")]).unwrap().flags()[DRAIN], "false");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use api::Running;
 use config::Config;
+use notifier::Notifier;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,11 +21,17 @@ pub struct Reloader {
     file: PathBuf,
     running: watch::Sender<Arc<Running>>,
     targets: ManagerHandle,
+    notifier: Notifier,
 }
 
 impl Reloader {
-    pub fn new(file: PathBuf, running: watch::Sender<Arc<Running>>, targets: ManagerHandle) -> Reloader {
-        Reloader { file, running, targets }
+    pub fn new(
+        file: PathBuf,
+        running: watch::Sender<Arc<Running>>,
+        targets: ManagerHandle,
+        notifier: Notifier,
+    ) -> Reloader {
+        Reloader { file, running, targets, notifier }
     }
 
     /// Serves requests until all who could make one are gone. With `auto`, also looks for changed files that often.
@@ -63,6 +70,7 @@ impl Reloader {
                 let config = Arc::new(config);
                 warn_of_passive(&config);
                 self.targets.reload(config.clone()).await;
+                self.notifier.reload(&config).await;
                 self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
                 tracing::info!(file = %self.file.display(), "configuration loaded");
                 Ok(())

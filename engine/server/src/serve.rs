@@ -143,10 +143,12 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
             }
         }
     });
-    targets.reload(config).await;
+    targets.reload(config.clone()).await;
+    let notifier = notifier::Notifier::new(serve.notifier_options());
+    notifier.reload(&config).await;
 
     let (reload_to, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
-    let reloader = Reloader::new(serve.config_file.clone(), running_to, targets.clone());
+    let reloader = Reloader::new(serve.config_file.clone(), running_to, targets.clone(), notifier.clone());
     let auto = serve.config_auto_reload.then_some(serve.config_auto_reload_interval);
     tokio::spawn(reloader.run(reload_requests, auto));
 
@@ -156,6 +158,7 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
     let state = api::State::new(api::Parts {
         shards: shards.clone(),
         targets,
+        notifier: notifier.clone(),
         running,
         flags: cli.flags(),
         query: serve.query_settings(),
@@ -195,6 +198,7 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
     let _ = stop_to.send(true);
     let drained = async { while servers.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(Duration::from_secs(5), drained).await;
+    notifier.shutdown().await;
     shards.shutdown().await?;
     Ok(())
 }
