@@ -593,7 +593,7 @@ impl Core {
         self.log_ended.set(true);
     }
 
-    /// Drops segments that are in chunks and forgets templates that nobody uses.
+    /// Drops segments that are in chunks, and forgets templates that nobody uses and buffers that nobody needed.
     async fn keep_up(self: Rc<Self>) {
         loop {
             Timer::new(UPKEEP_EVERY).await;
@@ -618,6 +618,7 @@ impl Core {
             if let Some(jobs) = self.jobs.as_ref().filter(|_| !unused.is_empty()) {
                 let _ = jobs.send(Job::Remove(unused));
             }
+            self.fetcher.trim();
             let (templates, templates_bytes) = self.interner.borrow_mut().sweep();
             let mut stats = self.stats.borrow_mut();
             (stats.series, stats.head_bytes) = (series, bytes);

@@ -4,6 +4,7 @@
 //!   * a buffer's bytes are all initialised, so a read or an unpack goes straight into it and nothing is zeroed twice
 //!   * buffers lent out take at most [`LENT_BYTES_MAX`] together; growth beyond that is refused
 //!   * buffers at rest take at most [`IDLE_BYTES_MAX`] and none of them more than [`IDLE_BUFFER_BYTES_MAX`]
+//!   * buffers that nobody needed between two [`BufferPool::trim`]s are given up: a burst leaves nothing behind
 
 use super::FetchError;
 use crate::status::Reason;
@@ -29,16 +30,39 @@ enum Shelf {
     Plain,
 }
 
+/// Buffers of one kind at rest. The last one given back is the first to be lent: it is still in the cache.
+#[derive(Default)]
+struct Stack {
+    buffers: Vec<Vec<u8>>,
+    /// The fewest there were since the last trim: so many were not needed.
+    fewest: usize,
+}
+
+impl Stack {
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let buffer = self.buffers.pop();
+        self.fewest = self.fewest.min(self.buffers.len());
+        buffer
+    }
+
+    /// Drops what was not needed; gives its bytes.
+    fn trim(&mut self) -> usize {
+        let bytes = self.buffers.drain(..self.fewest).map(|buffer| buffer.len()).sum();
+        self.fewest = self.buffers.len();
+        bytes
+    }
+}
+
 #[derive(Default)]
 struct Shelves {
-    wire: Vec<Vec<u8>>,
-    plain: Vec<Vec<u8>>,
+    wire: Stack,
+    plain: Stack,
     idle_bytes: usize,
     lent_bytes: usize,
 }
 
 impl Shelves {
-    fn shelf(&mut self, shelf: Shelf) -> &mut Vec<Vec<u8>> {
+    fn shelf(&mut self, shelf: Shelf) -> &mut Stack {
         match shelf {
             Shelf::Wire => &mut self.wire,
             Shelf::Plain => &mut self.plain,
@@ -65,7 +89,6 @@ impl BufferPool {
 
     fn lend(&self, shelf: Shelf) -> Result<Buffer, NoRoom> {
         let mut shelves = self.shelves.borrow_mut();
-        // The last one given back is the one still in the cache.
         let bytes = match shelves.shelf(shelf).pop() {
             Some(bytes) => {
                 shelves.idle_bytes -= bytes.len();
@@ -80,6 +103,13 @@ impl BufferPool {
             return Err(NoRoom);
         }
         Ok(buffer)
+    }
+
+    /// Gives up the buffers that nobody has needed since the last time.
+    pub fn trim(&self) {
+        let mut shelves = self.shelves.borrow_mut();
+        let bytes = shelves.wire.trim() + shelves.plain.trim();
+        shelves.idle_bytes -= bytes;
     }
 
     #[cfg(test)]
@@ -172,7 +202,7 @@ impl Drop for Buffer {
         shelves.lent_bytes -= bytes.len();
         if bytes.len() <= IDLE_BUFFER_BYTES_MAX && shelves.idle_bytes + bytes.len() <= IDLE_BYTES_MAX {
             shelves.idle_bytes += bytes.len();
-            shelves.shelf(self.shelf).push(bytes);
+            shelves.shelf(self.shelf).buffers.push(bytes);
         }
     }
 }
@@ -223,6 +253,22 @@ mod tests {
         let lent: Vec<Buffer> = (0..IDLE_BYTES_MAX / BUFFER_BYTES_MIN + 10).map(|_| pool.wire().unwrap()).collect();
         drop(lent);
         assert_eq!((pool.lent_bytes(), pool.idle_bytes()), (0, IDLE_BYTES_MAX));
+    }
+
+    #[test]
+    fn burst_leaves_what_is_needed() {
+        let pool = BufferPool::default();
+        let lend = |count: usize| drop((0..count).map(|_| pool.wire().unwrap()).collect::<Vec<Buffer>>());
+        lend(10);
+        pool.trim();
+        assert_eq!(pool.idle_bytes(), 10 * BUFFER_BYTES_MIN, "all ten were needed");
+        lend(3);
+        pool.trim();
+        assert_eq!(pool.idle_bytes(), 3 * BUFFER_BYTES_MIN);
+        pool.trim();
+        assert_eq!(pool.idle_bytes(), 0);
+        lend(1);
+        assert_eq!(pool.idle_bytes(), BUFFER_BYTES_MIN);
     }
 
     #[test]

@@ -60,6 +60,11 @@ impl<R: Resolve> Fetcher<R> {
     pub fn new(resolver: R) -> Fetcher<R> {
         Fetcher { resolver, pool: BufferPool::default(), unpacker: Unpacker::default() }
     }
+
+    /// Gives up memory that no response has needed since the last time.
+    pub fn trim(&self) {
+        self.pool.trim();
+    }
 }
 
 /// How far a fetch has come.
