@@ -4,6 +4,7 @@
 
 mod alerting;
 mod answer;
+mod discovery;
 mod federate;
 mod manage;
 mod metrics;

@@ -276,6 +276,31 @@ fn scrape_manager(page: &mut Page, state: &State, stats: &[CoreStats]) {
     );
     let file_errors = found.failures_total.get("file").copied().unwrap_or(0);
     page.counter("prometheus_sd_file_read_errors_total", "Failed attempts to read a target file.", file_errors as f64);
+    page.family("prometheus_sd_refresh_duration_seconds", "summary", "Time that attempts to get a target list took.");
+    for (mechanism, (count, time)) in &found.attempts {
+        let labels = [("mechanism", *mechanism)];
+        page.line("prometheus_sd_refresh_duration_seconds_sum", &labels, time.as_secs_f64());
+        page.line("prometheus_sd_refresh_duration_seconds_count", &labels, *count as f64);
+    }
+    let failures = |mechanism| found.failures_total.get(mechanism).copied().unwrap_or(0) as f64;
+    let attempts = |mechanism| found.attempts.get(mechanism).copied().unwrap_or_default();
+    page.counter("prometheus_sd_http_failures_total", "Failed refreshes of HTTP discovery.", failures("http"));
+    page.counter("prometheus_sd_dns_lookups_total", "DNS look-ups.", attempts("dns").0 as f64);
+    page.counter("prometheus_sd_dns_lookup_failures_total", "Failed DNS look-ups.", failures("dns"));
+    page.counter("prometheus_sd_consul_rpc_failures_total", "Failed calls of Consul.", failures("consul"));
+    page.family(
+        "prometheus_sd_consul_rpc_duration_seconds",
+        "summary",
+        "Time that calls of Consul took, waiting included.",
+    );
+    page.line("prometheus_sd_consul_rpc_duration_seconds_sum", &[], attempts("consul").1.as_secs_f64());
+    page.line("prometheus_sd_consul_rpc_duration_seconds_count", &[], attempts("consul").0 as f64);
+    page.counter("prometheus_sd_kubernetes_failures_total", "Failed lists and watches.", failures("kubernetes"));
+    page.family("prometheus_sd_kubernetes_events_total", "counter", "News of Kubernetes' objects.");
+    for ((event, role), count) in &found.kubernetes_events {
+        let labels = [("event", *event), ("role", *role)];
+        page.line("prometheus_sd_kubernetes_events_total", &labels, *count as f64);
+    }
     let received = found.received_updates_total as f64;
     page.counter("prometheus_sd_received_updates_total", "Target lists received from discovery.", received);
     page.counter("prometheus_sd_updates_total", "Times that targets were built anew.", found.updates_total as f64);

@@ -42,13 +42,14 @@ impl IntoResponse for PageError {
     }
 }
 
-type Page = Result<Response, PageError>;
+pub(crate) type Page = Result<Response, PageError>;
 
 /// What every page has around it.
-fn frame(title: &str, path: &str, content: Markup) -> Html {
+pub(crate) fn frame(title: &str, path: &str, content: Markup) -> Html {
     let links = [
         ("/query", "Query"),
         ("/targets", "Targets"),
+        ("/service-discovery", "Discovery"),
         ("/tsdb-status", "Storage"),
         ("/config", "Configuration"),
         ("/flags", "Flags"),
@@ -81,7 +82,7 @@ fn frame(title: &str, path: &str, content: Markup) -> Html {
 }
 
 /// A finished page.
-struct Html(Markup);
+pub(crate) struct Html(Markup);
 
 impl IntoResponse for Html {
     fn into_response(self) -> Response {
@@ -377,7 +378,7 @@ fn table_row(row: &Row, now_ms: i64) -> Markup {
     }
 }
 
-fn labels(labels: &Labels) -> Markup {
+pub(crate) fn labels(labels: &Labels) -> Markup {
     html! { @for (name, value) in labels.iter() { span.label { (name) "=\"" (value) "\"" } } }
 }
 

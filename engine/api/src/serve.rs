@@ -6,7 +6,7 @@
 //!   * nothing that changes state answers a page of another origin
 
 use crate::state::State;
-use crate::{alerting, federate, manage, metrics, pages, query, storage, v1};
+use crate::{alerting, discovery, federate, manage, metrics, pages, query, storage, v1};
 use axum::Router;
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -68,6 +68,8 @@ pub fn router(state: State) -> Router {
         .route("/graph", get(pages::query))
         .route("/tsdb-status", get(pages::storage))
         .route("/targets", get(pages::targets))
+        .route("/service-discovery", get(discovery::page))
+        .route("/service-discovery/explain", get(discovery::explain))
         .route("/config", get(pages::configuration))
         .route("/flags", get(pages::flags))
         .route("/status", get(pages::status))

@@ -377,6 +377,27 @@ async fn lifecycle_origins_and_headers() {
 }
 
 #[tokio::test]
+async fn discovery_page_shows_what_became_of_each_address_and_why() {
+    let state = state(5_000);
+    let first = get(&state, "/service-discovery").await.text();
+    assert_eq!(first.matches("<tr>").count(), 101, "a head and a hundred rows");
+    assert!(first.contains("<strong>10004</strong> shown") && first.contains("page 1 of 101"));
+    assert!(first.contains("5000 active of 5008 discovered") && first.contains("7 dropped by relabelling"));
+    assert!(first.contains("db.json: broken") && first.contains("no hostname &lt;b&gt;"));
+    assert!(!first.contains("<script"));
+    let dropped = get(&state, "/service-discovery?state=relabelling&job=web").await.text();
+    assert!(dropped.contains("gone:1") && !dropped.contains("web-0:1"));
+    let found = get(&state, "/service-discovery?search=instance%3Ddb-77%3A").await.text();
+    assert!(found.contains("db-77:1") && found.contains("<strong>1</strong> shown"));
+    let link = found.split("href=\"").find(|part| part.starts_with("/service-discovery/explain")).unwrap();
+    let link = link.split('"').next().unwrap().replace("&amp;", "&");
+    let explained = get(&state, &link).await.text();
+    assert!(explained.contains("db-77:1") && explained.contains("Target labels"), "{explained}");
+    let refused = get(&state, "/service-discovery/explain?job=web&labels=5").await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
 async fn page_shows_ten_thousand_targets_and_runs_no_script_of_theirs() {
     let state = state(5_000);
     let first = get(&state, "/targets").await.text();
@@ -385,7 +406,7 @@ async fn page_shows_ten_thousand_targets_and_runs_no_script_of_theirs() {
     assert_eq!(first.matches("<tr>").count(), 101, "a head and a hundred rows");
     assert!(first.contains("page 1 of 100") && first.contains("4999/5000 up") || first.contains("4998/5000 up"));
     assert!(first.contains("&lt;script&gt;boom&lt;/script&gt;"));
-    for path in ["/targets", "/config", "/flags", "/status"] {
+    for path in ["/targets", "/service-discovery", "/config", "/flags", "/status"] {
         let page = get(&state, path).await.text();
         assert!(!page.contains("<script") && !page.contains("<style") && !page.contains(" style="), "{path}");
     }

@@ -8,12 +8,13 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use url::Url;
 
@@ -28,6 +29,8 @@ pub struct Connector(pub Arc<Ways>);
 
 /// How connections are made.
 pub struct Ways {
+    /// Instead of any host.
+    pub socket: Option<PathBuf>,
     pub proxies: Proxies,
     /// Sent with CONNECT.
     pub connect_headers: Vec<(String, String)>,
@@ -67,6 +70,11 @@ impl tower_service::Service<Uri> for Connector {
 
 impl Ways {
     async fn connect(&self, uri: &Uri) -> Result<Stream, Error> {
+        if let Some(socket) = &self.socket {
+            let failed = |error| Error::new(ErrorKind::Connect, format!("connecting to {}: {error}", socket.display()));
+            let io = Box::new(UnixStream::connect(socket).await.map_err(failed)?);
+            return Ok(Stream { io, is_for_proxy: false });
+        }
         let is_https = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or("").to_owned();
         let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });

@@ -32,6 +32,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tls::Pem;
@@ -134,6 +135,8 @@ struct Inner {
     options: ClientOptions,
     proxies: proxy::Proxies,
     tokens: Option<oauth2::Tokens>,
+    /// Every connection goes here instead of to the host of the URL.
+    socket: Option<PathBuf>,
     /// Connections, and the certificates with which they were made.
     current: Mutex<Option<(Hyper, Option<Pem>)>>,
 }
@@ -141,12 +144,21 @@ struct Inner {
 impl Client {
     /// Reads no file yet: a certificate that is missing is an error of the request, and may be there at the next.
     pub fn new(http: &HttpConfig, options: ClientOptions) -> Result<Client, Error> {
+        Client::with(http, options, None)
+    }
+
+    /// A client that speaks to a Unix socket, whatever the host of the URL.
+    pub fn on_socket(http: &HttpConfig, options: ClientOptions, socket: PathBuf) -> Result<Client, Error> {
+        Client::with(http, options, Some(socket))
+    }
+
+    fn with(http: &HttpConfig, options: ClientOptions, socket: Option<PathBuf>) -> Result<Client, Error> {
         let env = |name: &str| std::env::var(name).ok();
         let proxies = proxy::Proxies::new(http.proxy_url.as_ref(), &http.no_proxy, http.proxy_from_environment, env)
             .map_err(|text| Error::new(ErrorKind::Settings, text))?;
         let tokens = http.oauth2.as_ref().map(|oauth2| oauth2::Tokens::new(oauth2, options.timeout)).transpose()?;
         let current = Mutex::default();
-        Ok(Client(Arc::new(Inner { http: http.clone(), options, proxies, tokens, current })))
+        Ok(Client(Arc::new(Inner { http: http.clone(), options, proxies, tokens, socket, current })))
     }
 
     pub async fn get(&self, url: &Url) -> Result<Response, Error> {
@@ -311,6 +323,7 @@ impl Client {
             .iter()
             .flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.reveal().to_owned())));
         let ways = Ways {
+            socket: self.0.socket.clone(),
             proxies: self.0.proxies.clone(),
             connect_headers: connect_headers.collect(),
             tls: self.0.http.tls_config.clone(),

@@ -91,7 +91,7 @@ impl ScrapeConfig {
             fields.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect();
         for discovery in &self.discoveries {
             let name = format!("{}_sd_configs", discovery.kind());
-            if !matches!(discovery, Discovery::Static(_) | Discovery::File(_)) && !names.contains(&name) {
+            if matches!(discovery, Discovery::Other(_)) && !names.contains(&name) {
                 names.push(name);
             }
         }

@@ -36,7 +36,7 @@ pub use glob::glob;
 pub use http::{
     Authorization, BasicAuth, GrantType, HeaderValues, HttpConfig, OAuth2, SignatureAlgorithm, TlsConfig, TlsVersion,
 };
-pub use load::{load, parse_config};
+pub use load::{load, parse_config, parse_yaml};
 pub use relabel::NameScheme;
 pub use secret::Secret;
 pub use sections::*;

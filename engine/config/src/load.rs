@@ -52,6 +52,17 @@ pub fn parse_config(path: &Path, text: &str, env: &Env) -> Result<Config, Config
     Err(ConfigErrors(errors))
 }
 
+/// Any YAML as plain data, for files of other programs that a configuration points at.
+pub fn parse_yaml(text: &str) -> Result<crate::Tree, String> {
+    let cx = Context::new(Path::new(""), Path::new("/"), NameScheme::Utf8);
+    let node = parse(text).map_err(|(mark, message)| format!("{}:{}: {message}", mark.line, mark.column))?;
+    let tree = crate::Tree::read(&node, &cx);
+    match cx.into_errors().into_iter().next() {
+        Some(error) => Err(format!("{}:{}: {}", error.line, error.column, error.message)),
+        None => tree.ok_or_else(|| "empty".to_owned()),
+    }
+}
+
 /// The text of a file, within the bound of size.
 fn read(path: &Path) -> Result<String, ConfigErrors> {
     let unreadable = |message: String| ConfigErrors::unreadable(path.to_owned(), message);

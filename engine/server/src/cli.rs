@@ -107,6 +107,12 @@ pub struct Serve {
     /// Allow deletions and snapshots by HTTP.
     #[arg(long = "web.enable-admin-api")]
     pub web_enable_admin_api: bool,
+    /// Keep target lists in the data folder, so that a restart without their sources still scrapes the last known fleet.
+    #[arg(long = "discovery.keep-lists", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub discovery_keep_lists: bool,
+    /// DNS server for dns_sd_configs, instead of those of /etc/resolv.conf. May be given more than once.
+    #[arg(long = "discovery.dns-server", value_name = "ADDRESS:PORT")]
+    pub discovery_dns_server: Vec<std::net::SocketAddr>,
     /// Folder for logs, chunks and blocks.
     #[arg(long = "storage.tsdb.path", default_value = "data/", value_name = "FOLDER")]
     pub storage_tsdb_path: PathBuf,
@@ -295,6 +301,9 @@ impl Cli {
         set("web.external-url", serve.web_external_url.clone().unwrap_or_default());
         set("web.enable-lifecycle", serve.web_enable_lifecycle.to_string());
         set("web.enable-admin-api", serve.web_enable_admin_api.to_string());
+        set("discovery.keep-lists", serve.discovery_keep_lists.to_string());
+        let servers: Vec<String> = serve.discovery_dns_server.iter().map(ToString::to_string).collect();
+        set("discovery.dns-server", servers.join(","));
         set("storage.tsdb.path", serve.storage_tsdb_path.display().to_string());
         let time = serve.storage_tsdb_retention_time.map(config::format_duration);
         set("storage.tsdb.retention.time", time.unwrap_or_else(|| "0s".into()));

@@ -78,7 +78,7 @@ fn of_job(file: &Path, name: &str, count: usize) -> Result<Vec<Target>, String> 
     })?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let pool = runtime.block_on(targets::pool_now(job));
+    let pool = runtime.block_on(targets::pool_now(job, &targets::SdOptions::default()));
     for error in &pool.source_errors {
         eprintln!("discovery: {error}");
     }

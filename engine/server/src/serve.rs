@@ -135,7 +135,11 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
 
     let (running_to, running) = watch::channel(Arc::new(api::Running::good(config.clone())));
     let sink = shards.clone();
-    let targets = targets::Manager::start(shards.count(), move |core, diff| {
+    let discovery = targets::SdOptions {
+        keep_in: serve.discovery_keep_lists.then(|| serve.storage_tsdb_path.join("discovery")),
+        dns_servers: serve.discovery_dns_server.clone(),
+    };
+    let targets = targets::Manager::start(shards.count(), discovery, move |core, diff| {
         let sink = sink.clone();
         async move {
             if let Err(error) = sink.apply(core, diff).await {

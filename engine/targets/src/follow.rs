@@ -1,6 +1,6 @@
 //! What several mechanisms find together, for those who look for something else than scrape targets.
 
-use crate::discovery::{Source, SourceId, UPDATES_MAX, Update};
+use crate::discovery::{Keeper, SdOptions, Source, SourceId, UPDATES_MAX, Update};
 use config::Discovery;
 use series::Labels;
 use tokio::sync::mpsc;
@@ -14,12 +14,15 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Starts them. What is known without waiting is there at once.
+    /// Starts them, with resolv.conf's DNS servers. What is known without waiting is there at once; nothing is kept on
+    /// disk.
     pub async fn start(discoveries: &[Discovery]) -> Follow {
         let (updates_to, updates) = mpsc::channel(UPDATES_MAX);
         let mut sources = Vec::with_capacity(discoveries.len());
+        let (options, keeper) = (SdOptions::default(), Keeper::start(None));
         for (number, discovery) in (0..).zip(discoveries) {
-            sources.push(Source::start(SourceId(number), discovery, updates_to.clone()).await);
+            let updates = updates_to.clone();
+            sources.push(Source::start(SourceId(number), discovery, updates, &options, &keeper).await);
         }
         Follow { sources, updates, _updates_to: updates_to }
     }

@@ -9,6 +9,7 @@ mod pool;
 mod target;
 
 pub use build::{Built, build};
+pub use discovery::SdOptions;
 pub use follow::Follow;
 pub use manager::{Manager, ManagerHandle, SdStats, pool_now};
 pub use target::{

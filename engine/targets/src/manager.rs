@@ -7,7 +7,7 @@
 //!   * what the cores have been told and what is published are the same, but for the time of a message
 //!   * updates are taken together for [`SETTLE`], so that a storm of them costs one pass
 
-use crate::discovery::{Found, Source, SourceId, UPDATES_MAX, Update};
+use crate::discovery::{Found, Keeper, SdOptions, Source, SourceId, UPDATES_MAX, Update};
 use crate::placement::Placement;
 use crate::pool::{BuildCache, in_order};
 use crate::target::{Pool, Target, TargetDiff, TargetId, TargetSet};
@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long updates are collected before the targets are built anew.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How long a look at a job's targets waits for sources that have to be asked.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Messages waiting for the manager.
 const MESSAGES_MAX: usize = 16;
 
@@ -31,6 +33,10 @@ pub struct SdStats {
     pub discovered_targets: BTreeMap<String, u64>,
     /// Failed attempts of each mechanism (`file`, …) to get its list.
     pub failures_total: BTreeMap<&'static str, u64>,
+    /// Attempts of each mechanism, and the time that they took together.
+    pub attempts: BTreeMap<&'static str, (u64, Duration)>,
+    /// News of Kubernetes' objects, by event and role.
+    pub kubernetes_events: BTreeMap<(&'static str, &'static str), u64>,
     /// Lists received from sources.
     pub received_updates_total: u64,
     /// Times that targets were built anew.
@@ -91,16 +97,30 @@ struct Job {
     cache: BuildCache,
 }
 
-/// The targets of one job as its sources know them now, without following them.
-pub async fn pool_now(job: &Arc<ScrapeConfig>) -> Pool {
-    let (updates, _) = mpsc::channel(UPDATES_MAX);
-    let mut groups = Vec::new();
-    let mut errors = Vec::new();
-    for discovery in &job.discoveries {
-        let source = Source::start(SourceId(0), discovery, updates.clone()).await;
-        groups.extend(source.found.groups.iter().cloned());
-        errors.extend(source.found.errors.iter().cloned());
+/// The targets of one job as its sources know them now, without following them. Waits for sources that have to be asked.
+pub async fn pool_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> Pool {
+    let (updates, mut inbox) = mpsc::channel(UPDATES_MAX);
+    let keeper = Keeper::start(None);
+    let mut sources = Vec::new();
+    for (number, discovery) in job.discoveries.iter().enumerate() {
+        let id = SourceId(number as u64);
+        sources.push(Source::start(id, discovery, updates.clone(), options, &keeper).await);
     }
+    let mut waiting: BTreeSet<u64> =
+        sources.iter().filter(|source| source.answers_later()).map(|source| source.id.0).collect();
+    let deadline = tokio::time::Instant::now() + ANSWER_WITHIN;
+    while !waiting.is_empty() {
+        let Ok(Some(update)) = tokio::time::timeout_at(deadline, inbox.recv()).await else { break };
+        waiting.remove(&update.source.0);
+        if let Some(source) = sources.get_mut(update.source.0 as usize) {
+            source.found = update.found;
+        }
+    }
+    let late = sources.iter().filter(|source| waiting.contains(&source.id.0));
+    let mut errors: Vec<String> =
+        late.map(|source| format!("{}: no answer within {ANSWER_WITHIN:?}", source.discovery.kind())).collect();
+    errors.extend(sources.iter().flat_map(|source| source.found.errors.iter().cloned()));
+    let groups: Vec<_> = sources.iter().flat_map(|source| source.found.groups.iter().cloned()).collect();
     BuildCache::default().build_pool(job, &groups, errors, None)
 }
 
@@ -114,13 +134,15 @@ pub struct Manager {
     /// What the cores have, by job.
     told: BTreeMap<String, Arc<Pool>>,
     updates_to: mpsc::Sender<Update>,
+    options: SdOptions,
+    keeper: Keeper,
     set: watch::Sender<Arc<TargetSet>>,
     stats: watch::Sender<SdStats>,
 }
 
 impl Manager {
     /// Starts the task. `sink` carries a difference to a core; it is awaited, one after the other.
-    pub fn start<F, D>(cores: usize, sink: F) -> ManagerHandle
+    pub fn start<F, D>(cores: usize, options: SdOptions, sink: F) -> ManagerHandle
     where
         F: Fn(usize, TargetDiff) -> D + Send + 'static,
         D: Future<Output = ()> + Send + 'static,
@@ -137,6 +159,8 @@ impl Manager {
             source_next: 0,
             told: BTreeMap::new(),
             updates_to,
+            keeper: Keeper::start(options.keep_in.clone()),
+            options,
             set,
             stats,
         };
@@ -223,7 +247,8 @@ impl Manager {
         }
         let id = SourceId(self.source_next);
         self.source_next += 1;
-        self.sources.push(Source::start(id, discovery, self.updates_to.clone()).await);
+        let updates = self.updates_to.clone();
+        self.sources.push(Source::start(id, discovery, updates, &self.options, &self.keeper).await);
         id
     }
 
@@ -265,8 +290,17 @@ impl Manager {
             };
             stats.discovered_targets = self.jobs.iter().map(|(name, job)| (name.clone(), found(job))).collect();
             stats.failures_total.clear();
+            stats.attempts.clear();
+            stats.kubernetes_events.clear();
             for source in &self.sources {
-                *stats.failures_total.entry(source.discovery.kind()).or_default() += source.found.failures_total;
+                let (kind, found) = (source.discovery.kind(), &source.found);
+                *stats.failures_total.entry(kind).or_default() += found.failures_total;
+                let attempts = stats.attempts.entry(kind).or_default();
+                attempts.0 += found.attempts_total;
+                attempts.1 += found.attempts_time;
+                for (event, count) in &found.events {
+                    *stats.kubernetes_events.entry(*event).or_default() += count;
+                }
             }
         });
     }
@@ -330,7 +364,7 @@ mod tests {
             let state = Cores { targets: vec![HashMap::new(); cores], ..Cores::default() };
             let cores_state = Arc::new(Mutex::new(state));
             let sink = cores_state.clone();
-            let handle = Manager::start(cores, move |core, diff| {
+            let handle = Manager::start(cores, SdOptions::default(), move |core, diff| {
                 let mut cores = sink.lock().unwrap();
                 let (added, updated, removed) = cores.counts;
                 cores.counts = (added + diff.add.len(), updated + diff.update.len(), removed + diff.remove.len());

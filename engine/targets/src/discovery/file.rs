@@ -5,7 +5,7 @@
 //!     it is mended
 //!   * a file that is gone takes its targets along
 
-use super::{Found, Group, SourceId, Update};
+use super::{Found, Group, SourceId, Update, list};
 use config::FileSdConfig;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -78,7 +78,7 @@ impl Files {
 
     fn found(&self, errors: Vec<String>) -> Found {
         let groups = self.good.values().flat_map(|good| good.groups.iter().cloned()).collect();
-        Found { groups: Arc::new(groups), errors, failures_total: self.failures_total }
+        Found { groups: Arc::new(groups), errors, failures_total: self.failures_total, ..Found::default() }
     }
 
     /// Sends what has changed, for ever.
@@ -145,14 +145,20 @@ fn read_file(path: &Path) -> Result<Vec<Arc<Group>>, String> {
         return Err(format!("{}: {bytes} bytes are more than {FILE_BYTES_MAX}", path.display()));
     }
     let text = std::fs::read_to_string(path).map_err(failed)?;
+    let name = path.to_string_lossy();
+    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    // The quick way; what it refuses goes the long way, which says where the mistake is.
+    if is_json && let Ok(groups) = list::parse(&mut text.clone().into_bytes(), ("__meta_filepath", &name)) {
+        return Ok(groups);
+    }
     // JSON is YAML, but half of a JSON file may be YAML as well: it must be whole.
-    if path.extension().is_some_and(|extension| extension == "json") {
+    if is_json {
         serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let groups = config::parse_target_groups(path, &text).map_err(|errors| errors.to_string())?;
     let with_path = |group: &config::TargetGroup| {
         let mut labels = group.labels.to_builder();
-        labels.set("__meta_filepath", &path.to_string_lossy());
+        labels.set("__meta_filepath", &name);
         Arc::new(Group::stated(group, labels.build()))
     };
     Ok(groups.iter().map(with_path).collect())

@@ -1,0 +1,75 @@
+//! Lists from a service that answers with target groups in JSON.
+
+use super::{Gone, Group, Reporter, list};
+use client::header::{ACCEPT, ETAG, IF_NONE_MATCH};
+use client::{Client, ClientOptions, HeaderName, HeaderValue, Request, StatusCode};
+use config::HttpSdConfig;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Tells the service how often it will be asked.
+const REFRESH_INTERVAL: HeaderName = HeaderName::from_static("x-prometheus-refresh-interval-seconds");
+
+/// Sends what the service answers, for ever.
+pub async fn follow(settings: HttpSdConfig, mut report: Reporter) {
+    let Some(url) = settings.url.clone() else { return };
+    let client = match Client::new(&settings.http, ClientOptions::default()) {
+        Ok(client) => client,
+        Err(error) => {
+            let _ = report.failed(error.text).await;
+            return;
+        }
+    };
+    let mut last_tag = None;
+    loop {
+        let since = Instant::now();
+        let answer = ask(&client, &url, &settings, &mut last_tag).await;
+        report.attempted(since);
+        let told = match answer {
+            Ok(Some(groups)) => report.good(groups, Vec::new()).await,
+            Ok(None) => report.unchanged().await,
+            Err(error) => report.failed(error).await,
+        };
+        if let Err(Gone) = told {
+            return;
+        }
+        report.pause(settings.refresh_interval).await;
+    }
+}
+
+/// The list, or `None` if it is the one that we have.
+async fn ask(
+    client: &Client,
+    url: &client::Url,
+    settings: &HttpSdConfig,
+    last_tag: &mut Option<HeaderValue>,
+) -> Result<Option<Vec<Arc<Group>>>, String> {
+    let mut request = Request::get(url.clone()).header(ACCEPT, "application/json");
+    if let Ok(seconds) = settings.refresh_interval.as_secs_f64().to_string().parse() {
+        request.headers.insert(REFRESH_INTERVAL, seconds);
+    }
+    if let Some(tag) = last_tag {
+        request.headers.insert(IF_NONE_MATCH, tag.clone());
+    }
+    let place = client::shown(url);
+    let response = client.send(request).await.map_err(|error| error.text)?;
+    if response.status == StatusCode::NOT_MODIFIED && last_tag.is_some() {
+        return Ok(None);
+    }
+    if response.status != StatusCode::OK {
+        return Err(format!("{place}: server returned HTTP status {}", response.status));
+    }
+    if response.content_type() != "application/json" {
+        return Err(format!(
+            "{place}: unsupported content type {:?}; it must be application/json",
+            response.content_type()
+        ));
+    }
+    let tag = response.headers.get(ETAG).cloned();
+    let origin = url.to_string();
+    let parsed = tokio::task::spawn_blocking(move || list::parse(&mut response.body.to_vec(), ("__meta_url", &origin)));
+    let groups = parsed.await.map_err(|panic| panic.to_string())?.map_err(|error| format!("{place}: {error}"))?;
+    // Only of a list that was good: a broken one is asked for again in full.
+    *last_tag = tag;
+    Ok(Some(groups))
+}

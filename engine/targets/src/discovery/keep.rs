@@ -1,0 +1,257 @@
+//! Lists on disk, so that a start without the source still knows the last fleet. Format: docs/format/discovery-lists.md.
+//!
+//! Invariants:
+//!   * a file is replaced whole or not at all
+//!   * a file that cannot be read is as good as none; it is never a reason not to start
+//!   * no secret is written: the name of a file is a hash of the settings without them
+
+use super::{Found, Group};
+use config::Discovery;
+use serde::{Deserialize, Serialize};
+use series::Labels;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use xxhash_rust::xxh64::xxh64;
+
+/// What the format is called in a file.
+const FORMAT: &str = "ringscrape discovery list 1";
+/// Largest file that is read; a larger one is not written.
+const FILE_BYTES_MAX: u64 = 512 << 20;
+/// A list that changes all the time is written so often.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// A file that nobody has written for so long is of a source that is gone.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 86400);
+/// Lists waiting to be written; one more is dropped, and the next change writes it.
+const WAITING_MAX: usize = 1024;
+
+/// Reads and writes the lists of all sources. Cloning copies a pointer.
+#[derive(Clone)]
+pub struct Keeper(Option<Arc<Kept>>);
+
+struct Kept {
+    folder: PathBuf,
+    writes: mpsc::Sender<(PathBuf, Arc<Vec<Arc<Group>>>)>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    format: &'a str,
+    kind: &'a str,
+    saved_ms: u64,
+    groups: Vec<WrittenGroup<'a>>,
+}
+
+#[derive(Serialize)]
+struct WrittenGroup<'a> {
+    labels: BTreeMap<&'a str, &'a str>,
+    targets: Vec<BTreeMap<&'a str, &'a str>>,
+}
+
+#[derive(Deserialize)]
+struct Read<'a> {
+    format: &'a str,
+    saved_ms: u64,
+    #[serde(borrow)]
+    groups: Vec<ReadGroup<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ReadGroup<'a> {
+    #[serde(borrow)]
+    labels: BTreeMap<&'a str, &'a str>,
+    #[serde(borrow)]
+    targets: Vec<BTreeMap<&'a str, &'a str>>,
+}
+
+impl Keeper {
+    /// Starts the task that writes. Without a folder nothing is kept.
+    pub fn start(folder: Option<PathBuf>) -> Keeper {
+        let Some(folder) = folder else { return Keeper(None) };
+        let (writes, inbox) = mpsc::channel(WAITING_MAX);
+        let forget_in = folder.clone();
+        tokio::task::spawn_blocking(move || forget_old(&forget_in));
+        tokio::spawn(write_all(inbox));
+        Keeper(Some(Arc::new(Kept { folder, writes })))
+    }
+
+    /// What was kept of a source, with a word about its age; nothing if nothing was.
+    pub async fn read(&self, discovery: &Discovery) -> Found {
+        let Some(kept) = &self.0 else { return Found::default() };
+        let path = kept.path(discovery);
+        let shown = path.display().to_string();
+        match tokio::task::spawn_blocking(move || read(&path)).await {
+            Ok(Ok(Some((groups, age)))) => {
+                let age = config::format_duration(Duration::from_secs(age.as_secs()));
+                let error = format!("{}: has not answered yet; its list of {age} ago is in use", discovery.kind());
+                Found { groups: Arc::new(groups), errors: vec![error], ..Found::default() }
+            }
+            Ok(Ok(None)) => Found::default(),
+            Ok(Err(error)) => {
+                tracing::warn!(file = shown, error, "kept target list is not used");
+                Found::default()
+            }
+            Err(_) => Found::default(),
+        }
+    }
+
+    /// Has the list written soon.
+    pub fn write(&self, discovery: &Discovery, groups: Arc<Vec<Arc<Group>>>) {
+        if let Some(kept) = &self.0 {
+            // A full queue loses this version; the next change brings a newer one.
+            let _ = kept.writes.try_send((kept.path(discovery), groups));
+        }
+    }
+}
+
+impl Kept {
+    fn path(&self, discovery: &Discovery) -> PathBuf {
+        // `Debug` of the settings names everything that makes a source what it is, and hides secrets.
+        let hash = xxh64(format!("{discovery:?}").as_bytes(), 0);
+        self.folder.join(format!("{}-{hash:016x}.json", discovery.kind()))
+    }
+}
+
+/// Writes the newest list of each file, each at most every [`WRITE_EVERY`].
+async fn write_all(mut inbox: mpsc::Receiver<(PathBuf, Arc<Vec<Arc<Group>>>)>) {
+    let mut waiting: HashMap<PathBuf, Arc<Vec<Arc<Group>>>> = HashMap::new();
+    let mut written: HashMap<PathBuf, Instant> = HashMap::new();
+    loop {
+        let news = if waiting.is_empty() {
+            inbox.recv().await
+        } else {
+            match tokio::time::timeout(WRITE_EVERY / 10, inbox.recv()).await {
+                Ok(news) => news,
+                Err(_) => Some((PathBuf::new(), Arc::default())),
+            }
+        };
+        match news {
+            None => return,
+            Some((path, _)) if path.as_os_str().is_empty() => {}
+            Some((path, groups)) => drop(waiting.insert(path, groups)),
+        }
+        let is_due = |path: &PathBuf| written.get(path).is_none_or(|at| at.elapsed() >= WRITE_EVERY);
+        let due: Vec<PathBuf> = waiting.keys().filter(|path| is_due(path)).cloned().collect();
+        for path in due {
+            let Some(groups) = waiting.remove(&path) else { continue };
+            written.insert(path.clone(), Instant::now());
+            let shown = path.display().to_string();
+            match tokio::task::spawn_blocking(move || write(&path, &groups)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(file = shown, %error, "target list not kept"),
+                Err(error) => tracing::warn!(file = shown, %error, "target list not kept"),
+            }
+        }
+    }
+}
+
+fn write(path: &Path, groups: &[Arc<Group>]) -> std::io::Result<()> {
+    fn map(labels: &Labels) -> BTreeMap<&str, &str> {
+        labels.iter().collect()
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+    let written = Written {
+        format: FORMAT,
+        kind: name.split('-').next().unwrap_or(""),
+        saved_ms: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        groups: groups
+            .iter()
+            .map(|group| WrittenGroup { labels: map(&group.labels), targets: group.targets.iter().map(map).collect() })
+            .collect(),
+    };
+    let new = path.with_extension("json.tmp");
+    let mut out = std::io::BufWriter::new(std::fs::File::create(&new)?);
+    serde_json::to_writer(&mut out, &written)?;
+    out.flush()?;
+    let file = out.into_inner()?;
+    if file.metadata()?.len() > FILE_BYTES_MAX {
+        std::fs::remove_file(&new)?;
+        return Err(std::io::Error::other(format!("the list takes more than {FILE_BYTES_MAX} bytes")));
+    }
+    file.sync_data()?;
+    std::fs::rename(&new, path)
+}
+
+/// The groups and their age.
+fn read(path: &Path) -> Result<Option<(Vec<Arc<Group>>, Duration)>, String> {
+    let length = match std::fs::metadata(path) {
+        Ok(data) => data.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    if length > FILE_BYTES_MAX {
+        return Err(format!("{length} bytes are more than {FILE_BYTES_MAX}"));
+    }
+    let mut bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let read: Read = simd_json::serde::from_slice(&mut bytes).map_err(|error| error.to_string())?;
+    if read.format != FORMAT {
+        return Err(format!("it is no {FORMAT:?}"));
+    }
+    let group = |group: &ReadGroup| {
+        let labels = |map: &BTreeMap<&str, &str>| Labels::from_sorted(map.iter().map(|(name, value)| (*name, *value)));
+        Arc::new(Group { targets: group.targets.iter().map(labels).collect(), labels: labels(&group.labels) })
+    };
+    let groups = read.groups.iter().map(group).collect();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Some((groups, now.saturating_sub(Duration::from_millis(read.saved_ms)))))
+}
+
+/// Removes files of sources that have been gone for long, and half-written ones.
+fn forget_old(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|at| at.elapsed().ok());
+        let is_old = age.is_some_and(|age| age > FORGOTTEN_AFTER);
+        let is_ours = path.extension().is_some_and(|extension| extension == "json" || extension == "tmp");
+        if is_old && is_ours {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups() -> Vec<Arc<Group>> {
+        let targets = vec![Labels::from_pairs([("__address__", "a:1"), ("é", "\"\n")]), Labels::empty()];
+        vec![Arc::new(Group { targets, labels: Labels::from_pairs([("zone", "z")]) })]
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/http-1.json");
+        assert!(read(&path).unwrap().is_none());
+        write(&path, &groups()).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().0, groups());
+        write(&path, &[]).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().0, []);
+    }
+
+    #[test]
+    fn damage_is_an_error_and_never_another_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http-1.json");
+        write(&path, &groups()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(read(&path).is_err(), "cut at {length}");
+        }
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            std::fs::write(&path, &flipped).unwrap();
+            // A letter of a label may change unseen; it must not panic.
+            let _ = read(&path);
+        }
+        std::fs::write(&path, String::from_utf8(whole).unwrap().replace("list 1", "list 2")).unwrap();
+        assert!(read(&path).is_err());
+    }
+}

@@ -1,0 +1,344 @@
+//! Objects of a Kubernetes cluster, followed by list and watch (decision 017: no kube crate).
+//!
+//! Invariants:
+//!   * the first list is told when every kind that is needed has been listed
+//!   * an object that has not changed in what makes targets is not looked at again; one that has changed costs the groups
+//!     that it is part of
+//!   * a watch that fails keeps what was known
+
+mod access;
+mod labels;
+mod objects;
+mod watch;
+
+use super::{Gone, Group, Reporter};
+use config::{KubernetesRole, KubernetesSdConfig};
+use objects::{Key, Object};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use watch::{Kind, News, Scope, Watcher, What};
+
+/// News are collected for so long before they are told.
+const SETTLE: Duration = Duration::from_millis(500);
+const NEWS_WAITING_MAX: usize = 1024;
+/// Pause before the settings are looked at again when the server cannot be reached by them.
+const REACH_AGAIN: Duration = Duration::from_secs(30);
+
+/// Objects of one kind.
+pub type Store = BTreeMap<Key, Arc<Object>>;
+
+/// Objects of all kinds that the role needs.
+#[derive(Default)]
+pub struct Stores {
+    nodes: Store,
+    services: Store,
+    pods: Store,
+    endpoints: Store,
+    slices: Store,
+    ingresses: Store,
+    namespaces: Store,
+    replica_sets: Store,
+    jobs: Store,
+}
+
+impl Stores {
+    fn of(&mut self, kind: Kind) -> &mut Store {
+        match kind {
+            Kind::Node => &mut self.nodes,
+            Kind::Service => &mut self.services,
+            Kind::Pod => &mut self.pods,
+            Kind::Endpoints => &mut self.endpoints,
+            Kind::EndpointSlice => &mut self.slices,
+            Kind::Ingress => &mut self.ingresses,
+            Kind::Namespace => &mut self.namespaces,
+            Kind::ReplicaSet => &mut self.replica_sets,
+            Kind::Job => &mut self.jobs,
+        }
+    }
+}
+
+/// Sends what the cluster has, for ever.
+pub async fn follow(settings: KubernetesSdConfig, mut report: Reporter) {
+    let Some(role) = settings.role else { return };
+    let access = loop {
+        let read = settings.clone();
+        let reached = tokio::task::spawn_blocking(move || access::reach(&read)).await;
+        match reached.unwrap_or_else(|panic| Err(panic.to_string())) {
+            Ok(access) => break Arc::new(access),
+            Err(error) => {
+                if report.failed(error).await.is_err() {
+                    return;
+                }
+                report.pause(REACH_AGAIN).await;
+            }
+        }
+    };
+    let scopes = match scopes(&settings, role, &access.own_namespace) {
+        Ok(scopes) => scopes,
+        Err(error) => {
+            let _ = report.failed(error).await;
+            return;
+        }
+    };
+    let (news, mut inbox) = mpsc::channel(NEWS_WAITING_MAX);
+    // Ends the watches when this future is dropped.
+    let mut tasks = JoinSet::new();
+    for (number, scope) in scopes.iter().enumerate() {
+        let (access, scope, news) = (access.clone(), scope.clone(), news.clone());
+        tasks.spawn(Watcher { access, number, scope, news, version: String::new() }.follow());
+    }
+    let mut cluster = Cluster::new(role, settings, scopes);
+    while let Some(first) = inbox.recv().await {
+        cluster.take(first, &mut report);
+        let settled = tokio::time::sleep(SETTLE);
+        tokio::pin!(settled);
+        loop {
+            tokio::select! {
+                Some(news) = inbox.recv() => cluster.take(news, &mut report),
+                () = &mut settled => break,
+            }
+        }
+        let errors: Vec<String> = cluster.failing.values().map(|error| format!("kubernetes: {error}")).collect();
+        let told = if cluster.silent.is_empty() {
+            let groups = cluster.groups();
+            report.good(groups, errors).await
+        } else if let Some(error) = cluster.failing.values().next() {
+            report.failed(error.clone()).await
+        } else {
+            Ok(())
+        };
+        if let Err(Gone) = told {
+            return;
+        }
+    }
+}
+
+/// What has to be followed.
+fn scopes(settings: &KubernetesSdConfig, role: KubernetesRole, own_namespace: &str) -> Result<Vec<Scope>, String> {
+    let attach = &settings.attach_metadata;
+    let mut kinds = vec![kind_of(role)];
+    if matches!(role, KubernetesRole::Endpoints | KubernetesRole::EndpointSlice) {
+        kinds.extend([Kind::Service, Kind::Pod]);
+    }
+    let has_pods = matches!(role, KubernetesRole::Pod | KubernetesRole::Endpoints | KubernetesRole::EndpointSlice);
+    if has_pods && attach.node {
+        kinds.push(Kind::Node);
+    }
+    if role != KubernetesRole::Node && attach.namespace {
+        kinds.push(Kind::Namespace);
+    }
+    if has_pods && attach.deployment {
+        kinds.push(Kind::ReplicaSet);
+    }
+    if has_pods && attach.cronjob {
+        kinds.push(Kind::Job);
+    }
+    let mut namespaces = settings.namespaces.names.clone();
+    if settings.namespaces.own_namespace {
+        if own_namespace.is_empty() {
+            return Err("own_namespace: the namespace that we run in is not known; name it in `names`".to_owned());
+        }
+        namespaces.push(own_namespace.to_owned());
+    }
+    if namespaces.is_empty() {
+        namespaces.push(String::new());
+    }
+    namespaces.sort();
+    namespaces.dedup();
+    let mut scopes = Vec::new();
+    for kind in kinds {
+        let selector = settings.selectors.iter().find(|selector| selector.role.map(kind_of) == Some(kind));
+        let text = |of: fn(&config::KubernetesSelector) -> &String| selector.map(of).cloned().unwrap_or_default();
+        let scope = |namespace: &String| Scope {
+            kind,
+            namespace: namespace.clone(),
+            label_selector: text(|selector| &selector.label),
+            field_selector: text(|selector| &selector.field),
+        };
+        if matches!(kind, Kind::Node | Kind::Namespace) {
+            scopes.push(scope(&String::new()));
+        } else {
+            scopes.extend(namespaces.iter().map(scope));
+        }
+    }
+    Ok(scopes)
+}
+
+fn kind_of(role: KubernetesRole) -> Kind {
+    match role {
+        KubernetesRole::Node => Kind::Node,
+        KubernetesRole::Pod => Kind::Pod,
+        KubernetesRole::Service => Kind::Service,
+        KubernetesRole::Endpoints => Kind::Endpoints,
+        KubernetesRole::EndpointSlice => Kind::EndpointSlice,
+        KubernetesRole::Ingress => Kind::Ingress,
+    }
+}
+
+/// All that is known, and the groups that were made of it.
+struct Cluster {
+    role: KubernetesRole,
+    settings: KubernetesSdConfig,
+    scopes: Vec<Scope>,
+    stores: Stores,
+    groups: BTreeMap<Key, Arc<Group>>,
+    /// Objects of the role whose groups have to be made anew.
+    dirty: BTreeSet<Key>,
+    /// Scopes that have not been listed yet.
+    silent: BTreeSet<usize>,
+    failing: BTreeMap<usize, String>,
+}
+
+impl Cluster {
+    fn new(role: KubernetesRole, settings: KubernetesSdConfig, scopes: Vec<Scope>) -> Cluster {
+        Cluster {
+            role,
+            settings,
+            silent: (0..scopes.len()).collect(),
+            scopes,
+            stores: Stores::default(),
+            groups: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            failing: BTreeMap::new(),
+        }
+    }
+
+    fn take(&mut self, news: News, report: &mut Reporter) {
+        let scope = self.scopes[news.scope].clone();
+        let now = Instant::now();
+        match news.what {
+            What::List(objects) => {
+                report.attempted(now);
+                self.silent.remove(&news.scope);
+                self.failing.remove(&news.scope);
+                self.replace(&scope, objects);
+            }
+            What::Added(object) => {
+                report.event("add", scope.kind.name());
+                self.put(scope.kind, object);
+            }
+            What::Changed(object) => {
+                report.event("update", scope.kind.name());
+                self.put(scope.kind, object);
+            }
+            What::Deleted(object) => {
+                report.event("delete", scope.kind.name());
+                let key = object.key();
+                if let Some(old) = self.stores.of(scope.kind).remove(&key) {
+                    self.touch(scope.kind, &key, &old);
+                }
+            }
+            What::Failed(error) => {
+                report.attempted(now);
+                report.count_failure();
+                self.failing.insert(news.scope, error);
+            }
+            What::Fine => drop(self.failing.remove(&news.scope)),
+        }
+    }
+
+    /// A new list of all objects in a scope; those that are not in it are gone.
+    fn replace(&mut self, scope: &Scope, objects: Vec<Object>) {
+        let store = self.stores.of(scope.kind);
+        let within = |key: &Key| scope.namespace.is_empty() || key.0 == scope.namespace;
+        let mut gone: BTreeSet<Key> = store.keys().filter(|key| within(key)).cloned().collect();
+        for mut object in objects {
+            object.metadata.resource_version.clear();
+            gone.remove(&object.key());
+            self.put(scope.kind, object);
+        }
+        for key in gone {
+            if let Some(old) = self.stores.of(scope.kind).remove(&key) {
+                self.touch(scope.kind, &key, &old);
+            }
+        }
+    }
+
+    fn put(&mut self, kind: Kind, object: Object) {
+        let key = object.key();
+        let store = self.stores.of(kind);
+        if store.get(&key).is_some_and(|old| **old == object) {
+            return;
+        }
+        let object = Arc::new(object);
+        let old = store.insert(key.clone(), object.clone());
+        self.touch(kind, &key, &object);
+        if let Some(old) = old {
+            self.touch(kind, &key, &old);
+        }
+    }
+
+    /// Marks the objects of the role whose groups an object is part of.
+    fn touch(&mut self, kind: Kind, key: &Key, object: &Object) {
+        if kind == kind_of(self.role) {
+            self.dirty.insert(key.clone());
+            return;
+        }
+        let own = match self.role {
+            KubernetesRole::Node => &self.stores.nodes,
+            KubernetesRole::Service => &self.stores.services,
+            KubernetesRole::Pod => &self.stores.pods,
+            KubernetesRole::Endpoints => &self.stores.endpoints,
+            KubernetesRole::EndpointSlice => &self.stores.slices,
+            KubernetesRole::Ingress => &self.stores.ingresses,
+        };
+        let in_namespace = |namespace: &str| {
+            let from = (namespace.to_owned(), String::new());
+            let namespace = namespace.to_owned();
+            own.range(from..).take_while(move |(key, _)| key.0 == namespace)
+        };
+        match kind {
+            Kind::Service if self.role == KubernetesRole::Endpoints => drop(self.dirty.insert(key.clone())),
+            Kind::Service => {
+                let of_service =
+                    in_namespace(&key.0).filter(|(_, slice)| labels::service_of_slice(slice).as_ref() == Some(key));
+                self.dirty.extend(of_service.map(|(key, _)| key.clone()));
+            }
+            Kind::Pod => {
+                let behind = in_namespace(&key.0).filter(|(_, object)| refers_to(object, &key.1));
+                self.dirty.extend(behind.map(|(key, _)| key.clone()));
+            }
+            Kind::Namespace => self.dirty.extend(in_namespace(&object.metadata.name).map(|(key, _)| key.clone())),
+            Kind::ReplicaSet | Kind::Job => {
+                // Of pods, those that it made; behind a service any may be.
+                let made = |object: &Object| object.controller().is_some_and(|owner| owner.name == key.1);
+                let is_part = |object: &Object| self.role != KubernetesRole::Pod || made(object);
+                let touched = in_namespace(&key.0).filter(|(_, object)| is_part(object));
+                self.dirty.extend(touched.map(|(key, _)| key.clone()));
+            }
+            // A node's labels hardly ever change; heartbeats are no news.
+            _ => self.dirty.extend(own.keys().cloned()),
+        }
+    }
+
+    /// All groups, those made anew that have to be.
+    fn groups(&mut self) -> Vec<Arc<Group>> {
+        let kind = kind_of(self.role);
+        for key in std::mem::take(&mut self.dirty) {
+            let object = self.stores.of(kind).get(&key).cloned();
+            let attach = &self.settings.attach_metadata;
+            match object.and_then(|object| labels::group(self.role, attach, &self.stores, &object)) {
+                Some(group) => drop(self.groups.insert(key, Arc::new(group))),
+                None => drop(self.groups.remove(&key)),
+            }
+        }
+        self.groups.values().cloned().collect()
+    }
+}
+
+/// Whether a pod is behind an address of endpoints or of a slice.
+fn refers_to(object: &Object, pod: &str) -> bool {
+    let is_it = |reference: &Option<objects::Reference>| {
+        reference.as_ref().is_some_and(|reference| reference.kind == "Pod" && reference.name == pod)
+    };
+    let of_subsets =
+        object.subsets.iter().flat_map(|subset| subset.addresses.iter().chain(&subset.not_ready_addresses));
+    of_subsets.map(|address| &address.target_ref).any(is_it)
+        || object.endpoints.iter().any(|endpoint| is_it(&endpoint.target_ref))
+}
+
+#[cfg(test)]
+mod tests;
