@@ -69,8 +69,7 @@ fn what_is_not_carried_out_is_named() {
         "query_log_file",
         "scrape_failure_log_file of job \"node\"",
         "scheme: https, tls_config, proxy_url, scrape_native_histograms, native_histogram_bucket_limit, \
-         native_histogram_min_bucket_factor, scrape_failure_log_file, http_sd_configs, dns_sd_configs, \
-         consul_sd_configs, kubernetes_sd_configs, docker_sd_configs, nomad_sd_configs, openstack_sd_configs of job \
+         native_histogram_min_bucket_factor, scrape_failure_log_file, nomad_sd_configs, openstack_sd_configs of job \
          \"app\"",
         "tls_config, oauth2, scrape_failure_log_file of job \"token\"",
         "tls_config, scrape_failure_log_file of job \"alias\"",

@@ -9,9 +9,10 @@ mod pool;
 mod target;
 
 pub use build::{Built, build};
-pub use discovery::SdOptions;
+pub use discovery::{Group, SdOptions, parse_list};
 pub use follow::Follow;
 pub use manager::{Manager, ManagerHandle, SdStats, pool_now};
+pub use pool::BuildCache;
 pub use target::{
     DropReason, DroppedTarget, FailedTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet, TargetUrl,
 };

@@ -16,6 +16,7 @@ mod kubernetes;
 mod list;
 
 pub use keep::Keeper;
+pub use list::parse as parse_list;
 
 use config::{Discovery, TargetGroup};
 use series::Labels;
