@@ -14,10 +14,10 @@ const SHOWN: [(&str, &str, &str); 4] = [
     ("CPU", "s per million samples", "CPU time per sample"),
     ("memory (RSS)", "bytes per series", "memory per series"),
     ("written to disk", "bytes per sample", "bytes written per sample"),
-    ("ready after kill -9", "s per million stored samples", "restart time per stored sample"),
+    ("answers after kill -9", "s per million stored samples", "restart per stored sample"),
 ];
 const WIDTH: f64 = 760.0;
-const LEFT: f64 = 220.0;
+const LEFT: f64 = 216.0;
 const RIGHT: f64 = 110.0;
 const TOP: f64 = 64.0;
 const BAR: f64 = 16.0;

@@ -53,6 +53,10 @@ pub fn metrics(results: &Results) -> Vec<Metric> {
         })
         .stores_only(),
         Metric::new("answers after kill -9", "s", |r| r.restart.as_ref()?.answered_s),
+        Metric::new("answers after kill -9", "s per million stored samples", move |r| {
+            let restart = r.restart.as_ref()?;
+            per_million(restart.answered_s?, restart.samples)
+        }),
     ];
     for (at, query) in results.scenario.queries.iter().enumerate() {
         let asked = move |r: &Round| r.queries.get(at).filter(|asked| asked.fault.is_none()).cloned();
