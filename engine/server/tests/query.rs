@@ -349,33 +349,37 @@ fn aggregations_are_the_same_on_the_cores_and_over_whole_series() {
         })
         .collect();
     let addresses: Vec<_> = targets.iter().map(|target| target.address).collect();
-    let server = Ringscrape::start(&config(&[job("j", &addresses, "")]), &["--shards=2"]);
+    let server = Ringscrape::start(&config(&[job("j", &addresses, "")]), &["--shards=2", "--web.enable-admin-api"]);
     until("ten samples", || {
         let data = server.api(&format!("/api/v1/query?query={}", encode("min(count_over_time(a_total[1m]))")));
         let count: f64 = data["result"][0]["value"][1].as_str()?.parse().ok()?;
         (count >= 10.0).then_some(())
     });
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-    for inner in [
-        "a_total",
-        "rate(a_total[20s])",
-        "max_over_time(a_total[5s])",
-        "{__name__=~\"a_total|b\"}",
-        "count_over_time(b[7s])",
-    ] {
-        for outer in ["sum", "avg", "count", "min", "max", "group"] {
-            for grouping in ["", "by (kind)", "by (instance, kind)", "without (instance)", "by (__name__)"] {
-                // A sum of a product with one is no aggregation that the cores know.
-                let plain = format!("{outer} {grouping} ({inner})");
-                let whole = format!("{outer} {grouping} (label_replace({inner}, \"none\", \"\", \"none\", \"\"))");
-                for range in
-                    [format!("query?time={time}"), format!("query_range?start={}&end={time}&step=1", time - 5.0)]
-                {
-                    let ask = |query: &str| server.get(&format!("/api/v1/{range}&query={}", encode(query))).body;
-                    assert_eq!(difference(&ask(&plain), &ask(&whole)), None, "{plain} {range}");
+    // Twice: with all samples in memory, and with those of before a snapshot in chunks.
+    for place in ["memory", "chunks"] {
+        for inner in [
+            "a_total",
+            "rate(a_total[20s])",
+            "max_over_time(a_total[5s])",
+            "{__name__=~\"a_total|b\"}",
+            "count_over_time(b[7s])",
+        ] {
+            for outer in ["sum", "avg", "count", "min", "max", "group"] {
+                for grouping in ["", "by (kind)", "by (instance, kind)", "without (instance)", "by (__name__)"] {
+                    // A sum of a product with one is no aggregation that the cores know.
+                    let plain = format!("{outer} {grouping} ({inner})");
+                    let whole = format!("{outer} {grouping} (label_replace({inner}, \"none\", \"\", \"none\", \"\"))");
+                    for range in
+                        [format!("query?time={time}"), format!("query_range?start={}&end={time}&step=1", time - 5.0)]
+                    {
+                        let ask = |query: &str| server.get(&format!("/api/v1/{range}&query={}", encode(query))).body;
+                        assert_eq!(difference(&ask(&plain), &ask(&whole)), None, "{plain} {range}, {place}");
+                    }
                 }
             }
         }
+        assert_eq!(server.post("/api/v1/admin/tsdb/snapshot").status, 200);
     }
     // Names that a function takes away may leave two series that are one.
     let both = server.get(&format!("/api/v1/query?query={}", encode("sum(rate({__name__=~\"a_total|b\"}[20s]))")));

@@ -179,6 +179,8 @@ pub struct TargetHead {
     newest: Option<Timestamp>,
     /// The newest values tell everything about the time after this.
     whole_since: Option<Timestamp>,
+    /// The newest sample that may be in chunks and no more in memory.
+    sealed_until: Option<Timestamp>,
 }
 
 impl Segment {
@@ -384,6 +386,7 @@ impl TargetHead {
             late: Segment::default(),
             newest: None,
             whole_since: None,
+            sealed_until: None,
         }
     }
 
@@ -538,9 +541,16 @@ impl TargetHead {
 
     /// Forgets what is in chunks. True while there is anything else.
     pub fn drop_sealed(&mut self) -> bool {
+        self.sealed_until = self.in_chunks_until();
         self.closed.retain(|closed| !closed.is_sealed());
         let open = self.owing.is_some() || !self.open.rows.is_empty() || !self.late.rows.is_empty();
         open || !self.closed.is_empty()
+    }
+
+    /// The newest sample that is read from chunks: those of segments that are sealed, dropped already or not.
+    fn in_chunks_until(&self) -> Option<Timestamp> {
+        let sealed = self.closed.iter().filter(|closed| closed.is_sealed());
+        sealed.filter_map(|closed| closed.segment.newest_possible()).chain(self.sealed_until).max()
     }
 
     /// Closes the open segment, so that it can be put into chunks: no more rows come.
@@ -788,9 +798,9 @@ impl TargetHead {
         mut matching: impl FnMut(&Arc<SlotGroup>) -> Option<Rc<[(u32, u32)]>>,
     ) -> Result<bool, RowError> {
         out.clear();
-        let since = |since: Timestamp| since <= from;
-        let complete =
-            (nothing_older || self.whole_since.is_some_and(since)) && self.owing.is_none() && self.late.is_empty();
+        let in_memory = self.whole_since.is_some_and(|since| since <= from)
+            && self.in_chunks_until().is_none_or(|until| until < from);
+        let complete = (nothing_older || in_memory) && self.owing.is_none() && self.late.is_empty();
         if !complete {
             return Ok(false);
         }
@@ -878,6 +888,12 @@ impl Rows {
 }
 
 impl Segment {
+    /// No sample is after this: that of the last row, or what a sample with a time of its own may be ahead of it.
+    fn newest_possible(&self) -> Option<Timestamp> {
+        let (_, last) = self.range()?;
+        Some(if self.slots.stamps.is_empty() { last } else { last.plus_ms(AHEAD_MS_MAX) })
+    }
+
     /// Whether the slots of both belong to the same series.
     fn same_layout(&self, other: &Segment) -> bool {
         self.order.len() == self.placed.len()
@@ -1289,6 +1305,26 @@ mod tests {
             pair.check(from, from + next(200_000) as i64);
         }
         assert_eq!(pair.by_rows.get(), 40);
+    }
+
+    #[test]
+    fn rows_are_not_everything_once_some_are_in_chunks() {
+        let mut pair = Pair::new();
+        pair.replace(&[group(&names("a", 70), false)]);
+        let last = 400 * 1_000;
+        (1..=400).for_each(|i| pair.append(i * 1_000, || i as f64));
+        let mut oldest = Vec::new();
+        pair.head.take_closed(|closed| oldest.push(closed));
+        let sealed = oldest.first().expect("segments were closed");
+        let (first, until) = sealed.segment.range().map(|(first, last)| (first.0, last.0)).expect("rows");
+        assert!(pair.check_rows(first, last) && pair.check_rows(until, until));
+        sealed.set_sealed();
+        // Whether the head has noticed yet, or not.
+        for _ in 0..2 {
+            assert!(!pair.check_rows(first, last) && !pair.check_rows(until, last) && !pair.check_rows(first, until));
+            assert!(pair.check_rows(until + 1, last), "what came later is all there");
+            pair.head.drop_sealed();
+        }
     }
 
     #[test]
