@@ -14,6 +14,7 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("tsdb", "storage/tsdb", 2),
     ("config", "engine/config", 2),
     ("client", "engine/client", 3),
+    ("fleet", "engine/fleet", 3),
     ("targets", "engine/targets", 4),
     ("notifier", "engine/notifier", 5),
     ("shard", "engine/shard", 5),
