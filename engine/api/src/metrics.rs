@@ -226,6 +226,16 @@ fn scrape_manager(page: &mut Page, state: &State, stats: &[CoreStats]) {
         "kind",
         [("warm", total(stats, |core| core.scans_warm)), ("cold", total(stats, |core| core.scans_cold))],
     );
+    page.by(
+        "ringscrape_tls_handshakes_total",
+        "counter",
+        "TLS handshakes with targets: full ones, and those that went on from an earlier session.",
+        "kind",
+        [
+            ("full", total(stats, |core| core.handshakes_full)),
+            ("resumed", total(stats, |core| core.handshakes_resumed)),
+        ],
+    );
     let mut failed = std::collections::BTreeMap::new();
     let mut missed = std::collections::BTreeMap::new();
     for core in stats {

@@ -50,7 +50,7 @@ pub fn headers(http: &HttpConfig) -> Result<Vec<(HeaderName, HeaderValue)>, Erro
 
 /// A header value that is not shown and does not leave for another host.
 pub fn secret_value(name: &str, value: &str) -> Result<HeaderValue, Error> {
-    let mut value = HeaderValue::from_str(value).map_err(|_| {
+    let mut value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
         Error::new(ErrorKind::Settings, format!("the value of header {name} holds a control character"))
     })?;
     value.set_sensitive(true);

@@ -3,16 +3,21 @@
 //! Invariants:
 //!   * only ring computes; nothing depends on a provider installed for the whole process
 //!   * a certificate or key that cannot be read is an error that names the file and never its contents
-//!   * only `insecure_skip_verify` accepts a certificate that does not verify
+//!   * only `insecure_skip_verify` accepts a certificate that does not verify; one that is trusted itself does
 
 use crate::files;
 use crate::{Error, ErrorKind};
 use config::{TlsConfig, TlsVersion};
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -55,7 +60,15 @@ pub fn client_config(tls: &TlsConfig, pem: &Pem) -> Result<ClientConfig, Error> 
     let builder = if tls.insecure_skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptsAny(provider)))
     } else {
-        builder.with_root_certificates(roots(tls, pem)?)
+        let roots = roots(tls, pem)?;
+        let strict = WebPkiServerVerifier::builder_with_provider(roots, provider)
+            .build()
+            .map_err(|error| settings(format!("tls_config: {error}")))?;
+        let trusted = match &pem.ca {
+            Some(ca) => certificates(ca, &named("ca_file", &tls.ca_file))?,
+            None => Vec::new(),
+        };
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptsTrusted { strict, trusted }))
     };
     let (Some(cert), Some(key)) = (&pem.cert, &pem.key) else { return Ok(builder.with_no_client_auth()) };
     let cert_name = named("cert_file", &tls.cert_file);
@@ -140,6 +153,59 @@ fn named(field: &str, file: &Option<impl AsRef<Path>>) -> String {
 
 fn settings(text: String) -> Error {
     Error::new(ErrorKind::Settings, text)
+}
+
+/// Verifies as rustls does, but for a server that shows the very certificate that the settings trust: one that signed
+/// itself, as `openssl req -x509` makes them, is marked as an authority, and rustls takes no authority for a server. Name
+/// and dates must be right all the same.
+#[derive(Debug)]
+struct AcceptsTrusted {
+    strict: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for AcceptsTrusted {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer,
+        chain: &[CertificateDer],
+        name: &ServerName,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.strict.verify_server_cert(certificate, chain, name, ocsp, now) {
+            // Dates are checked before this is.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
+                if other.to_string().contains("CaUsedAsEndEntity") && self.trusted.contains(certificate) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.strict.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.strict.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.strict.supported_verify_schemes()
+    }
 }
 
 /// For `insecure_skip_verify`: any certificate, but its key must have signed the handshake.

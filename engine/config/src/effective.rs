@@ -3,7 +3,6 @@
 use crate::decode::{Tree, Value};
 use crate::discovery::Discovery;
 use crate::glob::glob;
-use crate::http::TlsConfig;
 use crate::types::{Config, ScrapeConfig};
 use std::path::PathBuf;
 
@@ -73,13 +72,7 @@ impl Config {
 impl ScrapeConfig {
     /// Fields of the job that this build does not act on.
     fn not_carried_out(&self) -> Vec<String> {
-        let http = &self.http;
         let fields = [
-            ("scheme: https", self.scheme == "https"),
-            ("tls_config", http.tls_config != TlsConfig::default()),
-            ("oauth2", http.oauth2.is_some()),
-            ("proxy_url", http.proxy_url.is_some()),
-            ("proxy_from_environment", http.proxy_from_environment),
             ("scrape_native_histograms", self.scrape_native_histograms),
             ("convert_classic_histograms_to_nhcb", self.convert_classic_histograms_to_nhcb),
             ("always_scrape_classic_histograms", self.always_scrape_classic_histograms),

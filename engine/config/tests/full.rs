@@ -68,11 +68,11 @@ fn what_is_not_carried_out_is_named() {
         "runtime",
         "query_log_file",
         "scrape_failure_log_file of job \"node\"",
-        "scheme: https, tls_config, proxy_url, scrape_native_histograms, native_histogram_bucket_limit, \
+        "scrape_native_histograms, native_histogram_bucket_limit, \
          native_histogram_min_bucket_factor, scrape_failure_log_file, nomad_sd_configs, openstack_sd_configs of job \
          \"app\"",
-        "tls_config, oauth2, scrape_failure_log_file of job \"token\"",
-        "tls_config, scrape_failure_log_file of job \"alias\"",
+        "scrape_failure_log_file of job \"token\"",
+        "scrape_failure_log_file of job \"alias\"",
         "scrape_failure_log_file of job \"from another file\"",
     ];
     assert_eq!(names, want);

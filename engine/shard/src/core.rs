@@ -8,7 +8,9 @@
 //!   * no borrow is held across an await
 //!   * a scrape of a target that was removed meanwhile leaves nothing but markers
 
-use crate::fetch::{BodyLimit, Client, FetchError, Fetched, Fetcher, Request, RequestOptions};
+use crate::access::Accesses;
+use crate::asking::Asking;
+use crate::fetch::{FetchError, Fetched, Fetcher, Opened};
 use crate::handle::{
     Cardinality, Command, InstantAnswer, InstantRequest, LimitError, MetadataRequest, Older, RangeRequest,
     ReduceAnswer, ReduceRequest, TargetMetadata,
@@ -23,7 +25,7 @@ use crate::select::Matching;
 use crate::signal::{Signal, Start};
 use crate::status::{CoreStats, Health, LogStats, Missed, Reason, TargetStatus};
 use crate::written::{Acknowledgements, Holder, NotKept, WriteOutcome, WriteRowsRequest, Written};
-use crate::{auth, content_type, sys};
+use crate::{content_type, sys};
 use ahash::AHashMap;
 use exposition::Readings;
 use glommio::timer::Timer;
@@ -46,6 +48,7 @@ pub(crate) struct Settings {
     pub store: Option<Arc<Store>>,
     pub pulse: Arc<Pulse>,
     pub resolver: ResolverThreads,
+    pub accesses: Accesses,
 }
 
 /// How often what was appended is handed to the kernel: with the wakes of the schedule, so that it costs none of its own.
@@ -126,6 +129,7 @@ struct Core {
     acknowledgements: RefCell<Acknowledgements>,
     interner: RefCell<Interner>,
     fetcher: Fetcher<Resolver>,
+    accesses: Accesses,
     readings: RefCell<Vec<Readings>>,
     append: RefCell<(AppendScratch, Vec<f64>)>,
     stats: RefCell<CoreStats>,
@@ -180,6 +184,7 @@ impl Core {
             acknowledgements: RefCell::default(),
             interner: RefCell::default(),
             fetcher: Fetcher::new(Resolver::new(settings.resolver)),
+            accesses: settings.accesses,
             readings: RefCell::default(),
             append: RefCell::default(),
             stats: RefCell::new(CoreStats::new(settings.index, settings.cpu)),
@@ -315,17 +320,17 @@ impl Core {
 
     /// A target's task: one scrape after the other until the target is gone, then the markers.
     async fn scrape_forever(self: Rc<Self>, scraper: Rc<Scraper>) {
-        let mut client = Client::default();
-        let mut target = scraper.target.borrow().clone();
-        let mut request = build_request(&target);
+        let target = scraper.target.borrow().clone();
+        let access = self.accesses.of(&target.job.http);
+        let mut asking = Asking::new(target, access);
         while let Some(start) = scraper.signal.next().await {
             let newest = scraper.target.borrow().clone();
-            if !Arc::ptr_eq(&newest, &target) {
+            if !Arc::ptr_eq(&newest, asking.target()) {
                 self.retarget(&scraper, &newest);
-                request = build_request(&newest);
-                target = newest;
+                let access = self.accesses.of(&newest.job.http);
+                asking.retarget(newest, access);
             }
-            self.scrape(&scraper, &target, &mut client, &request, start).await;
+            self.scrape(&scraper, &mut asking, start).await;
             if !scraper.signal.is_expired() && !scraper.signal.is_stopped() {
                 self.schedule.borrow_mut().finished(scraper.slot);
             }
@@ -335,6 +340,7 @@ impl Core {
         }
         let mut head = scraper.holder.head.borrow_mut();
         let at = stamp(wall_us() / 1000, head.newest_at());
+        let target = asking.target();
         let mark_stamped = target.job.track_timestamps_staleness;
         // Only a clock that went far back refuses the row; the series then end when they are out of the lookback.
         let _ = head.end(at, mark_stamped, &mut self.journal.borrow_mut(), &mut self.append.borrow_mut().0);
@@ -355,14 +361,8 @@ impl Core {
         }
     }
 
-    async fn scrape(
-        &self,
-        scraper: &Scraper,
-        target: &Target,
-        client: &mut Client,
-        request: &Result<Request, FetchError>,
-        start: Start,
-    ) {
+    async fn scrape(&self, scraper: &Scraper, asking: &mut Asking, start: Start) {
+        let target = asking.target().clone();
         let begun = Instant::now();
         let start_us = self.now_us();
         let late_us = start_us.saturating_sub(start.due_us);
@@ -370,24 +370,22 @@ impl Core {
         if late_us <= (micros(target.interval) / 100).min(SNAP_MS_MAX * 1000) {
             stamp_ms = (wall_us() - late_us) / 1000;
         }
-        self.note_start(scraper, target, start_us, late_us);
+        self.note_start(scraper, &target, start_us, late_us);
 
-        let opened_before = client.connections_opened();
-        let fetched = match (&target.forced_error, request) {
-            (Some(error), _) => Err(FetchError { reason: Reason::TargetLimit, text: error.to_string() }),
-            (None, Err(error)) => Err(error.clone()),
-            (None, Ok(request)) => {
-                let limit = BodyLimit::new(target.job.body_size_limit);
-                let fetch = client.fetch(&self.fetcher, request, limit, begun + target.timeout);
+        let opened_before = asking.opened();
+        let fetched = match &target.forced_error {
+            Some(error) => Err(FetchError { reason: Reason::TargetLimit, text: error.to_string() }),
+            None => {
+                let fetch = asking.fetch(&self.fetcher, begun + target.timeout);
                 // Boxed, so that ten thousand idle targets do not each hold the room of a scrape in flight.
                 match scraper.signal.unless_over(Box::pin(fetch)).await {
                     Some(fetched) => fetched,
                     None if scraper.signal.is_stopped() => return,
-                    None => Err(client.timed_out(request)),
+                    None => Err(asking.timed_out()),
                 }
             }
         };
-        self.stats.borrow_mut().connections_opened += client.connections_opened() - opened_before;
+        self.note_opened(opened_before, asking.opened());
 
         let mut reader = scraper.reader.take().expect("only the target's task takes it");
         let mut readings = self.readings.borrow_mut().pop().unwrap_or_default();
@@ -399,7 +397,7 @@ impl Core {
             Err(error) => Err(error),
         };
         if !scraper.signal.is_stopped() {
-            self.commit(scraper, target, &reader, read, &readings, begun, stamp_ms);
+            self.commit(scraper, &target, &reader, read, &readings, begun, stamp_ms);
         }
         *scraper.reader.borrow_mut() = Some(reader);
         let mut kept = self.readings.borrow_mut();
@@ -415,6 +413,15 @@ impl Core {
             let interval_ms = target.interval.as_millis() as u64;
             let lengths = stats.interval_us.entry(interval_ms).or_insert_with(crate::status::histogram);
             lengths.saturating_record(start_us - last_us);
+        }
+    }
+
+    fn note_opened(&self, before: Opened, now: Opened) {
+        if before != now {
+            let mut stats = self.stats.borrow_mut();
+            stats.connections_opened += now.connections - before.connections;
+            stats.handshakes_full += now.handshakes_full - before.handshakes_full;
+            stats.handshakes_resumed += now.handshakes_resumed - before.handshakes_resumed;
         }
     }
 
@@ -887,15 +894,4 @@ fn stamp(wall_ms: u64, newest: Option<Timestamp>) -> Timestamp {
         Some(newest) if wall <= newest && newest.0 - wall.0 <= HOLD_MS_MAX => newest.plus_ms(1),
         _ => wall,
     }
-}
-
-/// The request of every scrape of a target.
-pub(crate) fn build_request(target: &Target) -> Result<Request, FetchError> {
-    let options = RequestOptions {
-        timeout: target.timeout,
-        compression: target.job.enable_compression,
-        follow_redirects: target.job.http.follow_redirects,
-        headers: auth::headers(&target.job.http)?,
-    };
-    Request::new(target.url.clone(), options)
 }

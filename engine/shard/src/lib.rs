@@ -1,6 +1,7 @@
 //! One core at work: schedule, fetch, ingest, staleness, limits, report series.
 
-mod auth;
+mod access;
+mod asking;
 mod class;
 mod content_type;
 mod core;

@@ -1,7 +1,8 @@
 //! One scrape for a look: what a target would bring, before it goes to production. Stores nothing.
 
+use crate::access::Accesses;
+use crate::asking::build_request;
 use crate::class::{Class, Outcome};
-use crate::core::build_request;
 use crate::fetch::{BodyLimit, Client, Fetcher};
 use crate::resolver::{Resolver, ResolverThreads, system_lookup};
 use crate::{content_type, runtime};
@@ -38,16 +39,19 @@ pub fn preview(target: Target) -> Result<Preview, runtime::StartError> {
     runtime::probe(&cpus)?;
     let threads = ResolverThreads::start(system_lookup)
         .map_err(|source| runtime::StartError::Os { what: "starting the resolver threads", source })?;
+    let accesses = Accesses::start()
+        .map_err(|source| runtime::StartError::Os { what: "starting the thread that reads credentials", source })?;
     let failed = |reason: String| runtime::StartError::Core { core: 0, reason };
-    let executor =
-        runtime::executor(0, cpus[0]).spawn(move || async move { look(&target, Resolver::new(threads)).await });
+    let executor = runtime::executor(0, cpus[0])
+        .spawn(move || async move { look(&target, Resolver::new(threads), &accesses).await });
     executor.map_err(|error| failed(error.to_string()))?.join().map_err(|error| failed(error.to_string()))
 }
 
-async fn look(target: &Target, resolver: Resolver) -> Preview {
+async fn look(target: &Target, resolver: Resolver, accesses: &Accesses) -> Preview {
     let mut preview = Preview::default();
     let begun = Instant::now();
-    let request = match (&target.forced_error, build_request(target)) {
+    let prepared = accesses.of(&target.job.http).ready().await;
+    let request = match (&target.forced_error, build_request(target, &prepared)) {
         (None, Ok(request)) => request,
         (Some(error), _) => return Preview { problems: vec![error.to_string()], ..preview },
         (None, Err(error)) => return Preview { problems: vec![error.text], ..preview },

@@ -8,6 +8,7 @@
 //!   * a core that does not move is poked each [`POKE_EVERY`]; one that does not move for [`ABORT_AFTER`] ends the process
 //!   * an executor lives as long as the process
 
+use crate::access::Accesses;
 use crate::handle::{COMMANDS_MAX, Command, Shards};
 use crate::{core, resolver, sys};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
@@ -133,16 +134,19 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
     probe(&options.cpus)?;
     let resolver = resolver::ResolverThreads::start(resolver::system_lookup)
         .map_err(|source| StartError::Os { what: "starting the resolver threads", source })?;
+    let accesses = Accesses::start()
+        .map_err(|source| StartError::Os { what: "starting the thread that reads credentials", source })?;
     let (mut queues, mut pulses, mut starting) = (Vec::new(), Vec::new(), Vec::new());
     for (index, cpu) in options.cpus.iter().copied().enumerate() {
         let (queue, commands) = flume::bounded::<Command>(COMMANDS_MAX);
         let pulse = Arc::new(Pulse::default());
         let start = {
-            let (pulse, resolver) = (pulse.clone(), resolver.clone());
+            let (pulse, resolver, accesses) = (pulse.clone(), resolver.clone(), accesses.clone());
             let (offset_seed, store) = (options.offset_seed, options.store.clone());
             move || {
                 let (pulse, resolver, store) = (pulse.clone(), resolver.clone(), store.clone());
-                let settings = core::Settings { index, cpu, offset_seed, store, pulse, resolver };
+                let accesses = accesses.clone();
+                let settings = core::Settings { index, cpu, offset_seed, store, pulse, resolver, accesses };
                 let commands = commands.clone();
                 let (ready_to, ready) = mpsc::channel();
                 let run = move || async move {

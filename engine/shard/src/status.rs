@@ -52,8 +52,14 @@ pub enum Reason {
     /// Relabelling left a sample without a valid name.
     Name,
     TargetLimit,
-    /// A setting that this build cannot carry out (https …).
+    /// A setting that cannot be carried out, such as a header that is none.
     Unsupported,
+    /// The handshake, or a certificate.
+    Tls,
+    /// The proxy cannot be reached, or refuses.
+    Proxy,
+    /// A file with a secret or a certificate cannot be read, or there is no token.
+    Credentials,
 }
 
 impl Reason {
@@ -76,6 +82,9 @@ impl Reason {
             Reason::Name => "name",
             Reason::TargetLimit => "target_limit",
             Reason::Unsupported => "unsupported",
+            Reason::Tls => "tls",
+            Reason::Proxy => "proxy",
+            Reason::Credentials => "credentials",
         }
     }
 }
@@ -192,6 +201,9 @@ pub struct CoreStats {
     pub scans_warm: u64,
     pub scans_cold: u64,
     pub connections_opened: u64,
+    /// TLS handshakes, from the start and by an earlier session.
+    pub handshakes_full: u64,
+    pub handshakes_resumed: u64,
     pub log: LogStats,
     /// Seconds of CPU time of the core's thread.
     pub cpu_seconds: f64,
@@ -238,6 +250,8 @@ impl CoreStats {
             scans_warm: 0,
             scans_cold: 0,
             connections_opened: 0,
+            handshakes_full: 0,
+            handshakes_resumed: 0,
             log: LogStats::default(),
             cpu_seconds: 0.0,
             stall_max: Duration::ZERO,

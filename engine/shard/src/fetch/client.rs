@@ -10,26 +10,23 @@
 //!   * a complete response is not polled again
 
 use super::buffers::{Buffer, BufferPool, NoRoom};
+use super::connect::{Connections, Opened, Resolve, net_words};
 use super::http::{HttpError, Progress, ResponseReader, packed_limit};
 use super::request::Request;
+use super::stream::Stream;
 use super::unpack::Unpacker;
 use super::{BodyLimit, FetchError};
 use crate::status::Reason;
-use futures_lite::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use glommio::net::TcpStream;
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
-use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The first request and the redirects followed; as many as Go makes.
 const REQUESTS_MAX: usize = 10;
-/// Least time for one of several addresses, as in Go, unless less is left.
-const CONNECT_SHARE_MIN: Duration = Duration::from_secs(2);
 /// A read asks for no less than this.
 const READ_BYTES_MIN: usize = 16 << 10;
 /// So little received is put aside while waiting for more.
@@ -37,22 +34,10 @@ const PARKED_BYTES_MAX: usize = 2 << 10;
 /// What a response may have around its body: heads and chunk framing.
 const AROUND_BODY_BYTES_MAX: usize = 1 << 20;
 
-/// Turns a host, which may be an IP address, into addresses to connect to, without blocking the core.
-pub trait Resolve {
-    /// The error is the text for `lastError`, `lookup NAME: …`.
-    fn resolve(&self, host: &str, port: u16) -> impl Future<Output = Result<Vec<SocketAddr>, String>>;
-}
-
-impl Resolve for crate::resolver::Resolver {
-    fn resolve(&self, host: &str, port: u16) -> impl Future<Output = Result<Vec<SocketAddr>, String>> {
-        crate::resolver::Resolver::resolve(self, host, port)
-    }
-}
-
 /// What the fetches of one core share.
 pub struct Fetcher<R> {
-    resolver: R,
-    pool: BufferPool,
+    pub(super) resolver: R,
+    pub(super) pool: BufferPool,
     unpacker: Unpacker,
 }
 
@@ -70,8 +55,10 @@ impl<R: Resolve> Fetcher<R> {
 /// How far a fetch has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 enum Phase {
-    /// Until the response's head is complete.
+    /// Until there is a connection; `Connections` knows more.
     #[default]
+    Connect,
+    /// Until the response's head is complete.
     Head,
     Body,
 }
@@ -79,11 +66,11 @@ enum Phase {
 /// One target's side of its fetches: the connection kept between them.
 #[derive(Default)]
 pub struct Client {
-    kept: Option<TcpStream>,
+    kept: Option<Stream>,
+    connections: Connections,
     phase: Phase,
     /// Length of the last body, as a first guess for the next.
     body_bytes_last: usize,
-    connections_opened: u64,
 }
 
 /// A complete response, unpacked. Its buffers go back to the core's pool when it is dropped.
@@ -125,7 +112,7 @@ impl Client {
         limit: BodyLimit,
         deadline: Instant,
     ) -> Result<Fetched, FetchError> {
-        self.phase = Phase::Head;
+        self.phase = Phase::Connect;
         let mut answer = self.ask(fetcher, request, limit, deadline).await?;
         let mut redirected: Option<Request> = None;
         for requests in 1.. {
@@ -148,6 +135,9 @@ impl Client {
                 self.body_bytes_last = fetched.body().len();
                 return Ok(fetched);
             }
+            if head.status == 401 && current.is_at_home {
+                current.ways().refused.store(true, Ordering::Relaxed);
+            }
             let location = match head.status {
                 301 | 302 | 303 | 307 | 308 if current.follows_redirects() => head.location(wire),
                 _ => None,
@@ -161,8 +151,8 @@ impl Client {
             }
             let next = current.redirected(location)?;
             // What the redirect leads to is asked over a connection of its own, which is not kept.
-            self.phase = Phase::Head;
-            let stream = self.connect(fetcher, &next, deadline).await?;
+            self.phase = Phase::Connect;
+            let stream = self.connections.open(fetcher, &next, deadline).await?;
             answer = self.exchange(stream, &fetcher.pool, &next, limit).await.map_err(|failed| failed.error)?;
             redirected = Some(next);
         }
@@ -172,14 +162,15 @@ impl Client {
     /// The error of a fetch whose future was dropped at the deadline.
     pub fn timed_out(&self, request: &Request) -> FetchError {
         match self.phase {
+            Phase::Connect => self.connections.timed_out(request),
             Phase::Head => request.failed(Reason::HeaderTimeout, "context deadline exceeded"),
             Phase::Body => FetchError::new(Reason::BodyTimeout, "context deadline exceeded"),
         }
     }
 
-    /// Connections opened since the client was made.
-    pub fn connections_opened(&self) -> u64 {
-        self.connections_opened
+    /// What was opened since the client was made.
+    pub fn opened(&self) -> Opened {
+        self.connections.opened
     }
 
     /// Asks over the kept connection if it is still good, else over a new one.
@@ -191,7 +182,8 @@ impl Client {
         deadline: Instant,
     ) -> Result<Answer, FetchError> {
         if let Some(mut stream) = self.kept.take()
-            && is_quiet(&mut stream).await
+            && self.connections.is_still_wanted(request)
+            && stream.is_quiet(&fetcher.pool).await
         {
             match self.exchange(stream, &fetcher.pool, request, limit).await {
                 Ok(answer) => return Ok(answer),
@@ -200,57 +192,20 @@ impl Client {
                 Err(failed) => return Err(failed.error),
             }
         }
-        let stream = self.connect(fetcher, request, deadline).await?;
+        self.phase = Phase::Connect;
+        let stream = self.connections.open(fetcher, request, deadline).await?;
         self.exchange(stream, &fetcher.pool, request, limit).await.map_err(|failed| failed.error)
-    }
-
-    async fn connect<R: Resolve>(
-        &mut self,
-        fetcher: &Fetcher<R>,
-        request: &Request,
-        deadline: Instant,
-    ) -> Result<TcpStream, FetchError> {
-        let (host, port) = (&request.url.host, request.url.port);
-        let addresses = fetcher.resolver.resolve(host, port).await;
-        let addresses = addresses.map_err(|text| request.failed(Reason::Dns, format_args!("dial tcp: {text}")))?;
-        let mut first_error = None;
-        for (tried, address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.timed_out(request));
-            }
-            let share = left / (addresses.len() - tried) as u32;
-            let budget = share.max(CONNECT_SHARE_MIN.min(left));
-            self.connections_opened += 1;
-            let error = match TcpStream::connect_timeout(address, budget).await {
-                Ok(stream) => {
-                    // A request is one write, so this changes little; if it cannot be set, nothing is lost.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Err(error) => io::Error::from(error),
-            };
-            if error.kind() == io::ErrorKind::TimedOut && Instant::now() >= deadline {
-                return Err(self.timed_out(request));
-            }
-            let error = match error.kind() {
-                io::ErrorKind::TimedOut => format!("dial tcp {address}: i/o timeout"),
-                _ => format!("dial tcp {address}: connect: {}", os_words(&error)),
-            };
-            first_error.get_or_insert(error);
-        }
-        let error = first_error.unwrap_or_else(|| "dial tcp: no addresses".to_owned());
-        Err(request.failed(Reason::Connect, error))
     }
 
     /// Sends the request and reads the answer: all of it if its status is 200, else what has come with its head.
     async fn exchange(
         &mut self,
-        mut stream: TcpStream,
+        mut stream: Stream,
         pool: &BufferPool,
         request: &Request,
         limit: BodyLimit,
     ) -> Result<Answer, Failed> {
+        self.phase = Phase::Head;
         let mut reader = ResponseReader::new(limit.bytes);
         if let Err(error) = stream.write_all(&request.bytes).await {
             let error = request.failed(Reason::Protocol, net_words("write", &stream, &error));
@@ -311,7 +266,7 @@ impl Client {
 
 /// A response, of which at least the head is there.
 struct Answer {
-    stream: TcpStream,
+    stream: Stream,
     wire: Buffer,
     reader: ResponseReader,
     complete: bool,
@@ -340,7 +295,7 @@ struct Received {
 
 impl Received {
     /// Reads once, behind what is there; 0 is the end of the stream.
-    async fn read(&mut self, stream: &mut TcpStream, pool: &BufferPool) -> Result<usize, ReadError> {
+    async fn read(&mut self, stream: &mut Stream, pool: &BufferPool) -> Result<usize, ReadError> {
         poll_fn(|context| {
             let mut buffer = match self.buffer.take() {
                 Some(buffer) => buffer,
@@ -358,7 +313,7 @@ impl Received {
                 }
             }
             let used = buffer.data().len();
-            let outcome = match Pin::new(&mut *stream).poll_read(context, buffer.spare()) {
+            let outcome = match stream.poll_read(context, pool, buffer.spare()) {
                 Poll::Pending if used <= PARKED_BYTES_MAX => {
                     self.parked.clear();
                     self.parked.extend_from_slice(buffer.data());
@@ -378,13 +333,6 @@ impl Received {
     }
 }
 
-/// Whether an idle connection is still open and silent. Costs no system call: glommio has been watching it since the
-/// last read. What a server says unasked would be taken for the answer to our next request.
-async fn is_quiet(stream: &mut TcpStream) -> bool {
-    let mut byte = [0];
-    futures_lite::future::poll_once(stream.read(&mut byte)).await.is_none()
-}
-
 fn http_error(request: &Request, limit: BodyLimit, error: HttpError) -> FetchError {
     match (&error, error.reason()) {
         (HttpError::BodySize, _) => limit.exceeded(),
@@ -396,24 +344,6 @@ fn http_error(request: &Request, limit: BodyLimit, error: HttpError) -> FetchErr
     }
 }
 
-/// `read tcp 127.0.0.1:40000->127.0.0.1:9100: read: connection reset by peer`
-fn net_words(operation: &str, stream: &TcpStream, error: &io::Error) -> String {
-    let ends = match (stream.local_addr(), stream.peer_addr()) {
-        (Ok(local), Ok(peer)) => format!(" {local}->{peer}"),
-        // A connection that was reset no longer tells its ends.
-        _ => String::new(),
-    };
-    format!("{operation} tcp{ends}: {operation}: {}", os_words(error))
-}
-
-/// `connection refused`, where Rust says `Connection refused (os error 111)`.
-fn os_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::RequestOptions;
@@ -421,11 +351,12 @@ mod tests {
     use super::*;
     use glommio::{LocalExecutorBuilder, Placement};
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream as Peer};
+    use std::net::{SocketAddr, TcpListener, TcpStream as Peer};
     use std::rc::Rc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex, mpsc};
     use std::task::Waker;
+    use std::time::Duration;
     use targets::{Scheme, TargetUrl};
 
     const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nup 1\n";
@@ -620,7 +551,7 @@ mod tests {
             for _ in 0..5 {
                 assert_eq!(scraper.fetch(&request(address, "/metrics")).await, "text/plain|up 1\n");
             }
-            assert_eq!(scraper.client.connections_opened(), 1);
+            assert_eq!(scraper.client.opened().connections, 1);
         });
         assert!(seen.iter().take(5).all(|(nth, _)| nth == 0));
     }
@@ -638,7 +569,7 @@ mod tests {
                 let want = "status: server returned HTTP status 503 Service Unavailable";
                 assert_eq!(scraper.fetch(&request(address, "/")).await, want);
             }
-            assert_eq!(scraper.client.connections_opened(), 1);
+            assert_eq!(scraper.client.opened().connections, 1);
         });
     }
 
@@ -654,7 +585,7 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(scraper.fetch(&request(address, "/metrics")).await, "text/plain|up 1\n");
             }
-            assert_eq!(scraper.client.connections_opened(), 3);
+            assert_eq!(scraper.client.opened().connections, 3);
         });
     }
 
@@ -683,7 +614,7 @@ mod tests {
                 assert_eq!(scraper.fetch(&request(address, "/metrics")).await, "text/plain|up 1\n");
                 glommio::timer::Timer::new(Duration::from_millis(40)).await;
             }
-            assert_eq!(scraper.client.connections_opened(), 3);
+            assert_eq!(scraper.client.opened().connections, 3);
         });
     }
 
@@ -706,7 +637,7 @@ mod tests {
                  net/http: HTTP/1.x transport connection broken: unexpected EOF"
             );
             assert_eq!(scraper.fetch(&request).await, want);
-            assert_eq!(scraper.client.connections_opened(), 1);
+            assert_eq!(scraper.client.opened().connections, 1);
         });
         assert_eq!(seen.try_iter().collect::<Vec<_>>(), [0]);
     }
@@ -944,7 +875,7 @@ mod tests {
             let mut scraper = Scraper::new();
             for connections in [2, 3, 4] {
                 assert_eq!(scraper.fetch(&request(address, "/")).await, "text/plain|up 1\n");
-                assert_eq!(scraper.client.connections_opened(), connections);
+                assert_eq!(scraper.client.opened().connections, connections);
             }
         });
     }
@@ -970,7 +901,7 @@ mod tests {
                             let work = client.fetch(&fetcher, &request, BodyLimit::new(0), deadline);
                             assert_eq!(work.await.unwrap().body(), b"up 1\n");
                         }
-                        client.connections_opened()
+                        client.opened().connections
                     })
                 })
                 .collect();

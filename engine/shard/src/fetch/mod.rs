@@ -9,16 +9,23 @@
 //!   * what a response makes us hold is bounded: head, headers, interim responses, chunk framing, packed and plain
 //!     body, and all bodies of a core together
 //!   * a body is handed on complete or not at all
-//!   * credentials leave for the target's own host and port only
+//!   * credentials and our certificate leave for the target's own host and port only; a redirect away from it loses them
+//!     for good, and none leads from https to http
 
 mod buffers;
 mod client;
+mod connect;
 mod http;
 mod request;
+mod stream;
+mod tls;
 mod unpack;
+mod ways;
 
 pub use client::{Client, Fetched, Fetcher};
+pub use connect::Opened;
 pub use request::{Request, RequestOptions};
+pub use ways::{TlsOutcome, Ways};
 
 use crate::status::Reason;
 

@@ -1,9 +1,11 @@
 //! What a scrape asks: the request's bytes, built once per target, and where a redirect leads.
 
-use super::FetchError;
+use super::ways::Proxy;
+use super::{FetchError, Ways};
 use crate::status::Reason;
 use std::fmt::Write;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use targets::{Scheme, TargetUrl};
 
@@ -21,12 +23,14 @@ pub struct RequestOptions {
     pub follow_redirects: bool,
     /// Headers on top of ours, credentials among them. They are sent to the target's own host and port only.
     pub headers: Vec<(String, String)>,
+    /// How connections are made.
+    pub ways: Arc<Ways>,
 }
 
 impl Default for RequestOptions {
     fn default() -> RequestOptions {
         let timeout = Duration::from_secs(10);
-        RequestOptions { timeout, compression: true, follow_redirects: true, headers: Vec::new() }
+        RequestOptions { timeout, compression: true, follow_redirects: true, headers: Vec::new(), ways: Arc::default() }
     }
 }
 
@@ -35,28 +39,24 @@ impl Default for RequestOptions {
 pub struct Request {
     pub(super) url: Rc<TargetUrl>,
     pub(super) bytes: Rc<[u8]>,
+    pub(super) proxy: Option<Rc<Proxy>>,
     options: Rc<RequestOptions>,
-    /// Where the headers of the options may go.
-    origin: Rc<TargetUrl>,
+    /// Whether this is for the target's own host, where the headers of the options may go.
+    pub(super) is_at_home: bool,
 }
 
 impl Request {
     /// Builds the request for `url`; an error if it cannot be sent.
     pub fn new(url: TargetUrl, options: RequestOptions) -> Result<Request, FetchError> {
-        let origin = Rc::new(url);
-        Request::build(origin.clone(), origin, Rc::new(options))
+        Request::build(Rc::new(url), Rc::new(options), true)
     }
 
-    fn build(url: Rc<TargetUrl>, origin: Rc<TargetUrl>, options: Rc<RequestOptions>) -> Result<Request, FetchError> {
+    fn build(url: Rc<TargetUrl>, options: Rc<RequestOptions>, is_at_home: bool) -> Result<Request, FetchError> {
         let unsendable = |what: &str| {
             let reason = Reason::Unsupported;
             Err(FetchError { reason, text: format!("Get {:?}: {what}", url.to_string()) })
         };
-        if url.scheme == Scheme::Https {
-            return unsendable("https targets are not supported yet");
-        }
-        let same_origin = url.host.eq_ignore_ascii_case(&origin.host) && url.port == origin.port;
-        let own_headers = if same_origin { &options.headers[..] } else { &[] };
+        let own_headers = if is_at_home { &options.headers[..] } else { &[] };
         // A line end in any of these would let a label write headers.
         if url.authority.is_empty() || url.authority.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
             return unsendable("invalid Host header");
@@ -71,8 +71,19 @@ impl Request {
                 return unsendable(&format!("net/http: invalid header field value for {name:?}"));
             }
         }
+        let is_tls = url.scheme == Scheme::Https;
+        let proxy = options.ways.proxies.of(is_tls, &url.host, url.port).map(Proxy::of).transpose();
+        let proxy = match proxy {
+            Ok(proxy) => proxy,
+            Err(why) => return unsendable(&why),
+        };
         let mut text = String::with_capacity(512);
         text.push_str("GET ");
+        // A proxy needs to be told where to; through one in TLS there is a tunnel.
+        let reader = proxy.as_ref().filter(|_| !is_tls);
+        if reader.is_some() {
+            let _ = write!(text, "http://{}", url.authority);
+        }
         push_escaped(&mut text, &url.path_and_query);
         let _ = write!(text, " HTTP/1.1\r\nHost: {}\r\n", url.authority);
         let encoding = if options.compression { "gzip" } else { "identity" };
@@ -89,8 +100,16 @@ impl Request {
         for (name, value) in standard.chain(own) {
             let _ = write!(text, "{name}: {value}\r\n");
         }
+        if let Some(authorization) = reader.and_then(|proxy| proxy.authorization.as_ref()) {
+            let _ = write!(text, "Proxy-Authorization: {authorization}\r\n");
+        }
         text.push_str("\r\n");
-        Ok(Request { url, bytes: text.into_bytes().into(), options, origin })
+        Ok(Request { url, bytes: text.into_bytes().into(), proxy: proxy.map(Rc::new), options, is_at_home })
+    }
+
+    /// How connections are made.
+    pub(super) fn ways(&self) -> &Ways {
+        &self.options.ways
     }
 
     /// Whether a redirect is a step or the end.
@@ -129,7 +148,14 @@ impl Request {
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let url = TargetUrl { scheme, host, port, authority, path_and_query };
-        Request::build(Rc::new(url), self.origin.clone(), self.options.clone())
+        let is_secured = (self.url.scheme, url.scheme) == (Scheme::Http, Scheme::Https);
+        if (self.url.scheme, url.scheme) == (Scheme::Https, Scheme::Http) {
+            let why = format_args!("redirected from https to http, {url}, which is not followed");
+            return Err(self.failed(Reason::Redirect, why));
+        }
+        let same_port = self.url.scheme == url.scheme && self.url.port == url.port;
+        let is_same_host = url.host.eq_ignore_ascii_case(&self.url.host) && (same_port || is_secured);
+        Request::build(Rc::new(url), self.options.clone(), self.is_at_home && is_same_host)
     }
 
     /// An error before the body, as Go words it.
@@ -221,12 +247,24 @@ mod tests {
         }
     }
 
+    /// With a proxy for everything, `url` is asked for by a request that begins so.
+    #[track_caller]
+    fn check_proxied(scheme: Scheme, want: &str, with_password: bool) {
+        let proxy = url::Url::parse("http://me:hush@proxy:3128").unwrap();
+        let proxies = client::proxy::Proxies::new(Some(&proxy), "", false, |_| None).unwrap();
+        let ways = Arc::new(Ways { proxies, ..Ways::default() });
+        let url = TargetUrl { scheme, ..url("here", 9100, "/m") };
+        let request = Request::new(url, RequestOptions { ways, ..RequestOptions::default() }).unwrap();
+        assert!(text(&request).starts_with(want), "{}", text(&request));
+        let password = text(&request).contains("\r\nProxy-Authorization: Basic bWU6aHVzaA==\r\n");
+        assert_eq!(password, with_password);
+        assert!(request.proxy.is_some_and(|proxy| proxy.port == 3128));
+    }
+
     #[test]
-    fn https_is_told_not_to_work() {
-        let url = TargetUrl { scheme: Scheme::Https, ..url("a", 443, "/metrics") };
-        let error = Request::new(url, RequestOptions::default()).unwrap_err();
-        assert_eq!(error.text, "Get \"https://a:443/metrics\": https targets are not supported yet");
-        assert_eq!(error.reason, Reason::Unsupported);
+    fn proxy_is_told_where_to() {
+        check_proxied(Scheme::Http, "GET http://here:9100/m HTTP/1.1\r\nHost: here:9100\r\n", true);
+        check_proxied(Scheme::Https, "GET /m HTTP/1.1\r\nHost: here:9100\r\n", false);
     }
 
     /// A redirect from `http://here:9100/a/b?c=d` to `location` goes to `want`, with our credentials or without.
@@ -257,11 +295,16 @@ mod tests {
     }
 
     #[test]
-    fn credentials_come_back_with_the_origin() {
+    fn credentials_do_not_come_back() {
         let request = Request::new(url("here", 9100, "/"), secret()).unwrap();
-        let away = request.redirected(b"http://there:9100/").unwrap();
-        let back = away.redirected(b"http://here:9100/").unwrap();
-        assert!(!text(&away).contains("s3cret") && text(&back).contains("s3cret"));
+        let secured = request.redirected(b"https://here/").unwrap();
+        let away = secured.redirected(b"https://there:9100/").unwrap();
+        let back = away.redirected(b"https://here/").unwrap();
+        assert!(
+            text(&secured).contains("s3cret") && !text(&away).contains("s3cret") && !text(&back).contains("s3cret")
+        );
+        let error = secured.redirected(b"http://here:9100/").unwrap_err();
+        assert_eq!(error.reason, Reason::Redirect, "{error}");
     }
 
     #[test]
@@ -272,7 +315,6 @@ mod tests {
             ("http://a:99999/", Reason::Redirect),
             ("ftp://there/", Reason::Redirect),
             ("file:///etc/passwd", Reason::Redirect),
-            ("https://here:9100/", Reason::Unsupported),
         ] {
             assert_eq!(request.redirected(location.as_bytes()).unwrap_err().reason, reason, "{location}");
         }
