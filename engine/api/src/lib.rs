@@ -11,6 +11,7 @@ mod metrics;
 mod pages;
 mod params;
 mod query;
+mod remote;
 mod serve;
 mod state;
 mod storage;
@@ -18,5 +19,6 @@ mod v1;
 
 pub use answer::rfc3339;
 pub use query::QuerySettings;
+pub use remote::RemoteSettings;
 pub use serve::{router, serve};
 pub use state::{Parts, ReloadRequest, Running, State};

@@ -6,7 +6,7 @@
 //!   * nothing that changes state answers a page of another origin
 
 use crate::state::State;
-use crate::{alerting, discovery, federate, manage, metrics, pages, query, storage, v1};
+use crate::{alerting, discovery, federate, manage, metrics, pages, query, remote, storage, v1};
 use axum::Router;
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -51,6 +51,8 @@ pub fn router(state: State) -> Router {
         .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
         .route("/format_query", get(query::format_query).post(query::format_query))
         .route("/parse_query", get(query::parse_query).post(query::parse_query))
+        .route("/write", post(remote::write))
+        .route("/read", post(remote::read))
         .route("/rules", get(query::rules))
         .route("/alerts", get(query::alerts))
         .route("/alertmanagers", get(alerting::alertmanagers))

@@ -1,6 +1,7 @@
 //! What the server hands in, and what every handler may look at.
 
 use crate::query::{Queries, QuerySettings};
+use crate::remote::{Remote, RemoteSettings};
 use config::Config;
 use regex::Regex;
 use shard::Shards;
@@ -44,6 +45,7 @@ pub struct Parts {
     /// Command-line flags and their values.
     pub flags: BTreeMap<String, String>,
     pub query: QuerySettings,
+    pub remote: RemoteSettings,
     /// URL under which the server is reached from outside.
     pub external_url: Option<String>,
     /// Whether reload and shutdown by HTTP are allowed.
@@ -65,6 +67,7 @@ pub struct Inner {
     pub cors_origin: Option<Regex>,
     pub started_at: SystemTime,
     pub queries: Queries,
+    pub remote: Remote,
 }
 
 impl std::ops::Deref for State {
@@ -86,7 +89,8 @@ impl State {
             None => None,
         };
         let queries = Queries::new(&parts.query);
-        Ok(State(Arc::new(Inner { parts, cors_origin, started_at: SystemTime::now(), queries })))
+        let remote = Remote::new(&parts.remote);
+        Ok(State(Arc::new(Inner { parts, cors_origin, started_at: SystemTime::now(), queries, remote })))
     }
 
     /// The targets of all jobs as they are now.

@@ -113,6 +113,18 @@ pub struct Serve {
     /// DNS server for dns_sd_configs, instead of those of /etc/resolv.conf. May be given more than once.
     #[arg(long = "discovery.dns-server", value_name = "ADDRESS:PORT")]
     pub discovery_dns_server: Vec<std::net::SocketAddr>,
+    /// Take samples that others write to /api/v1/write.
+    #[arg(long = "web.enable-remote-write-receiver")]
+    pub web_enable_remote_write_receiver: bool,
+    /// Most samples of an answer of remote read that is sent in one piece. 0 is no limit.
+    #[arg(long = "storage.remote.read-sample-limit", default_value_t = 50_000_000)]
+    pub storage_remote_read_sample_limit: usize,
+    /// Remote reads answered at once. 0 is no limit.
+    #[arg(long = "storage.remote.read-concurrent-limit", default_value_t = 10)]
+    pub storage_remote_read_concurrent_limit: usize,
+    /// Bytes of a frame of a streamed answer of remote read.
+    #[arg(long = "storage.remote.read-max-bytes-in-frame", default_value_t = 1 << 20)]
+    pub storage_remote_read_max_bytes_in_frame: usize,
     /// Folder for logs, chunks and blocks.
     #[arg(long = "storage.tsdb.path", default_value = "data/", value_name = "FOLDER")]
     pub storage_tsdb_path: PathBuf,
@@ -200,6 +212,15 @@ impl Serve {
         }
     }
 
+    pub fn remote_settings(&self) -> api::RemoteSettings {
+        api::RemoteSettings {
+            receiver: self.web_enable_remote_write_receiver,
+            read_samples_max: self.storage_remote_read_sample_limit,
+            read_concurrency: self.storage_remote_read_concurrent_limit,
+            frame_bytes_max: self.storage_remote_read_max_bytes_in_frame,
+        }
+    }
+
     pub fn query_settings(&self) -> api::QuerySettings {
         let parse = promql::ParseOptions {
             experimental_functions: self.has(QUERY_FEATURES[0]),
@@ -249,9 +270,6 @@ const PASSIVE: &[(&str, bool)] = &[
     ("storage.agent.wal-truncate-frequency", true),
     ("storage.exemplars.exemplars-limit", true),
     ("storage.remote.flush-deadline", true),
-    ("storage.remote.read-concurrent-limit", true),
-    ("storage.remote.read-max-bytes-in-frame", true),
-    ("storage.remote.read-sample-limit", true),
     ("storage.tsdb.allow-overlapping-blocks", false),
     ("storage.tsdb.head-chunks-write-queue-size", true),
     ("storage.tsdb.max-block-chunk-segment-size", true),
@@ -264,7 +282,6 @@ const PASSIVE: &[(&str, bool)] = &[
     ("web.console.libraries", true),
     ("web.console.templates", true),
     ("web.enable-otlp-receiver", false),
-    ("web.enable-remote-write-receiver", false),
     ("web.max-notifications-subscribers", true),
     ("web.page-title", true),
     ("web.read-timeout", true),
@@ -304,6 +321,10 @@ impl Cli {
         set("discovery.keep-lists", serve.discovery_keep_lists.to_string());
         let servers: Vec<String> = serve.discovery_dns_server.iter().map(ToString::to_string).collect();
         set("discovery.dns-server", servers.join(","));
+        set("web.enable-remote-write-receiver", serve.web_enable_remote_write_receiver.to_string());
+        set("storage.remote.read-sample-limit", serve.storage_remote_read_sample_limit.to_string());
+        set("storage.remote.read-concurrent-limit", serve.storage_remote_read_concurrent_limit.to_string());
+        set("storage.remote.read-max-bytes-in-frame", serve.storage_remote_read_max_bytes_in_frame.to_string());
         set("storage.tsdb.path", serve.storage_tsdb_path.display().to_string());
         let time = serve.storage_tsdb_retention_time.map(config::format_duration);
         set("storage.tsdb.retention.time", time.unwrap_or_else(|| "0s".into()));

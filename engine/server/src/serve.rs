@@ -166,6 +166,7 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         running,
         flags: cli.flags(),
         query: serve.query_settings(),
+        remote: serve.remote_settings(),
         external_url: serve.web_external_url.clone(),
         enable_lifecycle: serve.web_enable_lifecycle,
         enable_admin_api: serve.web_enable_admin_api,

@@ -11,6 +11,7 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("promql", "engine/promql", 1),
     ("relabel", "engine/relabel", 1),
     ("template", "engine/template", 1),
+    ("remote", "engine/remote", 2),
     ("tsdb", "storage/tsdb", 2),
     ("config", "engine/config", 2),
     ("client", "engine/client", 3),

@@ -24,7 +24,9 @@ use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
 use crate::select::Matching;
 use crate::signal::{Signal, Start};
 use crate::status::{CoreStats, Health, LogStats, Missed, Reason, TargetStatus};
-use crate::written::{Acknowledgements, Holder, NotKept, WriteOutcome, WriteRowsRequest, Written};
+use crate::written::{
+    Acknowledgements, Holder, NotKept, ReceiveOutcome, ReceiveRequest, Refusal, WriteOutcome, WriteRowsRequest, Written,
+};
 use crate::{content_type, sys};
 use ahash::AHashMap;
 use exposition::Readings;
@@ -551,6 +553,31 @@ impl Core {
         }
     }
 
+    /// Takes what somebody writes to us; answered once the log has it.
+    fn receive(&self, request: &ReceiveRequest, reply: oneshot::Sender<Result<ReceiveOutcome, NotKept>>) {
+        if self.stopping.get() {
+            drop(reply.send(Err(NotKept::Stopping)));
+            return;
+        }
+        let (scratch, _) = &mut *self.append.borrow_mut();
+        let mut journal = self.journal.borrow_mut();
+        let mut written = self.written.borrow_mut();
+        let outcome = written.receive(request, wall_ms(), &mut journal, scratch, |head| self.hand_over(head));
+        let mut stats = self.stats.borrow_mut();
+        stats.samples_appended += outcome.samples;
+        stats.late += outcome.late;
+        stats.out_of_order += outcome.count(Refusal::OutOfOrder) + outcome.count(Refusal::TooOld);
+        stats.out_of_bounds += outcome.count(Refusal::OutOfBounds);
+        stats.duplicate_timestamp += outcome.count(Refusal::Duplicate);
+        let position = journal.writer().map_or(0, Writer::appended);
+        let answer = Box::new(move |kept: Result<(), NotKept>| drop(reply.send(kept.map(|()| outcome))));
+        self.acknowledgements.borrow_mut().wait(position, answer);
+        drop(journal);
+        if self.log_folder.is_none() {
+            self.acknowledge();
+        }
+    }
+
     /// Answers the writers whose samples the log has; while it cannot be written, all of them.
     fn acknowledge(&self) {
         let journal = self.journal.borrow();
@@ -693,6 +720,7 @@ impl Core {
                     let _ = reply.send(answer.map(Box::new));
                 }
                 Command::WriteRows(request, reply) => self.write_rows(&request, reply),
+                Command::Receive(request, reply) => self.receive(&request, reply),
                 Command::Seal(reply) => {
                     self.all_scrapers().iter().for_each(|scraper| scraper.holder.head.borrow_mut().turn_over());
                     let gone = self.written.borrow_mut().turn_over(wall_ms());

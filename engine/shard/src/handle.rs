@@ -5,7 +5,7 @@
 //!   * a core that does not answer within [`ANSWER_TIMEOUT`] is an error that names the core, never a silent gap
 
 use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
-use crate::written::{self, NotKept, WriteOutcome, WriteRowsRequest};
+use crate::written::{self, NotKept, ReceiveOutcome, ReceiveRequest, Received, WriteOutcome, WriteRowsRequest};
 use ahash::{AHashMap, AHashSet};
 use promql::{Partial, Reduction};
 use series::{Labels, Matcher, Sample, Timestamp};
@@ -37,6 +37,8 @@ pub enum Command {
     Reduce(Arc<ReduceRequest>, Older, oneshot::Sender<Result<Box<ReduceAnswer>, LimitError>>),
     /// Take a row that no scrape brings; answered once the log has it.
     WriteRows(Arc<WriteRowsRequest>, oneshot::Sender<Result<WriteOutcome, NotKept>>),
+    /// Take samples that somebody writes to us; answered once the log has them.
+    Receive(ReceiveRequest, oneshot::Sender<Result<ReceiveOutcome, NotKept>>),
     /// Begin another segment with each target's next scrape, so that everything scraped so far gets into chunks.
     Seal(oneshot::Sender<()>),
     /// Metadata per target.
@@ -427,6 +429,31 @@ impl Shards {
         let core = (written::source_id(source) % self.count() as u64) as usize;
         let request = Arc::new(WriteRowsRequest { source: source.to_owned(), at, rows });
         Ok(self.ask(core, |reply| Command::WriteRows(request, reply)).await??)
+    }
+
+    /// Takes samples that somebody writes to us, each with its time. Returns once the log has what could be taken.
+    pub async fn receive(&self, series: Vec<Received>) -> Result<ReceiveOutcome, AskError> {
+        let mut of_cores: Vec<ReceiveRequest> = (0..self.count()).map(|_| ReceiveRequest::default()).collect();
+        for (source, series) in written::source_of(series) {
+            let core = (source.hash64() % self.count() as u64) as usize;
+            of_cores[core].sources.push((source, series));
+        }
+        // All cores at once, and all are waited for: each waits for a write of its log.
+        let mut asked = tokio::task::JoinSet::new();
+        for (core, request) in of_cores.into_iter().enumerate().filter(|(_, request)| !request.sources.is_empty()) {
+            let shards = self.clone();
+            asked.spawn(async move { shards.ask(core, |reply| Command::Receive(request, reply)).await });
+        }
+        let mut all = ReceiveOutcome::default();
+        let mut failed = None;
+        while let Some(answer) = asked.join_next().await {
+            match answer.expect("asking does not panic") {
+                Ok(Ok(outcome)) => all.add(outcome),
+                Ok(Err(error)) => failed = Some(error.into()),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(all), Err)
     }
 
     /// Lets everything scraped so far get into chunks, for each target with its next scrape.

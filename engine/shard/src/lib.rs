@@ -28,7 +28,9 @@ pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};
 pub use status::{CoreStats, Health, InstantSample, LogStats, Metadata, Missed, Reason, TargetStatus};
 pub use sys::{Limit, raise_open_files};
-pub use written::{NotKept, WriteOutcome, WriteRowsRequest};
+pub use written::{
+    NotKept, ReceiveOutcome, ReceiveRequest, Received, Refusal, Refused, WriteOutcome, WriteRowsRequest,
+};
 
 /// A job with these further lines of YAML.
 #[cfg(test)]

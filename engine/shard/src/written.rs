@@ -17,6 +17,10 @@ use tsdb::log::{Journal, TargetKey};
 use tsdb::{AppendScratch, Given, GroupBuilder, SegmentLimits, SlotGroup, TargetHead};
 use xxhash_rust::xxh64::xxh64;
 
+mod received;
+
+pub use received::{ReceiveOutcome, ReceiveRequest, Received, Refusal, Refused, source_of};
+
 /// Slots of one head: a row costs a look at each of them.
 const SLOTS_MAX: usize = 2048;
 /// Slots of a group: what is replaced together.
@@ -96,14 +100,15 @@ struct Place {
     part: u32,
     group: u32,
     slot: u32,
-    /// Time of its last sample.
+    /// Time of its last sample, and the sample.
     newest: i64,
+    bits: u64,
 }
 
 impl Place {
     /// Of a series that gets its slot later: the number among those.
     fn pending(number: usize) -> Place {
-        Place { part: u32::MAX, group: 0, slot: number as u32, newest: i64::MIN }
+        Place { part: u32::MAX, group: 0, slot: number as u32, newest: i64::MIN, bits: 0 }
     }
 }
 
@@ -117,6 +122,8 @@ struct Part {
 /// Everything that comes from one source.
 struct Source {
     id: u64,
+    /// Labels of all its series.
+    labels: Labels,
     /// By hash of the series' own labels; of two with one hash the second lies at the next number.
     places: AHashMap<u64, Place>,
     parts: Vec<Part>,
@@ -130,15 +137,17 @@ pub struct Written {
     limits: SegmentLimits,
     hashing: RandomState,
     rules: AHashMap<String, Source>,
+    /// Those that write to us, by the labels that their series have in common.
+    received: AHashMap<Labels, Source>,
 }
 
 impl Written {
     pub fn new(limits: SegmentLimits) -> Written {
-        Written { limits, hashing: RandomState::new(), rules: AHashMap::new() }
+        Written { limits, hashing: RandomState::new(), rules: AHashMap::new(), received: AHashMap::new() }
     }
 
     fn sources(&self) -> impl Iterator<Item = &Source> {
-        self.rules.values()
+        self.rules.values().chain(self.received.values())
     }
 
     pub fn holders(&self) -> impl Iterator<Item = Rc<Holder>> {
@@ -160,13 +169,13 @@ impl Written {
         scratch: &mut AppendScratch,
         mut appended: impl FnMut(&mut TargetHead),
     ) -> WriteOutcome {
-        let Written { limits, hashing, rules } = self;
+        let Written { limits, hashing, rules, .. } = self;
         let at = request.at.0;
         if !rules.contains_key(&request.source) {
             if request.rows.is_empty() {
                 return WriteOutcome::default();
             }
-            rules.insert(request.source.clone(), Source::new(source_id(&request.source)));
+            rules.insert(request.source.clone(), Source::new(source_id(&request.source), Labels::empty()));
         }
         let source = rules.get_mut(&request.source).expect("inserted above");
         source.seen_ms = now_ms;
@@ -218,6 +227,10 @@ impl Written {
             let newest = source.newest;
             source.tidy(newest, false);
         }
+        for source in self.received.values_mut() {
+            let since = source.newest.saturating_sub(IDLE_MS_MAX);
+            source.tidy(since, true);
+        }
         self.take_idle(now_ms.saturating_sub(IDLE_MS_MAX))
     }
 
@@ -230,20 +243,22 @@ impl Written {
 
     fn take_idle(&mut self, before_ms: i64) -> Vec<Rc<Holder>> {
         let mut gone = Vec::new();
-        self.rules.retain(|_, source| {
+        let mut keeps = |source: &mut Source| {
             let keep = source.seen_ms >= before_ms;
             if !keep {
                 gone.extend(source.parts.drain(..).map(|part| part.holder));
             }
             keep
-        });
+        };
+        self.rules.retain(|_, source| keeps(source));
+        self.received.retain(|_, source| keeps(source));
         gone
     }
 }
 
 impl Source {
-    fn new(id: u64) -> Source {
-        Source { id, places: AHashMap::new(), parts: Vec::new(), seen_ms: 0, newest: i64::MIN }
+    fn new(id: u64, labels: Labels) -> Source {
+        Source { id, labels, places: AHashMap::new(), parts: Vec::new(), seen_ms: 0, newest: i64::MIN }
     }
 
     /// The number under which a series is or will be found. `fresh` are series that have no slot yet.
@@ -280,7 +295,7 @@ impl Source {
                 let mut builder = GroupBuilder::default();
                 for (slot, (key, labels)) in slots.iter().enumerate() {
                     builder.push(labels, stamped);
-                    let place = Place { part: part as u32, group, slot: slot as u32, newest: i64::MIN };
+                    let place = Place { part: part as u32, group, slot: slot as u32, newest: i64::MIN, bits: 0 };
                     self.places.insert(*key, place);
                 }
                 self.parts[part].groups.push(Arc::new(builder.build()));
@@ -294,9 +309,10 @@ impl Source {
     fn add_part(&mut self, limits: &SegmentLimits) {
         let number = self.parts.len() as u64;
         let id = xxh64(&number.to_le_bytes(), self.id);
-        let key = TargetKey { id, labels: Labels::empty() };
+        let labels = self.labels.clone();
+        let key = TargetKey { id, labels: labels.clone() };
         let head = RefCell::new(TargetHead::new(key, *limits, id));
-        let holder = Rc::new(Holder { id, labels: Labels::empty(), head });
+        let holder = Rc::new(Holder { id, labels, head });
         self.parts.push(Part { holder, groups: Vec::new(), slots: 0 });
     }
 

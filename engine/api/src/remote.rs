@@ -1,0 +1,284 @@
+//! Remote write and remote read over HTTP: negotiation, bounds, and Prometheus' texts.
+//!
+//! Invariants:
+//!   * a body is bounded before it is read, and its unpacked length before it is unpacked
+//!   * 2xx means that the log has every sample
+
+use crate::state::State;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State as Extract};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use remote::{DecodeError, Message, ResponseType, SeriesAnswer, WriteLimits};
+use series::{Labels, MatchOp, Matcher, Timestamp};
+use shard::{AskError, LimitError, RangeRequest, ReceiveOutcome, Received};
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// A body as it comes, and unpacked.
+const BODY_BYTES_MAX: usize = 32 << 20;
+const UNPACKED_BYTES_MAX: usize = 64 << 20;
+/// Write requests that are being taken at once, and how long another one waits for its turn.
+const WRITES_MAX: usize = 16;
+const TURN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How others may write to us and read from us.
+#[derive(Clone, Debug)]
+pub struct RemoteSettings {
+    /// Whether remote write is taken.
+    pub receiver: bool,
+    /// Most samples of an answer that is sent in one piece; 0 is no limit.
+    pub read_samples_max: usize,
+    /// Read requests answered at once; 0 is no limit.
+    pub read_concurrency: usize,
+    /// Length of a frame of a streamed answer.
+    pub frame_bytes_max: usize,
+}
+
+impl Default for RemoteSettings {
+    /// Prometheus' defaults.
+    fn default() -> RemoteSettings {
+        RemoteSettings { receiver: false, read_samples_max: 50_000_000, read_concurrency: 10, frame_bytes_max: 1 << 20 }
+    }
+}
+
+/// Who is being served.
+pub struct Remote {
+    writes: Semaphore,
+    reads: Semaphore,
+}
+
+impl Remote {
+    pub fn new(settings: &RemoteSettings) -> Remote {
+        let reads = match settings.read_concurrency {
+            0 => Semaphore::MAX_PERMITS,
+            count => count.min(Semaphore::MAX_PERMITS),
+        };
+        Remote { writes: Semaphore::new(WRITES_MAX), reads: Semaphore::new(reads) }
+    }
+}
+
+/// An answer in plain text, as Go's `http.Error` gives it.
+fn refuse(status: StatusCode, text: impl std::fmt::Display) -> Response {
+    let mut response = (status, format!("{text}\n")).into_response();
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+impl From<DecodeError> for Refused {
+    fn from(error: DecodeError) -> Refused {
+        let status = match error {
+            DecodeError::TooLarge { .. } | DecodeError::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            DecodeError::Compression(_) | DecodeError::Message(_) => StatusCode::BAD_REQUEST,
+        };
+        Refused(status, error.to_string())
+    }
+}
+
+impl From<AskError> for Refused {
+    fn from(error: AskError) -> Refused {
+        let status = match error {
+            AskError::Limit(LimitError::Samples | LimitError::Series { .. }) => StatusCode::BAD_REQUEST,
+            AskError::Blocks(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            AskError::Timeout { .. } | AskError::Stopped { .. } | AskError::NotKept(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        Refused(status, error.to_string())
+    }
+}
+
+/// Why a request is not served.
+struct Refused(StatusCode, String);
+
+impl Refused {
+    fn new(status: StatusCode, text: impl std::fmt::Display) -> Refused {
+        Refused(status, text.to_string())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        refuse(self.0, self.1)
+    }
+}
+
+async fn turn(places: &Semaphore) -> Result<SemaphorePermit<'_>, Refused> {
+    match tokio::time::timeout(TURN_WITHIN, places.acquire()).await {
+        Ok(Ok(place)) => Ok(place),
+        _ => Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, "too many requests at once; try again")),
+    }
+}
+
+/// A body, unpacked.
+async fn unpacked(body: Body) -> Result<Vec<u8>, Refused> {
+    let packed: Bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| {
+        let text = error.to_string();
+        let status = if text.contains("limit") { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+        Refused::new(status, format!("reading the body, of which {BODY_BYTES_MAX} bytes are taken: {text}"))
+    })?;
+    let whole = tokio::task::spawn_blocking(move || remote::unpack(&packed, UNPACKED_BYTES_MAX));
+    Ok(whole.await.map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))??)
+}
+
+// --- write --------------------------------------------------------------------------------------------------------
+
+/// Which message the headers announce.
+fn message(headers: &HeaderMap) -> Result<Message, Refused> {
+    let unsupported = |text: String| Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").trim().to_owned();
+    let content = text(header::CONTENT_TYPE);
+    let mut parts = content.split(';').map(str::trim);
+    let media = parts.next().unwrap_or("");
+    if !media.is_empty() && !media.eq_ignore_ascii_case("application/x-protobuf") {
+        return Err(unsupported(format!(
+            "expected application/x-protobuf as the first (media) part, got {content} content-type"
+        )));
+    }
+    let mut message = Message::V1;
+    for part in parts {
+        let Some((name, value)) = part.split_once('=') else {
+            return Err(unsupported(format!(
+                "as per https://www.rfc-editor.org/rfc/rfc9110#parameter expected parameters to be key-values, got {part} in {content} content-type"
+            )));
+        };
+        if name.trim() == "proto" {
+            message = match value.trim() {
+                "prometheus.WriteRequest" => Message::V1,
+                "io.prometheus.write.v2.Request" => Message::V2,
+                other => {
+                    return Err(unsupported(format!(
+                        "got {content} content type; unknown type for remote write protobuf message {other}, supported: \
+                         prometheus.WriteRequest, io.prometheus.write.v2.Request"
+                    )));
+                }
+            };
+        }
+    }
+    let encoding = text(header::CONTENT_ENCODING);
+    if !encoding.is_empty() && encoding != "snappy" {
+        return Err(unsupported(format!(
+            "{encoding} encoding (compression) is not accepted by this server; only snappy is acceptable"
+        )));
+    }
+    Ok(message)
+}
+
+/// `POST /api/v1/write`.
+pub async fn write(Extract(state): Extract<State>, request: Request) -> Response {
+    if !state.parts.remote.receiver {
+        let text = "remote write receiver needs to be enabled with --web.enable-remote-write-receiver";
+        return refuse(StatusCode::NOT_FOUND, text);
+    }
+    take(&state, request).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn take(state: &State, request: Request) -> Result<Response, Refused> {
+    let message = message(request.headers())?;
+    let _place = turn(&state.remote.writes).await?;
+    let body = unpacked(request.into_body()).await?;
+    let decode = move || remote::decode_write(message, &body, &WriteLimits::default());
+    let decoded = tokio::task::spawn_blocking(decode).await;
+    let decoded = decoded.map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
+    let received = |one: remote::Incoming| Received { labels: one.labels, samples: one.samples };
+    let outcome = state.parts.shards.receive(decoded.series.into_iter().map(received).collect()).await?;
+    let mut reasons = decoded.refusals;
+    reasons.extend(outcome.refused.iter().map(|refused| format!("{} for series {}", refused.refusal, refused.labels)));
+    if decoded.histograms > 0 {
+        reasons.push(format!("{} native histograms are not kept: this build stores floats only", decoded.histograms));
+    }
+    let full = outcome.count(shard::Refusal::TooManySeries) > 0;
+    let status = match (reasons.is_empty(), full) {
+        (_, true) => StatusCode::TOO_MANY_REQUESTS,
+        (true, _) => StatusCode::NO_CONTENT,
+        (false, _) => StatusCode::BAD_REQUEST,
+    };
+    let mut response = match reasons.is_empty() {
+        true => status.into_response(),
+        false => refuse(status, reasons.join("\n")),
+    };
+    written(&outcome, response.headers_mut());
+    Ok(response)
+}
+
+/// Tells what was kept, as remote write 2.0 wants it.
+fn written(outcome: &ReceiveOutcome, headers: &mut HeaderMap) {
+    let mut set = |name: &'static str, count: u64| headers.insert(name, HeaderValue::from(count));
+    set("x-prometheus-remote-write-samples-written", outcome.samples);
+    set("x-prometheus-remote-write-histograms-written", 0);
+    set("x-prometheus-remote-write-exemplars-written", 0);
+}
+
+// --- read ---------------------------------------------------------------------------------------------------------
+
+/// `POST /api/v1/read`.
+pub async fn read(Extract(state): Extract<State>, request: Request) -> Response {
+    answer(&state, request).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn answer(state: &State, request: Request) -> Result<Response, Refused> {
+    let _place = turn(&state.remote.reads).await?;
+    let body = unpacked(request.into_body()).await?;
+    let request = remote::decode_read(&body)?;
+    let Some(kind) = request.response else {
+        let text = "none of requested response types are supported: SAMPLES and STREAMED_XOR_CHUNKS are";
+        return Err(Refused::new(StatusCode::BAD_REQUEST, text));
+    };
+    let settings = &state.parts.remote;
+    let external = state.running().config.global.external_labels.clone();
+    let samples_max = match kind {
+        ResponseType::Samples => settings.read_samples_max,
+        ResponseType::StreamedXorChunks => state.parts.query.samples_max,
+    };
+    let mut left = samples_max;
+    let mut answers: Vec<Vec<SeriesAnswer>> = Vec::with_capacity(request.queries.len());
+    for query in request.queries {
+        let selectors = vec![query.matchers.into_iter().map(|matcher| without_external(matcher, &external)).collect()];
+        let (from, to) = (Timestamp(query.from), Timestamp(query.to));
+        // What earlier questions have taken counts; a limit of 0 would be none.
+        let request = RangeRequest { selectors, from, to, samples_max: left, labels_only: false };
+        let found = state.parts.shards.range(request).await.map_err(|error| match error {
+            AskError::Limit(_) => {
+                Refused::new(StatusCode::BAD_REQUEST, format!("exceeded sample limit ({samples_max})"))
+            }
+            error => error.into(),
+        })?;
+        if samples_max > 0 {
+            let taken: usize = found.iter().map(|series| series.samples.len()).sum();
+            left = left.saturating_sub(taken).max(1);
+        }
+        let mut found: Vec<SeriesAnswer> = found
+            .into_iter()
+            .map(|series| SeriesAnswer { labels: series.labels.merged(&external), samples: series.samples })
+            .collect();
+        found.sort_by(|one, other| one.labels.cmp(&other.labels));
+        answers.push(found);
+    }
+    Ok(match kind {
+        ResponseType::Samples => {
+            let whole = move || remote::pack(&remote::encode_samples(&answers));
+            let body = tokio::task::spawn_blocking(whole).await;
+            let body = body.map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+            let headers = [(header::CONTENT_TYPE, "application/x-protobuf"), (header::CONTENT_ENCODING, "snappy")];
+            (headers, body).into_response()
+        }
+        ResponseType::StreamedXorChunks => {
+            let frames = remote::Frames::new(answers, settings.frame_bytes_max);
+            let frames = frames.map(Ok::<_, std::convert::Infallible>);
+            let kind = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
+            let body = Body::from_stream(futures_lite::stream::iter(frames));
+            ([(header::CONTENT_TYPE, kind)], body).into_response()
+        }
+    })
+}
+
+/// A matcher that names one of our external labels by its value: no stored series has that label.
+fn without_external(matcher: Matcher, external: &Labels) -> Matcher {
+    let ours = external.get(matcher.name()).is_some_and(|value| value == matcher.value());
+    match matcher.op() {
+        MatchOp::Equal if ours => Matcher::new(matcher.name(), MatchOp::Equal, "").unwrap_or(matcher),
+        _ => matcher,
+    }
+}

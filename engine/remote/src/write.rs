@@ -1,0 +1,392 @@
+//! Write requests, 1.0 and 2.0, to series with samples.
+//!
+//! Invariants:
+//!   * a series that comes out has a metric name, sorted names, no name twice, and is within the limits; others are
+//!     counted and told by a text
+//!   * samples of a series are in the order of the message
+
+use crate::DecodeError;
+use crate::wire::{Fields, Value};
+use series::{Labels, METRIC_NAME, Sample, Timestamp};
+
+/// Which of the messages a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// `prometheus.WriteRequest`.
+    V1,
+    /// `io.prometheus.write.v2.Request`.
+    V2,
+}
+
+/// What one request may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteLimits {
+    pub series_max: usize,
+    pub samples_max: usize,
+    pub symbols_max: usize,
+    /// Of one series.
+    pub labels_max: usize,
+    pub name_bytes_max: usize,
+    pub value_bytes_max: usize,
+}
+
+impl Default for WriteLimits {
+    fn default() -> WriteLimits {
+        WriteLimits {
+            series_max: 200_000,
+            samples_max: 2_000_000,
+            symbols_max: 2_000_000,
+            labels_max: 512,
+            name_bytes_max: 64 << 10,
+            value_bytes_max: 64 << 10,
+        }
+    }
+}
+
+/// A series of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Incoming {
+    pub labels: Labels,
+    pub samples: Vec<Sample>,
+}
+
+/// What a request says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WriteRequest {
+    pub series: Vec<Incoming>,
+    /// Samples of series that cannot be taken, and the reasons of the first few.
+    pub samples_refused: usize,
+    pub refusals: Vec<String>,
+    /// Native histograms and exemplars in the request.
+    pub histograms: usize,
+    pub exemplars: usize,
+}
+
+/// Labels of a series beyond which nothing more is read: whoever sends them does not mean metrics.
+const LABELS_READ_MAX: usize = 65_536;
+/// Refused series whose reasons are told one by one.
+const REFUSALS_TOLD_MAX: usize = 10;
+
+/// Reads an unpacked body.
+pub fn decode_write(message: Message, body: &[u8], limits: &WriteLimits) -> Result<WriteRequest, DecodeError> {
+    let mut request = WriteRequest::default();
+    let mut decoder = Decoder { limits, symbols: Vec::new(), samples: 0, request: &mut request };
+    let failed = DecodeError::Message;
+    let (series_field, labels_field) = match message {
+        Message::V1 => (1, 1),
+        Message::V2 => (5, 1),
+    };
+    if message == Message::V2 {
+        // Symbols may come behind what names them.
+        let mut fields = Fields::new(body);
+        while let Some((number, value)) = fields.next().map_err(failed)? {
+            if number == 4 {
+                if decoder.symbols.len() >= limits.symbols_max {
+                    return Err(DecodeError::TooMany { what: "symbols", max: limits.symbols_max });
+                }
+                decoder.symbols.push(value.text().map_err(failed)?);
+            }
+        }
+        if decoder.symbols.first().is_some_and(|first| !first.is_empty()) {
+            return Err(failed("the first symbol is not empty"));
+        }
+    }
+    let mut fields = Fields::new(body);
+    while let Some((number, value)) = fields.next().map_err(failed)? {
+        if number == series_field {
+            let bytes = value.bytes().map_err(failed)?;
+            decoder.series(message, labels_field, bytes)?;
+        }
+    }
+    Ok(request)
+}
+
+struct Decoder<'a, 'r> {
+    limits: &'a WriteLimits,
+    symbols: Vec<&'a str>,
+    samples: usize,
+    request: &'r mut WriteRequest,
+}
+
+impl<'a> Decoder<'a, '_> {
+    fn series(&mut self, message: Message, labels_field: u64, bytes: &'a [u8]) -> Result<(), DecodeError> {
+        let failed = DecodeError::Message;
+        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        let mut references: Vec<u64> = Vec::new();
+        let mut samples = Vec::new();
+        let (samples_field, histograms_field, exemplars_field) = match message {
+            Message::V1 => (2, 4, 3),
+            Message::V2 => (2, 3, 4),
+        };
+        let mut fields = Fields::new(bytes);
+        while let Some((number, value)) = fields.next().map_err(failed)? {
+            if number == labels_field {
+                match message {
+                    Message::V1 => pairs.push(label(value).map_err(failed)?),
+                    Message::V2 => value.numbers(|number| references.push(number)).map_err(failed)?,
+                }
+                if pairs.len() + references.len() / 2 > LABELS_READ_MAX {
+                    return Err(DecodeError::TooMany { what: "labels of a series", max: LABELS_READ_MAX });
+                }
+            } else if number == samples_field {
+                self.samples += 1;
+                if self.samples > self.limits.samples_max {
+                    return Err(DecodeError::TooMany { what: "samples", max: self.limits.samples_max });
+                }
+                samples.push(sample(value).map_err(failed)?);
+            } else if number == histograms_field {
+                self.request.histograms += 1;
+            } else if number == exemplars_field {
+                self.request.exemplars += 1;
+            }
+        }
+        if self.request.series.len() >= self.limits.series_max {
+            return Err(DecodeError::TooMany { what: "series", max: self.limits.series_max });
+        }
+        let resolved = match message {
+            Message::V1 => Ok(()),
+            Message::V2 => self.resolve(&references, &mut pairs),
+        };
+        match resolved.and_then(|()| self.labels(pairs)) {
+            Ok(labels) => self.request.series.push(Incoming { labels, samples }),
+            Err(reason) => {
+                self.request.samples_refused += samples.len();
+                if self.request.refusals.len() < REFUSALS_TOLD_MAX {
+                    self.request.refusals.push(reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, references: &[u64], pairs: &mut Vec<(&'a str, &'a str)>) -> Result<(), String> {
+        if !references.len().is_multiple_of(2) {
+            return Err(format!(
+                "parsing labels for series {references:?}: invalid labelRefs length {}",
+                references.len()
+            ));
+        }
+        let symbol = |reference: u64| {
+            let symbol = usize::try_from(reference).ok().and_then(|place| self.symbols.get(place));
+            let count = self.symbols.len();
+            symbol.copied().ok_or_else(|| format!("labelRefs {reference} outside of symbols table (size {count})"))
+        };
+        for pair in references.chunks_exact(2) {
+            pairs.push((symbol(pair[0])?, symbol(pair[1])?));
+        }
+        Ok(())
+    }
+
+    /// A series' labels, or why they are none. A label without a value is no label.
+    fn labels(&self, mut pairs: Vec<(&str, &str)>) -> Result<Labels, String> {
+        let WriteLimits { labels_max, name_bytes_max, value_bytes_max, .. } = self.limits;
+        pairs.retain(|(_, value)| !value.is_empty());
+        if pairs.len() > *labels_max {
+            return Err(format!("a series has {} labels, more than {labels_max} are not taken", pairs.len()));
+        }
+        for (name, value) in &pairs {
+            for (text, what, max) in [(name, "name", name_bytes_max), (value, "value", value_bytes_max)] {
+                if text.len() > *max {
+                    return Err(format!("a label {what} is {} bytes long, more than {max} are not taken", text.len()));
+                }
+            }
+        }
+        pairs.sort_unstable_by_key(|(name, _)| *name);
+        if let Some(twice) = pairs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let name = twice[0].0;
+            pairs.dedup_by_key(|(name, _)| *name);
+            let labels = Labels::from_sorted(pairs);
+            return Err(format!("invalid labels for series, labels {labels}, duplicated label {name}"));
+        }
+        let named = pairs.iter().any(|(name, _)| *name == METRIC_NAME);
+        let valid = pairs.iter().all(|(name, _)| !name.is_empty());
+        let labels = Labels::from_sorted(pairs);
+        if named && valid { Ok(labels) } else { Err(format!("invalid metric name or labels, got {labels}")) }
+    }
+}
+
+pub fn label(value: Value<'_>) -> Result<(&str, &str), &'static str> {
+    let (mut name, mut text) = ("", "");
+    let mut fields = Fields::new(value.bytes()?);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 => name = value.text()?,
+            2 => text = value.text()?,
+            _ => {}
+        }
+    }
+    Ok((name, text))
+}
+
+fn sample(value: Value) -> Result<Sample, &'static str> {
+    let mut sample = Sample { timestamp: Timestamp(0), value: 0.0 };
+    let mut fields = Fields::new(value.bytes()?);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 => sample.value = value.double()?,
+            2 => sample.timestamp = Timestamp(value.number()? as i64),
+            _ => {}
+        }
+    }
+    Ok(sample)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{put_bytes, put_double, put_number};
+
+    fn put_message(field: u64, write: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+        let mut message = Vec::new();
+        write(&mut message);
+        put_bytes(field, &message, out);
+    }
+
+    fn put_sample(field: u64, at: i64, value: f64, out: &mut Vec<u8>) {
+        put_message(
+            field,
+            |out| {
+                put_double(1, value, out);
+                put_number(2, at as u64, out);
+            },
+            out,
+        );
+    }
+
+    type Samples<'a> = &'a [(i64, f64)];
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+    fn v1(series: &[(Pairs, Samples)]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (labels, samples) in series {
+            let write = |out: &mut Vec<u8>| {
+                for (name, value) in *labels {
+                    let pair = |out: &mut Vec<u8>| {
+                        put_bytes(1, name.as_bytes(), out);
+                        put_bytes(2, value.as_bytes(), out);
+                    };
+                    put_message(1, pair, out);
+                }
+                samples.iter().for_each(|(at, value)| put_sample(2, *at, *value, out));
+                put_message(4, |_| (), out);
+            };
+            put_message(1, write, &mut out);
+        }
+        out
+    }
+
+    fn v2(symbols: &[&str], series: &[(&[u64], Samples)]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (references, samples) in series {
+            let write = |out: &mut Vec<u8>| {
+                let packed = |out: &mut Vec<u8>| references.iter().for_each(|r| crate::wire::put_varint(*r, out));
+                put_message(1, packed, out);
+                samples.iter().for_each(|(at, value)| put_sample(2, *at, *value, out));
+                put_message(4, |_| (), out);
+                put_message(5, |out| put_number(1, 1, out), out);
+            };
+            put_message(5, write, &mut out);
+        }
+        symbols.iter().for_each(|symbol| put_bytes(4, symbol.as_bytes(), &mut out));
+        out
+    }
+
+    /// Series as `labels value@ms …`, then refusals.
+    #[track_caller]
+    fn check(message: Message, body: &[u8], want: &[&str]) {
+        let request = decode_write(message, body, &WriteLimits { labels_max: 3, ..WriteLimits::default() }).unwrap();
+        let text = |series: &Incoming| {
+            let samples = series.samples.iter().map(|sample| format!(" {}@{}", sample.value, sample.timestamp.0));
+            series.labels.to_string() + &samples.collect::<String>()
+        };
+        let got: Vec<String> = request.series.iter().map(text).chain(request.refusals.iter().cloned()).collect();
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn requests_of_both_versions() {
+        let (name, stale) = (("__name__", "a"), series::STALE_NAN);
+        check(Message::V1, b"", &[]);
+        check(
+            Message::V1,
+            &v1(&[(&[("x", "1"), name, ("e", "")], &[(1, 2.5), (-3, stale)]), (&[name], &[])]),
+            &[r#"{__name__="a", x="1"} 2.5@1 NaN@-3"#, r#"{__name__="a"}"#],
+        );
+        check(
+            Message::V1,
+            &v1(&[
+                (&[("x", "1")], &[(1, 1.0)]),
+                (&[name, ("x", "1"), ("x", "2")], &[]),
+                (&[name, ("", "1")], &[]),
+                (&[name, ("p", "1"), ("q", "1"), ("r", "1")], &[]),
+            ]),
+            &[
+                r#"invalid metric name or labels, got {x="1"}"#,
+                r#"invalid labels for series, labels {__name__="a", x="1"}, duplicated label x"#,
+                r#"invalid metric name or labels, got {""="1", __name__="a"}"#,
+                "a series has 4 labels, more than 3 are not taken",
+            ],
+        );
+        let symbols = ["", "__name__", "a", "x", "1"];
+        check(
+            Message::V2,
+            &v2(&symbols, &[(&[1, 2, 3, 4], &[(5, 1.0)]), (&[1], &[]), (&[1, 9], &[(1, 1.0)])]),
+            &[
+                r#"{__name__="a", x="1"} 1@5"#,
+                "parsing labels for series [1]: invalid labelRefs length 1",
+                "labelRefs 9 outside of symbols table (size 5)",
+            ],
+        );
+        let request = decode_write(Message::V2, &v2(&symbols, &[(&[1, 2], &[])]), &WriteLimits::default()).unwrap();
+        assert_eq!((request.exemplars, request.histograms), (1, 0));
+        let other = decode_write(Message::V2, &v2(&["x"], &[]), &WriteLimits::default());
+        assert_eq!(other, Err(DecodeError::Message("the first symbol is not empty")));
+    }
+
+    #[test]
+    fn limits_hold() {
+        let body = v1(&[(&[("__name__", "a")], &[(1, 1.0), (2, 1.0)]), (&[("__name__", "b")], &[(1, 1.0)])]);
+        let limits = WriteLimits { samples_max: 2, ..WriteLimits::default() };
+        let what = |limits: &WriteLimits| decode_write(Message::V1, &body, limits).unwrap_err().to_string();
+        assert_eq!(what(&limits), "more than 2 samples in one request are not taken");
+        let limits = WriteLimits { series_max: 1, ..WriteLimits::default() };
+        assert_eq!(what(&limits), "more than 1 series in one request are not taken");
+        let packed = crate::pack(&[0; 1000]);
+        assert_eq!(crate::unpack(&packed, 999), Err(DecodeError::TooLarge { bytes: 1000, bytes_max: 999 }));
+        assert_eq!(crate::unpack(&packed, 1000).unwrap().len(), 1000);
+        assert!(matches!(crate::unpack(&[0xff; 9], 1000), Err(DecodeError::Compression(_))));
+    }
+
+    #[test]
+    fn mutated_requests_are_errors_or_requests() {
+        let mut state = 5u64;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % below
+        };
+        let good = [
+            (Message::V1, v1(&[(&[("__name__", "metric"), ("x", "1")], &[(1, 1.0), (77, -2.5)]), (&[], &[])])),
+            (Message::V2, v2(&["", "__name__", "m", "x", "1"], &[(&[1, 2, 3, 4], &[(5, 1.0)]), (&[1], &[])])),
+        ];
+        let mut refused = 0;
+        for (message, good) in good {
+            let packed = crate::pack(&good);
+            for round in 0..10_000 {
+                let mut body = if round % 2 == 0 { good.clone() } else { packed.clone() };
+                for _ in 0..1 + next(4) {
+                    let at = next(body.len());
+                    match next(4) {
+                        0 => body[at] = next(256) as u8,
+                        1 => body[at] ^= 1 << next(8),
+                        2 => body.truncate(at.max(1)),
+                        _ => body.insert(at, 0xff),
+                    }
+                }
+                let body = if round % 2 == 0 { Ok(body) } else { crate::unpack(&body, 1 << 20) };
+                let read = body.and_then(|body| decode_write(message, &body, &WriteLimits::default()));
+                refused += usize::from(read.is_err());
+            }
+        }
+        assert!(refused > 5000, "{refused}");
+    }
+}
