@@ -1,11 +1,15 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it.
 CARGO ?= cargo
 
-.PHONY: run build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
+.PHONY: run demo-federation build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
 
 ## Build, then scrape this program, the host's node exporter if it runs, or a small built-in farm.
 run: build
 	@scripts/run
+
+## Two edges, a hub and the farm: shows that the hub has the aggregates and nothing else.
+demo-federation: build
+	@scripts/demo-federation
 
 build:
 	$(CARGO) build --release --locked -p ringscrape-server -p bench-harness

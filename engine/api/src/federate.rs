@@ -1,43 +1,226 @@
-//! `/federate`: newest samples of selected series, as Prometheus serves them.
+//! `/federate`: newest samples of selected series, as Prometheus serves them, written by the cores while they are read.
+//!
+//! Invariants:
+//!   * a request holds pieces of text, never what it selects; its reader alone sets its pace
+//!   * what the guards refuse is refused before a line is written
 
 use crate::params::Params;
 use crate::state::State;
+use ahash::RandomState;
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use exposition::Escaping;
 use promql::parse_selector;
-use series::{Labels, METRIC_NAME, Timestamp};
-use shard::{InstantRequest, InstantSample};
-use std::time::{SystemTime, UNIX_EPOCH};
+use series::{Labels, Matcher};
+use shard::{FederateRequest, Federation};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-/// Text that is handed to the connection at once.
-const PIECE_BYTES: usize = 64 << 10;
+/// Longest time of one answer.
+const WITHIN: Duration = Duration::from_secs(600);
+/// A request is a catch-all if it selects more than this share of all series.
+const CATCH_ALL_SHARE: f64 = 0.5;
+/// With fewer series than this nothing is a catch-all.
+const CATCH_ALL_SERIES_MIN: u64 = 100;
 
-pub async fn federate(state: extract::State<State>, headers: HeaderMap, params: Params) -> Response {
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Client(pub SocketAddr);
+
+/// What federation has done so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub in_flight: AtomicU64,
+    pub served: AtomicU64,
+    /// Answers that did not come to their end.
+    pub cut: AtomicU64,
+    pub failed: AtomicU64,
+    pub series: AtomicU64,
+    pub bytes: AtomicU64,
+    pub refused_selector: AtomicU64,
+    pub refused_series: AtomicU64,
+    pub refused_catch_all: AtomicU64,
+    pub refused_concurrent: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
+/// One request from its start to the end of its answer; tells of itself when it is over.
+struct Request {
+    state: State,
+    client: Option<SocketAddr>,
+    selectors: String,
+    begun: Instant,
+    log: bool,
+    series: u64,
+    bytes: u64,
+    outcome: &'static str,
+}
+
+impl Request {
+    /// Refuses it with a text.
+    fn refuse(mut self, status: StatusCode, counter: &AtomicU64, outcome: &'static str, text: String) -> Response {
+        add(counter, 1);
+        self.outcome = outcome;
+        let mut response = (status, text + "\n").into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let counters = &self.state.federations;
+        counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        add(&counters.series, self.series);
+        add(&counters.bytes, self.bytes);
+        match self.outcome {
+            "served" => add(&counters.served, 1),
+            "cut" => add(&counters.cut, 1),
+            _ => {}
+        }
+        let client = self.client.map(|client| client.to_string()).unwrap_or_default();
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let Request { series, bytes, outcome, selectors, .. } = self;
+        if self.log {
+            tracing::info!(client, selectors, series, bytes, seconds, outcome, "federation");
+        } else {
+            tracing::debug!(client, selectors, series, bytes, seconds, outcome, "federation");
+        }
+    }
+}
+
+pub async fn federate(
+    state: extract::State<State>,
+    client: Option<Extension<Client>>,
+    headers: HeaderMap,
+    params: Params,
+) -> Response {
+    let running = state.running();
+    let guards = running.config.federation.as_ref();
+    let counters = &state.federations;
+    let in_flight = counters.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut request = Request {
+        state: state.0.clone(),
+        client: client.map(|client| client.0.0),
+        selectors: params.all("match[]").collect::<Vec<_>>().join(" "),
+        begun: Instant::now(),
+        log: guards.is_some_and(|guards| guards.log_requests),
+        series: 0,
+        bytes: 0,
+        outcome: "cut",
+    };
     let mut selectors = Vec::new();
     for text in params.all("match[]") {
         match parse_selector(text) {
             Ok(matchers) => selectors.push(matchers),
-            Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+            Err(error) => {
+                let counter = &counters.refused_selector;
+                return request.refuse(StatusCode::BAD_REQUEST, counter, "bad selector", error.to_string());
+            }
         }
     }
     let escaping = negotiate(&headers);
     let kind = format!("text/plain; version=0.0.4; charset=utf-8; escaping={}", escaping.as_str());
     if selectors.is_empty() {
+        request.outcome = "served";
         return ([(header::CONTENT_TYPE, kind)], Body::empty()).into_response();
     }
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-    let request =
-        InstantRequest { selectors, at: Timestamp(now_ms), lookback: state.parts.query.plan.lookback, series_max: 0 };
-    let samples = match state.parts.shards.instant(request).await {
-        Ok(samples) => samples,
-        Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    if let Some(max) = guards.map(|guards| guards.concurrent_max).filter(|max| *max > 0 && in_flight > *max) {
+        let text = format!("{max} federations are under way, which is federation.concurrent_max; ask again later");
+        let counter = &counters.refused_concurrent;
+        return request.refuse(StatusCode::SERVICE_UNAVAILABLE, counter, "too many at once", text);
+    }
+    let matchers = |selectors: &[config::Selector]| -> Vec<Vec<Matcher>> {
+        selectors.iter().map(|selector| selector.matchers.clone()).collect()
     };
-    let external = state.running().config.global.external_labels.clone();
-    ([(header::CONTENT_TYPE, kind)], Body::from_stream(Pieces::new(in_order(samples), external, escaping)))
-        .into_response()
+    let asked = FederateRequest {
+        selectors,
+        allow: guards.map(|guards| matchers(&guards.allow)).unwrap_or_default(),
+        deny: guards.map(|guards| matchers(&guards.deny)).unwrap_or_default(),
+        lookback: state.parts.query.plan.lookback,
+        external_labels: with_instance(&running.config.global.external_labels),
+        escaping,
+        names: guards.is_some_and(|guards| guards.refuse_catch_all),
+        hashing: RandomState::new(),
+    };
+    let mut federation = match state.parts.shards.federate(asked).await {
+        Ok(federation) => federation,
+        Err(error) => {
+            return request.refuse(StatusCode::SERVICE_UNAVAILABLE, &counters.failed, "failed", error.to_string());
+        }
+    };
+    if let Some(guards) = guards {
+        let begun = federation.begun();
+        if guards.series_max > 0 && begun.series > guards.series_max {
+            let text = format!(
+                "match[] selects {} series, more than federation.series_max ({}); ask for fewer, or for aggregates",
+                begun.series, guards.series_max
+            );
+            let counter = &counters.refused_series;
+            return request.refuse(StatusCode::UNPROCESSABLE_ENTITY, counter, "too many series", text);
+        }
+        let most = begun.series as f64 > begun.series_all as f64 * CATCH_ALL_SHARE;
+        if guards.refuse_catch_all && begun.series_all >= CATCH_ALL_SERIES_MIN && (most || begun.is_every_name()) {
+            let text = format!(
+                "match[] selects {} of {} series{}, a catch-all, which federation.refuse_catch_all refuses; name what \
+                 is needed",
+                begun.series,
+                begun.series_all,
+                if most { "" } else { " and all metric names" }
+            );
+            let counter = &counters.refused_catch_all;
+            return request.refuse(StatusCode::FORBIDDEN, counter, "catch-all", text);
+        }
+    }
+    if let Err(error) = federation.begin().await {
+        return request.refuse(StatusCode::SERVICE_UNAVAILABLE, &counters.failed, "failed", error.to_string());
+    }
+    let pieces = futures_lite::stream::unfold((federation, request), next);
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(pieces)).into_response()
+}
+
+/// External labels, with an empty `instance` if there is none: or the scraper would add its own to what has none.
+fn with_instance(external: &Labels) -> Labels {
+    Labels::from_pairs([("instance", "")].into_iter().chain(external.iter()))
+}
+
+/// Why an answer ends before its end: the connection is cut, so that nobody takes a part for the whole.
+#[derive(Debug, thiserror::Error)]
+enum Cut {
+    #[error(transparent)]
+    Core(#[from] shard::StreamError),
+    #[error("the answer took longer than {} s", WITHIN.as_secs())]
+    TooLong,
+}
+
+type Under = (Federation, Request);
+
+async fn next((mut federation, mut request): Under) -> Option<(Result<Bytes, Cut>, Under)> {
+    if request.begun.elapsed() > WITHIN {
+        return Some((Err(Cut::TooLong), (federation, request)));
+    }
+    let piece = federation.next().await;
+    request.series = federation.series();
+    match piece {
+        None => {
+            request.outcome = "served";
+            None
+        }
+        Some(Err(error)) => Some((Err(error.into()), (federation, request))),
+        Some(Ok(text)) => {
+            request.bytes += text.len() as u64;
+            Some((Ok(text.into()), (federation, request)))
+        }
+    }
 }
 
 /// The escaping that the client asks for in its Accept header.
@@ -45,116 +228,4 @@ fn negotiate(headers: &HeaderMap) -> Escaping {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     let wanted = accept.split([',', ';']).find_map(|part| part.trim().strip_prefix("escaping="));
     wanted.and_then(Escaping::from_text).unwrap_or_default()
-}
-
-/// Sorted by name, then labels; of several samples of a series the newest.
-fn in_order(mut samples: Vec<InstantSample>) -> Vec<InstantSample> {
-    samples.sort_unstable_by(|one, other| {
-        let names = one.labels.metric_name().cmp(other.labels.metric_name());
-        names.then_with(|| one.labels.cmp(&other.labels)).then(other.timestamp.cmp(&one.timestamp))
-    });
-    samples.dedup_by(|later, kept| later.labels == kept.labels);
-    samples
-}
-
-/// Writes the samples piece by piece, as fast as the reader takes them.
-struct Pieces {
-    samples: std::vec::IntoIter<InstantSample>,
-    external: Labels,
-    escaping: Escaping,
-    name: Option<String>,
-}
-
-impl Pieces {
-    fn new(samples: Vec<InstantSample>, external: Labels, escaping: Escaping) -> Pieces {
-        Pieces { samples: samples.into_iter(), external, escaping, name: None }
-    }
-
-    fn write(&mut self, sample: &InstantSample, out: &mut String) {
-        let name = sample.labels.metric_name();
-        if self.name.as_deref() != Some(name) {
-            exposition::write_type(name, "untyped", self.escaping, out);
-            self.name = Some(name.to_owned());
-        }
-        let own = sample.labels.iter().filter(|(name, _)| *name != METRIC_NAME);
-        let missing = |name: &str| sample.labels.get(name).is_none();
-        let external = self.external.iter().filter(|(name, _)| missing(name));
-        // Without it the scraper would add its own instance.
-        let no_instance = missing("instance") && self.external.get("instance").is_none();
-        let instance = no_instance.then_some(("instance", ""));
-        let labels = own.chain(external).chain(instance);
-        exposition::write_sample(name, labels, sample.value, Some(sample.timestamp.0), self.escaping, out);
-    }
-}
-
-impl Iterator for Pieces {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        let mut text = String::with_capacity(PIECE_BYTES + 1024);
-        while text.len() < PIECE_BYTES {
-            let Some(sample) = self.samples.next() else { break };
-            self.write(&sample, &mut text);
-        }
-        (!text.is_empty()).then(|| text.into())
-    }
-}
-
-impl futures_core::Stream for Pieces {
-    type Item = Result<Bytes, std::convert::Infallible>;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        std::task::Poll::Ready(self.next().map(Ok))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample(pairs: &[(&str, &str)], timestamp: i64, value: f64) -> InstantSample {
-        let labels = Labels::from_pairs(pairs.iter().copied());
-        InstantSample { labels, timestamp: Timestamp(timestamp), value }
-    }
-
-    #[track_caller]
-    fn check(samples: &[InstantSample], external: &[(&str, &str)], escaping: Escaping, want: &str) {
-        let external = Labels::from_pairs(external.iter().copied());
-        let pieces = Pieces::new(in_order(samples.to_vec()), external, escaping);
-        let text: Vec<u8> = pieces.flat_map(|piece| piece.to_vec()).collect();
-        assert_eq!(String::from_utf8(text).unwrap(), want);
-    }
-
-    #[test]
-    fn lines_as_prometheus_writes_them() {
-        let plain = Escaping::Underscores;
-        check(
-            &[
-                sample(&[("__name__", "b"), ("instance", "i")], 7, 1.5),
-                sample(&[("__name__", "a"), ("instance", "i"), ("x", "2")], 7, 1e6),
-                sample(&[("__name__", "a"), ("instance", "i"), ("x", "1")], 7, f64::INFINITY),
-            ],
-            &[("region", "eu"), ("x", "ext")],
-            plain,
-            "# TYPE a untyped\na{instance=\"i\",x=\"1\",region=\"eu\"} +Inf 7\na{instance=\"i\",x=\"2\",region=\"eu\"} 1e+06 7\n\
-             # TYPE b untyped\nb{instance=\"i\",region=\"eu\",x=\"ext\"} 1.5 7\n",
-        );
-        check(&[sample(&[("__name__", "a")], 1, 0.0)], &[], plain, "# TYPE a untyped\na{instance=\"\"} 0 1\n");
-        let twice = [sample(&[("__name__", "a")], 1, 0.0), sample(&[("__name__", "a")], 2, 5.0)];
-        check(&twice, &[], plain, "# TYPE a untyped\na{instance=\"\"} 5 2\n");
-        let dotted = [sample(&[("__name__", "a.b"), ("instance", "i")], 1, 0.0)];
-        check(&dotted, &[], Escaping::AllowUtf8, "# TYPE \"a.b\" untyped\n{\"a.b\",instance=\"i\"} 0 1\n");
-        check(&[], &[], plain, "");
-    }
-
-    #[test]
-    fn long_answers_come_in_pieces() {
-        let many: Vec<_> = (0..20_000).map(|i| sample(&[("__name__", "a"), ("i", &i.to_string())], 1, 0.0)).collect();
-        let pieces = Pieces::new(in_order(many), Labels::empty(), Escaping::default());
-        let sizes: Vec<usize> = pieces.map(|piece| piece.len()).collect();
-        assert!(sizes.len() > 5 && sizes.iter().all(|size| *size < PIECE_BYTES + 1024), "{sizes:?}");
-    }
 }

@@ -1,6 +1,7 @@
 //! `/metrics`: ringscrape's own, under Prometheus' names where operators alert on them.
 
 use crate::alerting;
+use crate::federate::Counters;
 use crate::state::State;
 use axum::extract;
 use axum::http::{StatusCode, header};
@@ -9,6 +10,7 @@ use exposition::{Escaping, write_sample};
 use hdrhistogram::Histogram;
 use shard::CoreStats;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Upper bounds of the histograms, in seconds.
@@ -24,12 +26,34 @@ pub async fn metrics(state: extract::State<State>) -> Response {
     scrape_manager(&mut page, &state, &stats);
     configuration(&mut page, &state);
     alerting::metrics(&mut page, &state);
+    federation(&mut page, &state.federations);
     cores(&mut page, &stats);
     if let Some(store) = state.parts.shards.store() {
         storage(&mut page, &store.stats(), store.bounds(), &stats);
     }
     process(&mut page, &state);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.0).into_response()
+}
+
+fn federation(page: &mut Page, counters: &Counters) {
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    page.gauge("ringscrape_federations_in_flight", "Federations under way.", of(&counters.in_flight));
+    let outcomes = [
+        ("served", of(&counters.served)),
+        ("cut", of(&counters.cut)),
+        ("failed", of(&counters.failed)),
+        ("bad_selector", of(&counters.refused_selector)),
+        ("series_max", of(&counters.refused_series)),
+        ("catch_all", of(&counters.refused_catch_all)),
+        ("concurrent_max", of(&counters.refused_concurrent)),
+    ];
+    let help = "Federations that are over, by what came of them.";
+    page.by("ringscrape_federations_total", "counter", help, "outcome", outcomes);
+    page.counter("ringscrape_federation_series_total", "Lines of all answers.", of(&counters.series));
+    let help = "Bytes of all answers before compression.";
+    page.counter("ringscrape_federation_bytes_total", help, of(&counters.bytes));
+    let failed = of(&counters.failed) + of(&counters.cut);
+    page.counter("prometheus_web_federation_errors_total", "Federations that failed.", failed);
 }
 
 fn storage(page: &mut Page, store: &tsdb::StoreStats, bounds: Option<(i64, i64)>, cores: &[CoreStats]) {

@@ -2,9 +2,12 @@
 //!
 //! Invariants:
 //!   * at most `max_connections` connections are served at once; more wait to be accepted
+//!   * a client that takes nothing for [`STALL_MAX`] of what is sent to it is cut
 //!   * a client has [`HEAD_WITHIN`] to send a request's head; a head is at most [`HEAD_BYTES_MAX`]
 //!   * nothing that changes state answers a page of another origin
 
+use crate::federate::Client;
+use crate::stall::Guarded;
 use crate::state::State;
 use crate::{alerting, discovery, federate, manage, metrics, pages, query, remote, storage, v1};
 use axum::Router;
@@ -21,14 +24,38 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tower::ServiceExt;
 use tower_http::compression::CompressionLayer;
 
 /// Time for a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Largest request head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How long a client may take nothing of what waits for it.
+const STALL_MAX: Duration = Duration::from_secs(30);
 /// Pause after an accept that failed, for lack of descriptors perhaps.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    Everything,
+    /// Federation and the state of health: nothing that changes or tells more.
+    Federation,
+}
+
+/// What is served where only federation is.
+pub fn federation_router(state: State) -> Router {
+    let routes = Router::new()
+        .route("/federate", get(federate::federate))
+        .route("/-/healthy", get(manage::healthy).head(manage::healthy))
+        .route("/-/ready", get(manage::ready).head(manage::ready));
+    finish(routes, state)
+}
+
+fn finish(routes: Router<State>, state: State) -> Router {
+    routes.layer(CompressionLayer::new()).layer(from_fn_with_state(state.clone(), guard)).with_state(state)
+}
 
 /// Everything that is served.
 pub fn router(state: State) -> Router {
@@ -64,7 +91,7 @@ pub fn router(state: State) -> Router {
         .route("/admin/tsdb/clean_tombstones", post(storage::clean_tombstones).put(storage::clean_tombstones))
         .route("/admin/tsdb/snapshot", post(storage::snapshot).put(storage::snapshot))
         .fallback(v1::missing);
-    Router::new()
+    let routes = Router::new()
         .route("/", get(pages::root))
         .route("/query", get(pages::query))
         .route("/graph", get(pages::query))
@@ -83,10 +110,8 @@ pub fn router(state: State) -> Router {
         .route("/-/ready", get(manage::ready).head(manage::ready))
         .route("/-/reload", post(manage::reload).put(manage::reload))
         .route("/-/quit", post(manage::quit).put(manage::quit))
-        .nest("/api/v1", api)
-        .layer(CompressionLayer::new())
-        .layer(from_fn_with_state(state.clone(), guard))
-        .with_state(state)
+        .nest("/api/v1", api);
+    finish(routes, state)
 }
 
 /// Refuses what a foreign page asks for, and sets the headers that every answer has.
@@ -128,10 +153,14 @@ async fn guard(Extract(state): Extract<State>, request: Request, next: Next) -> 
 pub async fn serve(
     listener: TcpListener,
     state: State,
+    surface: Surface,
     max_connections: usize,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let router = router(state);
+    let router = match surface {
+        Surface::Everything => router(state),
+        Surface::Federation => federation_router(state),
+    };
     let places = Arc::new(Semaphore::new(max_connections));
     let in_flight = GracefulShutdown::new();
     let mut builder = Builder::new(TokioExecutor::new());
@@ -143,8 +172,8 @@ pub async fn serve(
             let place = places.clone().acquire_owned().await;
             (place, listener.accept().await)
         };
-        let (place, stream) = tokio::select! {
-            (place, Ok((stream, _))) = accept => (place, stream),
+        let (place, stream, client) = tokio::select! {
+            (place, Ok((stream, client))) = accept => (place, stream, client),
             () = &mut shutdown => break,
             else => {
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
@@ -152,8 +181,12 @@ pub async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let service = router.clone().map_request(move |mut request: axum::http::Request<_>| {
+            request.extensions_mut().insert(Client(client));
+            request
+        });
+        let stream = TokioIo::new(Guarded::new(stream, STALL_MAX));
+        let connection = builder.serve_connection(stream, TowerToHyperService::new(service)).into_owned();
         let connection = in_flight.watch(connection);
         tokio::spawn(async move {
             // A client that goes away or talks nonsense ends its own connection.

@@ -1,5 +1,6 @@
 //! What the server hands in, and what every handler may look at.
 
+use crate::federate::Counters;
 use crate::query::{Queries, QuerySettings};
 use crate::remote::{Remote, RemoteSettings};
 use config::Config;
@@ -68,6 +69,7 @@ pub struct Inner {
     pub started_at: SystemTime,
     pub queries: Queries,
     pub remote: Remote,
+    pub federations: Counters,
 }
 
 impl std::ops::Deref for State {
@@ -90,7 +92,14 @@ impl State {
         };
         let queries = Queries::new(&parts.query);
         let remote = Remote::new(&parts.remote);
-        Ok(State(Arc::new(Inner { parts, cors_origin, started_at: SystemTime::now(), queries, remote })))
+        Ok(State(Arc::new(Inner {
+            parts,
+            cors_origin,
+            started_at: SystemTime::now(),
+            queries,
+            remote,
+            federations: Counters::default(),
+        })))
     }
 
     /// The targets of all jobs as they are now.

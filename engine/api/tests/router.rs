@@ -7,7 +7,8 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use series::{Labels, Timestamp};
 use shard::{
-    Command, CoreStats, Health, InstantAnswer, InstantSample, Metadata, Reason, Shards, TargetMetadata, TargetStatus,
+    Begun, Command, CoreStats, FederateRequest, Go, Health, InstantAnswer, InstantSample, Lines, Metadata, Reason,
+    Shards, Talk, TargetMetadata, TargetStatus, Told,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -109,6 +110,7 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                     let samples = all.into_iter().filter(wanted).collect();
                     drop(reply.send(Ok(InstantAnswer { samples, ..InstantAnswer::default() })));
                 }
+                Command::Federate(request, _, talk) => federate(&request, &talk),
                 Command::Metadata(request, reply) => {
                     let metric = |name: &str| {
                         let (kind, help) = ("counter".to_owned(), "Help.".to_owned());
@@ -136,6 +138,33 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
         }
     });
     queue
+}
+
+/// Two series, in order of their names.
+fn federate(request: &FederateRequest, talk: &Talk) {
+    let all = [
+        (labels(&[("__name__", "a.b"), ("instance", "i"), ("region", "own")]), "a.b", 2.5),
+        (labels(&[("__name__", "up"), ("instance", "i")]), "up", 1.0),
+    ];
+    let fits = |labels: &Labels| request.selectors.iter().any(|all| all.iter().all(|one| one.matches_labels(labels)));
+    let mut lines = Lines::default();
+    for (labels, name, value) in all.iter().filter(|(labels, _, _)| fits(labels)) {
+        let own = labels.iter().filter(|(name, _)| *name != "__name__");
+        exposition::write_sample(name, own, *value, Some(5), request.escaping, &mut lines.text);
+        lines.names.push((Arc::from(*name), lines.text.len()));
+        lines.series += 1;
+    }
+    let begun = Begun { series: lines.series, series_all: 2, ..Begun::default() };
+    // Who asked may have gone.
+    let _ = talk.told.send(Told::Begun(Box::new(begun)));
+    while let Ok(go) = talk.go.recv() {
+        if matches!(go, Go::Write(_)) {
+            let _ = talk.told.send(Told::Lines(lines));
+            let _ = talk.told.send(Told::Done);
+            return;
+        }
+        let _ = talk.told.send(Told::Done);
+    }
 }
 
 fn state(count: usize) -> State {
@@ -320,7 +349,7 @@ async fn federation() {
     let all = get(&state, "/federate?match[]=up&match[]=%7B__name__=~%22a.*%22%7D").await;
     assert_eq!(
         all.text(),
-        "# TYPE a_b untyped\na_b{instance=\"i\",region=\"own\"} 2.5 5\n# TYPE up untyped\nup{instance=\"i\",region=\"eu\"} 1 5\n"
+        "# TYPE a_b untyped\na_b{instance=\"i\",region=\"own\"} 2.5 5\n# TYPE up untyped\nup{instance=\"i\"} 1 5\n"
     );
     assert_eq!(all.header("content-type"), "text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
     let utf8 = [("accept", "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6")];

@@ -25,6 +25,7 @@ impl Config {
         put("storage", self.storage.as_ref().map(Value::write));
         put("tracing", self.tracing.as_ref().map(Value::write));
         put("otlp", self.otlp.as_ref().map(Value::write));
+        put("federation", self.federation.as_ref().map(Value::write));
         crate::yaml::print(&Tree::Map(out))
     }
 

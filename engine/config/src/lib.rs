@@ -17,9 +17,11 @@ mod discovery;
 mod effective;
 mod env;
 mod errors;
+mod federation;
 mod glob;
 mod http;
 mod job;
+mod lint;
 mod load;
 mod secret;
 mod sections;
@@ -32,6 +34,7 @@ pub use decode::Tree;
 pub use discovery::*;
 pub use env::Env;
 pub use errors::{ConfigError, ConfigErrors};
+pub use federation::{Federation, Selector};
 pub use glob::glob;
 pub use http::{
     Authorization, BasicAuth, GrantType, HeaderValues, HttpConfig, OAuth2, SignatureAlgorithm, TlsConfig, TlsVersion,

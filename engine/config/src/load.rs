@@ -106,6 +106,7 @@ fn read_config(node: &Node, file: &Path, env: &Env, cx: &Context, names: &mut Jo
         storage: fields.take("storage"),
         tracing: fields.take("tracing"),
         otlp: fields.take("otlp"),
+        federation: fields.take("federation"),
         file: file.to_owned(),
         global,
     };

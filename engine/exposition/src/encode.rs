@@ -42,7 +42,7 @@ impl Escaping {
     fn write_name(self, name: &str, out: &mut String) {
         let plain =
             |at: usize, c: char| c.is_ascii_alphabetic() || c == '_' || c == ':' || (at > 0 && c.is_ascii_digit());
-        if self == Escaping::AllowUtf8 || (self != Escaping::Dots && name.char_indices().all(|(at, c)| plain(at, c))) {
+        if self == Escaping::AllowUtf8 || (self != Escaping::Dots && series::is_legacy_metric_name(name)) {
             out.push_str(name);
             return;
         }
@@ -82,36 +82,87 @@ pub fn write_sample<'a>(
     escaping: Escaping,
     out: &mut String,
 ) {
-    let quoted_name = escaping == Escaping::AllowUtf8 && !series::is_legacy_metric_name(name);
-    let mut open = false;
-    if quoted_name {
-        out.push_str("{\"");
-        write_label_value(name, out);
-        out.push('"');
-        open = true;
-    } else {
-        escaping.write_name(name, out);
-    }
-    for (label, value) in labels {
-        out.push(if open { ',' } else { '{' });
-        open = true;
-        if escaping == Escaping::AllowUtf8 && !series::is_legacy_label_name(label) {
-            out.push('"');
-            write_label_value(label, out);
+    let mut line = Line::begin(name, escaping, out);
+    labels.for_each(|(name, value)| line.label(name, value));
+    line.end(value, timestamp_ms);
+}
+
+/// A sample line while it is written, label by label.
+pub struct Line<'o> {
+    escaping: Escaping,
+    open: bool,
+    out: &'o mut String,
+}
+
+impl<'o> Line<'o> {
+    pub fn begin(name: &str, escaping: Escaping, out: &'o mut String) -> Line<'o> {
+        let open = escaping == Escaping::AllowUtf8 && !series::is_legacy_metric_name(name);
+        if open {
+            out.push_str("{\"");
+            write_label_value(name, out);
             out.push('"');
         } else {
-            escaping.write_name(label, out);
+            escaping.write_name(name, out);
         }
-        out.push_str("=\"");
-        write_label_value(value, out);
-        out.push('"');
+        Line { escaping, open, out }
     }
-    out.push_str(if open { "} " } else { " " });
-    let _ = series::format_float(value, out);
-    if let Some(ms) = timestamp_ms {
-        let _ = write!(out, " {ms}");
+
+    /// Writes the next label; `__name__` is none.
+    #[inline]
+    pub fn label(&mut self, name: &str, value: &str) {
+        self.out.push(if self.open { ',' } else { '{' });
+        self.open = true;
+        if self.escaping == Escaping::AllowUtf8 && !series::is_legacy_label_name(name) {
+            self.out.push('"');
+            write_label_value(name, self.out);
+            self.out.push('"');
+        } else {
+            self.escaping.write_name(name, self.out);
+        }
+        self.out.push_str("=\"");
+        write_label_value(value, self.out);
+        self.out.push('"');
     }
-    out.push('\n');
+
+    pub fn end(self, value: f64, timestamp_ms: Option<i64>) {
+        self.out.push_str(if self.open { "} " } else { " " });
+        write_value(value, self.out);
+        if let Some(ms) = timestamp_ms {
+            self.out.push(' ');
+            write_integer(ms.unsigned_abs(), ms < 0, self.out);
+        }
+        self.out.push('\n');
+    }
+}
+
+/// Integers from here on are written with an exponent.
+const EXPONENT_FROM: f64 = 1e6;
+
+/// Writes a value as Go does; whole numbers without the long way.
+fn write_value(value: f64, out: &mut String) {
+    let whole = value as i64;
+    if whole as f64 == value && value.abs() < EXPONENT_FROM && (whole != 0 || value.is_sign_positive()) {
+        write_integer(whole.unsigned_abs(), whole < 0, out);
+    } else {
+        let _ = series::format_float(value, out);
+    }
+}
+
+fn write_integer(mut rest: u64, negative: bool, out: &mut String) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if negative {
+        out.push('-');
+    }
+    out.extend(digits[at..].iter().map(|digit| char::from(*digit)));
 }
 
 fn write_metric_name(name: &str, escaping: Escaping, out: &mut String) {
@@ -127,7 +178,7 @@ fn write_metric_name(name: &str, escaping: Escaping, out: &mut String) {
 /// Writes a label value with `\`, `"` and line ends escaped.
 pub fn write_label_value(value: &str, out: &mut String) {
     let mut rest = value;
-    while let Some(at) = rest.find(['\\', '"', '\n']) {
+    while let Some(at) = memchr::memchr3(b'\\', b'"', b'\n', rest.as_bytes()) {
         out.push_str(&rest[..at]);
         out.push_str(match rest.as_bytes()[at] {
             b'\\' => "\\\\",
@@ -160,6 +211,21 @@ mod tests {
         check("a.b_c", &[("d.e", "f")], Escaping::Dots, "a_dot_b__c{d_dot_e=\"f\"}");
         check("a.b_c", &[("d.é", "f")], Escaping::Values, "U__a_2e_b__c{U__d_2e__e9_=\"f\"}");
         check("0a", &[], Escaping::Underscores, "_a");
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_long_way() {
+        for value in [0.0, -0.0, 1.0, -1.0, 999_999.0, 1e6, -1e6, 0.5, 1e-5, 1e18, f64::NAN, f64::INFINITY, -7.25e-9] {
+            let (mut short, mut long) = (String::new(), String::new());
+            write_value(value, &mut short);
+            series::format_float(value, &mut long).unwrap();
+            assert_eq!(short, long);
+        }
+        for ms in [0, 7, -7, 1_700_000_000_123, i64::MAX, i64::MIN] {
+            let mut out = String::new();
+            write_sample("a", std::iter::empty(), 1.0, Some(ms), Escaping::Underscores, &mut out);
+            assert_eq!(out, format!("a 1 {ms}\n"));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 /// Reads each file as the server would and prints what it found.
 pub fn config(files: &[PathBuf]) -> ExitCode {
     let mut verdict = ExitCode::SUCCESS;
+    let mut good: Vec<config::Config> = Vec::new();
     for file in files {
         println!("Checking {}", file.display());
         match config::load(file, &config::Env::process()) {
@@ -16,6 +17,8 @@ pub fn config(files: &[PathBuf]) -> ExitCode {
                 if !passive.is_empty() {
                     println!("  NOTE: read and checked, but not carried out by this build: {}", passive.join(", "));
                 }
+                config.lint().iter().for_each(|warning| println!("  WARNING: {warning}"));
+                good.push(config);
             }
             Err(errors) => {
                 println!("  FAILED: {errors}");
@@ -23,5 +26,8 @@ pub fn config(files: &[PathBuf]) -> ExitCode {
             }
         }
     }
+    // Hubs and edges that are checked together know of each other.
+    let pairs = good.iter().flat_map(|hub| good.iter().map(move |edge| (hub, edge)));
+    pairs.flat_map(|(hub, edge)| hub.lint_beside(edge)).for_each(|warning| println!("WARNING: {warning}"));
     verdict
 }

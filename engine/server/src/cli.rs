@@ -92,6 +92,9 @@ pub struct Serve {
     /// Address for UI, API and telemetry. May be given more than once.
     #[arg(long = "web.listen-address", default_value = "0.0.0.0:9090", value_name = "ADDRESS")]
     pub web_listen_address: Vec<String>,
+    /// Address that serves /federate, /-/healthy and /-/ready and nothing else. May be given more than once.
+    #[arg(long = "web.federation-listen-address", value_name = "ADDRESS")]
+    pub web_federation_listen_address: Vec<String>,
     /// Connections served at once.
     #[arg(long = "web.max-connections", default_value_t = 512)]
     pub web_max_connections: usize,
@@ -314,6 +317,7 @@ impl Cli {
         set("config.auto-reload", serve.config_auto_reload.to_string());
         set("config.auto-reload-interval", config::format_duration(serve.config_auto_reload_interval));
         set("web.listen-address", serve.web_listen_address.join(","));
+        set("web.federation-listen-address", serve.web_federation_listen_address.join(","));
         set("web.max-connections", serve.web_max_connections.to_string());
         set("web.external-url", serve.web_external_url.clone().unwrap_or_default());
         set("web.enable-lifecycle", serve.web_enable_lifecycle.to_string());

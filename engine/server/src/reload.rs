@@ -68,7 +68,7 @@ impl Reloader {
         let outcome = match loaded {
             Ok(Ok(config)) => {
                 let config = Arc::new(config);
-                warn_of_passive(&config);
+                warn_of(&config);
                 self.targets.reload(config.clone()).await;
                 self.notifier.reload(&config).await;
                 self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
@@ -97,8 +97,9 @@ impl Reloader {
     }
 }
 
-/// One line that names what was read and checked and is not carried out by this build.
-pub fn warn_of_passive(config: &Config) {
+/// One line that names what was read and checked and is not carried out by this build, and one for each known mistake.
+pub fn warn_of(config: &Config) {
+    config.lint().into_iter().for_each(|warning| tracing::warn!("{warning}"));
     let passive = config.not_carried_out();
     if !passive.is_empty() {
         tracing::warn!(sections = passive.join(", "), "read and checked, but not carried out by this build");

@@ -40,7 +40,7 @@ pub fn run(cli: &Cli) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    reload::warn_of_passive(&config);
+    reload::warn_of(&config);
     let unknown = cli.serve.unknown_features();
     if !unknown.is_empty() {
         tracing::warn!(
@@ -176,14 +176,23 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
     })?;
     let (stop_to, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
-    for address in &serve.web_listen_address {
+    let everything = serve.web_listen_address.iter().map(|address| (address, api::Surface::Everything));
+    let federation = serve.web_federation_listen_address.iter().map(|address| (address, api::Surface::Federation));
+    for (address, surface) in everything.chain(federation) {
+        let flag = match surface {
+            api::Surface::Everything => "web.listen-address",
+            api::Surface::Federation => "web.federation-listen-address",
+        };
         let address = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.clone() };
-        let listener = TcpListener::bind(&address)
-            .await
-            .map_err(|error| anyhow::anyhow!("--web.listen-address={address}: {error}"))?;
-        tracing::info!("listening on http://{}", listener.local_addr()?);
+        let listener =
+            TcpListener::bind(&address).await.map_err(|error| anyhow::anyhow!("--{flag}={address}: {error}"))?;
+        let local = listener.local_addr()?;
+        match surface {
+            api::Surface::Everything => tracing::info!("listening on http://{local}"),
+            api::Surface::Federation => tracing::info!("federation alone is served on http://{local}"),
+        }
         let mut stop = stop.clone();
-        servers.spawn(api::serve(listener, state.clone(), serve.web_max_connections, async move {
+        servers.spawn(api::serve(listener, state.clone(), surface, serve.web_max_connections, async move {
             let _ = stop.wait_for(|stop| *stop).await;
         }));
     }

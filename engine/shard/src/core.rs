@@ -8,6 +8,8 @@
 //!   * no borrow is held across an await
 //!   * a scrape of a target that was removed meanwhile leaves nothing but markers
 
+mod federate;
+
 use crate::access::Accesses;
 use crate::asking::Asking;
 use crate::fetch::{FetchError, Fetched, Fetcher, Opened};
@@ -76,10 +78,11 @@ pub(crate) async fn run(settings: Settings, commands: flume::Receiver<Command>) 
     let scrapes = queue(1000, Latency::NotImportant, "scrapes");
     // A question from another thread must not wait for the preempt timer of a busy core.
     let queries = queue(200, Latency::Matters(Duration::from_millis(20)), "queries");
+    let federations = queue(100, Latency::Matters(Duration::from_millis(20)), "federations");
     let log = queue(400, Latency::NotImportant, "log");
     let upkeep = queue(50, Latency::NotImportant, "upkeep");
     let pulse = settings.pulse.clone();
-    let core = Rc::new(Core::new(settings, scrapes));
+    let core = Rc::new(Core::new(settings, scrapes, federations));
     spawn(pulse.beat_forever(), scrapes);
     spawn(core.clone().keep_time(), scrapes);
     spawn(core.clone().keep_log(), log);
@@ -120,6 +123,8 @@ struct Core {
     journal: RefCell<Journal>,
     started: Instant,
     scrapes: TaskQueueHandle,
+    /// Texts for readers that may be slow: each is a task of its own.
+    federations: TaskQueueHandle,
     schedule: RefCell<Schedule>,
     scrapers: RefCell<Vec<Option<Rc<Scraper>>>>,
     free: RefCell<Vec<Slot>>,
@@ -157,7 +162,7 @@ fn micros(duration: Duration) -> u64 {
 }
 
 impl Core {
-    fn new(settings: Settings, scrapes: TaskQueueHandle) -> Core {
+    fn new(settings: Settings, scrapes: TaskQueueHandle, federations: TaskQueueHandle) -> Core {
         let journal = settings.store.as_ref().map_or_else(Journal::off, |store| {
             let first = FileId { boot: store.boot(), writer: settings.index as u16, sequence: 1 };
             Journal::new(Writer::new(first, store.options().log))
@@ -177,6 +182,7 @@ impl Core {
             journal: RefCell::new(journal),
             started: Instant::now(),
             scrapes,
+            federations,
             schedule: RefCell::default(),
             scrapers: RefCell::default(),
             free: RefCell::default(),
@@ -710,6 +716,9 @@ impl Core {
                 Command::Instant(request, older, reply) => {
                     let answer = self.instant(&request, older, || reply.is_closed()).await;
                     let _ = reply.send(answer);
+                }
+                Command::Federate(request, older, talk) => {
+                    spawn(self.clone().federate(request, older, talk), self.federations);
                 }
                 Command::Range(request, reply) => {
                     let answer = self.range(&request, || reply.is_closed()).await;

@@ -4,6 +4,7 @@
 //!   * a command queue holds at most [`COMMANDS_MAX`]; a sender waits when it is full
 //!   * a core that does not answer within [`ANSWER_TIMEOUT`] is an error that names the core, never a silent gap
 
+use crate::federate::{FederateRequest, Talk};
 use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
 use crate::written::{self, NotKept, ReceiveOutcome, ReceiveRequest, Received, WriteOutcome, WriteRowsRequest};
 use ahash::{AHashMap, AHashSet};
@@ -31,6 +32,8 @@ pub enum Command {
     Statuses(oneshot::Sender<Vec<TargetStatus>>),
     /// Newest values of matching series, in no particular order.
     Instant(Arc<InstantRequest>, Older, oneshot::Sender<Result<InstantAnswer, LimitError>>),
+    /// Newest values of matching series, as text.
+    Federate(Arc<FederateRequest>, Older, Talk),
     /// Samples of matching series that are not in chunks yet.
     Range(Arc<RangeRequest>, oneshot::Sender<Result<Vec<Piece>, LimitError>>),
     /// Aggregate matching series.
@@ -217,7 +220,7 @@ impl Shards {
     }
 
     /// What the store holds from `from` on.
-    fn older(&self, from: Timestamp) -> Older {
+    pub(crate) fn older(&self, from: Timestamp) -> Older {
         let nothing =
             |store: &Arc<Store>| store.replay().done && store.bounds().is_none_or(|(_, newest)| newest < from.0);
         if self.store.as_ref().is_none_or(nothing) { Older::Nothing } else { Older::Perhaps }
@@ -494,6 +497,11 @@ impl Shards {
         self.ask_all(Command::Shutdown).await.map(|_| ())
     }
 
+    pub(crate) async fn tell(&self, core: usize, command: Command) -> Result<(), AskError> {
+        let sent = tokio::time::timeout(ANSWER_TIMEOUT, self.queues[core].send_async(command));
+        sent.await.map_err(|_| AskError::Timeout { core })?.map_err(|_| AskError::Stopped { core })
+    }
+
     async fn ask<T>(&self, core: usize, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, AskError> {
         let (reply, answer) = oneshot::channel();
         let exchange = async {
@@ -529,7 +537,7 @@ impl Shards {
 
 /// Tells a thread that nobody waits for it any more.
 #[derive(Default)]
-struct StopOnDrop(Arc<AtomicBool>);
+pub(crate) struct StopOnDrop(pub Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
@@ -548,10 +556,14 @@ fn in_order(samples: &mut Vec<Sample>) {
 
 /// The newest sample of each series; at one time a sample goes before a marker.
 #[derive(Default)]
-struct Newest(AHashMap<Labels, (Timestamp, f64)>);
+pub(crate) struct Newest(AHashMap<Labels, (Timestamp, f64)>);
 
 impl Newest {
-    fn take(&mut self, sample: InstantSample) {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn take(&mut self, sample: InstantSample) {
         let best = self.0.entry(sample.labels).or_insert((sample.timestamp, sample.value));
         let instead = sample.timestamp == best.0 && series::is_stale(best.1);
         if sample.timestamp > best.0 || instead {
@@ -559,14 +571,14 @@ impl Newest {
         }
     }
 
-    fn take_piece(&mut self, piece: Piece) {
+    pub fn take_piece(&mut self, piece: Piece) {
         let newest = piece.samples.iter().max_by_key(|sample| (sample.timestamp, !series::is_stale(sample.value)));
         if let Some(Sample { timestamp, value }) = newest.copied() {
             self.take(InstantSample { labels: piece.labels, timestamp, value });
         }
     }
 
-    fn finish(self) -> impl Iterator<Item = InstantSample> {
+    pub fn finish(self) -> impl Iterator<Item = InstantSample> {
         let alive = self.0.into_iter().filter(|(_, (_, value))| !series::is_stale(*value));
         alive.map(|(labels, (timestamp, value))| InstantSample { labels, timestamp, value })
     }

@@ -5,6 +5,7 @@ mod asking;
 mod class;
 mod content_type;
 mod core;
+mod federate;
 mod fetch;
 mod handle;
 mod ingest;
@@ -20,6 +21,7 @@ mod status;
 mod sys;
 mod written;
 
+pub use federate::{Begun, Claim, FederateRequest, Federation, Go, Lines, Owner, Owners, StreamError, Talk, Told};
 pub use handle::{
     ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Cardinality, Command, InstantAnswer, InstantRequest, LimitError,
     MetadataRequest, Older, RangeRequest, ReduceAnswer, ReduceRequest, Series, Shards, TargetMetadata,

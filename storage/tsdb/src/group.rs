@@ -1,7 +1,7 @@
 //! Slots that come and go together, shared by all targets that expose the same lines.
 
 use crate::bits::Bits;
-use series::{Labels, Matcher};
+use series::{Labels, METRIC_NAME, Matcher};
 
 /// An immutable list of slots with their own labels. The text lies in one piece: on a mixed fleet many groups belong
 /// to one target alone, and then a slot's share of the group is what a series costs.
@@ -84,6 +84,11 @@ impl SlotGroup {
         })
     }
 
+    /// The slot's metric name, or "".
+    pub fn metric_name(&self, slot: usize) -> &str {
+        self.label_pairs(slot).find(|(name, _)| *name == METRIC_NAME).map_or("", |(_, value)| value)
+    }
+
     /// Equal for slots with equal labels; two that differ are told apart as far as 64 bits do.
     pub fn slot_hash(&self, slot: usize, hasher: &impl std::hash::BuildHasher) -> u64 {
         use std::hash::{Hash, Hasher};
@@ -127,13 +132,15 @@ impl SlotGroup {
     pub fn matching(&self, matchers: &[Matcher], target: &Labels) -> Vec<u32> {
         let of_target: Vec<bool> =
             matchers.iter().map(|matcher| matcher.matches(target.get(matcher.name()).unwrap_or(""))).collect();
-        let fits = |slot: &usize| {
-            matchers.iter().zip(&of_target).all(|(matcher, of_target)| {
-                let own = self.label_pairs(*slot).find(|(name, _)| *name == matcher.name());
-                own.map_or(*of_target, |(_, value)| matcher.matches(value))
-            })
-        };
-        (0..self.len()).filter(fits).map(|slot| slot as u32).collect()
+        (0..self.len()).filter(|slot| self.fits(*slot, matchers, &of_target)).map(|slot| slot as u32).collect()
+    }
+
+    /// Whether a slot's series satisfies all matchers, for a target whose labels satisfy those of `of_target`.
+    pub fn fits(&self, slot: usize, matchers: &[Matcher], of_target: &[bool]) -> bool {
+        matchers.iter().zip(of_target).all(|(matcher, of_target)| {
+            let own = self.label_pairs(slot).find(|(name, _)| *name == matcher.name());
+            own.map_or(*of_target, |(_, value)| matcher.matches(value))
+        })
     }
 
     /// Bytes on the heap.

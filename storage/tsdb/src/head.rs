@@ -9,6 +9,8 @@
 //!   * a series that moves to a slot of another group leaves a marker there at the time of its first sample here; a
 //!     reader of the series takes the sample
 
+mod newest;
+
 use crate::bits::{Bits, ones};
 use crate::group::SlotGroup;
 use crate::log::{Journal, SegmentMark, TargetKey};
@@ -116,6 +118,8 @@ pub struct Segment {
     pub(crate) rows: Vec<Row>,
     /// Stamps that slots had when the segment began.
     pub(crate) carried: Vec<(u32, i64)>,
+    /// The values of these samples, where the segment before is known; they are in no row of this one.
+    carried_values: Vec<f64>,
     mark: Option<SegmentMark>,
     /// How many of `placed` the log knows.
     logged: usize,
@@ -181,6 +185,8 @@ pub struct TargetHead {
     whole_since: Option<Timestamp>,
     /// The newest sample that may be in chunks and no more in memory.
     sealed_until: Option<Timestamp>,
+    /// Another number whenever groups or their places change.
+    layout: u64,
 }
 
 impl Segment {
@@ -354,6 +360,7 @@ impl Segment {
         let value = self.slots.values[at];
         if placed.group.is_stamped(slot) {
             let stamp = self.slots.stamps[at];
+            let value = self.carried_value(at, stamp).unwrap_or(value);
             return (stamp != NO_STAMP && !self.slots.stale.get(at))
                 .then_some(Sample { timestamp: Timestamp(stamp), value });
         }
@@ -365,6 +372,8 @@ impl Segment {
         let rows: usize = self.rows.iter().map(|row| row.bytes.len()).sum();
         rows + self.rows.capacity() * size_of::<Row>()
             + self.placed.capacity() * size_of::<Placed>()
+            + self.carried.capacity() * size_of::<(u32, i64)>()
+            + self.carried_values.capacity() * 8
             + self.order.capacity() * size_of::<usize>()
             + self.slots.values.capacity() * 8
             + self.slots.stamps.capacity() * 8
@@ -387,6 +396,7 @@ impl TargetHead {
             newest: None,
             whole_since: None,
             sealed_until: None,
+            layout: 0,
         }
     }
 
@@ -444,6 +454,7 @@ impl TargetHead {
             let place = known.remove(&address(group)).unwrap_or_else(|| self.open.add(group.clone()));
             places.push(place);
         }
+        self.layout += 1;
         self.open.order = places;
         self.open.settle();
         if self.open.dead_slots() > self.live_slots().max(DEAD_SLOTS_MIN) {
@@ -473,6 +484,8 @@ impl TargetHead {
         let stamps = fresh.slots.stamps.iter().enumerate();
         fresh.carried =
             stamps.filter(|(_, stamp)| **stamp != NO_STAMP).map(|(slot, stamp)| (slot as u32, *stamp)).collect();
+        fresh.carried_values = self.open.values_of(&self.open.order, &fresh);
+        self.layout += 1;
         let old = std::mem::replace(&mut self.open, fresh);
         if old.rows.is_empty() {
             return;
@@ -555,6 +568,7 @@ impl TargetHead {
 
     /// Closes the open segment, so that it can be put into chunks: no more rows come.
     pub fn close_all(&mut self) {
+        self.layout += 1;
         for segment in self.owing.take().into_iter().chain([std::mem::take(&mut self.open)]) {
             if !segment.rows.is_empty() {
                 self.close(segment);
@@ -659,13 +673,12 @@ impl TargetHead {
     }
 
     fn push_row(&mut self, at: Timestamp, journal: &mut Journal, scratch: &mut AppendScratch) {
+        let mut left = None;
         if let Some(mut owing) = self.owing.take() {
             let live: AHashSet<*const SlotGroup> = self.groups().map(Arc::as_ptr).collect();
             owing.end_at(at, |group| live.contains(&Arc::as_ptr(group)), journal, &mut scratch.encode);
-            if owing.slots.stamps.iter().any(|stamp| *stamp != NO_STAMP) {
-                self.whole_since = Some(at);
-            }
-            self.close(owing);
+            self.layout += 1;
+            left = Some(owing);
         }
         let AppendScratch { encode, values, flips, stamped, .. } = scratch;
         let segment = &mut self.open;
@@ -679,6 +692,11 @@ impl TargetHead {
             *stamp = stamp.wrapping_add(*difference);
         }
         segment.log_row(&self.key, at, &encode.row, journal);
+        if let Some(left) = left {
+            // Series with their own times do not end with their segment: some may be there alone.
+            self.whole_since = self.whole_since.max(left.newest_left_behind(segment));
+            self.close(left);
+        }
         self.newest = Some(at);
         self.whole_since.get_or_insert(at);
         if !scratch.late.is_empty() {
@@ -948,7 +966,9 @@ impl Segment {
                     appended.samples += 1;
                 } else if stamp < last {
                     appended.out_of_order += 1;
-                } else if value.to_bits() != self.slots.values[slot].to_bits() {
+                } else if value.to_bits()
+                    != self.carried_value(slot, stamp).unwrap_or(self.slots.values[slot]).to_bits()
+                {
                     appended.duplicate += 1;
                 }
                 if self.slots.stamps[slot] == NO_STAMP && scratch.stamped.last().map(|last| last.0) != Some(slot as u32)
@@ -1240,6 +1260,18 @@ mod tests {
                 .filter(|(_, (_, bits))| *bits != STALE_NAN.to_bits())
                 .collect();
             assert_eq!(read, want, "instant {at} after {after}");
+            if self.head.newest_is_whole(Timestamp(after), false) && self.head.newest_at() <= Some(Timestamp(at)) {
+                let mut read = BTreeMap::new();
+                for (place, (group, _)) in self.head.newest_groups().enumerate() {
+                    for slot in 0..group.len() {
+                        let newest = self.head.newest_of(place, slot, Timestamp(after), u64::MAX).unwrap();
+                        let Some(sample) = newest else { continue };
+                        let name = group.labels(slot).metric_name().to_owned();
+                        assert_eq!(read.insert(name, (sample.timestamp.0, sample.value.to_bits())), None);
+                    }
+                }
+                assert_eq!(read, want, "newest values {at} after {after}");
+            }
         }
     }
 
@@ -1398,6 +1430,45 @@ mod tests {
         head.append(Timestamp(now + 9), &[1.0], &[], true, &mut journal, &mut scratch).unwrap();
         let last = read(&head, "s0").pop().unwrap();
         assert!(last.0 == now + 9 && series::is_stale(last.1), "{last:?}");
+    }
+
+    #[test]
+    fn stamped_samples_go_along_into_the_next_segment() {
+        let key = TargetKey { id: 1, labels: Labels::empty() };
+        let mut head = TargetHead::new(key, SegmentLimits { rows_max: 2, ..SegmentLimits::default() }, 0);
+        let (mut journal, mut scratch) = (Journal::off(), AppendScratch::default());
+        let groups = [group(&names("s", 2), true), group(&names("t", 1), true)];
+        head.replace(&groups);
+        let now = 10_000_000;
+        // The first series has one sample, for ever; the second a new one each time; the third goes in between.
+        for row in 0..9 {
+            let at = now + row * 10;
+            match row {
+                5 => drop(head.replace(&groups[..1])),
+                7 => {
+                    head.append_failed(Timestamp(at), 0, &[], false, &mut journal, &mut scratch).unwrap();
+                    continue;
+                }
+                _ => {}
+            }
+            let (values, stamps) = ([7.5, row as f64, 3.0], [now, at, at]);
+            let count = if row < 5 { 3 } else { 2 };
+            let appended =
+                head.append(Timestamp(at), &values[..count], &stamps[..count], false, &mut journal, &mut scratch);
+            assert_eq!(appended.unwrap().duplicate, 0, "row {row}");
+            let newest = |slot| head.newest_of(0, slot, Timestamp(now - 1), u64::MAX).unwrap().unwrap();
+            assert_eq!(newest(0), Sample { timestamp: Timestamp(now), value: 7.5 }, "row {row}");
+            assert_eq!(newest(1), Sample { timestamp: Timestamp(at), value: row as f64 }, "row {row}");
+            // What was left behind is newer than `now`, unless it is there as well.
+            assert!(row < 6 || !head.newest_is_whole(Timestamp(now), false), "row {row}");
+            assert!(head.newest_is_whole(Timestamp(now + 70), false), "row {row}");
+        }
+        let mut lingering = Vec::new();
+        let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
+        head.lingering(Timestamp(now), u64::MAX, all, |group, slot, sample| {
+            lingering.push((group.metric_name(slot as usize).to_owned(), sample.timestamp.0 - now));
+        });
+        assert!(lingering.contains(&("t0".to_owned(), 40)), "{lingering:?}");
     }
 
     #[test]

@@ -1,0 +1,362 @@
+//! A core's part of a federation.
+
+use super::{Core, pause};
+use crate::federate::index::Index;
+use crate::federate::lines::{Cursor, LineWriter, Source};
+use crate::federate::{
+    Begun, CLAIMS_PER_PIECE, Claim, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owners, PIECE_BYTES, Talk, Told,
+};
+use crate::handle::Older;
+use crate::status::InstantSample;
+use crate::written::Holder;
+use ahash::AHashSet;
+use glommio::timer::Timer;
+use series::Timestamp;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a federation works before others of the core get their turn.
+const TURN: Duration = Duration::from_micros(500);
+/// Small steps between two looks at the clock.
+const STEPS_PER_LOOK: u32 = 8;
+/// How often and how long it waits for a row to become visible.
+const SETTLE_EVERY: Duration = Duration::from_millis(5);
+const SETTLE_TIMES_MAX: u32 = 200;
+/// Slots claimed in one step.
+const SLOTS_PER_STEP: u32 = 256;
+
+/// Room for a piece, with its last line.
+const LINES_BYTES: usize = PIECE_BYTES + 2048;
+
+/// Lets others run when it is time.
+struct Turns {
+    begun: Instant,
+    steps: u32,
+}
+
+impl Turns {
+    async fn step(&mut self) {
+        self.steps += 1;
+        if self.steps.is_multiple_of(STEPS_PER_LOOK) {
+            self.look().await;
+        }
+    }
+
+    async fn look(&mut self) {
+        if self.begun.elapsed() >= TURN {
+            pause().await;
+            self.begun = Instant::now();
+        }
+    }
+}
+
+/// The other end has gone.
+struct Gone;
+
+impl<T> From<flume::SendError<T>> for Gone {
+    fn from(_: flume::SendError<T>) -> Gone {
+        Gone
+    }
+}
+
+impl From<flume::RecvError> for Gone {
+    fn from(_: flume::RecvError) -> Gone {
+        Gone
+    }
+}
+
+/// One federation on this core.
+struct Work<'a> {
+    core: &'a Core,
+    request: &'a FederateRequest,
+    older: Older,
+    talk: &'a Talk,
+    index: Index<'a>,
+    holders: Vec<Rc<Holder>>,
+    turns: Turns,
+}
+
+impl Core {
+    /// Carries a federation out, until it is done or nobody reads it any more.
+    pub(super) async fn federate(self: Rc<Self>, request: Arc<FederateRequest>, older: Older, talk: Talk) {
+        let mut work = Work {
+            core: &self,
+            request: &request,
+            older,
+            talk: &talk,
+            index: Index::new(&request),
+            holders: self.all_holders(),
+            turns: Turns { begun: Instant::now(), steps: 0 },
+        };
+        // Who has gone needs no answer.
+        let _ = work.run().await;
+    }
+}
+
+impl Work<'_> {
+    async fn run(&mut self) -> Result<(), Gone> {
+        let begun = self.begin().await;
+        self.talk.told.send_async(Told::Begun(Box::new(begun))).await?;
+        let mut go = self.talk.go.recv_async().await?;
+        if let Go::Claim { identities, partial } = go {
+            self.claim(&identities, partial).await?;
+            go = self.talk.go.recv_async().await?;
+        }
+        let Go::Write(owners) = go else { return Err(Gone) };
+        self.write(&owners).await?;
+        self.talk.told.send_async(Told::Done).await?;
+        Ok(())
+    }
+
+    fn after(&self) -> Timestamp {
+        Timestamp(super::wall_us() as i64 / 1000).plus_ms(-(self.request.lookback.as_millis() as i64))
+    }
+
+    /// Finds the places of a target, unless they are known and still right. True if they are others than before.
+    async fn place(&mut self, entry: u32, first: bool) -> bool {
+        let holder = self.holders[entry as usize].clone();
+        if self.index.entries[entry as usize].layout == Some(holder.head.borrow().layout()) {
+            return false;
+        }
+        while !self.index.place(entry, &holder.head.borrow(), first) {
+            self.turns.step().await;
+        }
+        true
+    }
+
+    async fn begin(&mut self) -> Begun {
+        let mut begun = Begun::default();
+        for entry in 0..self.holders.len() as u32 {
+            let holder = self.holders[entry as usize].clone();
+            self.index.add(&holder.labels);
+            self.place(entry, true).await;
+            let head = holder.head.borrow();
+            let places = &self.index.entries[entry as usize].places;
+            begun.series_all += head.live_series() as u64;
+            let mut series = 0;
+            let groups: Vec<bool> = head.newest_groups().map(|(_, live)| live).collect();
+            for (place, plan) in places {
+                let plan = &self.index.plans[*plan as usize];
+                begun.clashing |= plan.clashing;
+                series += if groups[*place as usize] { plan.slots } else { 0 };
+            }
+            begun.series += series.min(head.live_series() as u64);
+            let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
+            if whole {
+                begun.whole.push(holder.id);
+            }
+            if !places.is_empty() {
+                begun.partial |= !whole;
+                begun.identities.push(self.request.identity(&holder.labels));
+            }
+            drop(head);
+            self.turns.step().await;
+        }
+        begun.partial |= !self.core.ended.borrow().is_empty();
+        if self.request.names {
+            self.names(&mut begun).await;
+        }
+        self.index.begin();
+        begun
+    }
+
+    /// Names of series that match, and of those that do not.
+    async fn names(&mut self, begun: &mut Begun) {
+        let (mut names, mut others) = (AHashSet::new(), AHashSet::new());
+        for plan in &self.index.plans {
+            let mut matching = plan.all().iter().cloned().flatten().collect::<Vec<u32>>();
+            matching.sort_unstable();
+            let mut last = "";
+            for slot in 0..plan.group.len() as u32 {
+                let name = plan.group.metric_name(slot as usize);
+                let fits = matching.binary_search(&slot).is_ok();
+                if fits && !names.contains(name) {
+                    names.insert(name.to_owned());
+                } else if !fits && name != last && !others.contains(name) {
+                    others.insert(name.to_owned());
+                }
+                last = name;
+                if slot % SLOTS_PER_STEP == 0 {
+                    self.turns.look().await;
+                }
+            }
+        }
+        begun.names_of_others = others.into_iter().filter(|name| !names.contains(name)).collect();
+        begun.names = names.into_iter().collect();
+    }
+
+    /// Tells what it has of series that others may have, too.
+    async fn claim(&mut self, identities: &[u64], partial: bool) -> Result<(), Gone> {
+        let mut claims = Vec::new();
+        for entry in 0..self.holders.len() as u32 {
+            let holder = self.holders[entry as usize].clone();
+            let identity = self.request.identity(&holder.labels);
+            let shared = identities.binary_search(&identity).is_ok();
+            self.place(entry, false).await;
+            let places = self.index.entries[entry as usize].places.clone();
+            for (_, plan) in places {
+                let group = self.index.plans[plan as usize].group.clone();
+                let runs = self.index.plans[plan as usize].all().to_vec();
+                for slots in runs.into_iter().flat_map(|run| {
+                    run.clone()
+                        .step_by(SLOTS_PER_STEP as usize)
+                        .map(move |first| first..run.end.min(first + SLOTS_PER_STEP))
+                }) {
+                    // The head may have changed during a turn of others: then the group may have another place.
+                    self.place(entry, false).await;
+                    let now = &self.index.entries[entry as usize];
+                    let Some(place) = now.places.iter().find(|(_, other)| *other == plan).map(|(place, _)| *place)
+                    else {
+                        break;
+                    };
+                    let head = holder.head.borrow();
+                    let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
+                    if whole && !shared && !self.index.is_clashing(plan) {
+                        break;
+                    }
+                    let source = self.source(&head, &holder.labels, entry);
+                    for slot in slots {
+                        let hash = || self.request.hash(group.series_pairs(slot as usize, &holder.labels));
+                        match source.newest(place, slot) {
+                            Some(sample) => {
+                                claims.push(Claim { hash: hash(), at: sample.timestamp.0, ended: false, owner: entry });
+                            }
+                            None if !whole => {
+                                let at = head.newest_at().map_or(i64::MIN, |at| at.0);
+                                claims.push(Claim { hash: hash(), at, ended: true, owner: entry });
+                            }
+                            None => {}
+                        }
+                    }
+                    drop(head);
+                    if claims.len() >= CLAIMS_PER_PIECE {
+                        self.talk.told.send_async(Told::Claims(std::mem::take(&mut claims))).await?;
+                    }
+                    self.turns.step().await;
+                }
+            }
+            if partial {
+                let found = self.lingering(&holder, None);
+                self.leftovers(found).await?;
+            }
+        }
+        if partial {
+            let ended: Vec<_> = self.core.ended.borrow().clone();
+            for holder in ended {
+                let found = self.lingering(&holder, Some(&mut claims));
+                self.leftovers(found).await?;
+            }
+        }
+        if !claims.is_empty() {
+            self.talk.told.send_async(Told::Claims(claims)).await?;
+        }
+        self.talk.told.send_async(Told::Done).await?;
+        Ok(())
+    }
+
+    /// Newest samples that are not among a head's newest values. Of a target that has ended, `ended` gets all series.
+    fn lingering(&mut self, holder: &Holder, ended: Option<&mut Vec<Claim>>) -> Vec<InstantSample> {
+        let head = holder.head.borrow();
+        let after = self.after();
+        let mut found = Vec::new();
+        if ended.is_none() && head.newest_is_whole(after, self.older == Older::Nothing) {
+            return found;
+        }
+        let verdict = self.index.verdict(&holder.labels);
+        let index = std::cell::RefCell::new(&mut self.index);
+        let slots_of = |group: &Arc<tsdb::SlotGroup>| {
+            let mut index = index.borrow_mut();
+            let plan = index.plan_now(group, verdict);
+            index.plans[plan as usize].all().iter().cloned().flatten().collect::<Vec<u32>>()
+        };
+        let newest = head.newest_at().filter(|at| *at > after);
+        if let (Some(claims), Some(at)) = (ended, newest) {
+            for group in head.closed_groups() {
+                for slot in slots_of(group).into_iter().filter(|slot| !group.is_stamped(*slot as usize)) {
+                    let hash = self.request.hash(group.series_pairs(slot as usize, &holder.labels));
+                    claims.push(Claim { hash, at: at.0, ended: true, owner: u32::MAX });
+                }
+            }
+        }
+        let visible = self.core.journal.borrow().visible();
+        head.lingering(after, visible, slots_of, |group, slot, sample| {
+            let labels = group.series_labels(slot as usize, &holder.labels);
+            found.push(InstantSample { labels, timestamp: sample.timestamp, value: sample.value });
+        });
+        found.truncate(LEFTOVERS_MAX);
+        found
+    }
+
+    async fn leftovers(&mut self, found: Vec<InstantSample>) -> Result<(), Gone> {
+        if !found.is_empty() {
+            self.talk.told.send_async(Told::Leftovers(found)).await?;
+        }
+        self.turns.step().await;
+        Ok(())
+    }
+
+    fn source<'b>(&'b self, head: &'b tsdb::TargetHead, target: &'b series::Labels, entry: u32) -> Source<'b> {
+        let visible = self.core.journal.borrow().visible();
+        let after = self.after();
+        Source { head, target, entry: &self.index.entries[entry as usize], owner: entry, after, visible }
+    }
+
+    /// Waits until the newest row of a target is visible, if its values cannot be told without.
+    async fn settle(&self, holder: &Holder) {
+        for _ in 0..SETTLE_TIMES_MAX {
+            let visible = self.core.journal.borrow().visible();
+            if holder.head.borrow().newest_is_settled(visible) {
+                return;
+            }
+            Timer::new(SETTLE_EVERY).await;
+        }
+    }
+
+    async fn write(&mut self, owners: &Owners) -> Result<(), Gone> {
+        let writer = LineWriter { core: self.core.index, request: self.request, owners };
+        let mut lines = Lines::default();
+        let mut entries = Vec::new();
+        while let Some(name) = self.index.next_name(&mut entries) {
+            if lines.text.capacity() == 0 {
+                lines.text.reserve(LINES_BYTES);
+            }
+            lines.begin(&name);
+            for entry in &entries {
+                let holder = self.holders[*entry as usize].clone();
+                let mut cursor = Cursor::default();
+                loop {
+                    self.settle(&holder).await;
+                    let layout = Some(holder.head.borrow().layout());
+                    if cursor.is_begun() && self.index.entries[*entry as usize].layout != layout {
+                        let known = &self.index.entries[*entry as usize];
+                        writer.moved(known, &self.index.plans, &holder.labels, &name, &mut cursor);
+                    }
+                    self.place(*entry, false).await;
+                    let head = holder.head.borrow();
+                    let source = self.source(&head, &holder.labels, *entry);
+                    let done = writer.write(&source, &self.index.plans, &name, &mut cursor, &mut lines);
+                    drop(head);
+                    if lines.text.len() >= PIECE_BYTES {
+                        lines.end();
+                        let piece = std::mem::take(&mut lines);
+                        self.talk.told.send_async(Told::Lines(piece)).await?;
+                        self.turns.begun = Instant::now();
+                        lines.text.reserve(LINES_BYTES);
+                        lines.begin(&name);
+                    }
+                    if done {
+                        break;
+                    }
+                    self.turns.look().await;
+                }
+                self.turns.step().await;
+            }
+            lines.end();
+        }
+        if !lines.text.is_empty() {
+            self.talk.told.send_async(Told::Lines(lines)).await?;
+        }
+        Ok(())
+    }
+}
