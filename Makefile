@@ -39,15 +39,15 @@ test-deps:
 bench-deps:
 	@scripts/bench-deps
 
-## Side by side on one farm: a report on stdout, results in bench-harness/results. About an hour; leave the machine alone.
+## Side by side on one farm: a report on stdout, results in bench-harness/results, docs/ratios.svg. About an hour; leave the machine alone.
 compare: build bench-deps
-	@scripts/harness compare $(or $(SCENARIO),app)
+	@scripts/harness compare $(or $(SCENARIO),app) --picture docs/ratios.svg
 
 ## The same in about five minutes, with a small load and one round.
 compare-short: build bench-deps
 	@scripts/harness compare short
 
-## The picture of the README from RESULTS=bench-harness/results/….json.
+## The picture alone, from RESULTS=bench-harness/results/….json.
 picture: build
 	@scripts/harness picture $(RESULTS) --out docs/ratios.svg
 

@@ -93,6 +93,9 @@ struct Compare {
     /// Data of the contenders goes below this folder; it should be on the disk that is to be measured.
     #[arg(long, default_value = "data")]
     work: PathBuf,
+    /// Draws the main ratios into this file as well.
+    #[arg(long)]
+    picture: Option<PathBuf>,
     /// More or fewer rounds than the scenario says.
     #[arg(long)]
     rounds: Option<usize>,
@@ -142,10 +145,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Compare(wish) => compare(&wish),
         Command::Report { results } => print(&report::markdown(&Results::load(&results)?)),
-        Command::Picture { results, out } => {
-            let picture = picture::svg(&Results::load(&results)?);
-            std::fs::write(&out, picture).with_context(|| format!("writing {}", out.display()))
-        }
+        Command::Picture { results, out } => draw(&Results::load(&results)?, &out),
         Command::Sink { listen } => sink::serve(listen),
         Command::Agree(Agree { what }) => print(&format!("{}\n", agree(what)?)),
         Command::Fold { out, top } => {
@@ -185,9 +185,16 @@ fn compare(wish: &Compare) -> anyhow::Result<()> {
     let results = compare::run(compare::Plan { scenario, contenders, base: wish.base.clone(), work, command })?;
     let report = report::markdown(&results);
     let path = results.write(&wish.results, &report)?;
+    if let Some(picture) = &wish.picture {
+        draw(&results, picture)?;
+    }
     print(&report)?;
     compare::done(&path, &results.faults());
     Ok(())
+}
+
+fn draw(results: &Results, path: &Path) -> anyhow::Result<()> {
+    std::fs::write(path, picture::svg(results)).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Those that are wanted, in the order in which they are; all if none is named.
