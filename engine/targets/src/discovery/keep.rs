@@ -177,8 +177,11 @@ fn write(path: &Path, groups: &[Arc<Group>]) -> std::io::Result<()> {
     std::fs::rename(&new, path)
 }
 
-/// The groups and their age.
-fn read(path: &Path) -> Result<Option<(Vec<Arc<Group>>, Duration)>, String> {
+/// Groups and their age.
+type Aged = (Vec<Arc<Group>>, Duration);
+
+/// What a file holds; nothing if there is none.
+fn read(path: &Path) -> Result<Option<Aged>, String> {
     let length = match std::fs::metadata(path) {
         Ok(data) => data.len(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
