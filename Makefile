@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it.
 CARGO ?= cargo
 
-.PHONY: run demo-federation build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
+.PHONY: run demo-federation demo-fleet build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
 
 ## Build, then scrape this program, the host's node exporter if it runs, or a small built-in farm.
 run: build
@@ -10,6 +10,10 @@ run: build
 ## Two edges, a hub and the farm: shows that the hub has the aggregates and nothing else.
 demo-federation: build
 	@scripts/demo-federation
+
+## Five processes over the farm, members coming and going: a table of moved targets, gaps and overlaps. About two minutes.
+demo-fleet: build
+	@scripts/demo-fleet
 
 build:
 	$(CARGO) build --release --locked -p ringscrape-server -p bench-harness

@@ -47,6 +47,9 @@ pub struct Stats {
     overlaps: AtomicU64,
     intervals_missed: AtomicU64,
     intervals_short: AtomicU64,
+    /// Intervals longer than one and a quarter, and the longest of all.
+    intervals_long: AtomicU64,
+    interval_us_max: AtomicU64,
     deviation_us_max: AtomicU64,
     deviation_us_sum: AtomicU64,
     deviations: [AtomicU64; DEVIATION_MS_BOUNDS.len() + 1],
@@ -72,6 +75,8 @@ impl Stats {
             overlaps: AtomicU64::new(0),
             intervals_missed: AtomicU64::new(0),
             intervals_short: AtomicU64::new(0),
+            intervals_long: AtomicU64::new(0),
+            interval_us_max: AtomicU64::new(0),
             deviation_us_max: AtomicU64::new(0),
             deviation_us_sum: AtomicU64::new(0),
             deviations: Default::default(),
@@ -155,6 +160,8 @@ impl Stats {
         let intervals = (interval_us + expected_us / 2) / expected_us.max(1);
         self.intervals_missed.fetch_add(intervals.saturating_sub(1), Relaxed);
         self.intervals_short.fetch_add(u64::from(intervals == 0), Relaxed);
+        self.intervals_long.fetch_add(u64::from(interval_us > expected_us + expected_us / 4), Relaxed);
+        self.interval_us_max.fetch_max(interval_us, Relaxed);
         let deviation_us = interval_us.abs_diff(expected_us);
         self.deviation_us_max.fetch_max(deviation_us, Relaxed);
         self.deviation_us_sum.fetch_add(deviation_us, Relaxed);
@@ -189,6 +196,8 @@ impl Stats {
             &self.overlaps,
             &self.intervals_missed,
             &self.intervals_short,
+            &self.intervals_long,
+            &self.interval_us_max,
             &self.deviation_us_max,
             &self.deviation_us_sum,
         ];
@@ -220,6 +229,8 @@ impl Stats {
         field("overlapping_scrapes", self.overlaps.load(Relaxed));
         field("intervals_missed", self.intervals_missed.load(Relaxed));
         field("intervals_short", self.intervals_short.load(Relaxed));
+        field("intervals_over_1_25", self.intervals_long.load(Relaxed));
+        field("interval_us_max", self.interval_us_max.load(Relaxed));
         field("interval_deviation_us_mean", deviation_us_mean);
         field("interval_deviation_us_max", self.deviation_us_max.load(Relaxed));
         out.push_str("  \"interval_deviation_ms\": {");
@@ -279,6 +290,8 @@ mod tests {
     #[test]
     fn a_gap_is_a_missed_scrape() {
         check(Some(1_000), &[5, 1_005, 4_005], &["\"intervals_missed\": 2", "\"le_5000\": 1"]);
+        check(Some(1_000), &[5, 1_255], &["\"intervals_over_1_25\": 0", "\"interval_us_max\": 1250000"]);
+        check(Some(1_000), &[5, 1_256], &["\"intervals_over_1_25\": 1", "\"interval_us_max\": 1251000"]);
     }
 
     #[test]

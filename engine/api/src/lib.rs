@@ -6,6 +6,7 @@ mod alerting;
 mod answer;
 mod discovery;
 mod federate;
+mod fleet;
 mod manage;
 mod metrics;
 mod pages;

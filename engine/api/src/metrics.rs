@@ -27,6 +27,7 @@ pub async fn metrics(state: extract::State<State>) -> Response {
     configuration(&mut page, &state);
     alerting::metrics(&mut page, &state);
     federation(&mut page, &state.federations);
+    fleet(&mut page, &state);
     cores(&mut page, &stats);
     if let Some(store) = state.parts.shards.store() {
         storage(&mut page, &store.stats(), store.bounds(), &stats);
@@ -54,6 +55,35 @@ fn federation(page: &mut Page, counters: &Counters) {
     page.counter("ringscrape_federation_bytes_total", help, of(&counters.bytes));
     let failed = of(&counters.failed) + of(&counters.cut);
     page.counter("prometheus_web_federation_errors_total", "Federations that failed.", failed);
+}
+
+/// Only of a member of a fleet.
+fn fleet(page: &mut Page, state: &State) {
+    let status = state.parts.fleet.status();
+    if status.member.is_none() {
+        return;
+    }
+    let set = state.target_set();
+    let sum = |of: fn(&targets::Pool) -> usize| set.pools.iter().map(|pool| of(pool)).sum::<usize>() as f64;
+    let members = status.division.as_ref().map_or(0, |division| division.view.members().len());
+    let listed = status.division.as_ref().is_some_and(|division| division.me.is_some());
+    let unreachable = status.peers.values().filter(|peer| peer.is_err()).count();
+    let errors = status.findings.iter().filter(|finding| finding.is_error()).count();
+    let warnings = status.findings.len() - errors;
+    page.gauge("ringscrape_fleet_members", "Members in the list.", members as f64);
+    page.gauge("ringscrape_fleet_listed", "Whether this member is in the list.", f64::from(u8::from(listed)));
+    page.gauge("ringscrape_fleet_members_unreachable", "Other members that did not answer.", unreachable as f64);
+    page.gauge("ringscrape_fleet_members_split", "Other members with another list.", status.split.len() as f64);
+    page.gauge("ringscrape_fleet_list_problems", "What is wrong with the list.", status.problems.len() as f64);
+    page.gauge("ringscrape_fleet_check_errors", "Members that cannot be told apart.", errors as f64);
+    page.gauge("ringscrape_fleet_check_warnings", "Members without external labels.", warnings as f64);
+    page.gauge("ringscrape_fleet_targets_leaving", "Targets on their way to others.", sum(|pool| pool.leaving.len()));
+    page.gauge("ringscrape_fleet_targets_others", "Targets of other members.", sum(|pool| pool.others_count));
+    page.counter("ringscrape_fleet_changes_total", "Lists that divide anew.", status.changes_total as f64);
+    let handed_over = status.handed_over_total as f64;
+    page.counter("ringscrape_fleet_handed_over_total", "Targets let go to owners that scrape them.", handed_over);
+    let expired = status.expired_total as f64;
+    page.counter("ringscrape_fleet_handover_expired_total", "Targets let go at the deadline.", expired);
 }
 
 fn storage(page: &mut Page, store: &tsdb::StoreStats, bounds: Option<(i64, i64)>, cores: &[CoreStats]) {

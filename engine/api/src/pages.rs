@@ -50,6 +50,7 @@ pub(crate) fn frame(title: &str, path: &str, content: Markup) -> Html {
         ("/query", "Query"),
         ("/targets", "Targets"),
         ("/service-discovery", "Discovery"),
+        ("/fleet", "Fleet"),
         ("/tsdb-status", "Storage"),
         ("/config", "Configuration"),
         ("/flags", "Flags"),

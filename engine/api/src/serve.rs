@@ -9,7 +9,7 @@
 use crate::federate::Client;
 use crate::stall::Guarded;
 use crate::state::State;
-use crate::{alerting, discovery, federate, manage, metrics, pages, query, remote, storage, v1};
+use crate::{alerting, discovery, federate, fleet, manage, metrics, pages, query, remote, storage, v1};
 use axum::Router;
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -73,6 +73,9 @@ pub fn router(state: State) -> Router {
         .route("/status/walreplay", get(storage::walreplay))
         .route("/status/tsdb", get(storage::status_tsdb))
         .route("/status/tsdb/blocks", get(storage::status_blocks))
+        .route("/status/fleet", get(fleet::overview))
+        .route("/fleet/member", get(fleet::member))
+        .route("/fleet/scraped", post(fleet::scraped))
         .route("/query", get(query::query).post(query::query))
         .route("/query_range", get(query::query_range).post(query::query_range))
         .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
@@ -102,6 +105,7 @@ pub fn router(state: State) -> Router {
         .route("/config", get(pages::configuration))
         .route("/flags", get(pages::flags))
         .route("/status", get(pages::status))
+        .route("/fleet", get(fleet::page))
         .route("/assets/{name}", get(pages::asset))
         .route("/federate", get(federate::federate))
         .route("/metrics", get(metrics::metrics))

@@ -9,7 +9,7 @@ use shard::Shards;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
-use targets::{ManagerHandle, TargetSet};
+use targets::{FleetHandle, ManagerHandle, TargetSet};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// The configuration in force, and what came of the last attempt to load another.
@@ -42,6 +42,7 @@ pub struct Parts {
     pub shards: Shards,
     pub targets: ManagerHandle,
     pub notifier: notifier::Notifier,
+    pub fleet: FleetHandle,
     pub running: watch::Receiver<Arc<Running>>,
     /// Command-line flags and their values.
     pub flags: BTreeMap<String, String>,

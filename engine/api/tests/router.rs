@@ -56,6 +56,8 @@ fn pools(config: &config::Config, count: usize) -> TargetSet {
             }],
             dropped_count: 7,
             duplicates_count: 0,
+            leaving: Vec::new(),
+            others_count: 0,
             failed: vec![FailedTarget {
                 discovered: labels(&[("__address__", "x/y")]),
                 error: "no hostname <b>".into(),
@@ -175,6 +177,7 @@ fn state(count: usize) -> State {
         notifier: notifier::Notifier::new(notifier::Options::default()),
         shards: Shards::new(vec![core(&set)], None),
         targets: ManagerHandle::showing(set),
+        fleet: targets::FleetHandle::showing(targets::FleetStatus::default()),
         running,
         flags: BTreeMap::from([("config.file".to_owned(), "prometheus.yml".to_owned())]),
         query: QuerySettings {

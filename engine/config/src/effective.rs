@@ -26,6 +26,10 @@ impl Config {
         put("tracing", self.tracing.as_ref().map(Value::write));
         put("otlp", self.otlp.as_ref().map(Value::write));
         put("federation", self.federation.as_ref().map(Value::write));
+        // The name was expanded already.
+        let fleet =
+            self.fleet.as_ref().map(|fleet| crate::Fleet { member: fleet.member.replace('$', "$$"), ..fleet.clone() });
+        put("fleet", fleet.as_ref().map(Value::write));
         crate::yaml::print(&Tree::Map(out))
     }
 

@@ -18,6 +18,7 @@ mod effective;
 mod env;
 mod errors;
 mod federation;
+mod fleet;
 mod glob;
 mod http;
 mod job;
@@ -35,6 +36,7 @@ pub use discovery::*;
 pub use env::Env;
 pub use errors::{ConfigError, ConfigErrors};
 pub use federation::{Federation, Selector};
+pub use fleet::{Fleet, FleetMode};
 pub use glob::glob;
 pub use http::{
     Authorization, BasicAuth, GrantType, HeaderValues, HttpConfig, OAuth2, SignatureAlgorithm, TlsConfig, TlsVersion,

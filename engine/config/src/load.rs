@@ -91,10 +91,12 @@ type JobNames = HashMap<String, String>;
 /// The top level of the main file. A new section is one more line here and one more field of [`Config`].
 fn read_config(node: &Node, file: &Path, env: &Env, cx: &Context, names: &mut JobNames) -> Option<Config> {
     let mut fields = Fields::of(node, cx, "the configuration")?;
-    let global = read_global(&mut fields, env);
+    let mut global = read_global(&mut fields, env);
     cx.scheme.set(global.metric_name_validation_scheme);
     let scrape_configs = read_jobs(&mut fields, &global, names);
+    let fleet = read_fleet(&mut fields, env, &mut global);
     let config = Config {
+        fleet,
         runtime: fields.take("runtime"),
         rule_files: read_patterns(&mut fields, "rule_files", "rule file"),
         scrape_config_files: read_patterns(&mut fields, "scrape_config_files", "scrape config file"),
@@ -131,6 +133,21 @@ fn read_global(fields: &mut Fields, env: &Env) -> Global {
     expanded.for_each(|(name, value)| labels.set(&name, &value));
     global.external_labels = labels.build();
     global
+}
+
+/// The section, and the name of the member among the external labels where it asks for that.
+fn read_fleet(fields: &mut Fields, env: &Env, global: &mut Global) -> Option<crate::Fleet> {
+    let mut fleet: crate::Fleet = fields.take("fleet")?;
+    fleet.member = env.expand(&fleet.member);
+    if fleet.member.is_empty() {
+        fields.refuse("fleet", "the name of this member is empty once the environment is expanded; set the variable");
+    }
+    if !fleet.external_label.is_empty() && global.external_labels.get(&fleet.external_label).is_none() {
+        let mut labels = global.external_labels.to_builder();
+        labels.set(&fleet.external_label, &fleet.member);
+        global.external_labels = labels.build();
+    }
+    Some(fleet)
 }
 
 fn read_jobs(fields: &mut Fields, global: &Global, names: &mut JobNames) -> Vec<Arc<ScrapeConfig>> {

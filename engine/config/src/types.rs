@@ -1,7 +1,9 @@
 //! What a configuration comes down to: the global settings and the jobs, everything inherited, compiled and checked.
 
 use crate::decode::{choices, section};
-use crate::{Alerting, Discovery, Federation, HttpConfig, Otlp, RemoteRead, RemoteWrite, Runtime, Storage, Tracing};
+use crate::{
+    Alerting, Discovery, Federation, Fleet, HttpConfig, Otlp, RemoteRead, RemoteWrite, Runtime, Storage, Tracing,
+};
 use relabel::{NameScheme, Program};
 use series::Labels;
 use std::path::PathBuf;
@@ -40,6 +42,8 @@ pub struct Config {
     pub otlp: Option<Otlp>,
     /// Guards of `/federate`; `None` if the section is absent.
     pub federation: Option<Federation>,
+    /// The fleet that this process is a member of; `None` if the section is absent.
+    pub fleet: Option<Fleet>,
     /// The main file, absolute.
     pub(crate) file: PathBuf,
     /// How many of `scrape_configs` stand in the main file.

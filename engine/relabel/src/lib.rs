@@ -131,6 +131,12 @@ impl Program {
         steps
     }
 
+    /// Whether a rule can change the label `name`, whatever labels there are. If not, what it is after the program it is
+    /// before.
+    pub fn may_write(&self, name: &str) -> bool {
+        self.0.iter().any(|rule| rule.may_write(name))
+    }
+
     /// Which labels decide the outcome or can be part of it. Two targets whose own labels are not among them can share
     /// the outcome for a series.
     pub fn reads_or_writes(&self) -> LabelUse {

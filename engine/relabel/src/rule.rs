@@ -312,6 +312,19 @@ impl Rule {
         }
     }
 
+    /// Whether the rule can change the label `name`, whatever labels there are.
+    pub(crate) fn may_write(&self, name: &str) -> bool {
+        match self.action {
+            Action::Keep | Action::Drop | Action::KeepEqual | Action::DropEqual => false,
+            Action::Replace => self.target.constant().is_none_or(|target| target == name),
+            Action::HashMod | Action::Lowercase | Action::Uppercase => self.spec.target_label == name,
+            // A label of any name may be mapped to this one, unless all go to one name.
+            Action::LabelMap => self.replacement.constant().is_none_or(|target| target == name),
+            Action::LabelDrop => self.regex.is_match(name),
+            Action::LabelKeep => !self.regex.is_match(name),
+        }
+    }
+
     /// Names every label that the rule can read or write; false if that could be any.
     pub(crate) fn list_labels(&self, list: &mut impl FnMut(&str)) -> bool {
         match self.action {

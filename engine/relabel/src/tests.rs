@@ -498,3 +498,21 @@ fn no_rule_makes_it_panic() {
         }
     }
 }
+
+#[test]
+fn labels_that_no_rule_changes_are_known() {
+    for (text, name, want) in [
+        ("- a -> instance", "a", false),
+        ("- a -> instance", "instance", true),
+        ("- a -> __$1", "b", true),
+        ("keep a", "a", false),
+        ("hashmod a -> h  mod=2", "h", true),
+        ("hashmod a -> h  mod=2", "a", false),
+        ("lowercase a -> a", "a", true),
+        ("labelmap", "a", true),
+        ("labeldrop", "a", true),
+        ("labelkeep", "a", false),
+    ] {
+        assert_eq!(program(&[text], NameScheme::Utf8).may_write(name), want, "{text} {name}");
+    }
+}

@@ -30,11 +30,56 @@ pub enum Command {
     },
     /// Fetch once and show what a target would bring: samples, series, bytes, top metrics and labels, limits it breaks.
     Preview(Preview),
+    /// Several processes with one configuration: who scrapes what, and can they be told apart.
+    Fleet {
+        #[command(subcommand)]
+        what: Fleet,
+    },
     /// Look into a data folder that no server holds.
     Tsdb {
         #[command(subcommand)]
         what: Tsdb,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Fleet {
+    /// Compare configuration files: equal external labels, targets that hashmod rules give to none or to two. Exit code 1
+    /// if something is wrong.
+    Check {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// External labels that tell replicas apart.
+        #[arg(long, value_delimiter = ',', default_value = "replica,prometheus_replica")]
+        replica_labels: Vec<String>,
+    },
+    /// What a changed list of members would move, by the ring and by hashmod.
+    Plan(FleetPlan),
+}
+
+#[derive(Args, Debug)]
+pub struct FleetPlan {
+    /// Configuration with a section `fleet`, or none if --members says who is there.
+    #[arg(long = "config.file")]
+    pub config_file: PathBuf,
+    /// Targets instead of those that the configuration finds: a file for file_sd, or a saved answer of /api/v1/targets.
+    #[arg(long)]
+    pub targets: Option<PathBuf>,
+    /// Members now, NAME or NAME=WEIGHT. Default: the list of the configuration.
+    #[arg(long, value_delimiter = ',')]
+    pub members: Vec<String>,
+    /// Members that join, NAME or NAME=WEIGHT.
+    #[arg(long, value_delimiter = ',')]
+    pub join: Vec<String>,
+    /// Members that leave.
+    #[arg(long, value_delimiter = ',')]
+    pub leave: Vec<String>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// Moves shown in the table; 0 shows all.
+    #[arg(long, default_value_t = 20)]
+    pub moves: usize,
 }
 
 #[derive(Subcommand, Debug)]

@@ -4,6 +4,7 @@
 
 mod check;
 mod cli;
+mod fleet;
 mod folder;
 mod log;
 mod preview;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse_args(std::env::args());
     match &cli.command {
         Some(cli::Command::Check { what: cli::Check::Config { files } }) => check::config(files),
+        Some(cli::Command::Fleet { what }) => fleet::run(what),
         Some(cli::Command::Preview(options)) => preview::run(options),
         Some(cli::Command::Tsdb { what }) => folder::run(what),
         None => serve::run(&cli),

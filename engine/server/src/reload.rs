@@ -10,7 +10,7 @@ use notifier::Notifier;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use targets::ManagerHandle;
+use targets::{FleetHandle, ManagerHandle};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// A wish to reload; the answer tells what came of it.
@@ -22,6 +22,7 @@ pub struct Reloader {
     running: watch::Sender<Arc<Running>>,
     targets: ManagerHandle,
     notifier: Notifier,
+    fleet: FleetHandle,
 }
 
 impl Reloader {
@@ -30,8 +31,9 @@ impl Reloader {
         running: watch::Sender<Arc<Running>>,
         targets: ManagerHandle,
         notifier: Notifier,
+        fleet: FleetHandle,
     ) -> Reloader {
-        Reloader { file, running, targets, notifier }
+        Reloader { file, running, targets, notifier, fleet }
     }
 
     /// Serves requests until all who could make one are gone. With `auto`, also looks for changed files that often.
@@ -69,6 +71,7 @@ impl Reloader {
             Ok(Ok(config)) => {
                 let config = Arc::new(config);
                 warn_of(&config);
+                self.fleet.reload(config.clone()).await;
                 self.targets.reload(config.clone()).await;
                 self.notifier.reload(&config).await;
                 self.running.send_modify(|running| *running = Arc::new(Running::good(config)));

@@ -147,12 +147,16 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
             }
         }
     });
+    // Before the targets: the first build is this member's share already.
+    let fleet = targets::FleetHandle::start(targets.clone());
+    fleet.reload(config.clone()).await;
     targets.reload(config.clone()).await;
     let notifier = notifier::Notifier::new(serve.notifier_options());
     notifier.reload(&config).await;
 
     let (reload_to, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
-    let reloader = Reloader::new(serve.config_file.clone(), running_to, targets.clone(), notifier.clone());
+    let reloader =
+        Reloader::new(serve.config_file.clone(), running_to, targets.clone(), notifier.clone(), fleet.clone());
     let auto = serve.config_auto_reload.then_some(serve.config_auto_reload_interval);
     tokio::spawn(reloader.run(reload_requests, auto));
 
@@ -163,6 +167,7 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         shards: shards.clone(),
         targets,
         notifier: notifier.clone(),
+        fleet,
         running,
         flags: cli.flags(),
         query: serve.query_settings(),

@@ -111,6 +111,8 @@ struct Scraper {
     reader: RefCell<Option<Reader>>,
     status: RefCell<TargetStatus>,
     last_start_us: Cell<Option<u64>>,
+    /// Another member of the fleet scrapes the target now.
+    has_moved: Cell<bool>,
 }
 
 struct Core {
@@ -263,7 +265,10 @@ impl Core {
 
     fn apply(self: &Rc<Self>, diff: TargetDiff) {
         for id in diff.remove {
-            self.remove(id);
+            self.remove(id, false);
+        }
+        for id in diff.moved {
+            self.remove(id, true);
         }
         for target in diff.add.into_iter().chain(diff.update) {
             let known = self.by_id.borrow().get(&target.id).and_then(|slot| self.scraper(*slot));
@@ -296,6 +301,7 @@ impl Core {
             reader: RefCell::new(Some(reader)),
             status: RefCell::new(TargetStatus::new(target.id, self.index)),
             last_start_us: Cell::new(None),
+            has_moved: Cell::new(false),
             target: RefCell::new(target.clone()),
         });
         scrapers[slot.0 as usize] = Some(scraper.clone());
@@ -315,10 +321,12 @@ impl Core {
         }
     }
 
-    fn remove(&self, id: TargetId) {
+    /// Ends a target. Where it has moved, its series go on elsewhere and get no markers.
+    fn remove(&self, id: TargetId, has_moved: bool) {
         let Some(slot) = self.by_id.borrow_mut().remove(&id) else { return };
         self.schedule.borrow_mut().remove(slot);
         if let Some(scraper) = self.scrapers.borrow_mut()[slot.0 as usize].take() {
+            scraper.has_moved.set(has_moved);
             scraper.signal.stop();
         }
         self.free.borrow_mut().push(slot);
@@ -347,11 +355,13 @@ impl Core {
             return;
         }
         let mut head = scraper.holder.head.borrow_mut();
-        let at = stamp(wall_us() / 1000, head.newest_at());
-        let target = asking.target();
-        let mark_stamped = target.job.track_timestamps_staleness;
-        // Only a clock that went far back refuses the row; the series then end when they are out of the lookback.
-        let _ = head.end(at, mark_stamped, &mut self.journal.borrow_mut(), &mut self.append.borrow_mut().0);
+        if !scraper.has_moved.get() {
+            let at = stamp(wall_us() / 1000, head.newest_at());
+            let target = asking.target();
+            let mark_stamped = target.job.track_timestamps_staleness;
+            // Only a clock that went far back refuses the row; the series then end when they are out of the lookback.
+            let _ = head.end(at, mark_stamped, &mut self.journal.borrow_mut(), &mut self.append.borrow_mut().0);
+        }
         head.close_all();
         self.hand_over(&mut head);
         drop(head);

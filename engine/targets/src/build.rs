@@ -46,11 +46,17 @@ pub enum Built {
 
 /// Builds the target of `own` labels (`__address__` among them) in a group with `shared` labels.
 pub fn build(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels) -> Built {
+    build_with(job, own, shared, |_| {})
+}
+
+/// The same. `look` sees the labels after relabelling, if they are kept.
+pub fn build_with(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels, look: impl FnOnce(&LabelsBuilder)) -> Built {
     let discovered = discovered_labels(job, own, shared);
     let mut labels = discovered.to_builder();
     if !job.relabel_configs.apply(&mut labels).is_kept() {
         return Built::Dropped { discovered };
     }
+    look(&labels);
     match finish(job, labels, &discovered) {
         Ok(target) => Built::Target(target),
         Err(error) => Built::Failed { discovered, error },
@@ -58,7 +64,7 @@ pub fn build(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels) -> Built {
 }
 
 /// Labels before relabelling, in Prometheus' order of precedence.
-fn discovered_labels(job: &ScrapeConfig, own: &Labels, shared: &Labels) -> Labels {
+pub fn discovered_labels(job: &ScrapeConfig, own: &Labels, shared: &Labels) -> Labels {
     let mut labels = own.merged(shared).to_builder();
     let mut default = |name: &str, value: &str| {
         if labels.get(name).is_empty() {

@@ -2,6 +2,7 @@
 
 mod build;
 mod discovery;
+mod fleet;
 mod follow;
 mod manager;
 mod placement;
@@ -10,6 +11,7 @@ mod target;
 
 pub use build::{Built, build};
 pub use discovery::{Group, SdOptions, parse_list};
+pub use fleet::{About, Division, FleetHandle, FleetStatus, IDS_MAX, Ids, about, members, rules};
 pub use follow::Follow;
 pub use manager::{Manager, ManagerHandle, SdStats, pool_now};
 pub use pool::BuildCache;

@@ -8,12 +8,13 @@
 //!   * updates are taken together for [`SETTLE`], so that a storm of them costs one pass
 
 use crate::discovery::{Found, Keeper, SdOptions, Source, SourceId, UPDATES_MAX, Update};
+use crate::fleet::{Division, Share};
 use crate::placement::Placement;
 use crate::pool::{BuildCache, in_order};
 use crate::target::{Pool, Target, TargetDiff, TargetId, TargetSet};
 use config::{Config, Discovery, ScrapeConfig};
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -47,6 +48,10 @@ pub struct SdStats {
 enum Message {
     Reload(Arc<Config>, oneshot::Sender<()>),
     Costs(HashMap<TargetId, f64>),
+    /// How the targets are divided from now on; `None`: all are ours.
+    Divide(Option<Arc<Division>>),
+    /// Targets that other members scrape by now.
+    Release(HashSet<TargetId>),
 }
 
 /// How the rest of the program reaches the manager. Cloning copies pointers.
@@ -76,6 +81,17 @@ impl ManagerHandle {
     /// Tells what targets cost, for those that are placed from now on.
     pub async fn set_costs(&self, costs: HashMap<TargetId, f64>) {
         let _ = self.messages.send(Message::Costs(costs)).await;
+    }
+
+    /// Divides the targets of all jobs among the members of a fleet. What is scraped here and is another's goes on until
+    /// it is released.
+    pub async fn divide(&self, division: Option<Arc<Division>>) {
+        let _ = self.messages.send(Message::Divide(division)).await;
+    }
+
+    /// Ends these without markers: other members scrape them.
+    pub async fn release(&self, targets: HashSet<TargetId>) {
+        let _ = self.messages.send(Message::Release(targets)).await;
     }
 
     /// The targets of all jobs, now and as they change.
@@ -121,7 +137,7 @@ pub async fn pool_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> Pool {
         late.map(|source| format!("{}: no answer within {ANSWER_WITHIN:?}", source.discovery.kind())).collect();
     errors.extend(sources.iter().flat_map(|source| source.found.errors.iter().cloned()));
     let groups: Vec<_> = sources.iter().flat_map(|source| source.found.groups.iter().cloned()).collect();
-    BuildCache::default().build_pool(job, &groups, errors, None)
+    BuildCache::default().build_pool(job, &groups, errors, None, None)
 }
 
 /// The task's state.
@@ -131,6 +147,9 @@ pub struct Manager {
     jobs: BTreeMap<String, Job>,
     sources: Vec<Source>,
     source_next: u64,
+    division: Option<Arc<Division>>,
+    /// Filled for one rebuild only: what is gone after it is no longer known here.
+    released: HashSet<TargetId>,
     /// What the cores have, by job.
     told: BTreeMap<String, Arc<Pool>>,
     updates_to: mpsc::Sender<Update>,
@@ -157,6 +176,8 @@ impl Manager {
             jobs: BTreeMap::new(),
             sources: Vec::new(),
             source_next: 0,
+            division: None,
+            released: HashSet::new(),
             told: BTreeMap::new(),
             updates_to,
             keeper: Keeper::start(options.keep_in.clone()),
@@ -177,6 +198,15 @@ impl Manager {
                         let _ = reply.send(());
                     }
                     Some(Message::Costs(costs)) => self.placement.set_costs(costs),
+                    Some(Message::Divide(division)) => {
+                        self.division = division;
+                        self.rebuild_all().await;
+                    }
+                    Some(Message::Release(targets)) => {
+                        self.released = targets;
+                        self.rebuild_all().await;
+                        self.released.clear();
+                    }
                     None => return,
                 },
                 Some(update) = updates.recv() => {
@@ -229,7 +259,7 @@ impl Manager {
                 sources.push(source);
             }
             let mut cache = BuildCache::default();
-            let pool = Arc::new(cache.build_pool(job, [], Vec::new(), None));
+            let pool = Arc::new(cache.build_pool(job, [], Vec::new(), None, None));
             jobs.insert(name.clone(), Job { job: job.clone(), sources, pool, cache });
         }
         self.jobs = jobs;
@@ -252,12 +282,19 @@ impl Manager {
         id
     }
 
+    async fn rebuild_all(&mut self) {
+        let names: Vec<String> = self.jobs.keys().cloned().collect();
+        names.iter().for_each(|name| self.rebuild(name));
+        self.publish().await;
+    }
+
     fn rebuild(&mut self, name: &str) {
         let Some(job) = self.jobs.get_mut(name) else { return };
         let sources: Vec<&Source> = self.sources.iter().filter(|source| job.sources.contains(&source.id)).collect();
         let groups = sources.iter().flat_map(|source| source.found.groups.iter());
         let errors = sources.iter().flat_map(|source| source.found.errors.iter().cloned()).collect();
-        job.pool = Arc::new(job.cache.build_pool(&job.job, groups, errors, Some(&job.pool)));
+        let share = self.division.as_ref().map(|division| Share { division, released: &self.released });
+        job.pool = Arc::new(job.cache.build_pool(&job.job, groups, errors, Some(&job.pool), share));
     }
 
     /// Tells the cores what is different, then everybody.
@@ -277,7 +314,11 @@ impl Manager {
             differences(&gone.active, &[], &mut self.placement, &mut diffs);
         }
         self.told = now;
-        for (core, diff) in diffs {
+        for (core, mut diff) in diffs {
+            if !self.released.is_empty() {
+                let released = &self.released;
+                (diff.moved, diff.remove) = diff.remove.into_iter().partition(|id| released.contains(id));
+            }
             (self.sink)(core, diff).await;
         }
         self.set.send_replace(Arc::new(TargetSet { pools: self.jobs.values().map(|job| job.pool.clone()).collect() }));

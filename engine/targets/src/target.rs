@@ -72,10 +72,22 @@ pub struct Pool {
     pub dropped_count: usize,
     /// How many were the same target as another.
     pub duplicates_count: usize,
+    /// Active targets that belong to other members of the fleet and stay until those have scraped them.
+    pub leaving: Vec<Leaving>,
+    /// How many targets other members have. Those that are left out before relabelling count as addresses.
+    pub others_count: usize,
     /// Discovered targets that cannot be scraped, with the reason (`no address`, …).
     pub failed: Vec<FailedTarget>,
     /// What is wrong with the job's sources at the moment (an unreadable file …); the last good list is in use.
     pub source_errors: Vec<String>,
+}
+
+/// A target on its way to other members.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leaving {
+    pub id: TargetId,
+    /// Names of its owners.
+    pub to: Vec<String>,
 }
 
 /// A discovered address that became no target.
@@ -123,10 +135,12 @@ pub struct TargetDiff {
     /// Same id, other settings: phase and parse state stay.
     pub update: Vec<Arc<Target>>,
     pub remove: Vec<TargetId>,
+    /// Those that another member of the fleet scrapes now: they end here without markers.
+    pub moved: Vec<TargetId>,
 }
 
 impl TargetDiff {
     pub fn is_empty(&self) -> bool {
-        self.add.is_empty() && self.update.is_empty() && self.remove.is_empty()
+        self.add.is_empty() && self.update.is_empty() && self.remove.is_empty() && self.moved.is_empty()
     }
 }
