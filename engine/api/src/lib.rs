@@ -13,6 +13,7 @@ mod pages;
 mod params;
 mod query;
 mod remote;
+mod rule_groups;
 mod serve;
 mod stall;
 mod state;
@@ -20,7 +21,7 @@ mod storage;
 mod v1;
 
 pub use answer::rfc3339;
-pub use query::QuerySettings;
+pub use query::{Queries, QuerySettings};
 pub use remote::RemoteSettings;
 pub use serve::{Surface, federation_router, router, serve};
 pub use state::{Parts, ReloadRequest, Running, State};

@@ -1,8 +1,8 @@
 //! `/metrics`: ringscrape's own, under Prometheus' names where operators alert on them.
 
-use crate::alerting;
 use crate::federate::Counters;
 use crate::state::State;
+use crate::{alerting, rule_groups};
 use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -29,6 +29,7 @@ pub async fn metrics(state: extract::State<State>) -> Response {
     federation(&mut page, &state.federations);
     fleet(&mut page, &state);
     cores(&mut page, &stats);
+    rule_groups::metrics(&mut page, &state);
     if let Some(store) = state.parts.shards.store() {
         storage(&mut page, &store.stats(), store.bounds(), &stats);
     }
@@ -179,6 +180,21 @@ impl Page {
         for (key, value) in values {
             self.line(name, &[(label, key.as_ref())], value);
         }
+    }
+
+    /// Microseconds as a summary in seconds.
+    pub fn summary(&mut self, name: &str, help: &str, quantiles: &[f64], histogram: &Histogram<u64>) {
+        self.family(name, "summary", help);
+        for quantile in quantiles {
+            let value = match histogram.len() {
+                0 => f64::NAN,
+                _ => histogram.value_at_quantile(*quantile) as f64 / 1e6,
+            };
+            self.line(name, &[("quantile", &quantile.to_string())], value);
+        }
+        let sum = histogram.mean() * histogram.len() as f64 / 1e6;
+        self.line(&format!("{name}_sum"), &[], if histogram.is_empty() { 0.0 } else { sum });
+        self.line(&format!("{name}_count"), &[], histogram.len() as f64);
     }
 
     /// Microseconds of all cores as a histogram in seconds.

@@ -15,12 +15,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use promql::{
     Annotations, Answer, Column, EvalError, Evaluated, Grid, Limits, ParseError, ParseOptions, Plan, PlanOptions,
-    Select, Selected, SelectedSeries,
+    Point, Select, Selected, SelectedSeries,
 };
 use serde_json::{Value, json};
 use series::histogram::Histogram;
 use series::{Labels, Sample, Timestamp, format_float_json, is_stale};
-use shard::{InstantRequest, RangeRequest, ReduceRequest};
+use shard::{InstantRequest, RangeRequest, ReduceRequest, Shards};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,14 +45,44 @@ pub struct QuerySettings {
     pub samples_max: usize,
 }
 
-/// Places for queries.
+/// Who answers queries, some at a time. Cloning copies pointers.
+#[derive(Clone)]
 pub struct Queries {
+    shards: Shards,
+    settings: QuerySettings,
     places: Arc<Semaphore>,
 }
 
 impl Queries {
-    pub fn new(settings: &QuerySettings) -> Queries {
-        Queries { places: Arc::new(Semaphore::new(settings.concurrency.max(1))) }
+    pub fn new(shards: Shards, settings: QuerySettings) -> Queries {
+        let places = Arc::new(Semaphore::new(settings.concurrency.max(1)));
+        Queries { shards, settings, places }
+    }
+
+    /// Whether questions can be answered in full: the logs of the last run have been read.
+    pub fn is_ready(&self) -> bool {
+        self.shards.store().is_none_or(|store| store.replay().done)
+    }
+
+    /// What an expression yields at one time, as rules want it: the elements of a vector, or a scalar without labels.
+    pub async fn vector(&self, expr: &str, at: Timestamp, inner_step: Duration) -> Result<Vec<(Labels, f64)>, String> {
+        let options = PlanOptions { inner_step, ..self.settings.plan };
+        let plan = Arc::new(Plan::instant(expr, at.0, &options).map_err(|error| error.to_string())?);
+        let timed = run(self, plan, &options, self.settings.timeout).await.map_err(|error| error.text)?;
+        match timed.evaluated.answer {
+            Answer::Scalar(values) => Ok(vec![(Labels::empty(), values[0])]),
+            Answer::Vector(columns) => {
+                let value = |column: &Column| match column.point(0) {
+                    None => Ok(None),
+                    Some(Point::Float(value)) => Ok(Some((column.labels.clone(), value))),
+                    Some(Point::Histogram(_)) => {
+                        Err("the result has native histograms, which rules cannot keep yet".to_owned())
+                    }
+                };
+                columns.iter().filter_map(|column| value(column).transpose()).collect()
+            }
+            Answer::String(_) | Answer::Matrix(_) => Err("rule result is not a vector or scalar".into()),
+        }
     }
 }
 
@@ -83,8 +113,8 @@ impl Drop for StopOnDrop {
 }
 
 /// What the answer to a select is made of.
-async fn select(state: &State, select: &Select, lookback: Duration) -> Result<Selected, ApiError> {
-    let samples_max = state.parts.query.samples_max;
+async fn select(queries: &Queries, select: &Select, lookback: Duration) -> Result<Selected, ApiError> {
+    let samples_max = queries.settings.samples_max;
     if let Some(reduction) = &select.reduction {
         let request = ReduceRequest {
             selectors: vec![select.matchers.clone()],
@@ -93,21 +123,21 @@ async fn select(state: &State, select: &Select, lookback: Duration) -> Result<Se
             reduction: reduction.clone(),
             samples_max,
         };
-        if let Some(partial) = state.parts.shards.reduce(request).await? {
+        if let Some(partial) = queries.shards.reduce(request).await? {
             return Ok(Selected::Reduced(partial));
         }
     }
-    series(state, select, lookback).await.map(Selected::Series)
+    series(queries, select, lookback).await.map(Selected::Series)
 }
 
-async fn series(state: &State, select: &Select, lookback: Duration) -> Result<Vec<SelectedSeries>, ApiError> {
+async fn series(queries: &Queries, select: &Select, lookback: Duration) -> Result<Vec<SelectedSeries>, ApiError> {
     let (from, to) = (Timestamp(select.from), Timestamp(select.to));
     let selectors = vec![select.matchers.clone()];
-    let settings = &state.parts.query;
+    let settings = &queries.settings;
     let single = select.is_instant && select.to - select.from == lookback.as_millis() as i64 - 1;
     if single {
         let request = InstantRequest { selectors, at: to, lookback, series_max: settings.samples_max };
-        let mut found = state.parts.shards.instant(request).await?;
+        let mut found = queries.shards.instant(request).await?;
         found.sort_unstable_by(|one, other| one.labels.cmp(&other.labels).then(other.timestamp.cmp(&one.timestamp)));
         found.dedup_by(|later, kept| later.labels == kept.labels);
         let series = found.into_iter().map(|sample| SelectedSeries {
@@ -121,7 +151,7 @@ async fn series(state: &State, select: &Select, lookback: Duration) -> Result<Ve
         return Ok(Vec::new());
     }
     let request = RangeRequest { selectors, from, to, samples_max: settings.samples_max, labels_only: false };
-    let found = state.parts.shards.range(request).await?;
+    let found = queries.shards.range(request).await?;
     let series = found.into_iter().map(|series| SelectedSeries {
         labels: series.labels,
         samples: series.samples,
@@ -138,8 +168,8 @@ struct Timed {
 }
 
 /// Carries a plan out within its limits.
-async fn run(state: &State, plan: Arc<Plan>, options: &PlanOptions, timeout: Duration) -> Result<Timed, ApiError> {
-    replayed(state)?;
+async fn run(queries: &Queries, plan: Arc<Plan>, options: &PlanOptions, timeout: Duration) -> Result<Timed, ApiError> {
+    replayed(&queries.shards)?;
     let started = Instant::now();
     let deadline = started + timeout;
     let late = |_| ApiError {
@@ -147,18 +177,18 @@ async fn run(state: &State, plan: Arc<Plan>, options: &PlanOptions, timeout: Dur
         kind: "timeout",
         text: "query timed out in query queue".into(),
     };
-    let place = tokio::time::timeout(timeout, state.queries.places.clone().acquire_owned()).await.map_err(late)?;
+    let place = tokio::time::timeout(timeout, queries.places.clone().acquire_owned()).await.map_err(late)?;
     let queued = started.elapsed();
     let stop = StopOnDrop::default();
     let stopping = stop.0.clone();
     let mut data = Vec::with_capacity(plan.selects().len());
     for one in plan.selects() {
         let left = deadline.saturating_duration_since(Instant::now());
-        let found = tokio::time::timeout(left, select(state, one, options.lookback)).await;
+        let found = tokio::time::timeout(left, select(queries, one, options.lookback)).await;
         data.push(found.map_err(|_| ApiError::from(EvalError::Timeout))??);
     }
     let selected = started.elapsed() - queued;
-    let samples_max = state.parts.query.samples_max;
+    let samples_max = queries.settings.samples_max;
     let work = move || {
         // Held until the evaluation has really ended, whether somebody waits or not.
         let _place = place;
@@ -204,7 +234,7 @@ pub async fn query(state: S, params: Params) -> Result<Response, ApiError> {
     let (options, timeout) = options(&state, &params)?;
     let plan = Plan::instant(params.get("query").unwrap_or(""), at, &options).map_err(bad_query)?;
     let plan = Arc::new(plan);
-    let timed = run(&state, plan.clone(), &options, timeout).await?;
+    let timed = run(&state.queries, plan.clone(), &options, timeout).await?;
     Ok(respond(timed, plan.grid, false, limit, wants_stats(&params)))
 }
 
@@ -239,7 +269,7 @@ pub async fn query_range(state: S, params: Params) -> Result<Response, ApiError>
     let (options, timeout) = options(&state, &params)?;
     let plan = Plan::range(params.get("query").unwrap_or(""), start, end, step, &options).map_err(bad_query)?;
     let plan = Arc::new(plan);
-    let timed = run(&state, plan.clone(), &options, timeout).await?;
+    let timed = run(&state.queries, plan.clone(), &options, timeout).await?;
     Ok(respond(timed, plan.grid, true, limit, wants_stats(&params)))
 }
 
@@ -277,14 +307,6 @@ pub async fn exemplars(state: S, params: Params) -> ApiResult<Vec<()>> {
         return Err(ApiError::bad_data("invalid parameter \"end\": end timestamp must not be before start timestamp"));
     }
     Ok(Data(Vec::new()))
-}
-
-pub async fn rules() -> ApiResult<Value> {
-    Ok(Data(json!({"groups": []})))
-}
-
-pub async fn alerts() -> ApiResult<Value> {
-    Ok(Data(json!({"alerts": []})))
 }
 
 pub async fn features(state: S) -> ApiResult<Value> {

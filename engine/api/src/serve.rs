@@ -9,7 +9,9 @@
 use crate::federate::Client;
 use crate::stall::Guarded;
 use crate::state::State;
-use crate::{alerting, discovery, federate, fleet, manage, metrics, pages, query, remote, storage, v1};
+use crate::{
+    alerting, discovery, federate, fleet, manage, metrics, pages, query, remote, rule_groups, storage, v1,
+};
 use axum::Router;
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -83,8 +85,8 @@ pub fn router(state: State) -> Router {
         .route("/parse_query", get(query::parse_query).post(query::parse_query))
         .route("/write", post(remote::write))
         .route("/read", post(remote::read))
-        .route("/rules", get(query::rules))
-        .route("/alerts", get(query::alerts))
+        .route("/rules", get(rule_groups::rules))
+        .route("/alerts", get(rule_groups::alerts))
         .route("/alertmanagers", get(alerting::alertmanagers))
         .route("/features", get(query::features))
         .route("/series", get(storage::series).post(storage::series))

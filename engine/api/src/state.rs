@@ -48,6 +48,7 @@ pub struct Parts {
     pub flags: BTreeMap<String, String>,
     pub query: QuerySettings,
     pub remote: RemoteSettings,
+    pub rules: rules::Manager,
     /// URL under which the server is reached from outside.
     pub external_url: Option<String>,
     /// Whether reload and shutdown by HTTP are allowed.
@@ -91,7 +92,7 @@ impl State {
             ),
             None => None,
         };
-        let queries = Queries::new(&parts.query);
+        let queries = Queries::new(parts.shards.clone(), parts.query.clone());
         let remote = Remote::new(&parts.remote);
         Ok(State(Arc::new(Inner {
             parts,

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use promql::parse_selector;
 use serde::Serialize;
 use series::{Labels, Matcher, Timestamp};
-use shard::RangeRequest;
+use shard::{RangeRequest, Shards};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,8 +36,8 @@ fn store(state: &State) -> Result<&Arc<Store>, ApiError> {
 }
 
 /// Refuses questions about stored samples while old logs are being read: the answer would lack some.
-pub fn replayed(state: &State) -> Result<(), ApiError> {
-    match state.parts.shards.store() {
+pub fn replayed(shards: &Shards) -> Result<(), ApiError> {
+    match shards.store() {
         Some(store) if !store.replay().done => {
             Err(unavailable("the logs of the last run are being read; see status/walreplay"))
         }
@@ -51,7 +51,7 @@ fn object(labels: &Labels) -> BTreeMap<String, String> {
 
 /// Label sets of series with samples in the range that the parameters give.
 async fn label_sets(state: &State, params: &Params, required: bool) -> Result<Vec<Labels>, ApiError> {
-    replayed(state)?;
+    replayed(&state.parts.shards)?;
     let mut selectors: Vec<Vec<Matcher>> = Vec::new();
     for text in params.all("match[]") {
         let parsed = parse_selector(text);
@@ -244,7 +244,7 @@ async fn on_folder<T: Send + 'static>(
 
 pub async fn delete_series(state: S, params: Params) -> Result<Response, ApiError> {
     let store = admin(&state)?;
-    replayed(&state)?;
+    replayed(&state.parts.shards)?;
     let mut selectors = Vec::new();
     for text in params.all("match[]") {
         let parsed = parse_selector(text);
@@ -273,7 +273,7 @@ pub struct Snapshot {
 /// Blocks and, unless `skip_head` is set, everything scraped until now: it waits for a scrape of every target.
 pub async fn snapshot(state: S, params: Params) -> ApiResult<Snapshot> {
     let store = admin(&state)?;
-    replayed(&state)?;
+    replayed(&state.parts.shards)?;
     let with_head = match params.get("skip_head") {
         None | Some("") | Some("false") => true,
         Some("true") => false,

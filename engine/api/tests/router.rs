@@ -175,6 +175,10 @@ fn state(count: usize) -> State {
     let (_, running) = watch::channel(Arc::new(Running::good(config)));
     State::new(Parts {
         notifier: notifier::Notifier::new(notifier::Options::default()),
+        rules: rules::Manager::new(
+            Arc::new(rules::unit::Memory::new(promql::PlanOptions::default())),
+            rules::Options::default(),
+        ),
         shards: Shards::new(vec![core(&set)], None),
         targets: ManagerHandle::showing(set),
         fleet: targets::FleetHandle::showing(targets::FleetStatus::default()),

@@ -46,7 +46,6 @@ impl Config {
             self.storage.as_ref().and_then(|storage| storage.tsdb.as_ref()).is_some_and(asks)
         };
         let sections = [
-            ("rule_files", !self.rule_files.is_empty()),
             ("sigv4 of alertmanagers", self.alerting.alertmanagers.iter().any(|group| group.sigv4.is_some())),
             ("remote_write", !self.remote_write.is_empty()),
             ("remote_read", !self.remote_read.is_empty()),

@@ -24,6 +24,8 @@ mod http;
 mod job;
 mod lint;
 mod load;
+mod rule_tests;
+mod rules;
 mod secret;
 mod sections;
 mod types;
@@ -43,6 +45,10 @@ pub use http::{
 };
 pub use load::{load, parse_config, parse_yaml};
 pub use relabel::NameScheme;
+pub use rule_tests::{
+    AlertTest, ExpectedAlert, ExpectedSample, ExprTest, InputSeries, RuleTest, RuleTests, load_rule_tests,
+};
+pub use rules::{Place, RuleFile, RuleGroup, RuleSpec, load_rules, parse_rules, refusals};
 pub use secret::Secret;
 pub use sections::*;
 pub use types::{

@@ -64,7 +64,7 @@ pub fn parse_yaml(text: &str) -> Result<crate::Tree, String> {
 }
 
 /// The text of a file, within the bound of size.
-fn read(path: &Path) -> Result<String, ConfigErrors> {
+pub(crate) fn read(path: &Path) -> Result<String, ConfigErrors> {
     let unreadable = |message: String| ConfigErrors::unreadable(path.to_owned(), message);
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| unreadable(format!("cannot be opened: {error}")))?;

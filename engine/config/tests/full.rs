@@ -56,7 +56,6 @@ fn everything_is_read() {
 fn what_is_not_carried_out_is_named() {
     let names = full().not_carried_out();
     let want = [
-        "rule_files",
         "remote_write",
         "remote_read",
         "storage.exemplars",

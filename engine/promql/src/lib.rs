@@ -11,6 +11,7 @@ mod column;
 mod eval;
 mod functions;
 mod lex;
+pub mod notation;
 mod parse;
 mod plan;
 mod print;

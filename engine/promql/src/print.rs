@@ -171,6 +171,13 @@ pub(crate) fn plain(expr: &Expr) -> String {
     }
 }
 
+impl std::fmt::Display for Expr {
+    /// The canonical form on one line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&plain(self))
+    }
+}
+
 fn subquery_text(subquery: &Subquery, inner: String) -> String {
     let step = subquery.step.as_ref().map_or(String::new(), length);
     format!("{inner}[{}:{step}]{}", length(&subquery.range), suffix(&subquery.offset, &subquery.at))

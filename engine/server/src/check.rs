@@ -11,6 +11,7 @@ pub fn config(files: &[PathBuf]) -> ExitCode {
         println!("Checking {}", file.display());
         match config::load(file, &config::Env::process()) {
             Ok(config) => {
+                verdict = rule_files(&config).unwrap_or(verdict);
                 let targets = config.scrape_configs.len();
                 println!("  SUCCESS: {} is valid: {targets} scrape configs", file.display());
                 let passive = config.not_carried_out();
@@ -29,5 +30,25 @@ pub fn config(files: &[PathBuf]) -> ExitCode {
     // Hubs and edges that are checked together know of each other.
     let pairs = good.iter().flat_map(|hub| good.iter().map(move |edge| (hub, edge)));
     pairs.flat_map(|(hub, edge)| hub.lint_beside(edge)).for_each(|warning| println!("WARNING: {warning}"));
+    verdict
+}
+
+/// The verdict on the rule files of a configuration, if it is bad.
+fn rule_files(config: &config::Config) -> Option<ExitCode> {
+    let mut verdict = None;
+    for file in config.rule_files.iter().flat_map(|pattern| config::glob(pattern)) {
+        println!("  Checking {}", file.display());
+        match crate::rules::check_file(&file) {
+            Ok((groups, duplicates)) => {
+                let count: usize = groups.iter().map(|group| group.rules.len()).sum();
+                println!("    SUCCESS: {count} rules found");
+                crate::rules::print_duplicates(&duplicates);
+            }
+            Err(errors) => {
+                println!("    FAILED: {errors}");
+                verdict = Some(ExitCode::FAILURE);
+            }
+        }
+    }
     verdict
 }

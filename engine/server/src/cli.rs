@@ -28,6 +28,11 @@ pub enum Command {
         #[command(subcommand)]
         what: Check,
     },
+    /// Run unit tests.
+    Test {
+        #[command(subcommand)]
+        what: Test,
+    },
     /// Fetch once and show what a target would bring: samples, series, bytes, top metrics and labels, limits it breaks.
     Preview(Preview),
     /// Several processes with one configuration: who scrapes what, and can they be told apart.
@@ -102,6 +107,26 @@ pub enum Check {
     Config {
         #[arg(required = true)]
         files: Vec<PathBuf>,
+    },
+    /// Read rule files and look for duplicates; exit code 1 if one is bad.
+    Rules {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// End with exit code 3 if there are duplicates.
+        #[arg(long)]
+        lint_fatal: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Test {
+    /// Run unit tests of rules, in promtool's format; exit code 1 if one fails.
+    Rules {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Only test groups whose name this expression matches somewhere.
+        #[arg(long, value_name = "REGEX")]
+        run: Option<String>,
     },
 }
 
@@ -219,6 +244,19 @@ pub struct Serve {
     pub alertmanager_drain: bool,
     #[arg(long = "no-alertmanager.drain-notification-queue-on-shutdown", id = "no_drain", hide = true)]
     pub alertmanager_no_drain: bool,
+    /// How old an alert's `for` state may be to be restored after a restart.
+    #[arg(long = "rules.alert.for-outage-tolerance", default_value = "1h", value_parser = parse_duration)]
+    pub rules_alert_for_outage_tolerance: Duration,
+    /// Least time between a restart and the firing of an alert that was pending before; alerts with a shorter `for`
+    /// begin anew.
+    #[arg(long = "rules.alert.for-grace-period", default_value = "10m", value_parser = parse_duration)]
+    pub rules_alert_for_grace_period: Duration,
+    /// Least time before an alert that goes on firing is sent again.
+    #[arg(long = "rules.alert.resend-delay", default_value = "1m", value_parser = parse_duration)]
+    pub rules_alert_resend_delay: Duration,
+    /// Threads for rules beside those of their groups, with --enable-feature=concurrent-rule-eval.
+    #[arg(long = "rules.max-concurrent-evals", default_value_t = 4)]
+    pub rules_max_concurrent_evals: usize,
     /// Cores that scrape. By default all; on hosts of eight CPUs and more, one in sixteen is left to the control plane.
     #[arg(long)]
     pub shards: Option<usize>,
@@ -233,6 +271,9 @@ pub struct Serve {
     pub log_format: String,
 }
 
+/// Lets rules of a group that do not read each other be evaluated at once.
+const RULE_FEATURE: &str = "concurrent-rule-eval";
+
 /// Features that change what queries may say.
 const QUERY_FEATURES: [&str; 4] = [
     "promql-experimental-functions",
@@ -246,9 +287,33 @@ impl Serve {
         self.enable_feature.iter().any(|enabled| enabled == feature)
     }
 
+    pub fn rule_options(&self) -> rules::Options {
+        rules::Options {
+            for_outage_tolerance: self.rules_alert_for_outage_tolerance,
+            for_grace_period: self.rules_alert_for_grace_period,
+            resend_delay: self.rules_alert_resend_delay,
+            concurrent_rules: self.has(RULE_FEATURE),
+            places: rules::Places::new(self.rules_max_concurrent_evals),
+        }
+    }
+
+    /// What templates of alerts know as the external URL, without a slash at its end.
+    pub fn external_url(&self) -> String {
+        let own = || {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let port = self.web_listen_address.first().and_then(|address| address.rsplit(':').next()).unwrap_or("9090");
+            format!("http://{}:{port}", host.trim())
+        };
+        self.web_external_url.clone().unwrap_or_else(own).trim_end_matches('/').to_owned()
+    }
+
+    pub fn parse_options(&self) -> promql::ParseOptions {
+        self.query_settings().plan.parse
+    }
+
     /// Features that were asked for and change nothing here.
     pub fn unknown_features(&self) -> Vec<&str> {
-        let known = |feature: &&String| !QUERY_FEATURES.contains(&feature.as_str());
+        let known = |feature: &&String| !QUERY_FEATURES.contains(&feature.as_str()) && *feature != RULE_FEATURE;
         self.enable_feature.iter().filter(known).map(String::as_str).collect()
     }
 
@@ -300,10 +365,6 @@ const PASSIVE: &[(&str, bool)] = &[
     ("auto-gomaxprocs", false),
     ("auto-gomemlimit", false),
     ("auto-gomemlimit.ratio", true),
-    ("rules.alert.for-grace-period", true),
-    ("rules.alert.for-outage-tolerance", true),
-    ("rules.alert.resend-delay", true),
-    ("rules.max-concurrent-evals", true),
     ("scrape.adjust-timestamps", false),
     ("scrape.discovery-reload-interval", true),
     ("scrape.name-escaping-scheme", true),
@@ -393,6 +454,11 @@ impl Cli {
         set("alertmanager.notification-queue-capacity", notifier.queue_capacity.to_string());
         set("alertmanager.notification-batch-size", notifier.batch_max.to_string());
         set("alertmanager.drain-notification-queue-on-shutdown", notifier.drain_on_shutdown.to_string());
+        let tolerance = serve.rules_alert_for_outage_tolerance;
+        set("rules.alert.for-outage-tolerance", config::format_duration(tolerance));
+        set("rules.alert.for-grace-period", config::format_duration(serve.rules_alert_for_grace_period));
+        set("rules.alert.resend-delay", config::format_duration(serve.rules_alert_resend_delay));
+        set("rules.max-concurrent-evals", serve.rules_max_concurrent_evals.to_string());
         set("shards", serve.shards.map(|count| count.to_string()).unwrap_or_default());
         let cpus = serve.shard_cpus.as_ref().map(|cpus| cpus.0.iter().map(usize::to_string).collect::<Vec<_>>());
         set("shard-cpus", cpus.unwrap_or_default().join(","));

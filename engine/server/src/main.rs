@@ -9,6 +9,7 @@ mod folder;
 mod log;
 mod preview;
 mod reload;
+mod rules;
 mod serve;
 
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(cli::Command::Check { what: cli::Check::Config { files } }) => check::config(files),
         Some(cli::Command::Fleet { what }) => fleet::run(what),
+        Some(cli::Command::Check { what: cli::Check::Rules { files, lint_fatal } }) => rules::check(files, *lint_fatal),
+        Some(cli::Command::Test { what: cli::Test::Rules { files, run } }) => rules::test(files, run.as_deref()),
         Some(cli::Command::Preview(options)) => preview::run(options),
         Some(cli::Command::Tsdb { what }) => folder::run(what),
         None => serve::run(&cli),

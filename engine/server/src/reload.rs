@@ -18,24 +18,18 @@ pub type Request = oneshot::Sender<Result<(), String>>;
 
 /// Who reloads.
 pub struct Reloader {
-    file: PathBuf,
-    running: watch::Sender<Arc<Running>>,
-    targets: ManagerHandle,
-    notifier: Notifier,
-    fleet: FleetHandle,
+    pub file: PathBuf,
+    pub running: watch::Sender<Arc<Running>>,
+    pub targets: ManagerHandle,
+    pub notifier: Notifier,
+    pub fleet: FleetHandle,
+    pub rules: rules::Manager,
+    /// What templates of alerts know as the external URL.
+    pub external_url: String,
+    pub parse: promql::ParseOptions,
 }
 
 impl Reloader {
-    pub fn new(
-        file: PathBuf,
-        running: watch::Sender<Arc<Running>>,
-        targets: ManagerHandle,
-        notifier: Notifier,
-        fleet: FleetHandle,
-    ) -> Reloader {
-        Reloader { file, running, targets, notifier, fleet }
-    }
-
     /// Serves requests until all who could make one are gone. With `auto`, also looks for changed files that often.
     pub async fn run(self, mut requests: mpsc::Receiver<Request>, auto: Option<Duration>) {
         let mut seen = self.fingerprint();
@@ -65,16 +59,21 @@ impl Reloader {
     }
 
     async fn reload(&self) -> Result<(), String> {
-        let file = self.file.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&file, &config::Env::process())).await;
-        let outcome = match loaded {
-            Ok(Ok(config)) => {
+        let (file, external_url, parse) = (self.file.clone(), self.external_url.clone(), self.parse);
+        let load = move || {
+            let config = config::load(&file, &config::Env::process())?;
+            let groups = crate::rules::load(&config, &external_url, parse)?;
+            Ok::<_, config::ConfigErrors>((config, groups))
+        };
+        let outcome = match tokio::task::spawn_blocking(load).await {
+            Ok(Ok((config, groups))) => {
                 let config = Arc::new(config);
                 warn_of(&config);
                 self.fleet.reload(config.clone()).await;
                 self.targets.reload(config.clone()).await;
                 self.notifier.reload(&config).await;
                 self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
+                self.rules.reload(groups).await;
                 tracing::info!(file = %self.file.display(), "configuration loaded");
                 Ok(())
             }
@@ -92,6 +91,7 @@ impl Reloader {
     fn fingerprint(&self) -> Vec<(PathBuf, Option<(u64, SystemTime)>)> {
         let mut files = self.running.borrow().config.files();
         files.push(self.file.clone());
+        files.extend(self.running.borrow().config.rule_files.iter().flat_map(|pattern| config::glob(pattern)));
         let stat = |file: &PathBuf| {
             let data = std::fs::metadata(file).ok()?;
             Some((data.len(), data.modified().ok()?))

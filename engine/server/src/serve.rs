@@ -40,6 +40,10 @@ pub fn run(cli: &Cli) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(errors) = crate::rules::load(&config, &serve.external_url(), serve.parse_options()) {
+        eprintln!("ringscrape: {errors}");
+        return ExitCode::FAILURE;
+    }
     reload::warn_of(&config);
     let unknown = cli.serve.unknown_features();
     if !unknown.is_empty() {
@@ -155,8 +159,26 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
     notifier.reload(&config).await;
 
     let (reload_to, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
-    let reloader =
-        Reloader::new(serve.config_file.clone(), running_to, targets.clone(), notifier.clone(), fleet.clone());
+    let host = crate::rules::ServerHost {
+        queries: api::Queries::new(shards.clone(), serve.query_settings()),
+        shards: shards.clone(),
+        notifier: notifier.clone(),
+        running: running.clone(),
+        samples_max: serve.query_max_samples,
+        runtime: tokio::runtime::Handle::current(),
+    };
+    let rules = rules::Manager::new(Arc::new(host), serve.rule_options());
+    rules.reload(crate::rules::load(&config, &serve.external_url(), serve.parse_options())?).await;
+    let reloader = Reloader {
+        file: serve.config_file.clone(),
+        running: running_to,
+        targets: targets.clone(),
+        notifier: notifier.clone(),
+        fleet: fleet.clone(),
+        rules: rules.clone(),
+        external_url: serve.external_url(),
+        parse: serve.parse_options(),
+    };
     let auto = serve.config_auto_reload.then_some(serve.config_auto_reload_interval);
     tokio::spawn(reloader.run(reload_requests, auto));
 
@@ -167,7 +189,7 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         shards: shards.clone(),
         targets,
         notifier: notifier.clone(),
-        fleet,
+        rules: rules.clone(),
         running,
         flags: cli.flags(),
         query: serve.query_settings(),
@@ -217,6 +239,7 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
     let _ = stop_to.send(true);
     let drained = async { while servers.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(Duration::from_secs(5), drained).await;
+    rules.shutdown().await;
     notifier.shutdown().await;
     shards.shutdown().await?;
     Ok(())

@@ -19,6 +19,7 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("targets", "engine/targets", 4),
     ("notifier", "engine/notifier", 5),
     ("shard", "engine/shard", 5),
+    ("rules", "engine/rules", 6),
     ("api", "engine/api", 7),
     ("server", "engine/server", 8),
 ];

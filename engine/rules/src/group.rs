@@ -1,0 +1,463 @@
+//! A group at work: its rules with their states, evaluated once when told the time.
+//!
+//! Each rule writes under a name of its own, so that its series end when it yields them no more, whatever becomes of the
+//! rules beside it.
+
+use crate::alert::{Alerts, Element, Terms};
+use crate::host::{Host, Pending};
+use crate::load::GroupSpec;
+use crate::manager::Timings;
+use crate::order;
+use crate::rule::{ALERT_NAME, ALERTS_FOR_STATE, Alerting, Rule};
+use crate::snapshot::{AlertView, GroupView, Health, RuleKind, RuleView};
+use crate::{AlertState, Options};
+use series::{Labels, METRIC_NAME, MatchOp, Matcher, Timestamp};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use template::{Context, Sample, Template};
+
+/// What is counted of a group for as long as there is one of its name.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    pub evaluations: u64,
+    pub failures: u64,
+    pub iterations: u64,
+    pub missed: u64,
+    /// Samples of the last evaluation.
+    pub samples: u64,
+    /// Seconds that the last evaluations of all rules took together.
+    pub rules_seconds: f64,
+    pub restore: Duration,
+}
+
+/// A group with everything it remembers.
+#[derive(Debug)]
+pub struct Group {
+    pub spec: Arc<GroupSpec>,
+    rules: Vec<RuleState>,
+    waves: Vec<usize>,
+    reads_earlier: Vec<bool>,
+    counters: Counters,
+    evaluation_time: Duration,
+    last_evaluation: Option<i64>,
+    /// Names under which rules wrote that are gone; their series end with the next evaluation.
+    ended: Vec<String>,
+}
+
+#[derive(Debug)]
+struct RuleState {
+    rule: Arc<Rule>,
+    /// Under which name it writes.
+    source: String,
+    alerts: Alerts,
+    /// Whether alerts of the last run have been looked for; rows are written only then.
+    restored: bool,
+    health: Health,
+    last_error: Option<String>,
+    /// Whether that is only about a template: the rule goes on.
+    is_complaint: bool,
+    evaluation_time: Duration,
+    last_evaluation: Option<i64>,
+}
+
+/// What all rules of one evaluation share.
+#[derive(Clone, Copy)]
+struct Round<'a> {
+    spec: &'a GroupSpec,
+    options: &'a Options,
+    host: &'a dyn Host,
+    at: i64,
+    wall: i64,
+}
+
+/// What a rule writes at one time.
+type Rows = Vec<(Labels, f64)>;
+
+/// What came of one rule.
+struct Outcome {
+    samples: u64,
+    failed: bool,
+    pending: Option<Pending>,
+}
+
+impl Group {
+    /// `restored`: whether there is nothing to take over from an earlier run.
+    pub fn new(spec: Arc<GroupSpec>, restored: bool) -> Group {
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let state = |rule: &Arc<Rule>| {
+            let kind = if rule.alert.is_some() { "alert" } else { "record" };
+            let own = format!("{};{kind};{};{}", spec.key(), rule.name, rule.labels);
+            let count = seen.entry(own.clone()).or_default();
+            *count += 1;
+            RuleState {
+                rule: rule.clone(),
+                source: format!("{own};{count}"),
+                alerts: Alerts::default(),
+                restored,
+                health: Health::Unknown,
+                last_error: None,
+                is_complaint: false,
+                evaluation_time: Duration::ZERO,
+                last_evaluation: None,
+            }
+        };
+        Group {
+            rules: spec.rules.iter().map(state).collect(),
+            waves: order::waves(&spec.rules),
+            reads_earlier: order::reads_earlier(&spec.rules),
+            counters: Counters::default(),
+            evaluation_time: Duration::ZERO,
+            last_evaluation: None,
+            ended: Vec::new(),
+            spec,
+        }
+    }
+
+    /// Takes over what an older version of the group remembers: of each rule with the same name and labels.
+    pub fn take_over(&mut self, old: Group) {
+        self.counters = old.counters;
+        self.evaluation_time = old.evaluation_time;
+        self.last_evaluation = old.last_evaluation;
+        self.ended = old.ended;
+        let mut known: HashMap<String, RuleState> =
+            old.rules.into_iter().map(|rule| (rule.source.clone(), rule)).collect();
+        for rule in &mut self.rules {
+            if let Some(old) = known.remove(&rule.source) {
+                rule.alerts = old.alerts;
+                rule.restored = old.restored;
+                rule.health = old.health;
+                rule.last_error = old.last_error;
+                rule.evaluation_time = old.evaluation_time;
+                rule.last_evaluation = old.last_evaluation;
+            }
+        }
+        self.ended.extend(known.into_keys());
+    }
+
+    /// One evaluation for the time `at`; `wall` is the time of the clock.
+    pub fn evaluate(&mut self, at: Timestamp, wall: Timestamp, host: &dyn Host, options: &Options, timings: &Timings) {
+        let started = Instant::now();
+        let spec = self.spec.clone();
+        let round = Round { spec: &spec, options, host, at: at.0, wall: wall.0 };
+        let mut samples = 0;
+        let mut waiting: Vec<(usize, Pending)> = Vec::new();
+        let mut failures = HashSet::new();
+        let concurrent = options.concurrent_rules && self.rules.len() > 1;
+        let mut order: Vec<usize> = (0..self.rules.len()).collect();
+        if concurrent {
+            order.sort_by_key(|i| self.waves[*i]);
+        }
+        let mut at_rule = 0;
+        while at_rule < order.len() {
+            let wave = self.waves[order[at_rule]];
+            let count = match concurrent {
+                true => order[at_rule..].iter().take_while(|i| self.waves[**i] == wave).count(),
+                false => 1,
+            };
+            let now: Vec<usize> = order[at_rule..at_rule + count].to_vec();
+            at_rule += count;
+            if now.iter().any(|i| self.reads_earlier[*i]) {
+                self.settle(&mut waiting, &mut failures);
+            }
+            let outcomes = self.evaluate_together(&now, round, timings);
+            for (i, outcome) in outcomes {
+                samples += outcome.samples;
+                if outcome.failed {
+                    failures.insert(i);
+                }
+                waiting.extend(outcome.pending.map(|pending| (i, pending)));
+            }
+        }
+        self.settle(&mut waiting, &mut failures);
+        let written_at = Timestamp(at.0 - millis(spec.query_offset));
+        for source in std::mem::take(&mut self.ended) {
+            if let Err(error) = host.write(&source, written_at, Vec::new())() {
+                tracing::warn!(group = spec.name, error, "series of a rule that is gone could not be ended");
+            }
+        }
+        self.counters.evaluations += self.rules.len() as u64;
+        self.counters.failures += failures.len() as u64;
+        self.counters.iterations += 1;
+        self.counters.samples = samples;
+        self.counters.rules_seconds = self.rules.iter().map(|rule| rule.evaluation_time.as_secs_f64()).sum();
+        self.evaluation_time = started.elapsed();
+        self.last_evaluation = Some(wall.0);
+        timings.group(self.evaluation_time);
+    }
+
+    /// Waits for what was written.
+    fn settle(&mut self, waiting: &mut Vec<(usize, Pending)>, failures: &mut HashSet<usize>) {
+        for (i, pending) in waiting.drain(..) {
+            if let Err(error) = pending() {
+                self.rules[i].fail(&self.spec, error);
+                failures.insert(i);
+            }
+        }
+    }
+
+    /// Evaluates rules of one wave, on further threads where the server has places for them.
+    fn evaluate_together(&mut self, now: &[usize], round: Round, timings: &Timings) -> Vec<(usize, Outcome)> {
+        if let [only] = now {
+            return vec![(*only, self.rules[*only].evaluate(round, timings))];
+        }
+        let wanted: HashSet<usize> = now.iter().copied().collect();
+        let states = self.rules.iter_mut().enumerate().filter(|(i, _)| wanted.contains(i));
+        std::thread::scope(|scope| {
+            let mut running = Vec::new();
+            let mut done = Vec::new();
+            for (i, state) in states {
+                match round.options.places.take() {
+                    Some(place) => running.push((
+                        i,
+                        scope.spawn(move || {
+                            let _place = place;
+                            state.evaluate(round, timings)
+                        }),
+                    )),
+                    None => done.push((i, state.evaluate(round, timings))),
+                }
+            }
+            done.extend(running.into_iter().map(|(i, thread)| (i, thread.join().expect("a rule does not panic"))));
+            done
+        })
+    }
+
+    /// Looks for alerts of the last run, once.
+    pub fn restore(&mut self, now: Timestamp, host: &dyn Host, options: &Options) {
+        let started = Instant::now();
+        let grace_ms = millis(options.for_grace_period);
+        let from = now.plus_ms(-millis(options.for_outage_tolerance));
+        for state in &mut self.rules {
+            let Some(alert) = state.rule.alert.as_ref().filter(|_| !state.restored) else { continue };
+            state.restored = true;
+            let hold_ms = millis(alert.hold);
+            if hold_ms < grace_ms || state.alerts.active.is_empty() {
+                continue;
+            }
+            let equal = |name: &str, value: &str| {
+                Matcher::new(name, MatchOp::Equal, value).expect("an equality is no expression")
+            };
+            let matchers = [equal(METRIC_NAME, ALERTS_FOR_STATE), equal(ALERT_NAME, &state.rule.name)];
+            match host.newest(&matchers, from, now) {
+                Ok(found) => {
+                    let nameless = |(labels, sample): (Labels, series::Sample)| {
+                        let own = labels.iter().filter(|(name, _)| *name != METRIC_NAME);
+                        (Labels::from_sorted(own), sample)
+                    };
+                    let known = found.into_iter().map(nameless).collect();
+                    state.alerts.restore(now.0, &known, hold_ms, grace_ms);
+                }
+                Err(error) => {
+                    tracing::error!(alert = state.rule.name, error, "'for' state could not be restored");
+                }
+            }
+        }
+        self.counters.restore = started.elapsed();
+    }
+
+    /// The clock was set by so much.
+    pub fn shift(&mut self, ms: i64) {
+        self.rules.iter_mut().for_each(|rule| rule.alerts.shift(ms));
+    }
+
+    pub fn missed(&mut self, count: u64) {
+        self.counters.missed += count;
+        self.counters.iterations += count;
+    }
+
+    /// Names under which its rules write.
+    pub fn sources(&self) -> Vec<String> {
+        self.rules.iter().map(|rule| rule.source.clone()).chain(self.ended.iter().cloned()).collect()
+    }
+
+    /// The alerts of rules of this name, firing ones only.
+    pub fn firing(&self, alert: &str) -> Vec<(Labels, Labels)> {
+        let rules = self.rules.iter().filter(|state| state.rule.alert.is_some() && state.rule.name == alert);
+        let alerts = rules.flat_map(|state| &state.alerts.active);
+        let firing = alerts.filter(|(_, alert)| alert.state == AlertState::Firing);
+        firing.map(|(labels, alert)| (labels.clone(), alert.annotations.clone())).collect()
+    }
+
+    /// What went wrong with its rules the last time, by their names; a template that failed is no such thing.
+    pub fn errors(&self) -> impl Iterator<Item = (&str, &str)> {
+        let failed = self.rules.iter().filter(|state| !state.is_complaint);
+        failed.filter_map(|state| Some((state.rule.name.as_str(), state.last_error.as_deref()?)))
+    }
+
+    pub fn view(&self) -> GroupView {
+        GroupView {
+            name: self.spec.name.clone(),
+            file: self.spec.file.clone(),
+            interval: self.spec.interval,
+            limit: self.spec.limit,
+            rules: self.rules.iter().map(RuleState::view).collect(),
+            evaluation_time: self.evaluation_time,
+            last_evaluation: self.last_evaluation,
+            counters: self.counters.clone(),
+        }
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+impl RuleState {
+    fn fail(&mut self, spec: &GroupSpec, error: String) {
+        tracing::warn!(file = %spec.file.display(), group = spec.name, rule = self.rule.name, error, "rule failed");
+        self.health = Health::Bad;
+        self.last_error = Some(error);
+        self.is_complaint = false;
+    }
+
+    fn evaluate(&mut self, round: Round, timings: &Timings) -> Outcome {
+        let started = Instant::now();
+        let rows = self.rows(round);
+        let outcome = match rows {
+            Ok((rows, complaint)) => {
+                (self.health, self.last_error) = (Health::Good, None);
+                let failed = complaint.is_some();
+                if let Some(complaint) = complaint {
+                    self.fail(round.spec, complaint);
+                    self.is_complaint = true;
+                }
+                let at = Timestamp(round.at - millis(round.spec.query_offset));
+                let samples = rows.len() as u64;
+                // Before the last run's rows have been looked for, an empty row would end them.
+                let writes = self.restored || self.rule.alert.is_none();
+                let pending = writes.then(|| round.host.write(&self.source, at, rows));
+                Outcome { samples, failed, pending }
+            }
+            Err(error) => {
+                self.fail(round.spec, error);
+                Outcome { samples: 0, failed: true, pending: None }
+            }
+        };
+        self.evaluation_time = started.elapsed();
+        self.last_evaluation = Some(round.wall);
+        timings.rule(self.evaluation_time);
+        outcome
+    }
+
+    /// What it writes, and a complaint that keeps it from being healthy.
+    fn rows(&mut self, round: Round) -> Result<(Rows, Option<String>), String> {
+        let at = Timestamp(round.at - millis(round.spec.query_offset));
+        let found = round.host.query(&self.rule.expr, at)?;
+        let rule = self.rule.clone();
+        match &rule.alert {
+            None => recorded(&rule, found, round.spec.limit).map(|rows| (rows, None)),
+            Some(alert) => self.alerted(&rule, alert, found, round),
+        }
+    }
+
+    fn alerted(
+        &mut self,
+        rule: &Rule,
+        alert: &Alerting,
+        found: Vec<Sample>,
+        round: Round,
+    ) -> Result<(Rows, Option<String>), String> {
+        let mut complaint = None;
+        let elements = found.iter().map(|sample| element(rule, alert, sample, round, &mut complaint)).collect();
+        let terms =
+            Terms { hold_ms: millis(alert.hold), keep_firing_ms: millis(alert.keep_firing), limit: round.spec.limit };
+        self.alerts.step(round.at, elements, terms)?;
+        let link = table_link(&round.spec.external_url, &rule.expr);
+        let resend_ms = millis(round.options.resend_delay);
+        let notices = self.alerts.notices(round.at, resend_ms, millis(round.spec.interval), &link);
+        if !notices.is_empty() {
+            round.host.notify(notices);
+        }
+        let rows = if self.restored { self.alerts.rows(&rule.name) } else { Vec::new() };
+        Ok((rows, complaint))
+    }
+
+    fn view(&self) -> RuleView {
+        let kind = match &self.rule.alert {
+            None => RuleKind::Recording,
+            Some(alert) => RuleKind::Alerting {
+                state: self.alerts.state(),
+                hold: alert.hold,
+                keep_firing: alert.keep_firing,
+                annotations: alert.annotations.clone(),
+                alerts: self
+                    .alerts
+                    .active
+                    .iter()
+                    .filter(|(_, alert)| alert.state != AlertState::Inactive)
+                    .map(|(labels, alert)| AlertView {
+                        labels: labels.clone(),
+                        annotations: alert.annotations.clone(),
+                        state: alert.state,
+                        active_at: alert.active_at,
+                        keep_firing_since: alert.keep_firing_since,
+                        value: alert.value,
+                    })
+                    .collect(),
+            },
+        };
+        RuleView {
+            name: self.rule.name.clone(),
+            query: self.rule.expr.clone(),
+            labels: self.rule.labels.clone(),
+            health: self.health,
+            last_error: self.last_error.clone(),
+            evaluation_time: self.evaluation_time,
+            last_evaluation: self.last_evaluation,
+            kind,
+        }
+    }
+}
+
+/// Where a person sees an expression as a table.
+fn table_link(external_url: &str, expr: &str) -> String {
+    let query: String = url::form_urlencoded::byte_serialize(expr.as_bytes()).collect();
+    format!("{external_url}/graph?g0.expr={query}&g0.tab=1")
+}
+
+fn recorded(rule: &Rule, found: Vec<Sample>, limit: usize) -> Result<Rows, String> {
+    let mut seen = HashSet::with_capacity(found.len());
+    let mut rows = Vec::with_capacity(found.len());
+    for sample in found {
+        let mut builder = sample.labels.to_builder();
+        builder.set(METRIC_NAME, &rule.name);
+        rule.labels.iter().for_each(|(name, value)| builder.set(name, value));
+        let labels = builder.build();
+        if !seen.insert(labels.clone()) {
+            return Err("vector contains metrics with the same labelset after applying rule labels".into());
+        }
+        rows.push((labels, sample.value));
+    }
+    if limit > 0 && rows.len() > limit {
+        return Err(format!("exceeded limit of {limit} with {} series", rows.len()));
+    }
+    Ok(rows)
+}
+
+/// An element with its labels and annotations; a template that fails shows its error in the text.
+fn element(rule: &Rule, alert: &Alerting, sample: &Sample, round: Round, complaint: &mut Option<String>) -> Element {
+    let context = Context {
+        labels: &sample.labels,
+        external_labels: &round.spec.external_labels,
+        external_url: &round.spec.external_url,
+        value: sample.value,
+        now_ms: round.at,
+    };
+    let mut query = |expr: &str| round.host.query(expr, Timestamp(round.at));
+    let mut expand = |template: &Template| {
+        template.expand(&context, &mut query).unwrap_or_else(|error| {
+            complaint.get_or_insert_with(|| error.to_string());
+            format!("<error expanding template: {error}>")
+        })
+    };
+    let mut builder = sample.labels.to_builder();
+    builder.remove(METRIC_NAME);
+    for (name, template) in &alert.label_templates {
+        builder.set(name, &expand(template));
+    }
+    builder.set(ALERT_NAME, &rule.name);
+    let annotations: Vec<(&str, String)> =
+        alert.annotation_templates.iter().map(|(name, template)| (name.as_str(), expand(template))).collect();
+    Element { labels: builder.build(), annotations: Labels::from_pairs(annotations), value: sample.value }
+}

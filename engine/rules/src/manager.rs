@@ -1,0 +1,306 @@
+//! Runs groups, each on its phase, and takes over new rule files.
+//!
+//! Invariants:
+//!   * a group is evaluated by one thread at a time, and never twice for one time
+//!   * a reload leaves groups that did not change as they are; the states of rules that stay go on in the new group
+//!   * the series of rules that are gone end
+
+use crate::group::Group;
+use crate::host::Host;
+use crate::load::GroupSpec;
+use crate::schedule::Schedule;
+use crate::snapshot::{GroupView, Snapshot};
+use hdrhistogram::Histogram;
+use series::{Labels, Timestamp};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// How often to look whether queries can be answered, at the start.
+const READY_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Settings of the command line.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--rules.alert.for-outage-tolerance`
+    pub for_outage_tolerance: Duration,
+    /// `--rules.alert.for-grace-period`
+    pub for_grace_period: Duration,
+    /// `--rules.alert.resend-delay`
+    pub resend_delay: Duration,
+    /// `--enable-feature=concurrent-rule-eval`
+    pub concurrent_rules: bool,
+    /// `--rules.max-concurrent-evals`
+    pub places: Places,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            for_outage_tolerance: Duration::from_secs(3600),
+            for_grace_period: Duration::from_secs(600),
+            resend_delay: Duration::from_secs(60),
+            concurrent_rules: false,
+            places: Places::new(4),
+        }
+    }
+}
+
+/// Threads that rules may have beside those of their groups.
+#[derive(Clone, Debug)]
+pub struct Places(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+pub struct Place(Arc<AtomicUsize>);
+
+impl Places {
+    pub fn new(count: usize) -> Places {
+        Places(Arc::new(AtomicUsize::new(count)))
+    }
+
+    /// A place, if one is free.
+    pub fn take(&self) -> Option<Place> {
+        let less = |free: usize| free.checked_sub(1);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok().map(|_| Place(self.0.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// How long evaluations took.
+#[derive(Debug)]
+pub struct Timings(Mutex<(Histogram<u64>, Histogram<u64>)>);
+
+impl Default for Timings {
+    fn default() -> Timings {
+        let histogram = || Histogram::new(3).expect("three digits are allowed");
+        Timings(Mutex::new((histogram(), histogram())))
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
+impl Timings {
+    fn with<T>(&self, act: impl FnOnce(&mut (Histogram<u64>, Histogram<u64>)) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn rule(&self, took: Duration) {
+        self.with(|(rules, _)| rules.saturating_record(micros(took)));
+    }
+
+    pub(crate) fn group(&self, took: Duration) {
+        self.with(|(_, groups)| groups.saturating_record(micros(took)));
+    }
+
+    /// Microseconds of rules, and of whole groups.
+    pub fn histograms(&self) -> (Histogram<u64>, Histogram<u64>) {
+        self.with(|both| both.clone())
+    }
+}
+
+/// Runs groups. Cloning copies a pointer.
+#[derive(Clone)]
+pub struct Manager(Arc<Inner>);
+
+struct Inner {
+    host: Arc<dyn Host>,
+    options: Options,
+    timings: Timings,
+    /// For the monotonic clock.
+    started: Instant,
+    running: Mutex<Running>,
+    /// Reloads follow each other.
+    reloading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Running {
+    groups: Vec<Runner>,
+    /// Of the groups; there also while a reload has them.
+    views: Vec<watch::Receiver<Arc<GroupView>>>,
+    /// Whether groups were taken over before: those that come later have nothing to restore.
+    loaded: bool,
+}
+
+/// A group and the task that has it evaluated.
+struct Runner {
+    key: String,
+    fingerprint: String,
+    view: watch::Receiver<Arc<GroupView>>,
+    /// Ends the task, which gives the group back.
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Group>,
+}
+
+fn wall() -> Timestamp {
+    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64))
+}
+
+impl Manager {
+    /// Knows no group before the first [`Manager::reload`].
+    pub fn new(host: Arc<dyn Host>, options: Options) -> Manager {
+        let (timings, started) = (Timings::default(), Instant::now());
+        let (running, reloading) = (Mutex::default(), tokio::sync::Mutex::default());
+        Manager(Arc::new(Inner { host, options, timings, started, running, reloading }))
+    }
+
+    fn running<T>(&self, act: impl FnOnce(&mut Running) -> T) -> T {
+        act(&mut self.0.running.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over these groups. Waits for evaluations of groups that changed.
+    pub async fn reload(&self, specs: Vec<GroupSpec>) {
+        let _one = self.0.reloading.lock().await;
+        let (old, loaded) = self.running(|running| (std::mem::take(&mut running.groups), running.loaded));
+        let mut old: HashMap<String, Runner> = old.into_iter().map(|runner| (runner.key.clone(), runner)).collect();
+        let mut groups = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let (key, fingerprint) = (spec.key(), spec.fingerprint());
+            match old.remove(&key) {
+                Some(runner) if runner.fingerprint == fingerprint => groups.push(runner),
+                before => {
+                    let mut group = Group::new(Arc::new(spec), loaded);
+                    if let Some(before) = before
+                        && let Some(before) = before.stop().await
+                    {
+                        group.take_over(before);
+                    }
+                    groups.push(self.run(group, key, fingerprint));
+                }
+            }
+        }
+        groups.sort_by(|one, other| {
+            let place = |runner: &Runner| {
+                let view = runner.view.borrow();
+                (view.file.clone(), view.name.clone())
+            };
+            place(one).cmp(&place(other))
+        });
+        let views = groups.iter().map(|runner| runner.view.clone()).collect();
+        self.running(|running| *running = Running { groups, views, loaded: true });
+        for runner in old.into_values() {
+            if let Some(group) = runner.stop().await {
+                self.end_series(&group).await;
+            }
+        }
+    }
+
+    /// Ends the series of a group that is gone.
+    async fn end_series(&self, group: &Group) {
+        let (host, sources) = (self.0.host.clone(), group.sources());
+        let end = move || {
+            let at = wall();
+            let waiting: Vec<_> = sources.iter().map(|source| host.write(source, at, Vec::new())).collect();
+            waiting.into_iter().filter_map(|pending| pending().err()).for_each(|error| {
+                tracing::warn!(error, "series of a rule that is gone could not be ended");
+            });
+        };
+        if let Err(error) = tokio::task::spawn_blocking(end).await {
+            tracing::error!(%error, "ending series");
+        }
+    }
+
+    fn run(&self, group: Group, key: String, fingerprint: String) -> Runner {
+        let (view_to, view) = watch::channel(Arc::new(group.view()));
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(self.clone().evaluate(group, view_to, stopped));
+        Runner { key, fingerprint, view, stop, task }
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.0.started.elapsed().as_millis() as i64
+    }
+
+    /// Has a group evaluated again and again until it is stopped.
+    async fn evaluate(
+        self,
+        mut group: Group,
+        view: watch::Sender<Arc<GroupView>>,
+        mut stopped: oneshot::Receiver<()>,
+    ) -> Group {
+        while !self.0.host.is_ready() {
+            tokio::select! {
+                _ = &mut stopped => return group,
+                () = tokio::time::sleep(READY_AGAIN_AFTER) => {}
+            }
+        }
+        let spec = group.spec.clone();
+        let file = spec.file.display().to_string();
+        let hash = Labels::from_pairs([("file", file.as_str()), ("name", spec.name.as_str())]).hash64();
+        let mut schedule = Schedule::start(hash, crate::group::millis(spec.interval), wall().0, self.now_ms());
+        let mut rounds = 0_u64;
+        loop {
+            let wait = u64::try_from(schedule.due() - self.now_ms()).unwrap_or(0);
+            tokio::select! {
+                _ = &mut stopped => return group,
+                () = tokio::time::sleep(Duration::from_millis(wait)) => {}
+            }
+            if self.now_ms() < schedule.due() {
+                continue;
+            }
+            let tick = schedule.tick(wall().0, self.now_ms());
+            rounds += 1;
+            let inner = self.0.clone();
+            let view = view.clone();
+            let work = move || {
+                group.missed(tick.missed);
+                if tick.jumped_ms != 0 {
+                    tracing::warn!(
+                        group = group.spec.name,
+                        ms = tick.jumped_ms,
+                        "the clock was set; alerts keep their age"
+                    );
+                    group.shift(tick.jumped_ms);
+                }
+                group.evaluate(Timestamp(tick.at), wall(), &*inner.host, &inner.options, &inner.timings);
+                // The first evaluation may have come before the data that alerts depend on.
+                if rounds == 2 {
+                    group.restore(wall(), &*inner.host, &inner.options);
+                }
+                view.send_replace(Arc::new(group.view()));
+                group
+            };
+            group = match tokio::task::spawn_blocking(work).await {
+                Ok(group) => group,
+                // Only at the end of the process: a panic ends it, too.
+                Err(_) => return std::future::pending().await,
+            };
+        }
+    }
+
+    /// What all rules are and do at the moment.
+    pub fn snapshot(&self) -> Snapshot {
+        self.running(|running| Snapshot { groups: running.views.iter().map(|view| view.borrow().clone()).collect() })
+    }
+
+    pub fn timings(&self) -> &Timings {
+        &self.0.timings
+    }
+
+    /// Ends all evaluations; the series stay, so that a restart goes on with them.
+    pub async fn shutdown(&self) {
+        let _one = self.0.reloading.lock().await;
+        for runner in self.running(|running| std::mem::take(&mut running.groups)) {
+            runner.stop().await;
+        }
+    }
+}
+
+impl Runner {
+    /// Waits for the evaluation that is under way.
+    async fn stop(self) -> Option<Group> {
+        // A task that has ended already does not listen.
+        let _ = self.stop.send(());
+        self.task.await.ok()
+    }
+}

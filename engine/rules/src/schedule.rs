@@ -1,0 +1,111 @@
+//! When a group is evaluated: a fixed phase on the wall clock, counted by the clock that never jumps.
+//!
+//! Invariants:
+//!   * times of evaluation lie on `phase + n * interval`
+//!   * a tick is an evaluation or is counted as missed
+//!   * when the wall clock is set, the phase holds on the new time, and how far it was set is told
+
+/// A difference between the clocks that is no drift.
+const JUMP_MS_MIN: i64 = 1500;
+
+#[derive(Debug)]
+pub struct Schedule {
+    interval_ms: i64,
+    phase_ms: i64,
+    /// Wall-clock time of the next evaluation.
+    next_at: i64,
+    /// When that is by the monotonic clock.
+    due: i64,
+}
+
+/// One evaluation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tick {
+    pub at: i64,
+    /// Evaluations before it that could not take place.
+    pub missed: u64,
+    /// How far the wall clock was set since the last one.
+    pub jumped_ms: i64,
+}
+
+impl Schedule {
+    /// `hash` decides the phase. `wall` and `now` are the two clocks, in milliseconds.
+    pub fn start(hash: u64, interval_ms: i64, wall: i64, now: i64) -> Schedule {
+        let interval_ms = interval_ms.max(1);
+        // As Prometheus: by the nanosecond.
+        let phase_ms = (hash % (interval_ms as u64).saturating_mul(1_000_000) / 1_000_000) as i64;
+        let mut schedule = Schedule { interval_ms, phase_ms, next_at: 0, due: 0 };
+        schedule.next_at = schedule.slot(wall) + interval_ms;
+        schedule.due = now + schedule.next_at - wall;
+        schedule
+    }
+
+    /// The last time of evaluation that is not after `wall`.
+    fn slot(&self, wall: i64) -> i64 {
+        (wall - self.phase_ms).div_euclid(self.interval_ms) * self.interval_ms + self.phase_ms
+    }
+
+    /// When the next evaluation is due, by the monotonic clock.
+    pub fn due(&self) -> i64 {
+        self.due
+    }
+
+    /// The evaluation that is due, once `now` is not before [`Schedule::due`].
+    pub fn tick(&mut self, wall: i64, now: i64) -> Tick {
+        let late = (now - self.due).max(0);
+        let missed = late / self.interval_ms;
+        let mut at = self.next_at + missed * self.interval_ms;
+        let drift = wall - (self.next_at + late);
+        let mut jumped_ms = 0;
+        if drift.abs() >= JUMP_MS_MIN {
+            let slot = self.slot(wall);
+            jumped_ms = slot - at;
+            at = slot;
+        }
+        self.next_at = at + self.interval_ms;
+        self.due = now + (self.next_at - wall).max(0);
+        Tick { at, missed: missed as u64, jumped_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phase_is_fixed() {
+        for wall in [0, 1, 9_999, 10_000, 123_456_789] {
+            let schedule = Schedule::start(3_000_000_000, 10_000, wall, 5);
+            assert_eq!(schedule.next_at % 10_000, 3_000);
+            assert!(schedule.next_at > wall && schedule.next_at <= wall + 10_000);
+            assert_eq!(schedule.due(), 5 + schedule.next_at - wall);
+        }
+    }
+
+    #[test]
+    fn missed_evaluations_are_counted() {
+        let mut schedule = Schedule::start(0, 1000, 10_500, 0);
+        assert_eq!(schedule.tick(11_001, 501), Tick { at: 11_000, missed: 0, jumped_ms: 0 });
+        assert_eq!(schedule.due(), 1500);
+        assert_eq!(schedule.tick(15_300, 4800), Tick { at: 15_000, missed: 3, jumped_ms: 0 });
+        assert_eq!(schedule.tick(16_000, 5500), Tick { at: 16_000, missed: 0, jumped_ms: 0 });
+    }
+
+    #[test]
+    fn clocks_that_jump_move_the_evaluation_and_are_told() {
+        let mut schedule = Schedule::start(0, 1000, 10_500, 0);
+        assert_eq!(schedule.tick(11_000, 500).at, 11_000);
+        assert_eq!(schedule.tick(3_612_000, 1500), Tick { at: 3_612_000, missed: 0, jumped_ms: 3_600_000 });
+        assert_eq!(schedule.tick(3_613_000, 2500), Tick { at: 3_613_000, missed: 0, jumped_ms: 0 });
+        assert_eq!(schedule.tick(14_200, 3500), Tick { at: 14_000, missed: 0, jumped_ms: -3_600_000 });
+        assert_eq!(schedule.due(), 4300);
+    }
+
+    #[test]
+    fn drift_is_followed() {
+        let mut schedule = Schedule::start(0, 1000, 10_500, 0);
+        // The wall clock runs a tenth slower.
+        assert_eq!(schedule.tick(10_950, 500), Tick { at: 11_000, missed: 0, jumped_ms: 0 });
+        assert_eq!(schedule.due(), 1550);
+    }
+}

@@ -1,0 +1,150 @@
+//! Series in memory, as the world of unit tests.
+
+use crate::host::{Host, Pending};
+use notifier::Alert;
+use promql::notation::Value;
+use promql::{Answer, Evaluated, Limits, Plan, PlanOptions, Point, Selected, SelectedSeries};
+use series::histogram::{Histogram, ResetHint};
+use series::{Labels, Matcher, STALE_NAN, Timestamp};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use template::Sample;
+
+/// Samples that a query may look at, as Prometheus' default has it.
+const SAMPLES_MAX: usize = 50_000_000;
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// A world without clock and files. Remembers what it was told.
+pub struct Memory {
+    pub options: PlanOptions,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    series: BTreeMap<Labels, BTreeMap<i64, Value>>,
+    /// What each source wrote the last time.
+    written: HashMap<String, HashSet<Labels>>,
+    notified: Vec<Alert>,
+}
+
+impl Memory {
+    pub fn new(options: PlanOptions) -> Memory {
+        Memory { options, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn insert(&self, labels: Labels, at: i64, value: Value) {
+        self.state().series.entry(labels).or_default().insert(at, value);
+    }
+
+    /// Alerts that were handed on since the last time this was asked.
+    pub fn take_notified(&self) -> Vec<Alert> {
+        std::mem::take(&mut self.state().notified)
+    }
+
+    /// Evaluates an expression at one time.
+    pub fn evaluate(&self, expr: &str, at: i64) -> Result<Evaluated, String> {
+        let plan = Plan::instant(expr, at, &self.options).map_err(|error| error.to_string())?;
+        let data = {
+            let state = self.state();
+            let select =
+                |select: &promql::Select| Selected::Series(state.select(&select.matchers, select.from, select.to));
+            plan.selects().iter().map(select).collect()
+        };
+        let limits = Limits { samples_max: SAMPLES_MAX, deadline: None, stop: &NEVER };
+        plan.eval(data, limits).map_err(|error| error.to_string())
+    }
+}
+
+impl State {
+    fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Vec<SelectedSeries> {
+        let mut found = Vec::new();
+        for (labels, values) in &self.series {
+            if from > to || !matchers.iter().all(|matcher| matcher.matches_labels(labels)) {
+                continue;
+            }
+            let mut series = SelectedSeries { labels: labels.clone(), samples: Vec::new(), histograms: Vec::new() };
+            let mut before: Option<&Histogram> = None;
+            for (time, value) in values.range(from..=to) {
+                match value {
+                    Value::Float(value) => {
+                        before = None;
+                        series.samples.push(series::Sample { timestamp: Timestamp(*time), value: *value });
+                    }
+                    Value::Histogram(histogram, _) => {
+                        let mut hinted = histogram.clone();
+                        let goes_on = |before: &Histogram| {
+                            before.hint != ResetHint::Gauge
+                                && !histogram.detect_reset(before)
+                                && histogram.schema == before.schema
+                        };
+                        hinted.hint = match before {
+                            _ if histogram.hint == ResetHint::Gauge => ResetHint::Gauge,
+                            Some(before) if goes_on(before) => ResetHint::NotReset,
+                            _ => ResetHint::Unknown,
+                        };
+                        before = Some(histogram);
+                        series.histograms.push((*time, Arc::new(hinted)));
+                    }
+                }
+            }
+            if !series.samples.is_empty() || !series.histograms.is_empty() {
+                found.push(series);
+            }
+        }
+        found
+    }
+}
+
+impl Host for Memory {
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    fn query(&self, expr: &str, at: Timestamp) -> Result<Vec<Sample>, String> {
+        match self.evaluate(expr, at.0)?.answer {
+            Answer::Scalar(values) => Ok(vec![Sample { labels: Labels::empty(), value: values[0] }]),
+            Answer::Vector(columns) => columns
+                .into_iter()
+                .filter_map(|column| match column.point(0)? {
+                    Point::Float(value) => Some(Ok(Sample { labels: column.labels, value })),
+                    Point::Histogram(_) => {
+                        Some(Err("the result has native histograms, which rules cannot keep yet".to_owned()))
+                    }
+                })
+                .collect(),
+            Answer::String(_) | Answer::Matrix(_) => Err("rule result is not a vector or scalar".into()),
+        }
+    }
+
+    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, f64)>) -> Pending {
+        let mut state = self.state();
+        let now: HashSet<Labels> = rows.iter().map(|(labels, _)| labels.clone()).collect();
+        let before = state.written.insert(source.to_owned(), now.clone()).unwrap_or_default();
+        let ended = before.difference(&now).map(|labels| (labels.clone(), STALE_NAN));
+        for (labels, value) in rows.into_iter().chain(ended) {
+            state.series.entry(labels).or_default().insert(at.0, Value::Float(value));
+        }
+        Box::new(|| Ok(()))
+    }
+
+    fn newest(
+        &self,
+        matchers: &[Matcher],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<(Labels, series::Sample)>, String> {
+        let found = self.state().select(matchers, from.0, to.0);
+        Ok(found.into_iter().filter_map(|series| Some((series.labels, *series.samples.last()?))).collect())
+    }
+
+    fn notify(&self, alerts: Vec<Alert>) {
+        self.state().notified.extend(alerts);
+    }
+}

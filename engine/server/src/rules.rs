@@ -1,0 +1,160 @@
+//! Rules in the server: who answers them and takes what they yield, how their files are loaded, and the tools for them.
+
+use api::{Queries, Running};
+use config::{Config, ConfigErrors};
+use notifier::{Alert, Notifier};
+use rules::{Duplicate, GroupSpec, Host, Pending, Sample, Settings};
+use series::{Labels, Matcher, Timestamp};
+use shard::{RangeRequest, Shards};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Exit code of a check that found duplicates when they are fatal, as promtool's.
+const EXIT_LINT: u8 = 3;
+
+/// The server as rules see it.
+pub struct ServerHost {
+    pub queries: Queries,
+    pub shards: Shards,
+    pub notifier: Notifier,
+    pub running: watch::Receiver<Arc<Running>>,
+    pub samples_max: usize,
+    /// Where the answers are waited for; the threads that evaluate rules may block.
+    pub runtime: Handle,
+}
+
+impl Host for ServerHost {
+    fn is_ready(&self) -> bool {
+        self.queries.is_ready()
+    }
+
+    fn query(&self, expr: &str, at: Timestamp) -> Result<Vec<Sample>, String> {
+        let inner_step = self.running.borrow().config.global.evaluation_interval;
+        let found = self.runtime.block_on(self.queries.vector(expr, at, inner_step))?;
+        Ok(found.into_iter().map(|(labels, value)| Sample { labels, value }).collect())
+    }
+
+    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, f64)>) -> Pending {
+        let (shards, source) = (self.shards.clone(), source.to_owned());
+        // Under way at once, so that the next rule need not wait for the log.
+        let written = self.runtime.spawn(async move { shards.write_rows(&source, at, rows).await });
+        let runtime = self.runtime.clone();
+        Box::new(move || match runtime.block_on(written) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    fn newest(
+        &self,
+        matchers: &[Matcher],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<(Labels, series::Sample)>, String> {
+        let (selectors, samples_max) = (vec![matchers.to_vec()], self.samples_max);
+        let request = RangeRequest { selectors, from, to, samples_max, labels_only: false };
+        let found = self.runtime.block_on(self.shards.range(request)).map_err(|error| error.to_string())?;
+        Ok(found.into_iter().filter_map(|series| Some((series.labels, *series.samples.last()?))).collect())
+    }
+
+    fn notify(&self, alerts: Vec<Alert>) {
+        self.notifier.send(alerts);
+    }
+}
+
+/// The groups of a configuration's rule files; the mistakes of all of them if there is one.
+pub fn load(config: &Config, external_url: &str, parse: promql::ParseOptions) -> Result<Vec<GroupSpec>, ConfigErrors> {
+    rules::load(&config.rule_files, &Settings::of(config, external_url, parse))
+}
+
+/// What holds for files that no server has loaded: everything that a file may ask for is allowed.
+fn tool_settings() -> Settings {
+    let config = config::parse_config(Path::new("none"), "", &config::Env::process());
+    let parse = promql::ParseOptions {
+        experimental_functions: true,
+        extended_range_selectors: true,
+        fill_modifiers: true,
+        ..promql::ParseOptions::default()
+    };
+    Settings::of(&config.expect("an empty configuration is valid"), "", parse)
+}
+
+/// Groups of a file and the rules of it that look like another.
+pub fn check_file(path: &Path) -> Result<(Vec<GroupSpec>, Vec<Duplicate>), ConfigErrors> {
+    let settings = tool_settings();
+    let groups = rules::compile(&config::load_rules(path, settings.scheme)?, &settings)?;
+    let duplicates = rules::duplicates(&groups);
+    Ok((groups, duplicates))
+}
+
+/// `ringscrape check rules FILE...`: the verdict on each file.
+pub fn check(files: &[PathBuf], lint_fatal: bool) -> ExitCode {
+    let mut verdict = ExitCode::SUCCESS;
+    for file in files {
+        println!("Checking {}", file.display());
+        match check_file(file) {
+            Err(errors) => {
+                println!("  FAILED:");
+                errors.iter().for_each(|error| println!("  {error}"));
+                verdict = ExitCode::FAILURE;
+            }
+            Ok((groups, duplicates)) => {
+                let count: usize = groups.iter().map(|group| group.rules.len()).sum();
+                println!("  SUCCESS: {count} rules found");
+                print_duplicates(&duplicates);
+                if !duplicates.is_empty() && lint_fatal && verdict == ExitCode::SUCCESS {
+                    verdict = ExitCode::from(EXIT_LINT);
+                }
+            }
+        }
+        println!();
+    }
+    verdict
+}
+
+pub fn print_duplicates(duplicates: &[Duplicate]) {
+    if duplicates.is_empty() {
+        return;
+    }
+    println!("  {} duplicate rule(s) found.", duplicates.len());
+    for duplicate in duplicates {
+        println!("  Metric: {}", duplicate.name);
+        println!("  Label(s):");
+        duplicate.labels.iter().for_each(|(name, value)| println!("  \t{name}: {value}"));
+    }
+    println!("  Might cause inconsistency while recording expressions.");
+}
+
+/// `ringscrape test rules FILE...`: runs unit tests; exit code 1 if one fails.
+pub fn test(files: &[PathBuf], only: Option<&str>) -> ExitCode {
+    let only = match only.map(regex_of).transpose() {
+        Ok(only) => only,
+        Err(error) => {
+            eprintln!("ringscrape: --run: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut verdict = ExitCode::SUCCESS;
+    for file in files {
+        println!("Unit Testing:  {}", file.display());
+        let failures =
+            rules::unit::run_file(file, &tool_settings(), |name| only.as_ref().is_none_or(|only| only.is_match(name)));
+        if failures.is_empty() {
+            println!("  SUCCESS");
+        } else {
+            println!("  FAILED:");
+            failures.iter().for_each(|failure| println!("    {}", failure.replace('\n', "\n    ")));
+            verdict = ExitCode::FAILURE;
+        }
+        println!();
+    }
+    verdict
+}
+
+fn regex_of(text: &str) -> Result<series::Regex, String> {
+    series::Regex::new(&format!("(?s:.*)(?:{text})(?s:.*)")).map_err(|error| error.to_string())
+}
