@@ -12,6 +12,7 @@ use crate::written::Holder;
 use ahash::AHashSet;
 use glommio::timer::Timer;
 use series::Timestamp;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -131,26 +132,7 @@ impl Work<'_> {
             let holder = self.holders[entry as usize].clone();
             self.index.add(&holder.labels);
             self.place(entry, true).await;
-            let head = holder.head.borrow();
-            let places = &self.index.entries[entry as usize].places;
-            begun.series_all += head.live_series() as u64;
-            let mut series = 0;
-            let groups: Vec<bool> = head.newest_groups().map(|(_, live)| live).collect();
-            for (place, plan) in places {
-                let plan = &self.index.plans[*plan as usize];
-                begun.clashing |= plan.clashing;
-                series += if groups[*place as usize] { plan.slots } else { 0 };
-            }
-            begun.series += series.min(head.live_series() as u64);
-            let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
-            if whole {
-                begun.whole.push(holder.id);
-            }
-            if !places.is_empty() {
-                begun.partial |= !whole;
-                begun.identities.push(self.request.identity(&holder.labels));
-            }
-            drop(head);
+            self.count(entry, &mut begun);
             self.turns.step().await;
         }
         begun.partial |= !self.core.ended.borrow().is_empty();
@@ -159,6 +141,30 @@ impl Work<'_> {
         }
         self.index.begin();
         begun
+    }
+
+    /// Adds what matches of a target.
+    fn count(&self, entry: u32, begun: &mut Begun) {
+        let holder = &self.holders[entry as usize];
+        let head = holder.head.borrow();
+        let places = &self.index.entries[entry as usize].places;
+        begun.series_all += head.live_series() as u64;
+        let mut series = 0;
+        let groups: Vec<bool> = head.newest_groups().map(|(_, live)| live).collect();
+        for (place, plan) in places {
+            let plan = &self.index.plans[*plan as usize];
+            begun.clashing |= plan.clashing;
+            series += if groups[*place as usize] { plan.slots } else { 0 };
+        }
+        begun.series += series.min(head.live_series() as u64);
+        let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
+        if whole {
+            begun.whole.push(holder.id);
+        }
+        if !places.is_empty() {
+            begun.partial |= !whole;
+            begun.identities.push(self.request.identity(&holder.labels));
+        }
     }
 
     /// Names of series that match, and of those that do not.
@@ -196,7 +202,6 @@ impl Work<'_> {
             self.place(entry, false).await;
             let places = self.index.entries[entry as usize].places.clone();
             for (_, plan) in places {
-                let group = self.index.plans[plan as usize].group.clone();
                 let runs = self.index.plans[plan as usize].all().to_vec();
                 for slots in runs.into_iter().flat_map(|run| {
                     run.clone()
@@ -205,31 +210,9 @@ impl Work<'_> {
                 }) {
                     // The head may have changed during a turn of others: then the group may have another place.
                     self.place(entry, false).await;
-                    let now = &self.index.entries[entry as usize];
-                    let Some(place) = now.places.iter().find(|(_, other)| *other == plan).map(|(place, _)| *place)
-                    else {
-                        break;
-                    };
-                    let head = holder.head.borrow();
-                    let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
-                    if whole && !shared && !self.index.is_clashing(plan) {
+                    if !self.claim_slots((entry, plan), shared, slots, &mut claims) {
                         break;
                     }
-                    let source = self.source(&head, &holder.labels, entry);
-                    for slot in slots {
-                        let hash = || self.request.hash(group.series_pairs(slot as usize, &holder.labels));
-                        match source.newest(place, slot) {
-                            Some(sample) => {
-                                claims.push(Claim { hash: hash(), at: sample.timestamp.0, ended: false, owner: entry });
-                            }
-                            None if !whole => {
-                                let at = head.newest_at().map_or(i64::MIN, |at| at.0);
-                                claims.push(Claim { hash: hash(), at, ended: true, owner: entry });
-                            }
-                            None => {}
-                        }
-                    }
-                    drop(head);
                     if claims.len() >= CLAIMS_PER_PIECE {
                         self.talk.told.send_async(Told::Claims(std::mem::take(&mut claims))).await?;
                     }
@@ -253,6 +236,30 @@ impl Work<'_> {
         }
         self.talk.told.send_async(Told::Done).await?;
         Ok(())
+    }
+
+    /// Claims slots of a plan of a target; false if there is nothing in the plan to claim.
+    fn claim_slots(&self, (entry, plan): (u32, u32), shared: bool, slots: Range<u32>, claims: &mut Vec<Claim>) -> bool {
+        let holder = &self.holders[entry as usize];
+        let places = &self.index.entries[entry as usize].places;
+        let Some((place, _)) = places.iter().find(|(_, other)| *other == plan).copied() else { return false };
+        let head = holder.head.borrow();
+        let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
+        if whole && !shared && !self.index.plans[plan as usize].clashing {
+            return false;
+        }
+        let group = &self.index.plans[plan as usize].group;
+        let source = self.source(&head, &holder.labels, entry);
+        let ended_at = head.newest_at().map_or(i64::MIN, |at| at.0);
+        for slot in slots {
+            let newest = source.newest(place, slot);
+            if newest.is_some() || !whole {
+                let hash = self.request.hash(group.series_pairs(slot as usize, &holder.labels));
+                let at = newest.map_or(ended_at, |sample| sample.timestamp.0);
+                claims.push(Claim { hash, at, ended: newest.is_none(), owner: entry });
+            }
+        }
+        true
     }
 
     /// Newest samples that are not among a head's newest values. Of a target that has ended, `ended` gets all series.
@@ -313,6 +320,12 @@ impl Work<'_> {
         }
     }
 
+    fn write_slice(&self, writer: &LineWriter, entry: u32, name: &str, cursor: &mut Cursor, lines: &mut Lines) -> bool {
+        let holder = &self.holders[entry as usize];
+        let head = holder.head.borrow();
+        writer.write(&self.source(&head, &holder.labels, entry), &self.index.plans, name, cursor, lines)
+    }
+
     async fn write(&mut self, owners: &Owners) -> Result<(), Gone> {
         let writer = LineWriter { core: self.core.index, request: self.request, owners };
         let mut lines = Lines::default();
@@ -333,10 +346,7 @@ impl Work<'_> {
                         writer.moved(known, &self.index.plans, &holder.labels, &name, &mut cursor);
                     }
                     self.place(*entry, false).await;
-                    let head = holder.head.borrow();
-                    let source = self.source(&head, &holder.labels, *entry);
-                    let done = writer.write(&source, &self.index.plans, &name, &mut cursor, &mut lines);
-                    drop(head);
+                    let done = self.write_slice(&writer, *entry, &name, &mut cursor, &mut lines);
                     if lines.text.len() >= PIECE_BYTES {
                         lines.end();
                         let piece = std::mem::take(&mut lines);

@@ -243,9 +243,4 @@ impl<'r> Index<'r> {
         }
         Some(name)
     }
-
-    /// Whether a target's series in a plan may be those of another target.
-    pub fn is_clashing(&self, plan: u32) -> bool {
-        self.plans[plan as usize].clashing
-    }
 }
