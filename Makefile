@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it.
 CARGO ?= cargo
 
-.PHONY: run demo-federation demo-fleet build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
+.PHONY: run demo-ha demo-federation demo-fleet build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
 
 ## Build, then scrape this program, the host's node exporter if it runs, or a small built-in farm.
 run: build
@@ -14,6 +14,10 @@ demo-federation: build
 ## Five processes over the farm, members coming and going: a table of moved targets, gaps and overlaps. About two minutes.
 demo-fleet: build
 	@scripts/demo-fleet
+
+## A redundant pair before Debian's Alertmanager: one notification, one killed, alerting goes on. Under two minutes.
+demo-ha: build test-deps
+	@scripts/demo-ha
 
 build:
 	$(CARGO) build --release --locked -p ringscrape-server -p bench-harness

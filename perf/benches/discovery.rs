@@ -59,17 +59,17 @@ fn discovery(criterion: &mut Criterion) {
     group.bench_function("read the list", |bencher| bencher.iter(|| groups(black_box(&after))));
     let lists = (groups(&before), groups(&after));
     group.bench_function("build all", |bencher| {
-        bencher.iter(|| BuildCache::default().build_pool(job, black_box(&lists.0), Vec::new(), None));
+        bencher.iter(|| BuildCache::default().build_pool(job, black_box(&lists.0), Vec::new(), None, None));
     });
     group.bench_function("one has changed", |bencher| {
         let fresh = || {
             let mut cache = BuildCache::default();
-            let pool = cache.build_pool(job, &lists.0, Vec::new(), None);
+            let pool = cache.build_pool(job, &lists.0, Vec::new(), None, None);
             assert_eq!(pool.active.len(), count);
             (cache, pool)
         };
         let change = |(mut cache, pool): (BuildCache, targets::Pool)| {
-            let new = cache.build_pool(job, black_box(&lists.1), Vec::new(), Some(&pool));
+            let new = cache.build_pool(job, black_box(&lists.1), Vec::new(), Some(&pool), None);
             (cache, pool, new)
         };
         bencher.iter_batched(fresh, change, BatchSize::PerIteration);

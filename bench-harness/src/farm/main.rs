@@ -13,6 +13,7 @@ mod script;
 mod server;
 mod stats;
 mod targets;
+mod webhook;
 
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -44,6 +45,12 @@ enum Command {
     Targets(TargetsArguments),
     /// Lists the hostile targets: what each does and what a scraper should make of it.
     EvilList,
+    /// Receives an Alertmanager's webhooks and prints one line for each notification.
+    Webhook {
+        /// Port on 127.0.0.1; 0 takes a free one.
+        #[arg(long, default_value_t = 0)]
+        listen: u16,
+    },
 }
 
 #[derive(clap::Args)]
@@ -137,6 +144,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.command {
         None => serve(&arguments.serve),
         Some(Command::EvilList) => print(&evil::listing()),
+        Some(Command::Webhook { listen }) => webhook::serve(listen),
         Some(Command::Targets(wish)) => {
             let TargetsArguments { count, port, format, interval, timeout, hostile } = wish;
             print(&targets::render(&targets::Wish { count, port, format, interval, timeout, hostile })?)

@@ -14,6 +14,7 @@ mod params;
 mod query;
 mod remote;
 mod rule_groups;
+mod rule_pages;
 mod serve;
 mod stall;
 mod state;

@@ -49,6 +49,8 @@ pub(crate) fn frame(title: &str, path: &str, content: Markup) -> Html {
     let links = [
         ("/query", "Query"),
         ("/targets", "Targets"),
+        ("/rules", "Rules"),
+        ("/alerts", "Alerts"),
         ("/service-discovery", "Discovery"),
         ("/fleet", "Fleet"),
         ("/tsdb-status", "Storage"),

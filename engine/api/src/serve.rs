@@ -10,7 +10,7 @@ use crate::federate::Client;
 use crate::stall::Guarded;
 use crate::state::State;
 use crate::{
-    alerting, discovery, federate, fleet, manage, metrics, pages, query, remote, rule_groups, storage, v1,
+    alerting, discovery, federate, fleet, manage, metrics, pages, query, remote, rule_groups, rule_pages, storage, v1,
 };
 use axum::Router;
 use axum::extract::{Request, State as Extract};
@@ -104,6 +104,8 @@ pub fn router(state: State) -> Router {
         .route("/targets", get(pages::targets))
         .route("/service-discovery", get(discovery::page))
         .route("/service-discovery/explain", get(discovery::explain))
+        .route("/rules", get(rule_pages::rules))
+        .route("/alerts", get(rule_pages::alerts))
         .route("/config", get(pages::configuration))
         .route("/flags", get(pages::flags))
         .route("/status", get(pages::status))

@@ -190,6 +190,7 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         targets,
         notifier: notifier.clone(),
         rules: rules.clone(),
+        fleet,
         running,
         flags: cli.flags(),
         query: serve.query_settings(),
