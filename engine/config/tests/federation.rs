@@ -67,33 +67,17 @@ fn guards_are_read_and_printed() {
     assert!(bad.unwrap_err().to_string().contains("federation.deny[0]: not a selector"));
 }
 
-/// Every file below `configs` that is a configuration.
-fn examples(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() && path.file_name().is_some_and(|name| name != "rules") {
-            examples(&path, found);
-        } else if path.extension().is_some_and(|end| end == "yml") {
-            found.push(path);
-        }
-    }
-}
-
 #[test]
 fn examples_load_without_a_warning() {
-    let mut files = Vec::new();
-    examples(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs"), &mut files);
-    assert!(files.len() >= 4, "{files:?}");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/federation");
+    let files: Vec<PathBuf> = ["edge-us-east.yml", "edge-ap-south.yml", "hub.yml"].map(|name| folder.join(name)).into();
     let load = |file: &PathBuf| config::load(file, &config::Env::process()).unwrap_or_else(|error| panic!("{error}"));
     let all: Vec<config::Config> = files.iter().map(load).collect();
     for (file, config) in files.iter().zip(&all) {
         assert_eq!(config.lint(), Vec::<String>::new(), "{}", file.display());
     }
-    let federation = || {
-        files.iter().zip(&all).filter(|(file, _)| file.ends_with("hub.yml") || file.to_string_lossy().contains("edge-"))
-    };
-    for (_, hub) in federation() {
-        for (_, edge) in federation() {
+    for hub in &all {
+        for edge in &all {
             assert_eq!(hub.lint_beside(edge), Vec::<String>::new());
         }
     }

@@ -355,7 +355,9 @@ async fn names_are_looked_up_at_a_real_dns_server() {
     let options = || SdOptions { dns_servers: vec![dnsmasq.address], ..SdOptions::default() };
     let settings =
         |names: &str, more: &str| format!("dns_sd_configs: [{{names: [{names}], refresh_interval: 200ms{more}}}]");
-    let cases: [(&str, &str, &[&str], &[(&str, &str)]); 5] = [
+    /// Names, further settings, addresses, and some labels of the first one.
+    type Case = (&'static str, &'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+    let cases: [Case; 5] = [
         ("web.test", ", type: A, port: 80", &["10.0.0.1:80", "10.0.0.2:80"], &[("name", "web.test")]),
         ("web.test", ", type: aaaa, port: 80", &["[fd00::2]:80"], &[]),
         (
