@@ -184,7 +184,8 @@ pub async fn federate(
     if let Err(error) = federation.begin().await {
         return request.refuse(StatusCode::SERVICE_UNAVAILABLE, &counters.failed, "failed", error.to_string());
     }
-    let pieces = futures_lite::stream::unfold((federation, request), next);
+    // The compression of the answer asks once more after the end.
+    let pieces = futures_lite::StreamExt::fuse(futures_lite::stream::unfold((federation, request), next));
     ([(header::CONTENT_TYPE, kind)], Body::from_stream(pieces)).into_response()
 }
 

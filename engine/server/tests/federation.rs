@@ -100,6 +100,22 @@ fn a_series_of_two_targets_is_written_once_with_its_newest_sample() {
     until("the other one is newer now", || (server.federate("a") == want).then_some(()));
 }
 
+/// The compression asks for more after the end of what it packs, again and again.
+#[test]
+fn packed_answers_end_in_order() {
+    let target = FakeTarget::saying(&(0..2000).map(|i| format!("a{{i=\"{i}\"}} {i}\n")).collect::<String>());
+    let server = Ringscrape::start(&support::config(&[job("j", &[target.address], "")]), &[]);
+    until("it is scraped", || (server.federate("a").len() == 2000).then_some(()));
+    for packing in ["gzip", "zstd"] {
+        for selector in ["a", "nothing", "{__name__=~\".+\"}"] {
+            let path = path(&[selector]);
+            let answer = request(server.address, "GET", &path, &[("Accept-Encoding", packing)]);
+            assert_eq!(answer.status, 200, "{packing} {selector}");
+        }
+    }
+    assert_eq!(server.federate("a").len(), 2000, "it goes on");
+}
+
 #[test]
 fn what_the_process_before_scraped_is_there_for_the_lookback() {
     let target = FakeTarget::saying("a 1\nb 1\nc{x=\"y\"} 1\n");

@@ -72,8 +72,10 @@ impl Fleet {
             let number = |value: &serde_json::Value| value.as_u64().unwrap() as usize;
             let leaving: usize = all.iter().map(|one| number(&one["leaving"])).sum();
             let active: Vec<usize> = all.iter().map(|one| number(&one["active"])).collect();
+            // Those that have not read the list yet are alike, too, and one of them has nothing.
+            let is_known = active.iter().all(|count| *count > 0);
             let is_alike = all.iter().all(|one| one["fingerprint"] == all[0]["fingerprint"]);
-            (leaving == 0 && is_alike && active.iter().sum::<usize>() == TARGETS)
+            (leaving == 0 && is_known && is_alike && active.iter().sum::<usize>() == TARGETS)
                 .then(|| names.iter().map(|name| (*name).to_owned()).zip(active).collect())
         })
     }
