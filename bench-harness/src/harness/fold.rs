@@ -81,7 +81,7 @@ impl Folded {
     }
 }
 
-/// "ringscrape-0 12/34 [001] 56.7: cpu-clock:" without the numbers; the name may hold spaces and numbers of its own.
+/// `ringscrape-0 12/34 [001] 56.7: cpu-clock:` without the numbers; the name may hold spaces and numbers of its own.
 fn thread_name(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     let is_time = |word: &&str| word.strip_suffix(':').is_some_and(|time| time.parse::<f64>().is_ok());
@@ -92,7 +92,7 @@ fn thread_name(line: &str) -> String {
     words[..time.saturating_sub(numbers).max(1).min(words.len())].join("_").replace(';', "_")
 }
 
-/// "  55d0 name<with spaces>::x+0x12 (/path)" without address, offset, file and the hash behind Rust's names.
+/// `  55d0 name<with spaces>::x+0x12 (/path)` without address, offset, file and the hash behind Rust's names.
 fn frame(line: &str) -> Option<String> {
     let (_, rest) = line.trim().split_once(' ')?;
     let name = rest.rsplit_once(" (").map_or(rest, |(name, _)| name);

@@ -141,7 +141,7 @@ impl Notifier {
         stats
     }
 
-    /// Ends all deliveries. What waits is sent before, if the options say so, within [`DRAIN_WITHIN`]; `send` must not be
+    /// Ends all deliveries. What waits is sent before, if the options say so, within `DRAIN_WITHIN`; `send` must not be
     /// called any more.
     pub async fn shutdown(&self) {
         let groups = std::mem::take(&mut self.state().groups);
