@@ -234,19 +234,19 @@ impl Federation {
         let mut text = String::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
         while text.len() < PIECE_BYTES {
             for (i, core) in self.cores.iter_mut().enumerate() {
-                if core.ended || core.name().is_some() {
-                    continue;
+                // A piece may have no lines; which name is next is known only when every core has told one.
+                while !core.ended && core.name().is_none() {
+                    (core.at, core.start) = (0, 0);
+                    core.lines = match core.told.recv_async().await {
+                        Ok(Told::Lines(lines)) => lines,
+                        Ok(Told::Done) => {
+                            core.ended = true;
+                            Lines::default()
+                        }
+                        Ok(_) | Err(_) => return Some(Err(StreamError { core: i })),
+                    };
+                    self.series += core.lines.series;
                 }
-                (core.at, core.start) = (0, 0);
-                core.lines = match core.told.recv_async().await {
-                    Ok(Told::Lines(lines)) => lines,
-                    Ok(Told::Done) => {
-                        core.ended = true;
-                        Lines::default()
-                    }
-                    Ok(_) | Err(_) => return Some(Err(StreamError { core: i })),
-                };
-                self.series += core.lines.series;
             }
             let name_of = |sample: &InstantSample| -> Arc<str> { sample.labels.metric_name().into() };
             let leftover = self.waiting.as_ref().map(name_of);
