@@ -275,19 +275,11 @@ struct Date {
     day: i64,
 }
 
-/// Days since the epoch and the date of the proleptic Gregorian calendar (Howard Hinnant, "chrono-compatible low-level
-/// date algorithms").
+/// Days since the epoch and the date of the proleptic Gregorian calendar.
 fn date(value: f64) -> Date {
     let days = whole_seconds(value).div_euclid(86_400);
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    Date { days, year: year_of_era + era * 400 + i64::from(month <= 2), month, day }
+    let (year, month, day) = series::civil_from_days(days);
+    Date { days, year, month, day }
 }
 
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {

@@ -1,6 +1,6 @@
 //! Values of a template, and how Go prints them.
 
-use series::{Labels, format_float};
+use series::{Labels, civil_from_days, format_float};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::rc::Rc;
@@ -135,26 +135,12 @@ fn print_all<'a>(items: impl Iterator<Item = (Option<&'a str>, Value)>, out: &mu
 /// `2026-01-02 03:04:05.678 +0000 UTC`, without zeros at the end of the fraction.
 pub fn time_text(ms: i64) -> String {
     let (days, of_day) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
-    let (year, month, day) = date(days);
+    let (year, month, day) = civil_from_days(days);
     let (seconds, fraction) = (of_day / 1000, of_day % 1000);
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let fraction = if fraction == 0 { String::new() } else { format!(".{fraction:03}") };
     let fraction = fraction.trim_end_matches('0');
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{fraction} +0000 UTC")
-}
-
-/// Year, month and day of a day since 1970, in the Gregorian calendar (Hinnant, chrono-compatible low-level date
-/// algorithms, `civil_from_days`).
-fn date(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// As Go prints durations: `1h2m3.5s`, `1.5ms`, `0s`.

@@ -16,7 +16,7 @@ pub use labels::{Labels, LabelsBuilder, METRIC_NAME, is_legacy_label_name, is_le
 pub use matcher::{MatchOp, Matcher};
 pub use quote::Quoted;
 pub use regex::{Groups, Regex, RegexError};
-pub use time::Rfc3339;
+pub use time::{Rfc3339, civil_from_days};
 pub use value::{
     FloatError, NORMAL_NAN, STALE_NAN, Sample, Timestamp, format_float, format_float_json, is_stale, parse_float,
 };
