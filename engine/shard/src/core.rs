@@ -546,45 +546,42 @@ impl Core {
 
     // --- samples that no scrape brings -----------------------------------------------------------------------------
 
-    /// Writes a rule group's row; answered once the log has it.
+    /// Writes a rule group's row.
     fn write_rows(&self, request: &WriteRowsRequest, reply: oneshot::Sender<Result<WriteOutcome, NotKept>>) {
-        if self.stopping.get() {
-            drop(reply.send(Err(NotKept::Stopping)));
-            return;
-        }
-        let (scratch, _) = &mut *self.append.borrow_mut();
-        let mut journal = self.journal.borrow_mut();
-        let mut written = self.written.borrow_mut();
-        let outcome = written.rows(request, wall_ms(), &mut journal, scratch, |head| self.hand_over(head));
-        let mut stats = self.stats.borrow_mut();
-        stats.samples_appended += outcome.samples;
-        stats.out_of_order += outcome.out_of_order;
-        let position = journal.writer().map_or(0, Writer::appended);
-        self.acknowledgements
-            .borrow_mut()
-            .wait(position, Box::new(move |kept| drop(reply.send(kept.map(|()| outcome)))));
-        drop(journal);
-        if self.log_folder.is_none() {
-            self.acknowledge();
-        }
+        self.take(reply, |written, journal, scratch, stats| {
+            let outcome = written.rows(request, wall_ms(), journal, scratch, |head| self.hand_over(head));
+            stats.samples_appended += outcome.samples;
+            stats.out_of_order += outcome.out_of_order;
+            outcome
+        });
     }
 
-    /// Takes what somebody writes to us; answered once the log has it.
+    /// Takes what somebody writes to us.
     fn receive(&self, request: &ReceiveRequest, reply: oneshot::Sender<Result<ReceiveOutcome, NotKept>>) {
+        self.take(reply, |written, journal, scratch, stats| {
+            let outcome = written.receive(request, wall_ms(), journal, scratch, |head| self.hand_over(head));
+            stats.samples_appended += outcome.samples;
+            stats.late += outcome.late;
+            stats.out_of_order += outcome.count(Refusal::OutOfOrder) + outcome.count(Refusal::TooOld);
+            stats.out_of_bounds += outcome.count(Refusal::OutOfBounds);
+            stats.duplicate_timestamp += outcome.count(Refusal::Duplicate);
+            outcome
+        });
+    }
+
+    /// Has samples put away by `put`; who brought them is answered once the log has them.
+    fn take<T: 'static>(
+        &self,
+        reply: oneshot::Sender<Result<T, NotKept>>,
+        put: impl FnOnce(&mut Written, &mut Journal, &mut AppendScratch, &mut CoreStats) -> T,
+    ) {
         if self.stopping.get() {
             drop(reply.send(Err(NotKept::Stopping)));
             return;
         }
-        let (scratch, _) = &mut *self.append.borrow_mut();
         let mut journal = self.journal.borrow_mut();
-        let mut written = self.written.borrow_mut();
-        let outcome = written.receive(request, wall_ms(), &mut journal, scratch, |head| self.hand_over(head));
-        let mut stats = self.stats.borrow_mut();
-        stats.samples_appended += outcome.samples;
-        stats.late += outcome.late;
-        stats.out_of_order += outcome.count(Refusal::OutOfOrder) + outcome.count(Refusal::TooOld);
-        stats.out_of_bounds += outcome.count(Refusal::OutOfBounds);
-        stats.duplicate_timestamp += outcome.count(Refusal::Duplicate);
+        let scratch = &mut self.append.borrow_mut().0;
+        let outcome = put(&mut self.written.borrow_mut(), &mut journal, scratch, &mut self.stats.borrow_mut());
         let position = journal.writer().map_or(0, Writer::appended);
         let answer = Box::new(move |kept: Result<(), NotKept>| drop(reply.send(kept.map(|()| outcome))));
         self.acknowledgements.borrow_mut().wait(position, answer);

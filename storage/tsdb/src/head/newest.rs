@@ -4,6 +4,7 @@
 //!   * a place is good for one layout: who comes back compares [`TargetHead::layout`] first
 //!   * what a row says that is not visible yet is not told
 
+use super::segment::Placed;
 use super::{NO_STAMP, Segment, TargetHead};
 use crate::group::SlotGroup;
 use crate::row::{self, OneSlot, RowError};
@@ -15,6 +16,20 @@ use std::sync::Arc;
 const SLOTS_TAKEN_BACK_MAX: usize = 4096;
 
 impl Segment {
+    /// The newest sample or marker of a slot, without looking at rows.
+    pub(super) fn newest(&self, placed: &Placed, slot: usize) -> Option<Sample> {
+        let row = self.rows.last()?;
+        let at = placed.base + slot;
+        let value = self.slots.values[at];
+        if placed.group.is_stamped(slot) {
+            let stamp = self.slots.stamps[at];
+            let value = self.carried_value(at, stamp).unwrap_or(value);
+            return (stamp != NO_STAMP && !self.slots.stale.get(at))
+                .then_some(Sample { timestamp: Timestamp(stamp), value });
+        }
+        (!self.slots.stale.get(at)).then_some(Sample { timestamp: row.at, value })
+    }
+
     /// The value of the sample that a slot had when the segment began, if this is still its newest.
     pub(super) fn carried_value(&self, slot: usize, stamp: i64) -> Option<f64> {
         let at = self.carried.binary_search_by_key(&(slot as u32), |(slot, _)| *slot).ok()?;

@@ -5,7 +5,9 @@
 //!   * a stamped slot's samples come in order; who calls has checked that
 //!   * a series that ends just where a segment does gets its marker in the next segment
 
-use super::{Appended, NO_STAMP, Row, RowRejected, SLOTS_ALONE_MAX, Segment, TargetHead};
+use super::segment::Row;
+use super::select::SLOTS_ALONE_MAX;
+use super::{Appended, NO_STAMP, RowRejected, Segment, TargetHead};
 use crate::bits::Bits;
 use crate::group::SlotGroup;
 use crate::head::AppendScratch;

@@ -1,0 +1,211 @@
+//! One target's samples that are not in chunks yet: newest values, and rows that lead back from them.
+//!
+//! `segment` has rows over a space of slots, `turn` begins and ends segments, `append` makes rows of scrapes and
+//! `sparse` of samples that no scrape brings, `select` and `newest` read.
+//!
+//! Invariants:
+//!   * rows are in order of time; a row at or before the newest one is refused
+//!   * a segment begins with all slots stale, so its rows can be read from its beginning as well as from its end
+//!   * a segment lies in one range of time, so that a block is made of whole segments
+//!   * live groups have no two unstamped slots with the same labels; the caller saw to that
+//!   * history is read backwards from the newest values, so dropping the oldest rows is forgetting their bytes
+//!   * a series that moves to a slot of another group leaves a marker there at the time of its first sample here; a
+//!     reader of the series takes the sample
+
+mod append;
+mod newest;
+mod segment;
+mod select;
+mod sparse;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+pub use append::AppendScratch;
+pub use segment::{Closed, Segment};
+pub use select::Rows;
+pub use sparse::Given;
+
+use crate::group::SlotGroup;
+use crate::log::TargetKey;
+use ahash::{AHashMap, AHashSet, RandomState};
+use series::Timestamp;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A sample may be ahead of its scrape by this much, as in Prometheus.
+const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
+/// The first sample of a stamped slot may be behind its scrape by this much.
+const BEHIND_MS_MAX: i64 = 60 * 60 * 1000;
+/// A segment with fewer dead slots than this is never worth a new one.
+const DEAD_SLOTS_MIN: usize = 256;
+/// No sample yet.
+pub(crate) const NO_STAMP: i64 = i64::MIN;
+
+/// Whether a timestamp of its own is near enough to its scrape to begin a series.
+pub fn within_bounds(scrape: Timestamp, stamp: i64) -> bool {
+    stamp <= scrape.0.saturating_add(AHEAD_MS_MAX) && stamp >= scrape.0.saturating_sub(BEHIND_MS_MAX)
+}
+
+/// A row that cannot be appended: its time is not after the newest row's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("row at {} ms is not after the newest one at {} ms", .at.0, .newest.0)]
+pub struct RowRejected {
+    pub at: Timestamp,
+    pub newest: Timestamp,
+}
+
+/// What became of the samples of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    pub samples: u64,
+    /// Samples with own timestamps that were not taken: older than the slot's last one.
+    pub out_of_order: u64,
+    /// Those that were, within the window for late samples.
+    pub late: u64,
+    /// Same timestamp as the slot's last one, another value.
+    pub duplicate: u64,
+    /// Too far ahead or too old.
+    pub out_of_bounds: u64,
+}
+
+/// How the series of a target changed with its groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Series that were not there before.
+    pub added: u64,
+}
+
+/// When a segment is closed.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentLimits {
+    /// Rows of a segment, and with it samples of a chunk.
+    pub rows_max: usize,
+    /// Length of a block: no segment lies in two.
+    pub range_ms: i64,
+    /// How far before its scrape a sample may be that is older than its slot's last one; 0 refuses all.
+    pub late_ms: i64,
+}
+
+impl Default for SegmentLimits {
+    fn default() -> SegmentLimits {
+        SegmentLimits { rows_max: 120, range_ms: 2 * 3600 * 1000, late_ms: 0 }
+    }
+}
+
+/// One target's samples.
+#[derive(Debug)]
+pub struct TargetHead {
+    key: Arc<TargetKey>,
+    limits: SegmentLimits,
+    /// Rows after which the open segment is closed: fewer for the first one, so that targets that began together are
+    /// not closed together.
+    rows_max: usize,
+    /// Closed segments, oldest first, until they are in chunks.
+    closed: VecDeque<Arc<Closed>>,
+    /// A segment whose vanished series end with the next row.
+    owing: Option<Segment>,
+    open: Segment,
+    /// Samples that came late, in rows of their own: stamps there go forth and back.
+    late: Segment,
+    newest: Option<Timestamp>,
+    /// The newest values tell everything about the time after this.
+    whole_since: Option<Timestamp>,
+    /// The newest sample that may be in chunks and no more in memory.
+    sealed_until: Option<Timestamp>,
+    /// Another number whenever groups or their places change.
+    layout: u64,
+}
+
+impl TargetHead {
+    /// An empty head. `stagger` is any number that differs between targets.
+    pub fn new(key: TargetKey, limits: SegmentLimits, stagger: u64) -> TargetHead {
+        let rows_max = limits.rows_max / 2 + (stagger % (limits.rows_max as u64 / 2 + 1)) as usize;
+        TargetHead {
+            key: Arc::new(key),
+            limits,
+            rows_max: rows_max.max(1),
+            closed: VecDeque::new(),
+            owing: None,
+            open: Segment::default(),
+            late: Segment::default(),
+            newest: None,
+            whole_since: None,
+            sealed_until: None,
+            layout: 0,
+        }
+    }
+
+    /// Time of the newest row.
+    pub fn newest_at(&self) -> Option<Timestamp> {
+        self.newest
+    }
+
+    /// Times of the oldest and the newest row that is not in chunks.
+    pub fn bounds(&self) -> Option<(Timestamp, Timestamp)> {
+        let oldest = self.segments().find_map(Segment::range)?.0;
+        Some((oldest, self.newest?))
+    }
+
+    /// The live groups, in the order in which [`TargetHead::append`] takes values.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<SlotGroup>> {
+        self.open.live().map(|placed| &placed.group)
+    }
+
+    /// How many slots take values.
+    pub fn live_slots(&self) -> usize {
+        self.open.live().map(|placed| placed.group.len()).sum()
+    }
+
+    /// How many series are there now: live slots that are not stale.
+    pub fn live_series(&self) -> usize {
+        let stale: usize = self.open.slots.stale.0.iter().map(|word| word.count_ones() as usize).sum();
+        self.open.slots.values.len() - stale
+    }
+
+    /// From now on these groups take values, in this order. A group that was there keeps its slots and their history;
+    /// slots of groups that are gone end with the next row.
+    pub fn replace(&mut self, groups: &[Arc<SlotGroup>]) -> Change {
+        let address = |group: &Arc<SlotGroup>| Arc::as_ptr(group);
+        let before: AHashSet<*const SlotGroup> = self.groups().map(address).collect();
+        let after: AHashSet<*const SlotGroup> = groups.iter().map(address).collect();
+        let new = || groups.iter().filter(|group| !before.contains(&address(group)));
+        let gone = || self.groups().filter(|group| !after.contains(&address(group)));
+        let mut added: u64 = new().map(|group| group.len() as u64).sum();
+        if added > 0 && gone().next().is_some() {
+            // Series that were in a group that goes are not new.
+            let hasher = RandomState::new();
+            let hashes = |group: &Arc<SlotGroup>| {
+                (0..group.len()).map(|slot| group.slot_hash(slot, &hasher)).collect::<Vec<u64>>()
+            };
+            let known: AHashSet<u64> = gone().flat_map(hashes).collect();
+            added -= new().flat_map(hashes).filter(|hash| known.contains(hash)).count() as u64;
+        }
+
+        // A dead group that comes back takes its old slots again.
+        let mut known: AHashMap<*const SlotGroup, usize> =
+            self.open.placed.iter().enumerate().map(|(at, placed)| (Arc::as_ptr(&placed.group), at)).collect();
+        let mut places: Vec<usize> = Vec::with_capacity(groups.len());
+        for group in groups {
+            let place = known.remove(&address(group)).unwrap_or_else(|| self.open.add(group.clone()));
+            places.push(place);
+        }
+        self.layout += 1;
+        self.open.order = places;
+        self.open.settle();
+        if self.open.dead_slots() > self.live_slots().max(DEAD_SLOTS_MIN) {
+            self.start_segment();
+        }
+        Change { added }
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        let closed = self.closed.iter().filter(|closed| !closed.is_sealed()).map(|closed| &closed.segment);
+        closed.chain(&self.owing).chain([&self.open, &self.late])
+    }
+
+    /// Bytes on the heap, groups not counted.
+    pub fn heap_bytes(&self) -> usize {
+        self.segments().map(Segment::heap_bytes).sum()
+    }
+}

@@ -1,0 +1,252 @@
+//! Rows over one space of slots, as a log has them and as chunks are made of them.
+//!
+//! Invariants:
+//!   * groups are only added; those that are gone stay until the segment is
+//!   * the values at hand are those after the last row; every row leads back to those before it
+
+use super::{AHEAD_MS_MAX, NO_STAMP};
+use crate::group::SlotGroup;
+use crate::log::{Journal, SegmentMark, TargetKey};
+use crate::row::{self, GROUP, Marks, Scratch, Slots};
+use series::Timestamp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub group: Arc<SlotGroup>,
+    pub base: usize,
+    pub(super) live: bool,
+    /// The group's slots go on in the next segment: the markers at the end of this one are not needed.
+    pub goes_on: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub at: Timestamp,
+    /// Readers may see it once the log is visible up to here.
+    pub(super) position: u64,
+    pub bytes: Box<[u8]>,
+}
+
+/// Rows over one slot space. Groups are only added; those that are gone stay until the segment is.
+#[derive(Debug, Default)]
+pub struct Segment {
+    pub(crate) placed: Vec<Placed>,
+    /// Indices of the live groups, in the order in which values come.
+    pub(super) order: Vec<usize>,
+    /// The live groups are all there are, in the order of the slots, and none is stamped: values come as they lie here.
+    pub(super) plain: bool,
+    pub(super) slots: Slots,
+    pub(crate) rows: Vec<Row>,
+    /// Stamps that slots had when the segment began.
+    pub(crate) carried: Vec<(u32, i64)>,
+    /// The values of these samples, where the segment before is known; they are in no row of this one.
+    pub(super) carried_values: Vec<f64>,
+    pub(super) mark: Option<SegmentMark>,
+    /// How many of `placed` the log knows.
+    logged: usize,
+}
+
+/// A segment that takes no more rows, shared with whoever puts it into chunks.
+#[derive(Debug)]
+pub struct Closed {
+    pub key: Arc<TargetKey>,
+    pub segment: Segment,
+    /// Set once its chunks can be read; from then on the rows are not.
+    sealed: AtomicBool,
+}
+
+impl Closed {
+    pub fn new(key: Arc<TargetKey>, segment: Segment) -> Closed {
+        Closed { key, segment, sealed: AtomicBool::new(false) }
+    }
+
+    /// The chunks of the segment can be read.
+    pub fn set_sealed(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+}
+
+impl Segment {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Time of the first and the last row.
+    pub fn range(&self) -> Option<(Timestamp, Timestamp)> {
+        Some((self.rows.first()?.at, self.rows.last()?.at))
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Slots of the segment, live or not.
+    pub fn slots(&self) -> usize {
+        self.slots.values.len()
+    }
+
+    /// Whether a slot's series goes on in the next segment.
+    pub(crate) fn goes_on(&self, slot: usize) -> bool {
+        let place = self.placed.partition_point(|placed| placed.base <= slot) - 1;
+        self.placed[place].goes_on
+    }
+
+    /// Stamps as a log has them.
+    pub(crate) fn restore_stamps(&mut self, stamps: &[(u32, i64)]) -> Result<(), &'static str> {
+        for (slot, stamp) in stamps {
+            *self.slots.stamps.get_mut(*slot as usize).ok_or("a stamp of an unknown slot")? = *stamp;
+        }
+        self.carried = stamps.to_vec();
+        Ok(())
+    }
+
+    /// Brings the newest values of a restored segment forward over its rows; those that do not decode are dropped.
+    pub(super) fn forward_to_end(&mut self) {
+        self.slots.values.fill(0.0);
+        (0..self.slots.values.len()).for_each(|slot| self.slots.stale.set(slot));
+        let readable = self.rows.iter().take_while(|row| {
+            let mut after = self.slots.clone();
+            let fits = row::walk(&row.bytes, &mut after, row::Direction::Redo).is_ok();
+            if fits {
+                self.slots = after;
+            }
+            fits
+        });
+        let readable = readable.count();
+        self.rows.truncate(readable);
+    }
+
+    /// A row as a log has it; false if it does not fit.
+    pub(crate) fn restore_row(&mut self, at: Timestamp, bytes: &[u8]) -> bool {
+        let fits = self.rows.last().is_none_or(|row| row.at < at);
+        if fits {
+            self.rows.push(Row { at, position: 0, bytes: bytes.into() });
+        }
+        fits
+    }
+
+    pub(crate) fn add(&mut self, group: Arc<SlotGroup>) -> usize {
+        let base = self.slots.values.len();
+        let end = base + group.len();
+        self.slots.values.resize(end, 0.0);
+        for slot in base..end {
+            self.slots.stale.set(slot);
+        }
+        if group.any_stamped() && self.slots.stamps.is_empty() {
+            self.slots.stamps = vec![NO_STAMP; base];
+        }
+        if group.any_stamped() || !self.slots.stamps.is_empty() {
+            self.slots.stamps.resize(end, NO_STAMP);
+        }
+        self.placed.push(Placed { group, base, live: true, goes_on: false });
+        self.placed.len() - 1
+    }
+
+    pub(super) fn settle(&mut self) {
+        self.placed.iter_mut().for_each(|placed| placed.live = false);
+        for at in &self.order {
+            self.placed[*at].live = true;
+        }
+        self.plain = self.slots.stamps.is_empty() && self.order.iter().copied().eq(0..self.placed.len());
+    }
+
+    pub(super) fn live(&self) -> impl Iterator<Item = &Placed> {
+        self.order.iter().map(|at| &self.placed[*at])
+    }
+
+    pub(super) fn dead_slots(&self) -> usize {
+        self.placed.iter().filter(|placed| !placed.live).map(|placed| placed.group.len()).sum()
+    }
+
+    /// Bytes on the heap, groups not counted.
+    pub fn heap_bytes(&self) -> usize {
+        let rows: usize = self.rows.iter().map(|row| row.bytes.len()).sum();
+        rows + self.rows.capacity() * size_of::<Row>()
+            + self.placed.capacity() * size_of::<Placed>()
+            + self.carried.capacity() * size_of::<(u32, i64)>()
+            + self.carried_values.capacity() * 8
+            + self.order.capacity() * size_of::<usize>()
+            + self.slots.values.capacity() * 8
+            + self.slots.stamps.capacity() * 8
+            + self.slots.stale.0.capacity() * 8
+    }
+
+    /// No sample is after this: that of the last row, or what a sample with a time of its own may be ahead of it.
+    pub(super) fn newest_possible(&self) -> Option<Timestamp> {
+        let (_, last) = self.range()?;
+        Some(if self.slots.stamps.is_empty() { last } else { last.plus_ms(AHEAD_MS_MAX) })
+    }
+
+    /// Whether the slots of both belong to the same series.
+    pub(super) fn same_layout(&self, other: &Segment) -> bool {
+        self.order.len() == self.placed.len()
+            && self.placed.len() == other.placed.len()
+            && self.placed.iter().zip(&other.placed).all(|(one, other)| Arc::ptr_eq(&one.group, &other.group))
+    }
+
+    pub(super) fn is_stamped(&self, slot: usize) -> bool {
+        let place = self.placed.partition_point(|placed| placed.base <= slot) - 1;
+        let placed = &self.placed[place];
+        placed.group.is_stamped(slot - placed.base)
+    }
+
+    /// Ends every slot that is not stamped, in a last row, if there is one whose group does not go on. (A slot that is
+    /// not stale has a sample in every row, so those that go on have to end here as well.)
+    pub(super) fn end_at(
+        &mut self,
+        at: Timestamp,
+        goes_on: impl Fn(&Arc<SlotGroup>) -> bool,
+        journal: &mut Journal,
+        scratch: &mut Scratch,
+    ) {
+        let mut flips = vec![0u64; self.slots.values.len().div_ceil(GROUP)];
+        let mut any = false;
+        for placed in &self.placed {
+            let ends = !goes_on(&placed.group);
+            for slot in 0..placed.group.len() {
+                let at = placed.base + slot;
+                if !placed.group.is_stamped(slot) && !self.slots.stale.get(at) {
+                    flips[at / GROUP] |= 1 << (at % GROUP);
+                    any |= ends;
+                }
+            }
+        }
+        if !any {
+            return;
+        }
+        for placed in &mut self.placed {
+            placed.goes_on = goes_on(&placed.group);
+        }
+        row::encode(&self.slots.values, &self.slots.values, Marks { flips: &flips, stamped: &[] }, scratch);
+        self.slots.stale.0.iter_mut().zip(&flips).for_each(|(word, flips)| *word ^= flips);
+        if let Some(mark) = &mut self.mark {
+            let position = journal.row(mark, at, &scratch.row);
+            self.rows.push(Row { at, position, bytes: scratch.row.as_slice().into() });
+        }
+    }
+
+    /// Logs what the log does not know yet of the segment, then the row, and keeps it.
+    pub(super) fn log_row(&mut self, key: &TargetKey, at: Timestamp, bytes: &[u8], journal: &mut Journal) {
+        let fresh = self.placed[self.logged..].iter().map(|placed| &placed.group);
+        let mark = match &mut self.mark {
+            Some(mark) => {
+                if self.logged < self.placed.len() {
+                    journal.place(mark, fresh);
+                }
+                mark
+            }
+            None => self.mark.insert(journal.begin(key, fresh, &self.carried)),
+        };
+        self.logged = self.placed.len();
+        let position = journal.row(mark, at, bytes);
+        self.rows.push(Row { at, position, bytes: bytes.into() });
+    }
+}

@@ -1,0 +1,277 @@
+//! Samples of a time, read back from the newest values over rows.
+
+use super::segment::Row;
+use super::{NO_STAMP, Segment, TargetHead};
+use crate::group::SlotGroup;
+use crate::row::{self, OneSlot, RowError};
+use ahash::AHashMap;
+use series::{Labels, STALE_NAN, Sample, Timestamp};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Slots of a segment up to which each is followed back by itself; more are walked back together.
+pub(super) const SLOTS_ALONE_MAX: usize = 16;
+
+/// Samples of series of one target, which share their times. To be used again for the next target.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// Where each series belongs.
+    pub places: Vec<u32>,
+    /// Milliseconds, in order.
+    pub times: Vec<i64>,
+    /// For each time a row of values, with a marker where a series has none.
+    pub values: Vec<f64>,
+    slots: Vec<usize>,
+    state: row::Slots,
+}
+
+impl Rows {
+    fn clear(&mut self) {
+        self.places.clear();
+        self.times.clear();
+        self.values.clear();
+        self.slots.clear();
+    }
+}
+
+impl Segment {
+    /// Samples of a slot in `[from, to]`, newest first, markers included.
+    pub(super) fn samples(
+        &self,
+        at: usize,
+        slot: u32,
+        from: Timestamp,
+        to: Timestamp,
+        visible: u64,
+        out: &mut Vec<Sample>,
+    ) -> Result<(), RowError> {
+        let placed = &self.placed[at];
+        let stamped = placed.group.is_stamped(slot as usize);
+        let slot = placed.base + slot as usize;
+        let stamp = self.slots.stamps.get(slot).copied().unwrap_or(NO_STAMP);
+        let mut state = OneSlot { value: self.slots.values[slot], stale: self.slots.stale.get(slot), stamp };
+        for row in self.rows.iter().rev() {
+            if row.at < from && !stamped {
+                break;
+            }
+            let behind = state;
+            let said = row::undo_one(&row.bytes, slot, &mut state)?;
+            if row.position > visible {
+                continue;
+            }
+            if behind.stale && said.flipped && row.at >= from && row.at <= to {
+                out.push(Sample { timestamp: row.at, value: STALE_NAN });
+            }
+            let sample = match stamped {
+                true => said.stamped.then_some(Timestamp(behind.stamp)),
+                false => (!behind.stale).then_some(row.at),
+            };
+            if let Some(timestamp) = sample.filter(|timestamp| *timestamp >= from && *timestamp <= to) {
+                out.push(Sample { timestamp, value: behind.value });
+            }
+        }
+        Ok(())
+    }
+
+    /// Samples of many unstamped slots in `[from, to]`, newest first, markers included.
+    pub(super) fn samples_of_many(
+        &self,
+        slots: &[usize],
+        from: Timestamp,
+        to: Timestamp,
+        visible: u64,
+        out: &mut [Vec<Sample>],
+    ) -> Result<(), RowError> {
+        let mut state = self.slots.clone();
+        let mut stale = Vec::with_capacity(slots.len());
+        for row in self.rows.iter().rev().take_while(|row| row.at >= from) {
+            let wanted = row.position <= visible && row.at <= to;
+            stale.clear();
+            if wanted {
+                for (slot, out) in slots.iter().zip(&mut *out) {
+                    stale.push(state.stale.get(*slot));
+                    if stale.last() == Some(&false) {
+                        out.push(Sample { timestamp: row.at, value: state.values[*slot] });
+                    }
+                }
+            }
+            row::walk(&row.bytes, &mut state, row::Direction::Undo)?;
+            for ((slot, stale), out) in slots.iter().zip(&stale).zip(&mut *out) {
+                if *stale && !state.stale.get(*slot) {
+                    out.push(Sample { timestamp: row.at, value: STALE_NAN });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TargetHead {
+    /// Newest samples of matching series at `at`, if they are after `after`, as far as rows up to `visible` tell.
+    /// `matching` gives the matching slots of a group, so that the caller can remember them for many targets.
+    ///
+    /// True if that is all there is to say; series that are stale are left out then. Otherwise what is in chunks may
+    /// say more, and markers are found as well; unless `nothing_older` is in any.
+    pub fn instant(
+        &self,
+        after: Timestamp,
+        at: Timestamp,
+        visible: u64,
+        nothing_older: bool,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
+        mut found: impl FnMut(&Arc<SlotGroup>, u32, Sample),
+    ) -> Result<bool, RowError> {
+        let newest_asked = self.newest.is_some_and(|newest| newest <= at);
+        let newest_visible = self.open.rows.last().is_some_and(|row| row.position <= visible);
+        let since = |since: Timestamp| since <= after;
+        // Series that bring their own times do not end with their segment.
+        let unstamped = || self.closed.iter().all(|closed| closed.segment.slots.stamps.is_empty());
+        let whole = (self.whole_since.is_some_and(since) || (nothing_older && unstamped())) && self.owing.is_none();
+        if whole && newest_asked && newest_visible && self.open.order.len() == self.open.placed.len() {
+            // The common case touches nothing but newest values.
+            for placed in &self.open.placed {
+                for slot in matching(&placed.group).iter() {
+                    if let Some(sample) = self.open.newest(placed, *slot as usize)
+                        && sample.timestamp > after
+                        && sample.timestamp <= at
+                    {
+                        found(&placed.group, *slot, sample);
+                    }
+                }
+            }
+            return Ok(true);
+        }
+        // Several slots may hold parts of one series: the newest part speaks, a sample before a marker.
+        let mut newest: AHashMap<Labels, (Sample, Arc<SlotGroup>, u32)> = AHashMap::new();
+        self.range(after.plus_ms(1), at, visible, matching, |group, slot, samples| {
+            let Some(sample) = samples.first() else { return };
+            let entry = newest.entry(group.labels(slot as usize));
+            let best = entry.or_insert_with(|| (*sample, group.clone(), slot));
+            let later = sample.timestamp > best.0.timestamp;
+            let instead = sample.timestamp == best.0.timestamp && series::is_stale(best.0.value);
+            if later || instead {
+                *best = (*sample, group.clone(), slot);
+            }
+        })?;
+        for (sample, group, slot) in newest.into_values() {
+            found(&group, slot, sample);
+        }
+        Ok(false)
+    }
+
+    /// Samples of matching series in `[from, to]`, markers included, as far as rows up to `visible` tell: for every
+    /// segment and slot that has any, newest first. A series may be in several.
+    pub fn range(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        visible: u64,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
+        mut found: impl FnMut(&Arc<SlotGroup>, u32, &[Sample]),
+    ) -> Result<(), RowError> {
+        for segment in self.segments() {
+            // Stamped samples may be behind or ahead of their rows.
+            let stamped = !segment.slots.stamps.is_empty();
+            let outside = segment.range().is_none_or(|(first, last)| first > to || last < from);
+            if outside && !stamped {
+                continue;
+            }
+            if stamped {
+                segment.range_of_stamped(from, to, visible, &mut matching, &mut found)?;
+                continue;
+            }
+            for (at, placed) in segment.placed.iter().enumerate() {
+                let slots = matching(&placed.group);
+                let mut read: Vec<Vec<Sample>> = vec![Vec::new(); slots.len()];
+                if slots.len() <= SLOTS_ALONE_MAX {
+                    for (slot, out) in slots.iter().zip(&mut read) {
+                        segment.samples(at, *slot, from, to, visible, out)?;
+                    }
+                } else {
+                    let slots: Vec<usize> = slots.iter().map(|slot| placed.base + *slot as usize).collect();
+                    segment.samples_of_many(&slots, from, to, visible, &mut read)?;
+                }
+                for (slot, samples) in slots.iter().zip(&read).filter(|(_, samples)| !samples.is_empty()) {
+                    found(&placed.group, *slot, samples);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of values of matching series in `[from, to]`, as far as rows up to `visible` tell, if these are all the
+    /// samples that there are; false if chunks or other slots may say more, unless `nothing_older` is in any chunk.
+    ///
+    /// `matching` gives the matching slots of a group and where each belongs, or None if it has no answer. With
+    /// `newest_only` it is the newest row alone.
+    pub fn rows(
+        &self,
+        (from, to): (Timestamp, Timestamp),
+        visible: u64,
+        nothing_older: bool,
+        newest_only: bool,
+        out: &mut Rows,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Option<Rc<[(u32, u32)]>>,
+    ) -> Result<bool, RowError> {
+        out.clear();
+        let in_memory = self.whole_since.is_some_and(|since| since <= from)
+            && self.in_chunks_until().is_none_or(|until| until < from);
+        let complete = (nothing_older || in_memory) && self.owing.is_none() && self.late.is_empty();
+        if !complete {
+            return Ok(false);
+        }
+        let within = |segment: &&Segment| segment.range().is_some_and(|(first, last)| first <= to && last >= from);
+        let unsealed = || self.closed.iter().filter(|closed| !closed.is_sealed());
+        if unsealed().any(|closed| !Arc::ptr_eq(&closed.key, &self.key) && within(&&closed.segment)) {
+            // Late samples.
+            return Ok(false);
+        }
+        let closed = unsealed().map(|closed| &closed.segment);
+        let segments: Vec<&Segment> = closed.chain([&self.open]).filter(within).collect();
+        let Some(last) = segments.last() else { return Ok(true) };
+        if segments.iter().any(|segment| !segment.same_layout(last) || !segment.slots.stamps.is_empty()) {
+            return Ok(false);
+        }
+        let Rows { slots, places, times, values, state } = out;
+        for placed in &last.placed {
+            let Some(pairs) = matching(&placed.group) else { return Ok(false) };
+            for (slot, place) in pairs.iter() {
+                slots.push(placed.base + *slot as usize);
+                places.push(*place);
+            }
+        }
+        if slots.is_empty() {
+            return Ok(true);
+        }
+        let width = slots.len();
+        let readable = |row: &&Row| row.position <= visible && row.at <= to && row.at >= from;
+        let rows = segments.iter().flat_map(|segment| &segment.rows).filter(readable);
+        let height = if newest_only { rows.count().min(1) } else { rows.count() };
+        // Rows are undone from the newest on, so the matrix is filled from its end.
+        times.resize(height, 0);
+        values.resize(height * width, STALE_NAN);
+        let mut left = height;
+        'segments: for segment in segments.iter().rev() {
+            state.values.clone_from(&segment.slots.values);
+            state.stale.0.clone_from(&segment.slots.stale.0);
+            for row in segment.rows.iter().rev() {
+                if row.at < from || left == 0 {
+                    break 'segments;
+                }
+                if readable(&row) {
+                    left -= 1;
+                    times[left] = row.at.0;
+                    let out = &mut values[left * width..(left + 1) * width];
+                    for (out, slot) in out.iter_mut().zip(slots.iter()) {
+                        *out = if state.stale.get(*slot) { STALE_NAN } else { state.values[*slot] };
+                    }
+                    if left == 0 {
+                        break 'segments;
+                    }
+                }
+                row::walk(&row.bytes, state, row::Direction::Undo)?;
+            }
+        }
+        Ok(true)
+    }
+}

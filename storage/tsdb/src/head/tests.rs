@@ -1,0 +1,464 @@
+use super::*;
+use crate::group::GroupBuilder;
+use crate::log::Journal;
+use series::{Labels, Matcher, STALE_NAN, Sample};
+use std::collections::BTreeMap;
+
+fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |below| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    }
+}
+
+fn group(names: &[String], stamped: bool) -> Arc<SlotGroup> {
+    let mut builder = GroupBuilder::default();
+    for name in names {
+        builder.push(&Labels::from_pairs([("__name__", name.as_str())]), stamped);
+    }
+    Arc::new(builder.build())
+}
+
+fn names(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("{prefix}{i}")).collect()
+}
+
+fn head() -> TargetHead {
+    let key = TargetKey { id: 1, labels: Labels::empty() };
+    TargetHead::new(key, SegmentLimits::default(), 60)
+}
+
+type Series = BTreeMap<Labels, Vec<Sample>>;
+
+/// All samples by slot labels, oldest first.
+fn range(head: &TargetHead, matchers: &[Matcher], from: i64, to: i64) -> Series {
+    let mut all = Series::new();
+    let matching = |group: &Arc<SlotGroup>| group.matching(matchers, &Labels::empty()).into();
+    head.range(Timestamp(from), Timestamp(to), u64::MAX, matching, |group, slot, samples| {
+        all.entry(group.labels(slot as usize)).or_default().extend_from_slice(samples);
+    })
+    .unwrap();
+    for samples in all.values_mut() {
+        // Of equal times the real sample comes first and stays.
+        samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
+        samples.dedup_by_key(|sample| sample.timestamp);
+    }
+    all
+}
+
+/// A target and the naive truth beside it.
+struct Pair {
+    head: TargetHead,
+    journal: Journal,
+    scratch: AppendScratch,
+    /// By metric name: timestamp to value bits, markers included.
+    truth: BTreeMap<String, BTreeMap<i64, u64>>,
+    /// Names that took a sample at the last row.
+    alive: Vec<String>,
+    added: u64,
+    /// Checks that rows took part in.
+    by_rows: std::cell::Cell<usize>,
+}
+
+impl Pair {
+    fn new() -> Pair {
+        Pair {
+            head: head(),
+            journal: Journal::off(),
+            scratch: AppendScratch::default(),
+            truth: BTreeMap::new(),
+            alive: Vec::new(),
+            added: 0,
+            by_rows: std::cell::Cell::default(),
+        }
+    }
+
+    fn replace(&mut self, groups: &[Arc<SlotGroup>]) {
+        self.added += self.head.replace(groups).added;
+    }
+
+    fn append(&mut self, at: i64, mut value: impl FnMut() -> f64) {
+        let mut values = Vec::new();
+        let mut alive = Vec::new();
+        for group in self.head.groups() {
+            for slot in 0..group.len() {
+                let name = group.labels(slot).metric_name().to_owned();
+                let value = value();
+                values.push(value);
+                self.truth.entry(name.clone()).or_default().insert(at, value.to_bits());
+                alive.push(name);
+            }
+        }
+        self.mark(at, &alive);
+        self.head.append(Timestamp(at), &values, &[], false, &mut self.journal, &mut self.scratch).unwrap();
+        self.alive = alive;
+    }
+
+    fn fail(&mut self, at: i64) {
+        self.mark(at, &[]);
+        self.head.append_failed(Timestamp(at), 0, &[], false, &mut self.journal, &mut self.scratch).unwrap();
+        self.alive.clear();
+    }
+
+    fn mark(&mut self, at: i64, alive: &[String]) {
+        for name in self.alive.iter().filter(|name| !alive.contains(name)) {
+            self.truth.get_mut(name).unwrap().insert(at, STALE_NAN.to_bits());
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, from: i64, to: i64) {
+        let read = range(&self.head, &[], from, to);
+        let read: BTreeMap<String, Vec<(i64, u64)>> = read
+            .into_iter()
+            .map(|(labels, samples)| {
+                let samples = samples.iter().map(|sample| (sample.timestamp.0, sample.value.to_bits())).collect();
+                (labels.metric_name().to_owned(), samples)
+            })
+            .collect();
+        let want: BTreeMap<String, Vec<(i64, u64)>> = self
+            .truth
+            .iter()
+            .map(|(name, samples)| (name.clone(), samples.range(from..=to).map(|(at, bits)| (*at, *bits)).collect()))
+            .filter(|(_, samples): &(String, Vec<_>)| !samples.is_empty())
+            .collect();
+        let differ = want.iter().find(|(name, samples)| read.get(*name) != Some(samples));
+        assert_eq!(differ.map(|(name, samples)| (name, samples, read.get(name))), None, "range {from} to {to}");
+        assert_eq!(read.len(), want.len(), "range {from} to {to}");
+        self.check_instant(from, to);
+        self.by_rows.set(self.by_rows.get() + usize::from(self.check_rows(from, to)));
+    }
+
+    /// Rows, where the head says that they are everything.
+    #[track_caller]
+    fn check_rows(&self, from: i64, to: i64) -> bool {
+        let (mut names, mut rows) = (Vec::new(), Rows::default());
+        let mut ask = |newest_only: bool, rows: &mut Rows| {
+            names.clear();
+            let matching = |group: &Arc<SlotGroup>| {
+                let first = names.len() as u32;
+                names.extend((0..group.len()).map(|slot| group.labels(slot).metric_name().to_owned()));
+                Some((0..group.len() as u32).map(|slot| (slot, first + slot)).collect::<Vec<_>>().into())
+            };
+            let times = (Timestamp(from), Timestamp(to));
+            self.head.rows(times, u64::MAX, false, newest_only, rows, matching).unwrap()
+        };
+        if !ask(false, &mut rows) {
+            return false;
+        }
+        let all = std::mem::take(&mut rows);
+        assert!(ask(true, &mut rows));
+        let mut read: BTreeMap<String, Vec<(i64, u64)>> = BTreeMap::new();
+        for (time, row) in all.times.iter().zip(all.values.chunks(all.places.len().max(1))) {
+            for (place, value) in all.places.iter().zip(row).filter(|(_, value)| !series::is_stale(**value)) {
+                read.entry(names[*place as usize].clone()).or_default().push((*time, value.to_bits()));
+            }
+        }
+        let real = |(_, bits): &(&i64, &u64)| **bits != STALE_NAN.to_bits();
+        for (name, samples) in &self.truth {
+            let want: Vec<_> = samples.range(from..=to).filter(real).map(|(at, bits)| (*at, *bits)).collect();
+            assert_eq!(read.remove(name).unwrap_or_default(), want, "{name} in rows {from} to {to}");
+        }
+        assert!(read.is_empty());
+        assert_eq!(rows.times.last(), all.times.last());
+        let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&rows.values), bits(&all.values[all.values.len() - rows.values.len()..]));
+        true
+    }
+
+    #[track_caller]
+    fn check_instant(&self, after: i64, at: i64) {
+        let mut read = BTreeMap::new();
+        let matching = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
+        let mut stale = 0;
+        let found = |group: &Arc<SlotGroup>, slot: u32, sample: Sample| {
+            let name = group.labels(slot as usize).metric_name().to_owned();
+            if series::is_stale(sample.value) {
+                stale += 1;
+                return;
+            }
+            assert_eq!(read.insert(name, (sample.timestamp.0, sample.value.to_bits())), None);
+        };
+        let whole = self.head.instant(Timestamp(after), Timestamp(at), u64::MAX, false, matching, found).unwrap();
+        assert!(!whole || stale == 0);
+        let newest = |samples: &BTreeMap<i64, u64>| samples.range(after + 1..=at).next_back().map(|(at, v)| (*at, *v));
+        let want: BTreeMap<_, _> = self
+            .truth
+            .iter()
+            .filter_map(|(name, samples)| Some((name.clone(), newest(samples)?)))
+            .filter(|(_, (_, bits))| *bits != STALE_NAN.to_bits())
+            .collect();
+        assert_eq!(read, want, "instant {at} after {after}");
+        if self.head.newest_is_whole(Timestamp(after), false) && self.head.newest_at() <= Some(Timestamp(at)) {
+            let mut read = BTreeMap::new();
+            for (place, (group, _)) in self.head.newest_groups().enumerate() {
+                for slot in 0..group.len() {
+                    let newest = self.head.newest_of(place, slot, Timestamp(after), u64::MAX).unwrap();
+                    let Some(sample) = newest else { continue };
+                    let name = group.labels(slot).metric_name().to_owned();
+                    assert_eq!(read.insert(name, (sample.timestamp.0, sample.value.to_bits())), None);
+                }
+            }
+            assert_eq!(read, want, "newest values {at} after {after}");
+        }
+    }
+}
+
+#[test]
+fn histories_read_as_they_were_written() {
+    let mut next = random(5);
+    let mut by_rows = 0;
+    for seed in 0..60u64 {
+        let mut pair = Pair::new();
+        let pool: Vec<Arc<SlotGroup>> = (0..6)
+            .map(|i| {
+                // Groups overlap in their names, so that series move between them.
+                let mut list = names("m", 5 + 13 * i);
+                list.drain(..i);
+                list.extend(names(&format!("own{i}_"), 30));
+                group(&list, false)
+            })
+            .collect();
+        let mut at = 1_000;
+        pair.replace(&[pool[0].clone()]);
+        for _ in 0..60 {
+            at += 1 + next(20_000) as i64;
+            match next(12) {
+                0 => pair.fail(at),
+                1..3 => {
+                    let one = next(6) as usize;
+                    let mut groups = vec![pool[one].clone()];
+                    if next(3) == 0 {
+                        groups.insert(0, group(&names(&format!("fresh{at}_"), 40), false));
+                    }
+                    pair.replace(&groups);
+                    pair.append(at, || next(50) as f64 / 4.0);
+                }
+                _ => pair.append(at, || if next(2) == 0 { 7.0 } else { next(1000) as f64 }),
+            }
+        }
+        pair.check(0, at);
+        for _ in 0..10 {
+            let from = next(at as u64) as i64;
+            pair.check(from, from + next(200_000) as i64);
+        }
+        pair.head.close_all();
+        pair.check(0, at);
+        assert!(pair.head.heap_bytes() > 0, "seed {seed}");
+        by_rows += pair.by_rows.get();
+    }
+    assert!(by_rows > 0, "rows never were everything");
+}
+
+#[test]
+fn rows_are_everything_while_the_layout_holds() {
+    let mut next = random(9);
+    let mut pair = Pair::new();
+    pair.replace(&[group(&names("a", 70), false), group(&names("b", 3), false)]);
+    let mut at = 1_000;
+    for i in 0..400 {
+        at += 1 + next(2_000) as i64;
+        if i > 0 && next(20) == 0 { pair.fail(at) } else { pair.append(at, || next(9) as f64) }
+    }
+    assert!(pair.head.segments().count() > 3, "segments were closed");
+    for _ in 0..40 {
+        let from = 3_001 + next(at as u64) as i64;
+        pair.check(from, from + next(200_000) as i64);
+    }
+    assert_eq!(pair.by_rows.get(), 40);
+}
+
+#[test]
+fn rows_are_not_everything_once_some_are_in_chunks() {
+    let mut pair = Pair::new();
+    pair.replace(&[group(&names("a", 70), false)]);
+    let last = 400 * 1_000;
+    (1..=400).for_each(|i| pair.append(i * 1_000, || i as f64));
+    let mut oldest = Vec::new();
+    pair.head.take_closed(|closed| oldest.push(closed));
+    let sealed = oldest.first().expect("segments were closed");
+    let (first, until) = sealed.segment.range().map(|(first, last)| (first.0, last.0)).expect("rows");
+    assert!(pair.check_rows(first, last) && pair.check_rows(until, until));
+    sealed.set_sealed();
+    // Whether the head has noticed yet, or not.
+    for _ in 0..2 {
+        assert!(!pair.check_rows(first, last) && !pair.check_rows(until, last) && !pair.check_rows(first, until));
+        assert!(pair.check_rows(until + 1, last), "what came later is all there");
+        pair.head.drop_sealed();
+    }
+}
+
+#[test]
+fn added_series_are_counted_by_their_labels() {
+    let (a, b) = (group(&names("m", 4), false), group(&names("m", 6), false));
+    let mut pair = Pair::new();
+    pair.replace(std::slice::from_ref(&a));
+    assert_eq!(pair.added, 4);
+    pair.append(10, || 1.0);
+    pair.replace(&[b]);
+    assert_eq!(pair.added, 6, "four of the six were there");
+    pair.append(20, || 2.0);
+    pair.check(0, 20);
+    pair.replace(&[a]);
+    assert_eq!(pair.added, 6);
+    pair.append(30, || 3.0);
+    pair.check(0, 30);
+}
+
+#[test]
+fn old_rows_are_refused() {
+    let mut pair = Pair::new();
+    pair.replace(&[group(&names("m", 2), false)]);
+    pair.append(10, || 1.0);
+    let refused = pair.head.append(Timestamp(10), &[1.0, 1.0], &[], false, &mut pair.journal, &mut pair.scratch);
+    assert_eq!(refused, Err(RowRejected { at: Timestamp(10), newest: Timestamp(10) }));
+}
+
+#[test]
+fn failed_scrape_and_recovery_are_cheap() {
+    let mut pair = Pair::new();
+    pair.replace(&[group(&names("m", 1360), false)]);
+    pair.append(10, || 123.456);
+    let whole = pair.head.heap_bytes();
+    pair.fail(20);
+    pair.append(30, || 123.456);
+    assert!(pair.head.heap_bytes() - whole < 600, "{} bytes for both", pair.head.heap_bytes() - whole);
+    pair.check(0, 30);
+}
+
+#[test]
+fn stamped_slots_follow_the_rules() {
+    let mut head = head();
+    let mut scratch = AppendScratch::default();
+    head.replace(&[group(&names("s", 1), true), group(&names("m", 1), false)]);
+    let mut journal = Journal::off();
+    let mut append = |head: &mut TargetHead, at: i64, value: f64, stamp: i64| {
+        head.append(Timestamp(at), &[value, 1.0], &[stamp], false, &mut journal, &mut scratch).unwrap()
+    };
+    let base = Appended { samples: 1, ..Appended::default() };
+    let now = 10_000_000;
+    assert_eq!(append(&mut head, now, 1.0, i64::MAX), Appended { out_of_bounds: 1, ..base });
+    assert_eq!(append(&mut head, now + 1, 1.0, i64::MIN), Appended { out_of_bounds: 1, ..base });
+    assert_eq!(append(&mut head, now + 2, 1.0, now - BEHIND_MS_MAX - 1), Appended { out_of_bounds: 1, ..base });
+    assert_eq!(append(&mut head, now + 3, 1.0, now - 60_000), Appended { samples: 2, ..base });
+    assert_eq!(append(&mut head, now + 4, 1.0, now - 60_000), base);
+    assert_eq!(append(&mut head, now + 5, 2.0, now - 60_000), Appended { duplicate: 1, ..base });
+    assert_eq!(append(&mut head, now + 6, 2.0, now - 70_000), Appended { out_of_order: 1, ..base });
+    assert_eq!(append(&mut head, now + 7, 3.0, now - 50_000), Appended { samples: 2, ..base });
+    let read = |head: &TargetHead, name: &str| {
+        let matcher = Matcher::new("__name__", series::MatchOp::Equal, name).unwrap();
+        let all = range(head, &[matcher], 0, i64::MAX);
+        all.into_values().flatten().map(|s| (s.timestamp.0, s.value)).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&head, "s0"), [(now - 60_000, 1.0), (now - 50_000, 3.0)]);
+    assert_eq!(read(&head, "m0").len(), 8);
+    // Its line vanishes: no marker unless asked for.
+    head.replace(&[group(&names("m", 1), false)]);
+    head.append(Timestamp(now + 8), &[1.0], &[], false, &mut journal, &mut scratch).unwrap();
+    assert_eq!(read(&head, "s0").len(), 2);
+    head.append(Timestamp(now + 9), &[1.0], &[], true, &mut journal, &mut scratch).unwrap();
+    let last = read(&head, "s0").pop().unwrap();
+    assert!(last.0 == now + 9 && series::is_stale(last.1), "{last:?}");
+}
+
+#[test]
+fn stamped_samples_go_along_into_the_next_segment() {
+    let key = TargetKey { id: 1, labels: Labels::empty() };
+    let mut head = TargetHead::new(key, SegmentLimits { rows_max: 2, ..SegmentLimits::default() }, 0);
+    let (mut journal, mut scratch) = (Journal::off(), AppendScratch::default());
+    let groups = [group(&names("s", 2), true), group(&names("t", 1), true)];
+    head.replace(&groups);
+    let now = 10_000_000;
+    // The first series has one sample, for ever; the second a new one each time; the third goes in between.
+    for row in 0..9 {
+        let at = now + row * 10;
+        match row {
+            5 => drop(head.replace(&groups[..1])),
+            7 => {
+                head.append_failed(Timestamp(at), 0, &[], false, &mut journal, &mut scratch).unwrap();
+                continue;
+            }
+            _ => {}
+        }
+        let (values, stamps) = ([7.5, row as f64, 3.0], [now, at, at]);
+        let count = if row < 5 { 3 } else { 2 };
+        let appended =
+            head.append(Timestamp(at), &values[..count], &stamps[..count], false, &mut journal, &mut scratch);
+        assert_eq!(appended.unwrap().duplicate, 0, "row {row}");
+        let newest = |slot| head.newest_of(0, slot, Timestamp(now - 1), u64::MAX).unwrap().unwrap();
+        assert_eq!(newest(0), Sample { timestamp: Timestamp(now), value: 7.5 }, "row {row}");
+        assert_eq!(newest(1), Sample { timestamp: Timestamp(at), value: row as f64 }, "row {row}");
+        // What was left behind is newer than `now`, unless it is there as well.
+        assert!(row < 6 || !head.newest_is_whole(Timestamp(now), false), "row {row}");
+        assert!(head.newest_is_whole(Timestamp(now + 70), false), "row {row}");
+    }
+    let mut lingering = Vec::new();
+    let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
+    head.lingering(Timestamp(now), u64::MAX, all, |group, slot, sample| {
+        lingering.push((group.metric_name(slot as usize).to_owned(), sample.timestamp.0 - now));
+    });
+    assert!(lingering.contains(&("t0".to_owned(), 40)), "{lingering:?}");
+}
+
+#[test]
+fn late_samples_are_taken_within_the_window() {
+    let key = TargetKey { id: 1, labels: Labels::empty() };
+    let mut head = TargetHead::new(key, SegmentLimits { late_ms: 100_000, ..SegmentLimits::default() }, 60);
+    let (mut journal, mut scratch) = (Journal::off(), AppendScratch::default());
+    head.replace(&[group(&names("s", 3), true), group(&names("m", 70), false)]);
+    let now = 10_000_000;
+    let values: Vec<f64> = (0..73).map(f64::from).collect();
+    let mut late = 0;
+    for (row, behind) in [1_000, 50_000, 20_000, 99_000, 200_000, 30_000].into_iter().enumerate() {
+        let at = now + row as i64 * 10;
+        let stamps = [at - behind, at, at - 10];
+        let appended = head.append(Timestamp(at), &values, &stamps, false, &mut journal, &mut scratch).unwrap();
+        late += appended.late;
+        assert_eq!(appended.out_of_order, u64::from(behind == 200_000), "{behind}");
+    }
+    assert_eq!(late, 4);
+    let check = |head: &TargetHead| {
+        let read = range(head, &[], 0, i64::MAX);
+        let of = |name: &str| {
+            let samples = read.iter().find(|(labels, _)| labels.metric_name() == name).unwrap().1;
+            samples.iter().map(|sample| sample.timestamp.0 - now).collect::<Vec<_>>()
+        };
+        assert_eq!(of("s0"), [-98_970, -49_990, -29_950, -19_980, -1_000]);
+        assert_eq!((of("s1").len(), of("s2").len(), of("m7").len()), (6, 6, 6));
+    };
+    check(&head);
+    head.close_all();
+    check(&head);
+    // And as chunks, in order.
+    let mut sealed = Vec::new();
+    head.take_closed(|closed| sealed.push(crate::seal(&closed.segment)));
+    assert_eq!(sealed.len(), 2);
+    assert_eq!(sealed[1].samples, 4);
+    assert_eq!((sealed[1].first, sealed[0].first), (now - 98_970, now - 1_000));
+}
+
+/// The design's figures hold on the shapes they were found on; the bound is generous, the figure is printed.
+#[test]
+fn rows_are_about_a_byte_per_sample() {
+    let mut next = random(8);
+    for (what, changed, fraction) in [("application-like", 41, 0), ("node-like", 22, 50)] {
+        let mut head = head();
+        let mut scratch = AppendScratch::default();
+        head.replace(&[group(&names("m", 1360), false)]);
+        let mut values: Vec<f64> = (0..1360).map(|_| next(100_000) as f64).collect();
+        head.append(Timestamp(1), &values, &[], false, &mut Journal::off(), &mut scratch).unwrap();
+        let first = head.heap_bytes();
+        for row in 0..60 {
+            for value in &mut values {
+                if next(100) < changed {
+                    *value += if next(100) < fraction { next(1000) as f64 / 64.0 } else { next(60) as f64 };
+                }
+            }
+            head.append(Timestamp(2 + row), &values, &[], false, &mut Journal::off(), &mut scratch).unwrap();
+        }
+        let bytes = (head.heap_bytes() - first) as f64 / 60.0 / 1360.0;
+        println!("{what}: {bytes:.2} bytes per sample");
+        assert!(bytes < 1.6, "{what}: {bytes:.2} bytes per sample");
+    }
+}

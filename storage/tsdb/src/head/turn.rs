@@ -1,0 +1,145 @@
+//! Where segments begin and end, and what becomes of those that have ended.
+
+use super::append::AppendScratch;
+use super::{Closed, NO_STAMP, Segment, TargetHead};
+use crate::group::SlotGroup;
+use crate::log::{Journal, TargetKey};
+use crate::row::{self, Marks};
+use series::Timestamp;
+use std::sync::Arc;
+
+/// Late samples are a segment of their own, which must not be taken for the one beside it.
+fn late_key(key: &TargetKey) -> TargetKey {
+    TargetKey { id: !key.id, labels: key.labels.clone() }
+}
+
+impl TargetHead {
+    /// Goes on in a segment that has only the live groups. Their series continue: the first row there is a whole one.
+    /// Series of other groups that have not ended yet end in the old segment, in a row that comes with the next.
+    pub(super) fn start_segment(&mut self) {
+        let live: Vec<Arc<SlotGroup>> = self.groups().cloned().collect();
+        let mut fresh = Segment::default();
+        for group in live {
+            let at = fresh.add(group);
+            fresh.order.push(at);
+        }
+        fresh.settle();
+        // The last stamps go along, or a repeated sample would be taken for a new one.
+        for (from, to) in self.open.order.iter().zip(&fresh.order) {
+            let (from, to) = (&self.open.placed[*from], &fresh.placed[*to]);
+            if from.group.any_stamped() {
+                let stamps = &self.open.slots.stamps[from.base..from.base + from.group.len()];
+                fresh.slots.stamps[to.base..to.base + to.group.len()].copy_from_slice(stamps);
+            }
+        }
+        let stamps = fresh.slots.stamps.iter().enumerate();
+        fresh.carried =
+            stamps.filter(|(_, stamp)| **stamp != NO_STAMP).map(|(slot, stamp)| (slot as u32, *stamp)).collect();
+        fresh.carried_values = self.open.values_of(&self.open.order, &fresh);
+        self.layout += 1;
+        let old = std::mem::replace(&mut self.open, fresh);
+        if old.rows.is_empty() {
+            return;
+        }
+        // The row that comes may be of a failed scrape, which ends everything.
+        assert!(self.owing.is_none(), "a row came between two segments");
+        self.owing = Some(old);
+    }
+
+    pub(super) fn close(&mut self, mut segment: Segment) {
+        segment.rows.shrink_to_fit();
+        self.closed.push_back(Arc::new(Closed::new(self.key.clone(), segment)));
+        self.rows_max = self.limits.rows_max;
+    }
+
+    pub(super) fn close_late(&mut self) {
+        let mut late = std::mem::take(&mut self.late);
+        if !late.rows.is_empty() {
+            late.rows.shrink_to_fit();
+            self.closed.push_back(Arc::new(Closed::new(Arc::new(late_key(&self.key)), late)));
+        }
+    }
+
+    /// Puts late samples into a row of their own segment.
+    pub(super) fn push_late(&mut self, at: Timestamp, journal: &mut Journal, scratch: &mut AppendScratch) {
+        let range = |at: Timestamp| at.0.div_euclid(self.limits.range_ms);
+        let continues = self.late.mark.as_ref().is_none_or(|mark| journal.continues(mark));
+        let full = self.late.rows.len() >= self.limits.rows_max || !continues;
+        if full || self.late.range().is_some_and(|(first, _)| range(first) != range(at)) {
+            self.close_late();
+        }
+        let AppendScratch { encode, values, stamped, late, .. } = scratch;
+        let mut samples = Vec::with_capacity(late.len());
+        for (slot, stamp, value) in late.iter() {
+            let place = self.open.placed.partition_point(|placed| placed.base <= *slot as usize) - 1;
+            let (group, base) = (&self.open.placed[place].group, self.open.placed[place].base);
+            let known = self.late.placed.iter().position(|placed| Arc::ptr_eq(&placed.group, group));
+            let place = known.unwrap_or_else(|| self.late.add(group.clone()));
+            samples.push((self.late.placed[place].base + *slot as usize - base, *stamp, *value));
+        }
+        samples.sort_unstable_by_key(|(slot, _, _)| *slot);
+        values.clear();
+        values.extend_from_slice(&self.late.slots.values);
+        stamped.clear();
+        for (slot, stamp, value) in samples {
+            values[slot] = value;
+            stamped.push((slot as u32, stamp.wrapping_sub(self.late.slots.stamps[slot])));
+            self.late.slots.stamps[slot] = stamp;
+        }
+        row::encode(&self.late.slots.values, values, Marks { flips: &[], stamped }, encode);
+        self.late.slots.values.copy_from_slice(values);
+        self.late.log_row(&late_key(&self.key), at, &encode.row, journal);
+    }
+
+    /// Closed segments that nobody has put into chunks yet, for somebody to do it.
+    pub fn take_closed(&mut self, taken: impl FnMut(Arc<Closed>)) {
+        let fresh = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_sealed());
+        fresh.cloned().for_each(taken);
+    }
+
+    /// Takes over a closed segment, of a log for example.
+    pub fn adopt(&mut self, mut segment: Segment) {
+        segment.forward_to_end();
+        self.close(segment);
+    }
+
+    /// Forgets what is in chunks. True while there is anything else.
+    pub fn drop_sealed(&mut self) -> bool {
+        self.sealed_until = self.in_chunks_until();
+        self.closed.retain(|closed| !closed.is_sealed());
+        let open = self.owing.is_some() || !self.open.rows.is_empty() || !self.late.rows.is_empty();
+        open || !self.closed.is_empty()
+    }
+
+    /// The newest sample that is read from chunks: those of segments that are sealed, dropped already or not.
+    pub(super) fn in_chunks_until(&self) -> Option<Timestamp> {
+        let sealed = self.closed.iter().filter(|closed| closed.is_sealed());
+        sealed.filter_map(|closed| closed.segment.newest_possible()).chain(self.sealed_until).max()
+    }
+
+    /// Closes the open segment, so that it can be put into chunks: no more rows come.
+    pub fn close_all(&mut self) {
+        self.layout += 1;
+        for segment in self.owing.take().into_iter().chain([std::mem::take(&mut self.open)]) {
+            if !segment.rows.is_empty() {
+                self.close(segment);
+            }
+        }
+        self.close_late();
+    }
+
+    /// The next row begins another segment, so that what was scraped until now gets into chunks.
+    pub fn turn_over(&mut self) {
+        self.rows_max = 0;
+    }
+
+    /// Begins another segment where the row at `at` has to.
+    pub(super) fn turn(&mut self, at: Timestamp, journal: &Journal) {
+        let Some((first, _)) = self.open.range() else { return };
+        let range = |at: Timestamp| at.0.div_euclid(self.limits.range_ms);
+        let continues = self.open.mark.as_ref().is_none_or(|mark| journal.continues(mark));
+        if self.open.rows.len() >= self.rows_max || range(first) != range(at) || !continues {
+            self.start_segment();
+        }
+    }
+}
