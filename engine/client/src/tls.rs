@@ -11,7 +11,7 @@ use config::{TlsConfig, TlsVersion};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -57,19 +57,21 @@ pub fn client_config(tls: &TlsConfig, pem: &Pem) -> Result<ClientConfig, Error> 
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&versions(tls)?)
         .map_err(|error| settings(format!("tls_config: {error}")))?;
-    let builder = if tls.insecure_skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptsAny(provider)))
+    let algorithms = provider.signature_verification_algorithms;
+    let accepts = if tls.insecure_skip_verify {
+        Accepts::Any
     } else {
-        let roots = roots(tls, pem)?;
-        let strict = WebPkiServerVerifier::builder_with_provider(roots, provider)
-            .build()
-            .map_err(|error| settings(format!("tls_config: {error}")))?;
         let trusted = match &pem.ca {
             Some(ca) => certificates(ca, &named("ca_file", &tls.ca_file))?,
             None => Vec::new(),
         };
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptsTrusted { strict, trusted }))
+        let roots = if pem.ca.is_some() { roots(tls, &trusted)? } else { system_roots() };
+        let strict = WebPkiServerVerifier::builder_with_provider(roots, provider)
+            .build()
+            .map_err(|error| settings(format!("tls_config: {error}")))?;
+        Accepts::Verified { strict, trusted }
     };
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { algorithms, accepts }));
     let (Some(cert), Some(key)) = (&pem.cert, &pem.key) else { return Ok(builder.with_no_client_auth()) };
     let cert_name = named("cert_file", &tls.cert_file);
     let chain = certificates(cert, &cert_name)?;
@@ -110,12 +112,11 @@ fn versions(tls: &TlsConfig) -> Result<Vec<&'static SupportedProtocolVersion>, E
     Ok(wanted)
 }
 
-fn roots(tls: &TlsConfig, pem: &Pem) -> Result<Arc<RootCertStore>, Error> {
-    let Some(ca) = &pem.ca else { return Ok(system_roots()) };
+fn roots(tls: &TlsConfig, trusted: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, Error> {
     let name = named("ca_file", &tls.ca_file);
     let mut store = RootCertStore::empty();
-    for certificate in certificates(ca, &name)? {
-        store.add(certificate).map_err(|error| settings(format!("{name}: {error}")))?;
+    for certificate in trusted {
+        store.add(certificate.clone()).map_err(|error| settings(format!("{name}: {error}")))?;
     }
     Ok(Arc::new(store))
 }
@@ -155,16 +156,24 @@ fn settings(text: String) -> Error {
     Error::new(ErrorKind::Settings, text)
 }
 
-/// Verifies as rustls does, but for a server that shows the very certificate that the settings trust: one that signed
-/// itself, as `openssl req -x509` makes them, is marked as an authority, and rustls takes no authority for a server. Name
-/// and dates must be right all the same.
+/// Decides on a server's certificate. Its key must have signed the handshake, whatever is accepted.
 #[derive(Debug)]
-struct AcceptsTrusted {
-    strict: Arc<WebPkiServerVerifier>,
-    trusted: Vec<CertificateDer<'static>>,
+struct Verifier {
+    algorithms: WebPkiSupportedAlgorithms,
+    accepts: Accepts,
 }
 
-impl ServerCertVerifier for AcceptsTrusted {
+#[derive(Debug)]
+enum Accepts {
+    /// For `insecure_skip_verify`.
+    Any,
+    /// What rustls verifies, and a server that shows the very certificate that the settings trust: one that signed itself,
+    /// as `openssl req -x509` makes them, is marked as an authority, and rustls takes no authority for a server. Name and
+    /// dates must be right all the same.
+    Verified { strict: Arc<WebPkiServerVerifier>, trusted: Vec<CertificateDer<'static>> },
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer,
@@ -173,10 +182,11 @@ impl ServerCertVerifier for AcceptsTrusted {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.strict.verify_server_cert(certificate, chain, name, ocsp, now) {
+        let Accepts::Verified { strict, trusted } = &self.accepts else { return Ok(ServerCertVerified::assertion()) };
+        match strict.verify_server_cert(certificate, chain, name, ocsp, now) {
             // Dates are checked before this is.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
-                if other.to_string().contains("CaUsedAsEndEntity") && self.trusted.contains(certificate) =>
+                if other.to_string().contains("CaUsedAsEndEntity") && trusted.contains(certificate) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
@@ -191,7 +201,7 @@ impl ServerCertVerifier for AcceptsTrusted {
         cert: &CertificateDer,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.strict.verify_tls12_signature(message, cert, signature)
+        verify_tls12_signature(message, cert, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -200,49 +210,10 @@ impl ServerCertVerifier for AcceptsTrusted {
         cert: &CertificateDer,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.strict.verify_tls13_signature(message, cert, signature)
+        verify_tls13_signature(message, cert, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.strict.supported_verify_schemes()
-    }
-}
-
-/// For `insecure_skip_verify`: any certificate, but its key must have signed the handshake.
-#[derive(Debug)]
-struct AcceptsAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptsAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer,
-        _: &[CertificateDer],
-        _: &ServerName,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
