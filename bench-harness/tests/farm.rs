@@ -6,9 +6,12 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flate2::read::MultiGzDecoder;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 /// Long enough for a reply over loopback on a busy machine, short enough to wait for one that never comes.
 const SILENCE: Duration = Duration::from_millis(400);
@@ -216,6 +219,51 @@ fn a_target_cycles_through_its_variants_and_others_start_elsewhere() {
         assert_eq!(before.iter().zip(&after).filter(|(b, a)| b != a).count(), 340);
     }
     assert!(farm.text("127.1.0.8", "/metrics") == scrapes[1]);
+}
+
+/// The same payloads come over TLS, whole, also those that no buffer holds, and many over one connection.
+#[test]
+fn tls_serves_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = folder.path().join("farm.crt");
+    let certificate_flag = format!("--tls-certificate={}", certificate.display());
+    let farm = Farm::start(&["--variants", "1", "--tls-listen", "0", &certificate_flag]);
+    let port: u16 = farm.said[0].strip_prefix("farm TLS on 127.0.0.1:").unwrap().parse().unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&certificate).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let settings = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = rustls::ClientConnection::new(Arc::new(settings), "farm".try_into().unwrap()).unwrap();
+    let socket = TcpStream::connect(("127.1.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = rustls::StreamOwned::new(client, socket);
+    let bodies = ["/metrics", "/metrics/huge", "/metrics"].map(|path| {
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: farm\r\n\r\n").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let length = head.split("Content-Length: ").nth(1).unwrap().split('\r').next().unwrap();
+        let mut body = vec![0; length.parse().unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        body
+    });
+    for (path, body) in ["/metrics", "/metrics/huge", "/metrics"].iter().zip(&bodies) {
+        assert!(farm.get("127.1.0.1", path, "").1 == *body, "{path}");
+    }
+    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut rest = Vec::new();
+    // An end without a word of the farm would be an error.
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(rest.ends_with(&bodies[0]));
+    assert_eq!(farm.stat("overlapping_scrapes"), 0);
 }
 
 #[test]

@@ -14,9 +14,11 @@ mod server;
 mod stats;
 mod targets;
 mod webhook;
+mod wire;
 
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -58,6 +60,12 @@ struct Serve {
     /// Port, or 127.x.y.z:port; 0 takes a free one. All of 127.0.0.0/8 is served whatever the address.
     #[arg(long, default_value = "9900", value_parser = parse_listen)]
     listen: u16,
+    /// A further port where all of it is served over TLS; 0 takes a free one.
+    #[arg(long)]
+    tls_listen: Option<u16>,
+    /// File for the certificate of that port, which is made anew at each start; its name is "farm".
+    #[arg(long, requires = "tls_listen")]
+    tls_certificate: Option<PathBuf>,
     /// What /metrics is.
     #[arg(long, value_enum, default_value = "app")]
     kind: Kind,
@@ -183,13 +191,21 @@ fn serve(options: &Serve) -> anyhow::Result<()> {
     let shared = options.threads > 1;
     let first = server::listen_wide(options.listen, shared)?;
     let port = first.local_addr()?.port();
-    let mut loops = vec![Loop::new(&farm, first)?];
+    let mut loops = vec![Loop::new(&farm, first, None)?];
     for _ in 1..options.threads {
-        loops.push(Loop::new(&farm, server::listen_wide(port, shared)?)?);
+        loops.push(Loop::new(&farm, server::listen_wide(port, shared)?, None)?);
+    }
+    let mut tls_line = String::new();
+    if let Some(port) = options.tls_listen {
+        let tls = wire::settings(options.tls_certificate.as_deref())?;
+        let listener = server::listen_wide(port, false)?;
+        tls_line = format!("farm TLS on 127.0.0.1:{}\n", listener.local_addr()?.port());
+        loops.push(Loop::new(&farm, listener, Some(tls))?);
     }
     let full_backlog = FullBacklog::start()?;
     let mut lines = format!("farm listening on 127.0.0.1:{port}\n");
     lines += &format!("farm full-backlog on 127.0.0.1:{}\n", full_backlog.port);
+    lines += &tls_line;
     made.iter().for_each(|line| lines += &format!("{line}\n"));
     lines += &format!("{files_max} open files allowed\n");
     print(&lines)?;

@@ -11,8 +11,9 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::net::TcpStream;
 use socket2::SockRef;
+
+use crate::wire::Wire;
 
 /// What one connection may write before the others get their turn.
 const TURN_BYTES_MAX: usize = 256 * 1024;
@@ -74,7 +75,7 @@ impl Script {
     }
 
     /// Goes on as far as the socket and the turn allow; adds the bytes written to `sent`.
-    pub fn advance(&mut self, stream: &mut TcpStream, sent: &mut usize) -> io::Result<Progress> {
+    pub fn advance(&mut self, stream: &mut Wire, sent: &mut usize) -> io::Result<Progress> {
         let mut turn_bytes = 0;
         loop {
             let Some(step) = self.steps.front() else { return Ok(Progress::Done) };
@@ -103,13 +104,13 @@ impl Script {
                 }
                 Step::Hang => return Ok(Progress::Hang),
                 Step::HalfClose => {
-                    stream.shutdown(Shutdown::Write)?;
+                    stream.socket().shutdown(Shutdown::Write)?;
                     self.next_step();
                     continue;
                 }
                 Step::Reset => {
                     // With a linger of zero the kernel sends a RST instead of a FIN when the socket is closed.
-                    SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
+                    SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO))?;
                     return Ok(Progress::Close);
                 }
                 Step::Close => return Ok(Progress::Close),
@@ -146,7 +147,7 @@ impl Script {
 }
 
 /// One write; `None` = the socket is full.
-pub fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
+pub fn write_some(stream: &mut Wire, bytes: &[u8]) -> io::Result<Option<usize>> {
     if bytes.is_empty() {
         return Ok(Some(0));
     }

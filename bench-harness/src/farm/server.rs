@@ -14,14 +14,15 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream as StdTcpStream};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use memchr::memmem;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::address;
@@ -30,6 +31,7 @@ use crate::evil::{self, EVILS, Request, reply};
 use crate::payload::{Catalogue, Motion, Payload};
 use crate::script::{Progress, Script, Step, write_some};
 use crate::stats::Stats;
+use crate::wire::Wire;
 
 const LISTENER: Token = Token(usize::MAX);
 const EVENTS_PER_TURN: usize = 1024;
@@ -179,7 +181,7 @@ enum Output<'a> {
 }
 
 struct Connection<'a> {
-    stream: TcpStream,
+    stream: Wire,
     local: Ipv4Addr,
     slot: usize,
     /// Tells this connection from others that had its token before.
@@ -210,6 +212,8 @@ pub struct Loop<'a> {
     poll: Poll,
     listener: TcpListener,
     port: u16,
+    /// How connections are secured, if they are.
+    tls: Option<Arc<ServerConfig>>,
     connections: Vec<Option<Connection<'a>>>,
     tokens_free: Vec<usize>,
     tokens_freed_now: Vec<usize>,
@@ -224,7 +228,11 @@ pub struct Loop<'a> {
 
 impl<'a> Loop<'a> {
     /// A loop on a listener made by `listen`.
-    pub fn new(farm: &'a Farm, listener: std::net::TcpListener) -> anyhow::Result<Self> {
+    pub fn new(
+        farm: &'a Farm,
+        listener: std::net::TcpListener,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> anyhow::Result<Self> {
         let port = listener.local_addr()?.port();
         let mut listener = TcpListener::from_std(listener);
         let poll = Poll::new().context("making an epoll instance")?;
@@ -234,6 +242,7 @@ impl<'a> Loop<'a> {
             poll,
             listener,
             port,
+            tls,
             connections: Vec::new(),
             tokens_free: Vec::new(),
             tokens_freed_now: Vec::new(),
@@ -338,6 +347,7 @@ impl<'a> Loop<'a> {
         if self.poll.registry().register(&mut stream, Token(token), Interest::READABLE | Interest::WRITABLE).is_err() {
             return self.tokens_free.push(token);
         }
+        let Ok(stream) = Wire::new(stream, self.tls.as_ref()) else { return self.tokens_free.push(token) };
         let slot = self.farm.stats.slot(address::target_of(local));
         self.farm.stats.connection_opened(slot);
         self.serial_next += 1;
@@ -371,6 +381,7 @@ impl<'a> Loop<'a> {
             self.connections[token] = Some(connection);
             return;
         }
+        connection.stream.say_farewell();
         if let Output::Payload { .. } = connection.output {
             self.farm.stats.scrape_ended(connection.slot);
         }
@@ -382,6 +393,7 @@ impl<'a> Loop<'a> {
         if readable && self.read(c)? == Fate::Drop {
             return Ok(Fate::Drop);
         }
+        c.stream.hand_on()?;
         match c.output {
             Output::Idle => self.serve_input(c, token),
             _ => self.go_on(c, token),
@@ -404,7 +416,7 @@ impl<'a> Loop<'a> {
                         return Ok(Fate::Drop);
                     }
                     // A short read has emptied the socket; the next bytes, or the FIN, raise an edge of their own.
-                    if read < self.read_buffer.len() {
+                    if read < self.read_buffer.len() && c.stream.reads_all_at_once() {
                         return Ok(Fate::Keep);
                     }
                 }
@@ -461,6 +473,9 @@ impl<'a> Loop<'a> {
                     *bytes_done += written;
                     self.farm.stats.sent(written);
                 }
+                if !c.stream.hand_on()? {
+                    return Ok(Fate::Keep);
+                }
                 self.farm.stats.scrape_answered(*samples);
                 self.farm.stats.scrape_ended(c.slot);
             }
@@ -469,6 +484,7 @@ impl<'a> Loop<'a> {
                 let progress = script.advance(&mut c.stream, &mut sent);
                 self.farm.stats.sent(sent);
                 match progress? {
+                    Progress::Done if !c.stream.hand_on()? => return Ok(Fate::Keep),
                     Progress::Done => {}
                     Progress::Blocked | Progress::Hang => return Ok(Fate::Keep),
                     Progress::Close => return Ok(Fate::Drop),
