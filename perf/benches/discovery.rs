@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::Arc;
-use targets::{BuildCache, Group, parse_list};
+use targets::{BuildCache, ListReader};
 
 const RULES: &str = r"
 scrape_configs:
@@ -44,8 +44,8 @@ fn list(count: usize, changed: Option<usize>) -> String {
     json + "]"
 }
 
-fn groups(json: &str) -> Vec<Arc<Group>> {
-    parse_list(&mut json.as_bytes().to_vec(), ("__meta_url", "http://fleet.example/targets")).expect("a good list")
+fn reader() -> ListReader {
+    ListReader::new("__meta_url", "http://fleet.example/targets")
 }
 
 fn discovery(criterion: &mut Criterion) {
@@ -56,24 +56,36 @@ fn discovery(criterion: &mut Criterion) {
     let (before, after) = (list(count, None), list(count, Some(count / 2)));
     let mut group = criterion.benchmark_group("discovery");
     group.throughput(Throughput::Elements(count as u64)).sample_size(10);
-    group.bench_function("read the list", |bencher| bencher.iter(|| groups(black_box(&after))));
-    let lists = (groups(&before), groups(&after));
+    group.bench_function("read the list", |bencher| bencher.iter(|| reader().read(black_box(after.as_bytes()))));
+    let read_again = |reader: &mut ListReader, list: &str| Arc::new(reader.read(list.as_bytes()).expect("a good list"));
+    let mut known = reader();
+    let (first, second) = (read_again(&mut known, &before), read_again(&mut known, &after));
+    let alone = Arc::new(reader().read(after.as_bytes()).expect("a good list"));
     group.bench_function("build all", |bencher| {
-        bencher.iter(|| BuildCache::default().build_pool(job, black_box(&lists.0), Vec::new(), None, None));
+        bencher.iter(|| BuildCache::default().build_pool(job, vec![first.clone()], Vec::new(), None, None));
     });
-    group.bench_function("one has changed", |bencher| {
-        let fresh = || {
-            let mut cache = BuildCache::default();
-            let pool = cache.build_pool(job, &lists.0, Vec::new(), None, None);
-            assert_eq!(pool.active.len(), count);
-            (cache, pool)
-        };
-        let change = |(mut cache, pool): (BuildCache, targets::Pool)| {
-            let new = cache.build_pool(job, black_box(&lists.1), Vec::new(), Some(&pool), None);
-            (cache, pool, new)
-        };
+    let fresh = || {
+        let mut cache = BuildCache::default();
+        let pool = cache.build_pool(job, vec![first.clone()], Vec::new(), None, None);
+        assert_eq!(pool.active.len(), count);
+        let mut reader = reader();
+        read_again(&mut reader, &before);
+        (cache, pool, reader)
+    };
+    group.bench_function("read one that has changed", |bencher| {
+        let change = |(cache, pool, mut reader)| (read_again(&mut reader, black_box(&after)), cache, pool, reader);
         bencher.iter_batched(fresh, change, BatchSize::PerIteration);
     });
+    // Groups of the second are those of the first; of the third, which another reader has read, none.
+    for (name, list) in [("build one that has changed", &second), ("the same of a list that was read anew", &alone)] {
+        group.bench_function(name, |bencher| {
+            let change = |(mut cache, pool, reader): (BuildCache, targets::Pool, ListReader)| {
+                let new = cache.build_pool(job, vec![black_box(list).clone()], Vec::new(), Some(&pool), None);
+                (cache, pool, new, reader)
+            };
+            bencher.iter_batched(fresh, change, BatchSize::PerIteration);
+        });
+    }
     group.finish();
 }
 

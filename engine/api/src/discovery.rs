@@ -10,8 +10,8 @@ use axum::extract;
 use axum::response::IntoResponse;
 use maud::{Markup, html};
 use series::Labels;
-use std::collections::BTreeMap;
-use targets::{Pool, Target};
+use std::collections::{BTreeMap, HashMap};
+use targets::{Pool, Target, TargetId};
 
 /// Addresses on one page.
 const PAGE_ROWS: usize = 100;
@@ -26,6 +26,8 @@ struct Row<'a> {
     /// `active`, or the reason why it is not scraped.
     state: &'a str,
     error: &'a str,
+    /// The members of the fleet that scrape it, if this one does not, or soon will not.
+    owners: &'a [String],
 }
 
 impl Row<'_> {
@@ -34,17 +36,31 @@ impl Row<'_> {
         let has = |labels: &Labels| {
             labels.iter().any(|(name, value)| format!("{name}={value}").to_lowercase().contains(text))
         };
-        text.is_empty() || has(self.discovered) || self.target.is_some_and(|target| has(&target.labels))
+        let is_owner = |owner: &String| owner.to_lowercase().contains(text);
+        text.is_empty()
+            || self.owners.iter().any(is_owner)
+            || has(self.discovered)
+            || self.target.is_some_and(|target| has(&target.labels))
     }
 }
 
 fn rows(pool: &Pool) -> impl Iterator<Item = Row<'_>> {
-    let active = pool.active.iter().map(move |target| Row {
-        pool,
-        discovered: &target.discovered,
-        target: Some(target),
-        state: if target.forced_error.is_some() { "limit" } else { "active" },
-        error: target.forced_error.as_deref().unwrap_or(""),
+    let leaving: HashMap<TargetId, &[String]> =
+        pool.leaving.iter().map(|leaving| (leaving.id, leaving.to.as_slice())).collect();
+    let active = pool.active.iter().map(move |target| {
+        let owners = leaving.get(&target.id).copied();
+        Row {
+            pool,
+            discovered: &target.discovered,
+            target: Some(target),
+            state: match owners {
+                _ if target.forced_error.is_some() => "limit",
+                Some(_) => "leaving",
+                None => "active",
+            },
+            error: target.forced_error.as_deref().unwrap_or(""),
+            owners: owners.unwrap_or(&[]),
+        }
     });
     let dropped = pool.dropped.iter().map(move |dropped| Row {
         pool,
@@ -52,6 +68,7 @@ fn rows(pool: &Pool) -> impl Iterator<Item = Row<'_>> {
         target: None,
         state: dropped.reason.as_str(),
         error: "",
+        owners: &[],
     });
     let failed = pool.failed.iter().map(move |failed| Row {
         pool,
@@ -59,8 +76,17 @@ fn rows(pool: &Pool) -> impl Iterator<Item = Row<'_>> {
         target: None,
         state: "failed",
         error: &failed.error,
+        owners: &[],
     });
-    failed.chain(active).chain(dropped)
+    let others = pool.others.iter().map(move |other| Row {
+        pool,
+        discovered: &other.discovered,
+        target: None,
+        state: "other-member",
+        error: "",
+        owners: &other.owners,
+    });
+    failed.chain(active).chain(dropped).chain(others)
 }
 
 pub async fn page(state: extract::State<State>, params: Params) -> Page {
@@ -89,6 +115,8 @@ pub async fn page(state: extract::State<State>, params: Params) -> Page {
         ("duplicate", "dropped as duplicates"),
         ("limit", "over target_limit"),
         ("failed", "cannot be targets"),
+        ("leaving", "on their way to other members"),
+        ("other-member", "of other members"),
     ];
     let content = html! {
         form method="get" action="/service-discovery" role="search" {
@@ -121,7 +149,6 @@ pub async fn page(state: extract::State<State>, params: Params) -> Page {
 }
 
 fn pool_section(pool: &Pool, rows: &[&Row]) -> Markup {
-    let discovered = pool.active.len() + pool.dropped_count + pool.duplicates_count + pool.failed.len();
     let kept = pool.dropped.len();
     let dropped = pool.dropped_count + pool.duplicates_count;
     html! {
@@ -129,10 +156,11 @@ fn pool_section(pool: &Pool, rows: &[&Row]) -> Markup {
             h2 {
                 (pool.job.job_name)
                 small {
-                    (pool.active.len()) " active of " (discovered) " discovered"
+                    (pool.active.len()) " active of " (pool.discovered_count) " discovered"
                     @if pool.dropped_count > 0 { " · " (pool.dropped_count) " dropped by relabelling" }
                     @if pool.duplicates_count > 0 { " · " (pool.duplicates_count) " duplicates" }
                     @if !pool.failed.is_empty() { " · " (pool.failed.len()) " cannot be targets" }
+                    @if pool.others_count > 0 { " · " (pool.others_count) " of other members" }
                 }
             }
             @for error in pool.source_errors.iter().take(ERRORS_MAX) { p.note { strong { "Discovery: " } (error) } }
@@ -141,6 +169,9 @@ fn pool_section(pool: &Pool, rows: &[&Row]) -> Markup {
             }
             @if kept < dropped {
                 p.faint { (kept) " of " (dropped) " dropped addresses are remembered; see keep_dropped_targets" }
+            }
+            @if pool.others.len() < pool.others_count {
+                p.faint { (pool.others.len()) " of " (pool.others_count) " addresses of other members are listed" }
             }
             @if !rows.is_empty() {
                 div.scroll { table {
@@ -155,7 +186,11 @@ fn pool_section(pool: &Pool, rows: &[&Row]) -> Markup {
 fn table_row(row: &Row) -> Markup {
     html! {
         tr {
-            td { span.reason { (row.state) } @if !row.error.is_empty() { br; (row.error) } }
+            td {
+                span.reason { (row.state) }
+                @if !row.error.is_empty() { br; (row.error) }
+                @if !row.owners.is_empty() { br; (row.owners.join(", ")) }
+            }
             td { (labels(row.discovered)) }
             td { @if let Some(target) = row.target { (labels(&target.labels)) } }
             td { a href=(explain_link(&row.pool.job.job_name, row.discovered)) { "explain" } }

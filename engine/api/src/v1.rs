@@ -71,6 +71,14 @@ pub struct FailedTarget {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+pub struct OtherTarget {
+    discovered_labels: LabelMap,
+    scrape_pool: String,
+    members: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SourceError {
     scrape_pool: String,
     error: String,
@@ -82,6 +90,9 @@ pub struct Targets {
     active_targets: Vec<ActiveTarget>,
     dropped_targets: Vec<DroppedTarget>,
     dropped_target_counts: BTreeMap<String, usize>,
+    other_members_targets: Vec<OtherTarget>,
+    /// Of jobs that other members have a part of.
+    other_members_target_counts: BTreeMap<String, usize>,
     failed_targets: Vec<FailedTarget>,
     source_errors: Vec<SourceError>,
 }
@@ -145,6 +156,8 @@ pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
         active_targets: Vec::new(),
         dropped_targets: Vec::new(),
         dropped_target_counts: BTreeMap::new(),
+        other_members_targets: Vec::new(),
+        other_members_target_counts: BTreeMap::new(),
         failed_targets: Vec::new(),
         source_errors: Vec::new(),
     };
@@ -154,6 +167,9 @@ pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
         if params.get("scrapePool").is_some_and(|wanted| !wanted.is_empty() && wanted != name) {
             continue;
         }
+        if pool.others_count > 0 {
+            answer.other_members_target_counts.insert(name.clone(), pool.others_count);
+        }
         if show_active {
             let one = |target: &std::sync::Arc<Target>| active(&state, pool, target, statuses.get(&target.id));
             answer.active_targets.extend(pool.active.iter().map(one));
@@ -162,6 +178,12 @@ pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
             let one = |labels| DroppedTarget { discovered_labels: labels, scrape_pool: name.clone() };
             let dropped = pool.dropped.iter().filter(|dropped| dropped.reason != DropReason::Duplicate);
             answer.dropped_targets.extend(dropped.map(|dropped| one(LabelMap::from(&dropped.discovered))));
+            let other = |other: &targets::OtherTarget| OtherTarget {
+                discovered_labels: (&other.discovered).into(),
+                scrape_pool: name.clone(),
+                members: other.owners.clone(),
+            };
+            answer.other_members_targets.extend(pool.others.iter().map(other));
         }
         answer.failed_targets.extend(pool.failed.iter().map(|failed| FailedTarget {
             discovered_labels: (&failed.discovered).into(),

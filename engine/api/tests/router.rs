@@ -13,7 +13,7 @@ use shard::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use targets::{Built, DropReason, DroppedTarget, FailedTarget, ManagerHandle, Pool, TargetSet};
+use targets::{Built, DropReason, DroppedTarget, FailedTarget, ManagerHandle, OtherTarget, Pool, TargetSet};
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
@@ -50,6 +50,7 @@ fn pools(config: &config::Config, count: usize) -> TargetSet {
         Arc::new(Pool {
             job: job.clone(),
             active: (0..count).map(build).collect(),
+            discovered_count: count + 10,
             dropped: vec![DroppedTarget {
                 discovered: labels(&[("__address__", "gone:1")]),
                 reason: DropReason::Relabelling,
@@ -57,7 +58,11 @@ fn pools(config: &config::Config, count: usize) -> TargetSet {
             dropped_count: 7,
             duplicates_count: 0,
             leaving: Vec::new(),
-            others_count: 0,
+            others: vec![OtherTarget {
+                discovered: labels(&[("__address__", "elsewhere:1")]),
+                owners: vec!["member<b>".into(), "c".into()],
+            }],
+            others_count: 2,
             failed: vec![FailedTarget {
                 discovered: labels(&[("__address__", "x/y")]),
                 error: "no hostname <b>".into(),
@@ -174,7 +179,7 @@ fn state(count: usize) -> State {
     let set = pools(&config, count);
     let (_, running) = watch::channel(Arc::new(Running::good(config)));
     State::new(Parts {
-        notifier: notifier::Notifier::new(notifier::Options::default()),
+        notifier: notifier::Notifier::new(notifier::Options::default(), targets::Sd::default()),
         rules: rules::Manager::new(
             Arc::new(rules::unit::Memory::new(promql::PlanOptions::default())),
             rules::Options::default(),
@@ -267,6 +272,11 @@ async fn targets_and_their_filters() {
     let dropped = data(&state, "/api/v1/targets?state=dropped").await;
     assert_eq!(dropped["activeTargets"], json!([]));
     assert_eq!(dropped["droppedTargets"][0]["discoveredLabels"], json!({"__address__": "gone:1"}));
+    let others = &dropped["otherMembersTargets"][0];
+    assert_eq!(others["discoveredLabels"], json!({"__address__": "elsewhere:1"}));
+    assert_eq!(others["members"], json!(["member<b>", "c"]));
+    assert_eq!(dropped["otherMembersTargetCounts"], json!({"db": 2, "web": 2}));
+    assert_eq!(of_db["otherMembersTargets"], json!([]));
 }
 
 #[tokio::test]
@@ -419,12 +429,17 @@ async fn discovery_page_shows_what_became_of_each_address_and_why() {
     let state = state(5_000);
     let first = get(&state, "/service-discovery").await.text();
     assert_eq!(first.matches("<tr>").count(), 101, "a head and a hundred rows");
-    assert!(first.contains("<strong>10004</strong> shown") && first.contains("page 1 of 101"));
-    assert!(first.contains("5000 active of 5008 discovered") && first.contains("7 dropped by relabelling"));
+    assert!(first.contains("<strong>10006</strong> shown") && first.contains("page 1 of 101"));
+    assert!(first.contains("5000 active of 5010 discovered") && first.contains("7 dropped by relabelling"));
     assert!(first.contains("db.json: broken") && first.contains("no hostname &lt;b&gt;"));
     assert!(!first.contains("<script"));
     let dropped = get(&state, "/service-discovery?state=relabelling&job=web").await.text();
     assert!(dropped.contains("gone:1") && !dropped.contains("web-0:1"));
+    let others = get(&state, "/service-discovery?state=other-member&job=web").await.text();
+    assert!(others.contains("elsewhere:1") && others.contains("member&lt;b&gt;, c"), "{others}");
+    assert!(others.contains("2 of other members") && others.contains("1 of 2 addresses of other members are listed"));
+    let of_member = get(&state, "/service-discovery?search=member%3Cb").await.text();
+    assert!(of_member.contains("<strong>2</strong> shown"), "{of_member}");
     let found = get(&state, "/service-discovery?search=instance%3Ddb-77%3A").await.text();
     assert!(found.contains("db-77:1") && found.contains("<strong>1</strong> shown"));
     let link = found.split("href=\"").find(|part| part.starts_with("/service-discovery/explain")).unwrap();

@@ -10,7 +10,7 @@ use client::{Client, ClientOptions};
 use config::AlertmanagerConfig;
 use series::{Labels, Timestamp};
 use std::sync::{Arc, Mutex, PoisonError};
-use targets::Follow;
+use targets::{Follow, Sd};
 use tokio::task::JoinHandle;
 use url::Url;
 
@@ -37,7 +37,7 @@ pub struct Group {
 
 impl Group {
     /// Starts it. Alertmanagers that are known without waiting get alerts from now on.
-    pub async fn start(config: AlertmanagerConfig, options: Options) -> Group {
+    pub async fn start(config: AlertmanagerConfig, options: Options, sd: &Sd) -> Group {
         let members = Arc::new(Mutex::new(Members::default()));
         let limits = ClientOptions { timeout: config.timeout, body_bytes_max: ANSWER_BYTES_MAX };
         let client = match Client::new(&config.http, limits) {
@@ -48,7 +48,7 @@ impl Group {
                 return Group { config, members, task: tokio::spawn(async {}) };
             }
         };
-        let mut follow = Follow::start(&config.discoveries).await;
+        let mut follow = Follow::start(&config.discoveries, sd).await;
         update(&members, &follow, &config, &client, &options);
         let (shared, settings) = (members.clone(), config.clone());
         let task = tokio::spawn(async move {

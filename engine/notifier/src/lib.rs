@@ -23,6 +23,7 @@ use relabel::Program;
 use series::{Labels, Timestamp};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use targets::Sd;
 
 /// How long the notifications that wait may take at the end of the process.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
@@ -50,6 +51,7 @@ pub struct Notifier(Arc<Inner>);
 
 struct Inner {
     options: Options,
+    sd: Sd,
     state: Mutex<State>,
 }
 
@@ -82,9 +84,9 @@ pub struct Stats {
 
 impl Notifier {
     /// Knows no Alertmanager before the first [`Notifier::reload`].
-    pub fn new(options: Options) -> Notifier {
+    pub fn new(options: Options, sd: Sd) -> Notifier {
         let state = State { external_labels: Labels::empty(), rules: Program::default(), groups: Vec::new() };
-        Notifier(Arc::new(Inner { options, state: Mutex::new(state) }))
+        Notifier(Arc::new(Inner { options, sd, state: Mutex::new(state) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -100,7 +102,7 @@ impl Notifier {
             let settings: &AlertmanagerConfig = settings;
             let group = match old.iter().position(|group| group.config == *settings) {
                 Some(at) => old.swap_remove(at),
-                None => Arc::new(Group::start(settings.clone(), self.0.options.clone()).await),
+                None => Arc::new(Group::start(settings.clone(), self.0.options.clone(), &self.0.sd).await),
             };
             groups.push(group);
         }

@@ -1,11 +1,13 @@
 //! `ringscrape fleet check FILE…` and `ringscrape fleet plan`.
 
 use crate::cli::{Fleet as What, FleetPlan};
+use anyhow::{anyhow, bail};
 use config::Config;
 use fleet::{Identity, Member, Mode, Plan, Rules, View};
 use serde_json::{Value, json};
 use series::Labels;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,28 +26,21 @@ pub fn run(what: &What) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let done = match what {
-        What::Check { files, replica_labels } => runtime.block_on(check(files, replica_labels)),
-        What::Plan(options) => runtime.block_on(plan(options)).map(|()| true),
-    };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("ringscrape: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let mut out = std::io::stdout().lock();
+    crate::tool::end(match what {
+        What::Check { files, replica_labels } => runtime.block_on(check(&mut out, files, replica_labels)),
+        What::Plan(options) => runtime.block_on(plan(&mut out, options)).map(|()| true),
+    })
 }
 
-fn load(file: &Path) -> Result<Arc<Config>, String> {
-    config::load(file, &config::Env::process()).map(Arc::new).map_err(|errors| errors.to_string())
+fn load(file: &Path) -> anyhow::Result<Arc<Config>> {
+    config::load(file, &config::Env::process()).map(Arc::new).map_err(|errors| anyhow!("{errors}"))
 }
 
 // --- check -----------------------------------------------------------------------------------------------------------
 
 /// Whether nothing is wrong with these files side by side.
-async fn check(files: &[PathBuf], replica_labels: &[String]) -> Result<bool, String> {
+async fn check(out: &mut impl Write, files: &[PathBuf], replica_labels: &[String]) -> anyhow::Result<bool> {
     let mut configs = Vec::new();
     for file in files {
         configs.push((file.display().to_string(), load(file)?));
@@ -58,7 +53,7 @@ async fn check(files: &[PathBuf], replica_labels: &[String]) -> Result<bool, Str
     let mut is_good = true;
     for finding in fleet::check(&identities, replica_labels) {
         is_good &= !finding.is_error();
-        println!("{}: {finding}", if finding.is_error() { "ERROR" } else { "WARNING" });
+        writeln!(out, "{}: {finding}", if finding.is_error() { "ERROR" } else { "WARNING" })?;
     }
     let owners = owners(&configs, replica_labels).await;
     let (mut none, mut several) = (Vec::new(), Vec::new());
@@ -74,19 +69,20 @@ async fn check(files: &[PathBuf], replica_labels: &[String]) -> Result<bool, Str
     }
     for (what, targets) in [("owned by none", &none), ("owned by several", &several)] {
         for target in targets.iter().take(LISTED_MAX) {
-            println!("ERROR: target {what}: {target}");
+            writeln!(out, "ERROR: target {what}: {target}")?;
         }
         if targets.len() > LISTED_MAX {
-            println!("ERROR: {} more targets {what}", targets.len() - LISTED_MAX);
+            writeln!(out, "ERROR: {} more targets {what}", targets.len() - LISTED_MAX)?;
         }
         is_good &= targets.is_empty();
     }
-    println!(
+    writeln!(
+        out,
         "{} files, {} targets divided by hashmod: {}",
         files.len(),
         owners.len(),
         if is_good { "good" } else { "BAD" }
-    );
+    )?;
     Ok(is_good)
 }
 
@@ -139,16 +135,16 @@ fn dropped_by_hash(job: &config::ScrapeConfig, discovered: &Labels) -> bool {
 
 // --- plan ------------------------------------------------------------------------------------------------------------
 
-async fn plan(options: &FleetPlan) -> Result<(), String> {
+async fn plan(out: &mut impl Write, options: &FleetPlan) -> anyhow::Result<()> {
     let config = load(&options.config_file)?;
     let section = config.fleet.as_ref();
     let hash_labels = section.map_or_else(|| vec!["__address__".to_owned()], |section| section.hash_labels.clone());
     let rules = section.map_or_else(Rules::default, targets::rules);
     let before = if options.members.is_empty() {
         let Some(section) = section else {
-            return Err("the configuration has no section fleet; say who is there with --members=a,b,c".into());
+            bail!("the configuration has no section fleet; say who is there with --members=a,b,c");
         };
-        let mut follow = targets::Follow::start(&section.discoveries).await;
+        let mut follow = targets::Follow::start(&section.discoveries, &targets::Sd::default()).await;
         let listed = async {
             while follow.addresses().is_empty() {
                 follow.changed().await;
@@ -162,27 +158,23 @@ async fn plan(options: &FleetPlan) -> Result<(), String> {
     let mut after = before.clone();
     for name in &options.leave {
         if !after.iter().any(|member| member.name == *name) {
-            return Err(format!("--leave={name}: there is no such member; there are {}", names(&before)));
+            bail!("--leave={name}: there is no such member; there are {}", names(&before));
         }
         after.retain(|member| member.name != *name);
     }
     for text in &options.join {
         let member = named(text)?;
         if after.iter().any(|other| other.name == member.name) {
-            return Err(format!("--join={text}: there is such a member already"));
+            bail!("--join={text}: there is such a member already");
         }
         after.push(member);
     }
-    if before.is_empty() || after.is_empty() {
-        return Err("a plan needs a member before and after".into());
-    }
+    anyhow::ensure!(!before.is_empty() && !after.is_empty(), "a plan needs a member before and after");
     let keys = match &options.targets {
         Some(file) => saved(file, &hash_labels)?,
         None => found(&config, &hash_labels).await,
     };
-    if keys.is_empty() {
-        return Err("no targets found; hand in a list with --targets=FILE".into());
-    }
+    anyhow::ensure!(!keys.is_empty(), "no targets found; hand in a list with --targets=FILE");
     let view = |members: &[Member], rules: Rules| {
         let (view, problems) = View::new(members.to_vec(), rules);
         problems.iter().for_each(|problem| eprintln!("ringscrape: {problem}"));
@@ -193,19 +185,17 @@ async fn plan(options: &FleetPlan) -> Result<(), String> {
     let modulo = fleet::plan(&view(&before, by(Mode::Hashmod)), &view(&after, by(Mode::Hashmod)), &keys);
     if options.json {
         let text = json!({"targets": keys.len(), "ring": to_json(&ring, &keys), "hashmod": to_json(&modulo, &keys)});
-        println!("{text:#}");
+        writeln!(out, "{text:#}")?;
     } else {
-        print(&ring, &modulo, &keys, options.moves);
+        print(out, &ring, &modulo, &keys, options.moves)?;
     }
     Ok(())
 }
 
-fn named(text: &str) -> Result<Member, String> {
+fn named(text: &str) -> anyhow::Result<Member> {
     let (name, weight) = text.split_once('=').unwrap_or((text, "1"));
-    let weight = weight.parse().map_err(|_| format!("{text:?}: the weight behind = is no number"))?;
-    if name.is_empty() {
-        return Err(format!("{text:?} names no member"));
-    }
+    let weight = weight.parse().map_err(|_| anyhow!("{text:?}: the weight behind = is no number"))?;
+    anyhow::ensure!(!name.is_empty(), "{text:?} names no member");
     Ok(Member { weight, ..Member::named(name) })
 }
 
@@ -230,10 +220,10 @@ async fn found(config: &Config, hash_labels: &[String]) -> Vec<String> {
 }
 
 /// The same of a file.
-fn saved(file: &Path, hash_labels: &[String]) -> Result<Vec<String>, String> {
-    let wrong = |text: String| format!("{}: {text}", file.display());
-    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-    let value: Value = serde_json::from_str(&text).map_err(|error| wrong(format!("is not JSON: {error}")))?;
+fn saved(file: &Path, hash_labels: &[String]) -> anyhow::Result<Vec<String>> {
+    let place = file.display();
+    let text = std::fs::read_to_string(file).map_err(|error| anyhow!("{place}: {error}"))?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| anyhow!("{place}: is not JSON: {error}"))?;
     let mut keys = BTreeSet::new();
     let mut add = |label: &dyn Fn(&str) -> Option<String>| {
         let values: Vec<String> = hash_labels.iter().map(|name| label(name).unwrap_or_default()).collect();
@@ -251,7 +241,7 @@ fn saved(file: &Path, hash_labels: &[String]) -> Result<Vec<String>, String> {
             }
         }
     } else {
-        return Err(wrong("want a list of groups as for file_sd_configs, or a saved answer of /api/v1/targets".into()));
+        bail!("{place}: want a list of groups as for file_sd_configs, or a saved answer of /api/v1/targets");
     }
     Ok(keys.into_iter().collect())
 }
@@ -267,41 +257,48 @@ fn to_json(plan: &Plan, keys: &[String]) -> Value {
     json!({"moved": plan.moves.len(), "stray": plan.stray_count, "members": loads, "moves": moves})
 }
 
-fn print(ring: &Plan, modulo: &Plan, keys: &[String], moves_max: usize) {
+fn print(out: &mut impl Write, ring: &Plan, modulo: &Plan, keys: &[String], moves_max: usize) -> std::io::Result<()> {
     let show = |load: Option<usize>| load.map_or_else(|| "-".to_owned(), |load| load.to_string());
-    println!("{:<24} {:>10} {:>10} {:>16} {:>16}", "member", "before", "after", "hashmod before", "hashmod after");
+    writeln!(
+        out,
+        "{:<24} {:>10} {:>10} {:>16} {:>16}",
+        "member", "before", "after", "hashmod before", "hashmod after"
+    )?;
     for load in &ring.loads {
         let other = modulo.loads.iter().find(|other| other.member == load.member);
         let (before, after) = other.map_or((None, None), |other| (other.before, other.after));
-        println!(
+        writeln!(
+            out,
             "{:<24} {:>10} {:>10} {:>16} {:>16}",
             load.member,
             show(load.before),
             show(load.after),
             show(before),
             show(after)
-        );
+        )?;
     }
     let percent = |plan: &Plan| 100.0 * plan.moves.len() as f64 / plan.targets_count as f64;
-    println!();
+    writeln!(out)?;
     for (name, plan) in [("ring", ring), ("hashmod", modulo)] {
-        println!(
+        writeln!(
+            out,
             "{name:<8} moves {} of {} targets ({:.1} %), {} of them between members that stay",
             plan.moves.len(),
             plan.targets_count,
             percent(plan),
             plan.stray_count
-        );
+        )?;
     }
     let shown = if moves_max == 0 { ring.moves.len() } else { moves_max.min(ring.moves.len()) };
     if shown > 0 {
-        println!("\n{:<40} {:<20} to", "moves by the ring", "from");
+        writeln!(out, "\n{:<40} {:<20} to", "moves by the ring", "from")?;
     }
     for step in &ring.moves[..shown] {
         let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
-        println!("{:<40} {:<20} {}", keys[step.target], name(&step.from), name(&step.to));
+        writeln!(out, "{:<40} {:<20} {}", keys[step.target], name(&step.from), name(&step.to))?;
     }
     if shown < ring.moves.len() {
-        println!("… and {} more; --moves=0 shows all", ring.moves.len() - shown);
+        writeln!(out, "… and {} more; --moves=0 shows all", ring.moves.len() - shown)?;
     }
+    Ok(())
 }

@@ -34,25 +34,11 @@ pub fn options(serve: &Serve, config: &config::Config) -> StoreOptions {
 }
 
 pub fn run(command: &Tsdb) -> ExitCode {
-    let outcome = match command {
+    crate::tool::end(match command {
         Tsdb::List { folder } => list(folder),
         Tsdb::Verify { folder } => verify(folder),
         Tsdb::Dump { folder, selector } => dump(folder, selector),
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        // A reader that has seen enough, `head` for example.
-        Err(error)
-            if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>
-        {
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("ringscrape: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 /// Opens the folder as a server would, logs replayed.

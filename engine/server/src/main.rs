@@ -11,6 +11,7 @@ mod preview;
 mod reload;
 mod rules;
 mod serve;
+mod tool;
 
 use std::process::ExitCode;
 

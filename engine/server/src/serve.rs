@@ -139,11 +139,11 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
 
     let (running_to, running) = watch::channel(Arc::new(api::Running::good(config.clone())));
     let sink = shards.clone();
-    let discovery = targets::SdOptions {
+    let discovery = targets::Sd::start(targets::SdOptions {
         keep_in: serve.discovery_keep_lists.then(|| serve.storage_tsdb_path.join("discovery")),
         dns_servers: serve.discovery_dns_server.clone(),
-    };
-    let targets = targets::Manager::start(shards.count(), discovery, move |core, diff| {
+    });
+    let targets = targets::Manager::start(shards.count(), discovery.clone(), move |core, diff| {
         let sink = sink.clone();
         async move {
             if let Err(error) = sink.apply(core, diff).await {
@@ -152,10 +152,10 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         }
     });
     // Before the targets: the first build is this member's share already.
-    let fleet = targets::FleetHandle::start(targets.clone());
+    let fleet = targets::FleetHandle::start(targets.clone(), discovery.clone());
     fleet.reload(config.clone()).await;
     targets.reload(config.clone()).await;
-    let notifier = notifier::Notifier::new(serve.notifier_options());
+    let notifier = notifier::Notifier::new(serve.notifier_options(), discovery);
     notifier.reload(&config).await;
 
     let (reload_to, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);

@@ -101,6 +101,40 @@ fn a_changed_catalogue_of_consul_is_live() {
     assert!(server.metric("prometheus_sd_consul_rpc_failures_total").unwrap() >= 1.0);
 }
 
+/// The same mechanisms, options and kept lists as for targets.
+#[test]
+fn alertmanagers_are_found_as_targets_are() {
+    let runtime = runtime();
+    let mut dnsmasq = Dnsmasq::start(&["--host-record=alerts.test,127.0.0.1"]);
+    let (mood, seen) = watch::channel(Mood::List(r#"[{"targets": ["127.0.0.1:1"]}]"#.into()));
+    let service = runtime.block_on(list_service(seen));
+    let yaml = format!(
+        "alerting:\n  alertmanagers:\n  - http_sd_configs: [{{url: 'http://127.0.0.1:{}/l', refresh_interval: 200ms}}]\n    \
+         dns_sd_configs: [{{names: [alerts.test], type: A, port: 2, refresh_interval: 200ms}}]\n",
+        service.port
+    );
+    let flag = format!("--discovery.dns-server={}", dnsmasq.address);
+    let mut server = Ringscrape::start(&yaml, &[&flag]);
+    let found = |server: &Ringscrape, want: usize| {
+        until(&format!("{want} Alertmanagers are known"), || {
+            let all = server.api("/api/v1/alertmanagers");
+            (all["activeAlertmanagers"].as_array()?.len() == want).then_some(())
+        });
+    };
+    found(&server, 2);
+    until("both lists are on disk", || {
+        let names = std::fs::read_dir(server.path("data/discovery")).ok()?.flatten().map(|file| file.file_name());
+        let written = names.filter(|name| name.to_string_lossy().ends_with(".json")).count();
+        (written == 2).then_some(())
+    });
+    mood.send_replace(Mood::Status("503 Service Unavailable"));
+    dnsmasq.stop();
+    server.restart(SIGKILL, &[&flag]);
+    found(&server, 2);
+    server.restart(SIGKILL, &[&flag, "--discovery.keep-lists=false"]);
+    found(&server, 0);
+}
+
 #[test]
 fn names_of_a_dns_server_are_scraped() {
     let target = FakeTarget::saying("a 1\n");

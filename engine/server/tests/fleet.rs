@@ -151,6 +151,48 @@ fn an_owner_that_does_not_answer_gets_its_targets_at_the_deadline() {
     });
 }
 
+/// New settings of a job end nothing that is on its way, and what others have is listed with their names.
+#[test]
+fn new_settings_do_not_end_a_handover() {
+    let mut fleet = Fleet::new();
+    fleet.write_list("[]");
+    fleet.start("a", "  handover_deadline: 1h\n");
+    let nobody = r#"{"targets": ["127.0.0.9:1"], "labels": {"member": "dead"}}"#;
+    let me = format!(r#"{{"targets": ["{}"], "labels": {{"member": "a"}}}}"#, fleet.members["a"].0);
+    fleet.write_list(&format!("[{me},{nobody}]"));
+    let a = fleet.process("a");
+    let leaving =
+        until("some are on their way", || a.metric("ringscrape_fleet_targets_leaving").filter(|count| *count > 0.0));
+    let page = a.get("/service-discovery?state=leaving").body;
+    assert!(page.contains("dead") && page.contains(&format!("<strong>{leaving}</strong> shown")), "{page}");
+    let all = TARGETS.to_string();
+    let scraped = || a.api("/api/v1/query?query=count(a)")["result"][0]["value"][1] == all.as_str();
+    until("all are scraped", || scraped().then_some(()));
+    let file = a.path("prometheus.yml");
+    let limited =
+        std::fs::read_to_string(&file).unwrap().replace("job_name: j\n", "job_name: j\n    sample_limit: 9\n");
+    std::fs::write(&file, limited).unwrap();
+    a.signal(1);
+    until("the settings are in use", || {
+        a.api("/api/v1/status/config").to_string().contains("sample_limit").then_some(())
+    });
+    assert_eq!(a.metric("ringscrape_fleet_targets_leaving"), Some(leaving));
+    assert_eq!(a.targets().len(), TARGETS);
+    assert!(scraped(), "no marker ended a series");
+    // A member that begins now knows what the other one has.
+    fleet.start("b", "");
+    let b = format!(r#"{{"targets": ["{}"], "labels": {{"member": "b"}}}}"#, fleet.members["b"].0);
+    fleet.write_list(&format!("[{me},{nobody},{b}]"));
+    let b = fleet.process("b");
+    until("b lists targets of the others", || {
+        let all = b.api("/api/v1/targets?state=dropped");
+        let listed = all["otherMembersTargets"].as_array()?;
+        let has = |member: &str| listed.iter().any(|target| target["members"] == serde_json::json!([member]));
+        let count = all["otherMembersTargetCounts"]["j"].as_u64()? as usize;
+        (has("a") && has("dead") && listed.len() == count).then_some(())
+    });
+}
+
 #[test]
 fn members_with_equal_labels_are_told_and_strangers_refused() {
     let mut fleet = Fleet::new();
@@ -179,6 +221,31 @@ fn tool(arguments: &[&str]) -> (bool, String) {
         Command::new(env!("CARGO_BIN_EXE_ringscrape")).args(arguments).env("MEMBER", "scrape-1").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), text)
+}
+
+/// A reader that has seen enough ends the tool, and nothing else happens.
+#[test]
+fn a_plan_may_be_read_in_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, saved) = (folder.path().join("p.yml"), folder.path().join("targets.json"));
+    std::fs::write(&file, "").unwrap();
+    // Far more than a pipe holds.
+    let list: Vec<String> = (0..9_000).map(|i| format!("\"h{i}:9100\"")).collect();
+    std::fs::write(&saved, format!("[{{\"targets\": [{}]}}]", list.join(","))).unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_ringscrape"))
+        .args(["fleet", "plan", "--members=a,b,c", "--join=d", "--json"])
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!("--targets={}", saved.display()))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 10];
+    let mut out = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut out, &mut first).unwrap();
+    drop(out);
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", String::from_utf8_lossy(&ended.stderr));
 }
 
 #[test]

@@ -197,6 +197,10 @@ fn nginx_with_tls_client_certificates_and_basic_auth() {
     wait_for(&ringscrape, "basic", "401");
     std::fs::write(place.join("password"), "hush").unwrap();
     wait_for(&ringscrape, "basic", "");
+    other.issue(place, "client", &["scraper"]);
+    wait_for(&ringscrape, "mutual", "400");
+    ours.issue(place, "client", &["scraper"]);
+    wait_for(&ringscrape, "mutual", "");
     other.issue(place, "server", &["127.0.0.5"]);
     nginx.reload();
     wait_for(&ringscrape, "unknown", "");
@@ -373,6 +377,96 @@ fn proxies_are_used_and_their_refusals_told() {
     let connect = heads.iter().find(|head| head.starts_with("CONNECT") && head.contains("X-Way: north"));
     assert!(connect.is_some_and(|head| !head.contains("\r\nAuthorization")), "{heads:?}");
     assert!(plain.requests.lock().unwrap()[0].1.contains("\r\nAuthorization: Basic"));
+}
+
+/// Go spares this machine where the environment names the proxy; so these targets have names that only the proxy knows.
+#[test]
+fn proxies_of_the_environment_are_used_where_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path();
+    let authority = Authority::new("ours");
+    std::fs::write(place.join("ca.pem"), &authority.pem).unwrap();
+    authority.issue(place, "server", &["node.invalid"]);
+    std::fs::write(place.join("metrics"), "a 1\n").unwrap();
+    let (secure, d) = (free(), place.display());
+    let server = format!(
+        "server {{ listen {secure} ssl; ssl_certificate {d}/server.crt; ssl_certificate_key {d}/server.key; root {d}; \
+         default_type text/plain; }}"
+    );
+    let _nginx = Nginx::start(place, &server, secure);
+    let plain_proxy = FakeTarget::saying("by_proxy 1\n");
+    let secure_proxy = peer(move |mut stream| {
+        let mut bytes = Vec::new();
+        let mut byte = [0];
+        while !bytes.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
+            bytes.push(byte[0]);
+        }
+        if !bytes.starts_with(b"CONNECT node.invalid:9443 ") {
+            return;
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 Go on\r\n\r\n");
+        let mut behind = TcpStream::connect(secure).unwrap();
+        let (mut back, mut from) = (stream.try_clone().unwrap(), behind.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut from, &mut back));
+        let _ = std::io::copy(&mut stream, &mut behind);
+    });
+    let here = FakeTarget::saying("a 1\n");
+    let named = |name: &str, address: &str, extra: &str| {
+        job(name, &[], &format!("static_configs: [{{targets: ['{address}']}}]\n{extra}"))
+            .replace("    static_configs: [{targets: []}]\n", "")
+    };
+    let from_environment = "proxy_from_environment: true";
+    let tls = format!("scheme: https\ntls_config: {{ca_file: {d}/ca.pem}}\n{from_environment}");
+    let jobs = [
+        named("plain", "node.invalid:9100", from_environment),
+        named("secure", "node.invalid:9443", &tls),
+        named("excepted", "spared.invalid:9100", from_environment),
+        named("not-asked", "node.invalid:9100", ""),
+        job("here", &[here.address], from_environment),
+    ];
+    let variables = [
+        format!("HTTP_PROXY=http://{}", plain_proxy.address),
+        format!("https_proxy={secure_proxy}"),
+        "NO_PROXY=spared.invalid".to_owned(),
+    ];
+    let program: Vec<&str> = std::iter::once("env").chain(variables.iter().map(String::as_str)).collect();
+    let ringscrape = Ringscrape::start_under(&program, &config(&jobs), &[]);
+    for (name, want) in [("plain", ""), ("secure", ""), ("excepted", "lookup"), ("not-asked", "lookup"), ("here", "")] {
+        wait_for(&ringscrape, name, want);
+    }
+    let requests = plain_proxy.requests.lock().unwrap().clone();
+    assert!(requests.iter().all(|(_, head)| head.starts_with("GET http://node.invalid:9100/metrics ")), "{requests:?}");
+}
+
+#[test]
+fn headers_follow_their_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "hush-1\n").unwrap();
+    let target = FakeTarget::saying("a 1\n");
+    let extra = format!("http_headers: {{X-Key: {{values: [open], files: [{}]}}}}", file.display());
+    let ringscrape = Ringscrape::start(&config(&[job("j", &[target.address], &extra)]), &[]);
+    let sent = |secret: &str| {
+        let values = |head: &str| {
+            let of = head
+                .lines()
+                .filter_map(|line| line.split_once(": "))
+                .filter(|(name, _)| name.eq_ignore_ascii_case("x-key"));
+            of.map(|(_, value)| value.to_owned()).collect::<Vec<_>>()
+        };
+        until(&format!("{secret} is sent"), || {
+            let requests = target.requests.lock().unwrap();
+            (values(&requests.last()?.1) == ["open", secret]).then_some(())
+        });
+    };
+    sent("hush-1");
+    std::fs::write(&file, "hush-2").unwrap();
+    sent("hush-2");
+    std::fs::remove_file(&file).unwrap();
+    wait_for(&ringscrape, "j", "key: No such file");
+    std::fs::write(&file, "hush-3").unwrap();
+    sent("hush-3");
+    wait_for(&ringscrape, "j", "");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What several mechanisms find together, for those who look for something else than scrape targets.
 
-use crate::discovery::{Keeper, SdOptions, Source, SourceId, UPDATES_MAX, Update};
+use crate::discovery::{Sd, Source, SourceId, UPDATES_MAX, Update};
 use config::Discovery;
 use series::Labels;
 use tokio::sync::mpsc;
@@ -14,15 +14,13 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Starts them, with resolv.conf's DNS servers. What is known without waiting is there at once; nothing is kept on
-    /// disk.
-    pub async fn start(discoveries: &[Discovery]) -> Follow {
+    /// Starts them. What is known without waiting is there at once: what is stated, and lists that were kept.
+    pub async fn start(discoveries: &[Discovery], sd: &Sd) -> Follow {
         let (updates_to, updates) = mpsc::channel(UPDATES_MAX);
         let mut sources = Vec::with_capacity(discoveries.len());
-        let (options, keeper) = (SdOptions::default(), Keeper::start(None));
         for (number, discovery) in (0..).zip(discoveries) {
             let updates = updates_to.clone();
-            sources.push(Source::start(SourceId(number), discovery, updates, &options, &keeper).await);
+            sources.push(Source::start(SourceId(number), discovery, updates, sd).await);
         }
         Follow { sources, updates, _updates_to: updates_to }
     }
@@ -63,7 +61,7 @@ mod tests {
         std::fs::write(&file, "[{targets: ['b:1'], labels: {zone: z}}]").unwrap();
         let settings =
             format!("static_configs: [{{targets: ['a:1']}}]\nfile_sd_configs: [{{files: ['{}']}}]", file.display());
-        let mut follow = Follow::start(&test_job("j", &settings).discoveries).await;
+        let mut follow = Follow::start(&test_job("j", &settings).discoveries, &Sd::default()).await;
         let addresses = |follow: &Follow| {
             let all = follow.addresses();
             all.iter().map(|labels| labels.get("__address__").unwrap().to_owned()).collect::<Vec<_>>()

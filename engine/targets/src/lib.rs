@@ -10,13 +10,14 @@ mod pool;
 mod target;
 
 pub use build::{Built, build};
-pub use discovery::{Group, SdOptions, parse_list};
+pub use discovery::{Group, List, ListReader, Sd, SdOptions};
 pub use fleet::{About, Division, FleetHandle, FleetStatus, IDS_MAX, Ids, about, members, rules};
 pub use follow::Follow;
 pub use manager::{Manager, ManagerHandle, SdStats, pool_now};
 pub use pool::BuildCache;
 pub use target::{
-    DropReason, DroppedTarget, FailedTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet, TargetUrl,
+    DropReason, DroppedTarget, FailedTarget, OtherTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet,
+    TargetUrl,
 };
 
 /// A job with these further lines of YAML.

@@ -7,7 +7,7 @@
 //!   * what the cores have been told and what is published are the same, but for the time of a message
 //!   * updates are taken together for [`SETTLE`], so that a storm of them costs one pass
 
-use crate::discovery::{Found, Keeper, SdOptions, Source, SourceId, UPDATES_MAX, Update};
+use crate::discovery::{Found, Sd, SdOptions, Source, SourceId, UPDATES_MAX, Update};
 use crate::fleet::{Division, Share};
 use crate::placement::Placement;
 use crate::pool::{BuildCache, in_order};
@@ -116,11 +116,11 @@ struct Job {
 /// The targets of one job as its sources know them now, without following them. Waits for sources that have to be asked.
 pub async fn pool_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> Pool {
     let (updates, mut inbox) = mpsc::channel(UPDATES_MAX);
-    let keeper = Keeper::start(None);
+    let sd = Sd::start(SdOptions { keep_in: None, ..options.clone() });
     let mut sources = Vec::new();
     for (number, discovery) in job.discoveries.iter().enumerate() {
         let id = SourceId(number as u64);
-        sources.push(Source::start(id, discovery, updates.clone(), options, &keeper).await);
+        sources.push(Source::start(id, discovery, updates.clone(), &sd).await);
     }
     let mut waiting: BTreeSet<u64> =
         sources.iter().filter(|source| source.answers_later()).map(|source| source.id.0).collect();
@@ -136,8 +136,8 @@ pub async fn pool_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> Pool {
     let mut errors: Vec<String> =
         late.map(|source| format!("{}: no answer within {ANSWER_WITHIN:?}", source.discovery.kind())).collect();
     errors.extend(sources.iter().flat_map(|source| source.found.errors.iter().cloned()));
-    let groups: Vec<_> = sources.iter().flat_map(|source| source.found.groups.iter().cloned()).collect();
-    BuildCache::default().build_pool(job, &groups, errors, None, None)
+    let lists = sources.iter().map(|source| source.found.groups.clone()).collect();
+    BuildCache::default().build_pool(job, lists, errors, None, None)
 }
 
 /// The task's state.
@@ -153,15 +153,14 @@ pub struct Manager {
     /// What the cores have, by job.
     told: BTreeMap<String, Arc<Pool>>,
     updates_to: mpsc::Sender<Update>,
-    options: SdOptions,
-    keeper: Keeper,
+    sd: Sd,
     set: watch::Sender<Arc<TargetSet>>,
     stats: watch::Sender<SdStats>,
 }
 
 impl Manager {
     /// Starts the task. `sink` carries a difference to a core; it is awaited, one after the other.
-    pub fn start<F, D>(cores: usize, options: SdOptions, sink: F) -> ManagerHandle
+    pub fn start<F, D>(cores: usize, sd: Sd, sink: F) -> ManagerHandle
     where
         F: Fn(usize, TargetDiff) -> D + Send + 'static,
         D: Future<Output = ()> + Send + 'static,
@@ -180,8 +179,7 @@ impl Manager {
             released: HashSet::new(),
             told: BTreeMap::new(),
             updates_to,
-            keeper: Keeper::start(options.keep_in.clone()),
-            options,
+            sd,
             set,
             stats,
         };
@@ -245,28 +243,31 @@ impl Manager {
     async fn reload(&mut self, config: &Config) {
         let mut jobs = BTreeMap::new();
         let mut used = BTreeSet::new();
+        let mut changed = Vec::new();
         for job in &config.scrape_configs {
             let name = &job.job_name;
-            if let Some(old) = self.jobs.remove(name).filter(|old| old.job == *job) {
-                used.extend(old.sources.iter().map(|source| source.0));
-                jobs.insert(name.clone(), old);
-                continue;
-            }
+            let before = match self.jobs.remove(name) {
+                Some(old) if old.job == *job => {
+                    used.extend(old.sources.iter().map(|source| source.0));
+                    jobs.insert(name.clone(), old);
+                    continue;
+                }
+                old => old.map(|old| old.pool),
+            };
             let mut sources = Vec::new();
             for discovery in &job.discoveries {
                 let source = self.source(discovery).await;
                 used.insert(source.0);
                 sources.push(source);
             }
-            let mut cache = BuildCache::default();
-            let pool = Arc::new(cache.build_pool(job, [], Vec::new(), None, None));
-            jobs.insert(name.clone(), Job { job: job.clone(), sources, pool, cache });
+            // What is on its way to other members stays so under new settings.
+            let pool = before.unwrap_or_else(|| Arc::new(Pool::empty(job)));
+            jobs.insert(name.clone(), Job { job: job.clone(), sources, pool, cache: BuildCache::default() });
+            changed.push(name);
         }
         self.jobs = jobs;
         self.sources.retain(|source| used.contains(&source.id.0));
-        let stale: Vec<String> =
-            self.jobs.iter().filter(|(_, job)| job.pool.active.is_empty()).map(|(name, _)| name.clone()).collect();
-        stale.iter().for_each(|name| self.rebuild(name));
+        changed.into_iter().for_each(|name| self.rebuild(name));
         self.publish().await;
     }
 
@@ -278,7 +279,7 @@ impl Manager {
         let id = SourceId(self.source_next);
         self.source_next += 1;
         let updates = self.updates_to.clone();
-        self.sources.push(Source::start(id, discovery, updates, &self.options, &self.keeper).await);
+        self.sources.push(Source::start(id, discovery, updates, &self.sd).await);
         id
     }
 
@@ -291,10 +292,10 @@ impl Manager {
     fn rebuild(&mut self, name: &str) {
         let Some(job) = self.jobs.get_mut(name) else { return };
         let sources: Vec<&Source> = self.sources.iter().filter(|source| job.sources.contains(&source.id)).collect();
-        let groups = sources.iter().flat_map(|source| source.found.groups.iter());
+        let lists = sources.iter().map(|source| source.found.groups.clone()).collect();
         let errors = sources.iter().flat_map(|source| source.found.errors.iter().cloned()).collect();
         let share = self.division.as_ref().map(|division| Share { division, released: &self.released });
-        job.pool = Arc::new(job.cache.build_pool(&job.job, groups, errors, Some(&job.pool), share));
+        job.pool = Arc::new(job.cache.build_pool(&job.job, lists, errors, Some(&job.pool), share));
     }
 
     /// Tells the cores what is different, then everybody.
@@ -325,10 +326,7 @@ impl Manager {
         self.stats.send_modify(|stats| {
             stats.updates_total += 1;
             stats.last_update = Some(SystemTime::now());
-            let found = |job: &Job| {
-                let sources = self.sources.iter().filter(|source| job.sources.contains(&source.id));
-                sources.flat_map(|source| source.found.groups.iter()).map(|group| group.targets.len() as u64).sum()
-            };
+            let found = |job: &Job| job.pool.discovered_count as u64;
             stats.discovered_targets = self.jobs.iter().map(|(name, job)| (name.clone(), found(job))).collect();
             stats.failures_total.clear();
             stats.attempts.clear();
@@ -405,7 +403,7 @@ mod tests {
             let state = Cores { targets: vec![HashMap::new(); cores], ..Cores::default() };
             let cores_state = Arc::new(Mutex::new(state));
             let sink = cores_state.clone();
-            let handle = Manager::start(cores, SdOptions::default(), move |core, diff| {
+            let handle = Manager::start(cores, Sd::default(), move |core, diff| {
                 let mut cores = sink.lock().unwrap();
                 let (added, updated, removed) = cores.counts;
                 cores.counts = (added + diff.add.len(), updated + diff.update.len(), removed + diff.remove.len());

@@ -66,6 +66,8 @@ impl std::fmt::Display for TargetUrl {
 pub struct Pool {
     pub job: Arc<ScrapeConfig>,
     pub active: Vec<Arc<Target>>,
+    /// How many addresses discovery has found.
+    pub discovered_count: usize,
     /// Discovered addresses that became no target, at most `keep_dropped_targets` of them.
     pub dropped: Vec<DroppedTarget>,
     /// How many relabelling dropped, kept or not.
@@ -74,6 +76,8 @@ pub struct Pool {
     pub duplicates_count: usize,
     /// Active targets that belong to other members of the fleet and stay until those have scraped them.
     pub leaving: Vec<Leaving>,
+    /// Addresses of other members, at most `keep_dropped_targets` and a thousand of them.
+    pub others: Vec<OtherTarget>,
     /// How many targets other members have. Those that are left out before relabelling count as addresses.
     pub others_count: usize,
     /// Discovered targets that cannot be scraped, with the reason (`no address`, …).
@@ -82,12 +86,39 @@ pub struct Pool {
     pub source_errors: Vec<String>,
 }
 
+impl Pool {
+    /// A job's pool before anything is known.
+    pub fn empty(job: &Arc<ScrapeConfig>) -> Pool {
+        Pool {
+            job: job.clone(),
+            active: Vec::new(),
+            discovered_count: 0,
+            dropped: Vec::new(),
+            dropped_count: 0,
+            duplicates_count: 0,
+            leaving: Vec::new(),
+            others: Vec::new(),
+            others_count: 0,
+            failed: Vec::new(),
+            source_errors: Vec::new(),
+        }
+    }
+}
+
 /// A target on its way to other members.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Leaving {
     pub id: TargetId,
     /// Names of its owners.
     pub to: Vec<String>,
+}
+
+/// An address that other members scrape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OtherTarget {
+    pub discovered: Labels,
+    /// Names of its owners.
+    pub owners: Vec<String>,
 }
 
 /// A discovered address that became no target.

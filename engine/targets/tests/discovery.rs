@@ -5,9 +5,9 @@ mod support;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{Ask, Catalogue, Dnsmasq, JSON, Mood, Server, consul, list_service, reply};
-use targets::{Manager, ManagerHandle, Pool, SdOptions};
-use tokio::io::AsyncWriteExt;
+use support::{Answering, Ask, Catalogue, Dnsmasq, JSON, Mood, Server, consul, list_service, reply};
+use targets::{Manager, ManagerHandle, Pool, Sd, SdOptions};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
 /// Longest time that anything may take to happen.
@@ -18,7 +18,7 @@ struct Rig(ManagerHandle);
 impl Rig {
     /// One job `j` with these lines.
     async fn start(options: SdOptions, settings: &str) -> Rig {
-        let rig = Rig(Manager::start(1, options, |_, _| std::future::ready(())));
+        let rig = Rig(Manager::start(1, Sd::start(options), |_, _| std::future::ready(())));
         rig.reload(&[("j", settings)]).await;
         rig
     }
@@ -350,14 +350,14 @@ async fn names_are_looked_up_at_a_real_dns_server() {
         "--srv-host=_m._tcp.test,h1.test,9100",
         "--srv-host=_m._tcp.test,h2.test,9200",
         "--mx-host=test,mail.test,10",
-        "--dns-rr=zone.test,2,036e733104746573740000",
+        "--dns-rr=zone.test,2,036e7331047465737400",
     ]);
     let options = || SdOptions { dns_servers: vec![dnsmasq.address], ..SdOptions::default() };
     let settings =
         |names: &str, more: &str| format!("dns_sd_configs: [{{names: [{names}], refresh_interval: 200ms{more}}}]");
     /// Names, further settings, addresses, and some labels of the first one.
     type Case = (&'static str, &'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
-    let cases: [Case; 5] = [
+    let cases: [Case; 6] = [
         ("web.test", ", type: A, port: 80", &["10.0.0.1:80", "10.0.0.2:80"], &[("name", "web.test")]),
         ("web.test", ", type: aaaa, port: 80", &["[fd00::2]:80"], &[]),
         (
@@ -367,6 +367,7 @@ async fn names_are_looked_up_at_a_real_dns_server() {
             &[("srv_record_target", "h1.test."), ("srv_record_port", "9100"), ("name", "_m._tcp.test")],
         ),
         ("test", ", type: MX, port: 25", &["mail.test:25"], &[("mx_record_target", "mail.test.")]),
+        ("zone.test", ", type: NS, port: 53", &["ns1.test:53"], &[("ns_record_target", "ns1.test.")]),
         ("nothing.test", ", type: A, port: 80", &[], &[]),
     ];
     for (name, more, want, labels) in cases {
@@ -388,28 +389,44 @@ async fn names_are_looked_up_at_a_real_dns_server() {
     rig.wait_for_error("web.test", &["10.0.0.1:80", "10.0.0.2:80"]).await;
 }
 
-#[tokio::test]
-async fn containers_of_docker_are_listed() {
-    let server = Server::start(|ask, mut stream| {
-        Box::pin(async move {
-            let body = match ask.path.as_str() {
-                "/containers/json" => {
-                    assert_eq!(ask.param("filters"), r#"{"label":["a","b"]}"#);
-                    r#"[{"Id": "c", "Names": ["/web"], "HostConfig": {"NetworkMode": "bridge"},
+/// A Docker daemon with one container.
+fn docker(ask: Ask, mut stream: impl AsyncWrite + Unpin + Send + 'static) -> Answering {
+    Box::pin(async move {
+        let body = match ask.path.as_str() {
+            "/containers/json" => {
+                assert_eq!(ask.param("filters"), r#"{"label":["a","b"]}"#);
+                r#"[{"Id": "c", "Names": ["/web"], "HostConfig": {"NetworkMode": "bridge"},
                     "Ports": [{"PrivatePort": 80, "Type": "tcp"}],
                     "NetworkSettings": {"Networks": {"bridge": {"NetworkID": "n", "IPAddress": "172.17.0.2"}}}}]"#
-                }
-                _ => r#"[{"Id": "n", "Name": "bridge"}]"#,
-            };
-            reply(&mut stream, "200 OK", JSON, body.as_bytes()).await;
-        })
+            }
+            _ => r#"[{"Id": "n", "Name": "bridge"}]"#,
+        };
+        reply(&mut stream, "200 OK", JSON, body.as_bytes()).await;
     })
-    .await;
-    let settings = format!(
-        "docker_sd_configs: [{{host: 'tcp://127.0.0.1:{}', refresh_interval: 1s, filters: [{{name: label, values: [a, b]}}]}}]",
-        server.port
-    );
-    let rig = Rig::start(SdOptions::default(), &settings).await;
-    let pool = rig.wait_for(&["172.17.0.2:80"]).await;
-    assert_eq!(pool.active[0].discovered.get("__meta_docker_network_name"), Some("bridge"));
+}
+
+#[tokio::test]
+async fn containers_of_docker_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let server = Server::start(|ask, stream| docker(ask, stream)).await;
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let on_socket = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let ask = support::read(&mut stream).await.unwrap();
+            docker(ask, stream).await;
+        }
+    });
+    for host in [format!("tcp://127.0.0.1:{}", server.port), format!("unix://{}", socket.display())] {
+        let settings = format!(
+            "docker_sd_configs: [{{host: '{host}', refresh_interval: 1s, filters: [{{name: label, values: [a, b]}}]}}]"
+        );
+        let rig = Rig::start(SdOptions::default(), &settings).await;
+        let pool = rig.wait_for(&["172.17.0.2:80"]).await;
+        assert_eq!(pool.active[0].discovered.get("__meta_docker_network_name"), Some("bridge"), "{host}");
+    }
+    on_socket.abort();
+    let nobody =
+        format!("docker_sd_configs: [{{host: 'unix://{}/none', refresh_interval: 1s}}]", folder.path().display());
+    Rig::start(SdOptions::default(), &nobody).await.wait_for_error("/none", &[]).await;
 }

@@ -5,7 +5,8 @@
 //!     it is mended
 //!   * a file that is gone takes its targets along
 
-use super::{Found, Group, SourceId, Update, list};
+use super::list::ListReader;
+use super::{Found, Group, List, SourceId, Update};
 use config::FileSdConfig;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -36,8 +37,9 @@ pub struct Files {
 /// The last good list of a file, and of which version it is.
 #[derive(Clone)]
 struct Good {
-    groups: Arc<Vec<Arc<Group>>>,
+    groups: List,
     version: Option<Version>,
+    reader: ListReader,
 }
 
 impl Files {
@@ -77,8 +79,12 @@ impl Files {
     }
 
     fn found(&self, errors: Vec<String>) -> Found {
-        let groups = self.good.values().flat_map(|good| good.groups.iter().cloned()).collect();
-        Found { groups: Arc::new(groups), errors, failures_total: self.failures_total, ..Found::default() }
+        let mut lists = self.good.values().map(|good| &good.groups);
+        let groups = match (lists.next(), lists.next()) {
+            (Some(only), None) => only.clone(),
+            _ => Arc::new(self.good.values().flat_map(|good| good.groups.iter().cloned()).collect()),
+        };
+        Found { groups, errors, failures_total: self.failures_total, ..Found::default() }
     }
 
     /// Sends what has changed, for ever.
@@ -134,28 +140,33 @@ fn read_changed(path: &Path, known: Option<&Good>) -> Result<Good, String> {
     let version = found.filter(|(modified, ..)| modified.elapsed().is_ok_and(|age| age > VERSION_SETTLED));
     match known {
         Some(good) if version.is_some() && good.version == version => Ok(good.clone()),
-        _ => Ok(Good { groups: Arc::new(read_file(path)?), version }),
+        _ => {
+            let fresh = || ListReader::new("__meta_filepath", &path.to_string_lossy());
+            let mut reader = known.map_or_else(fresh, |good| good.reader.clone());
+            Ok(Good { groups: Arc::new(read_file(path, &mut reader)?), version, reader })
+        }
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<Arc<Group>>, String> {
+fn read_file(path: &Path, reader: &mut ListReader) -> Result<Vec<Arc<Group>>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let bytes = std::fs::metadata(path).map_err(failed)?.len();
     if bytes > FILE_BYTES_MAX {
         return Err(format!("{}: {bytes} bytes are more than {FILE_BYTES_MAX}", path.display()));
     }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    let name = path.to_string_lossy();
+    let bytes = std::fs::read(path).map_err(failed)?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     // The quick way; what it refuses goes the long way, which says where the mistake is.
-    if is_json && let Ok(groups) = list::parse(&mut text.clone().into_bytes(), ("__meta_filepath", &name)) {
+    if is_json && let Ok(groups) = reader.read(&bytes) {
         return Ok(groups);
     }
+    let text = String::from_utf8(bytes).map_err(|error| format!("{}: {}", path.display(), error.utf8_error()))?;
     // JSON is YAML, but half of a JSON file may be YAML as well: it must be whole.
     if is_json {
         serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let groups = config::parse_target_groups(path, &text).map_err(|errors| errors.to_string())?;
+    let name = path.to_string_lossy();
     let with_path = |group: &config::TargetGroup| {
         let mut labels = group.labels.to_builder();
         labels.set("__meta_filepath", &name);

@@ -1,6 +1,7 @@
 //! Lists from a service that answers with target groups in JSON.
 
-use super::{Gone, Group, Reporter, list};
+use super::list::ListReader;
+use super::{Gone, Group, Reporter};
 use client::header::{ACCEPT, ETAG, IF_NONE_MATCH};
 use client::{Client, ClientOptions, HeaderName, HeaderValue, Request, StatusCode};
 use config::HttpSdConfig;
@@ -20,10 +21,10 @@ pub async fn follow(settings: HttpSdConfig, mut report: Reporter) {
             return;
         }
     };
-    let mut last_tag = None;
+    let mut last = Last { tag: None, reader: ListReader::new("__meta_url", url.as_str()) };
     loop {
         let since = Instant::now();
-        let answer = ask(&client, &url, &settings, &mut last_tag).await;
+        let answer = ask(&client, &url, &settings, &mut last).await;
         report.attempted(since);
         let told = match answer {
             Ok(Some(groups)) => report.good(groups, Vec::new()).await,
@@ -37,23 +38,29 @@ pub async fn follow(settings: HttpSdConfig, mut report: Reporter) {
     }
 }
 
+/// What is known of the last good list.
+struct Last {
+    tag: Option<HeaderValue>,
+    reader: ListReader,
+}
+
 /// The list, or `None` if it is the one that we have.
 async fn ask(
     client: &Client,
     url: &client::Url,
     settings: &HttpSdConfig,
-    last_tag: &mut Option<HeaderValue>,
+    last: &mut Last,
 ) -> Result<Option<Vec<Arc<Group>>>, String> {
     let mut request = Request::get(url.clone()).header(ACCEPT, "application/json");
     if let Ok(seconds) = settings.refresh_interval.as_secs_f64().to_string().parse() {
         request.headers.insert(REFRESH_INTERVAL, seconds);
     }
-    if let Some(tag) = last_tag {
+    if let Some(tag) = &last.tag {
         request.headers.insert(IF_NONE_MATCH, tag.clone());
     }
     let place = client::shown(url);
     let response = client.send(request).await.map_err(|error| error.text)?;
-    if response.status == StatusCode::NOT_MODIFIED && last_tag.is_some() {
+    if response.status == StatusCode::NOT_MODIFIED && last.tag.is_some() {
         return Ok(None);
     }
     if response.status != StatusCode::OK {
@@ -66,10 +73,11 @@ async fn ask(
         ));
     }
     let tag = response.headers.get(ETAG).cloned();
-    let origin = url.to_string();
-    let parsed = tokio::task::spawn_blocking(move || list::parse(&mut response.body.to_vec(), ("__meta_url", &origin)));
-    let groups = parsed.await.map_err(|panic| panic.to_string())?.map_err(|error| format!("{place}: {error}"))?;
+    let mut reader = last.reader.clone();
+    let parsed = tokio::task::spawn_blocking(move || (reader.read(&response.body), reader));
+    let (groups, reader) = parsed.await.map_err(|panic| panic.to_string())?;
+    let groups = groups.map_err(|error| format!("{place}: {error}"))?;
     // Only of a list that was good: a broken one is asked for again in full.
-    *last_tag = tag;
+    *last = Last { tag, reader };
     Ok(Some(groups))
 }

@@ -5,9 +5,9 @@
 //!   * a file that cannot be read is as good as none; it is never a reason not to start
 //!   * no secret is written: the name of a file is a hash of the settings without them
 
-use super::{Found, Group};
+use super::{Found, Group, List};
 use config::Discovery;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use series::Labels;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -29,12 +29,12 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 86400);
 const WAITING_MAX: usize = 1024;
 
 /// Reads and writes the lists of all sources. Cloning copies a pointer.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Keeper(Option<Arc<Kept>>);
 
 struct Kept {
     folder: PathBuf,
-    writes: mpsc::Sender<(PathBuf, Arc<Vec<Arc<Group>>>)>,
+    writes: mpsc::Sender<(PathBuf, List)>,
 }
 
 #[derive(Serialize)]
@@ -47,8 +47,17 @@ struct Written<'a> {
 
 #[derive(Serialize)]
 struct WrittenGroup<'a> {
-    labels: BTreeMap<&'a str, &'a str>,
-    targets: Vec<BTreeMap<&'a str, &'a str>>,
+    labels: Map<'a>,
+    targets: Vec<Map<'a>>,
+}
+
+/// Labels as an object.
+struct Map<'a>(&'a Labels);
+
+impl Serialize for Map<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter())
+    }
 }
 
 #[derive(Deserialize)]
@@ -99,7 +108,7 @@ impl Keeper {
     }
 
     /// Has the list written soon.
-    pub fn write(&self, discovery: &Discovery, groups: Arc<Vec<Arc<Group>>>) {
+    pub fn write(&self, discovery: &Discovery, groups: List) {
         if let Some(kept) = &self.0 {
             // A full queue loses this version; the next change brings a newer one.
             let _ = kept.writes.try_send((kept.path(discovery), groups));
@@ -116,8 +125,8 @@ impl Kept {
 }
 
 /// Writes the newest list of each file, each at most every [`WRITE_EVERY`].
-async fn write_all(mut inbox: mpsc::Receiver<(PathBuf, Arc<Vec<Arc<Group>>>)>) {
-    let mut waiting: HashMap<PathBuf, Arc<Vec<Arc<Group>>>> = HashMap::new();
+async fn write_all(mut inbox: mpsc::Receiver<(PathBuf, List)>) {
+    let mut waiting: HashMap<PathBuf, List> = HashMap::new();
     let mut written: HashMap<PathBuf, Instant> = HashMap::new();
     loop {
         let news = if waiting.is_empty() {
@@ -149,9 +158,6 @@ async fn write_all(mut inbox: mpsc::Receiver<(PathBuf, Arc<Vec<Arc<Group>>>)>) {
 }
 
 fn write(path: &Path, groups: &[Arc<Group>]) -> std::io::Result<()> {
-    fn map(labels: &Labels) -> BTreeMap<&str, &str> {
-        labels.iter().collect()
-    }
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
@@ -161,7 +167,7 @@ fn write(path: &Path, groups: &[Arc<Group>]) -> std::io::Result<()> {
         saved_ms: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
         groups: groups
             .iter()
-            .map(|group| WrittenGroup { labels: map(&group.labels), targets: group.targets.iter().map(map).collect() })
+            .map(|group| WrittenGroup { labels: Map(&group.labels), targets: group.targets.iter().map(Map).collect() })
             .collect(),
     };
     let new = path.with_extension("json.tmp");

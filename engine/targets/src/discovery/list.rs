@@ -1,12 +1,21 @@
-//! Target groups in JSON, as files, HTTP services and our own folder hold them.
+//! Target groups in JSON, as files and HTTP services hold them.
 //!
-//! The whole text is looked at by simd-json in place, so a list of 50,000 targets costs a few milliseconds.
+//! Invariants:
+//!   * a group whose text is that of a group of the last good list is not read again and is the same `Arc`
+//!   * what a list means does not depend on the lists before it
 
-use super::{Group, TARGETS_MAX};
+use super::{Group, TARGETS_MAX, random};
+use ahash::HashMap;
+use memchr::memchr2;
 use serde::Deserialize;
 use series::Labels;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// Where more than one of so many groups has changed, the list is read as a whole.
+const FEW_OF: usize = 16;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,8 +26,130 @@ struct JsonGroup<'a> {
     labels: Option<BTreeMap<&'a str, &'a str>>,
 }
 
-/// Reads the list; the text is used up. `origin` is one more label of every group.
-pub fn parse(json: &mut [u8], origin: (&str, &str)) -> Result<Vec<Arc<Group>>, String> {
+/// Reads the lists of one source, one after the other. Cloning copies a pointer.
+#[derive(Clone)]
+pub struct ListReader {
+    /// One more label of every group.
+    origin: (&'static str, Arc<str>),
+    /// The groups of the last good list and a hash of the text of each; empty if it could not be taken apart.
+    last: Arc<Vec<(u128, Arc<Group>)>>,
+    /// Unknown to those who write lists, so that nobody can have one group taken for another.
+    seed: u64,
+}
+
+impl ListReader {
+    pub fn new(label: &'static str, origin: &str) -> ListReader {
+        ListReader { origin: (label, origin.into()), last: Arc::default(), seed: random() }
+    }
+
+    /// Reads the next list.
+    pub fn read(&mut self, json: &[u8]) -> Result<Vec<Arc<Group>>, String> {
+        let texts = split(json);
+        let hash = |text: &Range<usize>| xxh3_128_with_seed(&json[text.clone()], self.seed);
+        let hashes: Vec<u128> = texts.iter().flatten().map(hash).collect();
+        let groups = match texts.and_then(|texts| self.read_news(json, &texts, &hashes)) {
+            Some(groups) => groups,
+            None => parse(&mut json.to_vec(), self.origin())?,
+        };
+        let count: usize = groups.iter().map(|group| group.targets.len()).sum();
+        if count > TARGETS_MAX {
+            return Err(too_many(count));
+        }
+        let is_apart = hashes.len() == groups.len();
+        self.last =
+            Arc::new(if is_apart { hashes.into_iter().zip(groups.iter().cloned()).collect() } else { Vec::new() });
+        Ok(groups)
+    }
+
+    fn origin(&self) -> (&str, &str) {
+        (self.origin.0, &self.origin.1)
+    }
+
+    /// The list, if few of its groups have to be read and they are good.
+    fn read_news(&self, json: &[u8], texts: &[Range<usize>], hashes: &[u128]) -> Option<Vec<Arc<Group>>> {
+        let news_max = self.last.len() / FEW_OF;
+        if texts.len() > self.last.len() + news_max {
+            return None;
+        }
+        let mut by_hash: Option<HashMap<u128, &Arc<Group>>> = None;
+        let mut news_count = 0;
+        let mut groups = Vec::with_capacity(texts.len());
+        for (index, (text, hash)) in texts.iter().zip(hashes).enumerate() {
+            let known = match self.last.get(index) {
+                Some((last, group)) if last == hash => Some(group),
+                _ => {
+                    let all = || self.last.iter().map(|(hash, group)| (*hash, group)).collect();
+                    by_hash.get_or_insert_with(all).get(hash).copied()
+                }
+            };
+            match known {
+                Some(group) => groups.push(group.clone()),
+                None if news_count == news_max => return None,
+                None => {
+                    news_count += 1;
+                    let mut alone = [b"[", &json[text.clone()], b"]"].concat();
+                    groups.append(&mut parse(&mut alone, self.origin()).ok()?);
+                }
+            }
+        }
+        Some(groups)
+    }
+}
+
+/// Where the groups of a list stand; `None` if the text is no list of objects. Says nothing of what is inside of them.
+fn split(json: &[u8]) -> Option<Vec<Range<usize>>> {
+    let skip = |at: usize| at + json[at..].iter().take_while(|byte| b" \t\r\n".contains(byte)).count();
+    let mut texts = Vec::new();
+    let mut at = skip(0);
+    if json.get(at) != Some(&b'[') {
+        return None;
+    }
+    loop {
+        at = skip(at + 1);
+        let start = at;
+        at = object_end(json, start)?;
+        texts.push(start..at);
+        at = skip(at);
+        match json.get(at)? {
+            b',' => {}
+            b']' if skip(at + 1) == json.len() => return Some(texts),
+            _ => return None,
+        }
+    }
+}
+
+/// Behind the object that begins here.
+fn object_end(json: &[u8], start: usize) -> Option<usize> {
+    let mut depth = 0usize;
+    let mut at = start;
+    if json.get(at) != Some(&b'{') {
+        return None;
+    }
+    loop {
+        match json.get(at)? {
+            b'"' => at = string_end(json, at + 1)?,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth == 1 => return Some(at + 1),
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+/// The quote that ends the string with these first bytes.
+fn string_end(json: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr2(b'"', b'\\', json.get(at..)?)?;
+        if json[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
+    }
+}
+
+/// Reads a whole list; the text is used up.
+fn parse(json: &mut [u8], origin: (&str, &str)) -> Result<Vec<Arc<Group>>, String> {
     let groups: Vec<Option<JsonGroup>> =
         simd_json::serde::from_slice(json).map_err(|error| format!("not a list of target groups in JSON: {error}"))?;
     let count: usize = groups.iter().flatten().filter_map(|group| group.targets.as_ref()).map(Vec::len).sum();
@@ -50,7 +181,15 @@ mod tests {
 
     #[track_caller]
     fn check(json: &str, want: Result<&str, &str>) {
-        let got = parse(&mut json.as_bytes().to_vec(), ("__meta_url", "u"));
+        check_after(json, json, want);
+    }
+
+    /// What a list means to those who have read this one before.
+    #[track_caller]
+    fn check_after(before: &str, json: &str, want: Result<&str, &str>) {
+        let mut reader = ListReader::new("__meta_url", "u");
+        let _ = reader.read(before.as_bytes());
+        let got = reader.read(json.as_bytes());
         let shown = got.map(|groups| {
             let group = |group: &Arc<Group>| {
                 let targets: Vec<String> = group.targets.iter().map(Labels::to_string).collect();
@@ -93,7 +232,62 @@ mod tests {
     fn a_list_cut_anywhere_is_an_error() {
         let json = r#"[{"targets": ["a:1", "b"], "labels": {"x": "y"}}]"#;
         for length in 0..json.len() {
-            assert!(parse(&mut json.as_bytes()[..length].to_vec(), ("m", "u")).is_err(), "cut at {length}");
+            let mut reader = ListReader::new("m", "u");
+            assert!(reader.read(&json.as_bytes()[..length]).is_err(), "cut at {length}");
+            reader.read(json.as_bytes()).unwrap();
+            assert!(reader.read(&json.as_bytes()[..length]).is_err(), "cut at {length}, known whole");
         }
+    }
+
+    /// A list of twenty groups, and what becomes of it.
+    #[test]
+    fn only_news_are_read() {
+        let group = |i: usize| format!(r#"{{"targets": ["t{i}:1"], "labels": {{"q": "\"}}]{i}"}}}}"#);
+        let list = |groups: &[String]| format!("[ {} ]", groups.join(" ,\n"));
+        let all: Vec<String> = (0..20).map(group).collect();
+        let mut reader = ListReader::new("m", "u");
+        let first = reader.read(list(&all).as_bytes()).unwrap();
+        let same = |got: &[Arc<Group>]| got.iter().filter(|new| first.iter().any(|old| Arc::ptr_eq(old, new))).count();
+        let address = |group: &Arc<Group>| group.targets[0].get("__address__").unwrap().to_owned();
+        let mut changed = all.clone();
+        changed[7] = group(99);
+        let got = reader.read(list(&changed).as_bytes()).unwrap();
+        assert_eq!((got.len(), same(&got), address(&got[7])), (20, 19, "t99:1".to_owned()));
+        let mut moved = changed[1..].to_vec();
+        moved.insert(3, all[7].clone());
+        let got = reader.read(list(&moved).as_bytes()).unwrap();
+        assert_eq!((got.len(), address(&got[3])), (20, "t7:1".to_owned()));
+        assert_eq!(same(&got), 18, "a group that has been gone is read again");
+        let mut broken = moved.clone();
+        broken[5] = r#"{"targets": [5]}"#.to_owned();
+        assert!(reader.read(list(&broken).as_bytes()).is_err());
+        assert_eq!(same(&reader.read(list(&moved).as_bytes()).unwrap()), 18, "the last good list is still known");
+        assert_eq!(reader.read(b"[]").unwrap().len(), 0);
+        assert_eq!(reader.read(list(&all).as_bytes()).unwrap(), first);
+    }
+
+    #[test]
+    fn lists_mean_the_same_after_any_other() {
+        let many = |last: &str| format!("[{}{last}]", r#"{"targets": ["x"]},"#.repeat(40));
+        let good = many(r#"{"targets": ["a"]}"#);
+        let shown = |last: &str| format!("{}{last}", r#"{__meta_url="u"} {__address__="x"}; "#.repeat(40));
+        let a = shown(r#"{__meta_url="u"} {__address__="a"}"#);
+        let b = shown(r#"{__meta_url="u"} {__address__="b"}"#);
+        check_after(&good, &good, Ok(&a));
+        check_after(&good, &many(r#"{"targets": ["b"]}"#), Ok(&b));
+        for (last, want) in [
+            ("null", "nil target group item found (index 40)"),
+            (r#"{"target": ["a"]}"#, "unknown field"),
+            (r#"{"targets": ["a"}]"#, "JSON"),
+            (r#"{"targets": ["a"]} {}"#, "JSON"),
+            (r#"{"targets": ["a"]},"#, "JSON"),
+            (r#"{"labels": {"": "x"}}"#, "(group 40)"),
+            ("{\"targets\": [\"\u{1}\"]}", "JSON"),
+            (r#"{"targets": ["a\"]}"#, "JSON"),
+        ] {
+            check_after(&good, &many(last), Err(want));
+        }
+        check_after(&good, &format!("{good} x"), Err("JSON"));
+        check_after(&good, &good[1..], Err("JSON"));
     }
 }

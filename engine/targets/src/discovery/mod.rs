@@ -15,8 +15,9 @@ mod keep;
 mod kubernetes;
 mod list;
 
-pub use keep::Keeper;
-pub use list::parse as parse_list;
+pub use list::ListReader;
+
+use keep::Keeper;
 
 use config::{Discovery, TargetGroup};
 use series::Labels;
@@ -45,6 +46,23 @@ pub struct SdOptions {
     pub dns_servers: Vec<SocketAddr>,
 }
 
+/// What all sources have in common: the options, and who keeps their lists. Cloning copies pointers.
+#[derive(Clone, Default)]
+pub struct Sd {
+    options: Arc<SdOptions>,
+    keeper: Keeper,
+}
+
+impl Sd {
+    /// Has lists kept from now on, by a task of the runtime.
+    pub fn start(options: SdOptions) -> Sd {
+        Sd { keeper: Keeper::start(options.keep_in.clone()), options: Arc::new(options) }
+    }
+}
+
+/// All groups of a source, at one time.
+pub type List = Arc<Vec<Arc<Group>>>;
+
 /// Discovered addresses that share labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -65,7 +83,7 @@ impl Group {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
     /// The last good list.
-    pub groups: Arc<Vec<Arc<Group>>>,
+    pub groups: List,
     /// What is wrong now.
     pub errors: Vec<String>,
     /// Failed attempts since the source began.
@@ -98,13 +116,8 @@ pub struct Source {
 
 impl Source {
     /// Starts the mechanism. Targets that are known without waiting are in `found` at once.
-    pub async fn start(
-        id: SourceId,
-        discovery: &Discovery,
-        updates: mpsc::Sender<Update>,
-        options: &SdOptions,
-        keeper: &Keeper,
-    ) -> Source {
+    pub async fn start(id: SourceId, discovery: &Discovery, updates: mpsc::Sender<Update>, sd: &Sd) -> Source {
+        let Sd { options, keeper } = sd;
         let asks = matches!(
             discovery,
             Discovery::Http(_)
@@ -180,7 +193,7 @@ pub struct Gone;
 
 impl Reporter {
     /// The list in use: at the start, what was kept from an earlier run.
-    pub fn groups(&self) -> Arc<Vec<Arc<Group>>> {
+    pub fn groups(&self) -> List {
         self.found.groups.clone()
     }
 

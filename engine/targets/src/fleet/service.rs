@@ -7,6 +7,7 @@
 //!   * a target that is scraped here is let go when all of its owners have scraped it, or when the deadline has passed
 //!   * every trouble is in [`FleetStatus`], and once in the log
 
+use crate::discovery::Sd;
 use crate::fleet::division::Division;
 use crate::fleet::members::{members, rules};
 use crate::fleet::peers::{About, Peers};
@@ -67,10 +68,10 @@ pub struct FleetHandle {
 
 impl FleetHandle {
     /// Starts the service; without a fleet in the configuration it does nothing.
-    pub fn start(manager: ManagerHandle) -> FleetHandle {
+    pub fn start(manager: ManagerHandle, sd: Sd) -> FleetHandle {
         let (configs, inbox) = mpsc::channel(1);
         let (status_to, status) = watch::channel(Arc::default());
-        tokio::spawn(run(manager, inbox, status_to));
+        tokio::spawn(run(manager, sd, inbox, status_to));
         FleetHandle { configs, status }
     }
 
@@ -95,6 +96,7 @@ impl FleetHandle {
 
 async fn run(
     manager: ManagerHandle,
+    sd: Sd,
     mut inbox: mpsc::Receiver<(Arc<Config>, oneshot::Sender<()>)>,
     status: watch::Sender<Arc<FleetStatus>>,
 ) {
@@ -114,7 +116,7 @@ async fn run(
         tokio::select! {
             config = inbox.recv() => {
                 let Some((config, reply)) = config else { return };
-                reload(&mut service, &manager, &config, &status).await;
+                reload(&mut service, &manager, &sd, &config, &status).await;
                 let _ = reply.send(());
             }
             () = changed => {
@@ -139,6 +141,7 @@ async fn run(
 async fn reload(
     service: &mut Option<Service>,
     manager: &ManagerHandle,
+    sd: &Sd,
     config: &Arc<Config>,
     status: &watch::Sender<Arc<FleetStatus>>,
 ) {
@@ -159,7 +162,7 @@ async fn reload(
         settings: settings.clone(),
         external_labels: labels.clone(),
         peers: Peers::new(settings),
-        follow: Follow::start(&settings.discoveries).await,
+        follow: Follow::start(&settings.discoveries, sd).await,
         leaving_since: HashMap::new(),
         split_since: BTreeMap::new(),
         told: Default::default(),

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -31,7 +31,7 @@ impl Ask {
     }
 }
 
-type Answering = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Answering = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A server whose every connection serves one request.
 pub struct Server {
@@ -78,7 +78,7 @@ impl Drop for Server {
     }
 }
 
-async fn read(stream: &mut TcpStream) -> Option<Ask> {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Ask> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         bytes.push(stream.read_u8().await.ok()?);
@@ -106,7 +106,7 @@ async fn read(stream: &mut TcpStream) -> Option<Ask> {
     Some(Ask { path: plain(path), params: params.collect(), head })
 }
 
-pub async fn reply(stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]) {
+pub async fn reply(stream: &mut (impl AsyncWrite + Unpin), status: &str, headers: &str, body: &[u8]) {
     let length = body.len();
     let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n");
     let _ = stream.write_all(&[head.as_bytes(), body].concat()).await;

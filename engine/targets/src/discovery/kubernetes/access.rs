@@ -26,22 +26,22 @@ pub fn reach(settings: &KubernetesSdConfig) -> Result<Access, String> {
     let (http, server, own_namespace) = match (&settings.api_server, &settings.kubeconfig_file) {
         (Some(server), _) => (settings.http.clone(), server.clone(), String::new()),
         (None, Some(file)) => kubeconfig(file)?,
-        (None, None) => in_cluster()?,
+        (None, None) => in_cluster(Path::new(ACCOUNT), |name| std::env::var(name).ok())?,
     };
     let options = ClientOptions { timeout: PAGE_WITHIN, body_bytes_max: PAGE_BYTES_MAX };
     let client = Client::new(&http, options).map_err(|error| error.text)?;
     Ok(Access { client, server, own_namespace })
 }
 
-fn in_cluster() -> Result<(HttpConfig, Url, String), String> {
+/// `account` is the folder of the pod's account; `env` gives variables of the environment.
+fn in_cluster(account: &Path, env: impl Fn(&str) -> Option<String>) -> Result<(HttpConfig, Url, String), String> {
     let variable = |name: &str| {
         let absent = || format!("{name} is not set: this is no pod of a cluster; set api_server or kubeconfig_file");
-        std::env::var(name).ok().filter(|value| !value.is_empty()).ok_or_else(absent)
+        env(name).filter(|value| !value.is_empty()).ok_or_else(absent)
     };
     let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
     let server = Url::parse(&format!("https://{}", super::super::host_port(&host, port)))
         .map_err(|error| format!("KUBERNETES_SERVICE_HOST makes no URL: {error}"))?;
-    let account = Path::new(ACCOUNT);
     let mut http = HttpConfig {
         authorization: Some(Authorization {
             credentials_file: Some(account.join("token")),
@@ -168,6 +168,26 @@ users:
         assert_eq!((tls.server_name.as_str(), tls.cert.as_str()), ("api", "cert"));
         assert_eq!(tls.key.as_ref().unwrap().reveal(), "key");
         assert_eq!(http.authorization.unwrap().credentials.unwrap().reveal(), "hush");
+    }
+
+    #[test]
+    fn a_pod_uses_its_account() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("namespace"), "mine\n").unwrap();
+        let env = |host: &'static str| {
+            move |name: &str| match name {
+                "KUBERNETES_SERVICE_HOST" => Some(host.to_owned()),
+                "KUBERNETES_SERVICE_PORT" => Some("6443".to_owned()),
+                _ => None,
+            }
+        };
+        let (http, server, namespace) = in_cluster(folder.path(), env("fd00::1")).unwrap();
+        assert_eq!((server.as_str(), namespace.as_str()), ("https://[fd00::1]:6443/", "mine"));
+        let token = http.authorization.and_then(|authorization| authorization.credentials_file);
+        assert_eq!(token, Some(folder.path().join("token")), "read at each request: it is replaced every hour");
+        assert_eq!(http.tls_config.ca_file, Some(folder.path().join("ca.crt")));
+        assert!(in_cluster(folder.path(), env("")).unwrap_err().contains("KUBERNETES_SERVICE_HOST is not set"));
+        assert_eq!(in_cluster(Path::new("/nowhere"), env("10.0.0.1")).unwrap().2, "");
     }
 
     #[test]
