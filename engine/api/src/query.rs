@@ -15,12 +15,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use promql::{
     Annotations, Answer, Column, EvalError, Evaluated, Grid, Limits, ParseError, ParseOptions, Plan, PlanOptions,
-    Point, Select, Selected, SelectedSeries,
+    Select, Selected, SelectedSeries,
 };
 use serde_json::{Value, json};
 use series::histogram::Histogram;
 use series::{Labels, Sample, Timestamp, format_float_json, is_stale};
-use shard::{InstantRequest, RangeRequest, ReduceRequest, Shards};
+use shard::{InstantFound, InstantRequest, RangeRequest, ReduceRequest, Series, Shards};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +45,9 @@ pub struct QuerySettings {
     pub samples_max: usize,
 }
 
+/// The elements of a vector.
+type Found = Vec<(Labels, series::Value)>;
+
 /// Who answers queries, some at a time. Cloning copies pointers.
 #[derive(Clone)]
 pub struct Queries {
@@ -65,21 +68,15 @@ impl Queries {
     }
 
     /// What an expression yields at one time, as rules want it: the elements of a vector, or a scalar without labels.
-    pub async fn vector(&self, expr: &str, at: Timestamp, inner_step: Duration) -> Result<Vec<(Labels, f64)>, String> {
+    pub async fn vector(&self, expr: &str, at: Timestamp, inner_step: Duration) -> Result<Found, String> {
         let options = PlanOptions { inner_step, ..self.settings.plan };
         let plan = Arc::new(Plan::instant(expr, at.0, &options).map_err(|error| error.to_string())?);
         let timed = run(self, plan, &options, self.settings.timeout).await.map_err(|error| error.text)?;
         match timed.evaluated.answer {
-            Answer::Scalar(values) => Ok(vec![(Labels::empty(), values[0])]),
+            Answer::Scalar(values) => Ok(vec![(Labels::empty(), series::Value::Float(values[0]))]),
             Answer::Vector(columns) => {
-                let value = |column: &Column| match column.point(0) {
-                    None => Ok(None),
-                    Some(Point::Float(value)) => Ok(Some((column.labels.clone(), value))),
-                    Some(Point::Histogram(_)) => {
-                        Err("the result has native histograms, which rules cannot keep yet".to_owned())
-                    }
-                };
-                columns.iter().filter_map(|column| value(column).transpose()).collect()
+                let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
+                Ok(columns.into_iter().filter_map(element).collect())
             }
             Answer::String(_) | Answer::Matrix(_) => Err("rule result is not a vector or scalar".into()),
         }
@@ -137,27 +134,39 @@ async fn series(queries: &Queries, select: &Select, lookback: Duration) -> Resul
     let single = select.is_instant && select.to - select.from == lookback.as_millis() as i64 - 1;
     if single {
         let request = InstantRequest { selectors, at: to, lookback, series_max: settings.samples_max };
-        let mut found = queries.shards.instant(request).await?;
-        found.sort_unstable_by(|one, other| one.labels.cmp(&other.labels).then(other.timestamp.cmp(&one.timestamp)));
-        found.dedup_by(|later, kept| later.labels == kept.labels);
-        let series = found.into_iter().map(|sample| SelectedSeries {
+        let InstantFound { mut samples, histograms } = queries.shards.instant(request).await?;
+        samples.sort_unstable_by(|one, other| one.labels.cmp(&other.labels).then(other.timestamp.cmp(&one.timestamp)));
+        samples.dedup_by(|later, kept| later.labels == kept.labels);
+        let of_floats = samples.into_iter().map(|sample| SelectedSeries {
             labels: sample.labels,
             samples: vec![Sample { timestamp: sample.timestamp, value: sample.value }],
             histograms: Vec::new(),
         });
-        return Ok(series.collect());
+        let mut series: Vec<SelectedSeries> = of_floats.collect();
+        if !histograms.is_empty() {
+            series.extend(histograms.into_iter().map(selected));
+            // One series may have both: the evaluation takes the newer.
+            series.sort_by(|one, other| one.labels.cmp(&other.labels));
+            series.dedup_by(|second, first| {
+                let same = second.labels == first.labels;
+                if same {
+                    first.histograms.append(&mut second.histograms);
+                }
+                same
+            });
+        }
+        return Ok(series);
     }
     if from > to {
         return Ok(Vec::new());
     }
     let request = RangeRequest { selectors, from, to, samples_max: settings.samples_max, labels_only: false };
     let found = queries.shards.range(request).await?;
-    let series = found.into_iter().map(|series| SelectedSeries {
-        labels: series.labels,
-        samples: series.samples,
-        histograms: Vec::new(),
-    });
-    Ok(series.collect())
+    Ok(found.into_iter().map(selected).collect())
+}
+
+fn selected(series: Series) -> SelectedSeries {
+    SelectedSeries { labels: series.labels, samples: series.samples, histograms: series.histograms }
 }
 
 struct Timed {

@@ -9,9 +9,11 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use remote::{DecodeError, Message, ResponseType, SeriesAnswer, WriteLimits};
+use remote::{DecodeError, IncomingMetadata, Message, ResponseType, SeriesAnswer, WriteLimits};
 use series::{Labels, MatchOp, Matcher, Timestamp};
-use shard::{AskError, LimitError, RangeRequest, ReceiveOutcome, Received};
+use shard::{AskError, LimitError, Metadata, RangeRequest, ReceiveOutcome, Received};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -42,10 +44,72 @@ impl Default for RemoteSettings {
     }
 }
 
+/// Metrics of which we remember what writers say.
+const METADATA_METRICS_MAX: usize = 100_000;
+/// Different things that writers may say of one metric.
+const METADATA_OF_METRIC_MAX: usize = 10;
+/// Bytes of all that is remembered.
+const METADATA_BYTES_MAX: usize = 64 << 20;
+
+/// What writers say of metrics: remembered until the end of the process, as far as there is room.
+#[derive(Default)]
+pub struct WrittenMetadata(RwLock<Known>);
+
+#[derive(Default)]
+struct Known {
+    metrics: BTreeMap<String, Vec<Arc<Metadata>>>,
+    bytes: usize,
+}
+
+impl WrittenMetadata {
+    fn take(&self, all: Vec<IncomingMetadata>) {
+        let fresh = {
+            let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let is_known = |said: &IncomingMetadata| {
+                let of_metric = known.metrics.get(&said.metric);
+                of_metric.is_some_and(|of_metric| of_metric.iter().any(|one| same(one, said)))
+            };
+            all.into_iter().filter(|said| !is_known(said)).collect::<Vec<_>>()
+        };
+        if fresh.is_empty() {
+            return;
+        }
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let Known { metrics, bytes } = &mut *known;
+        for said in fresh {
+            let size = said.metric.len() * 2 + said.help.len() + said.unit.len() + size_of::<Metadata>();
+            let full = metrics.len() >= METADATA_METRICS_MAX && !metrics.contains_key(&said.metric);
+            if full || *bytes + size > METADATA_BYTES_MAX {
+                return;
+            }
+            let of_metric = metrics.entry(said.metric.clone()).or_default();
+            if of_metric.len() < METADATA_OF_METRIC_MAX && !of_metric.iter().any(|one| same(one, &said)) {
+                *bytes += size;
+                let IncomingMetadata { metric, kind, help, unit } = said;
+                of_metric.push(Arc::new(Metadata { metric, kind: kind.to_owned(), help, unit }));
+            }
+        }
+    }
+
+    /// Of one metric, or of all.
+    pub fn all(&self, metric: Option<&str>) -> Vec<Arc<Metadata>> {
+        let metrics = &self.0.read().unwrap_or_else(PoisonError::into_inner).metrics;
+        match metric {
+            Some(metric) => metrics.get(metric).cloned().unwrap_or_default(),
+            None => metrics.values().flatten().cloned().collect(),
+        }
+    }
+}
+
+fn same(one: &Metadata, said: &IncomingMetadata) -> bool {
+    (&one.metric, &*one.kind, &one.help, &one.unit) == (&said.metric, said.kind, &said.help, &said.unit)
+}
+
 /// Who is being served.
 pub struct Remote {
     writes: Semaphore,
     reads: Semaphore,
+    pub metadata: WrittenMetadata,
 }
 
 impl Remote {
@@ -54,7 +118,8 @@ impl Remote {
             0 => Semaphore::MAX_PERMITS,
             count => count.min(Semaphore::MAX_PERMITS),
         };
-        Remote { writes: Semaphore::new(WRITES_MAX), reads: Semaphore::new(reads) }
+        let metadata = WrittenMetadata::default();
+        Remote { writes: Semaphore::new(WRITES_MAX), reads: Semaphore::new(reads), metadata }
     }
 }
 
@@ -182,13 +247,14 @@ async fn take(state: &State, request: Request) -> Result<Response, Refused> {
     let decode = move || remote::decode_write(message, &body, &WriteLimits::default());
     let decoded = tokio::task::spawn_blocking(decode).await;
     let decoded = decoded.map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
-    let received = |one: remote::Incoming| Received { labels: one.labels, samples: one.samples };
+    let received = |one: remote::Incoming| {
+        let remote::Incoming { labels, samples, histograms } = one;
+        Received { labels, samples, histograms }
+    };
+    state.remote.metadata.take(decoded.metadata);
     let outcome = state.parts.shards.receive(decoded.series.into_iter().map(received).collect()).await?;
     let mut reasons = decoded.refusals;
     reasons.extend(outcome.refused.iter().map(|refused| format!("{} for series {}", refused.refusal, refused.labels)));
-    if decoded.histograms > 0 {
-        reasons.push(format!("{} native histograms are not kept: this build stores floats only", decoded.histograms));
-    }
     let full = outcome.count(shard::Refusal::TooManySeries) > 0;
     let status = match (reasons.is_empty(), full) {
         (_, true) => StatusCode::TOO_MANY_REQUESTS,
@@ -207,7 +273,7 @@ async fn take(state: &State, request: Request) -> Result<Response, Refused> {
 fn written(outcome: &ReceiveOutcome, headers: &mut HeaderMap) {
     let mut set = |name: &'static str, count: u64| headers.insert(name, HeaderValue::from(count));
     set("x-prometheus-remote-write-samples-written", outcome.samples);
-    set("x-prometheus-remote-write-histograms-written", 0);
+    set("x-prometheus-remote-write-histograms-written", outcome.histograms);
     set("x-prometheus-remote-write-exemplars-written", 0);
 }
 
@@ -246,12 +312,18 @@ async fn answer(state: &State, request: Request) -> Result<Response, Refused> {
             error => error.into(),
         })?;
         if samples_max > 0 {
-            let taken: usize = found.iter().map(|series| series.samples.len()).sum();
+            let histograms = found.iter().flat_map(|series| &series.histograms);
+            let histograms: usize = histograms.map(|(_, histogram)| promql::histogram_size(histogram)).sum();
+            let taken = histograms + found.iter().map(|series| series.samples.len()).sum::<usize>();
             left = left.saturating_sub(taken).max(1);
         }
         let mut found: Vec<SeriesAnswer> = found
             .into_iter()
-            .map(|series| SeriesAnswer { labels: series.labels.merged(&external), samples: series.samples })
+            .map(|series| SeriesAnswer {
+                labels: series.labels.merged(&external),
+                samples: series.samples,
+                histograms: series.histograms,
+            })
             .collect();
         found.sort_by(|one, other| one.labels.cmp(&other.labels));
         answers.push(found);

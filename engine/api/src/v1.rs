@@ -300,24 +300,23 @@ pub struct MetricMetadata {
 pub async fn metadata(state: S, params: Params) -> ApiResult<BTreeMap<String, BTreeSet<MetricMetadata>>> {
     let (limit, limit_per_metric) = (params.limit("limit")?, params.limit("limit_per_metric")?);
     let metric = params.get("metric").filter(|metric| !metric.is_empty()).map(str::to_owned);
+    let written = state.remote.metadata.all(metric.as_deref());
     let request = MetadataRequest { metric, ..MetadataRequest::default() };
     let mut answer: BTreeMap<String, BTreeSet<MetricMetadata>> = BTreeMap::new();
     let found = state.parts.shards.metadata(request).await?;
     // Targets share what they expose alike; what was looked at once needs no second look.
     let mut seen = std::collections::HashSet::new();
-    for of_target in &found {
-        for metadata in &of_target.metrics {
-            if !seen.insert(std::sync::Arc::as_ptr(metadata)) {
-                continue;
-            }
-            if answer.len() >= limit && !answer.contains_key(&metadata.metric) {
-                continue;
-            }
-            let of_metric = answer.entry(metadata.metric.clone()).or_default();
-            if of_metric.len() < limit_per_metric {
-                let (kind, help, unit) = (metadata.kind.clone(), metadata.help.clone(), metadata.unit.clone());
-                of_metric.insert(MetricMetadata { r#type: kind, help, unit });
-            }
+    for metadata in found.iter().flat_map(|of_target| &of_target.metrics).chain(&written) {
+        if !seen.insert(std::sync::Arc::as_ptr(metadata)) {
+            continue;
+        }
+        if answer.len() >= limit && !answer.contains_key(&metadata.metric) {
+            continue;
+        }
+        let of_metric = answer.entry(metadata.metric.clone()).or_default();
+        if of_metric.len() < limit_per_metric {
+            let (kind, help, unit) = (metadata.kind.clone(), metadata.help.clone(), metadata.unit.clone());
+            of_metric.insert(MetricMetadata { r#type: kind, help, unit });
         }
     }
     Ok(Data(answer))

@@ -1,7 +1,7 @@
 //! Values of one series at all times of a query.
 
 use series::histogram::Histogram;
-use series::{Labels, METRIC_NAME, STALE_NAN, Sample, is_stale};
+use series::{Labels, METRIC_NAME, STALE_NAN, Sample, Value, is_stale};
 use std::sync::Arc;
 
 /// A series that a select found: samples in order of time, markers of staleness included.
@@ -23,6 +23,15 @@ pub fn is_absent(value: f64) -> bool {
 pub enum Point {
     Float(f64),
     Histogram(Arc<Histogram>),
+}
+
+impl From<Point> for Value {
+    fn from(point: Point) -> Value {
+        match point {
+            Point::Float(value) => Value::Float(value),
+            Point::Histogram(histogram) => Value::Histogram(histogram),
+        }
+    }
 }
 
 /// A series with a value, or none, for each time of the grid.
@@ -90,7 +99,8 @@ impl Column {
     }
 }
 
-pub(crate) fn histogram_size(histogram: &Histogram) -> usize {
+/// How many samples a histogram counts as.
+pub fn histogram_size(histogram: &Histogram) -> usize {
     8 + (histogram.positive.len() + histogram.negative.len()) / 2
 }
 

@@ -22,7 +22,7 @@ mod vectors;
 
 pub use annotations::Annotations;
 pub use ast::{Expr, Kind, Span, ValueType};
-pub use column::{Column, Point, SelectedSeries, is_absent};
+pub use column::{Column, Point, SelectedSeries, histogram_size, is_absent};
 pub use eval::{Answer, EvalError, Evaluated, Limits, Selected};
 pub use functions::{Function, all as all_functions};
 pub use parse::{ParseError, ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, position};

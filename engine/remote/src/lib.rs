@@ -4,12 +4,13 @@
 //! Invariants:
 //!   * bytes of others are an error or a message, never a panic; memory is bounded before anything is unpacked
 
+mod histogram;
 mod read;
 mod wire;
 mod write;
 
 pub use read::{Frames, Query, ReadRequest, ResponseType, SeriesAnswer, decode_read, encode_samples};
-pub use write::{Incoming, Message, WriteLimits, WriteRequest, decode_write};
+pub use write::{Incoming, IncomingMetadata, Message, WriteLimits, WriteRequest, decode_write};
 
 /// Why a message cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

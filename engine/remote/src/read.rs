@@ -1,9 +1,11 @@
 //! Read requests, and the two ways to answer them: samples at once, or frames of XOR chunks.
 
 use crate::DecodeError;
+use crate::histogram;
 use crate::wire::{self, Fields, put_bytes, put_double, put_number, put_varint};
-use blocks::xor::Encoder;
-use series::{Labels, MatchOp, Matcher, Sample};
+use blocks::Chunk;
+use series::{Histogram, Labels, MatchOp, Matcher, Sample, Value};
+use std::sync::Arc;
 
 /// How an answer is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +33,6 @@ pub struct ReadRequest {
 const QUERIES_MAX: usize = 1024;
 /// Matchers of one question.
 const MATCHERS_MAX: usize = 1024;
-/// Samples of a chunk.
-const CHUNK_SAMPLES: usize = 120;
-/// XOR in `Chunk.Encoding`.
-const XOR: u64 = 1;
 
 /// Reads an unpacked body.
 pub fn decode_read(body: &[u8]) -> Result<ReadRequest, DecodeError> {
@@ -105,6 +103,7 @@ fn matcher(bytes: &[u8]) -> Result<Matcher, &'static str> {
 pub struct SeriesAnswer {
     pub labels: Labels,
     pub samples: Vec<Sample>,
+    pub histograms: Vec<(i64, Arc<Histogram>)>,
 }
 
 fn put_labels(labels: &Labels, out: &mut Vec<u8>) {
@@ -133,6 +132,11 @@ pub fn encode_samples(queries: &[Vec<SeriesAnswer>]) -> Vec<u8> {
                 put_number(2, timestamp.0 as u64, &mut sample);
                 put_bytes(2, &sample, &mut series);
             }
+            for (at, one) in &answer.histograms {
+                sample.clear();
+                histogram::encode(*at, one, &mut sample);
+                put_bytes(4, &sample, &mut series);
+            }
             put_bytes(1, &series, &mut result);
         }
         put_bytes(1, &result, &mut out);
@@ -140,12 +144,24 @@ pub fn encode_samples(queries: &[Vec<SeriesAnswer>]) -> Vec<u8> {
     out
 }
 
+/// All samples of a series as chunks.
+fn chunks(answer: SeriesAnswer) -> Vec<Chunk> {
+    let floats = answer.samples.into_iter().map(|sample| (sample.timestamp.0, Value::Float(sample.value)));
+    let mut samples: Vec<(i64, Value)> = floats.collect();
+    if !answer.histograms.is_empty() {
+        samples.extend(answer.histograms.into_iter().map(|(at, histogram)| (at, Value::Histogram(histogram))));
+        samples.sort_by_key(|(at, value)| (*at, value.is_stale()));
+        samples.dedup_by_key(|(at, _)| *at);
+    }
+    blocks::encode(&samples)
+}
+
 /// Frames of `ChunkedReadResponse`: length, CRC32C, message. One series a frame; a long one has several.
 pub struct Frames {
     queries: Vec<std::vec::IntoIter<SeriesAnswer>>,
     query: usize,
-    /// What is left of a series: its labels as they are sent, its samples, how many of them were.
-    open: Option<(Vec<u8>, Vec<Sample>, usize)>,
+    /// What is left of a series: its labels as they are sent, its chunks.
+    open: Option<(Vec<u8>, std::vec::IntoIter<Chunk>)>,
     frame_bytes_max: usize,
 }
 
@@ -156,10 +172,11 @@ impl Frames {
 
     fn open_next(&mut self) -> bool {
         while let Some(query) = self.queries.get_mut(self.query) {
-            if let Some(answer) = query.find(|answer| !answer.samples.is_empty()) {
+            let is_empty = |answer: &SeriesAnswer| answer.samples.is_empty() && answer.histograms.is_empty();
+            if let Some(answer) = query.find(|answer| !is_empty(answer)) {
                 let mut labels = Vec::new();
                 put_labels(&answer.labels, &mut labels);
-                self.open = Some((labels, answer.samples, 0));
+                self.open = Some((labels, chunks(answer).into_iter()));
                 return true;
             }
             self.query += 1;
@@ -175,20 +192,17 @@ impl Iterator for Frames {
         if self.open.is_none() && !self.open_next() {
             return None;
         }
-        let (labels, samples, sent) = self.open.as_mut().expect("opened above");
+        let (labels, chunks) = self.open.as_mut().expect("opened above");
         let mut series = labels.clone();
         // One chunk always goes, so that a small limit ends as well.
-        loop {
-            let part = &samples[*sent..(*sent + CHUNK_SAMPLES).min(samples.len())];
-            *sent += part.len();
-            put_bytes(2, &chunk(part), &mut series);
-            if *sent == samples.len() {
-                self.open = None;
-                break;
-            }
+        for chunk in chunks.by_ref() {
+            put_bytes(2, &put_chunk(&chunk), &mut series);
             if series.len() >= self.frame_bytes_max {
                 break;
             }
+        }
+        if chunks.len() == 0 {
+            self.open = None;
         }
         let mut message = Vec::with_capacity(series.len() + 16);
         put_bytes(1, &series, &mut message);
@@ -203,15 +217,12 @@ impl Iterator for Frames {
     }
 }
 
-fn chunk(samples: &[Sample]) -> Vec<u8> {
-    let (mut encoder, mut data) = (Encoder::default(), Vec::new());
-    samples.iter().for_each(|sample| encoder.push(sample.timestamp.0, sample.value, &mut data));
-    encoder.finish(0, &mut data);
-    let mut out = Vec::with_capacity(data.len() + 24);
-    put_number(1, samples[0].timestamp.0 as u64, &mut out);
-    put_number(2, samples[samples.len() - 1].timestamp.0 as u64, &mut out);
-    put_number(3, XOR, &mut out);
-    put_bytes(4, &data, &mut out);
+fn put_chunk(chunk: &Chunk) -> Vec<u8> {
+    let mut out = Vec::with_capacity(chunk.bytes.len() + 24);
+    put_number(1, chunk.min as u64, &mut out);
+    put_number(2, chunk.max as u64, &mut out);
+    put_number(3, u64::from(chunk.encoding), &mut out);
+    put_bytes(4, &chunk.bytes, &mut out);
     out
 }
 
@@ -222,7 +233,11 @@ mod tests {
 
     fn answer(name: &str, count: i64) -> SeriesAnswer {
         let sample = |i: i64| Sample { timestamp: Timestamp(i * 1000), value: i as f64 / 8.0 };
-        SeriesAnswer { labels: Labels::from_pairs([("__name__", name)]), samples: (0..count).map(sample).collect() }
+        SeriesAnswer {
+            labels: Labels::from_pairs([("__name__", name)]),
+            samples: (0..count).map(sample).collect(),
+            histograms: Vec::new(),
+        }
     }
 
     fn request() -> Vec<u8> {
@@ -270,12 +285,16 @@ mod tests {
                         name = crate::write::label(value).unwrap().1.to_owned();
                         continue;
                     }
-                    let mut chunk = Fields::new(value.bytes().unwrap());
-                    while let Some((number, value)) = chunk.next().unwrap() {
-                        if number == 4 {
-                            blocks::xor::decode(value.bytes().unwrap(), |_, _| samples += 1).unwrap();
+                    let mut fields = Fields::new(value.bytes().unwrap());
+                    let mut chunk = Chunk { min: 0, max: 0, encoding: 0, bytes: Vec::new() };
+                    while let Some((number, value)) = fields.next().unwrap() {
+                        match number {
+                            3 => chunk.encoding = value.number().unwrap() as u8,
+                            4 => chunk.bytes = value.bytes().unwrap().to_vec(),
+                            _ => {}
                         }
                     }
+                    chunk.decode(|_, _| samples += 1).unwrap();
                 }
             }
             (query, name, samples)
@@ -292,6 +311,28 @@ mod tests {
         let small = unframe(Frames::new(queries(), 1));
         let counts: Vec<usize> = small.iter().map(|(_, _, samples)| *samples).collect();
         assert_eq!(counts, [120, 120, 120, 120, 20, 1, 120, 1]);
+    }
+
+    #[test]
+    fn histograms_go_in_order_of_time() {
+        let histogram = |count: f64| Arc::new(Histogram { count, ..Histogram::default() });
+        let mixed = SeriesAnswer { histograms: vec![(500, histogram(1.0)), (1000, histogram(2.0))], ..answer("a", 3) };
+        let kinds: Vec<(u8, u16)> =
+            chunks(mixed.clone()).iter().map(|chunk| (chunk.encoding, chunk.samples())).collect();
+        assert_eq!(kinds, [(1, 1), (2, 1), (1, 2)], "at one time the float stays");
+        assert_eq!(unframe(Frames::new(vec![vec![mixed.clone()]], 1 << 20)), [(0, "a".into(), 4)]);
+        let bytes = encode_samples(&[vec![mixed]]);
+        let mut result = Fields::new(&bytes);
+        let mut series = Fields::new(result.next().unwrap().unwrap().1.bytes().unwrap());
+        let mut fields = Fields::new(series.next().unwrap().unwrap().1.bytes().unwrap());
+        let mut read = Vec::new();
+        while let Some((number, value)) = fields.next().unwrap() {
+            if number == 4 {
+                let (at, histogram) = crate::histogram::decode(value.bytes().unwrap()).unwrap();
+                read.push((at, histogram.map(|histogram| histogram.count)));
+            }
+        }
+        assert_eq!(read, [(500, Ok(1.0)), (1000, Ok(2.0))]);
     }
 
     #[test]

@@ -6,8 +6,10 @@
 //!   * samples of a series are in the order of the message
 
 use crate::DecodeError;
+use crate::histogram;
 use crate::wire::{Fields, Value};
-use series::{Labels, METRIC_NAME, Sample, Timestamp};
+use series::{Histogram, Labels, METRIC_NAME, Sample, Timestamp};
+use std::sync::Arc;
 
 /// Which of the messages a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,9 @@ pub enum Message {
 pub struct WriteLimits {
     pub series_max: usize,
     pub samples_max: usize,
+    /// Bytes of histograms, which take up to three times as much once they are read.
+    pub histogram_bytes_max: usize,
+    pub metadata_max: usize,
     pub symbols_max: usize,
     /// Of one series.
     pub labels_max: usize,
@@ -35,6 +40,8 @@ impl Default for WriteLimits {
         WriteLimits {
             series_max: 200_000,
             samples_max: 2_000_000,
+            histogram_bytes_max: 32 << 20,
+            metadata_max: 100_000,
             symbols_max: 2_000_000,
             labels_max: 512,
             name_bytes_max: 64 << 10,
@@ -48,6 +55,16 @@ impl Default for WriteLimits {
 pub struct Incoming {
     pub labels: Labels,
     pub samples: Vec<Sample>,
+    pub histograms: Vec<(i64, Arc<Histogram>)>,
+}
+
+/// What is said of a metric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IncomingMetadata {
+    pub metric: String,
+    pub kind: &'static str,
+    pub help: String,
+    pub unit: String,
 }
 
 /// What a request says.
@@ -57,8 +74,7 @@ pub struct WriteRequest {
     /// Samples of series that cannot be taken, and the reasons of the first few.
     pub samples_refused: usize,
     pub refusals: Vec<String>,
-    /// Native histograms and exemplars in the request.
-    pub histograms: usize,
+    pub metadata: Vec<IncomingMetadata>,
     pub exemplars: usize,
 }
 
@@ -70,7 +86,7 @@ const REFUSALS_TOLD_MAX: usize = 10;
 /// Reads an unpacked body.
 pub fn decode_write(message: Message, body: &[u8], limits: &WriteLimits) -> Result<WriteRequest, DecodeError> {
     let mut request = WriteRequest::default();
-    let mut decoder = Decoder { limits, symbols: Vec::new(), samples: 0, request: &mut request };
+    let mut decoder = Decoder { limits, symbols: Vec::new(), samples: 0, histogram_bytes: 0, request: &mut request };
     let failed = DecodeError::Message;
     let (series_field, labels_field) = match message {
         Message::V1 => (1, 1),
@@ -96,15 +112,59 @@ pub fn decode_write(message: Message, body: &[u8], limits: &WriteLimits) -> Resu
         if number == series_field {
             let bytes = value.bytes().map_err(failed)?;
             decoder.series(message, labels_field, bytes)?;
+        } else if message == Message::V1 && number == 3 {
+            let metadata = metadata(value).map_err(failed)?;
+            decoder.metadata(metadata)?;
         }
     }
     Ok(request)
+}
+
+fn kind(number: u64) -> &'static str {
+    match number {
+        1 => "counter",
+        2 => "gauge",
+        3 => "histogram",
+        4 => "gaugehistogram",
+        5 => "summary",
+        6 => "info",
+        7 => "stateset",
+        _ => "unknown",
+    }
+}
+
+/// Metadata of 1.0.
+fn metadata(value: Value) -> Result<IncomingMetadata, &'static str> {
+    let mut metadata =
+        IncomingMetadata { metric: String::new(), kind: kind(0), help: String::new(), unit: String::new() };
+    let mut fields = Fields::new(value.bytes()?);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 => metadata.kind = kind(value.number()?),
+            2 => metadata.metric = value.text()?.to_owned(),
+            4 => metadata.help = value.text()?.to_owned(),
+            5 => metadata.unit = value.text()?.to_owned(),
+            _ => {}
+        }
+    }
+    Ok(metadata)
+}
+
+/// The metric that a series is of, as targets expose it.
+fn family<'n>(name: &'n str, kind: &str) -> &'n str {
+    let suffixes: &[&str] = match kind {
+        "histogram" | "gaugehistogram" => &["_bucket", "_count", "_sum", "_gcount", "_gsum"],
+        "summary" => &["_count", "_sum"],
+        _ => &[],
+    };
+    suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
 }
 
 struct Decoder<'a, 'r> {
     limits: &'a WriteLimits,
     symbols: Vec<&'a str>,
     samples: usize,
+    histogram_bytes: usize,
     request: &'r mut WriteRequest,
 }
 
@@ -118,6 +178,9 @@ impl<'a> Decoder<'a, '_> {
             Message::V1 => (2, 4, 3),
             Message::V2 => (2, 3, 4),
         };
+        let mut histograms = Vec::new();
+        let mut refused = Vec::new();
+        let mut said = None;
         let mut fields = Fields::new(bytes);
         while let Some((number, value)) = fields.next().map_err(failed)? {
             if number == labels_field {
@@ -135,7 +198,23 @@ impl<'a> Decoder<'a, '_> {
                 }
                 samples.push(sample(value).map_err(failed)?);
             } else if number == histograms_field {
-                self.request.histograms += 1;
+                let bytes = value.bytes().map_err(failed)?;
+                self.samples += 1;
+                self.histogram_bytes += bytes.len();
+                if self.samples > self.limits.samples_max {
+                    return Err(DecodeError::TooMany { what: "samples", max: self.limits.samples_max });
+                }
+                if self.histogram_bytes > self.limits.histogram_bytes_max {
+                    let max = self.limits.histogram_bytes_max;
+                    return Err(DecodeError::TooMany { what: "bytes of histograms", max });
+                }
+                let (at, histogram) = histogram::decode(bytes).map_err(failed)?;
+                match histogram {
+                    Ok(histogram) => histograms.push((at, Arc::new(histogram))),
+                    Err(reason) => refused.push(reason),
+                }
+            } else if message == Message::V2 && number == 5 {
+                said = Some(value);
             } else if number == exemplars_field {
                 self.request.exemplars += 1;
             }
@@ -148,13 +227,65 @@ impl<'a> Decoder<'a, '_> {
             Message::V2 => self.resolve(&references, &mut pairs),
         };
         match resolved.and_then(|()| self.labels(pairs)) {
-            Ok(labels) => self.request.series.push(Incoming { labels, samples }),
-            Err(reason) => {
-                self.request.samples_refused += samples.len();
-                if self.request.refusals.len() < REFUSALS_TOLD_MAX {
-                    self.request.refusals.push(reason);
+            Ok(labels) => {
+                for reason in refused {
+                    self.refuse(1, || format!("{reason} for series {labels}"));
                 }
+                if let Some(said) = said {
+                    let metadata = self.said_of(labels.metric_name(), said).map_err(failed)?;
+                    self.metadata(metadata)?;
+                }
+                self.request.series.push(Incoming { labels, samples, histograms });
             }
+            Err(reason) => self.refuse(samples.len() + histograms.len() + refused.len(), || reason),
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, samples: usize, reason: impl FnOnce() -> String) {
+        self.request.samples_refused += samples;
+        if self.request.refusals.len() < REFUSALS_TOLD_MAX {
+            self.request.refusals.push(reason());
+        }
+    }
+
+    /// What 2.0 says of a series' metric; nothing if all of it is empty.
+    fn said_of(&self, name: &str, value: Value) -> Result<IncomingMetadata, &'static str> {
+        let symbol = |reference: u64| {
+            let symbol = usize::try_from(reference).ok().and_then(|place| self.symbols.get(place));
+            symbol.map(|text| (*text).to_owned()).ok_or("metadata outside of symbols table")
+        };
+        let mut metadata =
+            IncomingMetadata { metric: String::new(), kind: kind(0), help: String::new(), unit: String::new() };
+        let mut fields = Fields::new(value.bytes()?);
+        while let Some((number, value)) = fields.next()? {
+            match number {
+                1 => metadata.kind = kind(value.number()?),
+                3 => metadata.help = symbol(value.number()?)?,
+                4 => metadata.unit = symbol(value.number()?)?,
+                _ => {}
+            }
+        }
+        if metadata.kind != kind(0) || !metadata.help.is_empty() || !metadata.unit.is_empty() {
+            metadata.metric = family(name, metadata.kind).to_owned();
+        }
+        Ok(metadata)
+    }
+
+    fn metadata(&mut self, metadata: IncomingMetadata) -> Result<(), DecodeError> {
+        let WriteLimits { metadata_max, name_bytes_max, value_bytes_max, .. } = self.limits;
+        if metadata.metric.is_empty() {
+            return Ok(());
+        }
+        if metadata.metric.len() > *name_bytes_max || metadata.help.len() + metadata.unit.len() > *value_bytes_max {
+            return Err(DecodeError::TooMany { what: "bytes of metadata of a metric", max: *value_bytes_max });
+        }
+        if self.request.metadata.len() >= *metadata_max {
+            return Err(DecodeError::TooMany { what: "metadata", max: *metadata_max });
+        }
+        // Series of one metric come one after the other, each with the same.
+        if self.request.metadata.last() != Some(&metadata) {
+            self.request.metadata.push(metadata);
         }
         Ok(())
     }
@@ -268,10 +399,17 @@ mod tests {
                     put_message(1, pair, out);
                 }
                 samples.iter().for_each(|(at, value)| put_sample(2, *at, *value, out));
-                put_message(4, |_| (), out);
+                put_message(4, |out| histogram::encode_whole(7, 8, &[(-1, 2)], &[2, 3], out), out);
             };
             put_message(1, write, &mut out);
         }
+        let said = |out: &mut Vec<u8>| {
+            put_number(1, 1, out);
+            put_bytes(2, b"requests_total", out);
+            put_bytes(4, b"How many.", out);
+            put_bytes(5, b"requests", out);
+        };
+        put_message(3, said, &mut out);
         out
     }
 
@@ -282,8 +420,13 @@ mod tests {
                 let packed = |out: &mut Vec<u8>| references.iter().for_each(|r| crate::wire::put_varint(*r, out));
                 put_message(1, packed, out);
                 samples.iter().for_each(|(at, value)| put_sample(2, *at, *value, out));
+                put_message(3, |out| histogram::encode_whole(8, 9, &[(-1, 2)], &[2, 3], out), out);
                 put_message(4, |_| (), out);
-                put_message(5, |out| put_number(1, 1, out), out);
+                let said = |out: &mut Vec<u8>| {
+                    put_number(1, 3, out);
+                    put_number(3, 2, out);
+                };
+                put_message(5, said, out);
             };
             put_message(5, write, &mut out);
         }
@@ -291,13 +434,14 @@ mod tests {
         out
     }
 
-    /// Series as `labels value@ms …`, then refusals.
+    /// Series as `labels value@ms … count#ms …`, then refusals.
     #[track_caller]
     fn check(message: Message, body: &[u8], want: &[&str]) {
         let request = decode_write(message, body, &WriteLimits { labels_max: 3, ..WriteLimits::default() }).unwrap();
         let text = |series: &Incoming| {
             let samples = series.samples.iter().map(|sample| format!(" {}@{}", sample.value, sample.timestamp.0));
-            series.labels.to_string() + &samples.collect::<String>()
+            let histograms = series.histograms.iter().map(|(at, histogram)| format!(" {}#{at}", histogram.count));
+            series.labels.to_string() + &samples.chain(histograms).collect::<String>()
         };
         let got: Vec<String> = request.series.iter().map(text).chain(request.refusals.iter().cloned()).collect();
         assert_eq!(got, want);
@@ -306,11 +450,17 @@ mod tests {
     #[test]
     fn requests_of_both_versions() {
         let (name, stale) = (("__name__", "a"), series::STALE_NAN);
+        let invalid = |labels: &str| {
+            format!(
+                "8 observations found in buckets, but the Count field is 9: histogram's observation count should equal the \
+                 number of observations found in the buckets (in absence of NaN) for series {labels}"
+            )
+        };
         check(Message::V1, b"", &[]);
         check(
             Message::V1,
             &v1(&[(&[("x", "1"), name, ("e", "")], &[(1, 2.5), (-3, stale)]), (&[name], &[])]),
-            &[r#"{__name__="a", x="1"} 2.5@1 NaN@-3"#, r#"{__name__="a"}"#],
+            &[r#"{__name__="a", x="1"} 2.5@1 NaN@-3 8#7"#, r#"{__name__="a"} 8#7"#],
         );
         check(
             Message::V1,
@@ -333,12 +483,20 @@ mod tests {
             &v2(&symbols, &[(&[1, 2, 3, 4], &[(5, 1.0)]), (&[1], &[]), (&[1, 9], &[(1, 1.0)])]),
             &[
                 r#"{__name__="a", x="1"} 1@5"#,
+                &invalid(r#"{__name__="a", x="1"}"#),
                 "parsing labels for series [1]: invalid labelRefs length 1",
                 "labelRefs 9 outside of symbols table (size 5)",
             ],
         );
         let request = decode_write(Message::V2, &v2(&symbols, &[(&[1, 2], &[])]), &WriteLimits::default()).unwrap();
-        assert_eq!((request.exemplars, request.histograms), (1, 0));
+        assert_eq!((request.exemplars, request.samples_refused), (1, 1));
+        let said = |message, body: &[u8]| {
+            let metadata = decode_write(message, body, &WriteLimits::default()).unwrap().metadata.remove(0);
+            [&metadata.metric, metadata.kind, &metadata.help, &metadata.unit].join("|")
+        };
+        assert_eq!(said(Message::V1, &v1(&[])), "requests_total|counter|How many.|requests");
+        let named = ["", "__name__", "a_bucket"];
+        assert_eq!(said(Message::V2, &v2(&named, &[(&[1, 2], &[])])), "a|histogram|a_bucket|");
         let other = decode_write(Message::V2, &v2(&["x"], &[]), &WriteLimits::default());
         assert_eq!(other, Err(DecodeError::Message("the first symbol is not empty")));
     }

@@ -4,14 +4,14 @@
 //! rules beside it.
 
 use crate::alert::{Alerts, Element, Terms};
-use crate::host::{Host, Pending};
+use crate::host::{Found, Host, Pending, as_numbers};
 use crate::load::GroupSpec;
 use crate::manager::Timings;
 use crate::order;
 use crate::rule::{ALERT_NAME, ALERTS_FOR_STATE, Alerting, Rule};
 use crate::snapshot::{AlertView, GroupView, Health, RuleKind, RuleView};
 use crate::{AlertState, Options};
-use series::{Labels, METRIC_NAME, MatchOp, Matcher, Timestamp};
+use series::{Labels, METRIC_NAME, MatchOp, Matcher, Timestamp, Value};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,7 +72,7 @@ struct Round<'a> {
 }
 
 /// What a rule writes at one time.
-type Rows = Vec<(Labels, f64)>;
+type Rows = Vec<(Labels, Value)>;
 
 /// What came of one rule.
 struct Outcome {
@@ -347,7 +347,7 @@ impl RuleState {
         let rule = self.rule.clone();
         match &rule.alert {
             None => recorded(&rule, found, round.spec.limit).map(|rows| (rows, None)),
-            Some(alert) => self.alerted(&rule, alert, found, round),
+            Some(alert) => self.alerted(&rule, alert, as_numbers(found), round),
         }
     }
 
@@ -370,7 +370,7 @@ impl RuleState {
             round.host.notify(notices);
         }
         let rows = if self.restored { self.alerts.rows(&rule.name) } else { Vec::new() };
-        Ok((rows, complaint))
+        Ok((rows.into_iter().map(|(labels, value)| (labels, Value::Float(value))).collect(), complaint))
     }
 
     fn view(&self) -> RuleView {
@@ -416,18 +416,18 @@ fn table_link(external_url: &str, expr: &str) -> String {
     format!("{external_url}/graph?g0.expr={query}&g0.tab=1")
 }
 
-fn recorded(rule: &Rule, found: Vec<Sample>, limit: usize) -> Result<Rows, String> {
+fn recorded(rule: &Rule, found: Found, limit: usize) -> Result<Rows, String> {
     let mut seen = HashSet::with_capacity(found.len());
     let mut rows = Vec::with_capacity(found.len());
-    for sample in found {
-        let mut builder = sample.labels.to_builder();
+    for (labels, value) in found {
+        let mut builder = labels.to_builder();
         builder.set(METRIC_NAME, &rule.name);
         rule.labels.iter().for_each(|(name, value)| builder.set(name, value));
         let labels = builder.build();
         if !seen.insert(labels.clone()) {
             return Err("vector contains metrics with the same labelset after applying rule labels".into());
         }
-        rows.push((labels, sample.value));
+        rows.push((labels, value));
     }
     if limit > 0 && rows.len() > limit {
         return Err(format!("exceeded limit of {limit} with {} series", rows.len()));
@@ -444,7 +444,7 @@ fn element(rule: &Rule, alert: &Alerting, sample: &Sample, round: Round, complai
         value: sample.value,
         now_ms: round.at,
     };
-    let mut query = |expr: &str| round.host.query(expr, Timestamp(round.at));
+    let mut query = |expr: &str| round.host.query(expr, Timestamp(round.at)).map(as_numbers);
     let mut expand = |template: &Template| {
         template.expand(&context, &mut query).unwrap_or_else(|error| {
             complaint.get_or_insert_with(|| error.to_string());

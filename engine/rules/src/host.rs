@@ -1,11 +1,23 @@
 //! What rules need of the world.
 
 use notifier::Alert;
-use series::{Labels, Matcher, Timestamp};
+use series::{Labels, Matcher, Timestamp, Value};
 use template::Sample;
 
 /// Waits until a write can be seen by queries.
 pub type Pending = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
+/// The elements of a vector.
+pub type Found = Vec<(Labels, Value)>;
+
+/// Elements as alerts and templates know them, where a histogram is nothing but there.
+pub fn as_numbers(found: Found) -> Vec<Sample> {
+    let number = |value| match value {
+        Value::Float(value) => value,
+        Value::Histogram(_) => 0.0,
+    };
+    found.into_iter().map(|(labels, value)| Sample { labels, value: number(value) }).collect()
+}
 
 /// Answers queries and takes what rules yield. Its methods may block.
 pub trait Host: Send + Sync {
@@ -13,10 +25,10 @@ pub trait Host: Send + Sync {
     fn is_ready(&self) -> bool;
 
     /// The elements of a vector; a scalar is one element without labels.
-    fn query(&self, expr: &str, at: Timestamp) -> Result<Vec<Sample>, String>;
+    fn query(&self, expr: &str, at: Timestamp) -> Result<Found, String>;
 
     /// Writes the rows of one rule at one time. Series of `source` that are not among them end.
-    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, f64)>) -> Pending;
+    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, Value)>) -> Pending;
 
     /// The newest sample in `[from, to]` of every series that satisfies the matchers, markers of staleness included.
     fn newest(

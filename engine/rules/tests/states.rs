@@ -53,7 +53,11 @@ impl Bench {
     /// What an expression yields, as text.
     fn ask(&self, expr: &str, minute: i64) -> Vec<String> {
         let found = rules::Host::query(&self.world, expr, Timestamp(minute * 60_000)).unwrap();
-        let mut found: Vec<String> = found.iter().map(|sample| format!("{} {}", sample.labels, sample.value)).collect();
+        let text = |(labels, value): &(_, series::Value)| match value {
+            series::Value::Float(value) => format!("{labels} {value}"),
+            series::Value::Histogram(histogram) => format!("{labels} {histogram}"),
+        };
+        let mut found: Vec<String> = found.iter().map(text).collect();
         found.sort();
         found
     }

@@ -103,7 +103,7 @@ fn verify(folder: &Path) -> anyhow::Result<bool> {
     let mut samples = 0u64;
     let (from, to) = (series::Timestamp(i64::MIN), series::Timestamp(i64::MAX));
     store.head_select(&[Vec::new()], from, to, &AtomicBool::new(false), |piece| {
-        samples += piece.samples.len() as u64;
+        samples += (piece.samples.len() + piece.histograms.len()) as u64;
         true
     });
     let damages = store.stats().damages;
@@ -127,10 +127,16 @@ fn dump(folder: &Path, selector: &str) -> anyhow::Result<bool> {
         |_| false,
         &AtomicBool::new(false),
         |piece| {
-            written = piece
+            let floats = piece
                 .samples
                 .iter()
                 .try_for_each(|sample| writeln!(out, "{} {} {}", piece.labels, sample.value, sample.timestamp.0));
+            written = floats.and_then(|()| {
+                piece
+                    .histograms
+                    .iter()
+                    .try_for_each(|(at, histogram)| writeln!(out, "{} {histogram} {at}", piece.labels))
+            });
             written.is_ok()
         },
     )?;

@@ -3,8 +3,8 @@
 use api::{Queries, Running};
 use config::{Config, ConfigErrors};
 use notifier::{Alert, Notifier};
-use rules::{Duplicate, GroupSpec, Host, Pending, Sample, Settings};
-use series::{Labels, Matcher, Timestamp};
+use rules::{Duplicate, Found, GroupSpec, Host, Pending, Settings};
+use series::{Labels, Matcher, Timestamp, Value};
 use shard::{RangeRequest, Shards};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,13 +31,12 @@ impl Host for ServerHost {
         self.queries.is_ready()
     }
 
-    fn query(&self, expr: &str, at: Timestamp) -> Result<Vec<Sample>, String> {
+    fn query(&self, expr: &str, at: Timestamp) -> Result<Found, String> {
         let inner_step = self.running.borrow().config.global.evaluation_interval;
-        let found = self.runtime.block_on(self.queries.vector(expr, at, inner_step))?;
-        Ok(found.into_iter().map(|(labels, value)| Sample { labels, value }).collect())
+        self.runtime.block_on(self.queries.vector(expr, at, inner_step))
     }
 
-    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, f64)>) -> Pending {
+    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, Value)>) -> Pending {
         let (shards, source) = (self.shards.clone(), source.to_owned());
         // Under way at once, so that the next rule need not wait for the log.
         let written = self.runtime.spawn(async move { shards.write_rows(&source, at, rows).await });

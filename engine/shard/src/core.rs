@@ -9,6 +9,7 @@
 //!   * a scrape of a target that was removed meanwhile leaves nothing but markers
 
 mod federate;
+mod written;
 
 use crate::access::Accesses;
 use crate::asking::Asking;
@@ -26,9 +27,7 @@ use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
 use crate::select::Matching;
 use crate::signal::{Signal, Start};
 use crate::status::{CoreStats, Health, LogStats, Missed, Reason, TargetStatus};
-use crate::written::{
-    Acknowledgements, Holder, NotKept, ReceiveOutcome, ReceiveRequest, Refusal, WriteOutcome, WriteRowsRequest, Written,
-};
+use crate::written::{Acknowledgements, HistogramHolder, Holder, Written};
 use crate::{content_type, sys};
 use ahash::AHashMap;
 use exposition::Readings;
@@ -40,7 +39,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use targets::{Target, TargetDiff, TargetId};
-use tokio::sync::oneshot;
 use tsdb::log::{FileId, Journal, TargetKey, Writer};
 use tsdb::{AppendScratch, Job, Piece, SegmentLimits, SlotGroup, Store, TargetHead, within_bounds};
 
@@ -133,6 +131,7 @@ struct Core {
     by_id: RefCell<AHashMap<TargetId, Slot>>,
     /// Targets and sources that are gone, while their rows are not in chunks yet.
     ended: RefCell<Vec<Rc<Holder>>>,
+    ended_histograms: RefCell<Vec<Rc<HistogramHolder>>>,
     /// Samples that no scrape brings.
     written: RefCell<Written>,
     acknowledgements: RefCell<Acknowledgements>,
@@ -190,6 +189,7 @@ impl Core {
             free: RefCell::default(),
             by_id: RefCell::default(),
             ended: RefCell::default(),
+            ended_histograms: RefCell::default(),
             written: RefCell::new(Written::new(limits)),
             acknowledgements: RefCell::default(),
             interner: RefCell::default(),
@@ -297,7 +297,12 @@ impl Core {
         let scraper = Rc::new(Scraper {
             slot,
             signal: Signal::default(),
-            holder: Rc::new(Holder { id: target.id.0, labels: target.labels.clone(), head: RefCell::new(head) }),
+            holder: Rc::new(Holder {
+                id: target.id.0,
+                labels: target.labels.clone(),
+                head: RefCell::new(head),
+                histograms: None,
+            }),
             reader: RefCell::new(Some(reader)),
             status: RefCell::new(TargetStatus::new(target.id, self.index)),
             last_start_us: Cell::new(None),
@@ -544,62 +549,6 @@ impl Core {
         status.last_error = failure.map(|(_, text)| text);
     }
 
-    // --- samples that no scrape brings -----------------------------------------------------------------------------
-
-    /// Writes a rule group's row.
-    fn write_rows(&self, request: &WriteRowsRequest, reply: oneshot::Sender<Result<WriteOutcome, NotKept>>) {
-        self.take(reply, |written, journal, scratch, stats| {
-            let outcome = written.rows(request, wall_ms(), journal, scratch, |head| self.hand_over(head));
-            stats.samples_appended += outcome.samples;
-            stats.out_of_order += outcome.out_of_order;
-            outcome
-        });
-    }
-
-    /// Takes what somebody writes to us.
-    fn receive(&self, request: &ReceiveRequest, reply: oneshot::Sender<Result<ReceiveOutcome, NotKept>>) {
-        self.take(reply, |written, journal, scratch, stats| {
-            let outcome = written.receive(request, wall_ms(), journal, scratch, |head| self.hand_over(head));
-            stats.samples_appended += outcome.samples;
-            stats.late += outcome.late;
-            stats.out_of_order += outcome.count(Refusal::OutOfOrder) + outcome.count(Refusal::TooOld);
-            stats.out_of_bounds += outcome.count(Refusal::OutOfBounds);
-            stats.duplicate_timestamp += outcome.count(Refusal::Duplicate);
-            outcome
-        });
-    }
-
-    /// Has samples put away by `put`; who brought them is answered once the log has them.
-    fn take<T: 'static>(
-        &self,
-        reply: oneshot::Sender<Result<T, NotKept>>,
-        put: impl FnOnce(&mut Written, &mut Journal, &mut AppendScratch, &mut CoreStats) -> T,
-    ) {
-        if self.stopping.get() {
-            drop(reply.send(Err(NotKept::Stopping)));
-            return;
-        }
-        let mut journal = self.journal.borrow_mut();
-        let scratch = &mut self.append.borrow_mut().0;
-        let outcome = put(&mut self.written.borrow_mut(), &mut journal, scratch, &mut self.stats.borrow_mut());
-        let position = journal.writer().map_or(0, Writer::appended);
-        let answer = Box::new(move |kept: Result<(), NotKept>| drop(reply.send(kept.map(|()| outcome))));
-        self.acknowledgements.borrow_mut().wait(position, answer);
-        drop(journal);
-        if self.log_folder.is_none() {
-            self.acknowledge();
-        }
-    }
-
-    /// Answers the writers whose samples the log has; while it cannot be written, all of them.
-    fn acknowledge(&self) {
-        let journal = self.journal.borrow();
-        let failing = journal.writer().and_then(Writer::failing).map(str::to_owned);
-        let visible = journal.visible();
-        drop(journal);
-        self.acknowledgements.borrow_mut().answer(visible, failing.as_deref());
-    }
-
     // --- upkeep --------------------------------------------------------------------------------------------------
 
     /// Gives closed segments to the thread that puts them into chunks.
@@ -647,6 +596,8 @@ impl Core {
             let (mut series, mut bytes) = (0, 0);
             let gone = self.written.borrow_mut().retire(wall_ms());
             self.end_holders(gone);
+            let of_histograms = self.keep_up_histograms();
+            (series, bytes) = (series + of_histograms.0, bytes + of_histograms.1);
             for (i, holder) in self.all_holders().into_iter().enumerate() {
                 {
                     let mut head = holder.head.borrow_mut();
@@ -694,17 +645,6 @@ impl Core {
         of_targets.chain(self.written.borrow().holders()).collect()
     }
 
-    /// No more rows come to these.
-    fn end_holders(&self, gone: Vec<Rc<Holder>>) {
-        for holder in gone {
-            let mut head = holder.head.borrow_mut();
-            head.close_all();
-            self.hand_over(&mut head);
-            drop(head);
-            self.ended.borrow_mut().push(holder);
-        }
-    }
-
     // --- questions -----------------------------------------------------------------------------------------------
 
     /// Answers commands in order. Who asked may have gone; then the answer is thrown away.
@@ -741,6 +681,7 @@ impl Core {
                     self.all_scrapers().iter().for_each(|scraper| scraper.holder.head.borrow_mut().turn_over());
                     let gone = self.written.borrow_mut().turn_over(wall_ms());
                     self.end_holders(gone);
+                    self.close_histograms(|_| true);
                     let _ = reply.send(());
                 }
                 Command::Metadata(request, reply) => {
@@ -795,6 +736,10 @@ impl Core {
         for ended in self.ended.borrow().iter() {
             read(ended)?;
         }
+        let visible = self.journal.borrow().visible();
+        for holder in self.histogram_holders() {
+            matching.newest_histograms(&holder, after, request.at, visible, &mut answer.histograms);
+        }
         Ok(answer)
     }
 
@@ -827,6 +772,16 @@ impl Core {
         for ended in self.ended.borrow().iter() {
             read(ended)?;
         }
+        let visible = self.journal.borrow().visible();
+        for holder in self.histogram_holders() {
+            let before = pieces.len();
+            samples += matching.histograms(&holder, request.from, request.to, visible, &mut pieces);
+            if request.labels_only {
+                pieces[before..].iter_mut().for_each(|piece| piece.histograms.truncate(1));
+            } else if request.samples_max > 0 && samples > request.samples_max {
+                return Err(LimitError::Samples);
+            }
+        }
         Ok(pieces)
     }
 
@@ -853,6 +808,7 @@ impl Core {
             let visible = self.journal.borrow().visible();
             reducing.in_pieces(holder, visible)?;
         }
+        self.histogram_holders().iter().for_each(|holder| reducing.histograms(holder));
         Ok(reducing.finish())
     }
 
@@ -899,6 +855,10 @@ impl Core {
             for (name, value) in holder.labels.iter() {
                 *all.pairs.entry((name.to_owned(), value.to_owned())).or_default() += series;
             }
+        }
+        for (oldest, newest) in self.histogram_holders().iter().filter_map(|holder| holder.head.borrow().bounds()) {
+            all.min_time = all.min_time.min(oldest.0);
+            all.max_time = all.max_time.max(newest.0);
         }
         for (group, targets) in of_groups.into_values() {
             for slot in 0..group.len() {

@@ -9,13 +9,15 @@ use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
 use crate::written::{self, NotKept, ReceiveOutcome, ReceiveRequest, Received, WriteOutcome, WriteRowsRequest};
 use ahash::{AHashMap, AHashSet};
 use promql::{Partial, Reduction};
-use series::{Labels, Matcher, Sample, Timestamp};
+use series::histogram::ResetHint;
+use series::{Labels, Matcher, Sample, Timestamp, Value};
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use targets::{TargetDiff, TargetId};
 use tokio::sync::oneshot;
-use tsdb::{Piece, Store};
+use tsdb::{Piece, Store, Timed};
 
 /// Commands waiting for one core.
 pub const COMMANDS_MAX: usize = 256;
@@ -79,6 +81,8 @@ pub struct InstantAnswer {
     pub samples: Vec<InstantSample>,
     /// Of the others, staleness markers included: chunks may know more.
     pub partial: Vec<InstantSample>,
+    /// Newest histograms, markers included.
+    pub histograms: Vec<Piece>,
     /// Ids of the targets behind `samples`.
     pub whole: Vec<u64>,
 }
@@ -125,11 +129,21 @@ pub struct ReduceAnswer {
     pub samples: usize,
 }
 
-/// A series of an answer: samples in order of time, no two at one time.
+/// A series of an answer: samples in order of time, no two at one time of one kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     pub labels: Labels,
     pub samples: Vec<Sample>,
+    pub histograms: Timed,
+}
+
+/// Newest samples, in no particular order.
+#[derive(Debug, Default)]
+pub struct InstantFound {
+    /// Two targets may yield the same labels.
+    pub samples: Vec<InstantSample>,
+    /// One histogram each; there may be an older sample of the series.
+    pub histograms: Vec<Series>,
 }
 
 /// Live series by label.
@@ -240,25 +254,26 @@ impl Shards {
         self.ask_all(|reply| command(Older::Perhaps, reply)).await
     }
 
-    /// Newest values of matching series, in no particular order; two targets may yield the same labels.
-    pub async fn instant(&self, request: InstantRequest) -> Result<Vec<InstantSample>, AskError> {
+    /// Newest values of matching series.
+    pub async fn instant(&self, request: InstantRequest) -> Result<InstantFound, AskError> {
         let request = Arc::new(request);
         let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
         let ask = |older, reply| Command::Instant(request.clone(), older, reply);
         let answers = self.ask_with_older(after.plus_ms(1), ask).await?;
-        let mut samples = Vec::new();
+        let mut found = InstantFound::default();
         let mut newest = Newest::default();
         let mut whole = AHashSet::new();
         for answer in answers {
             let mut answer = answer?;
-            samples.append(&mut answer.samples);
+            found.samples.append(&mut answer.samples);
             answer.partial.into_iter().for_each(|sample| newest.take(sample));
+            answer.histograms.into_iter().for_each(|piece| newest.take_piece(piece));
             whole.extend(answer.whole);
         }
         let Some(store) = self.store.clone().filter(|store| store.bounds().is_some_and(|(_, newest)| newest > after.0))
         else {
-            samples.extend(newest.finish());
-            return Ok(samples);
+            newest.finish_into(&mut found);
+            return Ok(found);
         };
         let stop = StopOnDrop::default();
         let stopping = stop.0.clone();
@@ -276,8 +291,8 @@ impl Shards {
             );
             select.map(|()| newest).map_err(|error| AskError::Blocks(error.to_string()))
         });
-        samples.extend(older.await.map_err(|error| AskError::Blocks(error.to_string()))??.finish());
-        Ok(samples)
+        older.await.map_err(|error| AskError::Blocks(error.to_string()))??.finish_into(&mut found);
+        Ok(found)
     }
 
     /// Samples of matching series from memory, chunks and blocks, sorted by labels.
@@ -285,11 +300,12 @@ impl Shards {
         let request = Arc::new(request);
         // What leaves a core is in chunks by then, and what leaves the chunks is in a block: nothing is missed.
         let answers = self.ask_all(|reply| Command::Range(request.clone(), reply)).await?;
-        let mut all: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
+        let mut all: AHashMap<Labels, Samples> = AHashMap::new();
         let taken = AtomicUsize::new(0);
-        let take = |all: &mut AHashMap<Labels, Vec<Sample>>, mut piece: Piece| {
-            let taken = taken.fetch_add(piece.samples.len(), Ordering::Relaxed) + piece.samples.len();
-            all.entry(piece.labels).or_default().append(&mut piece.samples);
+        let take = |all: &mut AHashMap<Labels, Samples>, piece: Piece| {
+            let size = weight(&piece);
+            let taken = taken.fetch_add(size, Ordering::Relaxed) + size;
+            add(all, piece);
             request.samples_max == 0 || taken <= request.samples_max
         };
         for answer in answers {
@@ -313,7 +329,8 @@ impl Shards {
                     let (from, to) = (request.from, request.to);
                     if request.labels_only {
                         let found = store.select_labels(&request.selectors, from, to, &stopping, |labels, at| {
-                            all.entry(labels).or_insert_with(|| vec![Sample { timestamp: at, value: 0.0 }]);
+                            let one = || (vec![Sample { timestamp: at, value: 0.0 }], Vec::new());
+                            all.entry(labels).or_insert_with(one);
                         });
                         return found.map(|()| all).map_err(|error| AskError::Blocks(error.to_string()));
                     }
@@ -323,9 +340,9 @@ impl Shards {
                         to,
                         |_| false,
                         &stopping,
-                        |mut piece| {
-                            count += piece.samples.len();
-                            all.entry(piece.labels).or_default().append(&mut piece.samples);
+                        |piece| {
+                            count += weight(&piece);
+                            add(&mut all, piece);
                             count <= max
                         },
                     );
@@ -340,11 +357,12 @@ impl Shards {
         };
         let mut all: Vec<Series> = all
             .into_iter()
-            .map(|(labels, mut samples)| {
+            .map(|(labels, (mut samples, mut histograms))| {
                 in_order(&mut samples);
-                Series { labels, samples }
+                histograms_in_order(&mut histograms);
+                Series { labels, samples, histograms }
             })
-            .filter(|series| !series.samples.is_empty())
+            .filter(|series| !series.samples.is_empty() || !series.histograms.is_empty())
             .collect();
         all.sort_unstable_by(|one, other| one.labels.cmp(&other.labels));
         Ok(all)
@@ -388,16 +406,22 @@ impl Shards {
         let stopping = stop.0.clone();
         let older = tokio::task::spawn_blocking(move || {
             let mut series: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
+            let mut any_histograms = false;
             let mut take = |mut piece: Piece| {
                 samples += piece.samples.len();
+                any_histograms |= !piece.histograms.is_empty();
                 series.entry(piece.labels).or_default().append(&mut piece.samples);
-                request.samples_max == 0 || samples <= request.samples_max
+                !any_histograms && (request.samples_max == 0 || samples <= request.samples_max)
             };
             let fits = pieces.into_iter().all(&mut take);
             if let (Some(store), true) = (store, fits) {
                 let (from, to) = (request.from, request.to);
                 let select = store.select(&request.selectors, from, to, |id| whole.contains(&id), &stopping, take);
                 select.map_err(|error| AskError::Blocks(error.to_string()))?;
+            }
+            if any_histograms {
+                // These are aggregated as whole series.
+                return Ok(None);
             }
             if request.samples_max > 0 && samples > request.samples_max {
                 return Err(LimitError::Samples.into());
@@ -427,7 +451,7 @@ impl Shards {
         &self,
         source: &str,
         at: Timestamp,
-        rows: Vec<(Labels, f64)>,
+        rows: Vec<(Labels, Value)>,
     ) -> Result<WriteOutcome, AskError> {
         let core = (written::source_id(source) % self.count() as u64) as usize;
         let request = Arc::new(WriteRowsRequest { source: source.to_owned(), at, rows });
@@ -545,6 +569,34 @@ impl Drop for StopOnDrop {
     }
 }
 
+/// Floats and histograms of a series.
+type Samples = (Vec<Sample>, Timed);
+
+fn add(all: &mut AHashMap<Labels, Samples>, mut piece: Piece) {
+    let (samples, histograms) = all.entry(piece.labels).or_default();
+    samples.append(&mut piece.samples);
+    histograms.append(&mut piece.histograms);
+}
+
+/// What a piece counts as against the limit of samples.
+fn weight(piece: &Piece) -> usize {
+    let histograms = piece.histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram));
+    piece.samples.len() + histograms.sum::<usize>()
+}
+
+/// Sorts by time. What a histogram says of the one before it holds only where that is the same in the end.
+fn histograms_in_order(histograms: &mut Timed) {
+    if histograms.is_sorted_by(|one, next| one.0 < next.0) {
+        return;
+    }
+    tsdb::in_order(histograms);
+    for (_, histogram) in histograms {
+        if histogram.hint == ResetHint::NotReset {
+            Arc::make_mut(histogram).hint = ResetHint::Unknown;
+        }
+    }
+}
+
 /// At one time a sample goes before a marker, and the first sample stays.
 fn in_order(samples: &mut Vec<Sample>) {
     if samples.is_sorted_by(|one, other| one.timestamp < other.timestamp) {
@@ -556,7 +608,7 @@ fn in_order(samples: &mut Vec<Sample>) {
 
 /// The newest sample of each series; at one time a sample goes before a marker.
 #[derive(Default)]
-pub(crate) struct Newest(AHashMap<Labels, (Timestamp, f64)>);
+pub(crate) struct Newest(AHashMap<Labels, (Timestamp, Value)>);
 
 impl Newest {
     pub fn len(&self) -> usize {
@@ -564,22 +616,50 @@ impl Newest {
     }
 
     pub fn take(&mut self, sample: InstantSample) {
-        let best = self.0.entry(sample.labels).or_insert((sample.timestamp, sample.value));
-        let instead = sample.timestamp == best.0 && series::is_stale(best.1);
-        if sample.timestamp > best.0 || instead {
-            *best = (sample.timestamp, sample.value);
+        self.take_value(sample.labels, sample.timestamp, Value::Float(sample.value));
+    }
+
+    fn take_value(&mut self, labels: Labels, at: Timestamp, value: Value) {
+        match self.0.entry(labels) {
+            Entry::Vacant(place) => drop(place.insert((at, value))),
+            Entry::Occupied(mut best) => {
+                let instead = at == best.get().0 && best.get().1.is_stale();
+                if at > best.get().0 || instead {
+                    best.insert((at, value));
+                }
+            }
         }
     }
 
     pub fn take_piece(&mut self, piece: Piece) {
+        let newest = piece.histograms.into_iter().max_by_key(|(at, one)| (*at, !series::is_stale(one.sum)));
+        if let Some((at, histogram)) = newest {
+            self.take_value(piece.labels.clone(), Timestamp(at), Value::Histogram(histogram));
+        }
         let newest = piece.samples.iter().max_by_key(|sample| (sample.timestamp, !series::is_stale(sample.value)));
         if let Some(Sample { timestamp, value }) = newest.copied() {
-            self.take(InstantSample { labels: piece.labels, timestamp, value });
+            self.take_value(piece.labels, timestamp, Value::Float(value));
         }
     }
 
+    /// Series whose newest sample is a float.
     pub fn finish(self) -> impl Iterator<Item = InstantSample> {
-        let alive = self.0.into_iter().filter(|(_, (_, value))| !series::is_stale(*value));
-        alive.map(|(labels, (timestamp, value))| InstantSample { labels, timestamp, value })
+        let alive = self.0.into_iter().filter(|(_, (_, value))| !value.is_stale());
+        alive.filter_map(|(labels, (timestamp, value))| match value {
+            Value::Float(value) => Some(InstantSample { labels, timestamp, value }),
+            Value::Histogram(_) => None,
+        })
+    }
+
+    fn finish_into(self, found: &mut InstantFound) {
+        for (labels, (timestamp, value)) in self.0.into_iter().filter(|(_, (_, value))| !value.is_stale()) {
+            match value {
+                Value::Float(value) => found.samples.push(InstantSample { labels, timestamp, value }),
+                Value::Histogram(histogram) => {
+                    let histograms = vec![(timestamp.0, histogram)];
+                    found.histograms.push(Series { labels, samples: Vec::new(), histograms });
+                }
+            }
+        }
     }
 }

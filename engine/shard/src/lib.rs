@@ -23,8 +23,8 @@ mod written;
 
 pub use federate::{Begun, Claim, FederateRequest, Federation, Go, Lines, Owner, Owners, StreamError, Talk, Told};
 pub use handle::{
-    ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Cardinality, Command, InstantAnswer, InstantRequest, LimitError,
-    MetadataRequest, Older, RangeRequest, ReduceAnswer, ReduceRequest, Series, Shards, TargetMetadata,
+    ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Cardinality, Command, InstantAnswer, InstantFound, InstantRequest,
+    LimitError, MetadataRequest, Older, RangeRequest, ReduceAnswer, ReduceRequest, Series, Shards, TargetMetadata,
 };
 pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};

@@ -2,7 +2,7 @@
 
 use crate::handle::{LimitError, Older, ReduceAnswer, ReduceRequest};
 use crate::select::Matching;
-use crate::written::Holder;
+use crate::written::{HistogramHolder, Holder};
 use ahash::{AHashMap, AHashSet, RandomState};
 use promql::Partial;
 use series::{Labels, METRIC_NAME};
@@ -125,6 +125,11 @@ impl<'a> Reducing<'a> {
         }
         self.answer.pieces.append(&mut pieces);
         self.check()
+    }
+
+    /// Histograms are aggregated as whole series.
+    pub fn histograms(&mut self, holder: &HistogramHolder) {
+        self.answer.refused |= self.matching.touches(holder, self.request.from);
     }
 
     fn identity(&self, labels: &Labels) -> u64 {

@@ -2,7 +2,7 @@
 
 use crate::handle::{InstantAnswer, Older};
 use crate::status::InstantSample;
-use crate::written::Holder;
+use crate::written::{HistogramHolder, Holder};
 use ahash::AHashMap;
 use series::{Labels, Matcher, Timestamp};
 use std::rc::Rc;
@@ -67,6 +67,13 @@ impl<'a> Matching<'a> {
             let labels = group.series_labels(slot as usize, target);
             samples.push(InstantSample { labels, timestamp: sample.timestamp, value: sample.value });
         };
+        if let Some(histograms) = &holder.histograms
+            && histograms.head.borrow().touches(after.plus_ms(1), self.of_target(target))
+        {
+            // A series may have become one of histograms, or one of floats: then its markers count too.
+            drop(head);
+            return self.newest_of_range(holder, after, at, visible, answer);
+        }
         // Rows in memory were written by this process: one that does not decode is our own mistake.
         let whole = head.instant(after, at, visible, older == Older::Nothing, self.of_target(target), found);
         if whole.expect("rows of this process decode") {
@@ -77,6 +84,66 @@ impl<'a> Matching<'a> {
         } else {
             answer.partial.append(&mut samples);
         }
+    }
+
+    /// The same of a source with histograms, markers included.
+    fn newest_of_range(
+        &mut self,
+        holder: &Holder,
+        after: Timestamp,
+        at: Timestamp,
+        visible: u64,
+        answer: &mut InstantAnswer,
+    ) {
+        let mut pieces = Vec::new();
+        self.range(holder, after.plus_ms(1), at, visible, &mut pieces);
+        for Piece { labels, samples, .. } in pieces {
+            let newest = samples.iter().max_by_key(|sample| (sample.timestamp, !series::is_stale(sample.value)));
+            if let Some(series::Sample { timestamp, value }) = newest.copied() {
+                answer.partial.push(InstantSample { labels, timestamp, value });
+            }
+        }
+    }
+
+    /// Adds histograms of a source in `[from, to]`, markers included, as far as they are visible. Gives how many samples
+    /// they count as.
+    pub fn histograms(
+        &mut self,
+        holder: &HistogramHolder,
+        from: Timestamp,
+        to: Timestamp,
+        visible: u64,
+        pieces: &mut Vec<Piece>,
+    ) -> usize {
+        let (head, target) = (holder.head.borrow(), &holder.labels);
+        let mut size = 0;
+        head.range(from, to, visible, self.of_target(target), |group, slot, histograms| {
+            size += histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram)).sum::<usize>();
+            let labels = group.series_labels(slot as usize, target);
+            pieces.push(Piece { histograms, ..Piece::new(labels) });
+        });
+        size
+    }
+
+    /// Adds the newest histogram of each series of a source in `(after, at]`.
+    pub fn newest_histograms(
+        &mut self,
+        holder: &HistogramHolder,
+        after: Timestamp,
+        at: Timestamp,
+        visible: u64,
+        pieces: &mut Vec<Piece>,
+    ) {
+        let before = pieces.len();
+        self.histograms(holder, after.plus_ms(1), at, visible, pieces);
+        for piece in &mut pieces[before..] {
+            piece.histograms.drain(..piece.histograms.len() - 1);
+        }
+    }
+
+    /// Whether a source may have histograms of matching series from `from` on.
+    pub fn touches(&mut self, holder: &HistogramHolder, from: Timestamp) -> bool {
+        holder.head.borrow().touches(from, self.of_target(&holder.labels))
     }
 
     /// Adds the samples of a target in `[from, to]`, as far as they are visible.
@@ -92,7 +159,7 @@ impl<'a> Matching<'a> {
         let before = pieces.len();
         let found = |group: &Arc<SlotGroup>, slot: u32, samples: &[series::Sample]| {
             let labels = group.series_labels(slot as usize, target);
-            pieces.push(Piece { labels, samples: samples.to_vec() });
+            pieces.push(Piece { samples: samples.to_vec(), ..Piece::new(labels) });
         };
         head.range(from, to, visible, self.of_target(target), found).expect("rows of this process decode");
         pieces[before..].iter().map(|piece| piece.samples.len()).sum()

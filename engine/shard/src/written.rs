@@ -3,18 +3,19 @@
 //! A source's series lie in heads of at most [`SLOTS_MAX`] slots, and each of its rows is a row there (decision 023).
 //!
 //! Invariants:
-//!   * a series has one slot in a source; of two samples of one row for it the first counts
+//!   * a series has one slot in a source, and a place among its histograms if it has such; of two samples of one row
+//!     for it the first counts
 //!   * what a writer is told is kept, the log has: nothing is acknowledged while the log cannot be written
 //!   * a source that brings nothing for [`IDLE_MS_MAX`] is forgotten once its rows are in chunks
 
 use ahash::{AHashMap, RandomState};
-use series::{Labels, Timestamp};
-use std::cell::RefCell;
+use series::{Histogram, Labels, STALE_NAN, Timestamp, Value};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use tsdb::log::{Journal, TargetKey};
-use tsdb::{AppendScratch, Given, GroupBuilder, SegmentLimits, SlotGroup, TargetHead};
+use tsdb::{AppendScratch, Given, GivenHistogram, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
 use xxhash_rust::xxh64::xxh64;
 
 mod received;
@@ -29,6 +30,10 @@ const GROUP_SLOTS_MAX: usize = 64;
 const GROUPS_SPARE_MAX: usize = 16;
 /// A source that brings nothing for so long is forgotten.
 const IDLE_MS_MAX: i64 = 3_600_000;
+/// Histograms that wait in memory for others are put into chunks after so long.
+const HISTOGRAMS_IDLE_MS: i64 = 600_000;
+/// A series without histograms.
+const NO_HISTOGRAMS: u32 = u32::MAX;
 /// When everything is to get into chunks, a source that has not brought anything for so long is not waited for.
 const QUIET_MS_MAX: i64 = 60_000;
 
@@ -38,6 +43,42 @@ pub struct Holder {
     /// Labels of all its series.
     pub labels: Labels,
     pub head: RefCell<TargetHead>,
+    /// Histograms of the same series.
+    pub histograms: Option<Rc<HistogramHolder>>,
+}
+
+/// Who histograms belong to.
+pub struct HistogramHolder {
+    /// Labels of all series.
+    pub labels: Labels,
+    pub head: RefCell<HistogramHead>,
+    /// When the last row came.
+    seen_ms: Cell<i64>,
+}
+
+impl HistogramHolder {
+    fn new(id: u64, labels: Labels, limits: SegmentLimits) -> HistogramHolder {
+        let key = TargetKey { id: xxh64(b"histograms", id), labels: labels.clone() };
+        HistogramHolder { labels, head: RefCell::new(HistogramHead::new(key, limits)), seen_ms: Cell::new(0) }
+    }
+
+    /// Whether nothing has come for so long that what is here is put into chunks.
+    pub fn is_idle(&self, now_ms: i64) -> bool {
+        self.seen_ms.get() < now_ms.saturating_sub(HISTOGRAMS_IDLE_MS)
+    }
+}
+
+/// A head that got a row.
+pub enum Head<'a> {
+    Floats(&'a mut TargetHead),
+    Histograms(&'a mut HistogramHead),
+}
+
+/// Those to whom nothing more comes.
+#[derive(Default)]
+pub struct Gone {
+    pub holders: Vec<Rc<Holder>>,
+    pub histograms: Vec<Rc<HistogramHolder>>,
 }
 
 /// Samples of one time from one source.
@@ -45,7 +86,7 @@ pub struct Holder {
 pub struct WriteRowsRequest {
     pub source: String,
     pub at: Timestamp,
-    pub rows: Vec<(Labels, f64)>,
+    pub rows: Vec<(Labels, Value)>,
 }
 
 /// What became of them.
@@ -99,16 +140,29 @@ impl Acknowledgements {
 struct Place {
     part: u32,
     group: u32,
-    slot: u32,
-    /// Time of its last sample, and the sample.
+    /// Its number among the source's histograms.
+    histogram: u32,
+    slot: u16,
+    /// The last sample is a histogram.
+    newest_is_histogram: bool,
+    /// Time of its last sample, and the sample: its bits, or a hash.
     newest: i64,
     bits: u64,
 }
 
 impl Place {
+    fn given(&self, stamp: i64, value: f64) -> Given {
+        Given { group: self.group, slot: self.slot.into(), stamp, value }
+    }
+
     /// Of a series that gets its slot later: the number among those.
     fn pending(number: usize) -> Place {
-        Place { part: u32::MAX, group: 0, slot: number as u32, newest: i64::MIN, bits: 0 }
+        Place::at(u32::MAX, number as u32, 0)
+    }
+
+    fn at(part: u32, group: u32, slot: u16) -> Place {
+        let histogram = NO_HISTOGRAMS;
+        Place { part, group, histogram, slot, newest_is_histogram: false, newest: i64::MIN, bits: 0 }
     }
 }
 
@@ -127,6 +181,9 @@ struct Source {
     /// By hash of the series' own labels; of two with one hash the second lies at the next number.
     places: AHashMap<u64, Place>,
     parts: Vec<Part>,
+    histograms: Rc<HistogramHolder>,
+    /// Series whose last row has a histogram, where rows end what they do not have.
+    alive_histograms: Vec<u64>,
     /// When it last brought something.
     seen_ms: i64,
     newest: i64,
@@ -154,6 +211,10 @@ impl Written {
         self.sources().flat_map(|source| source.parts.iter().map(|part| part.holder.clone()))
     }
 
+    pub fn histogram_holders(&self) -> impl Iterator<Item = Rc<HistogramHolder>> {
+        self.sources().map(|source| source.histograms.clone())
+    }
+
     /// Bytes beside those of the heads.
     pub fn heap_bytes(&self) -> usize {
         let places = |source: &Source| source.places.capacity() * (size_of::<Place>() + 9);
@@ -167,7 +228,7 @@ impl Written {
         now_ms: i64,
         journal: &mut Journal,
         scratch: &mut AppendScratch,
-        mut appended: impl FnMut(&mut TargetHead),
+        mut appended: impl FnMut(Head),
     ) -> WriteOutcome {
         let Written { limits, hashing, rules, .. } = self;
         let at = request.at.0;
@@ -175,7 +236,8 @@ impl Written {
             if request.rows.is_empty() {
                 return WriteOutcome::default();
             }
-            rules.insert(request.source.clone(), Source::new(source_id(&request.source), Labels::empty()));
+            let source = Source::new(source_id(&request.source), Labels::empty(), limits);
+            rules.insert(request.source.clone(), source);
         }
         let source = rules.get_mut(&request.source).expect("inserted above");
         source.seen_ms = now_ms;
@@ -185,7 +247,7 @@ impl Written {
             return outcome;
         }
         source.newest = at;
-        let alive = || request.rows.iter().filter(|(_, value)| !series::is_stale(*value));
+        let alive = || request.rows.iter().filter(|(_, value)| !value.is_stale());
         let mut keys = Vec::with_capacity(request.rows.len());
         let mut fresh: Vec<(u64, &Labels)> = Vec::new();
         for (labels, _) in alive() {
@@ -198,15 +260,30 @@ impl Written {
         }
         source.add(&fresh, limits, false);
         let mut given: Vec<Vec<Given>> = vec![Vec::new(); source.parts.len()];
-        for (key, (_, value)) in keys.into_iter().zip(alive()) {
+        let mut histograms = Histograms::default();
+        let mut alive_histograms = Vec::new();
+        for (key, (labels, value)) in keys.into_iter().zip(alive()) {
             let place = source.places.get_mut(&key).expect("added above");
             if place.newest == at {
                 outcome.duplicates += 1;
                 continue;
             }
             place.newest = at;
-            given[place.part as usize].push(Given { group: place.group, slot: place.slot, stamp: at, value: *value });
+            place.newest_is_histogram = matches!(value, Value::Histogram(_));
+            match value {
+                Value::Float(value) => given[place.part as usize].push(place.given(at, *value)),
+                Value::Histogram(histogram) => {
+                    histograms.push(place, labels, at, histogram.clone(), &source.histograms);
+                    alive_histograms.push(key);
+                }
+            }
         }
+        for key in std::mem::replace(&mut source.alive_histograms, alive_histograms) {
+            if let Some(place) = source.places.get(&key).filter(|place| place.newest < at) {
+                histograms.end(place, at);
+            }
+        }
+        outcome.samples += histograms.append(&source.histograms, now_ms, journal, &mut appended);
         for (part, given) in source.parts.iter().zip(given) {
             let mut head = part.holder.head.borrow_mut();
             if given.is_empty() && head.all_ended() {
@@ -216,13 +293,13 @@ impl Written {
                 Ok(row) => outcome.samples += row.samples,
                 Err(_) => outcome.out_of_order += given.len() as u64,
             }
-            appended(&mut head);
+            appended(Head::Floats(&mut head));
         }
         outcome
     }
 
     /// Takes out what has brought nothing for long, and makes room where series have gone.
-    pub fn retire(&mut self, now_ms: i64) -> Vec<Rc<Holder>> {
+    pub fn retire(&mut self, now_ms: i64) -> Gone {
         for source in self.rules.values_mut() {
             let newest = source.newest;
             source.tidy(newest, false);
@@ -235,18 +312,19 @@ impl Written {
     }
 
     /// What was brought until now shall get into chunks: gives what is not waited for.
-    pub fn turn_over(&mut self, now_ms: i64) -> Vec<Rc<Holder>> {
+    pub fn turn_over(&mut self, now_ms: i64) -> Gone {
         let gone = self.take_idle(now_ms.saturating_sub(QUIET_MS_MAX));
         self.holders().for_each(|holder| holder.head.borrow_mut().turn_over());
         gone
     }
 
-    fn take_idle(&mut self, before_ms: i64) -> Vec<Rc<Holder>> {
-        let mut gone = Vec::new();
+    fn take_idle(&mut self, before_ms: i64) -> Gone {
+        let mut gone = Gone::default();
         let mut keeps = |source: &mut Source| {
             let keep = source.seen_ms >= before_ms;
             if !keep {
-                gone.extend(source.parts.drain(..).map(|part| part.holder));
+                gone.holders.extend(source.parts.drain(..).map(|part| part.holder));
+                gone.histograms.push(source.histograms.clone());
             }
             keep
         };
@@ -257,8 +335,17 @@ impl Written {
 }
 
 impl Source {
-    fn new(id: u64, labels: Labels) -> Source {
-        Source { id, labels, places: AHashMap::new(), parts: Vec::new(), seen_ms: 0, newest: i64::MIN }
+    fn new(id: u64, labels: Labels, limits: &SegmentLimits) -> Source {
+        Source {
+            id,
+            histograms: Rc::new(HistogramHolder::new(id, labels.clone(), *limits)),
+            labels,
+            places: AHashMap::new(),
+            parts: Vec::new(),
+            alive_histograms: Vec::new(),
+            seen_ms: 0,
+            newest: i64::MIN,
+        }
     }
 
     /// The number under which a series is or will be found. `fresh` are series that have no slot yet.
@@ -267,7 +354,7 @@ impl Source {
         while let Some(place) = self.places.get(&key) {
             let same = match self.parts.get(place.part as usize) {
                 Some(part) => part.groups[place.group as usize].label_pairs(place.slot as usize).eq(labels.iter()),
-                None => fresh[place.slot as usize].1 == labels,
+                None => fresh[place.group as usize].1 == labels,
             };
             if same {
                 break;
@@ -295,8 +382,7 @@ impl Source {
                 let mut builder = GroupBuilder::default();
                 for (slot, (key, labels)) in slots.iter().enumerate() {
                     builder.push(labels, stamped);
-                    let place = Place { part: part as u32, group, slot: slot as u32, newest: i64::MIN, bits: 0 };
-                    self.places.insert(*key, place);
+                    self.places.insert(*key, Place::at(part as u32, group, slot as u16));
                 }
                 self.parts[part].groups.push(Arc::new(builder.build()));
                 self.parts[part].slots += slots.len();
@@ -312,7 +398,7 @@ impl Source {
         let labels = self.labels.clone();
         let key = TargetKey { id, labels: labels.clone() };
         let head = RefCell::new(TargetHead::new(key, *limits, id));
-        let holder = Rc::new(Holder { id, labels, head });
+        let holder = Rc::new(Holder { id, labels, head, histograms: Some(self.histograms.clone()) });
         self.parts.push(Part { holder, groups: Vec::new(), slots: 0 });
     }
 
@@ -335,20 +421,76 @@ impl Source {
                 let mut builder = GroupBuilder::default();
                 for (slot, place) in places.iter_mut().enumerate() {
                     builder.push(&old[place.group as usize].labels(place.slot as usize), stamped);
-                    (place.group, place.slot) = (group as u32, slot as u32);
+                    (place.group, place.slot) = (group as u32, slot as u16);
                 }
                 part.groups.push(Arc::new(builder.build()));
             }
             part.slots = places.len();
             part.holder.head.borrow_mut().replace(&part.groups);
         }
+        self.tidy_histograms();
+    }
+
+    /// Numbers histograms anew where most numbers are of series that are gone.
+    fn tidy_histograms(&mut self) {
+        let mut head = self.histograms.head.borrow_mut();
+        let mut places: Vec<&mut Place> =
+            self.places.values_mut().filter(|place| place.histogram != NO_HISTOGRAMS).collect();
+        if head.series() <= 2 * places.len() + GROUP_SLOTS_MAX {
+            return;
+        }
+        places.sort_unstable_by_key(|place| place.histogram);
+        head.keep(&places.iter().map(|place| place.histogram).collect::<Vec<u32>>());
+        (0..).zip(places).for_each(|(number, place)| place.histogram = number);
+    }
+}
+
+/// Histograms of one source that become rows together.
+#[derive(Default)]
+struct Histograms<'a> {
+    /// Series that have none yet.
+    fresh: Vec<&'a Labels>,
+    given: Vec<GivenHistogram>,
+}
+
+impl<'a> Histograms<'a> {
+    fn push(&mut self, place: &mut Place, labels: &'a Labels, at: i64, one: Arc<Histogram>, holder: &HistogramHolder) {
+        if place.histogram == NO_HISTOGRAMS {
+            place.histogram = (holder.head.borrow().series() + self.fresh.len()) as u32;
+            self.fresh.push(labels);
+        }
+        self.given.push((place.histogram, at, one));
+    }
+
+    /// Marks the end of a series that has histograms.
+    fn end(&mut self, place: &Place, at: i64) {
+        self.given.push((place.histogram, at, Arc::new(Histogram { sum: STALE_NAN, ..Histogram::default() })));
+    }
+
+    /// Gives how many samples there are that are no markers.
+    fn append(
+        self,
+        holder: &HistogramHolder,
+        now_ms: i64,
+        journal: &mut Journal,
+        appended: &mut impl FnMut(Head),
+    ) -> u64 {
+        if self.given.is_empty() {
+            return 0;
+        }
+        holder.seen_ms.set(now_ms);
+        let mut head = holder.head.borrow_mut();
+        head.add(self.fresh);
+        head.append(&self.given, journal);
+        appended(Head::Histograms(&mut head));
+        self.given.iter().filter(|(_, _, histogram)| !series::is_stale(histogram.sum)).count() as u64
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use series::{STALE_NAN, Sample};
+    use series::Sample;
     use std::collections::BTreeMap;
 
     type Truth = BTreeMap<Labels, BTreeMap<i64, u64>>;
@@ -376,7 +518,12 @@ mod tests {
         }
 
         fn write(&mut self, source: &str, at: i64, rows: &[(Labels, f64)]) -> WriteOutcome {
-            let request = WriteRowsRequest { source: source.into(), at: Timestamp(at), rows: rows.to_vec() };
+            let rows = rows.iter().map(|(labels, value)| (labels.clone(), Value::Float(*value))).collect();
+            self.write_values(source, at, rows)
+        }
+
+        fn write_values(&mut self, source: &str, at: i64, rows: Vec<(Labels, Value)>) -> WriteOutcome {
+            let request = WriteRowsRequest { source: source.into(), at: Timestamp(at), rows };
             self.written.rows(&request, at, &mut self.journal, &mut self.scratch, |_| ())
         }
 
@@ -445,10 +592,10 @@ mod tests {
                 rig.row(row * 1000, if next(15) == 0 { &[] } else { &rows });
                 if next(4) == 0 {
                     let gone = rig.written.retire(row * 1000);
-                    assert!(gone.is_empty());
+                    assert!(gone.holders.is_empty());
                 }
                 if next(30) == 0 {
-                    rig.ended.extend(rig.written.turn_over(row * 1000));
+                    rig.ended.extend(rig.written.turn_over(row * 1000).holders);
                 }
             }
             let (read, truth) = (rig.read(), std::mem::take(&mut rig.truth));
@@ -471,8 +618,8 @@ mod tests {
         assert!(source.places.len() < 500, "{} places", source.places.len());
         assert_eq!(source.parts.len(), 1);
         assert!(source.parts[0].slots < 500, "{} slots", source.parts[0].slots);
-        assert!(rig.written.retire(200_000 + IDLE_MS_MAX - 2_000).is_empty());
-        assert_eq!(rig.written.retire(200_000 + IDLE_MS_MAX).len(), 1);
+        assert!(rig.written.retire(200_000 + IDLE_MS_MAX - 2_000).holders.is_empty());
+        assert_eq!(rig.written.retire(200_000 + IDLE_MS_MAX).holders.len(), 1);
         assert_eq!(rig.written.holders().count(), 0);
     }
 

@@ -1,6 +1,6 @@
 //! Samples that no scrape brings, on real cores with a real log.
 
-use series::{Labels, MatchOp, Matcher, Timestamp};
+use series::{Labels, MatchOp, Matcher, Timestamp, Value};
 use shard::{InstantRequest, Options, RangeRequest, Shards, WriteOutcome, default_cpus, start};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn all() -> Vec<Vec<Matcher>> {
 async fn now(shards: &Shards, at: i64) -> Vec<String> {
     let lookback = Duration::from_secs(300);
     let request = InstantRequest { selectors: all(), at: Timestamp(at), lookback, series_max: 0 };
-    let samples = shards.instant(request).await.unwrap();
+    let samples = shards.instant(request).await.unwrap().samples;
     let mut lines: Vec<String> =
         samples.iter().map(|sample| format!("{} {} @{}", sample.labels, sample.value, sample.timestamp.0)).collect();
     lines.sort();
@@ -45,7 +45,8 @@ fn acknowledged_rows_can_be_asked_for_and_survive() {
         for row in 0..3 {
             let at = begin + row * 1000;
             for group in ["a", "b", "c"] {
-                let rows = vec![(series(group, "1"), row as f64), (series(group, "2"), 2.0)];
+                let rows =
+                    vec![(series(group, "1"), Value::Float(row as f64)), (series(group, "2"), Value::Float(2.0))];
                 let outcome = shards.write_rows(group, Timestamp(at), rows).await.unwrap();
                 assert_eq!(outcome, WriteOutcome { samples: 2, ..WriteOutcome::default() });
                 assert!(now(&shards, at).await.contains(&format!("{} {row} @{at}", series(group, "1"))));
@@ -53,7 +54,7 @@ fn acknowledged_rows_can_be_asked_for_and_survive() {
         }
         assert_eq!(count(&shards, begin + 10_000).await, 18);
         let at = begin + 3000;
-        shards.write_rows("a", Timestamp(at), vec![(series("a", "1"), 9.0)]).await.unwrap();
+        shards.write_rows("a", Timestamp(at), vec![(series("a", "1"), Value::Float(9.0))]).await.unwrap();
         shards.write_rows("b", Timestamp(at), vec![]).await.unwrap();
         let want = [
             format!("{} 9 @{at}", series("a", "1")),
@@ -61,7 +62,7 @@ fn acknowledged_rows_can_be_asked_for_and_survive() {
             format!("{} 2 @{}", series("c", "2"), at - 1000),
         ];
         assert_eq!(now(&shards, at).await, want, "series that are not in the row have ended");
-        let late = shards.write_rows("a", Timestamp(at), vec![(series("a", "1"), 9.0)]).await.unwrap();
+        let late = shards.write_rows("a", Timestamp(at), vec![(series("a", "1"), Value::Float(9.0))]).await.unwrap();
         assert_eq!(late.out_of_order, 1);
         assert_eq!(shards.stats().await.unwrap().iter().map(|stats| stats.samples_appended).sum::<u64>(), 19);
         assert_eq!(shards.cardinality().await.unwrap().pairs[&("instance".into(), "1".into())], 3);

@@ -4,16 +4,16 @@
 //!   * one series at a time is in memory, whatever the blocks hold
 //!   * of two samples at one time the first block's stays; chunks that overlap nothing are copied as they are
 
+use crate::chunk::{Chunk, encode};
 use crate::reader::{Block, Found};
-use crate::writer::{BlockWriter, Chunk};
-use crate::{BlockError, Compaction, Meta, Parent, xor};
+use crate::writer::BlockWriter;
+use crate::xor::ChunkError;
+use crate::{BlockError, Compaction, Meta, Parent};
+use series::Value;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Samples of a chunk that is written anew.
-const SAMPLES_PER_CHUNK: u16 = 120;
 
 /// Writes one block with everything in `blocks`; None if nothing was left. Ends early when told to `stop`.
 pub fn compact(
@@ -111,7 +111,7 @@ pub type Merged = Vec<Chunk>;
 
 /// Chunks of one series without overlap, in order of time. Each comes with the ranges that are deleted from it; of two
 /// samples at one time, the one that comes first stays, a marker gives way to a sample.
-pub fn merge_chunks(mut chunks: Vec<(Chunk, Vec<(i64, i64)>)>) -> Result<Merged, xor::ChunkError> {
+pub fn merge_chunks(mut chunks: Vec<(Chunk, Vec<(i64, i64)>)>) -> Result<Merged, ChunkError> {
     chunks.sort_by_key(|(chunk, _)| chunk.min);
     let mut merged: Vec<Chunk> = Vec::with_capacity(chunks.len());
     let mut rest = chunks.into_iter().peekable();
@@ -128,32 +128,20 @@ pub fn merge_chunks(mut chunks: Vec<(Chunk, Vec<(i64, i64)>)>) -> Result<Merged,
             merged.extend(group.into_iter().map(|(chunk, _)| chunk));
             continue;
         }
-        let mut samples: Vec<(i64, f64)> = Vec::new();
+        let mut samples: Vec<(i64, Value)> = Vec::new();
         for (chunk, deleted) in &group {
-            if chunk.encoding != xor::XOR {
-                return Err(xor::ChunkError("overlapping histograms are not merged by this build"));
-            }
-            xor::decode(&chunk.bytes, |at, value| {
+            chunk.decode(|at, value| {
                 if !deleted.iter().any(|(min, max)| at >= *min && at <= *max) {
                     samples.push((at, value));
                 }
             })?;
         }
         // Stable: equal times stay in the order in which they came.
-        samples.sort_by_key(|(at, value)| (*at, series::is_stale(*value)));
+        samples.sort_by_key(|(at, value)| (*at, value.is_stale()));
         samples.dedup_by_key(|(at, _)| *at);
-        merged.extend(encode(&samples));
+        merged.append(&mut encode(&samples));
     }
     Ok(merged)
-}
-
-fn encode(samples: &[(i64, f64)]) -> impl Iterator<Item = Chunk> {
-    samples.chunks(usize::from(SAMPLES_PER_CHUNK)).map(|samples| {
-        let (mut encoder, mut bytes) = (xor::Encoder::default(), Vec::new());
-        samples.iter().for_each(|(at, value)| encoder.push(*at, *value, &mut bytes));
-        encoder.finish(0, &mut bytes);
-        Chunk { min: samples[0].0, max: samples[samples.len() - 1].0, encoding: xor::XOR, bytes }
-    })
 }
 
 /// Which blocks to compact next, by Prometheus' rules: overlapping ones; else the oldest full range of `ranges`
@@ -212,6 +200,8 @@ pub fn plan(metas: &[(&Meta, u64)], ranges: &[i64]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xor;
+    use series::Histogram;
 
     fn meta(ulid: &str, min: i64, max: i64) -> Meta {
         Meta { ulid: ulid.into(), min_time: min, max_time: max, ..Meta::default() }
@@ -251,7 +241,10 @@ mod tests {
 
     #[test]
     fn overlapping_chunks_are_merged_and_the_first_sample_stays() {
-        let chunk = |samples: &[(i64, f64)]| encode(samples).next().unwrap();
+        let chunk = |samples: &[(i64, f64)]| {
+            let samples: Vec<_> = samples.iter().map(|(at, value)| (*at, Value::Float(*value))).collect();
+            encode(&samples).remove(0)
+        };
         let a = chunk(&[(1, 1.0), (3, 3.0), (5, series::STALE_NAN)]);
         let b = chunk(&[(3, 9.0), (4, 4.0), (5, 5.0)]);
         let c = chunk(&[(10, 10.0), (11, 11.0)]);
@@ -260,5 +253,23 @@ mod tests {
         xor::decode(&merged[0].bytes, |at, value| read.push((at, value))).unwrap();
         assert_eq!(read, [(1, 1.0), (3, 3.0), (5, 5.0)]);
         assert_eq!(merged[1], c);
+    }
+
+    #[test]
+    fn histograms_are_merged_with_floats_and_each_other() {
+        let histogram = |count: f64| Value::Histogram(Histogram { count, ..Histogram::default() }.into());
+        let chunk = |samples: &[(i64, Value)]| (encode(samples).remove(0), vec![]);
+        let merged = merge_chunks(vec![
+            chunk(&[(1, histogram(1.0)), (5, histogram(5.0)), (9, histogram(9.0))]),
+            chunk(&[(2, histogram(2.0)), (5, histogram(4.0))]),
+            chunk(&[(6, Value::Float(6.0)), (9, Value::Float(series::STALE_NAN))]),
+        ]);
+        let mut read = Vec::new();
+        for chunk in merged.unwrap() {
+            let before = read.len();
+            chunk.decode(|at, value| read.push((at, matches!(value, Value::Float(_))))).unwrap();
+            assert_eq!((chunk.min, chunk.max), (read[before].0, read[read.len() - 1].0));
+        }
+        assert_eq!(read, [(1, false), (2, false), (5, false), (6, true), (9, false)]);
     }
 }

@@ -1,19 +1,23 @@
-//! XOR chunks, and blocks that Prometheus opens.
+//! Chunks of floats and of native histograms, and blocks that Prometheus opens.
 //!
 //! Plain blocking file I/O, for threads that may block. Format: docs/format/block.md.
 
+mod bits;
+mod chunk;
 mod compact;
 pub mod file;
+pub mod histogram;
 mod meta;
 mod reader;
 mod tombstones;
 mod writer;
 pub mod xor;
 
+pub use chunk::{Chunk, encode};
 pub use compact::{Merged, compact, merge_chunks, plan};
 pub use meta::{Compaction, Meta, Parent, Stats};
 pub use reader::{Block, Found};
-pub use writer::{BlockWriter, Chunk, DELETED, UNFINISHED, remove, remove_leftovers};
+pub use writer::{BlockWriter, DELETED, UNFINISHED, remove, remove_leftovers};
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -25,6 +25,8 @@ pub struct Meta {
 pub struct Stats {
     pub num_samples: u64,
     pub num_float_samples: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub num_histogram_samples: u64,
     pub num_series: u64,
     pub num_chunks: u64,
     #[serde(skip_serializing_if = "is_zero")]

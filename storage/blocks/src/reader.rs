@@ -4,10 +4,10 @@
 //!   * every checksum is looked at; damaged bytes are an error that names file and offset
 //!   * lengths and counts are believed only as far as the file is long
 
+use crate::chunk::Chunk;
 use crate::tombstones::Tombstones;
-use crate::writer::Chunk;
-use crate::{BlockError, CHUNKS_MAGIC, Cursor, INDEX_MAGIC, Meta, xor};
-use series::{Labels, Matcher};
+use crate::{BlockError, CHUNKS_MAGIC, Cursor, INDEX_MAGIC, Meta};
+use series::{Labels, Matcher, Value};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -297,17 +297,14 @@ impl Block {
         found: &Found,
         from: i64,
         to: i64,
-        mut sample: impl FnMut(i64, f64),
+        mut sample: impl FnMut(i64, Value),
     ) -> Result<(), BlockError> {
         let deleted = self.tombstones.read().expect("no panic while held").0.get(&found.id).cloned();
         let deleted = deleted.unwrap_or_default();
         for (min, max, reference) in &found.chunks {
             let chunk = self.chunk(*min, *max, *reference)?;
             let bad = |reason: String| self.chunks[(reference >> 32) as usize].bad(reference & 0xffff_ffff, reason);
-            if chunk.encoding != xor::XOR {
-                return Err(bad(format!("chunk encoding {} is not read by this build", chunk.encoding)));
-            }
-            let decoded = xor::decode(&chunk.bytes, |at, value| {
+            let decoded = chunk.decode(|at, value| {
                 if at >= from && at <= to && !deleted.iter().any(|(min, max)| at >= *min && at <= *max) {
                     sample(at, value);
                 }
@@ -347,10 +344,7 @@ impl Block {
             if let Some(found) = self.series(id, i64::MIN, i64::MAX)? {
                 for chunk in self.chunks(&found)? {
                     samples += u64::from(chunk.samples());
-                    if chunk.encoding == xor::XOR {
-                        xor::decode(&chunk.bytes, |_, _| ())
-                            .map_err(|error| self.index.bad(u64::from(id) * 16, error.to_string()))?;
-                    }
+                    chunk.decode(|_, _| ()).map_err(|error| self.index.bad(u64::from(id) * 16, error.to_string()))?;
                 }
             }
         }

@@ -4,6 +4,7 @@
 //!   * the folder has its final name only when every byte in it is durable
 //!   * memory: the symbols, and about one byte per label of each series for the postings
 
+use crate::chunk::Chunk;
 use crate::file::{sync_folder, write_synced};
 use crate::meta::{Meta, Stats};
 use crate::{CHUNKS_MAGIC, INDEX_MAGIC, TOMBSTONES_MAGIC, put_uvarint};
@@ -21,22 +22,6 @@ pub const DELETED: &str = ".tmp-for-deletion";
 /// Longest chunk file.
 const CHUNK_FILE_BYTES_MAX: u64 = 512 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
-
-/// A chunk with its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chunk {
-    pub min: i64,
-    pub max: i64,
-    pub encoding: u8,
-    pub bytes: Vec<u8>,
-}
-
-impl Chunk {
-    /// How many samples it has, as its head says.
-    pub fn samples(&self) -> u16 {
-        self.bytes.first_chunk::<2>().map_or(0, |head| u16::from_be_bytes(*head))
-    }
-}
 
 /// Series ids of one label pair: differences as varints.
 #[derive(Default)]
@@ -179,7 +164,11 @@ impl BlockWriter {
             }
             (last_max, last_reference) = (chunk.max, reference);
             self.stats.num_samples += u64::from(chunk.samples());
-            self.stats.num_float_samples += u64::from(chunk.samples());
+            let kind = match chunk.is_float() {
+                true => &mut self.stats.num_float_samples,
+                false => &mut self.stats.num_histogram_samples,
+            };
+            *kind += u64::from(chunk.samples());
         }
         self.stats.num_series += 1;
         self.stats.num_chunks += chunks.len() as u64;

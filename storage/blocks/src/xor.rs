@@ -3,36 +3,25 @@
 //! Source: Pelkonen et al., "Gorilla: a fast, scalable, in-memory time series database", VLDB 2015, with the widths of
 //! Prometheus. Format: docs/format/block.md.
 
+use crate::bits::{BitWriter, Bits, SHORT, XorWindow};
+
 /// The encoding's number in a chunk.
 pub const XOR: u8 = 1;
-/// No window of significant bits yet.
-const NO_WINDOW: u32 = 0xff;
 
 /// Bytes that are no chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("chunk is damaged: {0}")]
 pub struct ChunkError(pub &'static str);
 
-const SHORT: ChunkError = ChunkError("it ends early");
-
 /// Writes one chunk after the other, each into a buffer of its caller.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Encoder {
     count: u16,
     at: i64,
     delta: u64,
     value: u64,
-    leading: u32,
-    trailing: u32,
-    /// Bits that do not fill a byte yet, in the lowest places.
-    rest: u64,
-    rest_bits: u32,
-}
-
-impl Default for Encoder {
-    fn default() -> Encoder {
-        Encoder { count: 0, at: 0, delta: 0, value: 0, leading: NO_WINDOW, trailing: 0, rest: 0, rest_bits: 0 }
-    }
+    window: XorWindow,
+    bits: BitWriter,
 }
 
 impl Encoder {
@@ -48,18 +37,7 @@ impl Encoder {
 
     #[inline]
     fn put(&mut self, bits: u64, count: u32, out: &mut Vec<u8>) {
-        if count > 32 {
-            self.put(bits >> 32, count - 32, out);
-            self.put(bits & 0xffff_ffff, 32, out);
-            return;
-        }
-        // At most 7 bits rest, so 39 are in use at most.
-        self.rest = self.rest << count | bits & ((1 << count) - 1);
-        self.rest_bits += count;
-        while self.rest_bits >= 8 {
-            self.rest_bits -= 8;
-            out.push((self.rest >> self.rest_bits) as u8);
-        }
+        self.bits.put(bits, count, out);
     }
 
     fn put_varint(&mut self, mut value: u64, out: &mut Vec<u8>) {
@@ -121,30 +99,12 @@ impl Encoder {
 
     #[inline]
     fn put_value(&mut self, bits: u64, out: &mut Vec<u8>) {
-        let xor = bits ^ self.value;
-        if xor == 0 {
-            self.put(0, 1, out);
-            return;
-        }
-        let (leading, trailing) = (xor.leading_zeros().min(31), xor.trailing_zeros());
-        if self.leading != NO_WINDOW && leading >= self.leading && trailing >= self.trailing {
-            self.put(0b10, 2, out);
-            self.put(xor >> self.trailing, 64 - self.leading - self.trailing, out);
-            return;
-        }
-        (self.leading, self.trailing) = (leading, trailing);
-        let significant = 64 - leading - trailing;
-        // 64 significant bits are written as 0.
-        self.put(0b11, 2, out);
-        self.put(u64::from(leading) << 6 | u64::from(significant & 63), 11, out);
-        self.put(xor >> trailing, significant, out);
+        self.window.put(bits ^ self.value, &mut self.bits, out);
     }
 
     /// Ends the chunk that begins at `start` in `out`; the encoder is ready for the next.
     pub fn finish(&mut self, start: usize, out: &mut Vec<u8>) {
-        if self.rest_bits > 0 {
-            out.push((self.rest << (8 - self.rest_bits)) as u8);
-        }
+        self.bits.finish(out);
         if self.count > 0 {
             out[start..start + 2].copy_from_slice(&self.count.to_be_bytes());
         }
@@ -152,59 +112,13 @@ impl Encoder {
     }
 }
 
-struct Bits<'a> {
-    bytes: &'a [u8],
-    /// Bits that were taken.
-    at: usize,
-}
-
-impl Bits<'_> {
-    #[inline]
-    fn take(&mut self, count: usize) -> Result<u64, ChunkError> {
-        if self.at + count > self.bytes.len() * 8 {
-            return Err(SHORT);
-        }
-        let mut value = 0u64;
-        let mut left = count;
-        while left > 0 {
-            let byte = u64::from(self.bytes[self.at / 8]);
-            let here = (8 - self.at % 8).min(left);
-            let bits = byte >> (8 - self.at % 8 - here) & ((1 << here) - 1);
-            value = value << here | bits;
-            self.at += here;
-            left -= here;
-        }
-        Ok(value)
-    }
-
-    #[inline]
-    fn bit(&mut self) -> Result<bool, ChunkError> {
-        let byte = self.bytes.get(self.at / 8).ok_or(SHORT)?;
-        let bit = byte >> (7 - self.at % 8) & 1 == 1;
-        self.at += 1;
-        Ok(bit)
-    }
-
-    fn varint(&mut self) -> Result<u64, ChunkError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(8)?;
-            value |= (byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(ChunkError("a number is too long"))
-    }
-}
-
 /// Reads all samples of an XOR chunk, in order.
 pub fn decode(chunk: &[u8], mut sample: impl FnMut(i64, f64)) -> Result<(), ChunkError> {
     let (head, bytes) = chunk.split_first_chunk::<2>().ok_or(SHORT)?;
     let count = u16::from_be_bytes(*head);
-    let mut bits = Bits { bytes, at: 0 };
+    let mut bits = Bits::new(bytes);
     let (mut at, mut delta, mut value) = (0i64, 0u64, 0u64);
-    let (mut leading, mut trailing) = (0usize, 0usize);
+    let mut window = XorWindow::default();
     for i in 0..count {
         if i == 0 {
             let zigzag = bits.varint()?;
@@ -232,18 +146,7 @@ pub fn decode(chunk: &[u8], mut sample: impl FnMut(i64, f64)) -> Result<(), Chun
             delta = delta.wrapping_add(change);
         }
         at = at.wrapping_add(delta as i64);
-        if bits.bit()? {
-            if bits.bit()? {
-                leading = bits.take(5)? as usize;
-                let significant = match bits.take(6)? as usize {
-                    0 => 64,
-                    significant => significant,
-                };
-                trailing =
-                    64usize.checked_sub(leading + significant).ok_or(ChunkError("a value is wider than 64 bits"))?;
-            }
-            value ^= bits.take(64 - leading - trailing)? << trailing;
-        }
+        value ^= window.take(&mut bits)?;
         sample(at, f64::from_bits(value));
     }
     Ok(())

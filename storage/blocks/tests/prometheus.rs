@@ -1,7 +1,7 @@
 //! Our blocks under Debian's promtool, and promtool's blocks under our reader.
 
 use blocks::{Block, BlockWriter, Chunk, Compaction, Meta, xor};
-use series::{Labels, MatchOp, Matcher};
+use series::{Labels, MatchOp, Matcher, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
@@ -73,7 +73,11 @@ fn read(block: &Block, matchers: &[Matcher]) -> Truth {
     for id in block.ids(matchers).unwrap() {
         let Some(found) = block.series(id, i64::MIN, i64::MAX).unwrap() else { continue };
         let samples = read.entry(found.labels.clone()).or_default();
-        block.samples(&found, i64::MIN, i64::MAX, |at, value| samples.push((at, value))).unwrap();
+        let take = |at, value| match value {
+            Value::Float(value) => samples.push((at, value)),
+            Value::Histogram(_) => panic!("no histogram was written"),
+        };
+        block.samples(&found, i64::MIN, i64::MAX, take).unwrap();
     }
     read
 }

@@ -18,5 +18,5 @@ pub use quote::Quoted;
 pub use regex::{Groups, Regex, RegexError};
 pub use time::{Rfc3339, civil_from_days};
 pub use value::{
-    FloatError, NORMAL_NAN, STALE_NAN, Sample, Timestamp, format_float, format_float_json, is_stale, parse_float,
+    FloatError, NORMAL_NAN, STALE_NAN, Sample, Timestamp, Value, format_float, format_float_json, is_stale, parse_float,
 };

@@ -1,6 +1,8 @@
 //! Timestamps, sample values, and the text forms of floats that Go reads and writes.
 
+use crate::Histogram;
 use std::fmt;
+use std::sync::Arc;
 
 /// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -26,6 +28,23 @@ impl Timestamp {
 pub struct Sample {
     pub timestamp: Timestamp,
     pub value: f64,
+}
+
+/// What a sample says: a number, or a native histogram.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Float(f64),
+    Histogram(Arc<Histogram>),
+}
+
+impl Value {
+    /// Whether it is a marker of staleness: a histogram is one by its sum.
+    pub fn is_stale(&self) -> bool {
+        is_stale(match self {
+            Value::Float(value) => *value,
+            Value::Histogram(histogram) => histogram.sum,
+        })
+    }
 }
 
 /// The NaN that says "this series ended here". Compared by bits.

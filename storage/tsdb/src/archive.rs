@@ -10,15 +10,16 @@
 
 use crate::bytes::{Reader, unzigzag};
 use crate::group::SlotGroup;
-use crate::head::Segment;
+use crate::head::{Closed, Segment};
+use crate::histograms::{self, HistogramSegment, Timed};
 use crate::log::TargetKey;
 use crate::log::frame::{FRAME_HEAD_BYTES, FileId, frame_head, put_frame, search_bytes, verify_frame};
 use crate::log::record::{self, ChunksHead, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
-use crate::seal::seal;
+use crate::seal::{Sealed, seal};
 use ahash::{AHashMap, AHashSet};
 use blocks::{Chunk, xor};
-use series::{Labels, Matcher, Sample, Timestamp};
+use series::{Labels, Matcher, Sample, Timestamp, Value};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::File;
@@ -45,6 +46,8 @@ struct Kept {
     /// Where the table begins, and how many slots it has.
     offset: u64,
     slots: u32,
+    /// Entries hold several chunks, of histograms.
+    histograms: bool,
     first: i64,
     last: i64,
     first_row: i64,
@@ -113,6 +116,69 @@ struct Writing {
 pub struct Piece {
     pub labels: Labels,
     pub samples: Vec<Sample>,
+    pub histograms: Timed,
+}
+
+impl Piece {
+    pub fn new(labels: Labels) -> Piece {
+        Piece { labels, samples: Vec::new(), histograms: Vec::new() }
+    }
+
+    pub fn push(&mut self, at: i64, value: Value) {
+        match value {
+            Value::Float(value) => self.samples.push(Sample { timestamp: Timestamp(at), value }),
+            Value::Histogram(histogram) => self.histograms.push((at, histogram)),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty() && self.histograms.is_empty()
+    }
+}
+
+/// A closed segment on its way into chunks.
+pub trait ToSeal: Send + Sync {
+    /// Has the archive write its chunks, see [`Archive::append`].
+    fn append_to(&self, archive: &Archive) -> io::Result<Option<String>>;
+    /// The chunks can be read.
+    fn set_sealed(&self);
+    fn heap_bytes(&self) -> usize;
+}
+
+impl ToSeal for Closed<Segment> {
+    fn append_to(&self, archive: &Archive) -> io::Result<Option<String>> {
+        archive.append(&self.key, &self.segment)
+    }
+
+    fn set_sealed(&self) {
+        Closed::set_sealed(self);
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.segment.heap_bytes()
+    }
+}
+
+impl ToSeal for Closed<HistogramSegment> {
+    fn append_to(&self, archive: &Archive) -> io::Result<Option<String>> {
+        archive.append_histograms(&self.key, &self.segment).map(|()| None)
+    }
+
+    fn set_sealed(&self) {
+        Closed::set_sealed(self);
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.segment.heap_bytes()
+    }
+}
+
+/// What is written of a segment.
+struct Parts<'a> {
+    groups: Vec<&'a Arc<SlotGroup>>,
+    first_row: i64,
+    sealed: Sealed,
+    histograms: bool,
 }
 
 fn range_of(name: &str) -> Option<(i64, FileId)> {
@@ -172,10 +238,23 @@ impl Archive {
         let Some((first_row, _)) = segment.range() else { return Ok(None) };
         let sealed = seal(segment);
         let unread = sealed.unread.map(|(rows, error)| format!("{rows} rows of {}: {error}", key.labels));
-        if sealed.samples == 0 {
-            return Ok(unread);
+        let groups = segment.placed.iter().map(|placed| &placed.group).collect();
+        self.append_parts(key, Parts { groups, first_row: first_row.0, sealed, histograms: false })?;
+        Ok(unread)
+    }
+
+    /// The same of a segment of histograms.
+    pub fn append_histograms(&self, key: &TargetKey, segment: &HistogramSegment) -> io::Result<()> {
+        let Some((first_row, _)) = segment.range() else { return Ok(()) };
+        let groups = segment.placed.iter().map(|(group, _)| group).collect();
+        self.append_parts(key, Parts { groups, first_row: first_row.0, sealed: segment.seal(), histograms: true })
+    }
+
+    fn append_parts(&self, key: &TargetKey, parts: Parts) -> io::Result<()> {
+        if parts.sealed.samples == 0 {
+            return Ok(());
         }
-        let range = self.range_of(first_row.0);
+        let range = self.range_of(parts.first_row);
         let mut writing = self.writing.lock().expect("no panic while held");
         let Writing { open, sequence, buffer } = &mut *writing;
         let file = match open.entry(range) {
@@ -192,12 +271,12 @@ impl Archive {
                 place.insert(Open { id, file, offset: 0, synced: true, targets, groups })
             }
         };
-        let outcome = file.append(key, segment, sealed, buffer);
+        let outcome = file.append(key, parts, buffer);
         if outcome.is_err() {
             // What was written in part is cut off by the next start; nothing more goes there.
             open.remove(&range);
         }
-        outcome.map(|()| unread)
+        outcome
     }
 
     /// Makes everything appended durable.
@@ -317,14 +396,8 @@ impl Archive {
 }
 
 impl Open {
-    fn append(
-        &mut self,
-        key: &TargetKey,
-        segment: &Segment,
-        sealed: crate::seal::Sealed,
-        buffer: &mut Vec<u8>,
-    ) -> io::Result<()> {
-        let first_row = segment.range().map_or(0, |(first, _)| first.0);
+    fn append(&mut self, key: &TargetKey, parts: Parts, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let Parts { groups: of_segment, first_row, sealed, histograms } = parts;
         buffer.clear();
         let mut payload = Vec::new();
         let mut put = |buffer: &mut Vec<u8>, write: &dyn Fn(&mut Vec<u8>) -> u8| {
@@ -344,16 +417,16 @@ impl Open {
         if known.is_none() {
             put(buffer, &|out| record::target(target, key.id, &key.labels, out));
         }
-        let mut groups = Vec::with_capacity(segment.placed.len());
+        let mut groups = Vec::with_capacity(of_segment.len());
         let mut fresh: Vec<Arc<SlotGroup>> = Vec::new();
-        for placed in &segment.placed {
-            let number = match self.groups.get(&Arc::as_ptr(&placed.group).addr()) {
+        for group in of_segment {
+            let number = match self.groups.get(&Arc::as_ptr(group).addr()) {
                 Some((number, _)) => *number,
                 None => {
                     let number = (index.groups.len() + fresh.len()) as u32;
-                    put(buffer, &|out| record::group(number, &placed.group, out));
-                    self.groups.insert(Arc::as_ptr(&placed.group).addr(), (number, placed.group.clone()));
-                    fresh.push(placed.group.clone());
+                    put(buffer, &|out| record::group(number, group, out));
+                    self.groups.insert(Arc::as_ptr(group).addr(), (number, group.clone()));
+                    fresh.push(group.clone());
                     number
                 }
             };
@@ -361,6 +434,7 @@ impl Open {
         }
         let table_bytes = sealed.ends.len() * 4 + 4;
         let head = ChunksHead {
+            histograms,
             target,
             groups: groups.clone(),
             first: sealed.first,
@@ -390,6 +464,7 @@ impl Open {
             groups: groups.into(),
             offset,
             slots: sealed.ends.len() as u32,
+            histograms,
             first: sealed.first,
             last: sealed.last,
             first_row,
@@ -478,7 +553,7 @@ impl ChunkFile {
             (entries, index.targets.clone(), index.groups.clone())
         };
         let mut matching = Matching::default();
-        let mut pieces: AHashMap<(u32, u32, u32), Vec<Sample>> = AHashMap::new();
+        let mut pieces: AHashMap<(u32, u32, u32), Piece> = AHashMap::new();
         for entry in &entries {
             let target = &targets[entry.target as usize];
             let mut base = 0;
@@ -496,18 +571,19 @@ impl ChunkFile {
             }
             let mut table = Table::new(self, entry, wanted.len());
             for (group, slot, at) in wanted {
-                let read = table.entry(at).and_then(|bytes| bytes.map(|bytes| read_entry(&bytes, entry)).transpose());
-                let decoded = read.and_then(|chunk| match chunk {
-                    Some(chunk) if chunk.min <= to && chunk.max >= from => {
-                        let samples = pieces.entry((entry.target, group, slot)).or_default();
-                        xor::decode(&chunk.bytes, |at, value| {
+                let decoded = table.chunks(at).and_then(|chunks| {
+                    chunks.iter().filter(|chunk| chunk.min <= to && chunk.max >= from).try_for_each(|chunk| {
+                        let piece = pieces.entry((entry.target, group, slot)).or_insert_with(|| {
+                            let target = &targets[entry.target as usize].labels;
+                            Piece::new(groups[group as usize].series_labels(slot as usize, target))
+                        });
+                        let decoded = chunk.decode(|at, value| {
                             if at >= from && at <= to {
-                                samples.push(Sample { timestamp: Timestamp(at), value });
+                                piece.push(at, value);
                             }
-                        })
-                        .map_err(|error| error.0.to_owned())
-                    }
-                    _ => Ok(()),
+                        });
+                        decoded.map_err(|error| error.0.to_owned())
+                    })
                 });
                 if decoded.is_err() {
                     self.damaged.fetch_add(1, Ordering::Relaxed);
@@ -515,14 +591,7 @@ impl ChunkFile {
                 }
             }
         }
-        for ((target, group, slot), samples) in pieces {
-            let group = &groups[group as usize];
-            let labels = group.series_labels(slot as usize, &targets[target as usize].labels);
-            if !samples.is_empty() && !found(Piece { labels, samples }) {
-                return false;
-            }
-        }
-        true
+        pieces.into_values().all(|piece| piece.is_empty() || found(piece))
     }
 
     /// What a block is made of: targets, groups, and for each target and group the places of its chunks.
@@ -543,11 +612,10 @@ impl ChunkFile {
         }
     }
 
-    /// The chunk of a slot of an entry.
-    pub(crate) fn chunk(&self, entry: u32, slot: u32) -> Result<Option<Chunk>, Finding> {
+    /// The chunks of a slot of an entry.
+    pub(crate) fn chunks(&self, entry: u32, slot: u32) -> Result<Vec<Chunk>, Finding> {
         let entry = self.index.read().expect("no panic while held").entries[entry as usize].clone();
-        let mut table = Table::new(self, &entry, 1);
-        let read = table.entry(slot).and_then(|bytes| bytes.map(|bytes| read_entry(&bytes, &entry)).transpose());
+        let read = Table::new(self, &entry, 1).chunks(slot);
         read.map_err(|reason| Finding { file: self.path.clone(), offset: entry.offset, reason })
     }
 }
@@ -577,6 +645,14 @@ impl Table<'_> {
         let mut bytes = vec![0; length];
         self.file.file.read_exact_at(&mut bytes, self.entry.offset + offset).map_err(|error| error.to_string())?;
         Ok(bytes)
+    }
+
+    /// The chunks of a slot: one of floats at most, any number of histograms.
+    fn chunks(&mut self, slot: u32) -> Result<Vec<Chunk>, String> {
+        match self.entry(slot)? {
+            Some(bytes) => read_entry(&bytes, self.entry),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The bytes of a slot's entry, if it has samples.
@@ -610,15 +686,18 @@ impl Table<'_> {
     }
 }
 
-fn read_entry(bytes: &[u8], entry: &Kept) -> Result<Chunk, String> {
+fn read_entry(bytes: &[u8], entry: &Kept) -> Result<Vec<Chunk>, String> {
     let (sum, rest) = bytes.split_first_chunk::<4>().ok_or("an entry ends early")?;
     if crc32c::crc32c(rest) != u32::from_le_bytes(*sum) {
         return Err("the checksum of a chunk does not fit".into());
     }
+    if entry.histograms {
+        return Ok(histograms::read_entry(rest, entry.first)?);
+    }
     let mut reader = Reader::new(rest);
     let min = entry.first.wrapping_add(unzigzag(reader.varint()?));
     let max = entry.last.wrapping_sub(unzigzag(reader.varint()?));
-    Ok(Chunk { min, max, encoding: xor::XOR, bytes: reader.rest().to_vec() })
+    Ok(vec![Chunk { min, max, encoding: xor::XOR, bytes: reader.rest().to_vec() }])
 }
 
 fn read_frame(file: &File, id: FileId, at: u64, length: u64) -> Option<(u8, Vec<u8>)> {
@@ -665,8 +744,9 @@ fn take(
                 return Err("a table that does not fit its groups");
             }
             index.samples += head.samples;
-            let ChunksHead { first, last, first_row, .. } = head;
-            index.entries.push(Kept { target, groups, offset: behind, slots: slots as u32, first, last, first_row });
+            let ChunksHead { histograms, first, last, first_row, .. } = head;
+            let slots = slots as u32;
+            index.entries.push(Kept { target, groups, offset: behind, slots, histograms, first, last, first_row });
             Ok(head.bytes)
         }
         _ => Err("a record of another kind of file"),

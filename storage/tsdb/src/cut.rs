@@ -6,7 +6,8 @@ use crate::archive::{ChunkFile, Finding};
 use crate::deletions::Deletion;
 use crate::group::SlotGroup;
 use ahash::AHashMap;
-use blocks::{BlockWriter, Chunk, Compaction, Meta, merge_chunks, xor};
+use blocks::xor::ChunkError;
+use blocks::{BlockWriter, Chunk, Compaction, Meta, encode, merge_chunks};
 use series::Labels;
 use std::collections::BTreeSet;
 use std::io;
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Neighbouring chunks with so few samples together are made one.
-const SAMPLES_TOGETHER_MAX: u16 = 120;
+const SAMPLES_TOGETHER_MAX: u32 = 120;
 
 /// What came of a cut.
 #[derive(Debug, Default)]
@@ -102,9 +103,8 @@ pub fn cut(
         let mut chunks = Vec::new();
         for (target, group, slot) in of_series {
             for (file, entry, base) in &places[&(target, group)] {
-                match files[*file as usize].chunk(*entry, base + slot) {
-                    Ok(Some(chunk)) => chunks.push((chunk, deleted.clone())),
-                    Ok(None) => {}
+                match files[*file as usize].chunks(*entry, base + slot) {
+                    Ok(found) => chunks.extend(found.into_iter().map(|chunk| (chunk, deleted.clone()))),
                     Err(finding) => cut.findings.push(finding),
                 }
             }
@@ -136,18 +136,21 @@ pub fn cut(
 }
 
 /// Makes one chunk of neighbours that are short: restarts leave such.
-fn join_small(chunks: Vec<Chunk>) -> Result<Vec<Chunk>, xor::ChunkError> {
+fn join_small(chunks: Vec<Chunk>) -> Result<Vec<Chunk>, ChunkError> {
     let mut joined: Vec<Chunk> = Vec::with_capacity(chunks.len());
     for chunk in chunks {
-        match joined.last_mut() {
-            Some(last) if last.samples() + chunk.samples() <= SAMPLES_TOGETHER_MAX && last.max < chunk.min => {
-                let (mut encoder, mut bytes) = (xor::Encoder::default(), Vec::new());
-                xor::decode(&last.bytes, |at, value| encoder.push(at, value, &mut bytes))?;
-                xor::decode(&chunk.bytes, |at, value| encoder.push(at, value, &mut bytes))?;
-                encoder.finish(0, &mut bytes);
-                *last = Chunk { min: last.min, max: chunk.max, encoding: xor::XOR, bytes };
-            }
-            _ => joined.push(chunk),
+        let fits = |last: &mut Chunk| {
+            let samples = u32::from(last.samples()) + u32::from(chunk.samples());
+            samples <= SAMPLES_TOGETHER_MAX && last.encoding == chunk.encoding && last.max < chunk.min
+        };
+        if let Some(last) = joined.pop_if(fits) {
+            let mut samples = Vec::with_capacity(SAMPLES_TOGETHER_MAX as usize);
+            last.decode(|at, value| samples.push((at, value)))?;
+            chunk.decode(|at, value| samples.push((at, value)))?;
+            // Histograms may not go together.
+            joined.append(&mut encode(&samples));
+        } else {
+            joined.push(chunk);
         }
     }
     Ok(joined)

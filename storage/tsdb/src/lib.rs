@@ -10,17 +10,19 @@ mod cut;
 mod deletions;
 mod group;
 mod head;
+mod histograms;
 pub mod log;
 mod row;
 mod seal;
 mod store;
 
-pub use archive::{Archive, ChunkFile, Finding, Piece};
+pub use archive::{Archive, ChunkFile, Finding, Piece, ToSeal};
 pub use group::{GroupBuilder, SlotGroup};
 pub use head::{
     AppendScratch, Appended, Change, Closed, Given, RowRejected, Rows, Segment, SegmentLimits, TargetHead,
     within_bounds,
 };
+pub use histograms::{GivenHistogram, HistogramHead, HistogramSegment, Timed, in_order};
 pub use row::{Direction, RowError, Slots, walk as walk_row};
 pub use seal::{Sealed, seal};
 pub use store::{Job, OpenError, ReplayState, Store, StoreOptions, StoreStats};

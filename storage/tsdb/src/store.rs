@@ -8,13 +8,12 @@
 //!   * nothing is deleted before what replaces it is durable
 //!   * damage never stops the start: what is damaged is told, set aside, and the rest serves
 
-use crate::archive::{Archive, Piece};
+use crate::archive::{Archive, Piece, ToSeal};
 use crate::cut::cut;
 use crate::deletions::{Deletion, Deletions};
-use crate::head::Closed;
-use crate::log::{FileId, Options as LogOptions, Replay, replay_file};
+use crate::log::{FileId, Options as LogOptions, Recovered, Replay, replay_file};
 use blocks::{Block, BlockError, Meta};
-use series::{Labels, Matcher, Sample, Timestamp};
+use series::{Labels, Matcher, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
@@ -130,7 +129,7 @@ fn add(counter: &AtomicU64, count: u64) {
 
 /// What the thread that seals is told.
 pub enum Job {
-    Seal(Arc<Closed>),
+    Seal(Arc<dyn ToSeal>),
     /// Log files that nobody needs any more.
     Remove(Vec<FileId>),
 }
@@ -332,7 +331,7 @@ impl Store {
         let mut more = true;
         self.archive.select(selectors, from, to, skip, stop, |mut piece| {
             hide(&deletions, &mut piece);
-            more = piece.samples.is_empty() || found(piece);
+            more = piece.is_empty() || found(piece);
             more
         });
         let blocks = self.blocks.read().expect("no panic while held").clone();
@@ -349,12 +348,10 @@ impl Store {
                     return Ok(());
                 }
                 let Some(series) = block.series(id, from.0, to.0)? else { continue };
-                let mut samples = Vec::new();
-                block.samples(&series, from.0, to.0, |at, value| {
-                    samples.push(Sample { timestamp: Timestamp(at), value });
-                })?;
-                if !samples.is_empty() {
-                    more = found(Piece { labels: series.labels, samples });
+                let mut piece = Piece::new(series.labels.clone());
+                block.samples(&series, from.0, to.0, |at, value| piece.push(at, value))?;
+                if !piece.is_empty() {
+                    more = found(piece);
                 }
             }
         }
@@ -470,7 +467,7 @@ impl Store {
 
     fn seal_forever(&self, waiting: &mpsc::Receiver<Job>) {
         be_nice();
-        let mut batch: VecDeque<Arc<Closed>> = VecDeque::new();
+        let mut batch: VecDeque<Arc<dyn ToSeal>> = VecDeque::new();
         while !self.stopping() {
             let mut removed = Vec::new();
             let collect_until = Instant::now() + BATCH_WAIT;
@@ -503,9 +500,9 @@ impl Store {
     }
 
     /// Writes and syncs the chunks of a batch; it is empty afterwards unless something failed.
-    fn seal_batch(&self, batch: &mut VecDeque<Arc<Closed>>) -> io::Result<()> {
+    fn seal_batch(&self, batch: &mut VecDeque<Arc<dyn ToSeal>>) -> io::Result<()> {
         for closed in batch.iter() {
-            if let Some(unread) = self.archive.append(&closed.key, &closed.segment)? {
+            if let Some(unread) = closed.append_to(&self.archive)? {
                 add(&self.counters.damages, 1);
                 tracing::error!(unread, "rows that do not decode are left out");
             }
@@ -521,11 +518,11 @@ impl Store {
     }
 
     /// Gives up the oldest segments when too much waits.
-    fn shed(&self, batch: &mut VecDeque<Arc<Closed>>) {
-        let mut bytes: usize = batch.iter().map(|closed| closed.segment.heap_bytes()).sum();
+    fn shed(&self, batch: &mut VecDeque<Arc<dyn ToSeal>>) {
+        let mut bytes: usize = batch.iter().map(|closed| closed.heap_bytes()).sum();
         while bytes > self.options.waiting_bytes_max {
             let Some(closed) = batch.pop_front() else { break };
-            bytes -= closed.segment.heap_bytes();
+            bytes -= closed.heap_bytes();
             closed.set_sealed();
             add(&self.counters.segments_lost, 1);
         }
@@ -599,7 +596,7 @@ impl Store {
             state.bytes += length;
             state.rows += replayed.rows;
         }
-        let (segments, lost) = replay.finish();
+        let Recovered { segments, histograms, lost } = replay.finish();
         self.replay.lock().expect("no panic while held").rows_lost += lost;
         for (key, segment) in segments {
             let first = segment.range().map_or(0, |(first, _)| first.0);
@@ -612,6 +609,13 @@ impl Store {
                 tracing::error!(unread, "rows of a log that do not decode are left out");
             }
             self.replay.lock().expect("no panic while held").samples += samples as u64;
+        }
+        for (key, segment) in histograms {
+            let first = segment.range().map_or(0, |(first, _)| first.0);
+            if !kept.contains(&(key.id, first)) {
+                self.archive.append_histograms(&key, &segment)?;
+                self.replay.lock().expect("no panic while held").samples += segment.rows() as u64;
+            }
         }
         self.archive.sync()?;
         for file in files {
@@ -795,6 +799,7 @@ impl Store {
 fn hide(deletions: &[Deletion], piece: &mut Piece) {
     for (from, to) in deletions.iter().filter_map(|deletion| deletion.range_of(&piece.labels)) {
         piece.samples.retain(|sample| sample.timestamp.0 < from || sample.timestamp.0 > to);
+        piece.histograms.retain(|(at, _)| *at < from || *at > to);
     }
 }
 

@@ -4,15 +4,18 @@
 //! ones, zeros or a torn half are. A name that was created is durable (the log asks for that before it writes).
 //! `RINGSCRAPE_CRASH_SEEDS` asks for more seeds.
 
-use series::{Labels, Timestamp};
+use series::histogram::BucketCount;
+use series::{Histogram, Labels, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tsdb::log::{Action, FileId, Journal, Options, Replay, TargetKey, Writer, replay_file};
-use tsdb::{AppendScratch, GroupBuilder, SegmentLimits, SlotGroup, TargetHead};
+use tsdb::log::{Action, FileId, Journal, Options, Recovered, Replay, TargetKey, Writer, replay_file};
+use tsdb::{AppendScratch, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
 
 const SECTOR: usize = 512;
 const TARGETS: usize = 3;
 const SLOTS: usize = 70;
+/// Whose histograms there are, besides.
+const HISTOGRAMS: u64 = 99;
 
 fn random(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -109,11 +112,13 @@ impl SimDisk {
     }
 }
 
+/// By target and time: the values of a row, or how many each bucket of a histogram counts.
 type Truth = BTreeMap<(u64, i64), Vec<u64>>;
 
 struct Rig {
     journal: Journal,
     heads: Vec<TargetHead>,
+    histograms: HistogramHead,
     scratch: AppendScratch,
     values: Vec<Vec<f64>>,
     /// By target and time: the values, and the position of the row.
@@ -142,6 +147,7 @@ impl Rig {
         Rig {
             journal: Journal::new(Writer::new(FileId { boot: 1, writer: 0, sequence: 1 }, options)),
             heads: heads.collect(),
+            histograms: HistogramHead::new(histograms_key(), limits),
             scratch: AppendScratch::default(),
             values: vec![vec![0.0; SLOTS]; TARGETS],
             truth: Truth::new(),
@@ -162,6 +168,27 @@ impl Rig {
         self.positions.push((position, target as u64, at));
         // Segments that are closed stay needed: nothing is sealed here.
     }
+
+    /// Histograms of two series at one time; the first begins another group now and then.
+    fn observe(&mut self, at: i64, next: &mut impl FnMut(u64) -> u64) {
+        if self.histograms.series() == 0 || next(10) == 0 {
+            let labels = |i: u64| Labels::from_pairs([("__name__", format!("h{i}").as_str())]);
+            let known = self.histograms.series() as u64;
+            self.histograms.add(&[labels(known), labels(known + 1)]);
+        }
+        let last = self.histograms.series() as u32 - 1;
+        let counts: Vec<u64> = (0..4).map(|_| 1 + next(1000)).collect();
+        let buckets = (0..).zip(&counts).map(|(index, count)| BucketCount { index, count: *count as f64 });
+        let histogram = Histogram { count: at as f64, positive: buckets.collect(), ..Histogram::default() };
+        let samples = [0, last].map(|series| (series, at, Arc::new(histogram.clone())));
+        self.histograms.append(&samples, &mut self.journal);
+        self.truth.insert((HISTOGRAMS, at), [&counts[..], &counts[..]].concat());
+        self.positions.push((self.journal.writer().unwrap().appended(), HISTOGRAMS, at));
+    }
+}
+
+fn histograms_key() -> TargetKey {
+    TargetKey { id: HISTOGRAMS, labels: Labels::empty() }
 }
 
 /// Replays an image; every row read must be one that was written, once.
@@ -171,7 +198,24 @@ fn recover(image: &[(FileId, Vec<u8>)], truth: &Truth) -> Truth {
         replay_file(*id, bytes.clone(), &mut replay);
     }
     let mut found = Truth::new();
-    for (key, segment) in replay.finish().0 {
+    let Recovered { segments, histograms, .. } = replay.finish();
+    for (key, segment) in histograms {
+        let mut head = HistogramHead::new(key.clone(), SegmentLimits::default());
+        head.adopt(segment);
+        let every = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
+        let mut rows: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
+        head.range(Timestamp(0), Timestamp(i64::MAX), u64::MAX, every, |_, _, samples| {
+            for (at, histogram) in samples {
+                assert_eq!(histogram.count, at as f64);
+                rows.entry(at).or_default().extend(histogram.positive.iter().map(|bucket| bucket.count as u64));
+            }
+        });
+        for (at, row) in rows {
+            assert_eq!(truth.get(&(key.id, at)), Some(&row), "histograms at {at} are altered");
+            assert!(found.insert((key.id, at), row).is_none(), "histograms at {at} are there twice");
+        }
+    }
+    for (key, segment) in segments {
         let mut head = TargetHead::new(key.clone(), SegmentLimits::default(), 0);
         head.adopt(segment);
         let mut rows: BTreeMap<i64, BTreeMap<u32, u64>> = BTreeMap::new();
@@ -215,6 +259,9 @@ fn crashes_lose_nothing_durable() {
                     rig.scrape(target, 1_000 + step * 50 + target as i64, &mut next);
                 }
             }
+            if next(2) == 0 {
+                rig.observe(1_000 + step * 50, &mut next);
+            }
             while let Some(action) = rig.journal.writer_mut().unwrap().next(now_ms, false) {
                 let outcome = disk.carry_out(&action, &mut next);
                 let failed = outcome.is_err();
@@ -256,6 +303,7 @@ fn every_operation_may_fail_once() {
             // Time enough at the end for what failed last.
             if step < 40 {
                 (0..TARGETS).for_each(|target| rig.scrape(target, 1_000 + step * 50 + target as i64, &mut next));
+                rig.observe(1_000 + step * 50, &mut next);
             }
             while let Some(action) = rig.journal.writer_mut().unwrap().next(now_ms, false) {
                 let outcome = disk.carry_out(&action, &mut next);

@@ -339,7 +339,7 @@ fn damaged_logs_give_what_was_durable() {
         let mut replay = tsdb::log::Replay::default();
         tsdb::log::replay_file(file, bytes, &mut replay);
         let mut rows = 0;
-        for (key, segment) in replay.finish().0 {
+        for (key, segment) in replay.finish().segments {
             rows += segment.rows();
             let mut head = TargetHead::new(key.clone(), LIMITS, 0);
             head.adopt(segment);

@@ -1,15 +1,14 @@
 //! Series in memory, as the world of unit tests.
 
-use crate::host::{Host, Pending};
+use crate::host::{Found, Host, Pending};
 use notifier::Alert;
 use promql::notation::Value;
-use promql::{Answer, Evaluated, Limits, Plan, PlanOptions, Point, Selected, SelectedSeries};
+use promql::{Answer, Column, Evaluated, Limits, Plan, PlanOptions, Selected, SelectedSeries};
 use series::histogram::{Histogram, ResetHint};
 use series::{Labels, Matcher, STALE_NAN, Timestamp};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use template::Sample;
 
 /// Samples that a query may look at, as Prometheus' default has it.
 const SAMPLES_MAX: usize = 50_000_000;
@@ -107,29 +106,28 @@ impl Host for Memory {
         true
     }
 
-    fn query(&self, expr: &str, at: Timestamp) -> Result<Vec<Sample>, String> {
+    fn query(&self, expr: &str, at: Timestamp) -> Result<Found, String> {
         match self.evaluate(expr, at.0)?.answer {
-            Answer::Scalar(values) => Ok(vec![Sample { labels: Labels::empty(), value: values[0] }]),
-            Answer::Vector(columns) => columns
-                .into_iter()
-                .filter_map(|column| match column.point(0)? {
-                    Point::Float(value) => Some(Ok(Sample { labels: column.labels, value })),
-                    Point::Histogram(_) => {
-                        Some(Err("the result has native histograms, which rules cannot keep yet".to_owned()))
-                    }
-                })
-                .collect(),
+            Answer::Scalar(values) => Ok(vec![(Labels::empty(), series::Value::Float(values[0]))]),
+            Answer::Vector(columns) => {
+                let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
+                Ok(columns.into_iter().filter_map(element).collect())
+            }
             Answer::String(_) | Answer::Matrix(_) => Err("rule result is not a vector or scalar".into()),
         }
     }
 
-    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, f64)>) -> Pending {
+    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, series::Value)>) -> Pending {
         let mut state = self.state();
         let now: HashSet<Labels> = rows.iter().map(|(labels, _)| labels.clone()).collect();
         let before = state.written.insert(source.to_owned(), now.clone()).unwrap_or_default();
-        let ended = before.difference(&now).map(|labels| (labels.clone(), STALE_NAN));
+        let ended = before.difference(&now).map(|labels| (labels.clone(), series::Value::Float(STALE_NAN)));
         for (labels, value) in rows.into_iter().chain(ended) {
-            state.series.entry(labels).or_default().insert(at.0, Value::Float(value));
+            let value = match value {
+                series::Value::Float(value) => Value::Float(value),
+                series::Value::Histogram(histogram) => Value::Histogram((*histogram).clone(), false),
+            };
+            state.series.entry(labels).or_default().insert(at.0, value);
         }
         Box::new(|| Ok(()))
     }

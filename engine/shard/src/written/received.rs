@@ -7,11 +7,12 @@
 //!   * the verdict on a sample is Prometheus': in order, late within the window, or refused with its reason
 //!   * a core holds at most [`SERIES_MAX`] received series
 
-use super::{Place, Source, Written};
-use ahash::AHashMap;
-use series::{Labels, Sample, Timestamp};
+use super::{Head, Histograms, Place, Source, Written};
+use ahash::{AHashMap, RandomState};
+use series::{Histogram, Labels, Sample, Timestamp};
+use std::hash::{BuildHasher, Hash, Hasher};
 use tsdb::log::Journal;
-use tsdb::{AppendScratch, Given, TargetHead};
+use tsdb::{AppendScratch, Given, Timed};
 
 /// Labels of a series that make its source.
 const SOURCE_LABELS: [&str; 2] = ["instance", "job"];
@@ -27,6 +28,7 @@ const REFUSED_TOLD_MAX: usize = 10;
 pub struct Received {
     pub labels: Labels,
     pub samples: Vec<Sample>,
+    pub histograms: Timed,
 }
 
 /// Series of sources that one core keeps: the labels of the source, then its series without these.
@@ -63,6 +65,7 @@ pub struct Refused {
 pub struct ReceiveOutcome {
     /// Taken, those that were there already included.
     pub samples: u64,
+    pub histograms: u64,
     /// Of them, those behind their series' newest.
     pub late: u64,
     /// How many were refused for each reason, and the first few.
@@ -88,6 +91,7 @@ impl ReceiveOutcome {
     /// Takes in what became of the rest, on another core.
     pub fn add(&mut self, other: ReceiveOutcome) {
         self.samples += other.samples;
+        self.histograms += other.histograms;
         self.late += other.late;
         self.counts.extend(other.counts);
         self.refused.extend(other.refused);
@@ -98,13 +102,69 @@ impl ReceiveOutcome {
 /// Divides series by source: the labels that make it, and its series without them.
 pub fn source_of(series: Vec<Received>) -> impl Iterator<Item = (Labels, Vec<Received>)> {
     let mut sources: AHashMap<Labels, Vec<Received>> = AHashMap::new();
-    for Received { labels, samples } in series {
+    for Received { labels, samples, histograms } in series {
         let of_source = |(name, _): &(&str, &str)| SOURCE_LABELS.contains(name);
         let source = Labels::from_sorted(labels.iter().filter(of_source));
         let labels = Labels::from_sorted(labels.iter().filter(|label| !of_source(label)));
-        sources.entry(source).or_default().push(Received { labels, samples });
+        sources.entry(source).or_default().push(Received { labels, samples, histograms });
     }
     sources.into_iter()
+}
+
+/// What becomes of a sample.
+enum Verdict {
+    InOrder,
+    /// What is sent again is taken again.
+    Again,
+    Late,
+    Refused(Refusal),
+}
+
+/// Who decides it.
+struct Judge {
+    now_ms: i64,
+    late_ms: i64,
+    old_ms: i64,
+    /// The newest sample of the source.
+    newest: i64,
+}
+
+impl Judge {
+    fn verdict(&self, place: &Place, at: i64, is_same: impl FnOnce() -> bool) -> Verdict {
+        let old = self.late_ms > 0 && at >= self.newest.saturating_sub(self.late_ms);
+        if at > self.now_ms.saturating_add(AHEAD_MS_MAX) || at == i64::MIN {
+            Verdict::Refused(Refusal::OutOfBounds)
+        } else if at > place.newest && at >= self.newest.saturating_sub(self.old_ms) {
+            Verdict::InOrder
+        } else if at == place.newest {
+            if is_same() { Verdict::Again } else { Verdict::Refused(Refusal::Duplicate) }
+        } else if old && at < place.newest {
+            Verdict::Late
+        } else if self.late_ms > 0 {
+            Verdict::Refused(Refusal::TooOld)
+        } else if at < self.newest.saturating_sub(self.old_ms) {
+            Verdict::Refused(Refusal::OutOfBounds)
+        } else {
+            Verdict::Refused(Refusal::OutOfOrder)
+        }
+    }
+}
+
+/// Tells histograms apart, whatever is said of the sample before.
+fn fingerprint(histogram: &Histogram, hashing: &RandomState) -> u64 {
+    let mut hasher = hashing.build_hasher();
+    let Histogram { hint: _, schema, zero_threshold, zero_count, count, sum, positive, negative, custom_values } =
+        histogram;
+    schema.hash(&mut hasher);
+    [zero_threshold, zero_count, count, sum].map(|number| number.to_bits()).hash(&mut hasher);
+    for bucket in positive {
+        (1u8, bucket.index, bucket.count.to_bits()).hash(&mut hasher);
+    }
+    for bucket in negative {
+        (2u8, bucket.index, bucket.count.to_bits()).hash(&mut hasher);
+    }
+    custom_values.iter().for_each(|bound| bound.to_bits().hash(&mut hasher));
+    hasher.finish()
 }
 
 impl Written {
@@ -115,23 +175,26 @@ impl Written {
         now_ms: i64,
         journal: &mut Journal,
         scratch: &mut AppendScratch,
-        mut appended: impl FnMut(&mut TargetHead),
+        mut appended: impl FnMut(Head),
     ) -> ReceiveOutcome {
         let mut outcome = ReceiveOutcome::default();
         let mut room = SERIES_MAX.saturating_sub(self.received.values().map(|source| source.places.len()).sum());
         let Written { limits, hashing, received, .. } = self;
         for (labels, series) in &request.sources {
             let source = received.entry(labels.clone()).or_insert_with(|| {
-                Source::new(labels.hash64().rotate_left(32) ^ 0x7265_6365_6976_6564, labels.clone())
+                Source::new(labels.hash64().rotate_left(32) ^ 0x7265_6365_6976_6564, labels.clone(), limits)
             });
             source.seen_ms = now_ms;
             let mut keys = Vec::with_capacity(series.len());
             let mut fresh: Vec<(u64, &Labels)> = Vec::new();
-            for one in series.iter().filter(|one| !one.samples.is_empty()) {
+            for one in series {
+                let of_histograms = one.histograms.iter().map(|(at, _)| *at);
+                let Some(at) = one.samples.iter().map(|sample| sample.timestamp.0).chain(of_histograms).next() else {
+                    continue;
+                };
                 let key = source.key(&one.labels, hashing, &fresh);
                 if !source.places.contains_key(&key) {
                     if room == 0 {
-                        let at = one.samples[0].timestamp.0;
                         outcome.refuse(Refusal::TooManySeries, at, || one.labels.merged(labels));
                         continue;
                     }
@@ -144,7 +207,9 @@ impl Written {
             source.add(&fresh, limits, true);
             let late_ms = limits.late_ms;
             let old_ms = late_ms.max(limits.range_ms / 2);
-            let (mut rounds, mut newest): (Vec<Round>, i64) = (Vec::new(), source.newest);
+            let mut judge = Judge { now_ms, late_ms, old_ms, newest: source.newest };
+            let mut rounds: Vec<Round> = Vec::new();
+            let mut histograms = Histograms::default();
             // A series may come twice in a request, and has one sample in a row.
             let mut rows: AHashMap<u64, (usize, usize)> = AHashMap::with_capacity(keys.len());
             for (key, one) in keys {
@@ -152,41 +217,50 @@ impl Written {
                 let (in_order, late) = rows.entry(key).or_default();
                 for Sample { timestamp: Timestamp(at), value } in &one.samples {
                     let (at, value) = (*at, *value);
-                    let given = Given { group: place.group, slot: place.slot, stamp: at, value };
-                    let old = late_ms > 0 && at >= newest.saturating_sub(late_ms);
-                    let refusal = if at > now_ms.saturating_add(AHEAD_MS_MAX) || at == i64::MIN {
-                        Some(Refusal::OutOfBounds)
-                    } else if at > place.newest && at >= newest.saturating_sub(old_ms) {
-                        push(&mut rounds, *in_order, place.part, given, false);
-                        *in_order += 1;
-                        (place.newest, place.bits) = (at, value.to_bits());
-                        newest = newest.max(at);
-                        outcome.samples += 1;
-                        None
-                    } else if at == place.newest {
-                        // What is sent again is taken again.
-                        let same = value.to_bits() == place.bits;
-                        outcome.samples += u64::from(same);
-                        (!same).then_some(Refusal::Duplicate)
-                    } else if old && at < place.newest {
-                        push(&mut rounds, *late, place.part, given, true);
-                        *late += 1;
-                        outcome.samples += 1;
-                        outcome.late += 1;
-                        None
-                    } else if late_ms > 0 {
-                        Some(Refusal::TooOld)
-                    } else if at < newest.saturating_sub(old_ms) {
-                        Some(Refusal::OutOfBounds)
-                    } else {
-                        Some(Refusal::OutOfOrder)
-                    };
-                    if let Some(refusal) = refusal {
-                        outcome.refuse(refusal, at, || one.labels.merged(labels));
+                    let is_same = || !place.newest_is_histogram && value.to_bits() == place.bits;
+                    match judge.verdict(place, at, is_same) {
+                        // The end of a histogram is one itself.
+                        Verdict::InOrder if place.newest_is_histogram && series::is_stale(value) => {
+                            histograms.end(place, at);
+                            (place.newest, place.newest_is_histogram, place.bits) = (at, false, value.to_bits());
+                            outcome.samples += 1;
+                        }
+                        Verdict::InOrder => {
+                            push(&mut rounds, *in_order, place.part, place.given(at, value), false);
+                            *in_order += 1;
+                            (place.newest, place.newest_is_histogram, place.bits) = (at, false, value.to_bits());
+                            outcome.samples += 1;
+                        }
+                        Verdict::Again => outcome.samples += 1,
+                        Verdict::Late => {
+                            push(&mut rounds, *late, place.part, place.given(at, value), true);
+                            *late += 1;
+                            outcome.samples += 1;
+                            outcome.late += 1;
+                        }
+                        Verdict::Refused(refusal) => outcome.refuse(refusal, at, || one.labels.merged(labels)),
                     }
+                    judge.newest = judge.newest.max(place.newest);
+                }
+                for (at, histogram) in &one.histograms {
+                    let bits = fingerprint(histogram, hashing);
+                    let is_same = || place.newest_is_histogram && bits == place.bits;
+                    let verdict = judge.verdict(place, *at, is_same);
+                    if let Verdict::Refused(refusal) = verdict {
+                        outcome.refuse(refusal, *at, || one.labels.merged(labels));
+                        continue;
+                    }
+                    outcome.histograms += 1;
+                    match verdict {
+                        Verdict::Again => continue,
+                        Verdict::Late => outcome.late += 1,
+                        _ => (place.newest, place.newest_is_histogram, place.bits) = (*at, true, bits),
+                    }
+                    histograms.push(place, &one.labels, *at, histogram.clone(), &source.histograms);
+                    judge.newest = judge.newest.max(place.newest);
                 }
             }
-            source.newest = newest;
+            source.newest = judge.newest;
             for round in rounds {
                 for (part, (given, late)) in round {
                     let mut head = source.parts[part as usize].holder.head.borrow_mut();
@@ -196,9 +270,10 @@ impl Written {
                         None => Timestamp(newest),
                     };
                     head.append_sparse(at, &given, &late, journal, scratch).expect("the time is after the newest row");
-                    appended(&mut head);
+                    appended(Head::Floats(&mut head));
                 }
             }
+            histograms.append(&source.histograms, now_ms, journal, &mut appended);
         }
         outcome
     }
@@ -248,6 +323,7 @@ mod tests {
             let series = series.iter().map(|(labels, samples)| Received {
                 labels: labels.clone(),
                 samples: samples.iter().map(sample).collect(),
+                histograms: Vec::new(),
             });
             let request = ReceiveRequest { sources: source_of(series.collect()).collect() };
             self.written.receive(&request, NOW, &mut self.journal, &mut self.scratch, |_| ())
@@ -337,7 +413,7 @@ mod tests {
             let outcome = rig.receive(&series);
             assert!(outcome.refused.iter().all(|refused| refused.refusal == Refusal::Duplicate), "{outcome:?}");
             if next(10) == 0 {
-                rig.ended.extend(rig.written.retire(NOW));
+                rig.ended.extend(rig.written.retire(NOW).holders);
             }
         }
         let read = rig.read();

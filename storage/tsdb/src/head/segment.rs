@@ -50,15 +50,15 @@ pub struct Segment {
 
 /// A segment that takes no more rows, shared with whoever puts it into chunks.
 #[derive(Debug)]
-pub struct Closed {
+pub struct Closed<S = Segment> {
     pub key: Arc<TargetKey>,
-    pub segment: Segment,
+    pub segment: S,
     /// Set once its chunks can be read; from then on the rows are not.
     sealed: AtomicBool,
 }
 
-impl Closed {
-    pub fn new(key: Arc<TargetKey>, segment: Segment) -> Closed {
+impl<S> Closed<S> {
+    pub fn new(key: Arc<TargetKey>, segment: S) -> Closed<S> {
         Closed { key, segment, sealed: AtomicBool::new(false) }
     }
 

@@ -88,6 +88,24 @@ impl Journal {
         groups: impl Iterator<Item = &'a Arc<SlotGroup>>,
         stamps: &[(u32, i64)],
     ) -> SegmentMark {
+        self.begin_with(key, groups, |number, groups, out| record::begin(number, number, groups, stamps, out))
+    }
+
+    /// Begins a segment whose rows hold histograms.
+    pub fn begin_histograms<'a>(
+        &mut self,
+        key: &TargetKey,
+        groups: impl Iterator<Item = &'a Arc<SlotGroup>>,
+    ) -> SegmentMark {
+        self.begin_with(key, groups, |number, groups, out| record::begin_histograms(number, number, groups, out))
+    }
+
+    fn begin_with<'a>(
+        &mut self,
+        key: &TargetKey,
+        groups: impl Iterator<Item = &'a Arc<SlotGroup>>,
+        begin: impl FnOnce(u32, &[u32], &mut Vec<u8>) -> u8,
+    ) -> SegmentMark {
         self.segments = self.segments.wrapping_add(1);
         let number = self.segments;
         let file = match &mut self.writer {
@@ -100,7 +118,7 @@ impl Journal {
         // A target is defined with each of its segments: its labels are short, and a number of its own costs a map.
         self.append(|out| record::target(number, key.id, &key.labels, out));
         let groups = self.define(groups, file.sequence);
-        self.append(|out| record::begin(number, number, &groups, stamps, out));
+        self.append(|out| begin(number, &groups, out));
         let epoch = self.writer.as_ref().map_or(0, Writer::epoch);
         SegmentMark { number, epoch, steps: 0, _file: file }
     }

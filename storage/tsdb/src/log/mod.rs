@@ -9,5 +9,5 @@ pub(crate) mod writer;
 pub use frame::{Damage, FileId};
 pub use journal::{Journal, SegmentMark, TargetKey};
 pub use record::{put_matchers, read_matchers};
-pub use replay::{Replay, Replayed, replay_file};
+pub use replay::{Recovered, Replay, Replayed, replay_file};
 pub use writer::{Action, FileToken, Options, Writer};

@@ -15,6 +15,8 @@ const BEGIN: u8 = 3;
 const PLACE: u8 = 4;
 const ROW: u8 = 5;
 const CHUNKS: u8 = 6;
+const BEGIN_HISTOGRAMS: u8 = 7;
+const HISTOGRAM_CHUNKS: u8 = 8;
 
 /// A group's text is at most this long, unpacked.
 const GROUP_BYTES_MAX: u64 = 1 << 30;
@@ -40,6 +42,12 @@ pub enum Record<'a> {
         groups: Vec<u32>,
         stamps: Vec<(u32, i64)>,
     },
+    /// A source's new segment of histograms: its rows hold such.
+    BeginHistograms {
+        segment: u32,
+        target: u32,
+        groups: Vec<u32>,
+    },
     /// More groups at the end of a segment's slots.
     Place {
         segment: u32,
@@ -59,6 +67,8 @@ pub enum Record<'a> {
 /// The head of a segment's chunks; the chunks lie behind its frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunksHead {
+    /// Of histograms: an entry may have several chunks, and says their encodings.
+    pub histograms: bool,
     pub target: u32,
     pub groups: Vec<u32>,
     /// Times of the first and the last sample.
@@ -170,6 +180,13 @@ pub fn begin(segment: u32, target: u32, groups: &[u32], stamps: &[(u32, i64)], o
     BEGIN
 }
 
+pub fn begin_histograms(segment: u32, target: u32, groups: &[u32], out: &mut Vec<u8>) -> u8 {
+    put_varint(u64::from(segment), out);
+    put_varint(u64::from(target), out);
+    put_numbers(groups, out);
+    BEGIN_HISTOGRAMS
+}
+
 pub fn place(segment: u32, step: u32, groups: &[u32], out: &mut Vec<u8>) -> u8 {
     put_varint(u64::from(segment), out);
     put_varint(u64::from(step), out);
@@ -193,7 +210,7 @@ pub fn chunks(head: &ChunksHead, out: &mut Vec<u8>) -> u8 {
     put_varint(zigzag(head.first_row), out);
     put_varint(head.samples, out);
     put_varint(head.bytes, out);
-    CHUNKS
+    if head.histograms { HISTOGRAM_CHUNKS } else { CHUNKS }
 }
 
 /// Reads the payload of a frame.
@@ -215,7 +232,13 @@ pub fn read(kind: u8, payload: &[u8]) -> Result<Record<'_>, &'static str> {
             let (segment, step, at) = (reader.number()?, reader.number()?, Timestamp(unzigzag(reader.varint()?)));
             Record::Row { segment, step, at, row: reader.rest() }
         }
-        CHUNKS => Record::Chunks(ChunksHead {
+        BEGIN_HISTOGRAMS => Record::BeginHistograms {
+            segment: reader.number()?,
+            target: reader.number()?,
+            groups: read_numbers(&mut reader)?,
+        },
+        CHUNKS | HISTOGRAM_CHUNKS => Record::Chunks(ChunksHead {
+            histograms: kind == HISTOGRAM_CHUNKS,
             target: reader.number()?,
             groups: read_numbers(&mut reader)?,
             first: unzigzag(reader.varint()?),
@@ -281,8 +304,19 @@ mod tests {
         add(&|out| begin(1, 7, &[9, 10], &[(3, i64::MIN), (5, 12)], out));
         add(&|out| place(1, 1, &[11], out));
         add(&|out| row(1, 2, Timestamp(-5), &[1, 2, 3], out));
-        let head = ChunksHead { target: 7, groups: vec![9], first: -1, last: 5, first_row: 0, samples: 6, bytes: 99 };
+        let head = ChunksHead {
+            histograms: false,
+            target: 7,
+            groups: vec![9],
+            first: -1,
+            last: 5,
+            first_row: 0,
+            samples: 6,
+            bytes: 99,
+        };
         add(&|out| chunks(&head, out));
+        add(&|out| begin_histograms(2, 7, &[9], out));
+        add(&|out| chunks(&ChunksHead { histograms: true, ..head.clone() }, out));
         all
     }
 
@@ -301,6 +335,8 @@ mod tests {
         assert!(texts[2].contains("groups: [9, 10], stamps: [(3, -9223372036854775808), (5, 12)]"), "{}", texts[2]);
         assert!(texts[4].contains("Timestamp(-5)") && texts[4].contains("[1, 2, 3]"), "{}", texts[4]);
         assert!(texts[5].contains("first: -1, last: 5") && texts[5].contains("bytes: 99"), "{}", texts[5]);
+        assert!(texts[5].contains("histograms: false") && texts[7].contains("histograms: true"), "{}", texts[7]);
+        assert_eq!(texts[6], "BeginHistograms { segment: 2, target: 7, groups: [9] }");
     }
 
     #[test]

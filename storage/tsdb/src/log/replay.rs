@@ -7,11 +7,13 @@
 
 use crate::group::SlotGroup;
 use crate::head::Segment;
+use crate::histograms::HistogramSegment;
 use crate::log::frame::{Damage, FileId, frames, mend};
 use crate::log::journal::TargetKey;
 use crate::log::record::{self, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
 use ahash::AHashMap;
+use series::Timestamp;
 use std::sync::Arc;
 
 /// The files of one log, read in order.
@@ -24,12 +26,42 @@ pub struct Replay {
     orphans: AHashMap<u32, u64>,
 }
 
+/// What the files hold, with whose it is.
+#[derive(Default)]
+pub struct Recovered {
+    pub segments: Vec<(TargetKey, Segment)>,
+    pub histograms: Vec<(TargetKey, HistogramSegment)>,
+    /// Records of segments that cannot be read because one before them was lost.
+    pub lost: u64,
+}
+
 struct Partial {
     key: TargetKey,
-    segment: Segment,
+    rows: Rows,
     /// The last record taken, and the last that was seen.
     step: u32,
     seen: u32,
+}
+
+enum Rows {
+    Floats(Segment),
+    Histograms(HistogramSegment),
+}
+
+impl Rows {
+    fn add(&mut self, group: Arc<SlotGroup>) {
+        match self {
+            Rows::Floats(segment) => drop(segment.add(group)),
+            Rows::Histograms(segment) => drop(segment.add(group)),
+        }
+    }
+
+    fn restore_row(&mut self, at: Timestamp, row: &[u8]) -> bool {
+        match self {
+            Rows::Floats(segment) => segment.restore_row(at, row),
+            Rows::Histograms(segment) => segment.restore_row(at, row),
+        }
+    }
 }
 
 /// What became of a file.
@@ -85,26 +117,27 @@ impl Replay {
                 }
             }
             Record::Begin { segment, target, groups, stamps } => {
-                let key = self.targets.remove(&target).ok_or("a segment of an unknown target")?;
-                // What was not durable when a file was given up is in the next one again.
-                if self.segments.contains_key(&segment) {
-                    return Ok(());
+                self.begin(segment, target, Rows::Floats(Segment::default()), &groups)?;
+                if let Some(Partial { rows: Rows::Floats(fresh), step: 0, .. }) = self.segments.get_mut(&segment)
+                    && let Err(reason) = fresh.restore_stamps(&stamps)
+                {
+                    self.segments.remove(&segment);
+                    return Err(reason);
                 }
-                let mut fresh = Segment::default();
-                self.place(&mut fresh, &groups)?;
-                fresh.restore_stamps(&stamps)?;
-                self.segments.insert(segment, Partial { key, segment: fresh, step: 0, seen: 0 });
+            }
+            Record::BeginHistograms { segment, target, groups } => {
+                self.begin(segment, target, Rows::Histograms(HistogramSegment::default()), &groups)?;
             }
             Record::Place { segment, step, groups } => {
                 let mut partial = self.segments.remove(&segment).ok_or("groups for an unknown segment")?;
-                if partial.is_next(step) && self.place(&mut partial.segment, &groups).is_ok() {
+                if partial.is_next(step) && self.place(&mut partial.rows, &groups).is_ok() {
                     partial.step = step;
                 }
                 self.segments.insert(segment, partial);
             }
             Record::Row { segment, step, at, row } => match self.segments.get_mut(&segment) {
                 Some(partial) => {
-                    if partial.is_next(step) && partial.segment.restore_row(at, row) {
+                    if partial.is_next(step) && partial.rows.restore_row(at, row) {
                         partial.step = step;
                         replayed.rows += 1;
                     }
@@ -116,23 +149,38 @@ impl Replay {
         Ok(())
     }
 
-    fn place(&self, segment: &mut Segment, groups: &[u32]) -> Result<(), &'static str> {
-        for group in groups {
-            segment.add(self.groups.get(group).ok_or("an unknown group")?.clone());
+    fn begin(&mut self, segment: u32, target: u32, mut rows: Rows, groups: &[u32]) -> Result<(), &'static str> {
+        let key = self.targets.remove(&target).ok_or("a segment of an unknown target")?;
+        // What was not durable when a file was given up is in the next one again.
+        if !self.segments.contains_key(&segment) {
+            self.place(&mut rows, groups)?;
+            self.segments.insert(segment, Partial { key, rows, step: 0, seen: 0 });
         }
         Ok(())
     }
 
-    /// The segments that the files hold, with whose they are, and how many records of segments cannot be read because
-    /// one before them was lost.
-    pub fn finish(self) -> (Vec<(TargetKey, Segment)>, u64) {
+    fn place(&self, rows: &mut Rows, groups: &[u32]) -> Result<(), &'static str> {
+        for group in groups {
+            rows.add(self.groups.get(group).ok_or("an unknown group")?.clone());
+        }
+        Ok(())
+    }
+
+    /// The segments that the files hold, in the order in which they began.
+    pub fn finish(self) -> Recovered {
         let orphans = self.orphans.iter().filter(|(segment, _)| !self.segments.contains_key(segment));
-        let mut lost: u64 = orphans.map(|(_, count)| count).sum();
-        lost += self.segments.values().map(|partial| u64::from(partial.seen - partial.step)).sum::<u64>();
+        let mut recovered = Recovered { lost: orphans.map(|(_, count)| count).sum(), ..Recovered::default() };
+        recovered.lost += self.segments.values().map(|partial| u64::from(partial.seen - partial.step)).sum::<u64>();
         let mut all: Vec<(u32, Partial)> = self.segments.into_iter().collect();
         all.sort_unstable_by_key(|(number, _)| *number);
-        let with_rows = all.into_iter().filter(|(_, partial)| !partial.segment.is_empty());
-        (with_rows.map(|(_, partial)| (partial.key, partial.segment)).collect(), lost)
+        for (_, Partial { key, rows, .. }) in all {
+            match rows {
+                Rows::Floats(segment) if !segment.is_empty() => recovered.segments.push((key, segment)),
+                Rows::Histograms(segment) if !segment.is_empty() => recovered.histograms.push((key, segment)),
+                _ => {}
+            }
+        }
+        recovered
     }
 }
 

@@ -1,0 +1,124 @@
+//! Samples that no scrape brings: taken, acknowledged, and their histograms kept up.
+
+use super::{Core, wall_ms};
+use crate::status::CoreStats;
+use crate::written::{
+    Gone, Head, HistogramHolder, NotKept, ReceiveOutcome, ReceiveRequest, Refusal, WriteOutcome, WriteRowsRequest,
+    Written,
+};
+use std::rc::Rc;
+use tokio::sync::oneshot;
+use tsdb::log::{Journal, Writer};
+use tsdb::{AppendScratch, Job};
+
+impl Core {
+    /// Writes a rule group's row.
+    pub(super) fn write_rows(&self, request: &WriteRowsRequest, reply: oneshot::Sender<Result<WriteOutcome, NotKept>>) {
+        self.take(reply, |written, journal, scratch, stats| {
+            let outcome = written.rows(request, wall_ms(), journal, scratch, |head| self.hand_over_of(head));
+            stats.samples_appended += outcome.samples;
+            stats.out_of_order += outcome.out_of_order;
+            outcome
+        });
+    }
+
+    /// Takes what somebody writes to us.
+    pub(super) fn receive(&self, request: &ReceiveRequest, reply: oneshot::Sender<Result<ReceiveOutcome, NotKept>>) {
+        self.take(reply, |written, journal, scratch, stats| {
+            let outcome = written.receive(request, wall_ms(), journal, scratch, |head| self.hand_over_of(head));
+            stats.samples_appended += outcome.samples + outcome.histograms;
+            stats.late += outcome.late;
+            stats.out_of_order += outcome.count(Refusal::OutOfOrder) + outcome.count(Refusal::TooOld);
+            stats.out_of_bounds += outcome.count(Refusal::OutOfBounds);
+            stats.duplicate_timestamp += outcome.count(Refusal::Duplicate);
+            outcome
+        });
+    }
+
+    /// Has samples put away by `put`; who brought them is answered once the log has them.
+    fn take<T: 'static>(
+        &self,
+        reply: oneshot::Sender<Result<T, NotKept>>,
+        put: impl FnOnce(&mut Written, &mut Journal, &mut AppendScratch, &mut CoreStats) -> T,
+    ) {
+        if self.stopping.get() {
+            drop(reply.send(Err(NotKept::Stopping)));
+            return;
+        }
+        let mut journal = self.journal.borrow_mut();
+        let scratch = &mut self.append.borrow_mut().0;
+        let outcome = put(&mut self.written.borrow_mut(), &mut journal, scratch, &mut self.stats.borrow_mut());
+        let position = journal.writer().map_or(0, Writer::appended);
+        let answer = Box::new(move |kept: Result<(), NotKept>| drop(reply.send(kept.map(|()| outcome))));
+        self.acknowledgements.borrow_mut().wait(position, answer);
+        drop(journal);
+        if self.log_folder.is_none() {
+            self.acknowledge();
+        }
+    }
+
+    /// Answers the writers whose samples the log has; while it cannot be written, all of them.
+    pub(super) fn acknowledge(&self) {
+        let journal = self.journal.borrow();
+        let failing = journal.writer().and_then(Writer::failing).map(str::to_owned);
+        let visible = journal.visible();
+        drop(journal);
+        self.acknowledgements.borrow_mut().answer(visible, failing.as_deref());
+    }
+
+    fn hand_over_of(&self, head: Head) {
+        match (head, &self.jobs) {
+            (Head::Floats(head), _) => self.hand_over(head),
+            (Head::Histograms(head), Some(jobs)) => head.take_closed(|closed| drop(jobs.send(Job::Seal(closed)))),
+            (Head::Histograms(_), None) => {}
+        }
+    }
+
+    /// Who has histograms, the ended ones too.
+    pub(super) fn histogram_holders(&self) -> Vec<Rc<HistogramHolder>> {
+        let ended = self.ended_histograms.borrow();
+        self.written.borrow().histogram_holders().chain(ended.iter().cloned()).collect()
+    }
+
+    /// Gives what waits in heads of histograms to the thread that puts it into chunks.
+    pub(super) fn close_histograms(&self, which: impl Fn(&HistogramHolder) -> bool) {
+        for holder in self.histogram_holders().iter().filter(|holder| which(holder)) {
+            let mut head = holder.head.borrow_mut();
+            head.close();
+            self.hand_over_of(Head::Histograms(&mut head));
+        }
+    }
+
+    /// Closes what nobody adds to and drops what is in chunks; gives how many series and bytes there are.
+    pub(super) fn keep_up_histograms(&self) -> (u64, u64) {
+        let now_ms = wall_ms();
+        self.close_histograms(|holder| holder.is_idle(now_ms));
+        let (mut series, mut bytes) = (0, 0);
+        for holder in self.histogram_holders() {
+            let mut head = holder.head.borrow_mut();
+            head.drop_sealed();
+            series += head.series() as u64;
+            bytes += head.heap_bytes() as u64;
+        }
+        self.ended_histograms.borrow_mut().retain(|ended| ended.head.borrow_mut().drop_sealed());
+        (series, bytes)
+    }
+
+    /// No more rows come to these.
+    pub(super) fn end_holders(&self, gone: Gone) {
+        for holder in gone.histograms {
+            let mut head = holder.head.borrow_mut();
+            head.close();
+            self.hand_over_of(Head::Histograms(&mut head));
+            drop(head);
+            self.ended_histograms.borrow_mut().push(holder);
+        }
+        for holder in gone.holders {
+            let mut head = holder.head.borrow_mut();
+            head.close_all();
+            self.hand_over(&mut head);
+            drop(head);
+            self.ended.borrow_mut().push(holder);
+        }
+    }
+}

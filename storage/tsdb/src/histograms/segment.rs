@@ -1,0 +1,268 @@
+//! Rows of histograms over one space of slots, as a log has them and as chunks are made of them.
+//!
+//! Invariants:
+//!   * each sample has its own time; rows are in the order in which they came
+//!   * a row that is here decodes: what a log gave was looked at
+
+use super::bytes;
+use crate::bytes::{Reader, put_varint, unzigzag, zigzag};
+use crate::group::SlotGroup;
+use crate::log::{Journal, SegmentMark, TargetKey};
+use crate::seal::Sealed;
+use ahash::AHashMap;
+use blocks::{Chunk, histogram};
+use series::{Histogram, Timestamp, is_stale};
+use std::rc::Rc;
+use std::sync::Arc;
+
+#[derive(Debug)]
+struct Row {
+    at: Timestamp,
+    /// Readers may see it once the log is visible up to here.
+    position: u64,
+    bytes: Box<[u8]>,
+}
+
+/// A sample for a row: number of its series or slot, time, histogram.
+pub type Given = (u32, i64, Arc<Histogram>);
+
+/// Samples of one series, in order of time.
+pub type Timed = Vec<(i64, Arc<Histogram>)>;
+
+/// Rows of histograms. Groups are only added.
+#[derive(Debug, Default)]
+pub struct HistogramSegment {
+    /// Groups, and where their slots begin.
+    pub(crate) placed: Vec<(Arc<SlotGroup>, u32)>,
+    slots: u32,
+    rows: Vec<Row>,
+    row_bytes: usize,
+    /// Most samples that a slot has.
+    samples_of_slot: Vec<u16>,
+    mark: Option<SegmentMark>,
+    /// How many of `placed` the log knows.
+    logged: usize,
+}
+
+/// Puts samples into a row; their slots are those of the segment.
+fn put_row(at: Timestamp, samples: &[Given]) -> Vec<u8> {
+    let (mut out, mut one) = (Vec::new(), Vec::new());
+    put_varint(samples.len() as u64, &mut out);
+    for (slot, stamp, histogram) in samples {
+        one.clear();
+        bytes::put(histogram, &mut one);
+        put_varint(u64::from(*slot), &mut out);
+        put_varint(zigzag(stamp.wrapping_sub(at.0)), &mut out);
+        put_varint(one.len() as u64, &mut out);
+        out.extend_from_slice(&one);
+    }
+    out
+}
+
+/// Slot, time and bytes of each sample of a row.
+fn open_row(at: Timestamp, row: &[u8], mut sample: impl FnMut(u32, i64, &[u8])) -> Result<(), &'static str> {
+    let mut reader = Reader::new(row);
+    for _ in 0..reader.count()? {
+        let (slot, stamp) = (reader.number()?, at.0.wrapping_add(unzigzag(reader.varint()?)));
+        let length = reader.count()?;
+        sample(slot, stamp, reader.take(length)?);
+    }
+    Ok(())
+}
+
+impl HistogramSegment {
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Times of the first and the last row.
+    pub fn range(&self) -> Option<(Timestamp, Timestamp)> {
+        Some((self.rows.first()?.at, self.rows.last()?.at))
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// Samples of the slot that has most.
+    pub(super) fn samples_of_a_slot(&self) -> usize {
+        self.samples_of_slot.iter().copied().max().unwrap_or(0).into()
+    }
+
+    pub(super) fn mark(&self) -> Option<&SegmentMark> {
+        self.mark.as_ref()
+    }
+
+    /// Adds a group's slots; gives the first.
+    pub(crate) fn add(&mut self, group: Arc<SlotGroup>) -> u32 {
+        let base = self.slots;
+        self.slots += group.len() as u32;
+        self.samples_of_slot.resize(self.slots as usize, 0);
+        self.placed.push((group, base));
+        base
+    }
+
+    /// Logs what the log does not know yet of the segment, then a row, and keeps it.
+    pub(super) fn append(&mut self, key: &TargetKey, at: Timestamp, samples: &[Given], journal: &mut Journal) {
+        let row = put_row(at, samples);
+        let fresh = self.placed[self.logged..].iter().map(|(group, _)| group);
+        let mark = match &mut self.mark {
+            Some(mark) => {
+                if self.logged < self.placed.len() {
+                    journal.place(mark, fresh);
+                }
+                mark
+            }
+            None => self.mark.insert(journal.begin_histograms(key, fresh)),
+        };
+        self.logged = self.placed.len();
+        let position = journal.row(mark, at, &row);
+        for (slot, _, _) in samples {
+            let count = &mut self.samples_of_slot[*slot as usize];
+            *count = count.saturating_add(1);
+        }
+        self.keep(at, position, row);
+    }
+
+    fn keep(&mut self, at: Timestamp, position: u64, row: Vec<u8>) {
+        self.row_bytes += row.len() + size_of::<Row>();
+        self.rows.push(Row { at, position, bytes: row.into() });
+    }
+
+    /// A row as a log has it; false if it does not fit.
+    pub(crate) fn restore_row(&mut self, at: Timestamp, row: &[u8]) -> bool {
+        let mut fits = self.rows.last().is_none_or(|row| row.at < at);
+        let slots = self.slots;
+        let opened = open_row(at, row, |slot, _, sample| fits &= slot < slots && bytes::read(sample).is_ok());
+        if fits && opened.is_ok() {
+            self.keep(at, 0, row.to_vec());
+            return true;
+        }
+        false
+    }
+
+    /// Samples in `[from, to]` of the slots that `wanted` has, by slot, as far as rows up to `visible` tell.
+    fn read(
+        &self,
+        from: i64,
+        to: i64,
+        visible: u64,
+        mut wanted: impl FnMut(u32) -> bool,
+        mut sample: impl FnMut(u32, i64, Histogram),
+    ) {
+        for row in self.rows.iter().filter(|row| row.position <= visible) {
+            let each = |slot, stamp, one: &[u8]| {
+                if stamp >= from && stamp <= to && wanted(slot) {
+                    sample(slot, stamp, bytes::read(one).expect("a row that is kept decodes"));
+                }
+            };
+            open_row(row.at, &row.bytes, each).expect("a row that is kept opens");
+        }
+    }
+
+    /// Samples of matching slots, see [`super::HistogramHead::range`].
+    pub(super) fn select(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        visible: u64,
+        matching: &mut impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
+        found: &mut impl FnMut(&Arc<SlotGroup>, u32, Timed),
+    ) {
+        let mut places: AHashMap<u32, (usize, u32)> = AHashMap::new();
+        for (place, (group, base)) in self.placed.iter().enumerate() {
+            places.extend(matching(group).iter().map(|slot| (base + slot, (place, *slot))));
+        }
+        if places.is_empty() {
+            return;
+        }
+        let mut read: AHashMap<u32, Timed> = AHashMap::new();
+        let wanted = |slot| places.contains_key(&slot);
+        self.read(from.0, to.0, visible, wanted, |slot, stamp, histogram| {
+            read.entry(slot).or_default().push((stamp, Arc::new(histogram)));
+        });
+        for (slot, mut samples) in read {
+            in_order(&mut samples);
+            let (place, slot) = places[&slot];
+            found(&self.placed[place].0, slot, samples);
+        }
+    }
+
+    /// Puts the rows into chunks. Of two samples at one time the first stays, a marker gives way.
+    pub(crate) fn seal(&self) -> Sealed {
+        let mut of_slots: Vec<Timed> = vec![Vec::new(); self.slots as usize];
+        self.read(
+            i64::MIN,
+            i64::MAX,
+            u64::MAX,
+            |_| true,
+            |slot, stamp, histogram| {
+                of_slots[slot as usize].push((stamp, Arc::new(histogram)));
+            },
+        );
+        let mut sealed = Sealed { first: i64::MAX, last: i64::MIN, ..Sealed::default() };
+        for samples in &mut of_slots {
+            in_order(samples);
+            if let (Some(first), Some(last)) = (samples.first(), samples.last()) {
+                (sealed.first, sealed.last) = (sealed.first.min(first.0), sealed.last.max(last.0));
+            }
+        }
+        for samples in of_slots {
+            sealed.samples += samples.len() as u64;
+            if !samples.is_empty() {
+                put_entry(&histogram::encode(&samples), sealed.first, &mut sealed.entries);
+            }
+            sealed.ends.push(u32::try_from(sealed.entries.len()).expect("a segment's chunks stay below 4 GiB"));
+        }
+        sealed
+    }
+
+    /// Bytes on the heap, groups not counted.
+    pub fn heap_bytes(&self) -> usize {
+        self.row_bytes
+            + self.samples_of_slot.capacity() * 2
+            + self.placed.capacity() * size_of::<(Arc<SlotGroup>, u32)>()
+    }
+}
+
+/// Sorts samples by time. Of two at one time the first stays, a marker gives way.
+pub fn in_order(samples: &mut Timed) {
+    if !samples.is_sorted_by(|one, next| one.0 < next.0) {
+        samples.sort_by_key(|(at, histogram)| (*at, is_stale(histogram.sum)));
+        samples.dedup_by_key(|(at, _)| *at);
+    }
+}
+
+/// A slot's entry in a file of chunks: checksum, then the chunks with their times, encodings and lengths.
+fn put_entry(chunks: &[Chunk], first: i64, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    put_varint(chunks.len() as u64, out);
+    for chunk in chunks {
+        put_varint(zigzag(chunk.min.wrapping_sub(first)), out);
+        put_varint(zigzag(chunk.max.wrapping_sub(chunk.min)), out);
+        out.push(chunk.encoding);
+        put_varint(chunk.bytes.len() as u64, out);
+        out.extend_from_slice(&chunk.bytes);
+    }
+    let sum = crc32c::crc32c(&out[start + 4..]);
+    out[start..start + 4].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Reads an entry behind its checksum.
+pub(crate) fn read_entry(bytes: &[u8], first: i64) -> Result<Vec<Chunk>, &'static str> {
+    let mut reader = Reader::new(bytes);
+    (0..reader.count()?)
+        .map(|_| {
+            let min = first.wrapping_add(unzigzag(reader.varint()?));
+            let max = min.wrapping_add(unzigzag(reader.varint()?));
+            let encoding = reader.byte()?;
+            let length = reader.count()?;
+            Ok(Chunk { min, max, encoding, bytes: reader.take(length)?.to_vec() })
+        })
+        .collect()
+}
