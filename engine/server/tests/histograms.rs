@@ -5,7 +5,8 @@ mod support;
 use serde_json::Value;
 use series::STALE_NAN;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::{Prometheus, Response, Ringscrape, encode, request, request_with_body, until};
 
@@ -194,6 +195,52 @@ fn v2(series: &[(Labels, Samples)], help: &str) -> Vec<u8> {
     out
 }
 
+fn take_varint(rest: &mut &[u8]) -> u64 {
+    let (mut value, mut shift) = (0, 0);
+    loop {
+        let byte = rest[0];
+        *rest = &rest[1..];
+        value |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte < 0x80 {
+            return value;
+        }
+    }
+}
+
+/// Number of each field and its bytes; a number is one byte, as far as this test looks at any.
+fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    std::iter::from_fn(move || {
+        (!rest.is_empty()).then(|| {
+            let key = take_varint(&mut rest);
+            let length = match key & 7 {
+                0 => rest.iter().position(|byte| *byte < 0x80).unwrap() + 1,
+                1 => 8,
+                _ => take_varint(&mut rest) as usize,
+            };
+            let (field, behind) = rest.split_at(length);
+            rest = behind;
+            (key >> 3, field)
+        })
+    })
+}
+
+/// The body of the answer to a read request.
+fn read(address: SocketAddr, question: &[u8]) -> Vec<u8> {
+    let body = snap::raw::Encoder::new().compress_vec(question).unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    let length = body.len();
+    let head = format!("POST /api/v1/read HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&body).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&answer));
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    answer.split_off(end + 4)
+}
+
 fn write(address: SocketAddr, kind: &str, message: &[u8]) -> Response {
     let body = snap::raw::Encoder::new().compress_vec(message).unwrap();
     let headers = [("Content-Encoding", "snappy"), ("Content-Type", kind)];
@@ -280,17 +327,8 @@ fn story(start: i64, step: i64) -> Vec<Told> {
     series
 }
 
-#[test]
-fn same_histograms_give_the_answers_of_prometheus() {
-    let flags = [RECEIVER, "--shards=2", "--web.enable-admin-api"];
-    let mut ours = Ringscrape::start("scrape_configs: []\n", &flags);
-    let folder = tempfile::tempdir().unwrap();
-    let empty = folder.path().join("prometheus.yml");
-    std::fs::write(&empty, "scrape_configs: []\n").unwrap();
-    let features = ["--enable-feature=native-histograms", RECEIVER];
-    let theirs = Prometheus::start(&empty, &folder.path().join("data"), &features);
-    let (step, rounds) = (15_000, 60);
-    let start = (now() - step * rounds) / step * step;
+/// Sends the story to all of these; gives how many samples it has.
+fn tell(addresses: &[SocketAddr], start: i64, step: i64, rounds: i64) -> usize {
     let story = story(start, step);
     // Some rounds a request. Prometheus takes the floats of a request first: no series has both in one.
     let mut next = vec![0; story.len()];
@@ -310,17 +348,104 @@ fn same_histograms_give_the_answers_of_prometheus() {
             }
         }
         let body: Vec<(Labels, Samples)> = labels.iter().map(|labels| &labels[..]).zip(samples).collect();
-        for address in [ours.address, theirs.address] {
-            let answer = write(address, V1, &v1(&body));
+        for address in addresses {
+            let answer = write(*address, V1, &v1(&body));
             assert!(answer.status / 100 == 2, "{address} round {round}: {} {}", answer.status, answer.body);
         }
     }
+    sent
+}
+
+/// All samples of the story, each for five seconds of a range.
+fn whole(start: i64, last: i64) -> String {
+    // One version of theirs gives all histograms of a matrix the buckets of the last: asked for one by one.
+    let (from, to) = (start as f64 / 1000.0 + 0.5, last as f64 / 1000.0);
+    format!("/api/v1/query_range?query=h&start={from}&end={to}&step=5")
+}
+
+#[test]
+fn prometheus_sends_its_histograms_reads_ours_and_we_its_blocks() {
+    let ours = Ringscrape::start("scrape_configs: []\n", &[RECEIVER, "--shards=2"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prometheus.yml");
+    let url = format!("http://{}/api/v1/write", ours.address);
+    let queue = "queue_config: {batch_send_deadline: 200ms, max_shards: 1}";
+    std::fs::write(&file, format!("remote_write: [{{url: '{url}', send_native_histograms: true, {queue}}}]\n"))
+        .unwrap();
+    let features = ["--enable-feature=native-histograms", RECEIVER, "--web.enable-admin-api"];
+    let theirs = Prometheus::start(&file, &folder.path().join("data"), &features);
+    // Prometheus sends nothing from before its start.
+    let (step, rounds) = (5_000, 60);
+    let start = (now() / step + 1) * step;
+    let last = start + step * rounds;
+    tell(&[theirs.address], start, step, rounds);
+    let want = answer(theirs.address, &whole(start, last));
+    assert_eq!(want.len(), 6);
+    until("all of it has come", || (answer(ours.address, &whole(start, last)) == want).then_some(()));
+
+    // Remote read, of which this version of theirs knows floats only.
+    let [samples, frames] = [0, 1].map(|kind| {
+        let (mut matcher, mut query, mut question) = (Vec::new(), Vec::new(), Vec::new());
+        bytes(2, b"__name__", &mut matcher);
+        bytes(3, b"h", &mut matcher);
+        number(1, start as u64, &mut query);
+        number(2, last as u64, &mut query);
+        bytes(3, &matcher, &mut query);
+        bytes(1, &query, &mut question);
+        number(2, kind, &mut question);
+        read(ours.address, &question)
+    });
+    let samples = snap::raw::Decoder::new().decompress_vec(&samples).unwrap();
+    let (mut floats, mut histograms) = (0, 0);
+    for series in fields(&samples).flat_map(|(_, result)| fields(result)) {
+        floats += fields(series.1).filter(|(number, _)| *number == 2).count();
+        histograms += fields(series.1).filter(|(number, _)| *number == 4).count();
+    }
+    assert_eq!((floats, histograms), (15, 336), "with a marker of one");
+    let (mut rest, mut kinds) = (&frames[..], BTreeMap::<u8, usize>::new());
+    while !rest.is_empty() {
+        let length = take_varint(&mut rest) as usize;
+        let message = &rest[4..4 + length];
+        rest = &rest[4 + length..];
+        for (_, series) in fields(message).filter(|(number, _)| *number == 1) {
+            for (_, chunk) in fields(series).filter(|(number, _)| *number == 2) {
+                let field = |wanted| fields(chunk).find(|(number, _)| *number == wanted).unwrap().1;
+                let encoding = field(3)[0];
+                let chunk = blocks::Chunk { min: 0, max: 0, encoding, bytes: field(4).to_vec() };
+                chunk.decode(|_, _| *kinds.entry(encoding).or_default() += 1).unwrap();
+            }
+        }
+    }
+    assert_eq!(kinds, BTreeMap::from([(1, 15), (2, 276), (3, 60)]));
+
+    let snapshot = request(theirs.address, "POST", "/api/v1/admin/tsdb/snapshot", &[]);
+    let name = serde_json::from_str::<Value>(&snapshot.body).unwrap();
+    let blocks = folder.path().join("data/snapshots").join(name["data"]["name"].as_str().unwrap());
+    let foreign = tempfile::tempdir().unwrap();
+    std::fs::rename(blocks, foreign.path().join("data")).unwrap();
+    std::fs::write(foreign.path().join("prometheus.yml"), "scrape_configs: []\n").unwrap();
+    let ours = Ringscrape::start_in(foreign, &[]);
+    same(&answer(ours.address, &whole(start, last)), &want, "blocks of Prometheus");
+    let listed = ours.api("/api/v1/status/tsdb/blocks");
+    assert_eq!(listed["badBlocks"].as_array().map_or(0, Vec::len), 0, "{listed}");
+}
+
+#[test]
+fn same_histograms_give_the_answers_of_prometheus() {
+    let flags = [RECEIVER, "--shards=2", "--web.enable-admin-api"];
+    let mut ours = Ringscrape::start("scrape_configs: []\n", &flags);
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("prometheus.yml");
+    std::fs::write(&empty, "scrape_configs: []\n").unwrap();
+    let features = ["--enable-feature=native-histograms", RECEIVER];
+    let theirs = Prometheus::start(&empty, &folder.path().join("data"), &features);
+    let (step, rounds) = (15_000, 60);
+    let start = (now() - step * rounds) / step * step;
+    let sent = tell(&[ours.address, theirs.address], start, step, rounds);
     assert_eq!(sent, 351);
     let last = start + step * rounds;
     let check = |ours: SocketAddr, theirs: SocketAddr, when: &str| {
-        // One version of theirs gives all histograms of a matrix the buckets of the last: asked for one by one.
-        let (from, to) = (start as f64 / 1000.0 + 0.5, last as f64 / 1000.0);
-        let all = format!("/api/v1/query_range?query=h&start={from}&end={to}&step=5");
+        let all = whole(start, last);
         let (got, want) = (answer(ours, &all), answer(theirs, &all));
         assert_eq!(want.len(), 6, "{when}");
         same(&got, &want, when);

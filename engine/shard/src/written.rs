@@ -606,6 +606,73 @@ mod tests {
         }
     }
 
+    /// Histograms of all series: how many each counts, None for a marker.
+    fn histograms(written: &Written) -> BTreeMap<(Labels, i64), Option<f64>> {
+        let mut all = BTreeMap::new();
+        for holder in written.histogram_holders() {
+            let every = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
+            let (from, to) = (Timestamp(0), Timestamp(i64::MAX));
+            holder.head.borrow().range(from, to, u64::MAX, every, |group, slot, samples| {
+                let labels = group.series_labels(slot as usize, &holder.labels);
+                for (at, one) in samples {
+                    all.insert((labels.clone(), at), (!series::is_stale(one.sum)).then_some(one.count));
+                }
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn histograms_begin_end_and_take_turns_with_floats() {
+        let mut rig = Rig::new();
+        let one = |count: f64| Value::Histogram(Arc::new(Histogram { count, ..Histogram::default() }));
+        let (a, b) = (labels(1), labels(2));
+        let rows = |of_a: Option<Value>, of_b: Option<Value>| {
+            let rows = [of_a.map(|value| (a.clone(), value)), of_b.map(|value| (b.clone(), value))];
+            rows.into_iter().flatten().collect::<Vec<_>>()
+        };
+        for (at, rows, samples) in [
+            (1000, rows(Some(one(1.0)), Some(Value::Float(1.0))), 2),
+            (2000, rows(Some(one(2.0)), Some(one(2.0))), 2),
+            (3000, rows(Some(Value::Float(3.0)), Some(one(3.0))), 2),
+            (4000, rows(Some(one(4.0)), None), 1),
+            (5000, rows(None, None), 0),
+            (6000, rows(None, Some(one(6.0))), 1),
+        ] {
+            let outcome = rig.write_values("group", at, rows);
+            assert_eq!(outcome, WriteOutcome { samples, ..WriteOutcome::default() }, "at {at}");
+        }
+        let twice = vec![(b.clone(), one(7.0)), (b.clone(), Value::Float(7.0))];
+        assert_eq!(rig.write_values("group", 7000, twice).duplicates, 1);
+        let of = |labels: &Labels| {
+            let all = histograms(&rig.written).into_iter().filter(|((other, _), _)| other == labels);
+            all.map(|((_, at), count)| (at, count)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&a), [(1000, Some(1.0)), (2000, Some(2.0)), (4000, Some(4.0)), (5000, None)]);
+        assert_eq!(of(&b), [(2000, Some(2.0)), (3000, Some(3.0)), (4000, None), (6000, Some(6.0)), (7000, Some(7.0))]);
+        let floats = rig.read();
+        let times = |labels: &Labels| floats[labels].keys().copied().collect::<Vec<_>>();
+        assert_eq!((times(&a), times(&b)), (vec![3000, 4000], vec![1000, 2000]), "floats end with a marker");
+    }
+
+    #[test]
+    fn room_of_histograms_is_given_back() {
+        let mut rig = Rig::new();
+        for row in 1..100i64 {
+            let one = Value::Histogram(Arc::new(Histogram { count: row as f64, ..Histogram::default() }));
+            let rows = (0..100).map(|i| (labels(row as u64 * 100 + i), one.clone())).collect();
+            assert_eq!(rig.write_values("group", row * 1000, rows).samples, 100);
+            rig.written.retire(row * 1000);
+        }
+        let series = rig.written.rules["group"].histograms.head.borrow().series();
+        assert!(series < 1000, "{series} series");
+        let all = histograms(&rig.written);
+        for row in 1..100i64 {
+            let of_row = |i: u64| all[&(labels(row as u64 * 100 + i), row * 1000)];
+            assert!((0..100).all(|i| of_row(i) == Some(row as f64)), "row {row}");
+        }
+    }
+
     #[test]
     fn room_is_given_back() {
         let mut rig = Rig::new();

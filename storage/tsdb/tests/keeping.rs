@@ -1,13 +1,16 @@
 //! From rows through logs and chunks to blocks and back, with every sample checked against a naive truth.
 
-use series::{Labels, MatchOp, Matcher, Timestamp};
+use series::histogram::BucketCount;
+use series::{Histogram, Labels, MatchOp, Matcher, Timestamp};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tsdb::log::{Action, FileId, Journal, TargetKey, Writer};
-use tsdb::{AppendScratch, GroupBuilder, Job, SegmentLimits, SlotGroup, Store, StoreOptions, TargetHead};
+use tsdb::{
+    AppendScratch, GroupBuilder, HistogramHead, Job, SegmentLimits, SlotGroup, Store, StoreOptions, TargetHead,
+};
 
 type Truth = BTreeMap<String, BTreeMap<i64, u64>>;
 
@@ -187,6 +190,11 @@ fn open(folder: &Path) -> Arc<Store> {
 
 fn close(core: Core) {
     let store = core.store.clone();
+    close_with(core, store);
+}
+
+/// Gives up a store with what holds it.
+fn close_with(core: Core, store: Arc<Store>) {
     drop(core);
     store.stop();
     wait("threads end", || Arc::strong_count(&store) == 1);
@@ -300,6 +308,108 @@ fn ranges_become_blocks_and_blocks_are_joined() {
     assert!(folder.path().join("snapshots").join(name).read_dir().unwrap().count() >= 1);
     drop(store);
     close(core);
+}
+
+/// Histograms by series and time, from memory, chunks and blocks: how many each counts, and its buckets.
+fn histograms(store: &Store, head: &HistogramHead) -> BTreeMap<String, BTreeMap<i64, String>> {
+    let mut read: BTreeMap<String, BTreeMap<i64, String>> = BTreeMap::new();
+    let mut take = |labels: &Labels, samples: &[(i64, Arc<Histogram>)]| {
+        let of_series = read.entry(labels.to_string()).or_default();
+        for (at, histogram) in samples {
+            let text = histogram.to_string();
+            assert_eq!(of_series.entry(*at).or_insert_with(|| text.clone()), &text, "{labels} at {at}");
+        }
+    };
+    let every = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
+    let (from, to) = (Timestamp(i64::MIN), Timestamp(i64::MAX));
+    head.range(from, to, u64::MAX, every, |group, slot, samples| take(&group.labels(slot as usize), &samples));
+    let found = |piece: tsdb::Piece| {
+        take(&piece.labels, &piece.histograms);
+        true
+    };
+    store.select(&[Vec::new()], from, to, |_| false, &AtomicBool::new(false), found).unwrap();
+    read
+}
+
+#[test]
+fn histograms_go_the_way_of_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut next = random(6);
+    let settings = || {
+        let mut settings = options(folder.path());
+        (settings.block_ms, settings.block_ms_max, settings.retention_ms) = (200_000, 600_000, 0);
+        settings
+    };
+    let open = || {
+        let store = Store::open(settings()).unwrap();
+        wait("replay ends", || store.replay().done);
+        store
+    };
+    let mut store = open();
+    let mut truth: BTreeMap<String, BTreeMap<i64, String>> = BTreeMap::new();
+    let start = START / 600_000 * 600_000;
+    let limits = SegmentLimits { range_ms: 200_000, ..SegmentLimits::default() };
+    // A run after the other over the same folder: each ends without a word.
+    for run in 0..4i64 {
+        let mut core = Core::new(&store, 0, 1, LIMITS);
+        let mut head = HistogramHead::new(TargetKey { id: 5, labels: Labels::empty() }, limits);
+        let labels: Vec<Labels> =
+            (0..70).map(|i| Labels::from_pairs([("__name__", "h"), ("i", i.to_string().as_str())])).collect();
+        head.add(&labels);
+        let mut counts = vec![[0u64; 5]; labels.len()];
+        for round in 0..70 {
+            let at = start + (run * 70 + round) * INTERVAL_MS;
+            let mut samples = Vec::new();
+            for (i, counts) in counts.iter_mut().enumerate() {
+                if next(3) == 0 {
+                    continue;
+                }
+                if next(30) == 0 {
+                    *counts = [0; 5];
+                }
+                for count in counts.iter_mut() {
+                    let (some, more) = (next(4), next(100));
+                    *count += some * more;
+                }
+                let fraction = if i % 7 == 0 { 0.25 } else { 0.0 };
+                let buckets = (0..).zip(counts.iter()).filter(|(_, count)| **count > 0);
+                let positive: Vec<BucketCount> =
+                    buckets.map(|(index, count)| BucketCount { index, count: *count as f64 + fraction }).collect();
+                let count = positive.iter().map(|bucket| bucket.count).sum();
+                let histogram =
+                    Histogram { schema: (i % 3) as i32, count, sum: count / 3.0, positive, ..Histogram::default() };
+                truth.entry(labels[i].to_string()).or_default().insert(at, histogram.to_string());
+                samples.push((i as u32, at, Arc::new(histogram)));
+            }
+            head.append(&samples, &mut core.journal);
+            head.take_closed(|closed| store.jobs().send(Job::Seal(closed)).unwrap());
+            carry_out(&store.log_folder(), &mut core.journal, (run * 70 + round) as u64 * 5000, false);
+            head.drop_sealed();
+        }
+        assert_eq!(histograms(&store, &head), truth, "run {run}");
+        drop(head);
+        close_with(core, store);
+        store = open();
+    }
+    let nothing = HistogramHead::new(TargetKey { id: 5, labels: Labels::empty() }, limits);
+    assert_eq!(histograms(&store, &nothing), truth, "from chunks");
+    wait("blocks are cut and joined", || {
+        let (metas, _) = store.block_metas();
+        store.stats().head_samples == 0 && metas.iter().any(|meta| meta.compaction.level > 1)
+    });
+    assert_eq!(histograms(&store, &nothing), truth, "from blocks");
+    let doomed = Matcher::new("i", MatchOp::Regex, "1.").unwrap();
+    let end = start + 300 * INTERVAL_MS;
+    store.delete(&[doomed], start, start + 700_000, end).unwrap();
+    for i in 10..20 {
+        let labels = Labels::from_pairs([("__name__", "h"), ("i", i.to_string().as_str())]);
+        truth.get_mut(&labels.to_string()).unwrap().retain(|at, _| *at > start + 700_000);
+    }
+    assert_eq!(histograms(&store, &nothing), truth, "after a deletion");
+    store.clean_tombstones().unwrap();
+    assert_eq!(histograms(&store, &nothing), truth, "after the deletion was carried out");
+    assert_eq!(store.stats().damages, 0);
+    store.stop();
 }
 
 #[test]

@@ -383,6 +383,69 @@ mod tests {
         assert_eq!(read, [-hour / 2, -7, -5, 0, 1]);
     }
 
+    impl Rig {
+        /// Of one series, by how many they count.
+        fn receive_histograms(&mut self, labels: Labels, counts: &[(i64, f64)]) -> ReceiveOutcome {
+            let histogram = |(at, count): &(i64, f64)| (*at, histogram(*count));
+            let histograms = counts.iter().map(histogram).collect();
+            let series = vec![Received { labels, samples: Vec::new(), histograms }];
+            let request = ReceiveRequest { sources: source_of(series).collect() };
+            self.written.receive(&request, NOW, &mut self.journal, &mut self.scratch, |_| ())
+        }
+
+        /// By time: how many a histogram counts, None for a marker.
+        fn read_histograms(&self) -> BTreeMap<i64, Option<f64>> {
+            let mut all = BTreeMap::new();
+            for holder in self.written.histogram_holders() {
+                let every = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
+                let (from, to) = (Timestamp(i64::MIN), Timestamp(i64::MAX));
+                holder.head.borrow().range(from, to, u64::MAX, every, |_, _, samples| {
+                    for (at, one) in samples {
+                        let count = (!series::is_stale(one.sum)).then_some(one.count);
+                        assert_eq!(all.insert(at - NOW, count), None);
+                    }
+                });
+            }
+            all
+        }
+    }
+
+    fn histogram(count: f64) -> Arc<Histogram> {
+        Arc::new(Histogram { count, ..Histogram::default() })
+    }
+
+    #[test]
+    fn histograms_and_floats_of_a_series_have_one_order() {
+        let mut rig = Rig::new(0);
+        let series = || labels(1, 1);
+        #[track_caller]
+        fn check(outcome: &ReceiveOutcome, histograms: u64, refusal: Option<Refusal>) {
+            let first = outcome.refused.first().map(|refused| refused.refusal);
+            assert_eq!((outcome.histograms, first), (histograms, refusal));
+        }
+        check(&rig.receive_histograms(series(), &[(NOW, 1.0), (NOW + 1, 2.0)]), 2, None);
+        check(&rig.receive_histograms(series(), &[(NOW + 1, 2.0)]), 1, None);
+        check(&rig.receive_histograms(series(), &[(NOW + 1, 3.0)]), 0, Some(Refusal::Duplicate));
+        check(&rig.receive(&[(series(), vec![(NOW + 1, 2.0)])]), 0, Some(Refusal::Duplicate));
+        check(&rig.receive_histograms(series(), &[(NOW, 1.0)]), 0, Some(Refusal::OutOfOrder));
+        check(&rig.receive(&[(series(), vec![(NOW + 2, 5.0)])]), 0, None);
+        check(&rig.receive_histograms(series(), &[(NOW + 2, 5.0), (NOW + 4, 6.0)]), 1, Some(Refusal::Duplicate));
+        check(&rig.receive_histograms(series(), &[(NOW + AHEAD_MS_MAX + 1, 1.0)]), 0, Some(Refusal::OutOfBounds));
+        // The marker of a histogram is one itself; that of a float is not.
+        check(&rig.receive(&[(series(), vec![(NOW + 5, series::STALE_NAN), (NOW + 6, series::STALE_NAN)])]), 0, None);
+        check(&rig.receive(&[(series(), vec![(NOW + 5, 1.0)])]), 0, Some(Refusal::OutOfOrder));
+        let want = [(0, Some(1.0)), (1, Some(2.0)), (4, Some(6.0)), (5, None)];
+        assert_eq!(rig.read_histograms(), BTreeMap::from(want));
+        let floats: Vec<i64> = rig.read()[&series()].keys().map(|at| at - NOW).collect();
+        assert_eq!(floats, [2, 6]);
+
+        let mut rig = Rig::new(1_000);
+        check(&rig.receive_histograms(series(), &[(NOW, 1.0)]), 1, None);
+        let late = rig.receive_histograms(series(), &[(NOW - 500, 2.0), (NOW - 1_001, 3.0)]);
+        check(&late, 1, Some(Refusal::TooOld));
+        assert_eq!((late.late, rig.read_histograms().len()), (1, 2));
+    }
+
     #[test]
     fn requests_read_as_they_were_written() {
         let mut state = 11u64;
