@@ -194,6 +194,9 @@ fn check_bounds(bounds: &[f64], spans: &[(i64, u64)]) -> Result<(), String> {
     if last == f64::INFINITY {
         return Err("last +Inf bound must not be explicitly defined: histogram custom bounds must be finite".into());
     }
+    if let Some(place) = spans.iter().position(|(offset, _)| *offset < 0) {
+        return Err(negative_offset(place, spans[place].0));
+    }
     let length: i64 = spans.iter().map(|(offset, length)| offset.saturating_add(*length as i64)).sum();
     if length > bounds.len() as i64 + 1 {
         return Err(format!(
@@ -203,6 +206,10 @@ fn check_bounds(bounds: &[f64], spans: &[(i64, u64)]) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+fn negative_offset(place: usize, offset: i64) -> String {
+    format!("span number {} with offset {offset}: histogram has a span whose offset is negative", place + 1)
 }
 
 /// From differences to counts.
@@ -220,8 +227,7 @@ fn placed(spans: &[(i64, u64)], counts: &[f64]) -> Result<Vec<BucketCount>, Stri
     let mut needed = 0u64;
     for (i, (offset, length)) in spans.iter().enumerate() {
         if i > 0 && *offset < 0 {
-            let reason = "histogram has a span whose offset is negative";
-            return Err(format!("span number {} with offset {offset}: {reason}", i + 1));
+            return Err(negative_offset(i, *offset));
         }
         needed = needed.saturating_add(*length);
     }
@@ -391,6 +397,13 @@ mod tests {
         };
         check(3, &[(0, 1)], &[2], custom(&[1.0]), "custom buckets: must have zero count of 0");
         check(3, &[(0, 3)], &[2, 0, 0], custom(&[1.0]), "custom buckets: only 1 custom bounds defined which is");
+        check(
+            3,
+            &[(-1, 1)],
+            &[2],
+            custom(&[1.0]),
+            "custom buckets: span number 1 with offset -1: histogram has a span",
+        );
         check(3, &[(0, 1)], &[2], custom(&[1.0, 1.0]), "previous bound is 1.000000 and current is 1.000000");
         check(3, &[(0, 1)], &[2], custom(&[f64::INFINITY]), "must be finite");
         check(3, &[(0, 1)], &[2], custom(&[f64::NAN]), "must not be NaN");
