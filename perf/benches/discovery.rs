@@ -10,6 +10,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 use targets::{BuildCache, ListReader};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const RULES: &str = r"
 scrape_configs:
   - job_name: fleet

@@ -65,27 +65,33 @@ pub fn build_with(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels, look: 
 
 /// Labels before relabelling, in Prometheus' order of precedence.
 pub fn discovered_labels(job: &ScrapeConfig, own: &Labels, shared: &Labels) -> Labels {
-    let mut labels = own.merged(shared).to_builder();
-    let mut default = |name: &str, value: &str| {
-        if labels.get(name).is_empty() {
-            labels.set(name, value);
-        }
+    let (interval, timeout) =
+        (config::format_duration(job.scrape_interval), config::format_duration(job.scrape_timeout));
+    let param = |(name, values): &'_ (String, Vec<String>)| Some((format!("{PARAM}{name}"), values.first()?.clone()));
+    let params: Vec<(String, String)> = job.params.iter().filter_map(param).collect();
+    let defaults = [
+        ("job", job.job_name.as_str()),
+        (INTERVAL, &interval),
+        (TIMEOUT, &timeout),
+        (PATH, &job.metrics_path),
+        (SCHEME, &job.scheme),
+        (CLASSIC_TO_NHCB, flag(job.convert_classic_histograms_to_nhcb)),
+        (ALWAYS_CLASSIC, flag(job.always_scrape_classic_histograms)),
+        (NATIVE, flag(job.scrape_native_histograms)),
+    ];
+    let params = params.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    // Of equal names the first one stays. An empty value hides what the group says, and gives way to a default.
+    let mut labels: Vec<(&str, &str)> = own.iter().chain(shared.iter()).collect();
+    let settle = |labels: &mut Vec<(&str, &str)>| {
+        labels.sort_by_key(|(name, _)| *name);
+        labels.dedup_by_key(|(name, _)| *name);
+        labels.retain(|(_, value)| !value.is_empty());
     };
-    default("job", &job.job_name);
-    default(INTERVAL, &config::format_duration(job.scrape_interval));
-    default(TIMEOUT, &config::format_duration(job.scrape_timeout));
-    default(PATH, &job.metrics_path);
-    default(SCHEME, &job.scheme);
-    default(CLASSIC_TO_NHCB, flag(job.convert_classic_histograms_to_nhcb));
-    default(ALWAYS_CLASSIC, flag(job.always_scrape_classic_histograms));
-    default(NATIVE, flag(job.scrape_native_histograms));
-    for (name, values) in &job.params {
-        if let Some(value) = values.first() {
-            default(&format!("{PARAM}{name}"), value);
-        }
-    }
-    labels.retain(|_, value| !value.is_empty());
-    labels.build()
+    settle(&mut labels);
+    labels.extend(defaults);
+    labels.extend(params);
+    settle(&mut labels);
+    Labels::from_sorted(labels)
 }
 
 fn flag(value: bool) -> &'static str {
