@@ -9,13 +9,16 @@
 
 use crate::bits::{Bits, ones};
 use crate::bytes::{Reader, put_varint, unzigzag, zigzag};
+use std::ops::Range;
 
 /// Slots per group.
 pub const GROUP: usize = 64;
 /// The row has stale flips.
 const FLIPS: u8 = 1;
-/// The row has samples with their own timestamps.
+/// The row has samples with their own timestamps, one by one: read, no longer written.
 const STAMPS: u8 = 2;
+/// The row has samples with their own timestamps, in runs of slots whose stamps move on alike.
+const STAMP_RUNS: u8 = 4;
 /// A group with more changes than this has a mask instead of a list of places.
 const PLACES_MAX: u32 = 7;
 const MASK: u8 = 0xff;
@@ -78,8 +81,45 @@ pub struct Scratch {
 pub struct Marks<'a> {
     /// Slots whose stale flag changes.
     pub flips: &'a [u64],
-    /// Slots that have a sample with its own timestamp, and by how much it differs from the slot's last one.
-    pub stamped: &'a [(u32, i64)],
+    /// Slots that have a sample with its own timestamp, ascending.
+    pub stamped: &'a [StampRun],
+}
+
+/// Slots that follow each other and have samples with their own timestamps, which differ from the slots' last ones by the
+/// same. A federation stamps each line, and most lines of an edge move on by its interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StampRun {
+    pub slot: u32,
+    pub count: u32,
+    pub difference: i64,
+}
+
+impl StampRun {
+    /// Adds a slot to the last of the runs, or as a new one.
+    #[inline]
+    pub fn push(slot: u32, difference: i64, runs: &mut Vec<StampRun>) {
+        match runs.last_mut() {
+            Some(last) if last.difference == difference && last.slot + last.count == slot => last.count += 1,
+            _ => runs.push(StampRun { slot, count: 1, difference }),
+        }
+    }
+
+    pub fn slots(&self) -> Range<usize> {
+        self.slot as usize..(self.slot + self.count) as usize
+    }
+}
+
+fn put_stamp_runs(runs: &[StampRun], out: &mut Vec<u8>) {
+    put_varint(runs.len() as u64, out);
+    let mut end = 0;
+    for StampRun { slot, count, difference } in runs {
+        put_varint(u64::from(slot - end) << 1 | u64::from(*count > 1), out);
+        if *count > 1 {
+            put_varint(u64::from(*count), out);
+        }
+        put_varint(zigzag(*difference), out);
+        end = slot + count;
+    }
 }
 
 /// Writes the row that leads from `old` to `new` into `scratch.row`. Both have as many values.
@@ -89,7 +129,7 @@ pub fn encode(old: &[f64], new: &[f64], marks: Marks, scratch: &mut Scratch) {
     row.clear();
     payload.clear();
     let has_flips = marks.flips.iter().any(|word| *word != 0);
-    let flags = if has_flips { FLIPS } else { 0 } | if marks.stamped.is_empty() { 0 } else { STAMPS };
+    let flags = if has_flips { FLIPS } else { 0 } | if marks.stamped.is_empty() { 0 } else { STAMP_RUNS };
     row.push(flags);
     put_varint(old.len().div_ceil(GROUP) as u64, row);
     for (old, new) in old.chunks(GROUP).zip(new.chunks(GROUP)) {
@@ -124,13 +164,7 @@ pub fn encode(old: &[f64], new: &[f64], marks: Marks, scratch: &mut Scratch) {
         }
     }
     if !marks.stamped.is_empty() {
-        put_varint(marks.stamped.len() as u64, row);
-        let mut last = 0;
-        for (slot, difference) in marks.stamped {
-            put_varint(u64::from(slot - last), row);
-            put_varint(zigzag(*difference), row);
-            last = *slot;
-        }
+        put_stamp_runs(marks.stamped, row);
     }
 }
 
@@ -185,6 +219,16 @@ struct Sections<'a> {
     marks: Reader<'a>,
 }
 
+fn skip_flips(sections: &mut Sections) -> Result<(), RowError> {
+    if sections.flags & FLIPS != 0 {
+        for _ in 0..sections.marks.varint()? {
+            sections.marks.varint()?;
+            sections.marks.word()?;
+        }
+    }
+    Ok(())
+}
+
 fn sections(row: &[u8]) -> Result<Sections<'_>, RowError> {
     let mut reader = Reader::new(row);
     let flags = reader.byte()?;
@@ -234,12 +278,9 @@ pub fn walk(row: &[u8], slots: &mut Slots, direction: Direction) -> Result<(), R
             *slots.stale.0.get_mut(group).ok_or(RowError("a slot does not exist"))? ^= word;
         }
     }
-    if sections.flags & STAMPS != 0 {
-        let mut slot = 0usize;
-        for _ in 0..marks.varint()? {
-            slot = slot.checked_add(marks.varint()? as usize).ok_or(SHORT)?;
-            let difference = unzigzag(marks.varint()?);
-            let stamp = slots.stamps.get_mut(slot).ok_or(RowError("a slot does not exist"))?;
+    let mut stamps = Stamps::read(sections.flags, marks)?;
+    while let Some((run, difference)) = stamps.next_run()? {
+        for stamp in slots.stamps.get_mut(run).ok_or(RowError("a slot does not exist"))? {
             *stamp = match direction {
                 Direction::Undo => stamp.wrapping_sub(difference),
                 Direction::Redo => stamp.wrapping_add(difference),
@@ -257,29 +298,66 @@ pub struct Groups<'a> {
 }
 
 /// What a row says beside values: flips by group, and stamped slots with the difference of their stamps.
-#[derive(Default)]
-pub struct Notes {
+pub struct Notes<'a> {
     pub flips: Vec<(usize, u64)>,
-    pub stamped: Vec<(usize, i64)>,
+    pub stamps: Stamps<'a>,
+}
+
+/// Slots with samples of their own time, read run by run, in ascending order. A run is as long as its bytes say, whether
+/// such slots exist or not.
+#[derive(Clone, Copy)]
+pub struct Stamps<'a> {
+    entries: Reader<'a>,
+    left: u64,
+    /// From where the next gap counts.
+    from: usize,
+    in_runs: bool,
+}
+
+impl<'a> Stamps<'a> {
+    fn read(flags: u8, mut marks: Reader<'a>) -> Result<Stamps<'a>, RowError> {
+        let left = if flags & (STAMPS | STAMP_RUNS) == 0 { 0 } else { marks.varint()? };
+        Ok(Stamps { entries: marks, left, from: 0, in_runs: flags & STAMP_RUNS != 0 })
+    }
+
+    /// The next slots whose stamps differ from their last ones by the same.
+    pub fn next_run(&mut self) -> Result<Option<(Range<usize>, i64)>, RowError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        let head = self.entries.varint()?;
+        let (gap, length) = match (self.in_runs, head & 1) {
+            (false, _) => (head, 1),
+            (true, 0) => (head >> 1, 1),
+            (true, _) => (head >> 1, self.entries.varint()?),
+        };
+        let start = self.from.checked_add(gap as usize).ok_or(SHORT)?;
+        let end = start.checked_add(length as usize).ok_or(SHORT)?;
+        // One by one, a gap counts from the last slot, not from behind it.
+        self.from = if self.in_runs { end } else { start };
+        Ok(Some((start..end, unzigzag(self.entries.varint()?))))
+    }
+}
+
+/// The slots of a row with samples of their own time.
+pub fn stamps(row: &[u8]) -> Result<Stamps<'_>, RowError> {
+    let mut sections = sections(row)?;
+    skip_flips(&mut sections)?;
+    Stamps::read(sections.flags, sections.marks)
 }
 
 /// A row's groups and its notes.
-pub fn open(row: &[u8]) -> Result<(Groups<'_>, Notes), RowError> {
+pub fn open(row: &[u8]) -> Result<(Groups<'_>, Notes<'_>), RowError> {
     let sections = sections(row)?;
-    let mut notes = Notes::default();
+    let mut flips = Vec::new();
     let mut marks = sections.marks;
     if sections.flags & FLIPS != 0 {
         for _ in 0..marks.count()? {
-            notes.flips.push((marks.number()?, marks.word()?));
+            flips.push((marks.number()?, marks.word()?));
         }
     }
-    if sections.flags & STAMPS != 0 {
-        let mut slot = 0usize;
-        for _ in 0..marks.count()? {
-            slot = slot.checked_add(marks.number()?).ok_or(SHORT)?;
-            notes.stamped.push((slot, unzigzag(marks.varint()?)));
-        }
-    }
+    let notes = Notes { flips, stamps: Stamps::read(sections.flags, marks)? };
     let payload = Reader::new(sections.payload);
     Ok((Groups { lengths: sections.lengths, payload, left: sections.groups }, notes))
 }
@@ -353,15 +431,11 @@ pub fn undo_one(row: &[u8], slot: usize, state: &mut OneSlot) -> Result<Said, Ro
             }
         }
     }
-    if sections.flags & STAMPS != 0 {
-        let mut at = 0usize;
-        for _ in 0..marks.varint()? {
-            at = at.checked_add(marks.varint()? as usize).ok_or(SHORT)?;
-            let difference = unzigzag(marks.varint()?);
-            if at == slot {
-                said.stamped = true;
-                state.stamp = state.stamp.wrapping_sub(difference);
-            }
+    let mut stamps = Stamps::read(sections.flags, marks)?;
+    while let Some((run, difference)) = stamps.next_run()? {
+        if run.contains(&slot) {
+            said.stamped = true;
+            state.stamp = state.stamp.wrapping_sub(difference);
         }
     }
     Ok(said)
@@ -418,9 +492,12 @@ mod tests {
             let flips: Vec<u64> = (0..words).map(|_| if next(4) == 0 { next(1 << 30) } else { 0 }).collect();
             let mut stamped = Vec::new();
             for slot in 0..count {
-                if next(10) == 0 {
-                    after.stamps[slot] = next(1 << 41) as i64;
-                    stamped.push((slot as u32, after.stamps[slot].wrapping_sub(before.stamps[slot])));
+                // Alone, or like its neighbours.
+                let difference = if round % 2 == 0 { 15_000 } else { next(1 << 41) as i64 };
+                if next(10) < round % 10 {
+                    after.stamps[slot] = before.stamps[slot].wrapping_add(difference);
+                    let difference = after.stamps[slot].wrapping_sub(before.stamps[slot]);
+                    StampRun::push(slot as u32, difference, &mut stamped);
                 }
             }
             after.stale.0.iter_mut().zip(&flips).for_each(|(word, flips)| *word ^= flips);
@@ -437,7 +514,7 @@ mod tests {
                 let mut one = OneSlot { value: after.values[slot], stale, stamp };
                 let said = undo_one(&scratch.row, slot, &mut one).unwrap();
                 assert_eq!((one.value.to_bits(), one.stale, one.stamp), at(&before), "round {round} slot {slot}");
-                assert_eq!(said.stamped, stamped.iter().any(|(at, _)| *at as usize == slot));
+                assert_eq!(said.stamped, stamped.iter().any(|run| run.slots().contains(&slot)));
                 assert_eq!(said.flipped, flips[slot / 64] >> (slot % 64) & 1 == 1);
             }
         }
@@ -452,13 +529,38 @@ mod tests {
     }
 
     #[test]
+    fn stamps_that_move_on_alike_cost_a_few_bytes() {
+        let values = vec![1.0; 640];
+        let mut scratch = Scratch::default();
+        let mut stamped = Vec::new();
+        (5..640).for_each(|slot| StampRun::push(slot, 15_000, &mut stamped));
+        encode(&values, &values, Marks { flips: &[], stamped: &stamped }, &mut scratch);
+        assert_eq!(scratch.row.len(), 2 + 10 + 1 + 1 + 2 + 3);
+    }
+
+    /// As it was written before there were runs.
+    #[test]
+    fn stamps_one_by_one_are_read() {
+        let row = [STAMPS, 0, 2, 1, 10, 2, 9];
+        let before = Slots { values: vec![0.0; 4], stale: Bits(vec![0]), stamps: vec![100; 4] };
+        let mut slots = before.clone();
+        walk(&row, &mut slots, Direction::Redo).unwrap();
+        assert_eq!(slots.stamps, [100, 105, 100, 95]);
+        assert_eq!(walk(&row[..6], &mut before.clone(), Direction::Redo), Err(SHORT));
+        let beyond = [STAMPS, 0, 1, 4, 10];
+        assert_eq!(walk(&beyond, &mut before.clone(), Direction::Redo), Err(RowError("a slot does not exist")));
+    }
+
+    #[test]
     fn damaged_rows_are_errors_or_values_and_never_panics() {
         let mut next = random(11);
         let mut scratch = Scratch::default();
         let old: Vec<f64> = (0..200).map(|_| value(&mut next)).collect();
         let new: Vec<f64> = old.iter().map(|old| if next(2) == 0 { *old } else { value(&mut next) }).collect();
         let flips = [next(1 << 30), 0, 7, 1];
-        encode(&old, &new, Marks { flips: &flips, stamped: &[(3, -5), (150, i64::MAX)] }, &mut scratch);
+        let run = |slot, count, difference| StampRun { slot, count, difference };
+        let stamped = [run(3, 2, -5), run(150, 1, i64::MAX)];
+        encode(&old, &new, Marks { flips: &flips, stamped: &stamped }, &mut scratch);
         let good = scratch.row.clone();
         let slots = Slots { values: new, stale: Bits(vec![0; 4]), stamps: vec![0; 200] };
         let mut refused = 0;

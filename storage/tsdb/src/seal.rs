@@ -1,13 +1,16 @@
 //! From the rows of a closed segment to XOR chunks, one per slot.
 //!
-//! Invariant: 64 slots at a time are turned from rows into columns, so the working set stays in the nearest caches.
+//! Invariant: 64 slots at a time are turned from rows into columns, so the working set stays in the nearest caches, and
+//! what is kept beside rows and chunks is a cursor for each row and at most one time for each slot.
 
 use crate::bytes::{put_varint, zigzag};
 use crate::head::{NO_STAMP, Segment};
-use crate::row::{self, GROUP, RowError};
-use ahash::AHashMap;
+use crate::row::{self, GROUP, Groups, RowError, Stamps};
 use blocks::xor::Encoder;
 use series::STALE_NAN;
+use std::iter::Peekable;
+use std::ops::Range;
+use std::vec::IntoIter;
 
 /// The chunks of a segment.
 #[derive(Debug, Default)]
@@ -24,41 +27,98 @@ pub struct Sealed {
     pub unread: Option<(usize, RowError)>,
 }
 
+/// One row under the cursors that go over it, 64 slots at a time.
+struct Track<'a> {
+    groups: Groups<'a>,
+    flips: Peekable<IntoIter<(usize, u64)>>,
+    stamps: Stamps<'a>,
+    /// What the next slots with their own times are, as far as they were read.
+    run: Option<(Range<usize>, i64)>,
+}
+
+impl<'a> Track<'a> {
+    fn open(row: &'a [u8]) -> Result<Track<'a>, RowError> {
+        let (groups, notes) = row::open(row)?;
+        Ok(Track { groups, flips: notes.flips.into_iter().peekable(), stamps: notes.stamps, run: None })
+    }
+
+    /// The flips of a group; those before it are over.
+    fn flips_of(&mut self, group: usize) -> u64 {
+        let mut all = 0;
+        while let Some((at, flips)) = self.flips.next_if(|(at, _)| *at <= group) {
+            all ^= if at == group { flips } else { 0 };
+        }
+        all
+    }
+
+    /// Tells of each slot before `end` that has a sample of its own time, and how far its time moves on.
+    fn stamps_before(&mut self, end: usize, mut told: impl FnMut(usize, i64)) -> Result<(), RowError> {
+        loop {
+            let Some((run, difference)) = &mut self.run else {
+                self.run = self.stamps.next_run()?;
+                if self.run.is_none() {
+                    return Ok(());
+                }
+                continue;
+            };
+            for slot in run.start..run.end.min(end) {
+                told(slot, *difference);
+            }
+            run.start = run.start.max(run.end.min(end));
+            if run.start < run.end {
+                return Ok(());
+            }
+            self.run = None;
+        }
+    }
+}
+
 /// Puts a segment's rows into chunks. Rows that do not decode end it early.
 pub fn seal(segment: &Segment) -> Sealed {
     let count = segment.slots();
     let mut sealed = Sealed::default();
-    let mut opened = Vec::with_capacity(segment.rows.len());
-    let mut notes = Vec::with_capacity(segment.rows.len());
+    let mut tracks = Vec::with_capacity(segment.rows.len());
+    let times: Vec<i64> = segment.rows.iter().map(|row| row.at.0).collect();
+    sealed.first = times.first().copied().unwrap_or(0);
+    sealed.last = times.last().copied().unwrap_or(0);
+    let mut bounds = StampBounds::new(segment);
     for row in &segment.rows {
-        match row::open(&row.bytes) {
-            Ok((groups, note)) => {
-                opened.push(groups);
-                notes.push(note);
-            }
+        match bounds.take(&row.bytes).and_then(|()| Track::open(&row.bytes)) {
+            Ok(track) => tracks.push(track),
             Err(error) => {
-                sealed.unread = Some((segment.rows.len() - opened.len(), error));
+                sealed.unread = Some((segment.rows.len() - tracks.len(), error));
                 break;
             }
         }
     }
-    let times: Vec<i64> = segment.rows.iter().map(|row| row.at.0).collect();
-    sealed.first = times.first().copied().unwrap_or(0);
-    sealed.last = times.last().copied().unwrap_or(0);
-    let stamps = stamps(segment, &notes);
-    for stamp in stamps.values().flatten() {
-        sealed.first = sealed.first.min(stamp.1);
-        sealed.last = sealed.last.max(stamp.1);
-    }
-    let mut readable = opened.len();
+    (sealed.first, sealed.last) = (sealed.first.min(bounds.first), sealed.last.max(bounds.last));
+    let mut readable = tracks.len();
     let stride = readable.max(1);
     let mut columns = vec![0.0f64; GROUP * stride];
+    let mut stamped: Vec<Vec<(usize, i64)>> = vec![Vec::new(); GROUP];
+    let mut carried = segment.carried.iter().peekable();
+    let mut samples: Vec<(i64, f64)> = Vec::new();
+    let mut stale_at = Vec::new();
     let mut chunk = Vec::new();
     for (group, base) in (0..count).step_by(GROUP).enumerate() {
         let width = GROUP.min(count - base);
         let mut values = [0.0f64; GROUP];
-        for (at, groups) in opened[..readable].iter_mut().enumerate() {
-            if let Err(error) = groups.redo_next(&mut values[..width]) {
+        let mut last = [NO_STAMP; GROUP];
+        while let Some((slot, stamp)) = carried.next_if(|(slot, _)| (*slot as usize) < base + width) {
+            if let Some(last) = (*slot as usize).checked_sub(base).and_then(|slot| last.get_mut(slot)) {
+                *last = *stamp;
+            }
+        }
+        stamped.iter_mut().for_each(Vec::clear);
+        stale_at.clear();
+        let (mut stale, mut ever_stale) = (u64::MAX, 0);
+        for (at, track) in tracks[..readable].iter_mut().enumerate() {
+            let moved = track.stamps_before(base + width, |slot, difference| {
+                let stamp = &mut last[slot - base];
+                *stamp = stamp.wrapping_add(difference);
+                stamped[slot - base].push((at, *stamp));
+            });
+            if let Err(error) = moved.and_then(|()| track.groups.redo_next(&mut values[..width])) {
                 sealed.unread = Some((segment.rows.len() - at, error));
                 readable = at;
                 break;
@@ -66,13 +126,7 @@ pub fn seal(segment: &Segment) -> Sealed {
             for (slot, value) in values[..width].iter().enumerate() {
                 columns[slot * stride + at] = *value;
             }
-        }
-        let mut stale_at = Vec::new();
-        let mut stale = u64::MAX;
-        let mut ever_stale = 0;
-        for note in &notes[..readable] {
-            let flips = note.flips.iter().filter(|(at, _)| *at == group).fold(0, |all, (_, flips)| all ^ flips);
-            stale ^= flips;
+            stale ^= track.flips_of(group);
             stale_at.push(stale);
             ever_stale |= stale;
         }
@@ -85,11 +139,15 @@ pub fn seal(segment: &Segment) -> Sealed {
                 (min, max) = (min.min(at), at);
                 encoder.push(at, value, chunk);
             };
-            if let Some(stamped) = stamps.get(&(base + slot)) {
-                let said = stamped.iter().filter(|(row, _)| *row < readable).map(|(row, at)| (*at, column[*row]));
-                let mut samples: Vec<(i64, f64)> = said.chain(markers(&stale_at, slot, &times)).collect();
-                samples.sort_by_key(|(at, _)| *at);
-                samples.dedup_by_key(|(at, _)| *at);
+            if bounds.any() && segment.is_stamped(base + slot) {
+                let said = stamped[slot].iter().filter(|(row, _)| *row < readable);
+                samples.clear();
+                samples.extend(said.map(|(row, at)| (*at, column[*row])));
+                samples.extend(markers(&stale_at, slot, &times));
+                if !samples.is_sorted_by(|one, next| one.0 < next.0) {
+                    samples.sort_by_key(|(at, _)| *at);
+                    samples.dedup_by_key(|(at, _)| *at);
+                }
                 samples.iter().for_each(|(at, value)| push(*at, *value, &mut chunk));
             } else if ever_stale >> slot & 1 == 0 {
                 for (at, value) in times.iter().zip(column) {
@@ -137,23 +195,42 @@ fn markers<'a>(stale_at: &'a [u64], slot: usize, times: &'a [i64]) -> impl Itera
     })
 }
 
-/// Samples with times of their own, by slot: row and time.
-fn stamps(segment: &Segment, notes: &[row::Notes]) -> AHashMap<usize, Vec<(usize, i64)>> {
-    let mut stamps: AHashMap<usize, Vec<(usize, i64)>> = AHashMap::new();
-    for placed in segment.placed.iter().filter(|placed| placed.group.any_stamped()) {
-        for slot in (0..placed.group.len()).filter(|slot| placed.group.is_stamped(*slot)) {
-            stamps.insert(placed.base + slot, Vec::new());
-        }
-    }
-    let mut last: AHashMap<usize, i64> = segment.carried.iter().map(|(slot, stamp)| (*slot as usize, *stamp)).collect();
-    for (row, note) in notes.iter().enumerate() {
-        for (slot, difference) in &note.stamped {
-            let stamp = last.entry(*slot).or_insert(NO_STAMP);
-            *stamp = stamp.wrapping_add(*difference);
-            if let Some(of_slot) = stamps.get_mut(slot) {
-                of_slot.push((row, *stamp));
+/// The earliest and the latest of samples with times of their own, found before anything is written: every entry tells
+/// its distance from them.
+struct StampBounds {
+    /// The last time of each slot; empty where no slot is stamped.
+    stamps: Vec<i64>,
+    first: i64,
+    last: i64,
+}
+
+impl StampBounds {
+    fn new(segment: &Segment) -> StampBounds {
+        let any = segment.placed.iter().any(|placed| placed.group.any_stamped());
+        let mut stamps = vec![NO_STAMP; if any { segment.slots() } else { 0 }];
+        for (slot, carried) in &segment.carried {
+            if let Some(stamp) = stamps.get_mut(*slot as usize) {
+                *stamp = *carried;
             }
         }
+        StampBounds { stamps, first: i64::MAX, last: i64::MIN }
     }
-    stamps
+
+    fn any(&self) -> bool {
+        !self.stamps.is_empty()
+    }
+
+    fn take(&mut self, row: &[u8]) -> Result<(), RowError> {
+        if !self.any() {
+            return Ok(());
+        }
+        let mut moved = row::stamps(row)?;
+        while let Some((run, difference)) = moved.next_run()? {
+            for stamp in self.stamps.get_mut(run).ok_or(RowError("a slot does not exist"))? {
+                *stamp = stamp.wrapping_add(difference);
+                (self.first, self.last) = (self.first.min(*stamp), self.last.max(*stamp));
+            }
+        }
+        Ok(())
+    }
 }

@@ -4,7 +4,7 @@ use super::{AHEAD_MS_MAX, Appended, BEHIND_MS_MAX, NO_STAMP, RowRejected, Segmen
 use crate::bits::{Bits, ones};
 use crate::group::SlotGroup;
 use crate::log::Journal;
-use crate::row::{self, GROUP, Marks, Scratch};
+use crate::row::{self, GROUP, Marks, Scratch, StampRun};
 use ahash::AHashSet;
 use series::Timestamp;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub struct AppendScratch {
     pub(super) encode: Scratch,
     pub(super) values: Vec<f64>,
     pub(super) flips: Vec<u64>,
-    pub(super) stamped: Vec<(u32, i64)>,
+    pub(super) stamped: Vec<StampRun>,
     /// Slot, time and value of samples older than their slot's last one.
     pub(super) late: Vec<(u32, i64, f64)>,
 }
@@ -116,9 +116,10 @@ impl TargetHead {
         for (word, flips) in segment.slots.stale.0.iter_mut().zip(flips.iter()) {
             *word ^= flips;
         }
-        for (slot, difference) in stamped.iter() {
-            let stamp = &mut segment.slots.stamps[*slot as usize];
-            *stamp = stamp.wrapping_add(*difference);
+        for run in stamped.iter() {
+            for stamp in &mut segment.slots.stamps[run.slots()] {
+                *stamp = stamp.wrapping_add(run.difference);
+            }
         }
         segment.log_row(&self.key, at, &encode.row, journal);
         if let Some(left) = left {
@@ -150,18 +151,19 @@ impl Segment {
         scratch.values.extend_from_slice(&self.slots.values);
         let mut alive = Bits(vec![0; self.slots.values.len().div_ceil(GROUP)]);
         let (mut value_at, mut stamp_at) = (0, 0);
+        let ahead_max = at.0.saturating_add(AHEAD_MS_MAX);
         for placed in self.order.iter().map(|place| &self.placed[*place]) {
             let values = &values[value_at..value_at + placed.group.len()];
             value_at += values.len();
             if !placed.group.any_stamped() {
                 scratch.values[placed.base..placed.base + values.len()].copy_from_slice(values);
                 appended.samples += values.len() as u64;
-                (placed.base..placed.base + values.len()).for_each(|slot| alive.set(slot));
+                alive.set_all(placed.base..placed.base + values.len());
                 continue;
             }
+            alive.set_all(placed.base..placed.base + values.len());
             for (i, value) in values.iter().enumerate() {
                 let slot = placed.base + i;
-                alive.set(slot);
                 if !placed.group.is_stamped(i) {
                     scratch.values[slot] = *value;
                     appended.samples += 1;
@@ -170,12 +172,14 @@ impl Segment {
                 let (stamp, last) = (stamps[stamp_at], self.slots.stamps[slot]);
                 stamp_at += 1;
                 let too_old = last == NO_STAMP && stamp < at.0.saturating_sub(BEHIND_MS_MAX);
-                if stamp > at.0.saturating_add(AHEAD_MS_MAX) || too_old || stamp == NO_STAMP {
-                    appended.out_of_bounds += 1;
-                } else if stamp > last {
+                if stamp > last && stamp <= ahead_max && !too_old {
                     scratch.values[slot] = *value;
-                    scratch.stamped.push((slot as u32, stamp.wrapping_sub(last)));
+                    StampRun::push(slot as u32, stamp.wrapping_sub(last), &mut scratch.stamped);
                     appended.samples += 1;
+                    continue;
+                }
+                if stamp > ahead_max || too_old || stamp == NO_STAMP {
+                    appended.out_of_bounds += 1;
                 } else if stamp < last && stamp >= at.0.saturating_sub(late_ms) {
                     scratch.late.push((slot as u32, stamp, *value));
                     appended.late += 1;
@@ -187,10 +191,9 @@ impl Segment {
                 {
                     appended.duplicate += 1;
                 }
-                if self.slots.stamps[slot] == NO_STAMP && scratch.stamped.last().map(|last| last.0) != Some(slot as u32)
-                {
+                if last == NO_STAMP {
                     // It has never had a sample, so there is nothing to be alive.
-                    alive.0[slot / GROUP] &= !(1 << (slot % GROUP));
+                    alive.clear(slot);
                 }
             }
         }
@@ -200,7 +203,7 @@ impl Segment {
             "a value for every slot, a stamp for every stamped one"
         );
         // Rows list stamped slots in ascending order; live groups may come in another.
-        scratch.stamped.sort_unstable_by_key(|(slot, _)| *slot);
+        scratch.stamped.sort_unstable_by_key(|run| run.slot);
         for (word, alive) in alive.0.iter().enumerate() {
             let stale = self.slots.stale.0[word];
             let mut ends = !stale & !alive;

@@ -32,7 +32,12 @@ impl Segment {
 
     /// The value of the sample that a slot had when the segment began, if this is still its newest.
     pub(super) fn carried_value(&self, slot: usize, stamp: i64) -> Option<f64> {
-        let at = self.carried.binary_search_by_key(&(slot as u32), |(slot, _)| *slot).ok()?;
+        // At a hub all slots but the first few are carried, so most lie as far from the end in both lists.
+        let guess = self.carried.len().checked_sub(self.slots.values.len() - slot);
+        let at = match guess.filter(|at| self.carried[*at].0 as usize == slot) {
+            Some(at) => at,
+            None => self.carried.binary_search_by_key(&(slot as u32), |(slot, _)| *slot).ok()?,
+        };
         (self.carried[at].1 == stamp).then(|| self.carried_values.get(at).copied())?
     }
 

@@ -192,7 +192,7 @@ impl Segment {
             && self.placed.iter().zip(&other.placed).all(|(one, other)| Arc::ptr_eq(&one.group, &other.group))
     }
 
-    pub(super) fn is_stamped(&self, slot: usize) -> bool {
+    pub(crate) fn is_stamped(&self, slot: usize) -> bool {
         let place = self.placed.partition_point(|placed| placed.base <= slot) - 1;
         let placed = &self.placed[place];
         placed.group.is_stamped(slot - placed.base)

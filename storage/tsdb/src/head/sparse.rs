@@ -12,7 +12,7 @@ use crate::bits::Bits;
 use crate::group::SlotGroup;
 use crate::head::AppendScratch;
 use crate::log::Journal;
-use crate::row::{self, GROUP, RowError};
+use crate::row::{self, GROUP, RowError, StampRun};
 use series::{STALE_NAN, Sample, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -62,10 +62,11 @@ impl TargetHead {
             scratch.values[slot] = sample.value;
             alive.set(slot);
             if stamped {
-                scratch.stamped.push((slot as u32, sample.stamp.wrapping_sub(segment.slots.stamps[slot])));
+                let difference = sample.stamp.wrapping_sub(segment.slots.stamps[slot]);
+                StampRun::push(slot as u32, difference, &mut scratch.stamped);
             }
         }
-        scratch.stamped.sort_unstable_by_key(|(slot, _)| *slot);
+        scratch.stamped.sort_unstable_by_key(|run| run.slot);
         scratch.late.extend(late.iter().map(|sample| (place(sample).0 as u32, sample.stamp, sample.value)));
         if let Some(owing) = &self.owing {
             // What lived in the segment that ends and is not in this row: here it has a marker for a sample.
@@ -158,9 +159,9 @@ impl Segment {
         let within = |at: Timestamp| at >= from && at <= to;
         for Row { at, position, bytes } in self.rows.iter().rev() {
             if *position <= visible {
-                let (_, notes) = row::open(bytes)?;
+                let (_, row::Notes { flips, mut stamps }) = row::open(bytes)?;
                 if within(*at) {
-                    for (word, flips) in notes.flips {
+                    for (word, flips) in flips {
                         for place in row_bits(flips, self.slots.values.len().saturating_sub(word * GROUP)) {
                             let slot = word * GROUP + place;
                             if state.stale.get(slot) && wanted[slot] != u32::MAX {
@@ -172,11 +173,13 @@ impl Segment {
                         out[*i].push(Sample { timestamp: *at, value: state.values[slots[*i]] });
                     }
                 }
-                for (slot, _) in notes.stamped {
-                    let stamp = state.stamps.get(slot).copied().unwrap_or(NO_STAMP);
-                    let place = wanted.get(slot).copied().filter(|place| *place != u32::MAX);
-                    if let Some(place) = place.filter(|_| within(Timestamp(stamp))) {
-                        out[place as usize].push(Sample { timestamp: Timestamp(stamp), value: state.values[slot] });
+                while let Some((run, _)) = stamps.next_run()? {
+                    for (slot, place) in wanted.iter().enumerate().take(run.end).skip(run.start) {
+                        let stamp = state.stamps.get(slot).copied().unwrap_or(NO_STAMP);
+                        if *place != u32::MAX && within(Timestamp(stamp)) {
+                            out[*place as usize]
+                                .push(Sample { timestamp: Timestamp(stamp), value: state.values[slot] });
+                        }
                     }
                 }
             }

@@ -4,7 +4,7 @@ use super::append::AppendScratch;
 use super::{Closed, NO_STAMP, Segment, TargetHead};
 use crate::group::SlotGroup;
 use crate::log::{Journal, TargetKey};
-use crate::row::{self, Marks};
+use crate::row::{self, Marks, StampRun};
 use series::Timestamp;
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ impl TargetHead {
         stamped.clear();
         for (slot, stamp, value) in samples {
             values[slot] = value;
-            stamped.push((slot as u32, stamp.wrapping_sub(self.late.slots.stamps[slot])));
+            StampRun::push(slot as u32, stamp.wrapping_sub(self.late.slots.stamps[slot]), stamped);
             self.late.slots.stamps[slot] = stamp;
         }
         row::encode(&self.late.slots.values, values, Marks { flips: &[], stamped }, encode);
