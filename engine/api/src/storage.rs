@@ -53,9 +53,13 @@ fn object(labels: &Labels) -> BTreeMap<String, String> {
 async fn label_sets(state: &State, params: &Params, required: bool) -> Result<Vec<Labels>, ApiError> {
     replayed(&state.parts.shards)?;
     let mut selectors: Vec<Vec<Matcher>> = Vec::new();
+    let invalid = |error: String| ApiError::bad_data(format!("invalid parameter \"match[]\": {error}"));
     for text in params.all("match[]") {
-        let parsed = parse_selector(text);
-        selectors.push(parsed.map_err(|error| ApiError::bad_data(format!("invalid parameter \"match[]\": {error}")))?);
+        let parsed = parse_selector(text).map_err(|error| invalid(error.to_string()))?;
+        if promql::selects_anything(&parsed) {
+            return Err(invalid("match[] must contain at least one non-empty matcher".to_owned()));
+        }
+        selectors.push(parsed);
     }
     if selectors.is_empty() {
         if required {

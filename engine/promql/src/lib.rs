@@ -25,7 +25,9 @@ pub use ast::{Expr, Kind, Span, ValueType};
 pub use column::{Column, Point, SelectedSeries, histogram_size, is_absent};
 pub use eval::{Answer, EvalError, Evaluated, Limits, Selected};
 pub use functions::{Function, all as all_functions};
-pub use parse::{ParseError, ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, position};
+pub use parse::{
+    ParseError, ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, position, selects_anything,
+};
 pub use plan::{Grid, Plan, PlanOptions, Select};
 pub use print::{format, tree};
 pub use reduce::{NO_VALUE, Partial, Reduction, nameless};

@@ -131,12 +131,24 @@ pub fn parse_metric(text: &str) -> Result<series::Labels, ParseError> {
     run().map_err(|error: ParseError| error.placed(text))
 }
 
-/// Reads an instant vector selector, as `match[]` takes it.
+/// Reads a selector as `match[]` takes it: a name, braces, or both, and nothing else. As with Prometheus it may select
+/// everything, such as `{}`, and a keyword may be a name; whoever minds the former asks [`selects_anything`].
 pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
-    match parse(text, &ParseOptions::default())?.kind {
-        Kind::Vector(selector) if selector.offset.is_none() && selector.at.is_none() => Ok(selector.matchers),
-        _ => Err(ParseError::at(Span::default(), "expected a vector selector".into()).placed(text)),
-    }
+    let run = || {
+        let options = ParseOptions::default();
+        let mut parser = Parser { text, tokens: lex(text)?, at: 0, depth: 0, options: &options };
+        let selector = parser.selector()?;
+        if *parser.peek() != Token::End {
+            return Err(parser.unexpected(""));
+        }
+        Ok(selector.matchers)
+    };
+    run().map_err(|error: ParseError| error.placed(text))
+}
+
+/// Whether matchers are satisfied by a series without labels, and so by almost any.
+pub fn selects_anything(matchers: &[Matcher]) -> bool {
+    matchers.iter().all(|matcher| matcher.matches(""))
 }
 
 struct Parser<'a> {
@@ -648,7 +660,6 @@ impl Parser<'_> {
     // --- selectors --------------------------------------------------------------------------------------------------
 
     fn selector(&mut self) -> Result<Selector, ParseError> {
-        let start = self.span().start;
         let mut name = None;
         if let Token::Word(word) = self.peek().clone() {
             self.next();
@@ -667,13 +678,7 @@ impl Parser<'_> {
         } else if name.is_none() {
             return Err(self.unexpected(""));
         }
-        let span = Span { start, end: self.last_end() };
         if let Some(name) = &name {
-            if matchers.iter().any(|matcher: &Matcher| matcher.name() == METRIC_NAME) {
-                let twice =
-                    matchers.iter().find(|matcher| matcher.name() == METRIC_NAME).map_or("", |matcher| matcher.value());
-                return Err(ParseError::at(span, format!("metric name must not be set twice: {name:?} or {twice:?}")));
-            }
             matchers.push(Matcher::new(METRIC_NAME, MatchOp::Equal, name).expect("no expression"));
         }
         Ok(Selector { name, matchers, offset: None, at: None, edges: Edges::Plain, select: usize::MAX })
@@ -908,11 +913,15 @@ fn check_args(function: &Function, args: &[Expr], span: Span) -> Result<(), Pars
 /// Rules that a node alone cannot see.
 fn check(expr: &Expr) -> Result<(), ParseError> {
     let selector_matches = |selector: &Selector| {
-        if selector.matchers.iter().all(|matcher| matcher.matches("")) {
-            return Err(ParseError::at(
-                expr.span,
-                "vector selector must contain at least one non-empty matcher".into(),
-            ));
+        let fail = |text: String| Err(ParseError::at(expr.span, text));
+        if let (Some(name), Some((_, others))) = (&selector.name, selector.matchers.split_last()) {
+            return match others.iter().find(|matcher| matcher.name() == METRIC_NAME) {
+                Some(twice) => fail(format!("metric name must not be set twice: {name:?} or {:?}", twice.value())),
+                None => Ok(()),
+            };
+        }
+        if selects_anything(&selector.matchers) {
+            return fail("vector selector must contain at least one non-empty matcher".into());
         }
         Ok(())
     };
