@@ -32,6 +32,10 @@ pub async fn metrics(state: extract::State<State>) -> Response {
     rule_groups::metrics(&mut page, &state);
     if let Some(store) = state.parts.shards.store() {
         storage(&mut page, &store.stats(), store.bounds(), &stats);
+        let safe_mode = f64::from(u8::from(store.safe_mode().is_some()));
+        page.gauge("ringscrape_safe_mode", "Whether targets are held back after crashes.", safe_mode);
+        let crashes = store.crashes() as f64;
+        page.gauge("ringscrape_crashes", "Ends without order shortly before this start.", crashes);
     }
     process(&mut page, &state);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.0).into_response()

@@ -380,6 +380,9 @@ pub struct RuntimeInfo {
     cores: usize,
     time_series: u64,
     storage_retention: String,
+    /// Why targets are held back, while they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safe_mode: Option<String>,
 }
 
 pub async fn status_runtimeinfo(state: S) -> ApiResult<RuntimeInfo> {
@@ -396,6 +399,7 @@ pub async fn runtime_info(state: &State) -> Result<RuntimeInfo, ApiError> {
         server_time: rfc3339_of(std::time::SystemTime::now()),
         reload_config_success: running.refused.is_none(),
         last_config_time: rfc3339_of(running.loaded_at),
+        safe_mode: state.parts.shards.store().and_then(|store| Some(store.safe_mode()?.to_string())),
         corruption_count: state.parts.shards.store().map_or(0, |store| store.stats().damages),
         cores: stats.len(),
         time_series: stats.iter().map(|core| core.series).sum(),

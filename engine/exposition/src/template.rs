@@ -20,6 +20,8 @@ const RUN_LINES_MIN: usize = 8;
 const RUN_LINES_FULL: usize = 96;
 /// A run ends here wherever it is.
 const RUN_LINES_MAX: usize = 256;
+/// Known lines read before other tasks of the core get their turn: about a millisecond.
+const KNOWN_LINES_PER_STEP: usize = 8192;
 /// How many templates ahead are looked at to find the place again after a difference.
 const TEMPLATES_AHEAD: usize = 4;
 
@@ -223,43 +225,42 @@ pub struct Run {
     pub template: Template,
 }
 
-/// What a walk found.
+/// How far a walk has come.
 pub enum Walk<'a, T> {
     /// The shape fits as it is; everything is read.
     Warm,
-    /// The payload has another shape: go on with [`Walker::step`].
-    Cold(Walker<'a, T>),
+    /// There is more to do: go on with [`Walker::step`].
+    Unfinished(Walker<'a, T>),
 }
 
-/// Reads a body along a shape. The readings are cleared first.
+/// What a walk has found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Walked {
+    /// The shape fits as it is.
+    Warm,
+    /// The pieces that the payload is made of; with an error, those before it.
+    Changed { pieces: Vec<Piece>, error: Option<ParseError> },
+}
+
+/// Reads a body along a shape. The readings are cleared first. A body of ordinary size that is known is read at once.
 pub fn walk<'a, T: AsRef<Template>>(shape: &'a [T], body: &'a [u8], readings: &'a mut Readings) -> Walk<'a, T> {
     readings.clear();
-    let mut at = 0;
-    let mut fits = shape.len();
-    for (i, template) in shape.iter().enumerate() {
-        match template.as_ref().scan(body, at, readings) {
-            Scan::Full { at: behind } => at = behind,
-            Scan::Differs => {
-                fits = i;
-                break;
-            }
-        }
-    }
-    if fits == shape.len() && at == body.len() && !shape.is_empty() {
-        return Walk::Warm;
-    }
-    let kind = fits.checked_sub(1).map_or(Kind::Unknown, |last| shape[last].as_ref().kind_behind);
-    let pieces = (0..fits).map(Piece::Known).collect();
-    Walk::Cold(Walker { shape, body, readings, pieces, error: None, next: fits, at, kind })
+    let kind = Kind::Unknown;
+    let mut walker =
+        Walker { shape, body, readings, pieces: Vec::new(), in_order: true, error: None, next: 0, at: 0, kind };
+    let more = walker.scan_known();
+    if !more && walker.in_order { Walk::Warm } else { Walk::Unfinished(walker) }
 }
 
-/// A walk that has found a difference. It reads on in steps of bounded length, so that a core can do other things in
-/// between.
+/// A walk that is not at its end. It reads on in steps of bounded length, so that a core can do other things in between.
 pub struct Walker<'a, T> {
     shape: &'a [T],
     body: &'a [u8],
     readings: &'a mut Readings,
+    /// Empty as long as nothing differs.
     pieces: Vec<Piece>,
+    /// Nothing has differed so far.
+    in_order: bool,
     error: Option<ParseError>,
     /// First template of the shape that has not been used.
     next: usize,
@@ -268,8 +269,13 @@ pub struct Walker<'a, T> {
 }
 
 impl<T: AsRef<Template>> Walker<'_, T> {
-    /// Parses one run and follows the known templates behind it. False at the end of the body or at an error.
+    /// Reads on along the known templates; or, behind a difference, parses one run and follows the known templates
+    /// behind it. False at the end of the body or at an error.
     pub fn step(&mut self) -> bool {
+        if self.in_order {
+            let more = self.scan_known();
+            return more || !self.in_order && self.at < self.body.len();
+        }
         if self.at < self.body.len() {
             let mut kind = self.kind;
             self.error = self.parse_run(&mut kind);
@@ -281,9 +287,33 @@ impl<T: AsRef<Template>> Walker<'_, T> {
         self.error.is_none() && self.at < self.body.len()
     }
 
-    /// The pieces that the payload is made of; with an error, those before it.
-    pub fn finish(self) -> (Vec<Piece>, Option<ParseError>) {
-        (self.pieces, self.error)
+    /// How many samples were read so far.
+    pub fn samples(&self) -> usize {
+        self.readings.values.len()
+    }
+
+    /// Scans some known templates, each where it is expected. True if there are more.
+    fn scan_known(&mut self) -> bool {
+        let mut lines = 0;
+        while let Some(template) = self.shape.get(self.next).map(AsRef::as_ref) {
+            if lines >= KNOWN_LINES_PER_STEP {
+                return true;
+            }
+            let Scan::Full { at } = template.scan(self.body, self.at, self.readings) else { break };
+            (self.at, self.next, self.kind) = (at, self.next + 1, template.kind_behind);
+            lines += template.len();
+        }
+        let whole = self.next == self.shape.len() && self.at == self.body.len() && !self.shape.is_empty();
+        if !whole {
+            self.in_order = false;
+            self.pieces.extend((0..self.next).map(Piece::Known));
+        }
+        false
+    }
+
+    /// What the steps have found.
+    pub fn finish(self) -> Walked {
+        if self.in_order { Walked::Warm } else { Walked::Changed { pieces: self.pieces, error: self.error } }
     }
 
     /// Parses lines up to a border, or to a place where a known template begins.
@@ -417,11 +447,16 @@ mod tests {
     /// The same by a walk along `shape`, and the shape that comes out of it.
     fn walked(shape: &[Template], body: &[u8]) -> (Plain, Vec<Template>, bool) {
         let mut readings = Readings::default();
-        let (shape, error, warm) = match walk(shape, body, &mut readings) {
-            Walk::Warm => (shape.to_vec(), None, true),
-            Walk::Cold(mut walker) => {
+        let walked = match walk(shape, body, &mut readings) {
+            Walk::Warm => Walked::Warm,
+            Walk::Unfinished(mut walker) => {
                 while walker.step() {}
-                let (pieces, error) = walker.finish();
+                walker.finish()
+            }
+        };
+        let (shape, error, warm) = match walked {
+            Walked::Warm => (shape.to_vec(), None, true),
+            Walked::Changed { pieces, error } => {
                 let template = |piece| match piece {
                     Piece::Known(i) => shape[i].clone(),
                     Piece::New(run) => run.template,
@@ -490,6 +525,30 @@ mod tests {
         let (got, _, warm) = walked(&shape, second.as_bytes());
         assert!(warm);
         assert_eq!(got, plain(second.as_bytes()));
+    }
+
+    #[test]
+    fn long_bodies_are_walked_in_steps() {
+        let body = |value: u64, last: &str| {
+            let lines = 0..3 * KNOWN_LINES_PER_STEP;
+            lines.map(|i| format!("a{{i=\"{i}\"}} {value} {value}\n")).collect::<String>() + last
+        };
+        let (_, shape, _) = walked(&[], body(1, "b 1\n").as_bytes());
+        for (last, warm) in [("b 7\n", true), ("c 7\n", false), ("b 7\nc 8\n", false), ("", false), ("b\n", false)] {
+            let body = body(2, last);
+            let mut readings = Readings::default();
+            let Walk::Unfinished(mut walker) = walk(&shape, body.as_bytes(), &mut readings) else {
+                panic!("one step is not enough")
+            };
+            assert!(walker.samples() < 2 * KNOWN_LINES_PER_STEP);
+            let mut steps = 1;
+            while walker.step() {
+                steps += 1;
+            }
+            assert!(steps >= 2, "{last:?}: {steps} steps");
+            let (got, _, was_warm) = walked(&shape, body.as_bytes());
+            assert_eq!((got, was_warm), (plain(body.as_bytes()), warm), "{last:?}");
+        }
     }
 
     #[test]

@@ -216,6 +216,10 @@ pub struct Serve {
     /// Time between syncs of the logs: what a power cut can cost. 0s syncs every write before it is visible.
     #[arg(long = "storage.wal-sync-interval", default_value = "1s", value_parser = parse_duration)]
     pub storage_wal_sync_interval: Duration,
+    /// After three crashes within this time the next start is in safe mode for as long: logs are replayed part by part, and
+    /// targets with far more samples than the others are held back. 0s never is.
+    #[arg(long = "storage.safe-mode-window", default_value = "10m", value_parser = parse_duration)]
+    pub storage_safe_mode_window: Duration,
     /// Features to switch on, separated by commas. May be given more than once; unknown ones are named in the log.
     #[arg(long = "enable-feature", value_delimiter = ',', value_name = "FEATURE")]
     pub enable_feature: Vec<String>,

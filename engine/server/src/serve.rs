@@ -79,12 +79,16 @@ pub fn run(cli: &Cli) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let ended = run_with(cli, config, cpus, store.clone());
+    store.ends_in_order();
+    ended
+}
+
+/// What comes after the data folder is open. Whatever ends it is an end in order, if it returns.
+fn run_with(cli: &Cli, config: Arc<config::Config>, cpus: Vec<usize>, store: Arc<tsdb::Store>) -> ExitCode {
     let started = {
-        let options = shard::Options {
-            cpus,
-            offset_seed: offset_seed(&config.global.external_labels),
-            store: Some(store.clone()),
-        };
+        let options =
+            shard::Options { cpus, offset_seed: offset_seed(&config.global.external_labels), store: Some(store) };
         shard::start(&options)
     };
     let shards = match started {

@@ -116,6 +116,7 @@ struct Scraper {
 struct Core {
     index: usize,
     offset_seed: u64,
+    store: Option<Arc<Store>>,
     /// Where segments go that are closed; without it they stay in memory.
     jobs: Option<std::sync::mpsc::Sender<Job>>,
     log_folder: Option<std::path::PathBuf>,
@@ -177,6 +178,7 @@ impl Core {
         Core {
             index: settings.index,
             offset_seed: settings.offset_seed,
+            store: settings.store.clone(),
             jobs: settings.store.as_ref().map(|store| store.jobs()),
             log_folder: settings.store.as_ref().map(|store| store.log_folder()),
             limits,
@@ -414,7 +416,9 @@ impl Core {
         let mut readings = self.readings.borrow_mut().pop().unwrap_or_default();
         let read = match fetched.and_then(|fetched| content_type::check(&fetched, &target.job).map(|()| fetched)) {
             Ok(fetched) => {
-                let ingested = reader.read(fetched.body(), &mut readings, pause).await;
+                let safe_mode = self.store.as_ref().and_then(|store| store.safe_mode());
+                let samples_max = safe_mode.map_or(u64::MAX, |safe_mode| safe_mode.samples_max);
+                let ingested = reader.read(fetched.body(), samples_max, &mut readings, pause).await;
                 Ok((ingested, fetched))
             }
             Err(error) => Err(error),

@@ -12,7 +12,7 @@ use crate::class::{Class, Outcome};
 use crate::status::{Metadata, Reason};
 use ahash::{AHashMap, RandomState};
 use config::ScrapeConfig;
-use exposition::{Piece, Readings, Template, Walk};
+use exposition::{Piece, Readings, Template, Walk, Walked};
 use series::{Labels, METRIC_NAME};
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -320,24 +320,42 @@ impl Reader {
     }
 
     /// Reads a body. On success `readings` holds a value per slot of the payload and a timestamp per stamped slot.
-    /// `pause` lets others run now and then in a body with much that is new.
-    pub async fn read(&mut self, body: &[u8], readings: &mut Readings, pause: impl AsyncFn()) -> Ingested {
+    /// `pause` lets others run now and then in a body that is long or has much that is new. A body of more than
+    /// `samples_max` is refused as soon as that is seen.
+    pub async fn read(
+        &mut self,
+        body: &[u8],
+        samples_max: u64,
+        readings: &mut Readings,
+        pause: impl AsyncFn(),
+    ) -> Ingested {
         let mut ingested = Ingested::default();
         let shape = std::mem::take(&mut self.shape);
-        let (pieces, error) = match exposition::walk(&shape, body, readings) {
-            Walk::Warm => {
-                self.shape = shape;
-                ingested.warm = true;
-                self.tell(&mut ingested);
-                self.compact(readings);
-                return ingested;
-            }
-            Walk::Cold(mut walker) => {
-                while walker.step() {
+        let walked = match exposition::walk(&shape, body, readings) {
+            Walk::Warm => Walked::Warm,
+            Walk::Unfinished(mut walker) => {
+                while walker.samples() as u64 <= samples_max && walker.step() {
                     pause().await;
+                }
+                if walker.samples() as u64 > samples_max {
+                    ingested.samples_scraped = walker.samples() as u64;
+                    let text = format!(
+                        "held back: after crashes the server is in safe mode, in which no target may have more than \
+                         {samples_max} samples"
+                    );
+                    ingested.refusal = Some(Refusal { reason: Reason::SafeMode, text });
+                    self.shape = shape;
+                    return ingested;
                 }
                 walker.finish()
             }
+        };
+        let Walked::Changed { pieces, error } = walked else {
+            self.shape = shape;
+            ingested.warm = true;
+            self.tell(&mut ingested);
+            self.compact(readings);
+            return ingested;
         };
         match self.resolve(&shape, pieces, &mut ingested, pause).await {
             Ok(resolved) if error.is_none() => {
@@ -423,20 +441,29 @@ impl Reader {
     }
 
     /// Target labels count towards the label limits, but their values are not the class's: a target with too long ones
-    /// fails at its first sample.
+    /// fails at its first sample; with honor_labels at the first that does not bring its own.
     fn check_target_labels(&self, pieces: &[Piece], shape: &[Known]) -> Result<(), Failed> {
+        let class = &self.room.class;
+        if class.check_lengths("", self.target_labels.iter()).is_ok() {
+            return Ok(());
+        }
         let template = |piece| match piece {
             &Piece::Known(i) => &shape[i].0.template,
             Piece::New(run) => &run.template,
         };
-        let Some(template) = pieces.iter().map(template).find(|template| !template.is_empty()) else { return Ok(()) };
-        let first = exposition::labels(template.raw(0), exposition::Kind::Unknown);
-        let metric = first.first().map_or("", |(_, name)| name);
-        self.room.class.check_lengths(metric, self.target_labels.iter()).map_err(|error| Failed {
-            before: 0,
-            kept: 0,
-            refusal: Refusal { reason: error.reason(), text: error.to_string() },
-        })
+        let lines = pieces.iter().map(template).flat_map(|template| (0..template.len()).map(|line| template.raw(line)));
+        for (before, raw) in lines.enumerate() {
+            let own = exposition::labels(raw, exposition::Kind::Unknown);
+            let metric = own.first().map_or("", |(_, name)| name);
+            let honored = |name: &str| class.honor_labels && own.iter().any(|(other, _)| other == name);
+            let added = self.target_labels.iter().filter(|(name, _)| !honored(name));
+            class.check_lengths(metric, added).map_err(|error| Failed {
+                before: before as u64,
+                kept: before as u64,
+                refusal: Refusal { reason: error.reason(), text: error.to_string() },
+            })?;
+        }
+        Ok(())
     }
 
     /// Lines of a stanza whose series an earlier line has, and how many of them Prometheus would count.
@@ -564,6 +591,7 @@ mod tests {
         reader: Reader,
         target: Labels,
         readings: Readings,
+        samples_max: u64,
     }
 
     impl Rig {
@@ -571,11 +599,11 @@ mod tests {
             let mut interner = Interner::default();
             let target = Labels::from_pairs([("instance", "i"), ("job", "j")]);
             let reader = Reader::new(&mut interner, &test_job(settings), &target);
-            Rig { interner, reader, target, readings: Readings::default() }
+            Rig { interner, reader, target, readings: Readings::default(), samples_max: u64::MAX }
         }
 
         fn read(&mut self, body: &str) -> Ingested {
-            block_on(self.reader.read(body.as_bytes(), &mut self.readings, async || {}))
+            block_on(self.reader.read(body.as_bytes(), self.samples_max, &mut self.readings, async || {}))
         }
 
         /// The series of the last body as `labels value`, without the target's labels.
@@ -675,6 +703,24 @@ mod tests {
     }
 
     #[test]
+    fn safe_mode_refuses_long_bodies_before_their_end() {
+        let lines = |count: usize| (0..count).map(|i| format!("a{{i=\"{i}\"}} 1\n")).collect::<String>();
+        let mut rig = Rig::new("");
+        rig.read(&lines(20_000));
+        rig.samples_max = 15_000;
+        for body in [lines(20_000), lines(100_000)] {
+            let ingested = rig.read(&body);
+            let refusal = ingested.refusal.expect("it is too long");
+            assert_eq!(refusal.reason, Reason::SafeMode);
+            assert!(refusal.text.contains("no target may have more than 15000 samples"), "{}", refusal.text);
+            assert!((15_001..20_000).contains(&ingested.samples_scraped), "{}", ingested.samples_scraped);
+        }
+        assert_eq!(rig.read(&lines(15_000)).refusal, None);
+        rig.samples_max = u64::MAX;
+        assert_eq!(rig.read(&lines(20_000)).refusal, None);
+    }
+
+    #[test]
     fn label_limit_shows_the_target_it_belongs_to() {
         let mut rig = Rig::new("metric_name_validation_scheme: legacy");
         let refusal = rig.read("{\"a.b\"} 1\n").refusal.unwrap();
@@ -683,6 +729,12 @@ mod tests {
         rig.reader.target_labels = Labels::from_pairs([("instance", "long")]);
         let refusal = rig.read("a 1\n").refusal.unwrap();
         assert!(refusal.text.contains("(metric: a, label name: instance, value: \"long\""), "{}", refusal.text);
+        // A label that every line brings along is not the target's.
+        let mut rig = Rig::new("label_value_length_limit: 2\nhonor_labels: true");
+        rig.reader.target_labels = Labels::from_pairs([("instance", "long")]);
+        assert_eq!(rig.read("a{instance=\"i\"} 1\nb{instance=\"i\"} 1\n").refusal, None);
+        let refusal = rig.read("a{instance=\"i\"} 1\nb 1\n").refusal.unwrap();
+        assert!(refusal.text.contains("(metric: b, label name: instance, value: \"long\""), "{}", refusal.text);
     }
 
     #[test]
@@ -703,7 +755,7 @@ mod tests {
         rig.read("a 1\nb 2\n");
         let other_target = Labels::from_pairs([("instance", "other"), ("job", "j")]);
         let mut other = Reader::new(&mut rig.interner, &test_job(""), &other_target);
-        block_on(other.read(b"a 5\nb 6\n", &mut rig.readings, async || {}));
+        block_on(other.read(b"a 5\nb 6\n", u64::MAX, &mut rig.readings, async || {}));
         assert_eq!(rig.interner.sweep().0, 1);
         drop(other);
         assert_eq!(rig.interner.sweep().0, 1);

@@ -49,6 +49,8 @@ pub enum Reason {
     Parse,
     SampleLimit,
     LabelLimit,
+    /// More samples than safe mode allows.
+    SafeMode,
     /// Relabelling left a sample without a valid name.
     Name,
     TargetLimit,
@@ -79,6 +81,7 @@ impl Reason {
             Reason::Parse => "parse",
             Reason::SampleLimit => "sample_limit",
             Reason::LabelLimit => "label_limit",
+            Reason::SafeMode => "safe_mode",
             Reason::Name => "name",
             Reason::TargetLimit => "target_limit",
             Reason::Unsupported => "unsupported",

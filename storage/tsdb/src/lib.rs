@@ -13,7 +13,9 @@ mod head;
 mod histograms;
 pub mod log;
 mod row;
+mod safe_mode;
 mod seal;
+mod starts;
 mod store;
 
 pub use archive::{Archive, ChunkFile, Finding, Piece, ToSeal};
@@ -24,5 +26,6 @@ pub use head::{
 };
 pub use histograms::{GivenHistogram, HistogramHead, HistogramSegment, Timed, in_order};
 pub use row::{Direction, RowError, Slots, walk as walk_row};
+pub use safe_mode::SafeMode;
 pub use seal::{Sealed, seal};
 pub use store::{Job, OpenError, ReplayState, Store, StoreOptions, StoreStats};

@@ -8,10 +8,14 @@
 //!   * nothing is deleted before what replaces it is durable
 //!   * damage never stops the start: what is damaged is told, set aside, and the rest serves
 
+mod replay;
+
 use crate::archive::{Archive, Piece, ToSeal};
 use crate::cut::cut;
 use crate::deletions::{Deletion, Deletions};
-use crate::log::{FileId, Options as LogOptions, Recovered, Replay, replay_file};
+use crate::log::{FileId, Options as LogOptions};
+use crate::safe_mode::{self, SafeMode};
+use crate::starts::Starts;
 use blocks::{Block, BlockError, Meta};
 use series::{Labels, Matcher, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -40,6 +44,9 @@ pub struct StoreOptions {
     pub waiting_bytes_max: usize,
     /// How often to look for ranges to cut, blocks to join and blocks to remove.
     pub upkeep_every: Duration,
+    /// After three crashes within this time the folder is opened in safe mode, for as long. Zero: never, and crashes are
+    /// not counted.
+    pub safe_mode_window: Duration,
 }
 
 impl StoreOptions {
@@ -55,6 +62,7 @@ impl StoreOptions {
             log: LogOptions::default(),
             waiting_bytes_max: 1 << 30,
             upkeep_every: Duration::from_secs(30),
+            safe_mode_window: Duration::ZERO,
         }
     }
 }
@@ -149,6 +157,10 @@ pub struct Store {
     upkeep: Mutex<()>,
     upkeep_wanted: (Mutex<bool>, Condvar),
     stop: AtomicBool,
+    starts: Option<Starts>,
+    safe_mode: Option<SafeMode>,
+    safe_mode_over: AtomicBool,
+    opened: Instant,
     _lock: File,
 }
 
@@ -186,9 +198,19 @@ impl Store {
             std::fs::create_dir_all(&path).map_err(failed(&path))?;
         }
         let lock = take_lock(&folder)?;
+        let window = options.safe_mode_window;
+        let starts = (!window.is_zero()).then(|| Starts::open(&folder, now_ms(), window)).transpose();
+        let starts = starts.map_err(failed(&folder.join("starts")))?;
         blocks::remove_leftovers(&folder).map_err(failed(&folder))?;
         let logs = old_logs(&folder.join(LOG)).map_err(failed(&folder.join(LOG)))?;
         let last_boot = logs.keys().map(|(boot, _)| *boot).max().unwrap_or(0);
+        let safe_mode = starts.as_ref().filter(|starts| starts.is_safe_mode()).map(|starts| {
+            let samples_max = safe_mode::samples_max(&folder.join(LOG), &logs);
+            SafeMode { crashes: starts.crashes(), samples_max, lasts: window }
+        });
+        if let Some(safe_mode) = &safe_mode {
+            tracing::error!("safe mode after {safe_mode}");
+        }
         let boot = next_boot(&folder, last_boot).map_err(failed(&folder.join("boot")))?;
         let head = folder.join(HEAD);
         let (archive, findings) = Archive::open(&head, boot, options.block_ms).map_err(failed(&head))?;
@@ -217,6 +239,10 @@ impl Store {
             upkeep: Mutex::new(()),
             upkeep_wanted: (Mutex::new(false), Condvar::new()),
             stop: AtomicBool::new(false),
+            starts,
+            safe_mode,
+            safe_mode_over: AtomicBool::new(false),
+            opened: Instant::now(),
             _lock: lock,
         });
         let thread = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -254,6 +280,35 @@ impl Store {
 
     pub fn replay(&self) -> ReplayState {
         *self.replay.lock().expect("no panic while held")
+    }
+
+    /// What holds in safe mode, while it lasts.
+    pub fn safe_mode(&self) -> Option<&SafeMode> {
+        self.safe_mode.as_ref().filter(|_| !self.safe_mode_over.load(Ordering::Relaxed))
+    }
+
+    /// How many crashes this start found within the window.
+    pub fn crashes(&self) -> usize {
+        self.starts.as_ref().map_or(0, Starts::crashes)
+    }
+
+    /// Safe mode ends when it has lasted and everything is replayed.
+    fn end_safe_mode(&self) {
+        let Some(safe_mode) = self.safe_mode().filter(|safe_mode| self.opened.elapsed() >= safe_mode.lasts) else {
+            return;
+        };
+        self.safe_mode_over.store(true, Ordering::Relaxed);
+        tracing::info!(seconds = safe_mode.lasts.as_secs(), "safe mode ends: no crash since the start");
+        if let Some(Err(error)) = self.starts.as_ref().map(Starts::forgive) {
+            tracing::warn!(%error, "the crashes before safe mode are not forgotten");
+        }
+    }
+
+    /// The process ends in order: the next start finds no crash.
+    pub fn ends_in_order(&self) {
+        if let Some(Err(error)) = self.starts.as_ref().map(Starts::end) {
+            tracing::warn!(%error, "the next start will take this end for a crash");
+        }
     }
 
     /// Ends the threads soon: for the end of the process.
@@ -528,110 +583,6 @@ impl Store {
         }
     }
 
-    // --- replay ---------------------------------------------------------------------------------------------------
-
-    /// Puts what old logs hold into chunks, several logs at a time, and removes the logs.
-    fn replay_all(&self, logs: BTreeMap<(u32, u16), Vec<FileId>>) {
-        let begun = Instant::now();
-        let kept = self.archive.kept();
-        let queue = Mutex::new(logs.into_iter().collect::<VecDeque<_>>());
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(16);
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    loop {
-                        let next = queue.lock().expect("no panic while held").pop_front();
-                        let Some((_, files)) = next else { return };
-                        if let Err(error) = self.replay_log(&files, &kept) {
-                            add(&self.counters.damages, 1);
-                            tracing::error!(first = %files[0], %error, "a log stays for the next start");
-                        }
-                    }
-                });
-            }
-        });
-        let mut state = self.replay.lock().expect("no panic while held");
-        state.done = true;
-        if state.files > 0 {
-            let seconds = begun.elapsed().as_secs_f64();
-            tracing::info!(
-                files = state.files,
-                samples = state.samples,
-                rows_lost = state.rows_lost,
-                seconds,
-                "logs of the last run replayed"
-            );
-        }
-    }
-
-    fn replay_log(&self, files: &[FileId], kept: &ahash::AHashSet<(u64, i64)>) -> io::Result<()> {
-        let mut replay = Replay::default();
-        let mut damaged = Vec::new();
-        for (i, file) in files.iter().enumerate() {
-            let path = self.log_folder().join(file.to_string());
-            let bytes = std::fs::read(&path)?;
-            let length = bytes.len() as u64;
-            let replayed = replay_file(*file, bytes, &mut replay);
-            for damage in &replayed.damages {
-                let at = (damage.offset, damage.bytes);
-                match (damage.restored, damage.tail && i + 1 == files.len()) {
-                    (true, _) => {
-                        tracing::warn!(file = %file, offset = at.0, bytes = at.1, "damage in a log was mended")
-                    }
-                    (_, true) => tracing::warn!(file = %file, offset = at.0, bytes = at.1, "torn end of a log cut off"),
-                    _ => {
-                        tracing::error!(file = %file, offset = at.0, bytes = at.1, "damage in a log; the rest is kept")
-                    }
-                }
-            }
-            for (offset, reason) in &replayed.senseless {
-                tracing::error!(file = %file, offset, reason, "a record of a log makes no sense");
-            }
-            if replayed.is_damaged() {
-                add(&self.counters.damages, 1);
-                damaged.push(*file);
-            }
-            let mut state = self.replay.lock().expect("no panic while held");
-            state.files_done += 1;
-            state.bytes += length;
-            state.rows += replayed.rows;
-        }
-        let Recovered { segments, histograms, lost } = replay.finish();
-        self.replay.lock().expect("no panic while held").rows_lost += lost;
-        for (key, segment) in segments {
-            let first = segment.range().map_or(0, |(first, _)| first.0);
-            if kept.contains(&(key.id, first)) {
-                continue;
-            }
-            let samples = segment.slots() * segment.rows();
-            if let Some(unread) = self.archive.append(&key, &segment)? {
-                add(&self.counters.damages, 1);
-                tracing::error!(unread, "rows of a log that do not decode are left out");
-            }
-            self.replay.lock().expect("no panic while held").samples += samples as u64;
-        }
-        for (key, segment) in histograms {
-            let first = segment.range().map_or(0, |(first, _)| first.0);
-            if !kept.contains(&(key.id, first)) {
-                self.archive.append_histograms(&key, &segment)?;
-                self.replay.lock().expect("no panic while held").samples += segment.rows() as u64;
-            }
-        }
-        self.archive.sync()?;
-        for file in files {
-            let path = self.log_folder().join(file.to_string());
-            if damaged.contains(file) {
-                let aside = self.options.folder.join(QUARANTINE);
-                std::fs::create_dir_all(&aside)?;
-                std::fs::rename(&path, aside.join(file.to_string()))?;
-                tracing::error!(file = %file, "the damaged log is set aside in {QUARANTINE}/");
-            } else {
-                std::fs::remove_file(&path)?;
-            }
-        }
-        Ok(())
-    }
-
     // --- blocks ---------------------------------------------------------------------------------------------------
 
     fn keep_up(&self) {
@@ -647,6 +598,7 @@ impl Store {
             if self.stopping() || !self.replay().done {
                 continue;
             }
+            self.end_safe_mode();
             let _upkeep = self.upkeep.lock().expect("no panic while held");
             self.cut_due(now_ms());
             self.compact_due();

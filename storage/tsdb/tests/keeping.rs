@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use tsdb::log::{Action, FileId, Journal, TargetKey, Writer};
+use tsdb::log::{Action, FileId, Journal, Part, Replay, TargetKey, Writer, replay_file};
 use tsdb::{
     AppendScratch, GroupBuilder, HistogramHead, Job, SegmentLimits, SlotGroup, Store, StoreOptions, TargetHead,
 };
@@ -543,4 +543,43 @@ fn damaged_chunks_cost_their_own_samples() {
         close(core);
     }
     assert!(lost > 0);
+}
+
+/// In safe mode a log is read part by part; a part has other segments than the others.
+#[test]
+fn parts_of_a_log_are_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut next = random(5);
+    let mut truth = Truth::new();
+    let store = open(folder.path());
+    let mut core = Core::new(&store, 7, 150, LIMITS);
+    drop(store);
+    for row in 0..90 {
+        core.scrape(START + row * INTERVAL_MS, &mut truth, &mut next);
+    }
+    close(core);
+    let mut files: Vec<_> = std::fs::read_dir(folder.path().join("log")).unwrap().map(|file| file.unwrap()).collect();
+    files.sort_by_key(|file| file.file_name());
+    assert!(files.len() > 1, "several files");
+    let read = |part: Part| {
+        let mut replay = Replay::of_part(part);
+        for file in &files {
+            let id = FileId::parse(&file.file_name().to_string_lossy()).unwrap();
+            replay_file(id, std::fs::read(file.path()).unwrap(), &mut replay);
+            replay.end_file();
+        }
+        let tsdb::log::Recovered { segments, lost, .. } = replay.finish();
+        assert_eq!(lost, 0);
+        let what = |(key, segment): &(TargetKey, tsdb::Segment)| (key.id, segment.range(), segment.rows());
+        let mut all: Vec<_> = segments.iter().map(what).collect();
+        all.sort();
+        all
+    };
+    let whole = read(Part::default());
+    assert!(whole.len() > 6, "{} segments", whole.len());
+    let parts: Vec<_> = (0..3).map(|number| read(Part { number, of: 3 })).collect();
+    assert!(parts.iter().all(|part| !part.is_empty()));
+    let mut together = parts.concat();
+    together.sort();
+    assert_eq!(together, whole);
 }

@@ -337,7 +337,7 @@ impl Work<'_> {
             lines.begin(&name);
             for entry in &entries {
                 let holder = self.holders[*entry as usize].clone();
-                let mut cursor = Cursor::default();
+                let mut cursor = Cursor::new(self.index.name_number());
                 loop {
                     self.settle(&holder).await;
                     let layout = Some(holder.head.borrow().layout());

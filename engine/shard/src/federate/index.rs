@@ -25,6 +25,10 @@ pub(crate) struct Plan {
     /// Whether a series may be that of another target, whatever the labels of the target.
     pub clashing: bool,
     entries: Vec<u32>,
+    /// Its names are among those that come: `current` tells when it is their turn.
+    listed: bool,
+    /// The last name that came and is one of the plan's, by number, and its runs.
+    current: (u64, Range<usize>),
 }
 
 impl Plan {
@@ -32,8 +36,11 @@ impl Plan {
         self.group.metric_name(self.runs[run].start as usize)
     }
 
-    /// The matching slots of a name.
-    pub fn of_name(&self, name: &str) -> &[Range<u32>] {
+    /// The matching slots of a name, which is the last that came, with its number.
+    pub fn of_name(&self, name: &str, number: u64) -> &[Range<u32>] {
+        if self.listed {
+            return if self.current.0 == number { &self.runs[self.current.1.clone()] } else { &[] };
+        }
         let name_of = |run: &Range<u32>| self.group.metric_name(run.start as usize);
         let first = self.runs.partition_point(|run| name_of(run) < name);
         let count = self.runs[first..].iter().take_while(|run| name_of(run) == name).count();
@@ -204,12 +211,14 @@ impl<'r> Index<'r> {
         runs.shrink_to_fit();
         self.known.insert((Arc::as_ptr(group), verdict), self.plans.len() as u32);
         // The plan holds the group, so that its address is not used again.
-        self.plans.push(Plan { group: group.clone(), runs, slots, clashing, entries: Vec::new() });
+        let (entries, current) = (Vec::new(), (0, 0..0));
+        self.plans.push(Plan { group: group.clone(), runs, slots, clashing, entries, listed: false, current });
     }
 
     /// All targets are there: names can be asked for.
     pub fn begin(&mut self) {
         for at in 0..self.plans.len() {
+            self.plans[at].listed = !self.plans[at].entries.is_empty();
             self.put(at as u32, 0);
         }
     }
@@ -219,6 +228,11 @@ impl<'r> Index<'r> {
         if run < found.runs.len() && !found.entries.is_empty() {
             self.next.push(Reverse((found.name(run).into(), plan)));
         }
+    }
+
+    /// The number of the last name that came.
+    pub fn name_number(&self) -> u64 {
+        self.names_begun
     }
 
     /// The next name in order, and the targets that may have it.
@@ -237,8 +251,11 @@ impl<'r> Index<'r> {
                     entries.push(*entry);
                 }
             }
-            let found = &self.plans[plan as usize];
-            let behind = found.runs.partition_point(|run| *found.group.metric_name(run.start as usize) <= *name);
+            let found = &mut self.plans[plan as usize];
+            let name_of = |run: &Range<u32>| found.group.metric_name(run.start as usize);
+            let first = found.runs.partition_point(|run| *name_of(run) < *name);
+            let behind = found.runs.partition_point(|run| *name_of(run) <= *name);
+            found.current = (self.names_begun, first..behind);
             self.put(plan, behind);
         }
         Some(name)

@@ -12,8 +12,9 @@ use tsdb::{SlotGroup, TargetHead};
 const SLOTS_PER_SLICE: usize = 512;
 
 /// How far the lines of a name of a target are written.
-#[derive(Default)]
 pub(crate) struct Cursor {
+    /// The name's number.
+    number: u64,
     /// Index into the entry's places, and into the matching slots of that place.
     place: usize,
     slot: usize,
@@ -24,6 +25,10 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
+    pub fn new(number: u64) -> Cursor {
+        Cursor { number, place: 0, slot: 0, done: AHashSet::new(), best: None }
+    }
+
     /// Whether anything may have been written.
     pub fn is_begun(&self) -> bool {
         (self.place, self.slot) != (0, 0) || !self.done.is_empty()
@@ -59,12 +64,12 @@ impl LineWriter<'_> {
     /// Writes on; true when the target has no more lines of the name. Stops after a slice, or when the piece is full.
     pub fn write(&self, source: &Source, plans: &[Plan], name: &str, cursor: &mut Cursor, lines: &mut Lines) -> bool {
         if !self.owners.is_empty() && cursor.best.is_none() {
-            cursor.best = Some(self.best_of_several(source, plans, name));
+            cursor.best = Some(self.best_of_several(source, plans, name, cursor.number));
         }
         let mut left = SLOTS_PER_SLICE;
         while let Some((place, plan)) = source.entry.places.get(cursor.place).copied() {
             let plan = &plans[plan as usize];
-            let slots = plan.of_name(name).iter().cloned().flatten();
+            let slots = plan.of_name(name, cursor.number).iter().cloned().flatten();
             for slot in slots.skip(cursor.slot) {
                 if left == 0 || lines.text.len() >= PIECE_BYTES {
                     return false;
@@ -96,12 +101,18 @@ impl LineWriter<'_> {
     }
 
     /// Where the newest samples are of series that are ours and in several slots.
-    fn best_of_several(&self, source: &Source, plans: &[Plan], name: &str) -> AHashMap<u64, (i64, u32, u32)> {
+    fn best_of_several(
+        &self,
+        source: &Source,
+        plans: &[Plan],
+        name: &str,
+        number: u64,
+    ) -> AHashMap<u64, (i64, u32, u32)> {
         let us = Owner::Target { core: self.core, owner: source.owner };
         let mut best: AHashMap<u64, (i64, u32, u32)> = AHashMap::new();
         for (place, plan) in &source.entry.places {
             let plan = &plans[*plan as usize];
-            for slot in plan.of_name(name).iter().cloned().flatten() {
+            for slot in plan.of_name(name, number).iter().cloned().flatten() {
                 let hash = self.request.hash(plan.group.series_pairs(slot as usize, source.target));
                 if self.owners.get(&hash) == Some(&us)
                     && let Some(sample) = source.newest(*place, slot)
@@ -122,7 +133,7 @@ impl LineWriter<'_> {
         for (i, (_, plan)) in entry.places.iter().enumerate().take(cursor.place + 1) {
             let plan = &plans[*plan as usize];
             let count = if i == cursor.place { cursor.slot } else { usize::MAX };
-            for slot in plan.of_name(name).iter().cloned().flatten().take(count) {
+            for slot in plan.of_name(name, cursor.number).iter().cloned().flatten().take(count) {
                 cursor.done.insert(self.request.hash(plan.group.series_pairs(slot as usize, target)));
             }
         }

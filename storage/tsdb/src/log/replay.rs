@@ -16,9 +16,29 @@ use ahash::AHashMap;
 use series::Timestamp;
 use std::sync::Arc;
 
+/// A share of a log's segments: by their numbers, so that all parts together are the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub number: u32,
+    pub of: u32,
+}
+
+impl Default for Part {
+    fn default() -> Part {
+        Part { number: 0, of: 1 }
+    }
+}
+
+impl Part {
+    fn has(self, segment: u32) -> bool {
+        segment % self.of == self.number
+    }
+}
+
 /// The files of one log, read in order.
 #[derive(Default)]
 pub struct Replay {
+    part: Part,
     targets: AHashMap<u32, TargetKey>,
     groups: AHashMap<u32, Arc<SlotGroup>>,
     segments: AHashMap<u32, Partial>,
@@ -104,8 +124,23 @@ pub fn replay_file(file: FileId, mut bytes: Vec<u8>, replay: &mut Replay) -> Rep
 }
 
 impl Replay {
+    /// Reads no segments but those of a part.
+    pub fn of_part(part: Part) -> Replay {
+        Replay { part, ..Replay::default() }
+    }
+
+    /// Forgets groups that no segment has: every file defines those that it needs.
+    pub fn end_file(&mut self) {
+        self.groups.retain(|_, group| Arc::strong_count(group) > 1);
+    }
+
     fn take(&mut self, record: Record, replayed: &mut Replayed) -> Result<(), &'static str> {
         match record {
+            Record::Begin { segment, .. }
+            | Record::BeginHistograms { segment, .. }
+            | Record::Place { segment, .. }
+            | Record::Row { segment, .. }
+                if !self.part.has(segment) => {}
             Record::Target { target, id, labels } => {
                 self.targets.insert(target, TargetKey { id, labels });
             }
