@@ -1,8 +1,8 @@
 //! Runs contenders on one farm, one after the other, over rounds, and measures each in the same way.
 //!
 //! A run: start, wait until ready, warm up, then the window in which CPU time, bytes and scrapes are counted; after it,
-//! in this order, so that none disturbs the one before: memory, acceptance, system calls, queries, federation, kill -9
-//! and a start on what was kept. The order of contenders turns by one with each round, so that a neighbour's busy minute
+//! in this order, so that none disturbs the one before: memory, acceptance, system calls, queries, federation, recording
+//! rules, kill -9 and a start on what was kept. The order of contenders turns by one with each round, so that a neighbour's busy minute
 //! does not always meet the same one.
 //!
 //! Per sample means: per sample that the farm served in the window, by its own count. That all of them have arrived is
@@ -19,8 +19,9 @@ use crate::farm::{Farm, Served, Sink};
 use crate::http::Client;
 use crate::machine::{self, Machine};
 use crate::process::{self, Process};
-use crate::results::{Acceptance, Asked, FORMAT, Outcome, Restart, Results, Round, Runs, Skipped};
-use crate::scenario::Scenario;
+use crate::results::{Acceptance, Asked, Evaluated, FORMAT, Outcome, Restart, Results, Round, Runs, Skipped};
+use crate::rules;
+use crate::scenario::{Rules, Scenario};
 use crate::statistics::Spread;
 
 const READY_PATIENCE: Duration = Duration::from_secs(120);
@@ -204,6 +205,10 @@ impl Field<'_> {
             self.progress.say("federation");
             round.federation = Some(self.ask(&running, "federation", "/federate", &[("match[]", selector)], cpu_per_s));
         }
+        if let Some(rules) = scenario.rules.as_ref().filter(|_| contender.stores) {
+            self.progress.say(&format!("{} recording rules for {} s", rules.count, rules.duration_s));
+            round.rules = Some(self.evaluate(&mut running, rules, &config, folder, cpu_per_s)?);
+        }
         if scenario.restart {
             self.progress.say("kill -9, and a start on what it has kept");
             round.restart = Some(self.restart(contender, running, &places, folder)?);
@@ -324,6 +329,47 @@ impl Field<'_> {
         let fault = (0..self.scenario.repeats).find_map(|_| once().err()).map(|error| format!("{error:#}"));
         let median = |values: Vec<f64>| Spread::of(values).map_or(0.0, |spread| spread.median);
         Asked { name: name.to_owned(), wall_ms: median(walls), cpu_ms: median(cpus), answer_bytes, fault }
+    }
+
+    /// Has rules evaluated for a while, beside scraping.
+    fn evaluate(
+        &self,
+        running: &mut Running,
+        rules: &Rules,
+        config: &Path,
+        folder: &Path,
+        cpu_per_s: f64,
+    ) -> anyhow::Result<Evaluated> {
+        let file = folder.join("rules.yml");
+        std::fs::write(&file, rules::file(rules))?;
+        let text = std::fs::read_to_string(config)?;
+        std::fs::write(config, format!("rule_files: ['{}']\n{text}", file.display()))?;
+        running.process.hang_up()?;
+        self.sleep(&mut running.process, 2 * rules.interval_s)?;
+        self.farm.reset()?;
+        let (cpu_before, start) = (running.process.cpu()?, Instant::now());
+        self.sleep(&mut running.process, rules.duration_s)?;
+        let beside_s = cpu_per_s * start.elapsed().as_secs_f64();
+        let cpu_s = running.process.cpu()?.total_s() - cpu_before.total_s() - beside_s;
+        let served = self.farm.served()?;
+        let ask = |query: String| {
+            let data = running.client.api("/api/v1/query", &[("query", query.as_str())]).unwrap_or_default();
+            data["result"][0]["value"][1].as_str().and_then(|value| value.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let evaluations = ask(format!("count_over_time({}[{}s])", rules::name(0), rules.duration_s));
+        let recorded = ask("count({__name__=~\"bench:requests:rate1m_.*\"})".to_owned());
+        let due = rules.duration_s / rules.interval_s;
+        let fault = (recorded != rules.count as u64 || evaluations + 1 < due).then(|| {
+            format!("{recorded} rules of {} have a result, the first {evaluations} of about {due}", rules.count)
+        });
+        Ok(Evaluated {
+            cpu_ms: 1e3 * cpu_s * rules.interval_s as f64 / rules.duration_s as f64,
+            evaluations,
+            missed: served.missed,
+            deviation_max_us: served.deviation_max_us,
+            deviation_p999_ms: served.deviation_p999_ms,
+            fault,
+        })
     }
 
     fn restart(

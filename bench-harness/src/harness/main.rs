@@ -14,6 +14,7 @@ mod picture;
 mod process;
 mod report;
 mod results;
+mod rules;
 mod scenario;
 mod sink;
 mod statistics;

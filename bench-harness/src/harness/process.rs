@@ -160,6 +160,13 @@ impl Process {
         read_to_string(&path).with_context(|| format!("reading {path} of {}", self.name))
     }
 
+    /// Makes it read its configuration again.
+    pub fn hang_up(&self) -> anyhow::Result<()> {
+        let status = Command::new("kill").args(["-HUP", &self.id().to_string()]).status()?;
+        ensure!(status.success(), "{} cannot be signalled", self.name);
+        Ok(())
+    }
+
     /// Ends it as a power cut would: no chance to tidy up.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;

@@ -66,6 +66,11 @@ pub fn metrics(results: &Results) -> Vec<Metric> {
     let federation = |r: &Round| r.federation.clone().filter(|asked| asked.fault.is_none());
     metrics.push(Metric::new("federation", "ms", move |r| Some(federation(r)?.wall_ms)));
     metrics.push(Metric::new("federation", "CPU ms", move |r| Some(federation(r)?.cpu_ms)));
+    let rules = |r: &Round| r.rules.clone().filter(|rules| rules.fault.is_none());
+    metrics.push(Metric::new("recording rules", "CPU ms per evaluation", move |r| Some(rules(r)?.cpu_ms)));
+    metrics.push(Metric::new("scrapes beside rules, largest deviation", "ms", move |r| {
+        Some(rules(r)?.deviation_max_us as f64 / 1e3)
+    }));
     metrics
 }
 

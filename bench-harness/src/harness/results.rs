@@ -86,7 +86,21 @@ pub struct Round {
     pub deviation_p999_ms: Option<u64>,
     pub queries: Vec<Asked>,
     pub federation: Option<Asked>,
+    pub rules: Option<Evaluated>,
     pub restart: Option<Restart>,
+}
+
+/// Recording rules, in a window of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// Of the process per evaluation of all rules, less what scraping takes in that time.
+    pub cpu_ms: f64,
+    /// Samples that the first rule has written by then: it was evaluated so often.
+    pub evaluations: u64,
+    pub missed: u64,
+    pub deviation_max_us: u64,
+    pub deviation_p999_ms: Option<u64>,
+    pub fault: Option<String>,
 }
 
 /// Whether all that the farm served has arrived.
@@ -171,6 +185,7 @@ impl Results {
                         round.queries.iter().chain(&round.federation).for_each(|asked| {
                             asked.fault.iter().for_each(|fault| add(&format!("{}: {fault}", asked.name)));
                         });
+                        round.rules.iter().flat_map(|rules| &rules.fault).for_each(|fault| add(fault));
                         round.restart.iter().flat_map(|restart| &restart.fault).for_each(|fault| add(fault));
                     }
                 }

@@ -60,6 +60,8 @@ pub struct Scenario {
     pub queries: Vec<Query>,
     /// Asked of contenders that federate.
     pub federate: Option<String>,
+    /// Recording rules that contenders which store evaluate in a window of their own, after everything else.
+    pub rules: Option<Rules>,
     /// How often each query and federation is asked; the median counts.
     #[serde(default = "default_repeats")]
     pub repeats: usize,
@@ -77,6 +79,16 @@ pub struct Scenario {
 pub struct Query {
     pub name: String,
     pub expr: String,
+}
+
+/// Recording rules over the app payload: groups of twenty, each over one of its families of counters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rules {
+    pub count: usize,
+    pub interval_s: u64,
+    /// The time in which evaluations are measured.
+    pub duration_s: u64,
 }
 
 fn default_payload() -> String {
@@ -139,6 +151,11 @@ impl Scenario {
             self.duration_s
         );
         ensure!(self.rounds > 0 && self.repeats > 0, "rounds, repeats: at least 1");
+        if let Some(rules) = &self.rules {
+            ensure!(self.payload == "app", "rules: they are over the app payload");
+            ensure!(rules.count > 0 && rules.interval_s > 0, "rules: count and interval_s are at least 1");
+            ensure!(rules.duration_s >= 2 * rules.interval_s, "rules: duration_s holds two evaluations at least");
+        }
         Ok(())
     }
 
@@ -150,7 +167,8 @@ impl Scenario {
     /// About how long one contender takes once, in seconds: the parts that are fixed, and a guess for the others.
     pub fn run_s(&self) -> u64 {
         let asked = self.queries.len() as u64 + u64::from(self.federate.is_some());
-        self.warm_up_s + self.duration_s + asked * self.repeats as u64 + if self.restart { 15 } else { 5 }
+        let rules = self.rules.as_ref().map_or(0, |rules| rules.duration_s + 2 * rules.interval_s);
+        self.warm_up_s + self.duration_s + rules + asked * self.repeats as u64 + if self.restart { 15 } else { 5 }
     }
 
     /// One line for people.
@@ -199,6 +217,9 @@ mod tests {
         check("churn = 5", Err("unknown field `churn`"));
         check("timeout_s = 2", Err("no longer than the interval"));
         check("repeats = 0", Err("at least 1"));
+        check("[rules]\ncount = 1\ninterval_s = 5\nduration_s = 10", Ok(()));
+        check("[rules]\ncount = 1\ninterval_s = 5\nduration_s = 9", Err("two evaluations"));
+        check("payload = \"node\"\n[rules]\ncount = 1\ninterval_s = 5\nduration_s = 10", Err("the app payload"));
         check("samples = 0", Err("at least one"));
     }
 
