@@ -24,7 +24,7 @@ build:
 
 ## rustfmt, clippy with warnings denied, the layering test, docs.
 check:
-	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --locked -p ringscrape-server --test layering
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked

@@ -6,10 +6,13 @@
 
 use std::io;
 
-/// Asks the kernel for a ring and gives it back: whether io_uring may be used at all.
+/// IORING_FEAT_EXT_ARG, since Linux 5.11: sleeping on a ring for a time.
+const FEATURE_EXT_ARG: u32 = 1 << 8;
+
+/// Asks the kernel for a ring and gives it back: whether io_uring may be used at all, and can what the cores need.
 pub fn io_uring_probe() -> io::Result<()> {
     // struct io_uring_params is 120 bytes and all zero asks for the defaults.
-    let mut params = [0u64; 15];
+    let mut params = [0u32; 30];
     // SAFETY: the kernel reads and writes exactly sizeof(struct io_uring_params) = 120 bytes at the pointer, which is
     // a live local array of that size; the returned descriptor is owned by us alone and closed below.
     let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 8u32, params.as_mut_ptr()) };
@@ -18,6 +21,10 @@ pub fn io_uring_probe() -> io::Result<()> {
     }
     // SAFETY: fd was just returned to us and nobody else holds it.
     unsafe { libc::close(fd as libc::c_int) };
+    // The kernel's answer: `features` is the sixth field.
+    if params[5] & FEATURE_EXT_ARG == 0 {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel is older than 5.11"));
+    }
     Ok(())
 }
 

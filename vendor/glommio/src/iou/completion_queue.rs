@@ -3,6 +3,7 @@ use std::{
     marker::PhantomData,
     mem::MaybeUninit,
     ptr::{self, NonNull},
+    time::Duration,
 };
 
 use super::{resultify, CQEs, CQEsBlocking, IoUring, CQE};
@@ -50,18 +51,31 @@ impl<'ring> CompletionQueue<'ring> {
     #[inline(always)]
     pub(crate) fn wait_for_cqes(&mut self, count: u32) -> io::Result<CQE> {
         let ring = self.ring;
-        self.wait_inner(count).map(|cqe| CQE::new(ring, cqe))
+        self.wait_inner(count, None).map(|cqe| CQE::new(ring, cqe))
     }
 
     /// Block the thread until at least `count` CQEs are ready.
     ///
     /// These CQEs can be processed using `peek_for_cqe` or the `cqes` iterator.
     pub fn wait(&mut self, count: u32) -> io::Result<()> {
-        self.wait_inner(count).map(|_| ())
+        self.wait_inner(count, None).map(|_| ())
+    }
+
+    /// The same, but for no longer than `timeout`: then the error is ETIME.
+    pub fn wait_timeout(&mut self, count: u32, timeout: Option<Duration>) -> io::Result<()> {
+        self.wait_inner(count, timeout).map(|_| ())
     }
 
     #[inline(always)]
-    fn wait_inner(&mut self, count: u32) -> io::Result<&mut uring_sys::io_uring_cqe> {
+    fn wait_inner(
+        &mut self,
+        count: u32,
+        timeout: Option<Duration>,
+    ) -> io::Result<&mut uring_sys::io_uring_cqe> {
+        let timeout = timeout.map(|timeout| uring_sys::__kernel_timespec {
+            tv_sec: timeout.as_secs() as _,
+            tv_nsec: timeout.subsec_nanos() as _,
+        });
         unsafe {
             let mut cqe = MaybeUninit::uninit();
 
@@ -69,7 +83,7 @@ impl<'ring> CompletionQueue<'ring> {
                 self.ring.as_ptr(),
                 cqe.as_mut_ptr(),
                 count as _,
-                ptr::null(),
+                timeout.as_ref().map_or(ptr::null(), |timeout| timeout as *const _),
                 ptr::null(),
             ))?;
 
