@@ -44,6 +44,32 @@ pub struct Replay {
     segments: AHashMap<u32, Partial>,
     /// Rows of segments whose beginning was not read.
     orphans: AHashMap<u32, u64>,
+    before: Before,
+}
+
+/// What is known of the files before those that are read. A file is deleted once every segment that begins in it is in
+/// chunks; rows of such segments in later files are not lost, they are not needed.
+#[derive(Default)]
+enum Before {
+    /// Nothing was read yet.
+    #[default]
+    Unread,
+    /// None was deleted, or the beginning is damaged: whatever has no beginning is lost.
+    Whole,
+    /// Some were deleted, and no segment has begun since.
+    Deleted,
+    /// Some were deleted; this segment is the first that has begun since, and their numbers rise.
+    DeletedUpTo(u32),
+}
+
+impl Before {
+    fn had(&self, segment: u32) -> bool {
+        match self {
+            Before::Unread | Before::Whole => false,
+            Before::Deleted => true,
+            Before::DeletedUpTo(first) => segment < *first,
+        }
+    }
 }
 
 /// What the files hold, with whose it is.
@@ -107,6 +133,12 @@ const SENSELESS_TOLD_MAX: usize = 16;
 pub fn replay_file(file: FileId, mut bytes: Vec<u8>, replay: &mut Replay) -> Replayed {
     let mut replayed = Replayed { damages: mend(file, &mut bytes), ..Replayed::default() };
     let damages = std::mem::take(&mut replayed.damages);
+    let damaged = damages.iter().any(|damage| !damage.restored);
+    replay.before = match std::mem::take(&mut replay.before) {
+        Before::Unread if file.sequence > 1 && !damaged => Before::Deleted,
+        Before::Unread | Before::Deleted if damaged || file.sequence == 1 => Before::Whole,
+        before => before,
+    };
     for frame in frames(file, &bytes, &damages) {
         let taken = match frame.kind {
             HEADER if frame.payload == HEADER_V1 => Ok(()),
@@ -185,6 +217,9 @@ impl Replay {
     }
 
     fn begin(&mut self, segment: u32, target: u32, mut rows: Rows, groups: &[u32]) -> Result<(), &'static str> {
+        if let Before::Deleted = self.before {
+            self.before = Before::DeletedUpTo(segment);
+        }
         let key = self.targets.remove(&target).ok_or("a segment of an unknown target")?;
         // What was not durable when a file was given up is in the next one again.
         if !self.segments.contains_key(&segment) {
@@ -203,7 +238,8 @@ impl Replay {
 
     /// The segments that the files hold, in the order in which they began.
     pub fn finish(self) -> Recovered {
-        let orphans = self.orphans.iter().filter(|(segment, _)| !self.segments.contains_key(segment));
+        let is_lost = |segment: &u32| !self.segments.contains_key(segment) && !self.before.had(*segment);
+        let orphans = self.orphans.iter().filter(|(segment, _)| is_lost(segment));
         let mut recovered = Recovered { lost: orphans.map(|(_, count)| count).sum(), ..Recovered::default() };
         recovered.lost += self.segments.values().map(|partial| u64::from(partial.seen - partial.step)).sum::<u64>();
         let mut all: Vec<(u32, Partial)> = self.segments.into_iter().collect();
@@ -225,5 +261,23 @@ impl Partial {
     fn is_next(&mut self, step: u32) -> bool {
         self.seen = self.seen.max(step);
         step == self.step + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(before: Before, want: [bool; 3]) {
+        assert_eq!([6, 7, 8].map(|segment| before.had(segment)), want);
+    }
+
+    #[test]
+    fn only_what_began_in_deleted_files_is_not_missed() {
+        check(Before::Unread, [false; 3]);
+        check(Before::Whole, [false; 3]);
+        check(Before::Deleted, [true; 3]);
+        check(Before::DeletedUpTo(7), [true, false, false]);
     }
 }
