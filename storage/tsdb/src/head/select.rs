@@ -3,7 +3,7 @@
 use super::segment::Row;
 use super::{NO_STAMP, Segment, TargetHead};
 use crate::group::SlotGroup;
-use crate::row::{self, OneSlot, RowError};
+use crate::row::{self, GROUP, OneSlot, RowError};
 use ahash::AHashMap;
 use series::{Labels, STALE_NAN, Sample, Timestamp};
 use std::rc::Rc;
@@ -23,6 +23,8 @@ pub struct Rows {
     pub values: Vec<f64>,
     slots: Vec<usize>,
     state: row::Slots,
+    /// Groups of 64 that have any of the slots: the others are not read.
+    groups: Vec<bool>,
 }
 
 impl Rows {
@@ -31,6 +33,7 @@ impl Rows {
         self.times.clear();
         self.values.clear();
         self.slots.clear();
+        self.groups.clear();
     }
 }
 
@@ -84,6 +87,8 @@ impl Segment {
     ) -> Result<(), RowError> {
         let mut state = self.slots.clone();
         let mut stale = Vec::with_capacity(slots.len());
+        let mut groups = vec![false; self.slots().div_ceil(GROUP)];
+        slots.iter().for_each(|slot| groups[*slot / GROUP] = true);
         for row in self.rows.iter().rev().take_while(|row| row.at >= from) {
             let wanted = row.position <= visible && row.at <= to;
             stale.clear();
@@ -95,7 +100,8 @@ impl Segment {
                     }
                 }
             }
-            row::walk(&row.bytes, &mut state, row::Direction::Undo)?;
+            let wanted = |group: usize| groups.get(group).copied().unwrap_or(false);
+            row::walk_groups(&row.bytes, &mut state, row::Direction::Undo, wanted)?;
             for ((slot, stale), out) in slots.iter().zip(&stale).zip(&mut *out) {
                 if *stale && !state.stale.get(*slot) {
                     out.push(Sample { timestamp: row.at, value: STALE_NAN });
@@ -232,7 +238,7 @@ impl TargetHead {
         if segments.iter().any(|segment| !segment.same_layout(last) || !segment.slots.stamps.is_empty()) {
             return Ok(false);
         }
-        let Rows { slots, places, times, values, state } = out;
+        let Rows { slots, places, times, values, state, groups } = out;
         for placed in &last.placed {
             let Some(pairs) = matching(&placed.group) else { return Ok(false) };
             for (slot, place) in pairs.iter() {
@@ -243,6 +249,8 @@ impl TargetHead {
         if slots.is_empty() {
             return Ok(true);
         }
+        groups.resize(last.slots().div_ceil(GROUP), false);
+        slots.iter().for_each(|slot| groups[*slot / GROUP] = true);
         let width = slots.len();
         let readable = |row: &&Row| row.position <= visible && row.at <= to && row.at >= from;
         let rows = segments.iter().flat_map(|segment| &segment.rows).filter(readable);
@@ -269,7 +277,8 @@ impl TargetHead {
                         break 'segments;
                     }
                 }
-                row::walk(&row.bytes, state, row::Direction::Undo)?;
+                let wanted = |group: usize| groups.get(group).copied().unwrap_or(false);
+                row::walk_groups(&row.bytes, state, row::Direction::Undo, wanted)?;
             }
         }
         Ok(true)
