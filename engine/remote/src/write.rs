@@ -67,6 +67,12 @@ pub struct IncomingMetadata {
     pub unit: String,
 }
 
+impl IncomingMetadata {
+    fn empty() -> IncomingMetadata {
+        IncomingMetadata { metric: String::new(), kind: kind(0), help: String::new(), unit: String::new() }
+    }
+}
+
 /// What a request says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WriteRequest {
@@ -135,8 +141,7 @@ fn kind(number: u64) -> &'static str {
 
 /// Metadata of 1.0.
 fn metadata(value: Value) -> Result<IncomingMetadata, &'static str> {
-    let mut metadata =
-        IncomingMetadata { metric: String::new(), kind: kind(0), help: String::new(), unit: String::new() };
+    let mut metadata = IncomingMetadata::empty();
     let mut fields = Fields::new(value.bytes()?);
     while let Some((number, value)) = fields.next()? {
         match number {
@@ -255,8 +260,7 @@ impl<'a> Decoder<'a, '_> {
             let symbol = usize::try_from(reference).ok().and_then(|place| self.symbols.get(place));
             symbol.map(|text| (*text).to_owned()).ok_or("metadata outside of symbols table")
         };
-        let mut metadata =
-            IncomingMetadata { metric: String::new(), kind: kind(0), help: String::new(), unit: String::new() };
+        let mut metadata = IncomingMetadata::empty();
         let mut fields = Fields::new(value.bytes()?);
         while let Some((number, value)) = fields.next()? {
             match number {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{SystemTime, UNIX_EPOCH};
+use support::protobuf::{bytes, number, varint};
 use support::{Prometheus, Response, Ringscrape, encode, request, request_with_body, until};
 
 const SIGKILL: i32 = 9;
@@ -20,25 +21,6 @@ fn now() -> i64 {
 }
 
 // --- protobuf, by hand ----------------------------------------------------------------------------------------------
-
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn bytes(field: u64, bytes: &[u8], out: &mut Vec<u8>) {
-    varint(field << 3 | 2, out);
-    varint(bytes.len() as u64, out);
-    out.extend_from_slice(bytes);
-}
-
-fn number(field: u64, value: u64, out: &mut Vec<u8>) {
-    varint(field << 3, out);
-    varint(value, out);
-}
 
 fn signed(field: u64, value: i64, out: &mut Vec<u8>) {
     number(field, (value << 1 ^ value >> 63) as u64, out);

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+use support::protobuf::{bytes, number, varint};
 use support::{
     FakeTarget, PATIENCE, Prometheus, Ringscrape, config, encode, job, ok, request, request_with_body, until,
 };
@@ -23,25 +24,6 @@ fn now() -> i64 {
 }
 
 // --- protobuf, by hand ----------------------------------------------------------------------------------------------
-
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn bytes(field: u64, bytes: &[u8], out: &mut Vec<u8>) {
-    varint(field << 3 | 2, out);
-    varint(bytes.len() as u64, out);
-    out.extend_from_slice(bytes);
-}
-
-fn number(field: u64, value: u64, out: &mut Vec<u8>) {
-    varint(field << 3, out);
-    varint(value, out);
-}
 
 fn sample(at: i64, value: f64) -> Vec<u8> {
     let mut out = vec![9];

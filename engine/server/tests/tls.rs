@@ -327,6 +327,17 @@ fn proxy(authorization: &'static str) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     (address, heads)
 }
 
+/// An nginx that serves `a 1` with the certificate that was issued as `server`.
+fn serving(place: &Path) -> (Nginx, SocketAddr) {
+    std::fs::write(place.join("metrics"), "a 1\n").unwrap();
+    let (secure, d) = (free(), place.display());
+    let server = format!(
+        "server {{ listen {secure} ssl; ssl_certificate {d}/server.crt; ssl_certificate_key {d}/server.key; root {d}; \
+         default_type text/plain; }}"
+    );
+    (Nginx::start(place, &server, secure), secure)
+}
+
 #[test]
 fn proxies_are_used_and_their_refusals_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -334,13 +345,8 @@ fn proxies_are_used_and_their_refusals_told() {
     let authority = Authority::new("ours");
     std::fs::write(place.join("ca.pem"), &authority.pem).unwrap();
     authority.issue(place, "server", &["127.0.0.5"]);
-    std::fs::write(place.join("metrics"), "a 1\n").unwrap();
-    let (secure, d) = (free(), place.display());
-    let server = format!(
-        "server {{ listen {secure} ssl; ssl_certificate {d}/server.crt; ssl_certificate_key {d}/server.key; root {d}; \
-         default_type text/plain; }}"
-    );
-    let _nginx = Nginx::start(place, &server, secure);
+    let (_nginx, secure) = serving(place);
+    let d = place.display();
     let plain = FakeTarget::saying("a 1\n");
     let (through, heads) = proxy("Proxy-Authorization: Basic bWU6aHVzaA==\r");
     let url = |password: &str| format!("proxy_url: http://me:{password}@{through}");
@@ -387,13 +393,8 @@ fn proxies_of_the_environment_are_used_where_asked_for() {
     let authority = Authority::new("ours");
     std::fs::write(place.join("ca.pem"), &authority.pem).unwrap();
     authority.issue(place, "server", &["node.invalid"]);
-    std::fs::write(place.join("metrics"), "a 1\n").unwrap();
-    let (secure, d) = (free(), place.display());
-    let server = format!(
-        "server {{ listen {secure} ssl; ssl_certificate {d}/server.crt; ssl_certificate_key {d}/server.key; root {d}; \
-         default_type text/plain; }}"
-    );
-    let _nginx = Nginx::start(place, &server, secure);
+    let (_nginx, secure) = serving(place);
+    let d = place.display();
     let plain_proxy = FakeTarget::saying("by_proxy 1\n");
     let secure_proxy = peer(move |mut stream| {
         let mut bytes = Vec::new();

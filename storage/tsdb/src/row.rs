@@ -260,8 +260,20 @@ pub fn walk(row: &[u8], slots: &mut Slots, direction: Direction) -> Result<(), R
     walk_groups(row, slots, direction, |_| true)
 }
 
-/// The same, but of the groups that are not `wanted` the values are left as they are: they mean nothing afterwards.
-pub fn walk_groups(
+/// Marks the groups that hold any of these slots, for [`walk_wanted`].
+pub fn mark_groups(slots: &[usize], groups: &mut Vec<bool>) {
+    groups.clear();
+    groups.resize(slots.iter().max().map_or(0, |last| last / GROUP + 1), false);
+    slots.iter().for_each(|slot| groups[*slot / GROUP] = true);
+}
+
+/// The same, but only the values of marked groups follow: the others mean nothing afterwards.
+pub fn walk_wanted(row: &[u8], slots: &mut Slots, direction: Direction, groups: &[bool]) -> Result<(), RowError> {
+    walk_groups(row, slots, direction, |group| groups.get(group) == Some(&true))
+}
+
+#[inline]
+fn walk_groups(
     row: &[u8],
     slots: &mut Slots,
     direction: Direction,
@@ -520,10 +532,12 @@ mod tests {
             walk(&scratch.row, &mut walked, Direction::Undo).unwrap();
             assert_eq!(bits(&walked), bits(&before), "round {round}");
             let mut some = after.clone();
-            let wanted = |group: usize| group % 2 == round as usize % 2;
-            walk_groups(&scratch.row, &mut some, Direction::Undo, wanted).unwrap();
+            let wanted = |slot: &usize| slot / GROUP % 2 == round as usize % 2;
+            let (slots, mut groups): (Vec<usize>, _) = ((0..count).filter(wanted).collect(), Vec::new());
+            mark_groups(&slots, &mut groups);
+            walk_wanted(&scratch.row, &mut some, Direction::Undo, &groups).unwrap();
             for slot in 0..count {
-                let from = if wanted(slot / GROUP) { &before } else { &after };
+                let from = if wanted(&slot) { &before } else { &after };
                 assert_eq!(some.values[slot].to_bits(), from.values[slot].to_bits(), "round {round} slot {slot}");
             }
             assert_eq!((&some.stale, &some.stamps), (&before.stale, &before.stamps));

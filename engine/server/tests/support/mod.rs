@@ -1,6 +1,8 @@
 //! Starts the real binary on real sockets and files, and ends it by id.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod protobuf;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -20,6 +20,15 @@ pub struct AppendScratch {
     pub(super) late: Vec<(u32, i64, f64)>,
 }
 
+impl AppendScratch {
+    /// Forgets what the last row said beside its values.
+    fn clear(&mut self) {
+        self.flips.clear();
+        self.stamped.clear();
+        self.late.clear();
+    }
+}
+
 impl TargetHead {
     /// Appends one scrape: a value for each slot of the live groups in their order, and a timestamp for each stamped
     /// one. With `mark_stamped`, stamped slots of groups that are gone end with a marker like all others.
@@ -36,9 +45,7 @@ impl TargetHead {
         self.turn(at, journal);
         let mut appended = Appended::default();
         let segment = &mut self.open;
-        scratch.flips.clear();
-        scratch.stamped.clear();
-        scratch.late.clear();
+        scratch.clear();
         if segment.plain {
             assert_eq!(values.len(), segment.slots.values.len(), "a value for every slot");
             // All slots are live: those that were stale come back.
@@ -72,9 +79,7 @@ impl TargetHead {
         let all_live: Vec<bool> = self.open.placed.iter().map(|placed| placed.live).collect();
         self.open.order = order[..kept.min(order.len())].to_vec();
         self.open.settle();
-        scratch.flips.clear();
-        scratch.stamped.clear();
-        scratch.late.clear();
+        scratch.clear();
         let appended = self.open.lay_out(at, values, &[], mark_stamped, 0, scratch);
         self.push_row(at, journal, scratch);
         self.open.order = order;

@@ -3,7 +3,7 @@
 use super::segment::Row;
 use super::{NO_STAMP, Segment, TargetHead};
 use crate::group::SlotGroup;
-use crate::row::{self, GROUP, OneSlot, RowError};
+use crate::row::{self, OneSlot, RowError};
 use ahash::AHashMap;
 use series::{Labels, STALE_NAN, Sample, Timestamp};
 use std::rc::Rc;
@@ -33,7 +33,6 @@ impl Rows {
         self.times.clear();
         self.values.clear();
         self.slots.clear();
-        self.groups.clear();
     }
 }
 
@@ -87,8 +86,8 @@ impl Segment {
     ) -> Result<(), RowError> {
         let mut state = self.slots.clone();
         let mut stale = Vec::with_capacity(slots.len());
-        let mut groups = vec![false; self.slots().div_ceil(GROUP)];
-        slots.iter().for_each(|slot| groups[*slot / GROUP] = true);
+        let mut groups = Vec::new();
+        row::mark_groups(slots, &mut groups);
         for row in self.rows.iter().rev().take_while(|row| row.at >= from) {
             let wanted = row.position <= visible && row.at <= to;
             stale.clear();
@@ -100,8 +99,7 @@ impl Segment {
                     }
                 }
             }
-            let wanted = |group: usize| groups.get(group).copied().unwrap_or(false);
-            row::walk_groups(&row.bytes, &mut state, row::Direction::Undo, wanted)?;
+            row::walk_wanted(&row.bytes, &mut state, row::Direction::Undo, &groups)?;
             for ((slot, stale), out) in slots.iter().zip(&stale).zip(&mut *out) {
                 if *stale && !state.stale.get(*slot) {
                     out.push(Sample { timestamp: row.at, value: STALE_NAN });
@@ -249,8 +247,7 @@ impl TargetHead {
         if slots.is_empty() {
             return Ok(true);
         }
-        groups.resize(last.slots().div_ceil(GROUP), false);
-        slots.iter().for_each(|slot| groups[*slot / GROUP] = true);
+        row::mark_groups(slots, groups);
         let width = slots.len();
         let readable = |row: &&Row| row.position <= visible && row.at <= to && row.at >= from;
         let rows = segments.iter().flat_map(|segment| &segment.rows).filter(readable);
@@ -277,8 +274,7 @@ impl TargetHead {
                         break 'segments;
                     }
                 }
-                let wanted = |group: usize| groups.get(group).copied().unwrap_or(false);
-                row::walk_groups(&row.bytes, state, row::Direction::Undo, wanted)?;
+                row::walk_wanted(&row.bytes, state, row::Direction::Undo, groups)?;
             }
         }
         Ok(true)
