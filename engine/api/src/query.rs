@@ -14,13 +14,13 @@ use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use promql::{
-    Annotations, Answer, Column, EvalError, Evaluated, Grid, Limits, ParseError, ParseOptions, Plan, PlanOptions,
-    Select, Selected, SelectedSeries,
+    Annotations, Answer, Column, EvalError, Evaluated, Grid, Limits, ParseError, ParseOptions, Partial, Plan,
+    PlanOptions, Select, Selected, SelectedSeries,
 };
 use serde_json::{Value, json};
 use series::histogram::Histogram;
 use series::{Labels, Sample, Timestamp, format_float_json, is_stale};
-use shard::{InstantFound, InstantRequest, RangeRequest, ReduceRequest, Series, Shards};
+use shard::{AskError, InstantFound, InstantRequest, RangeRequest, ReduceRequest, Series, Shards};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,19 +67,36 @@ impl Queries {
         self.shards.store().is_none_or(|store| store.replay().done)
     }
 
-    /// What an expression yields at one time, as rules want it: the elements of a vector, or a scalar without labels.
-    pub async fn vector(&self, expr: &str, at: Timestamp, inner_step: Duration) -> Result<Found, String> {
+    /// What expressions yield at one time, as rules want it: the elements of a vector, or a scalar without labels. What
+    /// they aggregate is read together.
+    pub async fn vectors(&self, exprs: &[&str], at: Timestamp, inner_step: Duration) -> Vec<Result<Found, String>> {
         let options = PlanOptions { inner_step, ..self.settings.plan };
-        let plan = Arc::new(Plan::instant(expr, at.0, &options).map_err(|error| error.to_string())?);
-        let timed = run(self, plan, &options, self.settings.timeout).await.map_err(|error| error.text)?;
-        match timed.evaluated.answer {
-            Answer::Scalar(values) => Ok(vec![(Labels::empty(), series::Value::Float(values[0]))]),
-            Answer::Vector(columns) => {
-                let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
-                Ok(columns.into_iter().filter_map(element).collect())
-            }
-            Answer::String(_) | Answer::Matrix(_) => Err("rule result is not a vector or scalar".into()),
+        let plans: Vec<_> = exprs
+            .iter()
+            .map(|expr| Plan::instant(expr, at.0, &options).map(Arc::new).map_err(|e| e.to_string()))
+            .collect();
+        let valid = plans.iter().filter_map(|plan| plan.as_ref().ok()).cloned().collect();
+        let mut ran = match run_all(self, valid, &options, self.settings.timeout).await {
+            Ok(ran) => ran.into_iter(),
+            Err(error) => return exprs.iter().map(|_| Err(error.text.clone())).collect(),
+        };
+        let found = |plan: Result<Arc<Plan>, String>| {
+            plan?;
+            let timed = ran.next().expect("one for each valid plan").map_err(|error| error.text)?;
+            elements(timed.evaluated.answer)
+        };
+        plans.into_iter().map(found).collect()
+    }
+}
+
+fn elements(answer: Answer) -> Result<Found, String> {
+    match answer {
+        Answer::Scalar(values) => Ok(vec![(Labels::empty(), series::Value::Float(values[0]))]),
+        Answer::Vector(columns) => {
+            let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
+            Ok(columns.into_iter().filter_map(element).collect())
         }
+        Answer::String(_) | Answer::Matrix(_) => Err("rule result is not a vector or scalar".into()),
     }
 }
 
@@ -109,22 +126,49 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// What the answer to a select is made of.
-async fn select(queries: &Queries, select: &Select, lookback: Duration) -> Result<Selected, ApiError> {
+/// What the answers to the selects of plans are made of.
+async fn select(
+    queries: &Queries,
+    plans: &[Arc<Plan>],
+    lookback: Duration,
+) -> Result<Vec<Result<Vec<Selected>, ApiError>>, ApiError> {
     let samples_max = queries.settings.samples_max;
-    if let Some(reduction) = &select.reduction {
-        let request = ReduceRequest {
+    let selects = plans.iter().flat_map(|plan| plan.selects());
+    let requests = selects.filter_map(|select| {
+        Some(ReduceRequest {
             selectors: vec![select.matchers.clone()],
             from: Timestamp(select.from),
             to: Timestamp(select.to),
-            reduction: reduction.clone(),
+            reduction: select.reduction.clone()?,
             samples_max,
-        };
-        if let Some(partial) = queries.shards.reduce(request).await? {
-            return Ok(Selected::Reduced(partial));
-        }
+        })
+    });
+    let mut reduced = queries.shards.reduce(requests.collect()).await?.into_iter();
+    let mut all = Vec::with_capacity(plans.len());
+    for plan in plans {
+        // Each takes its own, whatever becomes of the plan.
+        let own: Vec<_> =
+            plan.selects().iter().map(|select| select.reduction.as_ref().and_then(|_| reduced.next())).collect();
+        all.push(selected(queries, plan, own, lookback).await);
     }
-    series(queries, select, lookback).await.map(Selected::Series)
+    Ok(all)
+}
+
+/// The same for one plan, where the cores said this to its aggregations.
+async fn selected(
+    queries: &Queries,
+    plan: &Plan,
+    reduced: Vec<Option<Result<Option<Partial>, AskError>>>,
+    lookback: Duration,
+) -> Result<Vec<Selected>, ApiError> {
+    let mut data = Vec::with_capacity(reduced.len());
+    for (select, reduced) in plan.selects().iter().zip(reduced) {
+        data.push(match reduced.transpose()?.flatten() {
+            Some(partial) => Selected::Reduced(partial),
+            None => Selected::Series(series(queries, select, lookback).await?),
+        });
+    }
+    Ok(data)
 }
 
 async fn series(queries: &Queries, select: &Select, lookback: Duration) -> Result<Vec<SelectedSeries>, ApiError> {
@@ -144,7 +188,7 @@ async fn series(queries: &Queries, select: &Select, lookback: Duration) -> Resul
         });
         let mut series: Vec<SelectedSeries> = of_floats.collect();
         if !histograms.is_empty() {
-            series.extend(histograms.into_iter().map(selected));
+            series.extend(histograms.into_iter().map(whole));
             // One series may have both: the evaluation takes the newer.
             series.sort_by(|one, other| one.labels.cmp(&other.labels));
             series.dedup_by(|second, first| {
@@ -162,10 +206,10 @@ async fn series(queries: &Queries, select: &Select, lookback: Duration) -> Resul
     }
     let request = RangeRequest { selectors, from, to, samples_max: settings.samples_max, labels_only: false };
     let found = queries.shards.range(request).await?;
-    Ok(found.into_iter().map(selected).collect())
+    Ok(found.into_iter().map(whole).collect())
 }
 
-fn selected(series: Series) -> SelectedSeries {
+fn whole(series: Series) -> SelectedSeries {
     SelectedSeries { labels: series.labels, samples: series.samples, histograms: series.histograms }
 }
 
@@ -178,6 +222,16 @@ struct Timed {
 
 /// Carries a plan out within its limits.
 async fn run(queries: &Queries, plan: Arc<Plan>, options: &PlanOptions, timeout: Duration) -> Result<Timed, ApiError> {
+    run_all(queries, vec![plan], options, timeout).await?.pop().expect("one plan, one answer")
+}
+
+/// Carries plans out together: in one place, with one deadline, each within the limit of samples.
+async fn run_all(
+    queries: &Queries,
+    plans: Vec<Arc<Plan>>,
+    options: &PlanOptions,
+    timeout: Duration,
+) -> Result<Vec<Result<Timed, ApiError>>, ApiError> {
     replayed(&queries.shards)?;
     let started = Instant::now();
     let deadline = started + timeout;
@@ -190,26 +244,26 @@ async fn run(queries: &Queries, plan: Arc<Plan>, options: &PlanOptions, timeout:
     let queued = started.elapsed();
     let stop = StopOnDrop::default();
     let stopping = stop.0.clone();
-    let mut data = Vec::with_capacity(plan.selects().len());
-    for one in plan.selects() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let found = tokio::time::timeout(left, select(queries, one, options.lookback)).await;
-        data.push(found.map_err(|_| ApiError::from(EvalError::Timeout))??);
-    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let data = tokio::time::timeout(left, select(queries, &plans, options.lookback)).await;
+    let data = data.map_err(|_| ApiError::from(EvalError::Timeout))??;
     let selected = started.elapsed() - queued;
     let samples_max = queries.settings.samples_max;
     let work = move || {
         // Held until the evaluation has really ended, whether somebody waits or not.
         let _place = place;
-        plan.eval(data, Limits { samples_max, deadline: Some(deadline), stop: &stopping })
+        let limits = Limits { samples_max, deadline: Some(deadline), stop: &stopping };
+        let eval = |(plan, data): (Arc<Plan>, Result<_, ApiError>)| Ok(plan.eval(data?, limits)?);
+        plans.into_iter().zip(data).map(eval).collect::<Vec<Result<Evaluated, ApiError>>>()
     };
     let evaluated = tokio::task::spawn_blocking(work).await;
     let evaluated = evaluated.map_err(|error| ApiError {
         status: StatusCode::INTERNAL_SERVER_ERROR,
         kind: "internal",
         text: format!("evaluation ended: {error}"),
-    })??;
-    Ok(Timed { evaluated, queued, selected, total: started.elapsed() })
+    })?;
+    let total = started.elapsed();
+    Ok(evaluated.into_iter().map(|one| Ok(Timed { evaluated: one?, queued, selected, total })).collect())
 }
 
 fn duration(params: &Params, name: &str, default: Duration) -> Result<Duration, ApiError> {

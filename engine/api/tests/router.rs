@@ -127,15 +127,18 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                     metrics.retain(|metadata| request.metric.as_ref().is_none_or(|wanted| *wanted == metadata.metric));
                     drop(reply.send(vec![TargetMetadata { target, metrics }]));
                 }
-                Command::Reduce(request, _, reply) => drop(reply.send(Ok(Box::new(shard::ReduceAnswer {
-                    partial: promql::Partial::new(request.reduction.clone()),
-                    whole: Vec::new(),
-                    pieces: Vec::new(),
-                    identities: Vec::new(),
-                    pieces_identities: Default::default(),
-                    refused: true,
-                    samples: 0,
-                })))),
+                Command::Reduce(requests, _, reply) => {
+                    let refused = |request: &shard::ReduceRequest| shard::ReduceAnswer {
+                        partial: promql::Partial::new(request.reduction.clone()),
+                        whole: Vec::new(),
+                        pieces: Vec::new(),
+                        identities: Vec::new(),
+                        pieces_identities: Default::default(),
+                        refused: true,
+                        samples: 0,
+                    };
+                    drop(reply.send(requests.iter().map(|request| Ok(refused(request))).collect()));
+                }
                 Command::Range(_, reply) => drop(reply.send(Ok(Vec::new()))),
                 Command::Receive(_, reply) => drop(reply.send(Ok(shard::ReceiveOutcome::default()))),
                 Command::WriteRows(_, reply) => drop(reply.send(Ok(shard::WriteOutcome::default()))),

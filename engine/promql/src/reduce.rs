@@ -175,28 +175,58 @@ pub struct Partial {
     reduction: Arc<Reduction>,
     places: AHashMap<Labels, u32>,
     groups: Vec<Labels>,
-    /// For each group and time: a sum, or the best value.
-    values: Vec<Sum>,
-    counts: Vec<f64>,
+    totals: Totals,
     samples: usize,
     no_counters: BTreeSet<String>,
     scratch: Scratch,
+}
+
+/// What came together so far.
+#[derive(Debug)]
+struct Totals {
+    op: AggregateOp,
+    /// Times of each group.
+    steps: usize,
+    /// For each group and time: a sum, or the best value.
+    values: Vec<Sum>,
+    counts: Vec<f64>,
+}
+
+impl Totals {
+    #[inline]
+    fn add(&mut self, place: u32, i: usize, value: f64) {
+        let at = place as usize * self.steps + i;
+        let (best, count) = (&mut self.values[at], &mut self.counts[at]);
+        match self.op {
+            AggregateOp::Sum | AggregateOp::Avg => best.add(value),
+            AggregateOp::Min | AggregateOp::Max => {
+                let largest = self.op == AggregateOp::Max;
+                let better = if largest { value > best.sum } else { value < best.sum };
+                if *count == 0.0 || better || best.sum.is_nan() {
+                    best.sum = value;
+                }
+            }
+            _ => {}
+        }
+        *count += 1.0;
+    }
 }
 
 #[derive(Debug, Default)]
 struct Scratch {
     samples: Vec<Sample>,
     resets: Vec<f64>,
+    gaps: Vec<bool>,
 }
 
 impl Partial {
     pub fn new(reduction: Arc<Reduction>) -> Partial {
+        let (op, steps) = (reduction.aggregate.op, reduction.grid.count);
         Partial {
             reduction,
             places: AHashMap::new(),
             groups: Vec::new(),
-            values: Vec::new(),
-            counts: Vec::new(),
+            totals: Totals { op, steps, values: Vec::new(), counts: Vec::new() },
             samples: 0,
             no_counters: BTreeSet::new(),
             scratch: Scratch::default(),
@@ -212,12 +242,11 @@ impl Partial {
             }
         }
         let key = group_labels(labels, &self.reduction.aggregate);
-        let (groups, count) = (&mut self.groups, self.reduction.grid.count);
-        let (values, counts) = (&mut self.values, &mut self.counts);
+        let (groups, totals) = (&mut self.groups, &mut self.totals);
         *self.places.entry(key).or_insert_with_key(|key| {
             groups.push(key.clone());
-            values.resize(groups.len() * count, Sum::default());
-            counts.resize(groups.len() * count, 0.0);
+            totals.values.resize(groups.len() * totals.steps, Sum::default());
+            totals.counts.resize(groups.len() * totals.steps, 0.0);
             groups.len() as u32 - 1
         })
     }
@@ -225,24 +254,6 @@ impl Partial {
     /// Samples that were looked at so far.
     pub fn samples(&self) -> usize {
         self.samples
-    }
-
-    #[inline]
-    fn add(&mut self, place: u32, i: usize, value: f64) {
-        let at = place as usize * self.reduction.grid.count + i;
-        let (best, count) = (&mut self.values[at], &mut self.counts[at]);
-        match self.reduction.aggregate.op {
-            AggregateOp::Sum | AggregateOp::Avg => best.add(value),
-            AggregateOp::Min | AggregateOp::Max => {
-                let largest = self.reduction.aggregate.op == AggregateOp::Max;
-                let better = if largest { value > best.sum } else { value < best.sum };
-                if *count == 0.0 || better || best.sum.is_nan() {
-                    best.sum = value;
-                }
-            }
-            _ => {}
-        }
-        *count += 1.0;
     }
 
     /// Takes series of one target: their groups, the times of the target's rows in order, and a row of values for each
@@ -272,7 +283,7 @@ impl Partial {
     }
 
     fn add_newest(&mut self, places: &[u32], times: &[i64], values: &[f64]) {
-        let reduction = self.reduction.clone();
+        let Partial { reduction, totals, .. } = self;
         let width = places.len();
         let mut next = 0;
         for (i, time) in reduction.grid.times().enumerate() {
@@ -288,7 +299,7 @@ impl Partial {
             for (place, value) in places.iter().zip(row) {
                 if !is_absent(*value) {
                     present += 1;
-                    self.add(*place, i, *value);
+                    totals.add(*place, i, *value);
                 }
             }
             self.samples += present;
@@ -297,12 +308,14 @@ impl Partial {
 
     /// Rates of series that have a value at every time; the others one by one.
     fn add_rates(&mut self, places: &[u32], times: &[i64], values: &[f64]) {
-        let reduction = self.reduction.clone();
+        let Partial { reduction, totals, scratch, samples, .. } = self;
         let width = places.len();
         if times.is_empty() {
             return;
         }
-        let mut gaps = vec![false; width];
+        let Scratch { gaps, resets, .. } = scratch;
+        gaps.clear();
+        gaps.resize(width, false);
         for row in values.chunks_exact(width) {
             for (gap, value) in gaps.iter_mut().zip(row) {
                 *gap |= is_absent(*value);
@@ -310,7 +323,6 @@ impl Partial {
         }
         // What resets took away, up to each row.
         let counter = reduction.reset_corrected();
-        let mut resets = std::mem::take(&mut self.scratch.resets);
         if counter {
             resets.clear();
             resets.resize(values.len(), 0.0);
@@ -336,7 +348,7 @@ impl Partial {
             if to - from < 2 {
                 continue;
             }
-            self.samples += (to - from) * width;
+            *samples += (to - from) * width;
             let (first, last) = (&values[from * width..(from + 1) * width], &values[(to - 1) * width..to * width]);
             let of = |zero_share| factor(times[from], times[to - 1], to - from, start, end, zero_share, per_second);
             // Most counters are far from zero: then the factor is the same for all.
@@ -355,25 +367,28 @@ impl Partial {
                         factor = of(Some(share));
                     }
                 }
-                self.add(places[slot], i, change * factor);
+                totals.add(places[slot], i, change * factor);
             }
         }
-        self.scratch.resets = resets;
-        for slot in (0..width).filter(|slot| gaps[*slot]) {
-            self.add_slot(places[slot], slot, width, times, values);
+        if gaps.contains(&true) {
+            let gaps = std::mem::take(gaps);
+            for slot in (0..width).filter(|slot| gaps[*slot]) {
+                self.add_slot(places[slot], slot, width, times, values);
+            }
+            self.scratch.gaps = gaps;
         }
     }
 
     /// Takes a series, samples in order of time.
     pub fn add_series(&mut self, place: u32, samples: &[Sample]) {
-        let reduction = self.reduction.clone();
-        match reduction.inner {
+        match self.reduction.inner {
             Inner::Newest => {
                 let times: Vec<i64> = samples.iter().map(|sample| sample.timestamp.0).collect();
                 let values: Vec<f64> = samples.iter().map(|sample| sample.value).collect();
                 self.add_newest(&[place], &times, &values);
             }
             Inner::Over(function) => {
+                let Partial { reduction, totals, .. } = self;
                 let labels = Labels::empty();
                 let (mut from, mut to) = (0, 0);
                 for (i, time) in reduction.grid.times().enumerate() {
@@ -392,7 +407,7 @@ impl Partial {
                     let floats = &samples[from..to];
                     let window = Window { labels: &labels, floats, histograms: &[], start, end, edges: Edges::Plain };
                     if let Some(value) = function.of(&window) {
-                        self.add(place, i, value);
+                        totals.add(place, i, value);
                     }
                 }
             }
@@ -401,22 +416,23 @@ impl Partial {
 
     /// Adds what another owner found.
     pub fn merge(&mut self, other: Partial) {
-        let count = self.reduction.grid.count;
+        let count = self.totals.steps;
         self.samples += other.samples;
         for (group, labels) in other.groups.iter().enumerate() {
             let place = self.place(labels);
+            let totals = &mut self.totals;
             for i in 0..count {
-                let (value, found) = (other.values[group * count + i], other.counts[group * count + i]);
+                let (value, found) = (other.totals.values[group * count + i], other.totals.counts[group * count + i]);
                 if found == 0.0 {
                     continue;
                 }
                 let at = place as usize * count + i;
-                let before = self.counts[at];
-                self.add(place, i, value.sum);
-                if matches!(self.reduction.aggregate.op, AggregateOp::Sum | AggregateOp::Avg) {
-                    self.values[at].add(value.lost);
+                let before = totals.counts[at];
+                totals.add(place, i, value.sum);
+                if matches!(totals.op, AggregateOp::Sum | AggregateOp::Avg) {
+                    totals.values[at].add(value.lost);
                 }
-                self.counts[at] = before + found;
+                totals.counts[at] = before + found;
             }
         }
         self.no_counters.extend(other.no_counters);
@@ -424,13 +440,14 @@ impl Partial {
 
     /// The groups; None if a sum is more than a float holds and a mean has to be found another way.
     pub(crate) fn finish(&self, notes: &Notes) -> Option<Vec<Column>> {
-        let count = self.reduction.grid.count;
+        let Totals { op, steps: count, values, counts } = &self.totals;
+        let count = *count;
         let mut columns = Vec::with_capacity(self.groups.len());
         for (group, labels) in self.groups.iter().enumerate() {
             let mut column = Column::absent(labels.clone(), count);
             for i in 0..count {
-                let (value, found) = (self.values[group * count + i], self.counts[group * count + i]);
-                column.values[i] = match self.reduction.aggregate.op {
+                let (value, found) = (values[group * count + i], counts[group * count + i]);
+                column.values[i] = match op {
                     _ if found == 0.0 => ABSENT,
                     AggregateOp::Sum => value.get(),
                     AggregateOp::Avg if value.sum.is_infinite() => return None,

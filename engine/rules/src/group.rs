@@ -6,7 +6,7 @@
 use crate::alert::{Alerts, Element, Terms};
 use crate::host::{Found, Host, Pending, as_numbers};
 use crate::load::GroupSpec;
-use crate::manager::Timings;
+use crate::manager::{Place, Timings};
 use crate::order;
 use crate::rule::{ALERT_NAME, ALERTS_FOR_STATE, Alerting, Rule};
 use crate::snapshot::{AlertView, GroupView, Health, RuleKind, RuleView};
@@ -16,6 +16,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use template::{Context, Sample, Template};
+
+/// Rules that are asked together at most: what they ask of one target is answered in one go, and a scrape may wait for it.
+const RULES_TOGETHER_MAX: usize = 64;
 
 /// What is counted of a group for as long as there is one of its name.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +39,9 @@ pub struct Counters {
 pub struct Group {
     pub spec: Arc<GroupSpec>,
     rules: Vec<RuleState>,
+    /// Stages of the rules: those of one are asked together.
+    runs: Vec<usize>,
+    /// The same for rules that may be evaluated concurrently.
     waves: Vec<usize>,
     reads_earlier: Vec<bool>,
     counters: Counters,
@@ -104,6 +110,7 @@ impl Group {
         };
         Group {
             rules: spec.rules.iter().map(state).collect(),
+            runs: order::runs(&spec.rules),
             waves: order::waves(&spec.rules),
             reads_earlier: order::reads_earlier(&spec.rules),
             counters: Counters::default(),
@@ -143,20 +150,15 @@ impl Group {
         let mut samples = 0;
         let mut waiting: Vec<(usize, Pending)> = Vec::new();
         let mut failures = HashSet::new();
-        let concurrent = options.concurrent_rules && self.rules.len() > 1;
+        let stages = if options.concurrent_rules { &self.waves } else { &self.runs };
         let mut order: Vec<usize> = (0..self.rules.len()).collect();
-        if concurrent {
-            order.sort_by_key(|i| self.waves[*i]);
-        }
-        let mut at_rule = 0;
-        while at_rule < order.len() {
-            let wave = self.waves[order[at_rule]];
-            let count = match concurrent {
-                true => order[at_rule..].iter().take_while(|i| self.waves[**i] == wave).count(),
-                false => 1,
-            };
-            let now: Vec<usize> = order[at_rule..at_rule + count].to_vec();
-            at_rule += count;
+        order.sort_by_key(|i| stages[*i]);
+        let stages: Vec<Vec<usize>> = order
+            .chunk_by(|one, other| stages[*one] == stages[*other])
+            .flat_map(|stage| stage.chunks(RULES_TOGETHER_MAX))
+            .map(<[usize]>::to_vec)
+            .collect();
+        for now in stages {
             if now.iter().any(|i| self.reads_earlier[*i]) {
                 self.settle(&mut waiting, &mut failures);
             }
@@ -196,29 +198,28 @@ impl Group {
         }
     }
 
-    /// Evaluates rules of one wave, on further threads where the server has places for them.
+    /// Evaluates rules that do not read each other. They are asked together; concurrently, in as many parts as the server
+    /// has places for further threads.
     fn evaluate_together(&mut self, now: &[usize], round: Round, timings: &Timings) -> Vec<(usize, Outcome)> {
-        if let [only] = now {
-            return vec![(*only, self.rules[*only].evaluate(round, timings))];
-        }
         let wanted: HashSet<usize> = now.iter().copied().collect();
-        let states = self.rules.iter_mut().enumerate().filter(|(i, _)| wanted.contains(i));
+        let mut states: Vec<(usize, &mut RuleState)> =
+            self.rules.iter_mut().enumerate().filter(|(i, _)| wanted.contains(i)).collect();
+        if !round.options.concurrent_rules {
+            return evaluate_as_asked(&mut states, round, timings);
+        }
+        let places: Vec<Place> = std::iter::from_fn(|| round.options.places.take()).take(now.len() - 1).collect();
+        let mut parts = states.chunks_mut(now.len().div_ceil(places.len() + 1));
+        let own = parts.next().expect("there is a rule");
         std::thread::scope(|scope| {
-            let mut running = Vec::new();
-            let mut done = Vec::new();
-            for (i, state) in states {
-                match round.options.places.take() {
-                    Some(place) => running.push((
-                        i,
-                        scope.spawn(move || {
-                            let _place = place;
-                            state.evaluate(round, timings)
-                        }),
-                    )),
-                    None => done.push((i, state.evaluate(round, timings))),
-                }
-            }
-            done.extend(running.into_iter().map(|(i, thread)| (i, thread.join().expect("a rule does not panic"))));
+            let start = |(part, place)| {
+                scope.spawn(move || {
+                    let _place: Place = place;
+                    evaluate_as_asked(part, round, timings)
+                })
+            };
+            let running: Vec<_> = parts.zip(places).map(start).collect();
+            let mut done = evaluate_as_asked(own, round, timings);
+            done.extend(running.into_iter().flat_map(|thread| thread.join().expect("a rule does not panic")));
             done
         })
     }
@@ -299,6 +300,19 @@ impl Group {
     }
 }
 
+/// Asks what rules ask, all at once, then takes what each yields.
+fn evaluate_as_asked(states: &mut [(usize, &mut RuleState)], round: Round, timings: &Timings) -> Vec<(usize, Outcome)> {
+    let started = Instant::now();
+    let at = Timestamp(round.at - millis(round.spec.query_offset));
+    let rules: Vec<Arc<Rule>> = states.iter().map(|(_, state)| state.rule.clone()).collect();
+    let exprs: Vec<&str> = rules.iter().map(|rule| rule.expr.as_str()).collect();
+    let found = round.host.query_all(&exprs, at);
+    let share = started.elapsed() / states.len().max(1) as u32;
+    let evaluate =
+        |((i, state), found): (&mut (usize, &mut RuleState), _)| (*i, state.take(found, share, round, timings));
+    states.iter_mut().zip(found).map(evaluate).collect()
+}
+
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
@@ -311,9 +325,10 @@ impl RuleState {
         self.is_complaint = false;
     }
 
-    fn evaluate(&mut self, round: Round, timings: &Timings) -> Outcome {
+    /// Takes what its expression yields; `asked` is its share of the time that this took.
+    fn take(&mut self, found: Result<Found, String>, asked: Duration, round: Round, timings: &Timings) -> Outcome {
         let started = Instant::now();
-        let rows = self.rows(round);
+        let rows = found.and_then(|found| self.rows(found, round));
         let outcome = match rows {
             Ok((rows, complaint)) => {
                 (self.health, self.last_error) = (Health::Good, None);
@@ -334,16 +349,14 @@ impl RuleState {
                 Outcome { samples: 0, failed: true, pending: None }
             }
         };
-        self.evaluation_time = started.elapsed();
+        self.evaluation_time = asked + started.elapsed();
         self.last_evaluation = Some(round.wall);
         timings.rule(self.evaluation_time);
         outcome
     }
 
     /// What it writes, and a complaint that keeps it from being healthy.
-    fn rows(&mut self, round: Round) -> Result<(Rows, Option<String>), String> {
-        let at = Timestamp(round.at - millis(round.spec.query_offset));
-        let found = round.host.query(&self.rule.expr, at)?;
+    fn rows(&mut self, found: Found, round: Round) -> Result<(Rows, Option<String>), String> {
         let rule = self.rule.clone();
         match &rule.alert {
             None => recorded(&rule, found, round.spec.limit).map(|rows| (rows, None)),

@@ -24,8 +24,14 @@ pub trait Host: Send + Sync {
     /// Whether queries can be answered in full: the logs of the last run have been read. Does not block.
     fn is_ready(&self) -> bool;
 
-    /// The elements of a vector; a scalar is one element without labels.
-    fn query(&self, expr: &str, at: Timestamp) -> Result<Found, String>;
+    /// What each of these expressions yields: the elements of a vector; a scalar is one element without labels. Those
+    /// that are asked together may share their work.
+    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<Found, String>>;
+
+    /// The same for one.
+    fn query(&self, expr: &str, at: Timestamp) -> Result<Found, String> {
+        self.query_all(&[expr], at).pop().expect("one expression, one answer")
+    }
 
     /// Writes the rows of one rule at one time. Series of `source` that are not among them end.
     fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, Value)>) -> Pending;

@@ -31,9 +31,9 @@ impl Host for ServerHost {
         self.queries.is_ready()
     }
 
-    fn query(&self, expr: &str, at: Timestamp) -> Result<Found, String> {
+    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<Found, String>> {
         let inner_step = self.running.borrow().config.global.evaluation_interval;
-        self.runtime.block_on(self.queries.vector(expr, at, inner_step))
+        self.runtime.block_on(self.queries.vectors(exprs, at, inner_step))
     }
 
     fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, Value)>) -> Pending {

@@ -675,9 +675,9 @@ impl Core {
                     let answer = self.range(&request, || reply.is_closed()).await;
                     let _ = reply.send(answer);
                 }
-                Command::Reduce(request, older, reply) => {
-                    let answer = self.reduce(&request, older, || reply.is_closed()).await;
-                    let _ = reply.send(answer.map(Box::new));
+                Command::Reduce(requests, older, reply) => {
+                    let answers = self.reduce(&requests, older, || reply.is_closed()).await;
+                    let _ = reply.send(answers);
                 }
                 Command::WriteRows(request, reply) => self.write_rows(&request, reply),
                 Command::Receive(request, reply) => self.receive(&request, reply),
@@ -789,18 +789,19 @@ impl Core {
         Ok(pieces)
     }
 
-    /// Aggregates what matches; nothing once the asker has `gone`.
+    /// Aggregates what matches; incomplete once the asker has `gone`.
     async fn reduce(
         &self,
-        request: &ReduceRequest,
+        requests: &[ReduceRequest],
         older: Older,
         gone: impl Fn() -> bool,
-    ) -> Result<ReduceAnswer, LimitError> {
-        let mut reducing = Reducing::new(request, older);
+    ) -> Vec<Result<ReduceAnswer, LimitError>> {
+        let mut reducing = Reducing::new(requests, older);
+        let targets_per_turn = (TARGETS_PER_TURN / requests.len().max(1)).max(1);
         for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
             let visible = self.journal.borrow().visible();
-            reducing.target(&scraper.holder, visible)?;
-            if i % TARGETS_PER_TURN == 0 {
+            reducing.target(&scraper.holder, visible);
+            if i % targets_per_turn == 0 {
                 pause().await;
                 if gone() {
                     break;
@@ -810,10 +811,10 @@ impl Core {
         let written: Vec<Rc<Holder>> = self.written.borrow().holders().collect();
         for holder in written.iter().chain(self.ended.borrow().iter()) {
             let visible = self.journal.borrow().visible();
-            reducing.in_pieces(holder, visible)?;
+            reducing.in_pieces(holder, visible);
         }
         self.histogram_holders().iter().for_each(|holder| reducing.histograms(holder));
-        Ok(reducing.finish())
+        reducing.finish()
     }
 
     async fn metadata(&self, request: &MetadataRequest) -> Vec<TargetMetadata> {

@@ -38,8 +38,8 @@ pub enum Command {
     Federate(Arc<FederateRequest>, Older, Talk),
     /// Samples of matching series that are not in chunks yet.
     Range(Arc<RangeRequest>, oneshot::Sender<Result<Vec<Piece>, LimitError>>),
-    /// Aggregate matching series.
-    Reduce(Arc<ReduceRequest>, Older, oneshot::Sender<Result<Box<ReduceAnswer>, LimitError>>),
+    /// Aggregate matching series, for all of these requests in one go; answered as they are asked.
+    Reduce(Arc<[ReduceRequest]>, Older, oneshot::Sender<Vec<Result<ReduceAnswer, LimitError>>>),
     /// Take a row that no scrape brings; answered once the log has it.
     WriteRows(Arc<WriteRowsRequest>, oneshot::Sender<Result<WriteOutcome, NotKept>>),
     /// Take samples that somebody writes to us; answered once the log has them.
@@ -368,15 +368,36 @@ impl Shards {
         Ok(all)
     }
 
-    /// Carries an aggregation out where the samples are. None if it needs whole series: then ask for these.
-    pub async fn reduce(&self, request: ReduceRequest) -> Result<Option<Partial>, AskError> {
-        let store = self.store.clone();
-        if store.as_ref().is_some_and(|store| store.hides()) {
-            return Ok(None);
+    /// Carries aggregations out where the samples are; those over the same time read them together. None for one that
+    /// needs whole series: then ask for these.
+    pub async fn reduce(
+        &self,
+        requests: Vec<ReduceRequest>,
+    ) -> Result<Vec<Result<Option<Partial>, AskError>>, AskError> {
+        let Some(from) = requests.iter().map(|request| request.from).min() else { return Ok(Vec::new()) };
+        if self.store.as_ref().is_some_and(|store| store.hides()) {
+            return Ok(requests.iter().map(|_| Ok(None)).collect());
         }
-        let request = Arc::new(request);
-        let ask = |older, reply| Command::Reduce(request.clone(), older, reply);
-        let answers = self.ask_with_older(request.from, ask).await?;
+        let requests: Arc<[ReduceRequest]> = requests.into();
+        let ask = |older, reply| Command::Reduce(requests.clone(), older, reply);
+        let answers = self.ask_with_older(from, ask).await?;
+        let mut of_cores: Vec<_> = answers.into_iter().map(Vec::into_iter).collect();
+        let mut all = Vec::with_capacity(requests.len());
+        for at in 0..requests.len() {
+            let answers = of_cores.iter_mut().filter_map(Iterator::next).collect();
+            all.push(self.together(&requests, at, answers).await);
+        }
+        Ok(all)
+    }
+
+    /// What the cores and the chunks say to one of the requests.
+    async fn together(
+        &self,
+        requests: &Arc<[ReduceRequest]>,
+        at: usize,
+        answers: Vec<Result<ReduceAnswer, LimitError>>,
+    ) -> Result<Option<Partial>, AskError> {
+        let request = &requests[at];
         let mut all = Partial::new(request.reduction.clone());
         let (mut whole, mut identities) = (AHashSet::new(), AHashSet::new());
         let (mut pieces, mut pieces_identities) = (Vec::new(), AHashSet::new());
@@ -398,13 +419,16 @@ impl Shards {
         if request.samples_max > 0 && samples > request.samples_max {
             return Err(LimitError::Samples.into());
         }
-        let store = store.filter(|store| store.bounds().is_some_and(|(_, newest)| newest >= request.from.0));
+        let newer = |store: &Arc<Store>| store.bounds().is_some_and(|(_, newest)| newest >= request.from.0);
+        let store = self.store.clone().filter(newer);
         if pieces.is_empty() && store.is_none() {
             return Ok(all.is_final().then_some(all));
         }
         let stop = StopOnDrop::default();
         let stopping = stop.0.clone();
+        let requests = requests.clone();
         let older = tokio::task::spawn_blocking(move || {
+            let request = &requests[at];
             let mut series: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
             let mut any_histograms = false;
             let mut take = |mut piece: Piece| {

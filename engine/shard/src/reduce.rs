@@ -5,8 +5,8 @@ use crate::select::Matching;
 use crate::written::{HistogramHolder, Holder};
 use ahash::{AHashMap, AHashSet, RandomState};
 use promql::Partial;
-use series::{Labels, METRIC_NAME};
-use std::hash::{BuildHasher, Hash, Hasher};
+use series::{Labels, METRIC_NAME, Timestamp};
+use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use tsdb::{Piece, Rows, SlotGroup};
@@ -14,158 +14,294 @@ use tsdb::{Piece, Rows, SlotGroup};
 /// Labels that tell targets apart, and with them their series, as long as no series has others of its own.
 const IDENTITY: [&str; 2] = ["instance", "job"];
 
-/// Verdicts of matchers on target labels that fit in a key; a request with more does without the memory.
-const MATCHERS_REMEMBERED_MAX: usize = 64;
+/// For series of a group: which of the slots that are read, and the aggregation's group.
+type Columns = Box<[(u32, u32)]>;
 
-/// Slots of a group, and the aggregation's group of each.
-type Pairs = Rc<[(u32, u32)]>;
+/// What the requests of a read want of a group.
+struct Wanted {
+    /// Slots that any of them wants.
+    slots: Rc<[u32]>,
+    /// For each request; None if the series may be those of another target.
+    columns: Box<[Option<Columns>]>,
+}
 
-/// An aggregation while it goes from target to target.
-///
-/// Targets that share their slot groups, and agree on the labels that count, share the decision of what belongs where.
+/// Aggregations while they go from target to target. Those over the same time read each target's rows together.
 pub struct Reducing<'a> {
-    request: &'a ReduceRequest,
     older: Older,
-    answer: ReduceAnswer,
-    matching: Matching<'a>,
-    /// None for groups whose series may be those of another target.
-    known: AHashMap<(*const SlotGroup, u64, u64), Option<Pairs>>,
-    /// Keeps the groups of `known` alive, so that no address in it is used again.
-    held: Vec<Arc<SlotGroup>>,
-    /// Lists of groups in which series differ in more than their names.
-    told_apart: AHashSet<u64>,
-    rows: Rows,
+    reads: Vec<Read<'a>>,
     hashing: RandomState,
 }
 
+/// Requests for which the same rows are read.
+///
+/// Targets that share their slot groups, and agree on the labels that count, share the decision of what belongs where.
+struct Read<'a> {
+    times: (Timestamp, Timestamp),
+    newest_only: bool,
+    works: Vec<Work<'a>>,
+    known: AHashMap<(*const SlotGroup, u64), Rc<Wanted>>,
+    /// Keeps the groups of `known` alive, so that no address in it is used again.
+    held: Vec<Arc<SlotGroup>>,
+    rows: Rows,
+    /// Of the target at hand, in the order of its slots.
+    groups: Vec<(Arc<SlotGroup>, Rc<Wanted>)>,
+    scratch: Scratch,
+}
+
+/// What one request takes of the rows of a target.
+#[derive(Default)]
+struct Scratch {
+    columns: Vec<usize>,
+    places: Vec<u32>,
+    values: Vec<f64>,
+}
+
+/// One request.
+struct Work<'a> {
+    /// Its place among all.
+    place: usize,
+    request: &'a ReduceRequest,
+    answer: Result<ReduceAnswer, LimitError>,
+    matching: Matching<'a>,
+    /// Lists of groups in which series differ in more than their names.
+    told_apart: AHashSet<u64>,
+}
+
 impl<'a> Reducing<'a> {
-    pub fn new(request: &'a ReduceRequest, older: Older) -> Reducing<'a> {
-        Reducing {
-            request,
-            older,
-            answer: ReduceAnswer {
-                partial: Partial::new(request.reduction.clone()),
-                whole: Vec::new(),
-                pieces: Vec::new(),
-                identities: Vec::new(),
-                pieces_identities: AHashSet::new(),
-                refused: false,
-                samples: 0,
-            },
-            matching: Matching::new(&request.selectors),
-            known: AHashMap::new(),
-            held: Vec::new(),
-            told_apart: AHashSet::new(),
-            rows: Rows::default(),
-            hashing: RandomState::with_seeds(1, 2, 3, 4),
-        }
-    }
-
-    pub fn target(&mut self, holder: &Holder, visible: u64) -> Result<(), LimitError> {
-        let Reducing { request, older, answer, known, held, rows, hashing, .. } = self;
-        let (head, labels) = (holder.head.borrow(), &holder.labels);
-        let matchers = request.selectors.iter().flatten();
-        let remember = matchers.clone().count() <= MATCHERS_REMEMBERED_MAX;
-        let verdicts = matchers.fold(0u64, |bits, matcher| {
-            bits << 1 | u64::from(matcher.matches(labels.get(matcher.name()).unwrap_or("")))
-        });
-        let target_key = request.reduction.target_key(labels);
-        let names_vanish = request.reduction.names_vanish();
-        let mut layout = hashing.build_hasher();
-        let mut matched: Vec<(Arc<SlotGroup>, Pairs)> = Vec::new();
-        let pairs_of = |group: &Arc<SlotGroup>| {
-            let key = (Arc::as_ptr(group), verdicts, target_key);
-            let pairs = match known.get(&key).filter(|_| remember) {
-                Some(pairs) => pairs.clone(),
-                None => {
-                    let pairs = pairs_of_group(request, group, labels, &mut answer.partial);
-                    if remember {
-                        known.insert(key, pairs.clone());
-                        held.push(group.clone());
-                    }
-                    pairs
-                }
-            };
-            if let (Some(pairs), true) = (&pairs, names_vanish) {
-                key.hash(&mut layout);
-                matched.push((group.clone(), pairs.clone()));
+    pub fn new(requests: &'a [ReduceRequest], older: Older) -> Reducing<'a> {
+        let mut reads: Vec<Read> = Vec::new();
+        for (place, request) in requests.iter().enumerate() {
+            let (times, newest_only) = ((request.from, request.to), request.reduction.is_single());
+            let work = Work::new(place, request);
+            match reads.iter_mut().find(|read| read.times == times && read.newest_only == newest_only) {
+                Some(read) => read.works.push(work),
+                None => reads.push(Read::new(times, newest_only, work)),
             }
-            pairs
-        };
-        let times = (request.from, request.to);
-        let whole = head.rows(times, visible, *older == Older::Nothing, request.reduction.is_single(), rows, pairs_of);
-        // Rows in memory were written by this process: one that does not decode is our own mistake.
-        if !whole.expect("rows of this process decode") {
-            return self.in_pieces(holder, visible);
         }
-        self.answer.whole.push(holder.id);
-        let Rows { places, times, values, .. } = &self.rows;
-        if places.is_empty() {
-            return Ok(());
-        }
-        self.answer.samples += values.len();
-        self.answer.partial.add_rows(places, times, values);
-        if names_vanish && self.told_apart.insert(layout.finish()) && !differ_without_names(&matched, labels) {
-            self.answer.refused = true;
-        }
-        let identity = self.identity(labels);
-        self.answer.identities.push(identity);
-        self.check()
+        Reducing { older, reads, hashing: RandomState::with_seeds(1, 2, 3, 4) }
     }
 
-    /// A target whose rows are not everything, one that is gone, or a source of samples that no scrape brings: its
-    /// series may have gone on elsewhere.
-    pub fn in_pieces(&mut self, holder: &Holder, visible: u64) -> Result<(), LimitError> {
-        let mut pieces: Vec<Piece> = Vec::new();
-        let (from, to) = (self.request.from, self.request.to);
-        self.answer.samples += self.matching.range(holder, from, to, visible, &mut pieces);
-        for piece in &pieces {
-            let identity = self.identity(&piece.labels);
-            self.answer.pieces_identities.insert(identity);
+    pub fn target(&mut self, holder: &Holder, visible: u64) {
+        let identity = identity(&self.hashing, &holder.labels);
+        for read in &mut self.reads {
+            read.target(holder, visible, self.older, identity, &self.hashing);
         }
-        self.answer.pieces.append(&mut pieces);
-        self.check()
+    }
+
+    /// A target that is gone, or a source of samples that no scrape brings: its series may have gone on elsewhere.
+    pub fn in_pieces(&mut self, holder: &Holder, visible: u64) {
+        for work in self.reads.iter_mut().flat_map(|read| &mut read.works) {
+            if work.matching.any(holder) {
+                work.in_pieces(holder, visible, &self.hashing);
+            }
+        }
     }
 
     /// Histograms are aggregated as whole series.
     pub fn histograms(&mut self, holder: &HistogramHolder) {
-        self.answer.refused |= self.matching.touches(holder, self.request.from);
-    }
-
-    fn identity(&self, labels: &Labels) -> u64 {
-        self.hashing.hash_one(IDENTITY.map(|name| labels.get(name).unwrap_or("")))
-    }
-
-    fn check(&self) -> Result<(), LimitError> {
-        match self.request.samples_max {
-            max if max > 0 && self.answer.samples > max => Err(LimitError::Samples),
-            _ => Ok(()),
+        for work in self.reads.iter_mut().flat_map(|read| &mut read.works) {
+            if let Ok(answer) = &mut work.answer {
+                answer.refused |= work.matching.touches(holder, work.request.from);
+            }
         }
     }
 
-    pub fn finish(self) -> ReduceAnswer {
-        self.answer
+    /// The answers, as the requests were.
+    pub fn finish(self) -> Vec<Result<ReduceAnswer, LimitError>> {
+        let mut works: Vec<Work> = self.reads.into_iter().flat_map(|read| read.works).collect();
+        works.sort_unstable_by_key(|work| work.place);
+        works.into_iter().map(|work| work.answer).collect()
     }
 }
 
-fn pairs_of_group(request: &ReduceRequest, group: &SlotGroup, target: &Labels, partial: &mut Partial) -> Option<Pairs> {
-    let mut slots: Vec<u32> = request.selectors.iter().flat_map(|matchers| group.matching(matchers, target)).collect();
-    slots.sort_unstable();
-    slots.dedup();
-    let own_identity = |slot: &u32| group.label_pairs(*slot as usize).any(|(name, _)| IDENTITY.contains(&name));
-    if slots.iter().any(own_identity) {
-        return None;
+impl<'a> Read<'a> {
+    fn new(times: (Timestamp, Timestamp), newest_only: bool, work: Work<'a>) -> Read<'a> {
+        Read {
+            times,
+            newest_only,
+            works: vec![work],
+            known: AHashMap::new(),
+            held: Vec::new(),
+            rows: Rows::default(),
+            groups: Vec::new(),
+            scratch: Scratch::default(),
+        }
     }
-    Some(slots.iter().map(|slot| (*slot, partial.place(&group.series_labels(*slot as usize, target)))).collect())
+
+    fn target(&mut self, holder: &Holder, visible: u64, older: Older, identity: u64, hashing: &RandomState) {
+        let Read { times, newest_only, works, known, held, rows, groups, scratch } = self;
+        let (head, labels) = (holder.head.borrow(), &holder.labels);
+        let mut key = hashing.build_hasher();
+        works.iter().for_each(|work| work.key_of_target(labels, &mut key));
+        let key = key.finish();
+        groups.clear();
+        let matching = |group: &Arc<SlotGroup>| {
+            let wanted = known.entry((Arc::as_ptr(group), key)).or_insert_with(|| {
+                held.push(group.clone());
+                Rc::new(Wanted::of_group(works, group, labels))
+            });
+            groups.push((group.clone(), wanted.clone()));
+            wanted.slots.clone()
+        };
+        let whole = head.rows(*times, visible, older == Older::Nothing, *newest_only, rows, matching);
+        // Rows in memory were written by this process: one that does not decode is our own mistake.
+        if !whole.expect("rows of this process decode") {
+            works.iter_mut().for_each(|work| work.in_pieces(holder, visible, hashing));
+            return;
+        }
+        for (at, work) in works.iter_mut().enumerate() {
+            if scratch.take(at, groups) {
+                work.take(holder, identity, scratch.of_rows(rows), groups, hashing);
+            } else {
+                work.in_pieces(holder, visible, hashing);
+            }
+        }
+    }
 }
 
-/// Whether no two series of a target have all labels but the name in common.
-fn differ_without_names(matched: &[(Arc<SlotGroup>, Pairs)], target: &Labels) -> bool {
-    let mut seen = AHashSet::new();
-    matched.iter().all(|(group, pairs)| {
-        pairs.iter().all(|(slot, _)| {
-            let pairs = group.series_pairs(*slot as usize, target);
-            seen.insert(Labels::from_sorted(pairs.filter(|(name, _)| *name != METRIC_NAME)))
+impl Wanted {
+    fn of_group(works: &mut [Work], group: &SlotGroup, target: &Labels) -> Wanted {
+        let of_works: Vec<Vec<u32>> = works.iter().map(|work| work.slots(group, target)).collect();
+        let mut slots = of_works.concat();
+        slots.sort_unstable();
+        slots.dedup();
+        let columns = works.iter_mut().zip(of_works).map(|(work, own)| {
+            let partial = &mut work.answer.as_mut().ok()?.partial;
+            let own_identity = |slot: &u32| group.label_pairs(*slot as usize).any(|(name, _)| IDENTITY.contains(&name));
+            if own.iter().any(own_identity) {
+                return None;
+            }
+            let column = |slot: &u32| {
+                let at = slots.binary_search(slot).expect("one of them") as u32;
+                (at, partial.place(&group.series_labels(*slot as usize, target)))
+            };
+            Some(own.iter().map(column).collect())
+        });
+        Wanted { columns: columns.collect(), slots: slots.into() }
+    }
+}
+
+impl Scratch {
+    /// Finds the columns of a request; false if it has to look at whole series.
+    fn take(&mut self, request: usize, groups: &[(Arc<SlotGroup>, Rc<Wanted>)]) -> bool {
+        self.columns.clear();
+        self.places.clear();
+        let mut base = 0;
+        for (_, wanted) in groups {
+            let Some(columns) = &wanted.columns[request] else { return false };
+            for (column, place) in columns {
+                self.columns.push(base + *column as usize);
+                self.places.push(*place);
+            }
+            base += wanted.slots.len();
+        }
+        true
+    }
+
+    /// The groups, the times and the values of these columns.
+    fn of_rows<'s>(&'s mut self, rows: &'s Rows) -> (&'s [u32], &'s [i64], &'s [f64]) {
+        let Scratch { columns, places, values } = self;
+        // No column comes twice: as many as there are, are all.
+        if columns.len() == rows.width {
+            return (places, &rows.times, &rows.values);
+        }
+        values.clear();
+        if !columns.is_empty() {
+            for row in rows.values.chunks_exact(rows.width) {
+                values.extend(columns.iter().map(|column| row[*column]));
+            }
+        }
+        (places, &rows.times, values)
+    }
+}
+
+impl<'a> Work<'a> {
+    fn new(place: usize, request: &'a ReduceRequest) -> Work<'a> {
+        let answer = ReduceAnswer {
+            partial: Partial::new(request.reduction.clone()),
+            whole: Vec::new(),
+            pieces: Vec::new(),
+            identities: Vec::new(),
+            pieces_identities: AHashSet::new(),
+            refused: false,
+            samples: 0,
+        };
+        let matching = Matching::new(&request.selectors);
+        Work { place, request, answer: Ok(answer), matching, told_apart: AHashSet::new() }
+    }
+
+    /// Targets that agree on this have the same places for the same slots.
+    fn key_of_target(&self, labels: &Labels, key: &mut impl Hasher) {
+        for matcher in self.request.selectors.iter().flatten() {
+            key.write_u8(u8::from(matcher.matches(labels.get(matcher.name()).unwrap_or(""))));
+        }
+        key.write_u64(self.request.reduction.target_key(labels));
+    }
+
+    fn slots(&self, group: &SlotGroup, target: &Labels) -> Vec<u32> {
+        let selectors = &self.request.selectors;
+        let mut slots: Vec<u32> = selectors.iter().flat_map(|matchers| group.matching(matchers, target)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
+    /// Takes what it wants of a target: the groups, the times and the values.
+    fn take(
+        &mut self,
+        holder: &Holder,
+        identity: u64,
+        (places, times, values): (&[u32], &[i64], &[f64]),
+        groups: &[(Arc<SlotGroup>, Rc<Wanted>)],
+        hashing: &RandomState,
+    ) {
+        let names_vanish = self.request.reduction.names_vanish() && !places.is_empty();
+        let refused = names_vanish && {
+            let wanted = groups.iter().map(|(group, wanted)| (Arc::as_ptr(group), Rc::as_ptr(wanted)));
+            let layout = hashing.hash_one(wanted.collect::<Vec<_>>());
+            self.told_apart.insert(layout) && !self.differ_without_names(groups, &holder.labels)
+        };
+        let Ok(answer) = &mut self.answer else { return };
+        answer.refused |= refused;
+        answer.whole.push(holder.id);
+        if !places.is_empty() {
+            answer.samples += values.len();
+            answer.partial.add_rows(places, times, values);
+            answer.identities.push(identity);
+            self.check();
+        }
+    }
+
+    /// Whether no two matching series of a target have all labels but the name in common.
+    fn differ_without_names(&self, groups: &[(Arc<SlotGroup>, Rc<Wanted>)], target: &Labels) -> bool {
+        let mut seen = AHashSet::new();
+        groups.iter().all(|(group, _)| {
+            self.slots(group, target).into_iter().all(|slot| {
+                let pairs = group.series_pairs(slot as usize, target);
+                seen.insert(Labels::from_sorted(pairs.filter(|(name, _)| *name != METRIC_NAME)))
+            })
         })
-    })
+    }
+
+    /// Takes the samples of a source as they are.
+    fn in_pieces(&mut self, holder: &Holder, visible: u64, hashing: &RandomState) {
+        let Ok(answer) = &mut self.answer else { return };
+        let mut pieces: Vec<Piece> = Vec::new();
+        let (from, to) = (self.request.from, self.request.to);
+        answer.samples += self.matching.range(holder, from, to, visible, &mut pieces);
+        answer.pieces_identities.extend(pieces.iter().map(|piece| identity(hashing, &piece.labels)));
+        answer.pieces.append(&mut pieces);
+        self.check();
+    }
+
+    fn check(&mut self) {
+        let max = self.request.samples_max;
+        if max > 0 && self.answer.as_ref().is_ok_and(|answer| answer.samples > max) {
+            self.answer = Err(LimitError::Samples);
+        }
+    }
+}
+
+fn identity(hashing: &RandomState, labels: &Labels) -> u64 {
+    hashing.hash_one(IDENTITY.map(|name| labels.get(name).unwrap_or("")))
 }

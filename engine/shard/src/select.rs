@@ -141,6 +141,15 @@ impl<'a> Matching<'a> {
         }
     }
 
+    /// Whether any series in memory matches, found without remembering anything: sources that no scrape brings have
+    /// groups of their own.
+    pub fn any(&self, holder: &Holder) -> bool {
+        let head = holder.head.borrow();
+        let matches =
+            |group: &Arc<SlotGroup>| self.selectors.iter().any(|matchers| group.any_matches(matchers, &holder.labels));
+        head.groups_in_memory().any(matches)
+    }
+
     /// Whether a source may have histograms of matching series from `from` on.
     pub fn touches(&mut self, holder: &HistogramHolder, from: Timestamp) -> bool {
         holder.head.borrow().touches(from, self.of_target(&holder.labels))

@@ -143,6 +143,15 @@ impl SlotGroup {
         })
     }
 
+    /// Whether there is a slot whose series satisfies all matchers, for a target with these labels.
+    pub fn any_matches(&self, matchers: &[Matcher], target: &Labels) -> bool {
+        let fits = |slot: usize, matcher: &Matcher| {
+            let own = self.label_pairs(slot).find(|(name, _)| *name == matcher.name()).map(|(_, value)| value);
+            matcher.matches(own.or_else(|| target.get(matcher.name())).unwrap_or(""))
+        };
+        (0..self.len()).any(|slot| matchers.iter().all(|matcher| fits(slot, matcher)))
+    }
+
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.text.len() + (self.ends.len() + self.starts.len()) * 4 + self.stamped.0.len() * 8
@@ -181,12 +190,14 @@ mod tests {
         let check = |matchers: &[(&str, MatchOp, &str)], want: &[u32]| {
             let matchers: Vec<_> = matchers.iter().map(|(n, op, v)| Matcher::new(n, *op, v).unwrap()).collect();
             assert_eq!(group.matching(&matchers, &target), want, "{matchers:?}");
+            assert_eq!(group.any_matches(&matchers, &target), !want.is_empty(), "{matchers:?}");
         };
         check(&[("job", MatchOp::Equal, "j")], &[2]);
         check(&[("job", MatchOp::Equal, "own")], &[0]);
         check(&[("job", MatchOp::Equal, "")], &[1]);
         check(&[("job", MatchOp::Regex, "own|j"), ("__name__", MatchOp::Equal, "a")], &[0]);
         check(&[("nowhere", MatchOp::Equal, "")], &[0, 1, 2]);
+        check(&[("nowhere", MatchOp::NotEqual, "")], &[]);
         check(&[], &[0, 1, 2]);
     }
 }

@@ -106,6 +106,10 @@ impl Host for Memory {
         true
     }
 
+    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<Found, String>> {
+        exprs.iter().map(|expr| self.query(expr, at)).collect()
+    }
+
     fn query(&self, expr: &str, at: Timestamp) -> Result<Found, String> {
         match self.evaluate(expr, at.0)?.answer {
             Answer::Scalar(values) => Ok(vec![(Labels::empty(), series::Value::Float(values[0]))]),

@@ -152,6 +152,11 @@ impl TargetHead {
         self.open.live().map(|placed| &placed.group)
     }
 
+    /// The groups of all samples that are not in chunks; one may come more than once.
+    pub fn groups_in_memory(&self) -> impl Iterator<Item = &Arc<SlotGroup>> {
+        self.segments().flat_map(|segment| &segment.placed).map(|placed| &placed.group)
+    }
+
     /// How many slots take values.
     pub fn live_slots(&self) -> usize {
         self.open.live().map(|placed| placed.group.len()).sum()

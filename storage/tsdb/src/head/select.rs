@@ -15,8 +15,8 @@ pub(super) const SLOTS_ALONE_MAX: usize = 16;
 /// Samples of series of one target, which share their times. To be used again for the next target.
 #[derive(Debug, Default)]
 pub struct Rows {
-    /// Where each series belongs.
-    pub places: Vec<u32>,
+    /// How many series there are, group by group.
+    pub width: usize,
     /// Milliseconds, in order.
     pub times: Vec<i64>,
     /// For each time a row of values, with a marker where a series has none.
@@ -29,7 +29,7 @@ pub struct Rows {
 
 impl Rows {
     fn clear(&mut self) {
-        self.places.clear();
+        self.width = 0;
         self.times.clear();
         self.values.clear();
         self.slots.clear();
@@ -186,6 +186,9 @@ impl TargetHead {
             }
             for (at, placed) in segment.placed.iter().enumerate() {
                 let slots = matching(&placed.group);
+                if slots.is_empty() {
+                    continue;
+                }
                 let mut read: Vec<Vec<Sample>> = vec![Vec::new(); slots.len()];
                 if slots.len() <= SLOTS_ALONE_MAX {
                     for (slot, out) in slots.iter().zip(&mut read) {
@@ -206,8 +209,8 @@ impl TargetHead {
     /// Rows of values of matching series in `[from, to]`, as far as rows up to `visible` tell, if these are all the
     /// samples that there are; false if chunks or other slots may say more, unless `nothing_older` is in any chunk.
     ///
-    /// `matching` gives the matching slots of a group and where each belongs, or None if it has no answer. With
-    /// `newest_only` it is the newest row alone.
+    /// `matching` gives the matching slots of a group; it is asked once for each. With `newest_only` it is the newest row
+    /// alone.
     pub fn rows(
         &self,
         (from, to): (Timestamp, Timestamp),
@@ -215,7 +218,7 @@ impl TargetHead {
         nothing_older: bool,
         newest_only: bool,
         out: &mut Rows,
-        mut matching: impl FnMut(&Arc<SlotGroup>) -> Option<Rc<[(u32, u32)]>>,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
     ) -> Result<bool, RowError> {
         out.clear();
         let in_memory = self.whole_since.is_some_and(|since| since <= from)
@@ -236,25 +239,21 @@ impl TargetHead {
         if segments.iter().any(|segment| !segment.same_layout(last) || !segment.slots.stamps.is_empty()) {
             return Ok(false);
         }
-        let Rows { slots, places, times, values, state, groups } = out;
+        let Rows { slots, width, times, values, state, groups } = out;
         for placed in &last.placed {
-            let Some(pairs) = matching(&placed.group) else { return Ok(false) };
-            for (slot, place) in pairs.iter() {
-                slots.push(placed.base + *slot as usize);
-                places.push(*place);
-            }
+            slots.extend(matching(&placed.group).iter().map(|slot| placed.base + *slot as usize));
         }
         if slots.is_empty() {
             return Ok(true);
         }
         row::mark_groups(slots, groups);
-        let width = slots.len();
+        *width = slots.len();
         let readable = |row: &&Row| row.position <= visible && row.at <= to && row.at >= from;
         let rows = segments.iter().flat_map(|segment| &segment.rows).filter(readable);
         let height = if newest_only { rows.count().min(1) } else { rows.count() };
         // Rows are undone from the newest on, so the matrix is filled from its end.
         times.resize(height, 0);
-        values.resize(height * width, STALE_NAN);
+        values.resize(height * *width, STALE_NAN);
         let mut left = height;
         'segments: for segment in segments.iter().rev() {
             state.values.clone_from(&segment.slots.values);
@@ -266,7 +265,7 @@ impl TargetHead {
                 if readable(&row) {
                     left -= 1;
                     times[left] = row.at.0;
-                    let out = &mut values[left * width..(left + 1) * width];
+                    let out = &mut values[left * *width..(left + 1) * *width];
                     for (out, slot) in out.iter_mut().zip(slots.iter()) {
                         *out = if state.stale.get(*slot) { STALE_NAN } else { state.values[*slot] };
                     }

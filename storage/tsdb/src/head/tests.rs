@@ -137,9 +137,8 @@ impl Pair {
         let mut ask = |newest_only: bool, rows: &mut Rows| {
             names.clear();
             let matching = |group: &Arc<SlotGroup>| {
-                let first = names.len() as u32;
                 names.extend((0..group.len()).map(|slot| group.labels(slot).metric_name().to_owned()));
-                Some((0..group.len() as u32).map(|slot| (slot, first + slot)).collect::<Vec<_>>().into())
+                (0..group.len() as u32).collect::<Vec<_>>().into()
             };
             let times = (Timestamp(from), Timestamp(to));
             self.head.rows(times, u64::MAX, false, newest_only, rows, matching).unwrap()
@@ -150,9 +149,9 @@ impl Pair {
         let all = std::mem::take(&mut rows);
         assert!(ask(true, &mut rows));
         let mut read: BTreeMap<String, Vec<(i64, u64)>> = BTreeMap::new();
-        for (time, row) in all.times.iter().zip(all.values.chunks(all.places.len().max(1))) {
-            for (place, value) in all.places.iter().zip(row).filter(|(_, value)| !series::is_stale(**value)) {
-                read.entry(names[*place as usize].clone()).or_default().push((*time, value.to_bits()));
+        for (time, row) in all.times.iter().zip(all.values.chunks(all.width.max(1))) {
+            for (name, value) in names.iter().zip(row).filter(|(_, value)| !series::is_stale(**value)) {
+                read.entry(name.clone()).or_default().push((*time, value.to_bits()));
             }
         }
         let real = |(_, bits): &(&i64, &u64)| **bits != STALE_NAN.to_bits();
