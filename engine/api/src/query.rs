@@ -164,7 +164,7 @@ async fn selected(
     let mut data = Vec::with_capacity(reduced.len());
     for (select, reduced) in plan.selects().iter().zip(reduced) {
         data.push(match reduced.transpose()?.flatten() {
-            Some(partial) => Selected::Reduced(partial),
+            Some(partial) => Selected::Reduced(Box::new(partial)),
             None => Selected::Series(series(queries, select, lookback).await?),
         });
     }

@@ -74,7 +74,7 @@ pub struct Evaluated {
 pub enum Selected {
     Series(Vec<SelectedSeries>),
     /// Its reduction, carried out.
-    Reduced(Partial),
+    Reduced(Box<Partial>),
 }
 
 /// Everything a node needs.

@@ -1,5 +1,6 @@
 //! `ringscrape check config FILE...`: the verdict on each file, exit code 1 if one is bad.
 
+use crate::tool::say;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,28 +9,28 @@ pub fn config(files: &[PathBuf]) -> ExitCode {
     let mut verdict = ExitCode::SUCCESS;
     let mut good: Vec<config::Config> = Vec::new();
     for file in files {
-        println!("Checking {}", file.display());
+        say!("Checking {}", file.display());
         match config::load(file, &config::Env::process()) {
             Ok(config) => {
                 verdict = rule_files(&config).unwrap_or(verdict);
                 let targets = config.scrape_configs.len();
-                println!("  SUCCESS: {} is valid: {targets} scrape configs", file.display());
+                say!("  SUCCESS: {} is valid: {targets} scrape configs", file.display());
                 let passive = config.not_carried_out();
                 if !passive.is_empty() {
-                    println!("  NOTE: read and checked, but not carried out by this build: {}", passive.join(", "));
+                    say!("  NOTE: read and checked, but not carried out by this build: {}", passive.join(", "));
                 }
-                config.lint().iter().for_each(|warning| println!("  WARNING: {warning}"));
+                config.lint().iter().for_each(|warning| say!("  WARNING: {warning}"));
                 good.push(config);
             }
             Err(errors) => {
-                println!("  FAILED: {errors}");
+                say!("  FAILED: {errors}");
                 verdict = ExitCode::FAILURE;
             }
         }
     }
     // Hubs and edges that are checked together know of each other.
     let pairs = good.iter().flat_map(|hub| good.iter().map(move |edge| (hub, edge)));
-    pairs.flat_map(|(hub, edge)| hub.lint_beside(edge)).for_each(|warning| println!("WARNING: {warning}"));
+    pairs.flat_map(|(hub, edge)| hub.lint_beside(edge)).for_each(|warning| say!("WARNING: {warning}"));
     verdict
 }
 
@@ -37,15 +38,15 @@ pub fn config(files: &[PathBuf]) -> ExitCode {
 fn rule_files(config: &config::Config) -> Option<ExitCode> {
     let mut verdict = None;
     for file in config.rule_files.iter().flat_map(|pattern| config::glob(pattern)) {
-        println!("  Checking {}", file.display());
+        say!("  Checking {}", file.display());
         match crate::rules::check_file(&file) {
             Ok((groups, duplicates)) => {
                 let count: usize = groups.iter().map(|group| group.rules.len()).sum();
-                println!("    SUCCESS: {count} rules found");
+                say!("    SUCCESS: {count} rules found");
                 crate::rules::print_duplicates(&duplicates);
             }
             Err(errors) => {
-                println!("    FAILED: {errors}");
+                say!("    FAILED: {errors}");
                 verdict = Some(ExitCode::FAILURE);
             }
         }

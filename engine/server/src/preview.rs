@@ -1,6 +1,7 @@
 //! `ringscrape preview`: fetches once and prints what a target would bring.
 
 use crate::cli::Preview as Options;
+use crate::tool::say;
 use series::Labels;
 use shard::Preview;
 use std::path::Path;
@@ -88,30 +89,30 @@ fn of_job(file: &Path, name: &str, count: usize) -> Result<Vec<Target>, String> 
     if pool.active.is_empty() {
         return Err(format!("job {name:?} has no targets; {} were dropped by relabelling", pool.dropped_count));
     }
-    println!("{} targets; the first {} of them:", pool.active.len(), count.min(pool.active.len()));
+    say!("{} targets; the first {} of them:", pool.active.len(), count.min(pool.active.len()));
     Ok(pool.active.into_iter().take(count).map(Arc::unwrap_or_clone).collect())
 }
 
 fn print(url: &str, preview: &Preview, top: usize) {
-    println!("\n{url}");
-    println!("  time      {:.1} ms", preview.duration.as_secs_f64() * 1e3);
-    println!("  bytes     {} plain, {} on the wire", preview.body_bytes, preview.wire_bytes);
-    println!("  samples   {}", preview.samples);
-    println!("  series    {} after relabelling", preview.series);
+    say!("\n{url}");
+    say!("  time      {:.1} ms", preview.duration.as_secs_f64() * 1e3);
+    say!("  bytes     {} plain, {} on the wire", preview.body_bytes, preview.wire_bytes);
+    say!("  samples   {}", preview.samples);
+    say!("  series    {} after relabelling", preview.series);
     let dropped: usize = preview.dropped.values().sum();
-    println!("  dropped   {dropped} samples by metric_relabel_configs");
+    say!("  dropped   {dropped} samples by metric_relabel_configs");
     for problem in &preview.problems {
-        println!("  PROBLEM   {problem}");
+        say!("  PROBLEM   {problem}");
     }
     let list = |title: &str, rows: Vec<(usize, String)>| {
         if rows.is_empty() {
             return;
         }
-        println!("  {title}");
+        say!("  {title}");
         let mut rows = rows;
         rows.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
         for (count, text) in rows.into_iter().take(top) {
-            println!("    {count:>8}  {text}");
+            say!("    {count:>8}  {text}");
         }
     };
     list("metrics by series", preview.by_metric.iter().map(|(name, count)| (*count, name.clone())).collect());

@@ -1,5 +1,6 @@
 //! Rules in the server: who answers them and takes what they yield, how their files are loaded, and the tools for them.
 
+use crate::tool::say;
 use api::{Queries, Running};
 use config::{Config, ConfigErrors};
 use notifier::{Alert, Notifier};
@@ -94,23 +95,23 @@ pub fn check_file(path: &Path) -> Result<(Vec<GroupSpec>, Vec<Duplicate>), Confi
 pub fn check(files: &[PathBuf], lint_fatal: bool) -> ExitCode {
     let mut verdict = ExitCode::SUCCESS;
     for file in files {
-        println!("Checking {}", file.display());
+        say!("Checking {}", file.display());
         match check_file(file) {
             Err(errors) => {
-                println!("  FAILED:");
-                errors.iter().for_each(|error| println!("  {error}"));
+                say!("  FAILED:");
+                errors.iter().for_each(|error| say!("  {error}"));
                 verdict = ExitCode::FAILURE;
             }
             Ok((groups, duplicates)) => {
                 let count: usize = groups.iter().map(|group| group.rules.len()).sum();
-                println!("  SUCCESS: {count} rules found");
+                say!("  SUCCESS: {count} rules found");
                 print_duplicates(&duplicates);
                 if !duplicates.is_empty() && lint_fatal && verdict == ExitCode::SUCCESS {
                     verdict = ExitCode::from(EXIT_LINT);
                 }
             }
         }
-        println!();
+        say!("");
     }
     verdict
 }
@@ -119,13 +120,13 @@ pub fn print_duplicates(duplicates: &[Duplicate]) {
     if duplicates.is_empty() {
         return;
     }
-    println!("  {} duplicate rule(s) found.", duplicates.len());
+    say!("  {} duplicate rule(s) found.", duplicates.len());
     for duplicate in duplicates {
-        println!("  Metric: {}", duplicate.name);
-        println!("  Label(s):");
-        duplicate.labels.iter().for_each(|(name, value)| println!("  \t{name}: {value}"));
+        say!("  Metric: {}", duplicate.name);
+        say!("  Label(s):");
+        duplicate.labels.iter().for_each(|(name, value)| say!("  \t{name}: {value}"));
     }
-    println!("  Might cause inconsistency while recording expressions.");
+    say!("  Might cause inconsistency while recording expressions.");
 }
 
 /// `ringscrape test rules FILE...`: runs unit tests; exit code 1 if one fails.
@@ -139,17 +140,17 @@ pub fn test(files: &[PathBuf], only: Option<&str>) -> ExitCode {
     };
     let mut verdict = ExitCode::SUCCESS;
     for file in files {
-        println!("Unit Testing:  {}", file.display());
+        say!("Unit Testing:  {}", file.display());
         let failures =
             rules::unit::run_file(file, &tool_settings(), |name| only.as_ref().is_none_or(|only| only.is_match(name)));
         if failures.is_empty() {
-            println!("  SUCCESS");
+            say!("  SUCCESS");
         } else {
-            println!("  FAILED:");
-            failures.iter().for_each(|failure| println!("    {}", failure.replace('\n', "\n    ")));
+            say!("  FAILED:");
+            failures.iter().for_each(|failure| say!("    {}", failure.replace('\n', "\n    ")));
             verdict = ExitCode::FAILURE;
         }
-        println!();
+        say!("");
     }
     verdict
 }

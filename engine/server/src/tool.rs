@@ -1,6 +1,7 @@
-//! How the tools end that write text for people and pipes.
+//! How the tools write text for people and pipes, and how they end.
 
-use std::io::ErrorKind;
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 /// 1 where something is wrong with what was looked at, or the tool failed, which it says.
@@ -18,5 +19,18 @@ pub fn end(outcome: anyhow::Result<bool>) -> ExitCode {
             eprintln!("ringscrape: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A line on standard output. The program ends where nobody reads any more.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::tool::line(format_args!($($text)*)) };
+}
+pub(crate) use say;
+
+pub fn line(text: Arguments) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = writeln!(out, "{text}") {
+        std::process::exit(if error.kind() == ErrorKind::BrokenPipe { 0 } else { 1 });
     }
 }

@@ -163,6 +163,22 @@ fn guardrails_hold_here_and_in_promtool() {
     check_tools(&["test", "rules", "configs/rules/guardrails_test.yml"], 0);
 }
 
+/// Tools end quietly where nobody reads what they say.
+#[test]
+fn verdicts_may_be_read_in_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("empty.yml");
+    std::fs::write(&file, "").unwrap();
+    for tool in [["check", "rules"], ["check", "config"], ["test", "rules"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringscrape"));
+        let ended = command.args(tool).arg(&file).stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let ended = ended.wait_with_output().unwrap();
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{tool:?}: {ended:?}");
+    }
+}
+
 #[test]
 fn tools_judge_as_promtool_does() {
     let folder = tempfile::tempdir().unwrap();

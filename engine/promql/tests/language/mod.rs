@@ -354,7 +354,7 @@ fn answer(select: &promql::Select, found: Vec<SelectedSeries>) -> Selected {
     }
     let [mut one, other] = owners;
     one.merge(other);
-    if one.is_final() { Selected::Reduced(one) } else { Selected::Series(found) }
+    if one.is_final() { Selected::Reduced(Box::new(one)) } else { Selected::Series(found) }
 }
 
 fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
