@@ -379,6 +379,31 @@ fn aggregations_are_the_same_on_the_cores_and_over_whole_series() {
                 }
             }
         }
+        // Many at once share the reading: over the same and other slots, over the same and other times.
+        let parts = [
+            "sum by (kind) (rate(a_total[20s]))",
+            "sum(rate(a_total{kind=\"x\"}[20s]))",
+            "max by (instance) (a_total)",
+            "count(count_over_time(b[7s]))",
+            "sum(nothing)",
+            "min(rate({__name__=\"a_total\",kind=~\"x|z\"}[20s]))",
+            "avg without (instance) (max_over_time(a_total[5s]))",
+        ];
+        let ask = |expr: &str| {
+            let data = server.api(&format!("/api/v1/query?time={time}&query={}", encode(expr)));
+            data["result"].as_array().unwrap().clone()
+        };
+        let named = |(i, part): (usize, &&str)| format!("label_replace({part}, \"part\", \"{i:02}\", \"\", \"\")");
+        let alone: Vec<_> = parts.iter().enumerate().flat_map(|part| ask(&named(part))).collect();
+        let together: Vec<String> = parts.iter().enumerate().map(named).collect();
+        let together = ask(&together.join(" or "));
+        let sorted = |elements: &[serde_json::Value]| {
+            let mut texts: Vec<String> = elements.iter().map(serde_json::Value::to_string).collect();
+            texts.sort();
+            texts
+        };
+        assert!(alone.len() > 12);
+        assert_eq!(sorted(&together), sorted(&alone), "{place}");
         assert_eq!(server.post("/api/v1/admin/tsdb/snapshot").status, 200);
     }
     // Names that a function takes away may leave two series that are one.
