@@ -98,9 +98,11 @@ impl Default for SegmentLimits {
 pub struct TargetHead {
     key: Arc<TargetKey>,
     limits: SegmentLimits,
-    /// Rows after which the open segment is closed: fewer for the first one, so that targets that began together are
-    /// not closed together.
+    /// Rows after which the open segment is closed.
     rows_max: usize,
+    /// The same for one that begins together with those of other targets: differs between targets, so that they are not
+    /// closed together, and what is in memory is the same at all times.
+    rows_max_staggered: usize,
     /// Closed segments, oldest first, until they are in chunks.
     closed: VecDeque<Arc<Closed>>,
     /// A segment whose vanished series end with the next row.
@@ -120,11 +122,13 @@ pub struct TargetHead {
 impl TargetHead {
     /// An empty head. `stagger` is any number that differs between targets.
     pub fn new(key: TargetKey, limits: SegmentLimits, stagger: u64) -> TargetHead {
-        let rows_max = limits.rows_max / 2 + (stagger % (limits.rows_max as u64 / 2 + 1)) as usize;
+        let fewer = (stagger % limits.rows_max.max(1) as u64) as usize;
+        let rows_max_staggered = (limits.rows_max - fewer).max(limits.rows_max / 8).max(1);
         TargetHead {
             key: Arc::new(key),
             limits,
-            rows_max: rows_max.max(1),
+            rows_max: rows_max_staggered,
+            rows_max_staggered,
             closed: VecDeque::new(),
             owing: None,
             open: Segment::default(),

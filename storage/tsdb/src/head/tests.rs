@@ -361,6 +361,35 @@ fn stamped_slots_follow_the_rules() {
     assert!(last.0 == now + 9 && series::is_stale(last.1), "{last:?}");
 }
 
+/// Targets begin together, at the start and with each range of a block, and are not closed together for all that.
+#[test]
+fn open_rows_of_many_targets_stay_the_same() {
+    let limits = SegmentLimits { rows_max: 12, range_ms: 100_000, ..SegmentLimits::default() };
+    let (mut journal, mut scratch) = (Journal::off(), AppendScratch::default());
+    let groups = [group(&names("m", 1), false)];
+    let mut heads: Vec<TargetHead> = (0..24)
+        .map(|stagger| {
+            let key = TargetKey { id: stagger, labels: Labels::empty() };
+            let mut head = TargetHead::new(key, limits, stagger);
+            head.replace(&groups);
+            head
+        })
+        .collect();
+    let mut most = 0;
+    for second in 0..350 {
+        if second == 250 {
+            heads.iter_mut().for_each(TargetHead::turn_over);
+        }
+        let at = Timestamp(second * 1000);
+        for head in &mut heads {
+            head.append(at, &[second as f64], &[], false, &mut journal, &mut scratch).unwrap();
+        }
+        most = most.max(heads.iter().map(|head| head.open.rows.len()).sum());
+    }
+    // In the mean a segment of at most twelve rows has six and a half.
+    assert_eq!(most, 24 * 13 / 2);
+}
+
 #[test]
 fn stamped_samples_go_along_into_the_next_segment() {
     let key = TargetKey { id: 1, labels: Labels::empty() };

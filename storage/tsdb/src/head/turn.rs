@@ -37,6 +37,7 @@ impl TargetHead {
             stamps.filter(|(_, stamp)| **stamp != NO_STAMP).map(|(slot, stamp)| (slot as u32, *stamp)).collect();
         fresh.carried_values = self.open.values_of(&self.open.order, &fresh);
         self.layout += 1;
+        self.rows_max = self.limits.rows_max;
         let old = std::mem::replace(&mut self.open, fresh);
         if old.rows.is_empty() {
             return;
@@ -49,7 +50,6 @@ impl TargetHead {
     pub(super) fn close(&mut self, mut segment: Segment) {
         segment.rows.shrink_to_fit();
         self.closed.push_back(Arc::new(Closed::new(self.key.clone(), segment)));
-        self.rows_max = self.limits.rows_max;
     }
 
     pub(super) fn close_late(&mut self) {
@@ -138,8 +138,13 @@ impl TargetHead {
         let Some((first, _)) = self.open.range() else { return };
         let range = |at: Timestamp| at.0.div_euclid(self.limits.range_ms);
         let continues = self.open.mark.as_ref().is_none_or(|mark| journal.continues(mark));
-        if self.open.rows.len() >= self.rows_max || range(first) != range(at) || !continues {
+        // These come to all targets at once.
+        let together = range(first) != range(at) || !continues || self.rows_max == 0;
+        if together || self.open.rows.len() >= self.rows_max {
             self.start_segment();
+        }
+        if together {
+            self.rows_max = self.rows_max_staggered;
         }
     }
 }
