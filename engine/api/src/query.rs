@@ -17,6 +17,7 @@ use promql::{
     Annotations, Answer, Column, EvalError, Evaluated, Grid, Limits, ParseError, ParseOptions, Partial, Plan,
     PlanOptions, Select, Selected, SelectedSeries,
 };
+use rules::{Found, NO_VECTOR};
 use serde_json::{Value, json};
 use series::histogram::Histogram;
 use series::{Labels, Sample, Timestamp, format_float_json, is_stale};
@@ -45,9 +46,6 @@ pub struct QuerySettings {
     pub samples_max: usize,
 }
 
-/// The elements of a vector.
-type Found = Vec<(Labels, series::Value)>;
-
 /// Who answers queries, some at a time. Cloning copies pointers.
 #[derive(Clone)]
 pub struct Queries {
@@ -67,37 +65,30 @@ impl Queries {
         self.shards.store().is_none_or(|store| store.replay().done)
     }
 
-    /// What expressions yield at one time, as rules want it: the elements of a vector, or a scalar without labels. What
-    /// they aggregate is read together.
+    /// What expressions yield at one time, as rules want it. What they aggregate is read together; where that fails as a
+    /// whole, each is asked alone, so that one that takes too long harms no other.
     pub async fn vectors(&self, exprs: &[&str], at: Timestamp, inner_step: Duration) -> Vec<Result<Found, String>> {
         let options = PlanOptions { inner_step, ..self.settings.plan };
-        let plans: Vec<_> = exprs
-            .iter()
-            .map(|expr| Plan::instant(expr, at.0, &options).map(Arc::new).map_err(|e| e.to_string()))
-            .collect();
-        let valid = plans.iter().filter_map(|plan| plan.as_ref().ok()).cloned().collect();
-        let mut ran = match run_all(self, valid, &options, self.settings.timeout).await {
-            Ok(ran) => ran.into_iter(),
-            Err(error) => return exprs.iter().map(|_| Err(error.text.clone())).collect(),
-        };
-        let found = |plan: Result<Arc<Plan>, String>| {
-            plan?;
-            let timed = ran.next().expect("one for each valid plan").map_err(|error| error.text)?;
-            elements(timed.evaluated.answer)
-        };
-        plans.into_iter().map(found).collect()
+        let timeout = self.settings.timeout;
+        let plan = |expr: &&str| Plan::instant(expr, at.0, &options).map(Arc::new).map_err(|error| error.to_string());
+        let plans: Vec<Result<Arc<Plan>, String>> = exprs.iter().map(plan).collect();
+        let valid: Vec<Arc<Plan>> = plans.iter().filter_map(|plan| plan.as_ref().ok()).cloned().collect();
+        let together = run_all(self, valid, &options, timeout).await.ok();
+        let mut together = together.map(Vec::into_iter);
+        let mut all = Vec::with_capacity(plans.len());
+        for plan in plans {
+            all.push(match (plan, &mut together) {
+                (Err(error), _) => Err(error),
+                (Ok(_), Some(ran)) => elements(ran.next().expect("one for each valid plan")),
+                (Ok(plan), None) => elements(run(self, plan, &options, timeout).await),
+            });
+        }
+        all
     }
 }
 
-fn elements(answer: Answer) -> Result<Found, String> {
-    match answer {
-        Answer::Scalar(values) => Ok(vec![(Labels::empty(), series::Value::Float(values[0]))]),
-        Answer::Vector(columns) => {
-            let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
-            Ok(columns.into_iter().filter_map(element).collect())
-        }
-        Answer::String(_) | Answer::Matrix(_) => Err("rule result is not a vector or scalar".into()),
-    }
+fn elements(ran: Result<Timed, ApiError>) -> Result<Found, String> {
+    ran.map_err(|error| error.text)?.evaluated.answer.into_elements().ok_or_else(|| NO_VECTOR.into())
 }
 
 impl From<EvalError> for ApiError {

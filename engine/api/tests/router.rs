@@ -1,11 +1,11 @@
 //! Every route, answered from targets and a core that are made up here.
 
-use api::{Parts, QuerySettings, Running, State};
+use api::{Parts, Queries, QuerySettings, Running, State};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use series::{Labels, Timestamp};
+use series::{Labels, Sample, Timestamp};
 use shard::{
     Begun, Command, CoreStats, FederateRequest, Go, Health, InstantAnswer, InstantSample, Lines, Metadata, Reason,
     Shards, Talk, TargetMetadata, TargetStatus, Told,
@@ -16,6 +16,7 @@ use std::time::Duration;
 use targets::{Built, DropReason, DroppedTarget, FailedTarget, ManagerHandle, OtherTarget, Pool, TargetSet};
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
+use tsdb::Piece;
 
 const YAML: &str = "
 global: {external_labels: {region: eu}}
@@ -128,16 +129,9 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                     drop(reply.send(vec![TargetMetadata { target, metrics }]));
                 }
                 Command::Reduce(requests, _, reply) => {
-                    let refused = |request: &shard::ReduceRequest| shard::ReduceAnswer {
-                        partial: promql::Partial::new(request.reduction.clone()),
-                        whole: Vec::new(),
-                        pieces: Vec::new(),
-                        identities: Vec::new(),
-                        pieces_identities: Default::default(),
-                        refused: true,
-                        samples: 0,
-                    };
-                    drop(reply.send(requests.iter().map(|request| Ok(refused(request))).collect()));
+                    let partial = |request: &shard::ReduceRequest| promql::Partial::new(request.reduction.clone());
+                    let refused = |request| Ok(whole_series_wanted(partial(request)));
+                    drop(reply.send(requests.iter().map(refused).collect()));
                 }
                 Command::Range(_, reply) => drop(reply.send(Ok(Vec::new()))),
                 Command::Receive(_, reply) => drop(reply.send(Ok(shard::ReceiveOutcome::default()))),
@@ -148,6 +142,53 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
         }
     });
     queue
+}
+
+/// What cannot be answered together is asked alone: one that takes too long harms no other.
+#[tokio::test]
+async fn expressions_that_fail_together_are_asked_alone() {
+    let (queue, commands) = flume::bounded(8);
+    std::thread::spawn(move || {
+        for command in commands {
+            match command {
+                Command::Reduce(requests, _, reply) if requests.len() > 1 => drop(reply),
+                Command::Reduce(requests, _, reply) => {
+                    let partial = promql::Partial::new(requests[0].reduction.clone());
+                    drop(reply.send(vec![Ok(whole_series_wanted(partial))]));
+                }
+                Command::Range(_, reply) => {
+                    let samples = vec![Sample { timestamp: Timestamp(5), value: 2.5 }];
+                    drop(reply.send(Ok(vec![Piece { samples, ..Piece::new(labels(&[("__name__", "a")])) }])));
+                }
+                _ => unreachable!("nothing else is asked"),
+            }
+        }
+    });
+    let settings = QuerySettings {
+        plan: promql::PlanOptions::default(),
+        timeout: Duration::from_secs(30),
+        concurrency: 1,
+        samples_max: 1000,
+    };
+    let queries = Queries::new(Shards::new(vec![queue], None), settings);
+    let exprs = ["max(max_over_time(a[1m]))", "sum(", "count(count_over_time(a[1m]))"];
+    let found = queries.vectors(&exprs, Timestamp(6), Duration::from_secs(15)).await;
+    let element = |value| Ok(vec![(Labels::empty(), series::Value::Float(value))]);
+    assert_eq!((&found[0], &found[2]), (&element(2.5), &element(1.0)));
+    assert!(found[1].as_ref().is_err_and(|error| error.contains("parse")), "{:?}", found[1]);
+}
+
+/// An answer of a core that leaves an aggregation to the asker.
+fn whole_series_wanted(partial: promql::Partial) -> shard::ReduceAnswer {
+    shard::ReduceAnswer {
+        partial,
+        whole: Vec::new(),
+        pieces: Vec::new(),
+        identities: Vec::new(),
+        pieces_identities: Default::default(),
+        refused: true,
+        samples: 0,
+    }
 }
 
 /// Two series, in order of their names.

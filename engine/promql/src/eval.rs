@@ -14,7 +14,7 @@ use crate::reduce::Partial;
 use crate::{aggregate, binary, functions};
 use ahash::AHashMap;
 use series::histogram::{Histogram, ResetHint};
-use series::{Labels, Sample, Timestamp, is_stale};
+use series::{Labels, Sample, Timestamp, Value, is_stale};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -57,6 +57,20 @@ pub enum Answer {
     Vector(Vec<Column>),
     /// Of a range selector, at one time.
     Matrix(Vec<SelectedSeries>),
+}
+
+impl Answer {
+    /// The elements of a vector at one time, or a scalar as one without labels; None for other kinds.
+    pub fn into_elements(self) -> Option<Vec<(Labels, Value)>> {
+        match self {
+            Answer::Scalar(values) => Some(vec![(Labels::empty(), Value::Float(values[0]))]),
+            Answer::Vector(columns) => {
+                let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
+                Some(columns.into_iter().filter_map(element).collect())
+            }
+            Answer::String(_) | Answer::Matrix(_) => None,
+        }
+    }
 }
 
 /// An answer with what its reader should know, and what it cost.

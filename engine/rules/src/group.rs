@@ -39,10 +39,10 @@ pub struct Counters {
 pub struct Group {
     pub spec: Arc<GroupSpec>,
     rules: Vec<RuleState>,
-    /// Stages of the rules: those of one are asked together.
-    runs: Vec<usize>,
+    /// Rules in the order in which they are evaluated; those of one part are asked together.
+    runs: Vec<Vec<usize>>,
     /// The same for rules that may be evaluated concurrently.
-    waves: Vec<usize>,
+    waves: Vec<Vec<usize>>,
     reads_earlier: Vec<bool>,
     counters: Counters,
     evaluation_time: Duration,
@@ -110,8 +110,8 @@ impl Group {
         };
         Group {
             rules: spec.rules.iter().map(state).collect(),
-            runs: order::runs(&spec.rules),
-            waves: order::waves(&spec.rules),
+            runs: parts(&order::runs(&spec.rules)),
+            waves: parts(&order::waves(&spec.rules)),
             reads_earlier: order::reads_earlier(&spec.rules),
             counters: Counters::default(),
             evaluation_time: Duration::ZERO,
@@ -150,15 +150,8 @@ impl Group {
         let mut samples = 0;
         let mut waiting: Vec<(usize, Pending)> = Vec::new();
         let mut failures = HashSet::new();
-        let stages = if options.concurrent_rules { &self.waves } else { &self.runs };
-        let mut order: Vec<usize> = (0..self.rules.len()).collect();
-        order.sort_by_key(|i| stages[*i]);
-        let stages: Vec<Vec<usize>> = order
-            .chunk_by(|one, other| stages[*one] == stages[*other])
-            .flat_map(|stage| stage.chunks(RULES_TOGETHER_MAX))
-            .map(<[usize]>::to_vec)
-            .collect();
-        for now in stages {
+        let parts = if options.concurrent_rules { &self.waves } else { &self.runs };
+        for now in parts.clone() {
             if now.iter().any(|i| self.reads_earlier[*i]) {
                 self.settle(&mut waiting, &mut failures);
             }
@@ -201,9 +194,8 @@ impl Group {
     /// Evaluates rules that do not read each other. They are asked together; concurrently, in as many parts as the server
     /// has places for further threads.
     fn evaluate_together(&mut self, now: &[usize], round: Round, timings: &Timings) -> Vec<(usize, Outcome)> {
-        let wanted: HashSet<usize> = now.iter().copied().collect();
         let mut states: Vec<(usize, &mut RuleState)> =
-            self.rules.iter_mut().enumerate().filter(|(i, _)| wanted.contains(i)).collect();
+            self.rules.iter_mut().enumerate().filter(|(i, _)| now.contains(i)).collect();
         if !round.options.concurrent_rules {
             return evaluate_as_asked(&mut states, round, timings);
         }
@@ -298,6 +290,14 @@ impl Group {
             counters: self.counters.clone(),
         }
     }
+}
+
+/// The rules of each stage, in parts that are not too large.
+fn parts(stages: &[usize]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..stages.len()).collect();
+    order.sort_by_key(|i| stages[*i]);
+    let together = order.chunk_by(|one, other| stages[*one] == stages[*other]);
+    together.flat_map(|stage| stage.chunks(RULES_TOGETHER_MAX)).map(<[usize]>::to_vec).collect()
 }
 
 /// Asks what rules ask, all at once, then takes what each yields.

@@ -7,6 +7,9 @@ use template::Sample;
 /// Waits until a write can be seen by queries.
 pub type Pending = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
+/// The error of an expression that yields a string or a matrix.
+pub const NO_VECTOR: &str = "rule result is not a vector or scalar";
+
 /// The elements of a vector.
 pub type Found = Vec<(Labels, Value)>;
 

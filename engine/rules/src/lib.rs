@@ -23,7 +23,7 @@ pub mod unit;
 
 pub use alert::AlertState;
 pub use group::{Counters, Group};
-pub use host::{Found, Host, Pending};
+pub use host::{Found, Host, NO_VECTOR, Pending};
 pub use load::{Duplicate, GroupSpec, Settings, compile, duplicates, load};
 pub use manager::{Manager, Options, Places, Timings};
 pub use rule::Rule;

@@ -30,7 +30,10 @@ pub(crate) use say;
 
 pub fn line(text: Arguments) {
     let mut out = std::io::stdout().lock();
-    if let Err(error) = writeln!(out, "{text}") {
-        std::process::exit(if error.kind() == ErrorKind::BrokenPipe { 0 } else { 1 });
+    let Err(error) = writeln!(out, "{text}") else { return };
+    if error.kind() == ErrorKind::BrokenPipe {
+        std::process::exit(0);
     }
+    eprintln!("ringscrape: standard output: {error}");
+    std::process::exit(1);
 }

@@ -789,7 +789,7 @@ impl Core {
         Ok(pieces)
     }
 
-    /// Aggregates what matches; incomplete once the asker has `gone`.
+    /// Aggregates what matches; incomplete once the asker has `gone`, or when every request is beyond its limit.
     async fn reduce(
         &self,
         requests: &[ReduceRequest],
@@ -803,8 +803,8 @@ impl Core {
             reducing.target(&scraper.holder, visible);
             if i % targets_per_turn == 0 {
                 pause().await;
-                if gone() {
-                    break;
+                if gone() || reducing.is_lost() {
+                    return reducing.finish();
                 }
             }
         }

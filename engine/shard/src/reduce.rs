@@ -1,7 +1,7 @@
 //! Aggregations over the heads of a core.
 
 use crate::handle::{LimitError, Older, ReduceAnswer, ReduceRequest};
-use crate::select::Matching;
+use crate::select::{Matching, slots_matching};
 use crate::written::{HistogramHolder, Holder};
 use ahash::{AHashMap, AHashSet, RandomState};
 use promql::Partial;
@@ -14,16 +14,16 @@ use tsdb::{Piece, Rows, SlotGroup};
 /// Labels that tell targets apart, and with them their series, as long as no series has others of its own.
 const IDENTITY: [&str; 2] = ["instance", "job"];
 
-/// For series of a group: which of the slots that are read, and the aggregation's group.
-type Columns = Box<[(u32, u32)]>;
-
-/// What the requests of a read want of a group.
+/// What the requests of a read want of a group, for targets whose labels satisfy the same matchers.
 struct Wanted {
     /// Slots that any of them wants.
     slots: Rc<[u32]>,
-    /// For each request; None if the series may be those of another target.
-    columns: Box<[Option<Columns>]>,
+    /// For each request its slots, and where they are among all; None if the series may be those of another target.
+    of_works: Box<[Option<Columns>]>,
 }
+
+/// Slots, and where each is among those that are read.
+type Columns = Box<[(u32, u32)]>;
 
 /// Aggregations while they go from target to target. Those over the same time read each target's rows together.
 pub struct Reducing<'a> {
@@ -32,9 +32,8 @@ pub struct Reducing<'a> {
     hashing: RandomState,
 }
 
-/// Requests for which the same rows are read.
-///
-/// Targets that share their slot groups, and agree on the labels that count, share the decision of what belongs where.
+/// Requests for which the same rows are read. Targets that share their slot groups, and satisfy the same matchers, share the
+/// decision of which slots are wanted.
 struct Read<'a> {
     times: (Timestamp, Timestamp),
     newest_only: bool,
@@ -56,13 +55,15 @@ struct Scratch {
     values: Vec<f64>,
 }
 
-/// One request.
+/// One request. Targets that share that decision, and agree on the labels of the grouping, share the places of the slots.
 struct Work<'a> {
     /// Its place among all.
     place: usize,
     request: &'a ReduceRequest,
     answer: Result<ReduceAnswer, LimitError>,
     matching: Matching<'a>,
+    /// The aggregation's groups of the slots that it wants of a group.
+    places: AHashMap<(*const Wanted, u64), Rc<[u32]>>,
     /// Lists of groups in which series differ in more than their names.
     told_apart: AHashSet<u64>,
 }
@@ -106,6 +107,11 @@ impl<'a> Reducing<'a> {
         }
     }
 
+    /// Whether no request has an answer any more, so that going on is of no use.
+    pub fn is_lost(&self) -> bool {
+        self.reads.iter().flat_map(|read| &read.works).all(|work| work.answer.is_err())
+    }
+
     /// The answers, as the requests were.
     pub fn finish(self) -> Vec<Result<ReduceAnswer, LimitError>> {
         let mut works: Vec<Work> = self.reads.into_iter().flat_map(|read| read.works).collect();
@@ -132,7 +138,7 @@ impl<'a> Read<'a> {
         let Read { times, newest_only, works, known, held, rows, groups, scratch } = self;
         let (head, labels) = (holder.head.borrow(), &holder.labels);
         let mut key = hashing.build_hasher();
-        works.iter().for_each(|work| work.key_of_target(labels, &mut key));
+        works.iter().for_each(|work| work.verdicts(labels, &mut key));
         let key = key.finish();
         groups.clear();
         let matching = |group: &Arc<SlotGroup>| {
@@ -150,8 +156,9 @@ impl<'a> Read<'a> {
             return;
         }
         for (at, work) in works.iter_mut().enumerate() {
-            if scratch.take(at, groups) {
-                work.take(holder, identity, scratch.of_rows(rows), groups, hashing);
+            let target_key = work.request.reduction.target_key(labels);
+            if work.find_columns(at, groups, labels, target_key, scratch) {
+                work.take(holder, identity, target_key, scratch.of_rows(rows), groups, hashing);
             } else {
                 work.in_pieces(holder, visible, hashing);
             }
@@ -160,44 +167,20 @@ impl<'a> Read<'a> {
 }
 
 impl Wanted {
-    fn of_group(works: &mut [Work], group: &SlotGroup, target: &Labels) -> Wanted {
-        let of_works: Vec<Vec<u32>> = works.iter().map(|work| work.slots(group, target)).collect();
+    fn of_group(works: &[Work], group: &SlotGroup, target: &Labels) -> Wanted {
+        let of_works: Vec<Vec<u32>> =
+            works.iter().map(|work| slots_matching(&work.request.selectors, group, target)).collect();
         let mut slots = of_works.concat();
         slots.sort_unstable();
         slots.dedup();
-        let columns = works.iter_mut().zip(of_works).map(|(work, own)| {
-            let partial = &mut work.answer.as_mut().ok()?.partial;
-            let own_identity = |slot: &u32| group.label_pairs(*slot as usize).any(|(name, _)| IDENTITY.contains(&name));
-            if own.iter().any(own_identity) {
-                return None;
-            }
-            let column = |slot: &u32| {
-                let at = slots.binary_search(slot).expect("one of them") as u32;
-                (at, partial.place(&group.series_labels(*slot as usize, target)))
-            };
-            Some(own.iter().map(column).collect())
-        });
-        Wanted { columns: columns.collect(), slots: slots.into() }
+        let own_identity = |slot: &u32| group.label_pairs(*slot as usize).any(|(name, _)| IDENTITY.contains(&name));
+        let column = |slot: u32| (slot, slots.binary_search(&slot).expect("one of them") as u32);
+        let columns = |own: Vec<u32>| (!own.iter().any(own_identity)).then(|| own.into_iter().map(column).collect());
+        Wanted { of_works: of_works.into_iter().map(columns).collect(), slots: slots.into() }
     }
 }
 
 impl Scratch {
-    /// Finds the columns of a request; false if it has to look at whole series.
-    fn take(&mut self, request: usize, groups: &[(Arc<SlotGroup>, Rc<Wanted>)]) -> bool {
-        self.columns.clear();
-        self.places.clear();
-        let mut base = 0;
-        for (_, wanted) in groups {
-            let Some(columns) = &wanted.columns[request] else { return false };
-            for (column, place) in columns {
-                self.columns.push(base + *column as usize);
-                self.places.push(*place);
-            }
-            base += wanted.slots.len();
-        }
-        true
-    }
-
     /// The groups, the times and the values of these columns.
     fn of_rows<'s>(&'s mut self, rows: &'s Rows) -> (&'s [u32], &'s [i64], &'s [f64]) {
         let Scratch { columns, places, values } = self;
@@ -227,23 +210,41 @@ impl<'a> Work<'a> {
             samples: 0,
         };
         let matching = Matching::new(&request.selectors);
-        Work { place, request, answer: Ok(answer), matching, told_apart: AHashSet::new() }
+        Work { place, request, answer: Ok(answer), matching, places: AHashMap::new(), told_apart: AHashSet::new() }
     }
 
-    /// Targets that agree on this have the same places for the same slots.
-    fn key_of_target(&self, labels: &Labels, key: &mut impl Hasher) {
+    /// Which of its matchers the labels of a target satisfy.
+    fn verdicts(&self, labels: &Labels, key: &mut impl Hasher) {
         for matcher in self.request.selectors.iter().flatten() {
             key.write_u8(u8::from(matcher.matches(labels.get(matcher.name()).unwrap_or(""))));
         }
-        key.write_u64(self.request.reduction.target_key(labels));
     }
 
-    fn slots(&self, group: &SlotGroup, target: &Labels) -> Vec<u32> {
-        let selectors = &self.request.selectors;
-        let mut slots: Vec<u32> = selectors.iter().flat_map(|matchers| group.matching(matchers, target)).collect();
-        slots.sort_unstable();
-        slots.dedup();
-        slots
+    /// Finds its columns among all that are read of a target; `at` is its place in the read. False if it has to look at
+    /// whole series.
+    fn find_columns(
+        &mut self,
+        at: usize,
+        groups: &[(Arc<SlotGroup>, Rc<Wanted>)],
+        target: &Labels,
+        target_key: u64,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let Ok(ReduceAnswer { partial, .. }) = &mut self.answer else { return false };
+        scratch.columns.clear();
+        scratch.places.clear();
+        let mut base = 0;
+        for (group, wanted) in groups {
+            let Some(columns) = &wanted.of_works[at] else { return false };
+            let places = self.places.entry((Rc::as_ptr(wanted), target_key)).or_insert_with(|| {
+                let place = |(slot, _): &(u32, u32)| partial.place(&group.series_labels(*slot as usize, target));
+                columns.iter().map(place).collect()
+            });
+            scratch.columns.extend(columns.iter().map(|(_, column)| base + *column as usize));
+            scratch.places.extend_from_slice(places);
+            base += wanted.slots.len();
+        }
+        true
     }
 
     /// Takes what it wants of a target: the groups, the times and the values.
@@ -251,6 +252,7 @@ impl<'a> Work<'a> {
         &mut self,
         holder: &Holder,
         identity: u64,
+        target_key: u64,
         (places, times, values): (&[u32], &[i64], &[f64]),
         groups: &[(Arc<SlotGroup>, Rc<Wanted>)],
         hashing: &RandomState,
@@ -258,7 +260,7 @@ impl<'a> Work<'a> {
         let names_vanish = self.request.reduction.names_vanish() && !places.is_empty();
         let refused = names_vanish && {
             let wanted = groups.iter().map(|(group, wanted)| (Arc::as_ptr(group), Rc::as_ptr(wanted)));
-            let layout = hashing.hash_one(wanted.collect::<Vec<_>>());
+            let layout = hashing.hash_one((target_key, wanted.collect::<Vec<_>>()));
             self.told_apart.insert(layout) && !self.differ_without_names(groups, &holder.labels)
         };
         let Ok(answer) = &mut self.answer else { return };
@@ -276,7 +278,7 @@ impl<'a> Work<'a> {
     fn differ_without_names(&self, groups: &[(Arc<SlotGroup>, Rc<Wanted>)], target: &Labels) -> bool {
         let mut seen = AHashSet::new();
         groups.iter().all(|(group, _)| {
-            self.slots(group, target).into_iter().all(|slot| {
+            slots_matching(&self.request.selectors, group, target).into_iter().all(|slot| {
                 let pairs = group.series_pairs(slot as usize, target);
                 seen.insert(Labels::from_sorted(pairs.filter(|(name, _)| *name != METRIC_NAME)))
             })

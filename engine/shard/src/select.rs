@@ -12,6 +12,14 @@ use tsdb::{Piece, SlotGroup};
 /// Verdicts of matchers on target labels that fit in a key; a request with more matchers does without the memory.
 const MATCHERS_REMEMBERED_MAX: usize = 64;
 
+/// The slots of a group that satisfy any of the selectors, ascending, for a target with these labels.
+pub fn slots_matching(selectors: &[Vec<Matcher>], group: &SlotGroup, target: &Labels) -> Vec<u32> {
+    let mut slots: Vec<u32> = selectors.iter().flat_map(|matchers| group.matching(matchers, target)).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    slots
+}
+
 /// Decides which slots a request wants, once per group and kind of target: ten thousand targets that share their groups
 /// and agree on the matched labels cost one decision.
 pub struct Matching<'a> {
@@ -38,11 +46,7 @@ impl<'a> Matching<'a> {
             if let Some(slots) = self.known.get(&key).filter(|_| remember) {
                 return slots.clone();
             }
-            let mut slots: Vec<u32> =
-                self.selectors.iter().flat_map(|matchers| group.matching(matchers, target)).collect();
-            slots.sort_unstable();
-            slots.dedup();
-            let slots: Rc<[u32]> = slots.into();
+            let slots: Rc<[u32]> = slots_matching(self.selectors, group, target).into();
             if remember {
                 self.known.insert(key, slots.clone());
                 self.held.push(group.clone());

@@ -137,19 +137,22 @@ impl SlotGroup {
 
     /// Whether a slot's series satisfies all matchers, for a target whose labels satisfy those of `of_target`.
     pub fn fits(&self, slot: usize, matchers: &[Matcher], of_target: &[bool]) -> bool {
-        matchers.iter().zip(of_target).all(|(matcher, of_target)| {
-            let own = self.label_pairs(slot).find(|(name, _)| *name == matcher.name());
-            own.map_or(*of_target, |(_, value)| matcher.matches(value))
-        })
+        self.satisfies(slot, matchers, |at, _| of_target[at])
     }
 
     /// Whether there is a slot whose series satisfies all matchers, for a target with these labels.
     pub fn any_matches(&self, matchers: &[Matcher], target: &Labels) -> bool {
-        let fits = |slot: usize, matcher: &Matcher| {
-            let own = self.label_pairs(slot).find(|(name, _)| *name == matcher.name()).map(|(_, value)| value);
-            matcher.matches(own.or_else(|| target.get(matcher.name())).unwrap_or(""))
-        };
-        (0..self.len()).any(|slot| matchers.iter().all(|matcher| fits(slot, matcher)))
+        let of_target = |_, matcher: &Matcher| matcher.matches(target.get(matcher.name()).unwrap_or(""));
+        (0..self.len()).any(|slot| self.satisfies(slot, matchers, of_target))
+    }
+
+    /// `of_target` says whether the target's labels satisfy a matcher, where the slot has no such label.
+    #[inline]
+    fn satisfies(&self, slot: usize, matchers: &[Matcher], of_target: impl Fn(usize, &Matcher) -> bool) -> bool {
+        matchers.iter().enumerate().all(|(at, matcher)| {
+            let own = self.label_pairs(slot).find(|(name, _)| *name == matcher.name());
+            own.map_or_else(|| of_target(at, matcher), |(_, value)| matcher.matches(value))
+        })
     }
 
     /// Bytes on the heap.

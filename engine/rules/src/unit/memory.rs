@@ -1,9 +1,9 @@
 //! Series in memory, as the world of unit tests.
 
-use crate::host::{Found, Host, Pending};
+use crate::host::{Found, Host, NO_VECTOR, Pending};
 use notifier::Alert;
 use promql::notation::Value;
-use promql::{Answer, Column, Evaluated, Limits, Plan, PlanOptions, Selected, SelectedSeries};
+use promql::{Evaluated, Limits, Plan, PlanOptions, Selected, SelectedSeries};
 use series::histogram::{Histogram, ResetHint};
 use series::{Labels, Matcher, STALE_NAN, Timestamp};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -107,18 +107,8 @@ impl Host for Memory {
     }
 
     fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<Found, String>> {
-        exprs.iter().map(|expr| self.query(expr, at)).collect()
-    }
-
-    fn query(&self, expr: &str, at: Timestamp) -> Result<Found, String> {
-        match self.evaluate(expr, at.0)?.answer {
-            Answer::Scalar(values) => Ok(vec![(Labels::empty(), series::Value::Float(values[0]))]),
-            Answer::Vector(columns) => {
-                let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
-                Ok(columns.into_iter().filter_map(element).collect())
-            }
-            Answer::String(_) | Answer::Matrix(_) => Err("rule result is not a vector or scalar".into()),
-        }
+        let found = |expr: &&str| self.evaluate(expr, at.0)?.answer.into_elements().ok_or_else(|| NO_VECTOR.into());
+        exprs.iter().map(found).collect()
     }
 
     fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, series::Value)>) -> Pending {

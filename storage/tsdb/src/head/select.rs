@@ -239,7 +239,7 @@ impl TargetHead {
         if segments.iter().any(|segment| !segment.same_layout(last) || !segment.slots.stamps.is_empty()) {
             return Ok(false);
         }
-        let Rows { slots, width, times, values, state, groups } = out;
+        let Rows { slots, width: out_width, times, values, state, groups } = out;
         for placed in &last.placed {
             slots.extend(matching(&placed.group).iter().map(|slot| placed.base + *slot as usize));
         }
@@ -247,13 +247,14 @@ impl TargetHead {
             return Ok(true);
         }
         row::mark_groups(slots, groups);
-        *width = slots.len();
+        let width = slots.len();
+        *out_width = width;
         let readable = |row: &&Row| row.position <= visible && row.at <= to && row.at >= from;
         let rows = segments.iter().flat_map(|segment| &segment.rows).filter(readable);
         let height = if newest_only { rows.count().min(1) } else { rows.count() };
         // Rows are undone from the newest on, so the matrix is filled from its end.
         times.resize(height, 0);
-        values.resize(height * *width, STALE_NAN);
+        values.resize(height * width, STALE_NAN);
         let mut left = height;
         'segments: for segment in segments.iter().rev() {
             state.values.clone_from(&segment.slots.values);
@@ -265,7 +266,7 @@ impl TargetHead {
                 if readable(&row) {
                     left -= 1;
                     times[left] = row.at.0;
-                    let out = &mut values[left * *width..(left + 1) * *width];
+                    let out = &mut values[left * width..(left + 1) * width];
                     for (out, slot) in out.iter_mut().zip(slots.iter()) {
                         *out = if state.stale.get(*slot) { STALE_NAN } else { state.values[*slot] };
                     }
