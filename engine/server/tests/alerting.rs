@@ -6,7 +6,7 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use support::{FakeTarget, Ringscrape, config, encode, job, request, until};
+use support::{FakeTarget, Ringscrape, config, encode, free, job, request, until};
 
 /// Debian's Alertmanager, on a free port, in a folder of its own.
 struct Alertmanager {
@@ -25,7 +25,7 @@ impl Alertmanager {
             webhook.address
         );
         std::fs::write(folder.path().join("alertmanager.yml"), settings).unwrap();
-        let address = TcpListener::bind("127.0.0.6:0").unwrap().local_addr().unwrap();
+        let address = free("127.0.0.6");
         let child = Command::new("prometheus-alertmanager")
             .arg(format!("--config.file={}", folder.path().join("alertmanager.yml").display()))
             .arg(format!("--storage.path={}", folder.path().display()))

@@ -3,10 +3,10 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use support::{FakeTarget, Ringscrape, ok, root, until};
+use support::{FakeTarget, Ringscrape, free, ok, root, until};
 
 const TARGETS: usize = 40;
 
@@ -40,7 +40,7 @@ impl Fleet {
 
     fn start(&mut self, name: &str, extra: &str) {
         // The others have to know the address before it listens.
-        let address = TcpListener::bind("127.0.0.9:0").unwrap().local_addr().unwrap();
+        let address = free("127.0.0.9");
         let paths: String = (0..TARGETS)
             .map(|i| {
                 format!(

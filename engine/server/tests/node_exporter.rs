@@ -3,9 +3,9 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use support::{Ringscrape, config, job, request, until};
+use support::{Ringscrape, config, free, job, request, until};
 
 struct Exporter(Child);
 
@@ -18,7 +18,7 @@ impl Drop for Exporter {
 
 /// Starts it on a free port of 127.0.0.3. `make test-deps` has installed it.
 fn node_exporter() -> (Exporter, SocketAddr) {
-    let address = TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap();
+    let address = free("127.0.0.3");
     let mut child = Command::new("prometheus-node-exporter")
         .arg(format!("--web.listen-address={address}"))
         .stderr(Stdio::piped())
@@ -37,7 +37,7 @@ fn node_exporter() -> (Exporter, SocketAddr) {
 fn node_exporter_and_itself_are_scraped_whole() {
     let (_exporter, address) = node_exporter();
     // Not 127.0.0.1: there a port that was free a moment ago is easily another's by now.
-    let itself = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
+    let itself = free("127.0.0.2");
     let jobs = [job("node", &[address], "scrape_interval: 500ms"), job("self", &[itself], "scrape_interval: 500ms")];
     let listen = format!("--web.listen-address={itself}");
     let server = Ringscrape::start(&config(&jobs), &[&listen]);

@@ -386,7 +386,7 @@ fn hung_target_fails_at_its_deadline_and_scrapes_never_overlap() {
 
 #[test]
 fn refused_connection_is_down_with_the_words_of_go() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = support::free("127.0.0.1");
     let server = Ringscrape::start(&config(&[job("j", &[free], "")]), &[]);
     let error = scraped(&server)["lastError"].as_str().unwrap().to_owned();
     assert_eq!(error, format!("Get \"http://{free}/metrics\": dial tcp {free}: connect: connection refused"));

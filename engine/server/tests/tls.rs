@@ -46,7 +46,7 @@ impl Authority {
 
 /// A free port on an address that other tests leave alone.
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.5:0").unwrap().local_addr().unwrap()
+    support::free("127.0.0.5")
 }
 
 /// nginx with these server sections.

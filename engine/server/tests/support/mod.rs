@@ -3,6 +3,7 @@
 
 pub mod protobuf;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,17 @@ use std::time::{Duration, Instant};
 
 /// Longest time that anything in these tests may take to happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An address of this host that nobody listens on. The kernel gives a port that was let go again: none is given twice.
+pub fn free(host: &str) -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address) {
+            return address;
+        }
+    }
+}
 
 /// A running ringscrape with its folder.
 pub struct Ringscrape {
@@ -181,7 +193,7 @@ pub struct Prometheus {
 impl Prometheus {
     /// Returns once it is ready.
     pub fn start(config: &Path, data: &Path, flags: &[&str]) -> Prometheus {
-        let address = TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap();
+        let address = free("127.0.0.4");
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", data.display()))
