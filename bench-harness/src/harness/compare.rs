@@ -381,11 +381,11 @@ impl Field<'_> {
     ) -> anyhow::Result<Restart> {
         let samples = running.counted(contender)?;
         let Running { process, client, .. } = running;
+        let mut restart = Restart { samples, rss_before_bytes: process.memory()?.rss_bytes, ..Restart::default() };
         process.kill()?;
         let start = Instant::now();
         let mut process = self.start(contender, places, folder)?;
         let short = Client::local(places.port, Duration::from_secs(5));
-        let mut restart = Restart { samples, ready_s: 0.0, answered_s: None, cpu_s: 0.0, fault: None };
         match process.wait_until("to be ready again", RESTART_PATIENCE, || short.is_ok(&contender.ready)) {
             Ok(_) => restart.ready_s = start.elapsed().as_secs_f64(),
             Err(error) => restart.fault = Some(format!("{error:#}")),
@@ -403,6 +403,7 @@ impl Field<'_> {
                 Err(error) => restart.fault = Some(format!("{error:#}")),
             }
         }
+        restart.rss_peak_bytes = process.memory_peak().unwrap_or(0);
         restart.cpu_s = process.cpu().map_or(0.0, |cpu| cpu.total_s());
         Ok(restart)
     }

@@ -139,6 +139,11 @@ impl Process {
         Ok(Memory { rss_bytes: bytes("Rss"), anonymous_bytes: bytes("Anonymous") })
     }
 
+    /// The most memory that it had so far (RSS).
+    pub fn memory_peak(&self) -> anyhow::Result<u64> {
+        Ok(field(&self.read("status")?, "VmHWM").map_or(0, kilobytes))
+    }
+
     /// Bytes that it caused to be written to a disk so far. `None` where we may not read it.
     pub fn bytes_written(&self) -> Option<u64> {
         field(&self.read("io").ok()?, "write_bytes")?.parse().ok()
@@ -236,7 +241,8 @@ mod tests {
         child
             .wait_until("writing", Duration::from_secs(30), || std::fs::read_to_string(&output).unwrap() == "here\n")
             .unwrap();
-        assert!(child.memory().unwrap().rss_bytes > 0);
+        let rss_bytes = child.memory().unwrap().rss_bytes;
+        assert!(rss_bytes > 0 && child.memory_peak().unwrap() >= rss_bytes);
         let mut seen = 0.0;
         let id = child.id();
         child

@@ -57,6 +57,10 @@ pub fn metrics(results: &Results) -> Vec<Metric> {
             let restart = r.restart.as_ref()?;
             per_million(restart.answered_s?, restart.samples)
         }),
+        Metric::new("most memory until then (RSS)", "times that before the kill", |r| {
+            let restart = r.restart.as_ref().filter(|restart| restart.rss_peak_bytes > 0)?;
+            Some(restart.rss_peak_bytes as f64 / restart.rss_before_bytes as f64)
+        }),
     ];
     for (at, query) in results.scenario.queries.iter().enumerate() {
         let asked = move |r: &Round| r.queries.get(at).filter(|asked| asked.fault.is_none()).cloned();

@@ -127,13 +127,18 @@ pub struct Asked {
 }
 
 /// A start on what was kept, after kill -9.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
     pub samples: u64,
     pub ready_s: f64,
     /// Until a query for a series of before the kill has an answer; contenders that store only.
     pub answered_s: Option<f64>,
     pub cpu_s: f64,
+    /// What it had in memory (RSS) before it was killed, and the most until it was ready and has answered.
+    #[serde(default)]
+    pub rss_before_bytes: u64,
+    #[serde(default)]
+    pub rss_peak_bytes: u64,
     pub fault: Option<String>,
 }
 
@@ -244,6 +249,8 @@ pub(crate) mod tests {
                 ready_s: 0.8 * factor,
                 answered_s: Some(factor),
                 cpu_s: 1.0,
+                rss_before_bytes: 200_000_000,
+                rss_peak_bytes: 210_000_000,
                 fault: None,
             }),
             ..Round::default()
