@@ -216,7 +216,7 @@ pub struct Serve {
     /// Time between syncs of the logs: what a power cut can cost. 0s syncs every write before it is visible.
     #[arg(long = "storage.wal-sync-interval", default_value = "1s", value_parser = parse_duration)]
     pub storage_wal_sync_interval: Duration,
-    /// After three crashes within this time the next start is in safe mode for as long: logs are replayed part by part, and
+    /// After three crashes within this time the next start is in safe mode for as long: logs are replayed one by one, and
     /// targets with far more samples than the others are held back. 0s never is.
     #[arg(long = "storage.safe-mode-window", default_value = "10m", value_parser = parse_duration)]
     pub storage_safe_mode_window: Duration,

@@ -2,9 +2,9 @@
 //!
 //! Invariants:
 //!   * scraping goes on; what is held back says so itself, as the error of its scrape
-//!   * replay holds a part of the logs in memory, whatever their size
+//!   * one old log at a time is replayed, and of it one segment at a time is in memory
 
-use crate::log::{FileId, Part, Survey};
+use crate::log::{FileId, Survey};
 use ahash::AHashMap;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,11 +14,6 @@ use std::time::Duration;
 const SAMPLES_MIN: u64 = 10_000;
 /// A target may have this many times the series of the median target.
 const MEDIANS: u64 = 10;
-/// Bytes of logs that are replayed at once …
-const PART_BYTES_MIN: u64 = 64 << 20;
-/// … or this share of a log, so that it is not read more often than this.
-const PARTS_MAX: u64 = 8;
-
 /// What holds as long as safe mode does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SafeMode {
@@ -35,7 +30,7 @@ impl std::fmt::Display for SafeMode {
         let SafeMode { crashes, samples_max, lasts } = self;
         write!(
             f,
-            "{crashes} crashes within {} s: old logs are replayed part by part, and a target with more than {samples_max} \
+            "{crashes} crashes within {} s: old logs are replayed one by one, and a target with more than {samples_max} \
              samples is held back, until {0} s have passed without another",
             lasts.as_secs()
         )
@@ -59,10 +54,4 @@ pub(crate) fn samples_max(folder: &Path, logs: &BTreeMap<(u32, u16), Vec<FileId>
     all.sort_unstable();
     let median = all.get(all.len().saturating_sub(1) / 2).copied().unwrap_or(0);
     (median * MEDIANS).max(SAMPLES_MIN)
-}
-
-/// The parts in which a log of so many bytes is replayed.
-pub(crate) fn parts(bytes: u64) -> impl Iterator<Item = Part> {
-    let of = (bytes / PART_BYTES_MIN + 1).min(PARTS_MAX) as u32;
-    (0..of).map(move |number| Part { number, of })
 }

@@ -8,7 +8,7 @@ use series::histogram::BucketCount;
 use series::{Histogram, Labels, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tsdb::log::{Action, FileId, Journal, Options, Recovered, Replay, TargetKey, Writer, replay_file};
+use tsdb::log::{Action, FileId, Journal, Options, Replay, Restored, TargetKey, Writer, replay_file};
 use tsdb::{AppendScratch, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
 
 const SECTOR: usize = 512;
@@ -195,10 +195,22 @@ fn histograms_key() -> TargetKey {
 fn recover(image: &[(FileId, Vec<u8>)], truth: &Truth) -> Truth {
     let mut replay = Replay::default();
     for (id, bytes) in image {
-        replay_file(*id, bytes.clone(), &mut replay);
+        replay_file(*id, &mut bytes.clone(), &mut replay);
     }
     let mut found = Truth::new();
-    let Recovered { segments, histograms, .. } = replay.finish();
+    let (mut segments, mut histograms) = (Vec::new(), Vec::new());
+    let mut recovered = replay.finish();
+    let mut read = |file: FileId, offset: u64, into: &mut [u8]| {
+        let (_, bytes) = image.iter().find(|(id, _)| *id == file).expect("a file of the image");
+        into.copy_from_slice(&bytes[offset as usize..offset as usize + into.len()]);
+        Ok(())
+    };
+    while let Some((key, restored)) = recovered.next(&mut read).unwrap() {
+        match restored {
+            Restored::Floats(segment) => segments.push((key, segment)),
+            Restored::Histograms(segment) => histograms.push((key, segment)),
+        }
+    }
     for (key, segment) in histograms {
         let mut head = HistogramHead::new(key.clone(), SegmentLimits::default());
         head.adopt(segment);

@@ -99,13 +99,14 @@ impl Segment {
         self.placed[place].goes_on
     }
 
-    /// Stamps as a log has them.
-    pub(crate) fn restore_stamps(&mut self, stamps: &[(u32, i64)]) -> Result<(), &'static str> {
+    /// Stamps as a log has them, of slots that are there.
+    pub(crate) fn restore_stamps(&mut self, stamps: &[(u32, i64)]) {
         for (slot, stamp) in stamps {
-            *self.slots.stamps.get_mut(*slot as usize).ok_or("a stamp of an unknown slot")? = *stamp;
+            if let Some(place) = self.slots.stamps.get_mut(*slot as usize) {
+                *place = *stamp;
+            }
         }
         self.carried = stamps.to_vec();
-        Ok(())
     }
 
     /// Brings the newest values of a restored segment forward over its rows; those that do not decode are dropped.

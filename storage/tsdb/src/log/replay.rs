@@ -1,5 +1,8 @@
 //! From log files back to segments.
 //!
+//! In two passes, so that memory does not grow with the logs: the first goes through every file and notes where the rows
+//! of each segment lie, the second brings back one segment at a time.
+//!
 //! Invariants:
 //!   * a row is taken only if every record of its segment before it was: nothing is decoded against a wrong state
 //!   * a record that is read twice counts once
@@ -8,37 +11,22 @@
 use crate::group::SlotGroup;
 use crate::head::Segment;
 use crate::histograms::HistogramSegment;
-use crate::log::frame::{Damage, FileId, frames, mend};
+use crate::log::frame::{Damage, FRAME_HEAD_BYTES, FileId, Frame, frames, mend, verify_frame};
 use crate::log::journal::TargetKey;
 use crate::log::record::{self, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
 use ahash::AHashMap;
 use series::Timestamp;
+use std::io;
 use std::sync::Arc;
-
-/// A share of a log's segments: by their numbers, so that all parts together are the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    pub number: u32,
-    pub of: u32,
-}
-
-impl Default for Part {
-    fn default() -> Part {
-        Part { number: 0, of: 1 }
-    }
-}
-
-impl Part {
-    fn has(self, segment: u32) -> bool {
-        segment % self.of == self.number
-    }
-}
+use std::vec;
 
 /// The files of one log, read in order.
 #[derive(Default)]
 pub struct Replay {
-    part: Part,
+    files: Vec<FileId>,
+    /// Rows that only the parity gave back: the file does not have them.
+    mended: Vec<Box<[u8]>>,
     targets: AHashMap<u32, TargetKey>,
     groups: AHashMap<u32, Arc<SlotGroup>>,
     segments: AHashMap<u32, Partial>,
@@ -72,43 +60,54 @@ impl Before {
     }
 }
 
-/// What the files hold, with whose it is.
-#[derive(Default)]
+/// What the files hold, with whose it is: segments in the order in which they began.
 pub struct Recovered {
-    pub segments: Vec<(TargetKey, Segment)>,
-    pub histograms: Vec<(TargetKey, HistogramSegment)>,
+    files: Vec<FileId>,
+    mended: Vec<Box<[u8]>>,
+    segments: vec::IntoIter<Partial>,
+    frame: Vec<u8>,
     /// Records of segments that cannot be read because one before them was lost.
     pub lost: u64,
 }
 
+/// A segment as its rows say it is.
+pub enum Restored {
+    Floats(Segment),
+    Histograms(HistogramSegment),
+}
+
+impl Restored {
+    /// Time of the first and the last row.
+    pub fn range(&self) -> Option<(Timestamp, Timestamp)> {
+        match self {
+            Restored::Floats(segment) => segment.range(),
+            Restored::Histograms(segment) => segment.range(),
+        }
+    }
+}
+
 struct Partial {
     key: TargetKey,
-    rows: Rows,
+    histograms: bool,
+    groups: Vec<Arc<SlotGroup>>,
+    stamps: Vec<(u32, i64)>,
+    rows: Vec<Place>,
     /// The last record taken, and the last that was seen.
     step: u32,
     seen: u32,
 }
 
-enum Rows {
-    Floats(Segment),
-    Histograms(HistogramSegment),
+/// Where the frame of a row lies.
+struct Place {
+    at: Timestamp,
+    offset: u64,
+    file: u32,
+    /// Of the payload.
+    bytes: u32,
 }
 
-impl Rows {
-    fn add(&mut self, group: Arc<SlotGroup>) {
-        match self {
-            Rows::Floats(segment) => drop(segment.add(group)),
-            Rows::Histograms(segment) => drop(segment.add(group)),
-        }
-    }
-
-    fn restore_row(&mut self, at: Timestamp, row: &[u8]) -> bool {
-        match self {
-            Rows::Floats(segment) => segment.restore_row(at, row),
-            Rows::Histograms(segment) => segment.restore_row(at, row),
-        }
-    }
-}
+/// Instead of a file: the row is the mended one with the offset as its number.
+const MENDED: u32 = u32::MAX;
 
 /// What became of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -129,21 +128,23 @@ impl Replayed {
 /// Records that make no sense and are told one by one.
 const SENSELESS_TOLD_MAX: usize = 16;
 
-/// Reads a file's bytes.
-pub fn replay_file(file: FileId, mut bytes: Vec<u8>, replay: &mut Replay) -> Replayed {
-    let mut replayed = Replayed { damages: mend(file, &mut bytes), ..Replayed::default() };
-    let damages = std::mem::take(&mut replayed.damages);
+/// Goes through a file's bytes, and mends them where it can.
+pub fn replay_file(file: FileId, bytes: &mut [u8], replay: &mut Replay) -> Replayed {
+    let mut replayed = Replayed::default();
+    let damages = mend(file, bytes);
+    replay.files.push(file);
     let damaged = damages.iter().any(|damage| !damage.restored);
     replay.before = match std::mem::take(&mut replay.before) {
         Before::Unread if file.sequence > 1 && !damaged => Before::Deleted,
         Before::Unread | Before::Deleted if damaged || file.sequence == 1 => Before::Whole,
         before => before,
     };
-    for frame in frames(file, &bytes, &damages) {
+    for frame in frames(file, bytes, &damages) {
         let taken = match frame.kind {
             HEADER if frame.payload == HEADER_V1 => Ok(()),
             HEADER => Err("the log is of a newer version"),
-            kind => record::read(kind, frame.payload).and_then(|record| replay.take(record, &mut replayed)),
+            kind => record::read(kind, frame.payload)
+                .and_then(|record| replay.take(record, &frame, &damages, &mut replayed.rows)),
         };
         if let Err(reason) = taken
             && replayed.senseless.len() < SENSELESS_TOLD_MAX
@@ -151,28 +152,15 @@ pub fn replay_file(file: FileId, mut bytes: Vec<u8>, replay: &mut Replay) -> Rep
             replayed.senseless.push((frame.offset, reason));
         }
     }
+    // Every file defines the groups that it needs.
+    replay.groups.retain(|_, group| Arc::strong_count(group) > 1);
     replayed.damages = damages;
     replayed
 }
 
 impl Replay {
-    /// Reads no segments but those of a part.
-    pub fn of_part(part: Part) -> Replay {
-        Replay { part, ..Replay::default() }
-    }
-
-    /// Forgets groups that no segment has: every file defines those that it needs.
-    pub fn end_file(&mut self) {
-        self.groups.retain(|_, group| Arc::strong_count(group) > 1);
-    }
-
-    fn take(&mut self, record: Record, replayed: &mut Replayed) -> Result<(), &'static str> {
+    fn take(&mut self, record: Record, frame: &Frame, damages: &[Damage], rows: &mut u64) -> Result<(), &'static str> {
         match record {
-            Record::Begin { segment, .. }
-            | Record::BeginHistograms { segment, .. }
-            | Record::Place { segment, .. }
-            | Record::Row { segment, .. }
-                if !self.part.has(segment) => {}
             Record::Target { target, id, labels } => {
                 self.targets.insert(target, TargetKey { id, labels });
             }
@@ -183,30 +171,30 @@ impl Replay {
                     self.groups.insert(group, Arc::new(slots));
                 }
             }
-            Record::Begin { segment, target, groups, stamps } => {
-                self.begin(segment, target, Rows::Floats(Segment::default()), &groups)?;
-                if let Some(Partial { rows: Rows::Floats(fresh), step: 0, .. }) = self.segments.get_mut(&segment)
-                    && let Err(reason) = fresh.restore_stamps(&stamps)
-                {
-                    self.segments.remove(&segment);
-                    return Err(reason);
-                }
-            }
+            Record::Begin { segment, target, groups, stamps } => self.begin(segment, target, false, &groups, stamps)?,
             Record::BeginHistograms { segment, target, groups } => {
-                self.begin(segment, target, Rows::Histograms(HistogramSegment::default()), &groups)?;
+                self.begin(segment, target, true, &groups, Vec::new())?;
             }
             Record::Place { segment, step, groups } => {
-                let mut partial = self.segments.remove(&segment).ok_or("groups for an unknown segment")?;
-                if partial.is_next(step) && self.place(&mut partial.rows, &groups).is_ok() {
+                let partial = self.segments.get_mut(&segment).ok_or("groups for an unknown segment")?;
+                if partial.is_next(step) && partial.add(&groups, &self.groups).is_ok() {
                     partial.step = step;
                 }
-                self.segments.insert(segment, partial);
             }
             Record::Row { segment, step, at, row } => match self.segments.get_mut(&segment) {
                 Some(partial) => {
-                    if partial.is_next(step) && partial.rows.restore_row(at, row) {
+                    if partial.is_next(step) && partial.rows.last().is_none_or(|last| last.at < at) {
+                        let end = frame.offset + (FRAME_HEAD_BYTES + frame.payload.len()) as u64;
+                        let next = damages.partition_point(|damage| damage.offset + damage.bytes <= frame.offset);
+                        partial.rows.push(if damages.get(next).is_some_and(|damage| damage.offset < end) {
+                            self.mended.push(row.into());
+                            Place { at, offset: self.mended.len() as u64 - 1, file: MENDED, bytes: 0 }
+                        } else {
+                            let (file, bytes) = (self.files.len() as u32 - 1, frame.payload.len() as u32);
+                            Place { at, offset: frame.offset, file, bytes }
+                        });
                         partial.step = step;
-                        replayed.rows += 1;
+                        *rows += 1;
                     }
                 }
                 None => *self.orphans.entry(segment).or_default() += 1,
@@ -216,46 +204,117 @@ impl Replay {
         Ok(())
     }
 
-    fn begin(&mut self, segment: u32, target: u32, mut rows: Rows, groups: &[u32]) -> Result<(), &'static str> {
+    fn begin(
+        &mut self,
+        segment: u32,
+        target: u32,
+        histograms: bool,
+        groups: &[u32],
+        stamps: Vec<(u32, i64)>,
+    ) -> Result<(), &'static str> {
         if let Before::Deleted = self.before {
             self.before = Before::DeletedUpTo(segment);
         }
         let key = self.targets.remove(&target).ok_or("a segment of an unknown target")?;
         // What was not durable when a file was given up is in the next one again.
-        if !self.segments.contains_key(&segment) {
-            self.place(&mut rows, groups)?;
-            self.segments.insert(segment, Partial { key, rows, step: 0, seen: 0 });
+        if self.segments.contains_key(&segment) {
+            return Ok(());
         }
+        let (none, rows) = (Vec::new(), Vec::new());
+        let mut partial = Partial { key, histograms, groups: none, stamps, rows, step: 0, seen: 0 };
+        partial.add(groups, &self.groups)?;
+        let stamped = partial.groups.iter().any(|group| group.any_stamped());
+        let slots = if stamped { partial.groups.iter().map(|group| group.len()).sum() } else { 0 };
+        if partial.stamps.iter().any(|(slot, _)| *slot as usize >= slots) {
+            return Err("a stamp of an unknown slot");
+        }
+        self.segments.insert(segment, partial);
         Ok(())
     }
 
-    fn place(&self, rows: &mut Rows, groups: &[u32]) -> Result<(), &'static str> {
-        for group in groups {
-            rows.add(self.groups.get(group).ok_or("an unknown group")?.clone());
-        }
-        Ok(())
-    }
-
-    /// The segments that the files hold, in the order in which they began.
+    /// What the files hold, to be read from them again.
     pub fn finish(self) -> Recovered {
         let is_lost = |segment: &u32| !self.segments.contains_key(segment) && !self.before.had(*segment);
         let orphans = self.orphans.iter().filter(|(segment, _)| is_lost(segment));
-        let mut recovered = Recovered { lost: orphans.map(|(_, count)| count).sum(), ..Recovered::default() };
-        recovered.lost += self.segments.values().map(|partial| u64::from(partial.seen - partial.step)).sum::<u64>();
+        let mut lost: u64 = orphans.map(|(_, count)| count).sum();
+        lost += self.segments.values().map(|partial| u64::from(partial.seen - partial.step)).sum::<u64>();
         let mut all: Vec<(u32, Partial)> = self.segments.into_iter().collect();
         all.sort_unstable_by_key(|(number, _)| *number);
-        for (_, Partial { key, rows, .. }) in all {
-            match rows {
-                Rows::Floats(segment) if !segment.is_empty() => recovered.segments.push((key, segment)),
-                Rows::Histograms(segment) if !segment.is_empty() => recovered.histograms.push((key, segment)),
-                _ => {}
+        let segments: Vec<Partial> =
+            all.into_iter().map(|(_, partial)| partial).filter(|partial| !partial.rows.is_empty()).collect();
+        Recovered { files: self.files, mended: self.mended, segments: segments.into_iter(), frame: Vec::new(), lost }
+    }
+}
+
+impl Recovered {
+    /// The next segment. `read` fills bytes from a file's offset on; they have to be those that were there before.
+    pub fn next(
+        &mut self,
+        mut read: impl FnMut(FileId, u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Option<(TargetKey, Restored)>> {
+        let Some(partial) = self.segments.next() else { return Ok(None) };
+        let mut restored = partial.empty();
+        for (done, place) in partial.rows.iter().enumerate() {
+            let row = if place.file == MENDED {
+                &*self.mended[place.offset as usize]
+            } else {
+                let file = self.files[place.file as usize];
+                self.frame.resize(FRAME_HEAD_BYTES + place.bytes as usize, 0);
+                read(file, place.offset, &mut self.frame)?;
+                let (head, payload) = self.frame.split_first_chunk().expect("the head is part of it");
+                let changed = || io::Error::other(format!("{file} has other bytes at {} than before", place.offset));
+                if !verify_frame(file, place.offset, head, payload) {
+                    return Err(changed());
+                }
+                match record::read(head[1], payload) {
+                    Ok(Record::Row { row, .. }) => row,
+                    _ => return Err(changed()),
+                }
+            };
+            let fits = match &mut restored {
+                Restored::Floats(segment) => segment.restore_row(place.at, row),
+                Restored::Histograms(segment) => segment.restore_row(place.at, row),
+            };
+            if !fits {
+                self.lost += (partial.rows.len() - done) as u64;
+                break;
             }
         }
-        recovered
+        Ok(Some((partial.key, restored)))
     }
 }
 
 impl Partial {
+    /// Takes groups by their numbers: all of them or none.
+    fn add(&mut self, groups: &[u32], known: &AHashMap<u32, Arc<SlotGroup>>) -> Result<(), &'static str> {
+        let before = self.groups.len();
+        for group in groups {
+            let Some(group) = known.get(group) else {
+                self.groups.truncate(before);
+                return Err("an unknown group");
+            };
+            self.groups.push(group.clone());
+        }
+        Ok(())
+    }
+
+    /// The segment before its first row.
+    fn empty(&self) -> Restored {
+        if self.histograms {
+            let mut segment = HistogramSegment::default();
+            for group in &self.groups {
+                segment.add(group.clone());
+            }
+            return Restored::Histograms(segment);
+        }
+        let mut segment = Segment::default();
+        for group in &self.groups {
+            segment.add(group.clone());
+        }
+        segment.restore_stamps(&self.stamps);
+        Restored::Floats(segment)
+    }
+
     /// Whether the record follows what was read so far. One that was read before does not, nor one behind a loss; it
     /// may come again behind what was lost, in the next file.
     fn is_next(&mut self, step: u32) -> bool {

@@ -3,14 +3,15 @@
 //! Invariants:
 //!   * a log is removed when all it holds is in chunks and durable, or set aside if any of it is damaged
 //!   * a segment that was put into chunks before a crash is not put there again
-//!   * in safe mode one log at a time is read, part by part
+//!   * of each log that is being replayed one file is in memory, then one segment; in safe mode it is one log at a time
 
 use super::{QUARANTINE, Store, add};
-use crate::log::{FileId, Part, Recovered, Replay, replay_file};
-use crate::safe_mode;
-use ahash::AHashSet;
+use crate::log::{FileId, Replay, Restored, replay_file};
+use ahash::{AHashMap, AHashSet};
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -54,16 +55,7 @@ impl Store {
     }
 
     fn replay_log(&self, files: &[FileId], kept: &AHashSet<(u64, i64)>) -> io::Result<()> {
-        let mut damaged = Vec::new();
-        if self.safe_mode.is_some() {
-            let length = |file: &FileId| std::fs::metadata(self.log_folder().join(file.to_string())).map(|at| at.len());
-            let bytes = files.iter().map(length).sum::<io::Result<u64>>()?;
-            for part in safe_mode::parts(bytes) {
-                self.replay_part(files, part, kept, &mut damaged)?;
-            }
-        } else {
-            self.replay_part(files, Part::default(), kept, &mut damaged)?;
-        }
+        let damaged = self.put_into_chunks(files, kept)?;
         for file in files {
             let path = self.log_folder().join(file.to_string());
             if damaged.contains(file) {
@@ -78,28 +70,22 @@ impl Store {
         Ok(())
     }
 
-    /// Puts a part of a log's segments into chunks. What is wrong with the files is told with the first part.
-    fn replay_part(
-        &self,
-        files: &[FileId],
-        part: Part,
-        kept: &AHashSet<(u64, i64)>,
-        damaged: &mut Vec<FileId>,
-    ) -> io::Result<()> {
-        let mut replay = Replay::of_part(part);
+    /// Puts what a log's files hold into chunks, durably; gives the files that are damaged.
+    fn put_into_chunks(&self, files: &[FileId], kept: &AHashSet<(u64, i64)>) -> io::Result<Vec<FileId>> {
+        let mut replay = Replay::default();
+        let mut open = AHashMap::new();
+        let mut damaged = Vec::new();
+        let mut bytes = Vec::new();
         for (i, file) in files.iter().enumerate() {
-            let path = self.log_folder().join(file.to_string());
-            let bytes = std::fs::read(&path)?;
-            let length = bytes.len() as u64;
-            let replayed = replay_file(*file, bytes, &mut replay);
-            replay.end_file();
+            bytes.clear();
+            let mut opened = File::open(self.log_folder().join(file.to_string()))?;
+            opened.read_to_end(&mut bytes)?;
+            open.insert(*file, opened);
+            let replayed = replay_file(*file, &mut bytes, &mut replay);
             let mut state = self.replay.lock().expect("no panic while held");
             state.rows += replayed.rows;
-            if part.number > 0 {
-                continue;
-            }
             state.files_done += 1;
-            state.bytes += length;
+            state.bytes += bytes.len() as u64;
             drop(state);
             for damage in &replayed.damages {
                 let at = (damage.offset, damage.bytes);
@@ -121,27 +107,32 @@ impl Store {
                 damaged.push(*file);
             }
         }
-        let Recovered { segments, histograms, lost } = replay.finish();
-        self.replay.lock().expect("no panic while held").rows_lost += lost;
-        for (key, segment) in segments {
-            let first = segment.range().map_or(0, |(first, _)| first.0);
+        drop(bytes);
+        let mut recovered = replay.finish();
+        while let Some((key, restored)) =
+            recovered.next(|file, offset, bytes| open[&file].read_exact_at(bytes, offset))?
+        {
+            let first = restored.range().map_or(0, |(first, _)| first.0);
             if kept.contains(&(key.id, first)) {
                 continue;
             }
-            let samples = segment.slots() * segment.rows();
-            if let Some(unread) = self.archive.append(&key, &segment)? {
-                add(&self.counters.damages, 1);
-                tracing::error!(unread, "rows of a log that do not decode are left out");
-            }
+            let samples = match &restored {
+                Restored::Floats(segment) => {
+                    if let Some(unread) = self.archive.append(&key, segment)? {
+                        add(&self.counters.damages, 1);
+                        tracing::error!(unread, "rows of a log that do not decode are left out");
+                    }
+                    segment.slots() * segment.rows()
+                }
+                Restored::Histograms(segment) => {
+                    self.archive.append_histograms(&key, segment)?;
+                    segment.rows()
+                }
+            };
             self.replay.lock().expect("no panic while held").samples += samples as u64;
         }
-        for (key, segment) in histograms {
-            let first = segment.range().map_or(0, |(first, _)| first.0);
-            if !kept.contains(&(key.id, first)) {
-                self.archive.append_histograms(&key, &segment)?;
-                self.replay.lock().expect("no panic while held").samples += segment.rows() as u64;
-            }
-        }
-        self.archive.sync()
+        self.replay.lock().expect("no panic while held").rows_lost += recovered.lost;
+        self.archive.sync()?;
+        Ok(damaged)
     }
 }
