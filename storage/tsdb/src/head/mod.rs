@@ -100,8 +100,8 @@ pub struct TargetHead {
     limits: SegmentLimits,
     /// Rows after which the open segment is closed.
     rows_max: usize,
-    /// The same for one that begins together with those of other targets: differs between targets, so that they are not
-    /// closed together, and what is in memory is the same at all times.
+    /// The same for one that begins together with those of other targets: from half as many to half as many again, so that
+    /// they are not closed together, and what is in memory is about the same at all times.
     rows_max_staggered: usize,
     /// Closed segments, oldest first, until they are in chunks.
     closed: VecDeque<Arc<Closed>>,
@@ -122,8 +122,8 @@ pub struct TargetHead {
 impl TargetHead {
     /// An empty head. `stagger` is any number that differs between targets.
     pub fn new(key: TargetKey, limits: SegmentLimits, stagger: u64) -> TargetHead {
-        let fewer = (stagger % limits.rows_max.max(1) as u64) as usize;
-        let rows_max_staggered = (limits.rows_max - fewer).max(limits.rows_max / 8).max(1);
+        let more = (stagger % limits.rows_max.max(1) as u64) as usize;
+        let rows_max_staggered = (limits.rows_max / 2 + more).max(1);
         TargetHead {
             key: Arc::new(key),
             limits,
