@@ -1,6 +1,6 @@
 //! XOR chunks of 120 samples: made from columns, and read back, for values of several kinds.
 
-use blocks::xor::{Encoder, decode};
+use blocks::xor::{Encoder, Times, decode, encode_steps};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use perf::Random;
 use std::hint::black_box;
@@ -36,6 +36,15 @@ fn benches(criterion: &mut Criterion) {
             encoder.finish(0, out);
         };
         group.bench_function(format!("encode {name}"), |bencher| bencher.iter(|| encode(&mut out)));
+        let times = Times::new(&std::array::from_fn::<_, SAMPLES, _>(|at| 1_700_000_000_000 + at as i64 * 5_000));
+        let changed = |at: &usize| *at == 0 || values[*at].to_bits() != values[at - 1].to_bits();
+        let steps: Vec<(u32, f64)> = (0..SAMPLES).filter(changed).map(|at| (at as u32, values[at])).collect();
+        group.bench_function(format!("encode steps {name}"), |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                encode_steps(&times, black_box(&steps), &mut out);
+            });
+        });
         encode(&mut out);
         group.bench_function(format!("decode {name}"), |bencher| {
             bencher.iter(|| {

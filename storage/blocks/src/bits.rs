@@ -7,7 +7,7 @@ pub const SHORT: ChunkError = ChunkError("it ends early");
 /// No window of significant bits yet.
 const NO_WINDOW: u32 = 0xff;
 
-/// Bits that do not fill a byte yet, in the lowest places.
+/// Bits that do not fill a word yet, in the lowest places.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BitWriter {
     rest: u64,
@@ -15,26 +15,47 @@ pub struct BitWriter {
 }
 
 impl BitWriter {
+    /// Appends the lowest `count` bits, 64 at most.
     #[inline]
     pub fn put(&mut self, bits: u64, count: u32, out: &mut Vec<u8>) {
-        if count > 32 {
-            self.put(bits >> 32, count - 32, out);
-            self.put(bits & 0xffff_ffff, 32, out);
+        let bits = if count < 64 { bits & ((1 << count) - 1) } else { bits };
+        // Fewer than 64 rest.
+        let room = 64 - self.rest_bits;
+        if count < room {
+            self.rest = self.rest << count | bits;
+            self.rest_bits += count;
             return;
         }
-        // At most 7 bits rest, so 39 are in use at most.
-        self.rest = self.rest << count | bits & ((1 << count) - 1);
-        self.rest_bits += count;
-        while self.rest_bits >= 8 {
-            self.rest_bits -= 8;
-            out.push((self.rest >> self.rest_bits) as u8);
+        let over = count - room;
+        let word = if room < 64 { self.rest << room | bits >> over } else { bits };
+        out.extend_from_slice(&word.to_be_bytes());
+        self.rest = bits & ((1 << over) - 1);
+        self.rest_bits = over;
+    }
+
+    #[inline]
+    pub fn put_zeros(&mut self, mut count: usize, out: &mut Vec<u8>) {
+        while count > 64 {
+            self.put(0, 64, out);
+            count -= 64;
         }
+        self.put(0, count as u32, out);
+    }
+
+    /// Seven bits in each byte, the lowest first.
+    pub fn put_varint(&mut self, mut value: u64, out: &mut Vec<u8>) {
+        while value >= 0x80 {
+            self.put(value & 0x7f | 0x80, 8, out);
+            value >>= 7;
+        }
+        self.put(value, 8, out);
     }
 
     /// Fills the last byte with zeros.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         if self.rest_bits > 0 {
-            out.push((self.rest << (8 - self.rest_bits)) as u8);
+            let word = self.rest << (64 - self.rest_bits);
+            out.extend_from_slice(&word.to_be_bytes()[..self.rest_bits.div_ceil(8) as usize]);
         }
         *self = BitWriter::default();
     }
@@ -70,8 +91,7 @@ impl XorWindow {
         (self.leading, self.trailing) = (leading, trailing);
         let significant = 64 - leading - trailing;
         // 64 significant bits are written as 0.
-        bits.put(0b11, 2, out);
-        bits.put(u64::from(leading) << 6 | u64::from(significant & 63), 11, out);
+        bits.put(0b11 << 11 | u64::from(leading) << 6 | u64::from(significant & 63), 13, out);
         bits.put(xor >> trailing, significant, out);
     }
 
@@ -116,6 +136,13 @@ impl<'a> Bits<'a> {
     pub fn take(&mut self, count: usize) -> Result<u64, ChunkError> {
         if self.at + count > self.bytes.len() * 8 {
             return Err(SHORT);
+        }
+        let (from, skipped) = (self.at / 8, self.at % 8);
+        if let Some(word) = self.bytes.get(from..).and_then(|rest| rest.first_chunk::<8>())
+            && (1..=64 - skipped).contains(&count)
+        {
+            self.at += count;
+            return Ok(u64::from_be_bytes(*word) << skipped >> (64 - count));
         }
         let mut value = 0u64;
         let mut left = count;

@@ -4,6 +4,7 @@
 //! Prometheus. Format: docs/format/block.md.
 
 use crate::bits::{BitWriter, Bits, SHORT, XorWindow};
+use std::ops::Range;
 
 /// The encoding's number in a chunk.
 pub const XOR: u8 = 1;
@@ -35,19 +36,6 @@ impl Encoder {
         self.at
     }
 
-    #[inline]
-    fn put(&mut self, bits: u64, count: u32, out: &mut Vec<u8>) {
-        self.bits.put(bits, count, out);
-    }
-
-    fn put_varint(&mut self, mut value: u64, out: &mut Vec<u8>) {
-        while value >= 0x80 {
-            self.put(value & 0x7f | 0x80, 8, out);
-            value >>= 7;
-        }
-        self.put(value, 8, out);
-    }
-
     /// Appends a sample, whose time is not before the last one's. A chunk holds 65,535 at most.
     #[inline]
     pub fn push(&mut self, at: i64, value: f64, out: &mut Vec<u8>) {
@@ -55,40 +43,19 @@ impl Encoder {
         match self.count {
             0 => {
                 out.extend_from_slice(&[0, 0]);
-                self.put_varint((at << 1 ^ at >> 63) as u64, out);
-                self.put(bits, 64, out);
+                self.bits.put_varint(zigzag(at), out);
+                self.bits.put(bits, 64, out);
             }
             1 => {
                 self.delta = at.wrapping_sub(self.at) as u64;
-                self.put_varint(self.delta, out);
+                self.bits.put_varint(self.delta, out);
                 self.put_value(bits, out);
             }
             _ => {
                 let delta = at.wrapping_sub(self.at) as u64;
                 let change = delta.wrapping_sub(self.delta) as i64;
                 self.delta = delta;
-                let fits = |bits: u32| -((1i64 << (bits - 1)) - 1) <= change && change <= 1 << (bits - 1);
-                if change == 0 {
-                    if bits == self.value {
-                        self.put(0, 2, out);
-                        self.at = at;
-                        self.count += 1;
-                        return;
-                    }
-                    self.put(0, 1, out);
-                } else if fits(14) {
-                    self.put(0b10, 2, out);
-                    self.put(change as u64, 14, out);
-                } else if fits(17) {
-                    self.put(0b110, 3, out);
-                    self.put(change as u64, 17, out);
-                } else if fits(20) {
-                    self.put(0b1110, 4, out);
-                    self.put(change as u64, 20, out);
-                } else {
-                    self.put(0b1111, 4, out);
-                    self.put(change as u64, 64, out);
-                }
+                put_change(change, &mut self.bits, out);
                 self.put_value(bits, out);
             }
         }
@@ -110,6 +77,123 @@ impl Encoder {
         }
         *self = Encoder::default();
     }
+}
+
+fn zigzag(at: i64) -> u64 {
+    (at << 1 ^ at >> 63) as u64
+}
+
+/// How the distance of two times changes.
+#[inline]
+fn put_change(change: i64, bits: &mut BitWriter, out: &mut Vec<u8>) {
+    let fits = |width: u32| -((1i64 << (width - 1)) - 1) <= change && change <= 1 << (width - 1);
+    if change == 0 {
+        bits.put(0, 1, out);
+    } else if fits(14) {
+        bits.put(0b10, 2, out);
+        bits.put(change as u64, 14, out);
+    } else if fits(17) {
+        bits.put(0b110, 3, out);
+        bits.put(change as u64, 17, out);
+    } else if fits(20) {
+        bits.put(0b1110, 4, out);
+        bits.put(change as u64, 20, out);
+    } else {
+        bits.put(0b1111, 4, out);
+        bits.put(change as u64, 64, out);
+    }
+}
+
+/// Times of samples, for all the chunks that have them in common.
+#[derive(Debug, Default)]
+pub struct Times {
+    first: i64,
+    /// Of the second sample from the first.
+    delta: u64,
+    /// How each sample's distance from the one before differs from that one's; of the first two it is 0.
+    changes: Vec<i64>,
+    /// How many samples before this one are at another distance than the one before them.
+    uneven: Vec<u32>,
+}
+
+impl Times {
+    /// Ascending times, 65,535 at most.
+    pub fn new(times: &[i64]) -> Times {
+        let delta = |at: usize| times[at].wrapping_sub(times[at - 1]);
+        let change = |at: usize| if at < 2 { 0 } else { delta(at).wrapping_sub(delta(at - 1)) };
+        let changes: Vec<i64> = (0..times.len()).map(change).collect();
+        let mut uneven = vec![0];
+        for change in &changes {
+            uneven.push(uneven[uneven.len() - 1] + u32::from(*change != 0));
+        }
+        let first = times.first().copied().unwrap_or(0);
+        Times { first, delta: if times.len() > 1 { delta(1) as u64 } else { 0 }, changes, uneven }
+    }
+
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    #[inline]
+    fn put(&self, at: usize, bits: &mut BitWriter, out: &mut Vec<u8>) {
+        match at {
+            1 => bits.put_varint(self.delta, out),
+            at => put_change(self.changes[at], bits, out),
+        }
+    }
+
+    /// Samples whose values are that of the one before.
+    #[inline]
+    fn put_unchanged(&self, mut samples: Range<usize>, bits: &mut BitWriter, out: &mut Vec<u8>) {
+        if samples.start == 1 && !samples.is_empty() {
+            bits.put_varint(self.delta, out);
+            bits.put(0, 1, out);
+            samples.start = 2;
+        }
+        if samples.is_empty() {
+            return;
+        }
+        if self.uneven[samples.start] == self.uneven[samples.end] {
+            bits.put_zeros(2 * samples.len(), out);
+            return;
+        }
+        for at in samples {
+            put_change(self.changes[at], bits, out);
+            bits.put(0, 1, out);
+        }
+    }
+}
+
+/// Writes a chunk that has a sample at each of the times. `steps` are the samples at which the value becomes another, in
+/// order; before the first it is 0.
+pub fn encode_steps(times: &Times, steps: &[(u32, f64)], out: &mut Vec<u8>) {
+    let count = u16::try_from(times.len()).expect("a chunk holds 65,535 samples at most");
+    out.extend_from_slice(&count.to_be_bytes());
+    if count == 0 {
+        return;
+    }
+    let (mut bits, mut window) = (BitWriter::default(), XorWindow::default());
+    let (mut value, steps) = match steps.split_first() {
+        Some(((0, first), rest)) => (first.to_bits(), rest),
+        _ => (0, steps),
+    };
+    bits.put_varint(zigzag(times.first), out);
+    bits.put(value, 64, out);
+    let mut done = 1;
+    for (at, step) in steps {
+        let at = *at as usize;
+        times.put_unchanged(done..at, &mut bits, out);
+        times.put(at, &mut bits, out);
+        window.put(step.to_bits() ^ value, &mut bits, out);
+        value = step.to_bits();
+        done = at + 1;
+    }
+    times.put_unchanged(done..times.len(), &mut bits, out);
+    bits.finish(out);
 }
 
 /// Reads all samples of an XOR chunk, in order.
@@ -201,6 +285,42 @@ mod tests {
         }
         check(&[(i64::MIN, 1.0), (i64::MAX, 2.0), (i64::MAX, 2.0)]);
         assert_eq!(decode(&[0, 0], |_, _| panic!("no sample")), Ok(()));
+    }
+
+    /// Chunks of steps are those that the encoder makes of the samples one by one.
+    #[test]
+    fn steps_are_the_samples_that_they_stand_for() {
+        let mut next = random(3);
+        for round in 0..3000 {
+            let count = next(200) as usize;
+            let even = next(3) > 0;
+            let mut at = [0, -5, 1_700_000_000_000][round % 3];
+            let times: Vec<i64> = (0..count)
+                .map(|_| {
+                    at += if even && next(40) > 0 {
+                        5000
+                    } else {
+                        [4999, 5000, 1, next(1 << 22) as i64][next(4) as usize]
+                    };
+                    at
+                })
+                .collect();
+            let (share, mut value) = (next(100), 0.0f64);
+            let mut steps = Vec::new();
+            let mut samples = Vec::new();
+            for (row, at) in times.iter().enumerate() {
+                let other = [value + next(50) as f64, f64::from_bits(next(1 << 31) << 32 | next(1 << 31)), -0.0];
+                let other = other[next(3) as usize];
+                if next(100) < share && other.to_bits() != value.to_bits() {
+                    value = other;
+                    steps.push((row as u32, value));
+                }
+                samples.push((*at, value));
+            }
+            let mut out = Vec::new();
+            encode_steps(&Times::new(&times), &steps, &mut out);
+            assert_eq!(out, if samples.is_empty() { vec![0, 0] } else { encode(&samples) }, "round {round}");
+        }
     }
 
     /// Made with Prometheus' own encoder: two bits for a sample that does not change.

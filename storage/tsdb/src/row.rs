@@ -388,9 +388,9 @@ pub fn open(row: &[u8]) -> Result<(Groups<'_>, Notes<'_>), RowError> {
 }
 
 impl Groups<'_> {
-    /// Takes the values of the next group over the row.
+    /// Takes the values of the next group over the row, and tells of those that change.
     #[inline]
-    pub fn redo_next(&mut self, values: &mut [f64]) -> Result<(), RowError> {
+    pub fn redo_next(&mut self, values: &mut [f64], mut changed: impl FnMut(usize, f64)) -> Result<(), RowError> {
         if self.left == 0 {
             return Ok(());
         }
@@ -403,6 +403,7 @@ impl Groups<'_> {
         for place in ones(changes.mask()?) {
             let value = values.get_mut(place).ok_or(RowError("a slot does not exist"))?;
             *value = changes.change(*value, Direction::Redo)?;
+            changed(place, *value);
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! From the rows of a closed segment to XOR chunks, one per slot.
 //!
-//! Invariant: 64 slots at a time are turned from rows into columns, so the working set stays in the nearest caches, and
-//! what is kept beside rows and chunks is a cursor for each row and at most one time for each slot.
+//! Invariant: 64 slots at a time are turned from rows into steps, the samples at which a value becomes another, so the
+//! working set stays in the nearest caches, and what is kept beside rows and chunks is a cursor for each row and at most
+//! one time for each slot. A slot that does not change costs next to nothing.
 
 use crate::bytes::{put_varint, zigzag};
 use crate::head::{NO_STAMP, Segment};
 use crate::row::{self, GROUP, Groups, RowError, Stamps};
-use blocks::xor::Encoder;
+use blocks::xor::{Encoder, Times, encode_steps};
 use series::STALE_NAN;
 use std::iter::Peekable;
 use std::ops::Range;
@@ -93,8 +94,9 @@ pub fn seal(segment: &Segment) -> Sealed {
     }
     (sealed.first, sealed.last) = (sealed.first.min(bounds.first), sealed.last.max(bounds.last));
     let mut readable = tracks.len();
-    let stride = readable.max(1);
-    let mut columns = vec![0.0f64; GROUP * stride];
+    let mut even = Times::new(&times[..readable]);
+    let mut steps: Vec<Vec<(u32, f64)>> = vec![Vec::new(); GROUP];
+    let mut column: Vec<f64> = Vec::new();
     let mut stamped: Vec<Vec<(usize, i64)>> = vec![Vec::new(); GROUP];
     let mut carried = segment.carried.iter().peekable();
     let mut samples: Vec<(i64, f64)> = Vec::new();
@@ -110,6 +112,7 @@ pub fn seal(segment: &Segment) -> Sealed {
             }
         }
         stamped.iter_mut().for_each(Vec::clear);
+        steps.iter_mut().for_each(Vec::clear);
         stale_at.clear();
         let (mut stale, mut ever_stale) = (u64::MAX, 0);
         for (at, track) in tracks[..readable].iter_mut().enumerate() {
@@ -118,28 +121,36 @@ pub fn seal(segment: &Segment) -> Sealed {
                 *stamp = stamp.wrapping_add(difference);
                 stamped[slot - base].push((at, *stamp));
             });
-            if let Err(error) = moved.and_then(|()| track.groups.redo_next(&mut values[..width])) {
+            let changed = |slot: usize, value| steps[slot].push((at as u32, value));
+            if let Err(error) = moved.and_then(|()| track.groups.redo_next(&mut values[..width], changed)) {
                 sealed.unread = Some((segment.rows.len() - at, error));
                 readable = at;
+                even = Times::new(&times[..readable]);
                 break;
-            }
-            for (slot, value) in values[..width].iter().enumerate() {
-                columns[slot * stride + at] = *value;
             }
             stale ^= track.flips_of(group);
             stale_at.push(stale);
             ever_stale |= stale;
         }
         for slot in 0..width {
-            let column = &columns[slot * stride..slot * stride + readable];
+            let said = steps[slot].partition_point(|(row, _)| (*row as usize) < readable);
+            let steps = &steps[slot][..said];
             chunk.clear();
+            let is_stamped = bounds.any() && segment.is_stamped(base + slot);
+            if !is_stamped && ever_stale >> slot & 1 == 0 {
+                encode_steps(&even, steps, &mut chunk);
+                let (min, max) = (times.first().copied().unwrap_or(0), times[..readable].last().copied().unwrap_or(0));
+                sealed.add(min, max, readable as u64, &chunk);
+                continue;
+            }
+            expand(steps, readable, &mut column);
             let mut encoder = Encoder::default();
             let (mut min, mut max) = (i64::MAX, i64::MIN);
             let mut push = |at: i64, value: f64, chunk: &mut Vec<u8>| {
                 (min, max) = (min.min(at), at);
                 encoder.push(at, value, chunk);
             };
-            if bounds.any() && segment.is_stamped(base + slot) {
+            if is_stamped {
                 let said = stamped[slot].iter().filter(|(row, _)| *row < readable);
                 samples.clear();
                 samples.extend(said.map(|(row, at)| (*at, column[*row])));
@@ -149,14 +160,10 @@ pub fn seal(segment: &Segment) -> Sealed {
                     samples.dedup_by_key(|(at, _)| *at);
                 }
                 samples.iter().for_each(|(at, value)| push(*at, *value, &mut chunk));
-            } else if ever_stale >> slot & 1 == 0 {
-                for (at, value) in times.iter().zip(column) {
-                    push(*at, *value, &mut chunk);
-                }
             } else {
                 let ends_here = |row: usize| row + 1 == times.len() && segment.goes_on(base + slot);
                 let mut was_stale = true;
-                for (row, (at, value)) in times.iter().zip(column).enumerate() {
+                for (row, (at, value)) in times.iter().zip(&column).enumerate() {
                     let stale = stale_at[row] >> slot & 1 == 1;
                     if !stale {
                         push(*at, *value, &mut chunk);
@@ -167,21 +174,39 @@ pub fn seal(segment: &Segment) -> Sealed {
                 }
             }
             let samples = encoder.count();
-            if samples > 0 {
-                encoder.finish(0, &mut chunk);
-                let start = sealed.entries.len();
-                sealed.entries.extend_from_slice(&[0; 4]);
-                put_varint(zigzag(min.wrapping_sub(sealed.first)), &mut sealed.entries);
-                put_varint(zigzag(sealed.last.wrapping_sub(max)), &mut sealed.entries);
-                sealed.entries.extend_from_slice(&chunk);
-                let sum = crc32c::crc32c(&sealed.entries[start + 4..]);
-                sealed.entries[start..start + 4].copy_from_slice(&sum.to_le_bytes());
-                sealed.samples += u64::from(samples);
-            }
-            sealed.ends.push(u32::try_from(sealed.entries.len()).expect("a segment's chunks stay below 4 GiB"));
+            encoder.finish(0, &mut chunk);
+            sealed.add(min, max, u64::from(samples), &chunk);
         }
     }
     sealed
+}
+
+impl Sealed {
+    /// Adds the next slot's chunk, if it has samples.
+    fn add(&mut self, min: i64, max: i64, samples: u64, chunk: &[u8]) {
+        if samples > 0 {
+            let start = self.entries.len();
+            self.entries.extend_from_slice(&[0; 4]);
+            put_varint(zigzag(min.wrapping_sub(self.first)), &mut self.entries);
+            put_varint(zigzag(self.last.wrapping_sub(max)), &mut self.entries);
+            self.entries.extend_from_slice(chunk);
+            let sum = crc32c::crc32c(&self.entries[start + 4..]);
+            self.entries[start..start + 4].copy_from_slice(&sum.to_le_bytes());
+            self.samples += samples;
+        }
+        self.ends.push(u32::try_from(self.entries.len()).expect("a segment's chunks stay below 4 GiB"));
+    }
+}
+
+/// A value for each of so many rows.
+fn expand(steps: &[(u32, f64)], rows: usize, column: &mut Vec<f64>) {
+    column.clear();
+    let mut value = 0.0;
+    for (row, step) in steps {
+        column.resize(*row as usize, value);
+        value = *step;
+    }
+    column.resize(rows, value);
 }
 
 /// The staleness markers of a slot.

@@ -107,10 +107,12 @@ fn thresholds_come_back() {
     for threshold in [0.0, 2f64.powi(-243), 2f64.powi(-244), 2f64.powi(-128), 0.001, 1024.0, 2048.0, 1e-320] {
         let (mut bits, mut out) = (BitWriter::default(), Vec::new());
         put_threshold(threshold, &mut bits, &mut out);
+        bits.finish(&mut out);
         assert_eq!(take_threshold(&mut Bits::new(&out)), Ok(threshold));
     }
     let (mut bits, mut out) = (BitWriter::default(), Vec::new());
     put_threshold(2f64.powi(-128), &mut bits, &mut out);
+    bits.finish(&mut out);
     assert_eq!(out, [116], "as Prometheus says of its default");
 }
 

@@ -183,6 +183,9 @@ impl Replay {
             }
             Record::Row { segment, step, at, row } => match self.segments.get_mut(&segment) {
                 Some(partial) => {
+                    if partial.rows.len() >= usize::from(u16::MAX) {
+                        return Err("a segment has more rows than a chunk may have samples");
+                    }
                     if partial.is_next(step) && partial.rows.last().is_none_or(|last| last.at < at) {
                         let end = frame.offset + (FRAME_HEAD_BYTES + frame.payload.len()) as u64;
                         let next = damages.partition_point(|damage| damage.offset + damage.bytes <= frame.offset);
