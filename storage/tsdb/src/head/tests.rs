@@ -363,7 +363,7 @@ fn stamped_slots_follow_the_rules() {
 
 /// Targets begin together, at the start and with each range of a block, and are not closed together for all that.
 #[test]
-fn open_rows_of_many_targets_stay_the_same() {
+fn open_rows_of_many_targets_stay_about_the_same() {
     let limits = SegmentLimits { rows_max: 12, range_ms: 100_000, ..SegmentLimits::default() };
     let (mut journal, mut scratch) = (Journal::off(), AppendScratch::default());
     let groups = [group(&names("m", 1), false)];
@@ -386,8 +386,11 @@ fn open_rows_of_many_targets_stay_the_same() {
         }
         most = most.max(heads.iter().map(|head| head.open.rows.len()).sum());
     }
-    // In the mean a segment of at most twelve rows has six and a half.
-    assert_eq!(most, 24 * 13 / 2);
+    // In the mean a segment of at most twelve rows has six and a half. First ones are closed after 6 to 17: when half of
+    // them are, the others have twelve rows each, and there is a quarter more than in the mean; twice, were they closed
+    // together.
+    let mean = 24 * 13 / 2;
+    assert!((mean..=mean * 5 / 4).contains(&most), "{most}");
 }
 
 #[test]
