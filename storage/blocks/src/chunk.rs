@@ -28,10 +28,31 @@ impl Chunk {
     }
 
     /// Reads all samples, in order.
+    pub fn decode(&self, sample: impl FnMut(i64, Value)) -> Result<(), ChunkError> {
+        let Chunk { min, max, encoding, ref bytes } = *self;
+        ChunkRef { min, max, encoding, bytes }.decode(sample)
+    }
+}
+
+/// A chunk in bytes of someone else.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkRef<'a> {
+    pub min: i64,
+    pub max: i64,
+    pub encoding: u8,
+    pub bytes: &'a [u8],
+}
+
+impl ChunkRef<'_> {
+    pub fn to_owned(&self) -> Chunk {
+        Chunk { min: self.min, max: self.max, encoding: self.encoding, bytes: self.bytes.to_vec() }
+    }
+
+    /// Reads all samples, in order.
     pub fn decode(&self, mut sample: impl FnMut(i64, Value)) -> Result<(), ChunkError> {
         match self.encoding {
-            xor::XOR => xor::decode(&self.bytes, |at, value| sample(at, Value::Float(value))),
-            encoding => histogram::decode(encoding, &self.bytes, |at, histogram| {
+            xor::XOR => xor::decode(self.bytes, |at, value| sample(at, Value::Float(value))),
+            encoding => histogram::decode(encoding, self.bytes, |at, histogram| {
                 sample(at, Value::Histogram(Arc::new(histogram)));
             }),
         }

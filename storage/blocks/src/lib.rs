@@ -13,7 +13,7 @@ mod tombstones;
 mod writer;
 pub mod xor;
 
-pub use chunk::{Chunk, encode};
+pub use chunk::{Chunk, ChunkRef, encode};
 pub use compact::{Merged, compact, merge_chunks, plan};
 pub use meta::{Compaction, Meta, Parent, Stats};
 pub use reader::{Block, Found};

@@ -18,7 +18,8 @@ use crate::log::record::{self, ChunksHead, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
 use crate::seal::{Sealed, seal};
 use ahash::{AHashMap, AHashSet};
-use blocks::{Chunk, xor};
+use blocks::xor::{self, ChunkError};
+use blocks::{Chunk, ChunkRef};
 use series::{Labels, Matcher, Sample, Timestamp, Value};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -37,15 +38,20 @@ const PAYLOAD_BYTES_MAX: usize = 256 << 20;
 const SEARCH_BYTES_MAX: u64 = 64 << 20;
 /// Slots from which on a segment's table is read in one piece.
 const TABLE_AT_ONCE: usize = 8;
+/// Bytes between the chunks of two slots that are rather read than left out: copying them takes as long as one more call.
+const GAP_BYTES_MAX: u64 = 4 << 10;
+/// Bytes of chunks that are read at once.
+const SPAN_BYTES_MAX: u64 = 256 << 10;
 
 /// A segment's chunks in a file.
 #[derive(Clone, Debug)]
 struct Kept {
     target: u32,
     groups: Box<[u32]>,
-    /// Where the table begins, and how many slots it has.
+    /// Where the table begins, how many slots it has, and the bytes of table and chunks.
     offset: u64,
     slots: u32,
+    bytes: u64,
     /// Entries hold several chunks, of histograms.
     histograms: bool,
     first: i64,
@@ -66,7 +72,6 @@ pub struct ChunkFile {
     path: PathBuf,
     file: File,
     index: RwLock<Index>,
-    damaged: AtomicU64,
 }
 
 /// What the writing thread keeps of the file that it writes.
@@ -265,7 +270,7 @@ impl Archive {
                 let path = self.folder.join(format!("{range}-{}-{}.chunks", id.boot, id.sequence));
                 let file = File::options().read(true).write(true).create_new(true).open(&path)?;
                 blocks::file::sync_folder(&self.folder)?;
-                let file = Arc::new(ChunkFile { path, file, index: RwLock::default(), damaged: AtomicU64::new(0) });
+                let file = Arc::new(ChunkFile { path, file, index: RwLock::default() });
                 self.ranges.write().expect("no panic while held").entry(range).or_default().push(file.clone());
                 let (targets, groups) = (AHashMap::new(), AHashMap::new());
                 place.insert(Open { id, file, offset: 0, synced: true, targets, groups })
@@ -464,6 +469,7 @@ impl Open {
             groups: groups.into(),
             offset,
             slots: sealed.ends.len() as u32,
+            bytes: head.bytes,
             histograms,
             first: sealed.first,
             last: sealed.last,
@@ -514,7 +520,7 @@ impl ChunkFile {
                 }
             }
         }
-        Ok(ChunkFile { path, file, index: RwLock::new(index), damaged: AtomicU64::new(0) })
+        Ok(ChunkFile { path, file, index: RwLock::new(index) })
     }
 
     fn bounds(&self) -> Option<(i64, i64)> {
@@ -538,7 +544,7 @@ impl ChunkFile {
         // Entries are few and small; the lock is not held while chunks are read.
         let (entries, targets, groups) = {
             let index = self.index.read().expect("no panic while held");
-            let entries: Vec<Kept> = index
+            let mut entries: Vec<Kept> = index
                 .entries
                 .iter()
                 .filter(|entry| {
@@ -550,48 +556,125 @@ impl ChunkFile {
             if entries.is_empty() {
                 return true;
             }
+            entries.sort_by_key(|entry| entry.target);
             (entries, index.targets.clone(), index.groups.clone())
         };
         let mut matching = Matching::default();
-        let mut pieces: AHashMap<(u32, u32, u32), Piece> = AHashMap::new();
-        for entry in &entries {
-            let target = &targets[entry.target as usize];
-            let mut base = 0;
-            let mut wanted: Vec<(u32, u32, u32)> = Vec::new();
-            for group in &entry.groups {
-                let slots = matching.slots(selectors, &groups[*group as usize], *group, &target.labels);
-                wanted.extend(slots.iter().map(|slot| (*group, *slot, base + slot)));
-                base += groups[*group as usize].len() as u32;
-            }
-            if wanted.is_empty() {
-                continue;
-            }
-            if stop.load(Ordering::Relaxed) {
-                return false;
-            }
-            let mut table = Table::new(self, entry, wanted.len());
-            for (group, slot, at) in wanted {
-                let decoded = table.chunks(at).and_then(|chunks| {
-                    chunks.iter().filter(|chunk| chunk.min <= to && chunk.max >= from).try_for_each(|chunk| {
-                        let piece = pieces.entry((entry.target, group, slot)).or_insert_with(|| {
-                            let target = &targets[entry.target as usize].labels;
-                            Piece::new(groups[group as usize].series_labels(slot as usize, target))
-                        });
-                        let decoded = chunk.decode(|at, value| {
-                            if at >= from && at <= to {
-                                piece.push(at, value);
-                            }
-                        });
-                        decoded.map_err(|error| error.0.to_owned())
+        for of_target in entries.chunk_by(|one, other| one.target == other.target) {
+            let target = &targets[of_target[0].target as usize].labels;
+            let mut pieces: AHashMap<(u32, u32), Piece> = AHashMap::new();
+            for entry in of_target {
+                if stop.load(Ordering::Relaxed) {
+                    return false;
+                }
+                let (mut series, mut slots) = (Vec::new(), Vec::new());
+                let mut base = 0;
+                for number in &entry.groups {
+                    let group = &groups[*number as usize];
+                    for slot in matching.slots(selectors, group, *number, target).iter() {
+                        series.push((*number, *slot));
+                        slots.push(base + slot);
+                    }
+                    base += group.len() as u32;
+                }
+                let damaged = self.read_slots(entry, &slots, |at, chunk| {
+                    if chunk.min > to || chunk.max < from {
+                        return Ok(());
+                    }
+                    let (number, slot) = series[at];
+                    let piece = pieces
+                        .entry((number, slot))
+                        .or_insert_with(|| Piece::new(groups[number as usize].series_labels(slot as usize, target)));
+                    chunk.decode(|at, value| {
+                        if at >= from && at <= to {
+                            piece.push(at, value);
+                        }
                     })
                 });
-                if decoded.is_err() {
-                    self.damaged.fetch_add(1, Ordering::Relaxed);
-                    findings.fetch_add(1, Ordering::Relaxed);
+                findings.fetch_add(damaged.len() as u64, Ordering::Relaxed);
+            }
+            if !pieces.into_values().all(|piece| piece.is_empty() || found(piece)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives `take` the chunks of slots of an entry, one of floats at most or any number of histograms, with the place
+    /// of the slot among `slots`, which ascend. What lies close together is read together. Gives why slots, or all of
+    /// them, were not read.
+    fn read_slots(
+        &self,
+        entry: &Kept,
+        slots: &[u32],
+        mut take: impl FnMut(usize, ChunkRef) -> Result<(), ChunkError>,
+    ) -> Vec<String> {
+        let mut failed = Vec::new();
+        let places = self.places(entry, slots).unwrap_or_else(|reason| {
+            failed.push(reason);
+            Vec::new()
+        });
+        let mut rest = &places[..];
+        let mut bytes = Vec::new();
+        while let Some(first) = rest.first() {
+            let near = |pair: &[Place]| {
+                pair[1].start - pair[0].end <= GAP_BYTES_MAX && pair[1].end - first.start <= SPAN_BYTES_MAX
+            };
+            let count = 1 + rest.windows(2).take_while(|pair| near(pair)).count();
+            let (span, behind) = rest.split_at(count);
+            rest = behind;
+            bytes.resize((span[count - 1].end - first.start) as usize, 0);
+            if let Err(error) = self.file.read_exact_at(&mut bytes, entry.offset + first.start) {
+                failed.push(error.to_string());
+                continue;
+            }
+            for place in span {
+                let of_slot = &bytes[(place.start - first.start) as usize..(place.end - first.start) as usize];
+                if let Err(reason) = read_entry(of_slot, entry, |chunk| take(place.at, chunk)) {
+                    failed.push(reason);
                 }
             }
         }
-        pieces.into_values().all(|piece| piece.is_empty() || found(piece))
+        failed
+    }
+
+    /// Where the bytes of slots lie in an entry, of those that have any.
+    fn places(&self, entry: &Kept, slots: &[u32]) -> Result<Vec<Place>, String> {
+        let table_bytes = u64::from(entry.slots) * 4 + 4;
+        let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
+        let mut table = Vec::new();
+        if slots.len() >= TABLE_AT_ONCE {
+            table.resize(table_bytes as usize, 0);
+            self.file.read_exact_at(&mut table, entry.offset).map_err(|error| error.to_string())?;
+            let (ends, sum) = table.split_at(table_bytes as usize - 4);
+            if crc32c::crc32c(ends) != word(sum) {
+                return Err("the checksum of a table does not fit".into());
+            }
+        }
+        let mut places = Vec::with_capacity(slots.len());
+        for (at, slot) in slots.iter().enumerate() {
+            // The end of the slot before, and its own.
+            let from = u64::from(*slot).saturating_sub(1) * 4;
+            let length = if *slot == 0 { 4 } else { 8 };
+            let mut ends = [0; 8];
+            if table.is_empty() {
+                let read = self.file.read_exact_at(&mut ends[8 - length..], entry.offset + from);
+                read.map_err(|error| error.to_string())?;
+            } else {
+                ends[8 - length..].copy_from_slice(&table[from as usize..][..length]);
+            }
+            let (start, end) = (u64::from(word(&ends[..4])), u64::from(word(&ends[4..])));
+            if start > end
+                || table_bytes + end > entry.bytes
+                || places.last().is_some_and(|last: &Place| last.end > table_bytes + start)
+            {
+                return Err("a table is not ascending".into());
+            }
+            if start < end {
+                places.push(Place { at, start: table_bytes + start, end: table_bytes + end });
+            }
+        }
+        Ok(places)
     }
 
     /// What a block is made of: targets, groups, and for each target and group the places of its chunks.
@@ -615,8 +698,15 @@ impl ChunkFile {
     /// The chunks of a slot of an entry.
     pub(crate) fn chunks(&self, entry: u32, slot: u32) -> Result<Vec<Chunk>, Finding> {
         let entry = self.index.read().expect("no panic while held").entries[entry as usize].clone();
-        let read = Table::new(self, &entry, 1).chunks(slot);
-        read.map_err(|reason| Finding { file: self.path.clone(), offset: entry.offset, reason })
+        let mut chunks = Vec::new();
+        let failed = self.read_slots(&entry, &[slot], |_, chunk| {
+            chunks.push(chunk.to_owned());
+            Ok(())
+        });
+        match failed.into_iter().next() {
+            Some(reason) => Err(Finding { file: self.path.clone(), offset: entry.offset, reason }),
+            None => Ok(chunks),
+        }
     }
 }
 
@@ -628,76 +718,31 @@ pub(crate) struct Contents {
     pub places: Vec<(u32, u32, u32, u32)>,
 }
 
-/// Where the chunks of an entry are.
-struct Table<'a> {
-    file: &'a ChunkFile,
-    entry: &'a Kept,
-    whole: Option<Vec<u8>>,
-    at_once: bool,
+/// Where the chunks of a slot lie, from the beginning of the entry's table on.
+struct Place {
+    /// The slot's place among those that are wanted.
+    at: usize,
+    start: u64,
+    end: u64,
 }
 
-impl Table<'_> {
-    fn new<'a>(file: &'a ChunkFile, entry: &'a Kept, wanted: usize) -> Table<'a> {
-        Table { file, entry, whole: None, at_once: wanted >= TABLE_AT_ONCE }
-    }
-
-    fn bytes(&self, offset: u64, length: usize) -> Result<Vec<u8>, String> {
-        let mut bytes = vec![0; length];
-        self.file.file.read_exact_at(&mut bytes, self.entry.offset + offset).map_err(|error| error.to_string())?;
-        Ok(bytes)
-    }
-
-    /// The chunks of a slot: one of floats at most, any number of histograms.
-    fn chunks(&mut self, slot: u32) -> Result<Vec<Chunk>, String> {
-        match self.entry(slot)? {
-            Some(bytes) => read_entry(&bytes, self.entry),
-            None => Ok(Vec::new()),
-        }
-    }
-
-    /// The bytes of a slot's entry, if it has samples.
-    fn entry(&mut self, slot: u32) -> Result<Option<Vec<u8>>, String> {
-        let table_bytes = u64::from(self.entry.slots) * 4;
-        let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
-        let ends: Vec<u8> = if self.at_once {
-            if self.whole.is_none() {
-                let mut table = self.bytes(0, table_bytes as usize + 4)?;
-                let sum = table.split_off(table_bytes as usize);
-                if crc32c::crc32c(&table) != word(&sum) {
-                    return Err("the checksum of a table does not fit".into());
-                }
-                self.whole = Some(table);
-            }
-            let table = self.whole.as_ref().expect("read above");
-            let at = slot as usize * 4;
-            let start = if slot == 0 { &[0; 4] } else { &table[at - 4..at] };
-            [start, &table[at..at + 4]].concat()
-        } else if slot == 0 {
-            [vec![0; 4], self.bytes(0, 4)?].concat()
-        } else {
-            self.bytes(u64::from(slot - 1) * 4, 8)?
-        };
-        let (start, end) = (word(&ends[..4]), word(&ends[4..]));
-        match end.checked_sub(start) {
-            None => Err("a table is not ascending".into()),
-            Some(0) => Ok(None),
-            Some(length) => self.bytes(table_bytes + 4 + u64::from(start), length as usize).map(Some),
-        }
-    }
-}
-
-fn read_entry(bytes: &[u8], entry: &Kept) -> Result<Vec<Chunk>, String> {
+fn read_entry(
+    bytes: &[u8],
+    entry: &Kept,
+    mut take: impl FnMut(ChunkRef) -> Result<(), ChunkError>,
+) -> Result<(), String> {
     let (sum, rest) = bytes.split_first_chunk::<4>().ok_or("an entry ends early")?;
     if crc32c::crc32c(rest) != u32::from_le_bytes(*sum) {
         return Err("the checksum of a chunk does not fit".into());
     }
+    let mut take = |chunk| take(chunk).map_err(|error| error.to_string());
     if entry.histograms {
-        return Ok(histograms::read_entry(rest, entry.first)?);
+        return histograms::read_entry(rest, entry.first)?.into_iter().try_for_each(take);
     }
     let mut reader = Reader::new(rest);
     let min = entry.first.wrapping_add(unzigzag(reader.varint()?));
     let max = entry.last.wrapping_sub(unzigzag(reader.varint()?));
-    Ok(vec![Chunk { min, max, encoding: xor::XOR, bytes: reader.rest().to_vec() }])
+    take(ChunkRef { min, max, encoding: xor::XOR, bytes: reader.rest() })
 }
 
 fn read_frame(file: &File, id: FileId, at: u64, length: u64) -> Option<(u8, Vec<u8>)> {
@@ -744,10 +789,10 @@ fn take(
                 return Err("a table that does not fit its groups");
             }
             index.samples += head.samples;
-            let ChunksHead { histograms, first, last, first_row, .. } = head;
-            let slots = slots as u32;
-            index.entries.push(Kept { target, groups, offset: behind, slots, histograms, first, last, first_row });
-            Ok(head.bytes)
+            let ChunksHead { histograms, first, last, first_row, bytes, .. } = head;
+            let (offset, slots) = (behind, slots as u32);
+            index.entries.push(Kept { target, groups, offset, slots, bytes, histograms, first, last, first_row });
+            Ok(bytes)
         }
         _ => Err("a record of another kind of file"),
     }

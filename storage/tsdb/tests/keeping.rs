@@ -227,13 +227,25 @@ fn every_sample_is_read_from_wherever_it_is() {
         let to = from + next(300_000) as i64;
         same(&core.read(&[], from, to), &within(&truth, from, to), "a part");
     }
-    let matcher = Matcher::new("__name__", MatchOp::Regex, "metric_[34]").unwrap();
-    let wanted: Truth = truth
-        .iter()
-        .filter(|(labels, _)| labels.contains("metric_3") || labels.contains("metric_4"))
-        .map(|(labels, samples)| (labels.clone(), samples.clone()))
-        .collect();
-    same(&core.read(&[matcher], 0, end), &wanted, "by name");
+    // Of a segment all, some, and few slots, at its beginning, at its end, and far apart.
+    for (label, wanted) in [
+        ("__name__", "metric_[34]"),
+        ("le", "0"),
+        ("le", "149"),
+        ("le", "0|1|148|149"),
+        ("le", "1?[0-9]|75|14[0-9]"),
+        ("le", "150"),
+    ] {
+        let matcher = Matcher::new(label, MatchOp::Regex, wanted).unwrap();
+        let fits = |labels: &str| {
+            let value = labels.split(&format!("{label}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+            matcher.matches(value.expect("a label that all have"))
+        };
+        let wanted: Truth =
+            truth.iter().filter(|(labels, _)| fits(labels)).map(|(l, s)| (l.clone(), s.clone())).collect();
+        assert_eq!(wanted.is_empty(), matcher.value() == "150");
+        same(&core.read(&[matcher], 0, end), &wanted, "by label");
+    }
     assert!(core.store.stats().log_bytes < 200_000, "{:?}", core.store.stats());
     // Of segments that began in deleted files, later files may hold rows: those are not missed.
     core.tidy();

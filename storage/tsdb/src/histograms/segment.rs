@@ -10,7 +10,7 @@ use crate::group::SlotGroup;
 use crate::log::{Journal, SegmentMark, TargetKey};
 use crate::seal::Sealed;
 use ahash::AHashMap;
-use blocks::{Chunk, histogram};
+use blocks::{Chunk, ChunkRef, histogram};
 use series::{Histogram, Timestamp, is_stale};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -254,7 +254,7 @@ fn put_entry(chunks: &[Chunk], first: i64, out: &mut Vec<u8>) {
 }
 
 /// Reads an entry behind its checksum.
-pub(crate) fn read_entry(bytes: &[u8], first: i64) -> Result<Vec<Chunk>, &'static str> {
+pub(crate) fn read_entry(bytes: &[u8], first: i64) -> Result<Vec<ChunkRef<'_>>, &'static str> {
     let mut reader = Reader::new(bytes);
     (0..reader.count()?)
         .map(|_| {
@@ -262,7 +262,7 @@ pub(crate) fn read_entry(bytes: &[u8], first: i64) -> Result<Vec<Chunk>, &'stati
             let max = min.wrapping_add(unzigzag(reader.varint()?));
             let encoding = reader.byte()?;
             let length = reader.count()?;
-            Ok(Chunk { min, max, encoding, bytes: reader.take(length)?.to_vec() })
+            Ok(ChunkRef { min, max, encoding, bytes: reader.take(length)? })
         })
         .collect()
 }
