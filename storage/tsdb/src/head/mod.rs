@@ -1,4 +1,4 @@
-//! One target's samples that are not in chunks yet: newest values, and rows that lead back from them.
+//! One target's samples that are not in chunks yet, and its newest rows: newest values, and rows that lead back from them.
 //!
 //! `segment` has rows over a space of slots, `turn` begins and ends segments, `append` makes rows of scrapes and
 //! `sparse` of samples that no scrape brings, `select` and `newest` read.
@@ -39,6 +39,9 @@ const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
 const BEHIND_MS_MAX: i64 = 60 * 60 * 1000;
 /// A segment with fewer dead slots than this is never worth a new one.
 const DEAD_SLOTS_MIN: usize = 256;
+/// So many of a target's newest rows stay in memory though they are in chunks: rates over the last minutes take a row for
+/// what they would otherwise look up series by series.
+const ROWS_KEPT: usize = 30;
 /// No sample yet.
 pub(crate) const NO_STAMP: i64 = i64::MIN;
 
@@ -103,7 +106,7 @@ pub struct TargetHead {
     /// The same for one that begins together with those of other targets: from half as many to half as many again, so that
     /// they are not closed together, and what is in memory is about the same at all times.
     rows_max_staggered: usize,
-    /// Closed segments, oldest first, until they are in chunks.
+    /// Closed segments, oldest first, until they are in chunks; of some of those the last rows.
     closed: VecDeque<Arc<Closed>>,
     /// A segment whose vanished series end with the next row.
     owing: Option<Segment>,
@@ -208,6 +211,7 @@ impl TargetHead {
         Change { added }
     }
 
+    /// Those that are not in chunks.
     fn segments(&self) -> impl Iterator<Item = &Segment> {
         let closed = self.closed.iter().filter(|closed| !closed.is_sealed()).map(|closed| &closed.segment);
         closed.chain(&self.owing).chain([&self.open, &self.late])
@@ -215,6 +219,7 @@ impl TargetHead {
 
     /// Bytes on the heap, groups not counted.
     pub fn heap_bytes(&self) -> usize {
-        self.segments().map(Segment::heap_bytes).sum()
+        let sealed = self.closed.iter().filter(|closed| closed.is_sealed()).map(|closed| &closed.segment);
+        self.segments().chain(sealed).map(Segment::heap_bytes).sum()
     }
 }

@@ -72,6 +72,13 @@ impl<S> Closed<S> {
     }
 }
 
+impl Closed {
+    /// Whether it has what the target's scrapes brought, row by row, and no samples with times of their own.
+    pub(super) fn has_rows_of(&self, target: &Arc<TargetKey>) -> bool {
+        Arc::ptr_eq(&self.key, target) && self.segment.slots.stamps.is_empty()
+    }
+}
+
 impl Segment {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
@@ -184,6 +191,15 @@ impl Segment {
     pub(super) fn newest_possible(&self) -> Option<Timestamp> {
         let (_, last) = self.range()?;
         Some(if self.slots.stamps.is_empty() { last } else { last.plus_ms(AHEAD_MS_MAX) })
+    }
+
+    /// Forgets all but the last rows; gives the time of the last one that is gone.
+    pub(super) fn keep_last(&mut self, rows: usize) -> Option<Timestamp> {
+        let gone = self.rows.len().checked_sub(rows).filter(|gone| *gone > 0)?;
+        let until = self.rows[gone - 1].at;
+        self.rows.drain(..gone);
+        self.rows.shrink_to_fit();
+        Some(until)
     }
 
     /// Whether the slots of both belong to the same series.

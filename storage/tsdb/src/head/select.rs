@@ -221,19 +221,17 @@ impl TargetHead {
         mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
     ) -> Result<bool, RowError> {
         out.clear();
-        let in_memory = self.whole_since.is_some_and(|since| since <= from)
-            && self.in_chunks_until().is_none_or(|until| until < from);
-        let complete = (nothing_older || in_memory) && self.owing.is_none() && self.late.is_empty();
-        if !complete {
+        // What is in chunks as well may still be in memory.
+        let in_memory =
+            self.whole_since.is_some_and(|since| since <= from) && self.sealed_until.is_none_or(|until| until < from);
+        let in_rows = self.owing.is_none()
+            && self.late.is_empty()
+            && self.closed.iter().all(|closed| closed.has_rows_of(&self.key));
+        if !in_rows || !(nothing_older || in_memory) {
             return Ok(false);
         }
         let within = |segment: &&Segment| segment.range().is_some_and(|(first, last)| first <= to && last >= from);
-        let unsealed = || self.closed.iter().filter(|closed| !closed.is_sealed());
-        if unsealed().any(|closed| !Arc::ptr_eq(&closed.key, &self.key) && within(&&closed.segment)) {
-            // Late samples.
-            return Ok(false);
-        }
-        let closed = unsealed().map(|closed| &closed.segment);
+        let closed = self.closed.iter().map(|closed| &closed.segment);
         let segments: Vec<&Segment> = closed.chain([&self.open]).filter(within).collect();
         let Some(last) = segments.last() else { return Ok(true) };
         if segments.iter().any(|segment| !segment.same_layout(last) || !segment.slots.stamps.is_empty()) {

@@ -280,12 +280,56 @@ fn rows_are_not_everything_once_some_are_in_chunks() {
     let (first, until) = sealed.segment.range().map(|(first, last)| (first.0, last.0)).expect("rows");
     assert!(pair.check_rows(first, last) && pair.check_rows(until, until));
     sealed.set_sealed();
-    // Whether the head has noticed yet, or not.
-    for _ in 0..2 {
-        assert!(!pair.check_rows(first, last) && !pair.check_rows(until, last) && !pair.check_rows(first, until));
-        assert!(pair.check_rows(until + 1, last), "what came later is all there");
+    assert!(pair.check_rows(first, last), "they are still in memory");
+    pair.head.drop_sealed();
+    assert!(!pair.check_rows(first, last) && !pair.check_rows(until, last) && !pair.check_rows(first, until));
+    assert!(pair.check_rows(until + 1, last), "what came later is all there");
+}
+
+/// A rate over the last minutes finds rows, whether a segment has just ended or not.
+#[test]
+fn the_newest_rows_stay_when_they_are_in_chunks() {
+    let mut pair = Pair::new();
+    pair.replace(&[group(&names("a", 70), false)]);
+    let kept = super::ROWS_KEPT as i64;
+    let (mut at, mut sealed, mut in_two) = (0, 0, 0);
+    while sealed < 3 {
+        at += 1;
+        if at % 17 == 0 {
+            pair.fail(at * 1_000)
+        } else {
+            pair.append(at * 1_000, || (at / 3) as f64)
+        }
+        let mut closed = Vec::new();
+        pair.head.take_closed(|segment| closed.push(segment));
+        for segment in &closed {
+            segment.set_sealed();
+            sealed += 1;
+            // While it is held by others it is left as it is.
+            let (first, _) = segment.segment.range().expect("rows");
+            pair.head.drop_sealed();
+            assert!(pair.check_rows(first.0, at * 1_000));
+        }
+        drop(closed);
         pair.head.drop_sealed();
+        let open = pair.head.open.rows.len() as i64;
+        let in_memory = pair.head.closed.iter().map(|closed| closed.segment.rows.len() as i64).sum::<i64>() + open;
+        assert_eq!(in_memory, open.max(kept.min(at)), "row {at}");
+        in_two += i64::from(open < in_memory);
+        for back in [0, in_memory / 2, in_memory - 1] {
+            assert!(pair.check_rows((at - back) * 1_000, at * 1_000));
+        }
+        assert!(!pair.check_rows((at - in_memory) * 1_000, at * 1_000), "row {at}");
     }
+    assert!(in_two > kept);
+    // Samples in chunks are read from there, series by series.
+    let (open, _) = pair.head.open.range().expect("a row");
+    pair.head.range(Timestamp(0), open.plus_ms(-1), u64::MAX, |_| [0].into(), |_, _, _| panic!("in chunks")).unwrap();
+    // Series that moved to other slots are of no use any more.
+    pair.replace(&[group(&names("b", 3), false)]);
+    pair.append((at + 1) * 1_000, || 1.0);
+    pair.head.drop_sealed();
+    assert!(pair.head.closed.is_empty() && !pair.check_rows((at - 5) * 1_000, (at + 1) * 1_000));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Where segments begin and end, and what becomes of those that have ended.
 
 use super::append::AppendScratch;
-use super::{Closed, NO_STAMP, Segment, TargetHead};
+use super::{Closed, NO_STAMP, ROWS_KEPT, Segment, TargetHead};
 use crate::group::SlotGroup;
 use crate::log::{Journal, TargetKey};
 use crate::row::{self, Marks, StampRun};
@@ -103,18 +103,27 @@ impl TargetHead {
         self.close(segment);
     }
 
-    /// Forgets what is in chunks. True while there is anything else.
+    /// Forgets what is in chunks, but for the newest rows. True while there is anything that is in none.
     pub fn drop_sealed(&mut self) -> bool {
-        self.sealed_until = self.in_chunks_until();
-        self.closed.retain(|closed| !closed.is_sealed());
+        let TargetHead { key, closed, open, sealed_until, .. } = self;
+        let mut newer = open.rows.len() + closed.iter().map(|closed| closed.segment.rows.len()).sum::<usize>();
+        closed.retain_mut(|closed| {
+            newer -= closed.segment.rows.len();
+            if !closed.is_sealed() {
+                return true;
+            }
+            let readable = closed.has_rows_of(key) && closed.segment.same_layout(open);
+            let kept = if readable { ROWS_KEPT.saturating_sub(newer) } else { 0 };
+            let dropped = match kept {
+                0 => closed.segment.newest_possible(),
+                // Whoever sealed it lets go of it soon.
+                _ => Arc::get_mut(closed).and_then(|closed| closed.segment.keep_last(kept)),
+            };
+            *sealed_until = dropped.max(*sealed_until);
+            kept > 0
+        });
         let open = self.owing.is_some() || !self.open.rows.is_empty() || !self.late.rows.is_empty();
-        open || !self.closed.is_empty()
-    }
-
-    /// The newest sample that is read from chunks: those of segments that are sealed, dropped already or not.
-    pub(super) fn in_chunks_until(&self) -> Option<Timestamp> {
-        let sealed = self.closed.iter().filter(|closed| closed.is_sealed());
-        sealed.filter_map(|closed| closed.segment.newest_possible()).chain(self.sealed_until).max()
+        open || self.closed.iter().any(|closed| !closed.is_sealed())
     }
 
     /// Closes the open segment, so that it can be put into chunks: no more rows come.
