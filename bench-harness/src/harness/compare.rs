@@ -228,7 +228,8 @@ impl Field<'_> {
     }
 
     fn start(&self, contender: &Contender, places: &Places, folder: &Path) -> anyhow::Result<Process> {
-        let arguments = contender.arguments.iter().map(|argument| places.fill(argument));
+        let arguments =
+            contender.arguments.iter().chain(&self.scenario.arguments).map(|argument| places.fill(argument));
         let cpus = self.scenario.cpus_contender.as_deref();
         Process::start(&contender.title, places.program, arguments, cpus, &folder.join("output.log"))
     }

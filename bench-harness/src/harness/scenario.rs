@@ -55,6 +55,9 @@ pub struct Scenario {
     /// Names of contenders to run, in this order; all that there are by default.
     #[serde(default)]
     pub contenders: Vec<String>,
+    /// Given to every contender beside its own.
+    #[serde(default)]
+    pub arguments: Vec<String>,
     /// Asked of contenders that answer queries.
     #[serde(default, rename = "query")]
     pub queries: Vec<Query>,
