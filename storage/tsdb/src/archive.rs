@@ -615,19 +615,27 @@ impl ChunkFile {
             Vec::new()
         });
         let mut rest = &places[..];
+        // Of a span that could not be read, every slot alone.
+        let mut alone = 0usize;
         let mut bytes = Vec::new();
         while let Some(first) = rest.first() {
             let near = |pair: &[Place]| {
                 pair[1].start - pair[0].end <= GAP_BYTES_MAX && pair[1].end - first.start <= SPAN_BYTES_MAX
             };
-            let count = 1 + rest.windows(2).take_while(|pair| near(pair)).count();
+            let count = if alone > 0 { 1 } else { 1 + rest.windows(2).take_while(|pair| near(pair)).count() };
+            alone = alone.saturating_sub(1);
             let (span, behind) = rest.split_at(count);
-            rest = behind;
             bytes.resize((span[count - 1].end - first.start) as usize, 0);
             if let Err(error) = self.file.read_exact_at(&mut bytes, entry.offset + first.start) {
-                failed.push(error.to_string());
+                if count > 1 {
+                    alone = count;
+                } else {
+                    failed.push(error.to_string());
+                    rest = behind;
+                }
                 continue;
             }
+            rest = behind;
             for place in span {
                 let of_slot = &bytes[(place.start - first.start) as usize..(place.end - first.start) as usize];
                 if let Err(reason) = read_entry(of_slot, entry, |chunk| take(place.at, chunk)) {

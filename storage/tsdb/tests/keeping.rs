@@ -581,4 +581,14 @@ fn damaged_chunks_cost_their_own_samples() {
         close(core);
     }
     assert!(lost > 0);
+    // What the disk does not give any more costs its own samples, too.
+    std::fs::write(&path, &good).unwrap();
+    let store = open(folder.path());
+    let core = Core::new(&store, 0, 1, LIMITS);
+    drop(store);
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(good.len() as u64 - 1).unwrap();
+    let samples: usize = core.read(&[], 0, i64::MAX).values().map(BTreeMap::len).sum();
+    assert!((whole - LIMITS.rows_max * 3 / 2..whole).contains(&samples), "{samples} of {whole}");
+    assert_eq!(core.store.stats().damages, 1);
+    close(core);
 }
