@@ -14,6 +14,14 @@ pub struct SlotGroup {
     starts: Box<[u32]>,
     stamped: Bits,
     any_stamped: bool,
+    /// Has the bit of every label name of a slot, see [`name_bit`].
+    names: u64,
+}
+
+/// One of 64 bits for a label's name: names that have it may be another's, one that nobody set is nobody's.
+fn name_bit(name: &str) -> u64 {
+    let mixed = name.bytes().fold(0u64, |mixed, byte| (mixed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    1 << (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
 }
 
 /// Collects the slots of a group.
@@ -24,6 +32,7 @@ pub struct GroupBuilder {
     starts: Vec<u32>,
     stamped: Bits,
     any_stamped: bool,
+    names: u64,
 }
 
 impl GroupBuilder {
@@ -35,6 +44,7 @@ impl GroupBuilder {
         }
         self.starts.push(self.ends.len() as u32);
         for (name, value) in labels.iter() {
+            self.names |= name_bit(name);
             for part in [name, value] {
                 self.text.push_str(part);
                 self.ends.push(u32::try_from(self.text.len()).expect("a group's labels stay below 4 GiB"));
@@ -50,6 +60,7 @@ impl GroupBuilder {
             starts: self.starts.into(),
             stamped: self.stamped,
             any_stamped: self.any_stamped,
+            names: self.names,
         }
     }
 }
@@ -130,29 +141,38 @@ impl SlotGroup {
     /// The slots whose series satisfy all matchers, for a target with these labels. A label of the slot decides over
     /// the target's of the same name.
     pub fn matching(&self, matchers: &[Matcher], target: &Labels) -> Vec<u32> {
-        let of_target: Vec<bool> =
-            matchers.iter().map(|matcher| matcher.matches(target.get(matcher.name()).unwrap_or(""))).collect();
-        (0..self.len()).filter(|slot| self.fits(*slot, matchers, &of_target)).map(|slot| slot as u32).collect()
+        self.all_matching(matchers, target).map(|slot| slot as u32).collect()
     }
 
     /// Whether a slot's series satisfies all matchers, for a target whose labels satisfy those of `of_target`.
     pub fn fits(&self, slot: usize, matchers: &[Matcher], of_target: &[bool]) -> bool {
-        self.satisfies(slot, matchers, |at, _| of_target[at])
+        matchers.iter().zip(of_target).all(|(matcher, fits)| self.satisfies_one(slot, matcher, *fits))
     }
 
     /// Whether there is a slot whose series satisfies all matchers, for a target with these labels.
     pub fn any_matches(&self, matchers: &[Matcher], target: &Labels) -> bool {
-        let of_target = |_, matcher: &Matcher| matcher.matches(target.get(matcher.name()).unwrap_or(""));
-        (0..self.len()).any(|slot| self.satisfies(slot, matchers, of_target))
+        self.all_matching(matchers, target).next().is_some()
     }
 
-    /// `of_target` says whether the target's labels satisfy a matcher, where the slot has no such label.
+    fn all_matching(&self, matchers: &[Matcher], target: &Labels) -> impl Iterator<Item = usize> {
+        let of_target = |matcher: &Matcher| matcher.matches(target.get(matcher.name()).unwrap_or(""));
+        let (mut open, mut none) = (Vec::new(), false);
+        for matcher in matchers {
+            match (of_target(matcher), self.names & name_bit(matcher.name()) == 0) {
+                // No slot has the label: the target has decided for all of them.
+                (fits, true) => none |= !fits,
+                (fits, false) => open.push((matcher, fits)),
+            }
+        }
+        let slots = if none { 0 } else { self.len() };
+        (0..slots).filter(move |slot| open.iter().all(|(matcher, fits)| self.satisfies_one(*slot, matcher, *fits)))
+    }
+
+    /// `of_target` says whether the target's labels satisfy the matcher, where the slot has no such label.
     #[inline]
-    fn satisfies(&self, slot: usize, matchers: &[Matcher], of_target: impl Fn(usize, &Matcher) -> bool) -> bool {
-        matchers.iter().enumerate().all(|(at, matcher)| {
-            let own = self.label_pairs(slot).find(|(name, _)| *name == matcher.name());
-            own.map_or_else(|| of_target(at, matcher), |(_, value)| matcher.matches(value))
-        })
+    fn satisfies_one(&self, slot: usize, matcher: &Matcher, of_target: bool) -> bool {
+        let own = self.label_pairs(slot).find(|(name, _)| *name == matcher.name());
+        own.map_or(of_target, |(_, value)| matcher.matches(value))
     }
 
     /// Bytes on the heap.
@@ -189,7 +209,7 @@ mod tests {
         builder.push(&Labels::from_pairs([("__name__", "a"), ("job", "")]), false);
         builder.push(&Labels::from_pairs([("__name__", "b")]), false);
         let group = builder.build();
-        let target = Labels::from_pairs([("job", "j")]);
+        let target = Labels::from_pairs([("instance", "i"), ("job", "j")]);
         let check = |matchers: &[(&str, MatchOp, &str)], want: &[u32]| {
             let matchers: Vec<_> = matchers.iter().map(|(n, op, v)| Matcher::new(n, *op, v).unwrap()).collect();
             assert_eq!(group.matching(&matchers, &target), want, "{matchers:?}");
@@ -199,6 +219,10 @@ mod tests {
         check(&[("job", MatchOp::Equal, "own")], &[0]);
         check(&[("job", MatchOp::Equal, "")], &[1]);
         check(&[("job", MatchOp::Regex, "own|j"), ("__name__", MatchOp::Equal, "a")], &[0]);
+        // Of a label that no slot has, the target's decides for all of them.
+        check(&[("instance", MatchOp::Equal, "i")], &[0, 1, 2]);
+        check(&[("instance", MatchOp::Regex, "i.*"), ("__name__", MatchOp::Equal, "b")], &[2]);
+        check(&[("instance", MatchOp::Equal, "other")], &[]);
         check(&[("nowhere", MatchOp::Equal, "")], &[0, 1, 2]);
         check(&[("nowhere", MatchOp::NotEqual, "")], &[]);
         check(&[], &[0, 1, 2]);
