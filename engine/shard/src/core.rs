@@ -63,6 +63,9 @@ const LOG_PATIENCE: Duration = Duration::from_secs(8);
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// Targets that upkeep or a question visits before it lets others run.
 const TARGETS_PER_TURN: usize = 16;
+/// How long a body is read before others may run. What is new in most bodies is read in less: of thousands that come at
+/// once, as after a start, one after the other holds its buffers, and not all of them together.
+const READ_SLICE: Duration = Duration::from_millis(2);
 /// A scrape so little late is stamped with the time it was due: timestamps at even distances take less room.
 const SNAP_MS_MAX: u64 = 2;
 /// A wall clock that went back by less than this leaves no gap: stamps go on a millisecond at a time.
@@ -418,6 +421,13 @@ impl Core {
             Ok(fetched) => {
                 let safe_mode = self.store.as_ref().and_then(|store| store.safe_mode());
                 let samples_max = safe_mode.map_or(u64::MAX, |safe_mode| safe_mode.samples_max);
+                let since = Cell::new(Instant::now());
+                let pause = async || {
+                    if since.get().elapsed() >= READ_SLICE {
+                        pause().await;
+                        since.set(Instant::now());
+                    }
+                };
                 let ingested = reader.read(fetched.body(), samples_max, &mut readings, pause).await;
                 Ok((ingested, fetched))
             }
