@@ -268,7 +268,11 @@ fn hostile_handshakes_end_with_the_deadline_and_their_cause() {
     // The head of a handshake record that promises 16 KiB, and of one that is larger than may be.
     let promise: &[u8] = &[22, 3, 3, 0x40, 0];
     let huge: &[u8] = &[22, 3, 3, 0xff, 0xff, 2, 0, 0, 0];
-    let cut = peer(|mut stream| drop(stream.write_all(&[22, 3, 3, 0, 80, 2])));
+    // It has read what it was sent: what is closed with unread bytes is reset.
+    let cut = peer(|mut stream| {
+        let _ = stream.read(&mut [0; 1 << 14]);
+        let _ = stream.write_all(&[22, 3, 3, 0, 80, 2]);
+    });
     let drip = peer(|mut stream| {
         for byte in [22u8, 3, 3, 0x10, 0].into_iter().chain(std::iter::repeat_n(2, 4096)) {
             if stream.write_all(&[byte]).is_err() {

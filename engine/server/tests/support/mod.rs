@@ -34,14 +34,16 @@ pub struct Ringscrape {
 }
 
 impl Ringscrape {
-    /// Starts with this prometheus.yml and further flags; returns once it listens.
+    /// Starts with this prometheus.yml and further flags; returns once it can be asked.
     pub fn start(config: &str, flags: &[&str]) -> Ringscrape {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
-        Ringscrape::start_in(folder, flags)
+        let server = Ringscrape::start_in(folder, flags);
+        until("the server is ready", || (server.get("/-/ready").status != 503).then_some(()));
+        server
     }
 
-    /// Starts in a folder that holds a prometheus.yml.
+    /// Starts in a folder that holds a prometheus.yml; returns once it listens.
     pub fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Ringscrape {
         let (child, address, log) = Ringscrape::spawn(&[], folder.path(), flags);
         Ringscrape { child, address, folder, log }
