@@ -221,9 +221,12 @@ impl TargetHead {
         mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
     ) -> Result<bool, RowError> {
         out.clear();
+        let whole = self.whole_since.is_some_and(|since| since <= from);
+        // The newest values say everything about the newest row, whatever is in chunks.
+        let newest = self.open.rows.last().is_some_and(|row| row.position <= visible && row.at <= to);
+        let open_alone = newest_only && newest && whole;
         // What is in chunks as well may still be in memory.
-        let in_memory =
-            self.whole_since.is_some_and(|since| since <= from) && self.sealed_until.is_none_or(|until| until < from);
+        let in_memory = open_alone || (whole && self.sealed_until.is_none_or(|until| until < from));
         let in_rows = self.owing.is_none()
             && self.late.is_empty()
             && self.closed.iter().all(|closed| closed.has_rows_of(&self.key));
@@ -231,7 +234,7 @@ impl TargetHead {
             return Ok(false);
         }
         let within = |segment: &&Segment| segment.range().is_some_and(|(first, last)| first <= to && last >= from);
-        let closed = self.closed.iter().map(|closed| &closed.segment);
+        let closed = self.closed.iter().map(|closed| &closed.segment).filter(|_| !open_alone);
         let segments: Vec<&Segment> = closed.chain([&self.open]).filter(within).collect();
         let Some(last) = segments.last() else { return Ok(true) };
         if segments.iter().any(|segment| !segment.same_layout(last) || !segment.slots.stamps.is_empty()) {

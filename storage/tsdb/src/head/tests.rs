@@ -144,6 +144,10 @@ impl Pair {
             self.head.rows(times, u64::MAX, false, newest_only, rows, matching).unwrap()
         };
         if !ask(false, &mut rows) {
+            if ask(true, &mut rows) {
+                // Of the newest row, whatever chunks say of others.
+                self.check_newest(&names, &rows, to);
+            }
             return false;
         }
         let all = std::mem::take(&mut rows);
@@ -164,6 +168,19 @@ impl Pair {
         let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&rows.values), bits(&all.values[all.values.len() - rows.values.len()..]));
         true
+    }
+
+    /// The newest row has what is alive at its time.
+    #[track_caller]
+    fn check_newest(&self, names: &[String], rows: &Rows, to: i64) {
+        let [at] = rows.times[..] else { panic!("one row: {:?}", rows.times) };
+        let is_last =
+            |samples: &BTreeMap<i64, u64>| samples.range(..=to).next_back().is_none_or(|(last, _)| *last <= at);
+        assert!(self.truth.values().all(is_last));
+        let real = names.iter().zip(&rows.values).filter(|(_, value)| !series::is_stale(**value));
+        let read: BTreeMap<&str, u64> = real.map(|(name, value)| (name.as_str(), value.to_bits())).collect();
+        let of_row = self.truth.iter().filter_map(|(name, samples)| Some((name.as_str(), *samples.get(&at)?)));
+        assert_eq!(read, of_row.filter(|(_, bits)| *bits != STALE_NAN.to_bits()).collect());
     }
 
     #[track_caller]
@@ -320,6 +337,9 @@ fn the_newest_rows_stay_when_they_are_in_chunks() {
             assert!(pair.check_rows((at - back) * 1_000, at * 1_000));
         }
         assert!(!pair.check_rows((at - in_memory) * 1_000, at * 1_000), "row {at}");
+        let (mut rows, times) = (Rows::default(), (Timestamp(1_000), Timestamp(at * 1_000)));
+        let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
+        assert!(pair.head.rows(times, u64::MAX, false, true, &mut rows, all).unwrap(), "the newest row alone");
     }
     assert!(in_two > kept);
     // Samples in chunks are read from there, series by series.
