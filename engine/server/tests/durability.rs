@@ -29,11 +29,6 @@ fn matrix(data: &Value) -> Samples {
     samples
 }
 
-/// Waits until everything stored can be asked for.
-fn ready(server: &Ringscrape) {
-    until("the server is ready", || (server.get("/-/ready").status == 200).then_some(()));
-}
-
 fn samples(server: &Ringscrape, selector: &str) -> Samples {
     matrix(&server.api(&format!("/api/v1/query?query={}", encode(selector))))
 }
@@ -84,7 +79,7 @@ fn nothing_visible_is_lost_by_kill() {
     for round in 0..rounds {
         // At a different moment of the 50 ms between two writes each time.
         std::thread::sleep(Duration::from_millis(150 + round * 7 % 120));
-        ready(&server);
+        server.until_ready();
         let visible = samples(&server, "{job=\"counter\"}[2s]");
         seen += count(&visible);
         for (series, samples) in visible {
@@ -92,7 +87,7 @@ fn nothing_visible_is_lost_by_kill() {
         }
         server.restart(SIGKILL, if round % 3 == 0 { &["--shards=1"] } else { &["--shards=2"] });
         if round % 20 == 19 || round + 1 == rounds {
-            ready(&server);
+            server.until_ready();
             contains(&samples(&server, ALL), &ledger, &format!("after round {round}"));
         }
     }
@@ -108,7 +103,7 @@ fn orderly_end_loses_nothing() {
     until("some scrapes", || (count(&samples(&server, ALL)) > 200).then_some(()));
     let before = samples(&server, ALL);
     server.restart(SIGTERM, &[]);
-    ready(&server);
+    server.until_ready();
     contains(&samples(&server, ALL), &before, "after SIGTERM");
     let replay = server.api("/api/v1/status/walreplay");
     assert_eq!((&replay["state"], &replay["rowsLost"]), (&"done".into(), &0.into()), "{replay}");
@@ -173,7 +168,7 @@ fn full_disk_leaves_both_sides() {
     let config_text = std::fs::read_to_string(server.path("prometheus.yml")).unwrap();
     std::fs::write(saved.path().join("prometheus.yml"), config_text).unwrap();
     let server = Ringscrape::start_in(saved, &[]);
-    ready(&server);
+    server.until_ready();
     let survived = samples(&server, ALL);
     contains(&survived, &before, "before the gap");
     contains(&survived, &after, "before, within and after the gap");
@@ -211,7 +206,7 @@ fn power_cut_costs_a_second_and_a_half() {
         run("mount", &["-o", "loop", &image, &data]);
         let folder = std::mem::replace(&mut server.folder, tempfile::tempdir().unwrap());
         let server = Ringscrape::start_in(folder, &[]);
-        ready(&server);
+        server.until_ready();
         let after = samples(&server, "scrapes_total[1h]");
         let last = before.values().flat_map(BTreeMap::keys).max().unwrap();
         let newer = |at: &&i64| *at <= last;
@@ -267,7 +262,7 @@ fn prometheus_opens_what_we_wrote() {
     // The folder goes back to us: blocks that Prometheus had in its hands, and what was in none.
     std::fs::write(server.path("prometheus.yml"), "scrape_configs: []\n").unwrap();
     let server = Ringscrape::start_in(std::mem::replace(&mut server.folder, tempfile::tempdir().unwrap()), &[]);
-    ready(&server);
+    server.until_ready();
     let ours = samples(&server, ALL);
     assert!(count(&theirs) > 1000, "{}", count(&theirs));
     contains(&ours, &theirs, "what Prometheus read");
@@ -296,7 +291,7 @@ fn blocks_of_prometheus_are_served() {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     std::fs::write(folder.path().join("prometheus.yml"), config(&[])).unwrap();
     let server = Ringscrape::start_in(folder, &["--web.enable-admin-api"]);
-    ready(&server);
+    server.until_ready();
     assert_eq!(count(&samples(&server, "foreign[1h]")), 60);
     assert_eq!(server.api("/api/v1/label/__name__/values?start=0"), serde_json::json!(["foreign"]));
 
@@ -314,7 +309,7 @@ fn blocks_of_prometheus_are_served() {
     assert!(blocks >= 1);
     let mut server = server;
     server.restart(SIGTERM, &[]);
-    ready(&server);
+    server.until_ready();
     assert_eq!(count(&samples(&server, "foreign[1h]")), 39);
     let refused = server.post(&delete);
     assert_eq!(refused.status, 503, "{}", refused.body);
@@ -340,7 +335,7 @@ fn deleted_samples_of_the_head_stay_deleted() {
     };
     check(&server);
     server.restart(SIGKILL, &[]);
-    ready(&server);
+    server.until_ready();
     check(&server);
     until("new samples come", || (count(&samples(&server, "part[1h]")) > 40).then_some(()));
 }

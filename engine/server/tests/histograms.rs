@@ -472,7 +472,7 @@ fn same_histograms_give_the_answers_of_prometheus() {
     assert!(!federated.contains("h{"), "text has no native histograms: {federated}");
 
     ours.restart(SIGKILL, &flags);
-    until("the server is ready", || (ours.get("/-/ready").status == 200).then_some(()));
+    ours.until_ready();
     check(ours.address, theirs.address, "after a kill");
 
     // As blocks, which both read.
@@ -579,7 +579,7 @@ fn rules_record_histograms() {
     until("more than one is recorded", || (samples(&ours) >= 3.0).then_some(()));
     let before = samples(&ours);
     ours.restart(SIGKILL, &[RECEIVER]);
-    until("the server is ready", || (ours.get("/-/ready").status == 200).then_some(()));
+    ours.until_ready();
     assert!(samples(&ours) >= before, "nothing that was recorded is lost");
     observe(&ours);
     until("the rule records again", || (samples(&ours) > before + 1.0).then_some(()));

@@ -309,7 +309,7 @@ fn answers_are_those_of_prometheus() {
         &["--enable-feature=promql-at-modifier,promql-negative-offset"],
     );
     let server = Ringscrape::start_in(folder, &[]);
-    until("it is ready", || (server.get("/-/ready").status == 200).then_some(()));
+    server.until_ready();
     let mut differences = Vec::new();
     let queries = queries();
     assert!(queries.len() > 400, "only {} queries", queries.len());

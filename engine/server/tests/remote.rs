@@ -254,7 +254,7 @@ fn what_was_acknowledged_survives_a_kill() {
         }
         ours.restart(SIGKILL, &[RECEIVER, if round % 4 == 0 { "--shards=1" } else { "--shards=2" }]);
         ledger += acknowledged;
-        until("the server is ready", || (ours.get("/-/ready").status == 200).then_some(()));
+        ours.until_ready();
         assert_eq!(count(&samples(ours.address, "kept[1h]")), ledger, "round {round}");
     }
 }

@@ -21,10 +21,6 @@ fn error_of(server: &Ringscrape, job: &str) -> Option<String> {
     (!error.is_empty()).then(|| error.to_owned())
 }
 
-fn ready(server: &Ringscrape) {
-    until("everything is replayed", || (server.get("/-/ready").status == 200).then_some(()));
-}
-
 #[test]
 fn the_third_crash_holds_back_who_has_far_more_than_the_others() {
     let good: Vec<FakeTarget> = (0..3).map(|_| FakeTarget::saying(&lines("good", 100))).collect();
@@ -54,7 +50,7 @@ fn the_third_crash_holds_back_who_has_far_more_than_the_others() {
     assert_eq!(error_of(&server, "good"), None);
     let refused = "ringscrape_scrapes_failed_total{reason=\"safe_mode\"}";
     assert!(server.metric(refused).is_some_and(|count| count > 0.0), "{refused}");
-    ready(&server);
+    server.until_ready();
     until("what was scraped before is there", || {
         let stored = server.api("/api/v1/query?query=count(last_over_time(bomb[1m]))");
         (stored["result"][0]["value"][1] == "30000").then_some(())

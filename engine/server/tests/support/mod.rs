@@ -39,8 +39,13 @@ impl Ringscrape {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
         let server = Ringscrape::start_in(folder, flags);
-        until("the server is ready", || (server.get("/-/ready").status != 503).then_some(()));
+        server.until_ready();
         server
+    }
+
+    /// Waits until everything stored can be asked for.
+    pub fn until_ready(&self) {
+        until("the server is ready", || (self.get("/-/ready").status == 200).then_some(()));
     }
 
     /// Starts in a folder that holds a prometheus.yml; returns once it listens.
