@@ -609,11 +609,11 @@ impl ChunkFile {
         slots: &[u32],
         mut take: impl FnMut(usize, ChunkRef) -> Result<(), ChunkError>,
     ) -> Vec<String> {
+        let places = match self.places(entry, slots) {
+            Ok(places) => places,
+            Err(reason) => return vec![reason],
+        };
         let mut failed = Vec::new();
-        let places = self.places(entry, slots).unwrap_or_else(|reason| {
-            failed.push(reason);
-            Vec::new()
-        });
         let mut rest = &places[..];
         // Of a span that could not be read, every slot alone.
         let mut alone = 0usize;
@@ -672,10 +672,10 @@ impl ChunkFile {
                 ends[8 - length..].copy_from_slice(&table[from as usize..][..length]);
             }
             let (start, end) = (u64::from(word(&ends[..4])), u64::from(word(&ends[4..])));
-            if start > end
-                || table_bytes + end > entry.bytes
-                || places.last().is_some_and(|last: &Place| last.end > table_bytes + start)
-            {
+            if table_bytes + end > entry.bytes {
+                return Err("a table reaches behind its chunks".into());
+            }
+            if start > end || places.last().is_some_and(|last: &Place| last.end > table_bytes + start) {
                 return Err("a table is not ascending".into());
             }
             if start < end {

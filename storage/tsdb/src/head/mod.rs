@@ -219,7 +219,7 @@ impl TargetHead {
 
     /// Bytes on the heap, groups not counted.
     pub fn heap_bytes(&self) -> usize {
-        let sealed = self.closed.iter().filter(|closed| closed.is_sealed()).map(|closed| &closed.segment);
-        self.segments().chain(sealed).map(Segment::heap_bytes).sum()
+        let closed = self.closed.iter().map(|closed| &closed.segment);
+        closed.chain(&self.owing).chain([&self.open, &self.late]).map(Segment::heap_bytes).sum()
     }
 }

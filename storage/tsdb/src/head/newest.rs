@@ -89,9 +89,15 @@ impl TargetHead {
         self.current().placed.iter().map(|placed| (&placed.group, placed.live))
     }
 
+    /// Whether the newest row is one of those up to `at` that can be seen.
+    pub(super) fn newest_is_asked(&self, at: Timestamp, visible: u64) -> bool {
+        self.open.rows.last().is_some_and(|row| row.position <= visible && row.at <= at)
+    }
+
     /// Whether the newest values tell everything about the time after `after`; chunks may know more otherwise, and
     /// [`TargetHead::lingering`] does.
     pub fn newest_is_whole(&self, after: Timestamp, nothing_older: bool) -> bool {
+        // Series that bring their own times do not end with their segment.
         let unstamped = || self.closed.iter().all(|closed| closed.segment.slots.stamps.is_empty());
         self.whole_since.is_some_and(|since| since <= after) || (nothing_older && unstamped())
     }

@@ -125,13 +125,8 @@ impl TargetHead {
         mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
         mut found: impl FnMut(&Arc<SlotGroup>, u32, Sample),
     ) -> Result<bool, RowError> {
-        let newest_asked = self.newest.is_some_and(|newest| newest <= at);
-        let newest_visible = self.open.rows.last().is_some_and(|row| row.position <= visible);
-        let since = |since: Timestamp| since <= after;
-        // Series that bring their own times do not end with their segment.
-        let unstamped = || self.closed.iter().all(|closed| closed.segment.slots.stamps.is_empty());
-        let whole = (self.whole_since.is_some_and(since) || (nothing_older && unstamped())) && self.owing.is_none();
-        if whole && newest_asked && newest_visible && self.open.order.len() == self.open.placed.len() {
+        let whole = self.newest_is_whole(after, nothing_older) && self.owing.is_none();
+        if whole && self.newest_is_asked(at, visible) && self.open.order.len() == self.open.placed.len() {
             // The common case touches nothing but newest values.
             for placed in &self.open.placed {
                 for slot in matching(&placed.group).iter() {
@@ -223,8 +218,7 @@ impl TargetHead {
         out.clear();
         let whole = self.whole_since.is_some_and(|since| since <= from);
         // The newest values say everything about the newest row, whatever is in chunks.
-        let newest = self.open.rows.last().is_some_and(|row| row.position <= visible && row.at <= to);
-        let open_alone = newest_only && newest && whole;
+        let open_alone = newest_only && whole && self.newest_is_asked(to, visible);
         // What is in chunks as well may still be in memory.
         let in_memory = open_alone || (whole && self.sealed_until.is_none_or(|until| until < from));
         let in_rows = self.owing.is_none()
@@ -234,7 +228,7 @@ impl TargetHead {
             return Ok(false);
         }
         let within = |segment: &&Segment| segment.range().is_some_and(|(first, last)| first <= to && last >= from);
-        let closed = self.closed.iter().map(|closed| &closed.segment).filter(|_| !open_alone);
+        let closed = self.closed.iter().filter(|_| !open_alone).map(|closed| &closed.segment);
         let segments: Vec<&Segment> = closed.chain([&self.open]).filter(within).collect();
         let Some(last) = segments.last() else { return Ok(true) };
         if segments.iter().any(|segment| !segment.same_layout(last) || !segment.slots.stamps.is_empty()) {
