@@ -123,7 +123,8 @@ fn find_in(program: &str, folders: impl Iterator<Item = PathBuf>) -> Option<Path
     folders.map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
-fn check_places(text: &str) -> anyhow::Result<()> {
+/// An error for a place in braces that nobody fills in.
+pub fn check_places(text: &str) -> anyhow::Result<()> {
     for (at, _) in text.match_indices('{') {
         let word: &str = text[at + 1..].split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap_or_default();
         let is_place = text[at + 1 + word.len()..].starts_with('}') && !word.is_empty();

@@ -8,6 +8,8 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::contender::check_places;
+
 /// More targets than these need more addresses than a machine is likely to have memory for.
 const TARGETS_MAX: usize = 1_000_000;
 
@@ -55,7 +57,7 @@ pub struct Scenario {
     /// Names of contenders to run, in this order; all that there are by default.
     #[serde(default)]
     pub contenders: Vec<String>,
-    /// Given to every contender beside its own.
+    /// Given to every contender beside its own, with the same places.
     #[serde(default)]
     pub arguments: Vec<String>,
     /// Asked of contenders that answer queries.
@@ -153,6 +155,7 @@ impl Scenario {
             "duration_s: {}; two intervals at least, or the edges are all that is measured",
             self.duration_s
         );
+        self.arguments.iter().try_for_each(|argument| check_places(argument))?;
         ensure!(self.rounds > 0 && self.repeats > 0, "rounds, repeats: at least 1");
         if let Some(rules) = &self.rules {
             ensure!(self.payload == "app", "rules: they are over the app payload");
@@ -220,6 +223,7 @@ mod tests {
         check("churn = 5", Err("unknown field `churn`"));
         check("timeout_s = 2", Err("no longer than the interval"));
         check("repeats = 0", Err("at least 1"));
+        check("arguments = [\"--data={dta}\"]", Err("{dta} in \"--data={dta}\"; use one of"));
         check("[rules]\ncount = 1\ninterval_s = 5\nduration_s = 10", Ok(()));
         check("[rules]\ncount = 1\ninterval_s = 5\nduration_s = 9", Err("two evaluations"));
         check("payload = \"node\"\n[rules]\ncount = 1\ninterval_s = 5\nduration_s = 10", Err("the app payload"));
