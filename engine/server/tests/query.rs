@@ -8,6 +8,8 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::{FakeTarget, Prometheus, Ringscrape, config, encode, job, request, until};
 
+const SIGKILL: i32 = 9;
+
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
 }
@@ -349,15 +351,35 @@ fn aggregations_are_the_same_on_the_cores_and_over_whole_series() {
         })
         .collect();
     let addresses: Vec<_> = targets.iter().map(|target| target.address).collect();
-    let server = Ringscrape::start(&config(&[job("j", &addresses, "")]), &["--shards=2", "--web.enable-admin-api"]);
+    let flags = ["--shards=2", "--web.enable-admin-api"];
+    let mut server = Ringscrape::start(&config(&[job("j", &addresses, "")]), &flags);
     until("ten samples", || {
         let data = server.api(&format!("/api/v1/query?query={}", encode("min(count_over_time(a_total[1m]))")));
         let count: f64 = data["result"][0]["value"][1].as_str()?.parse().ok()?;
         (count >= 10.0).then_some(())
     });
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-    // Twice: with all samples in memory, and with those of before a snapshot in chunks.
-    for place in ["memory", "chunks"] {
+    let seconds_now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let number = |server: &Ringscrape, query: &str| -> Option<f64> {
+        let data = server.api(&format!("/api/v1/query?query={}", encode(query)));
+        data["result"][0]["value"][1].as_str()?.parse().ok()
+    };
+    let mut time = seconds_now();
+    // With all samples in memory; with those of before a snapshot in chunks; across a restart, before heads have taken the
+    // newest rows of before, and after it.
+    for place in ["memory", "chunks", "restart", "recalled"] {
+        match place {
+            "restart" => {
+                server.restart(SIGKILL, &flags);
+                server.until_ready();
+                until("new samples", || (number(&server, "min(count_over_time(up[1s]))")? >= 2.0).then_some(()));
+                time = seconds_now();
+            }
+            "recalled" => {
+                let taken = "newest rows of the last run are in memory again";
+                until("both cores have taken rows", || (server.log().matches(taken).count() == 2).then_some(()));
+            }
+            _ => {}
+        }
         for inner in [
             "a_total",
             "rate(a_total[20s])",
@@ -405,7 +427,9 @@ fn aggregations_are_the_same_on_the_cores_and_over_whole_series() {
         };
         assert!(alone.len() > 18);
         assert_eq!(sorted(&together), sorted(&alone), "{place}");
-        assert_eq!(server.post("/api/v1/admin/tsdb/snapshot").status, 200);
+        if place == "memory" {
+            assert_eq!(server.post("/api/v1/admin/tsdb/snapshot").status, 200);
+        }
     }
     // Names that a function takes away may leave two series that are one.
     let both = server.get(&format!("/api/v1/query?query={}", encode("sum(rate({__name__=~\"a_total|b\"}[20s]))")));

@@ -40,7 +40,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use targets::{Target, TargetDiff, TargetId};
 use tsdb::log::{FileId, Journal, TargetKey, Writer};
-use tsdb::{AppendScratch, Job, Piece, SegmentLimits, SlotGroup, Store, TargetHead, within_bounds};
+use tsdb::{
+    AppendScratch, Job, Piece, Recalled, SameGroups, SegmentLimits, SlotGroup, Store, TargetHead, within_bounds,
+};
 
 /// What a core is started with.
 pub(crate) struct Settings {
@@ -603,10 +605,35 @@ impl Core {
         self.log_ended.set(true);
     }
 
+    /// Gives heads the newest rows of the last run, after a start.
+    async fn recall(&self, store: &Store) {
+        let mut same = SameGroups::default();
+        let mut taken = 0;
+        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
+            let id = scraper.holder.id;
+            if let Some(rows) = store.take_last_rows(id) {
+                match scraper.holder.head.borrow_mut().recall(rows, &mut same) {
+                    Recalled::Taken => taken += 1,
+                    Recalled::Refused => {}
+                    Recalled::TooEarly(rows) => store.give_back_last_rows(id, rows),
+                }
+            }
+            if i % TARGETS_PER_TURN == 0 {
+                pause().await;
+            }
+        }
+        if taken > 0 {
+            tracing::info!(core = self.index, targets = taken, "newest rows of the last run are in memory again");
+        }
+    }
+
     /// Drops segments that are in chunks, and forgets templates that nobody uses and buffers that nobody needed.
     async fn keep_up(self: Rc<Self>) {
         loop {
             Timer::new(UPKEEP_EVERY).await;
+            if let Some(store) = self.store.as_ref().filter(|store| store.has_last_rows()) {
+                self.recall(store).await;
+            }
             let (mut series, mut bytes) = (0, 0);
             let gone = self.written.borrow_mut().retire(wall_ms());
             self.end_holders(gone);

@@ -226,13 +226,16 @@ impl Archive {
         self.findings.load(Ordering::Relaxed)
     }
 
-    /// The segments that are kept, by target and time of their first row: a log that still has one has nothing new.
-    pub fn kept(&self) -> AHashSet<(u64, i64)> {
-        let mut kept = AHashSet::new();
+    /// The segments that are kept, by target: times of their first row and their last sample. A log that still has such a
+    /// first row has nothing new.
+    pub fn kept(&self) -> AHashMap<u64, Vec<(i64, i64)>> {
+        let mut kept: AHashMap<u64, Vec<(i64, i64)>> = AHashMap::new();
         for file in self.ranges.read().expect("no panic while held").values().flatten() {
             let index = file.index.read().expect("no panic while held");
-            let segments = index.entries.iter();
-            kept.extend(segments.map(|entry| (index.targets[entry.target as usize].id, entry.first_row)));
+            for entry in &index.entries {
+                let id = index.targets[entry.target as usize].id;
+                kept.entry(id).or_default().push((entry.first_row, entry.last));
+            }
         }
         kept
     }

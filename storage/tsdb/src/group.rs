@@ -5,7 +5,7 @@ use series::{Labels, METRIC_NAME, Matcher};
 
 /// An immutable list of slots with their own labels. The text lies in one piece: on a mixed fleet many groups belong
 /// to one target alone, and then a slot's share of the group is what a series costs.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct SlotGroup {
     text: Box<str>,
     /// End of each name and each value in the text, slot by slot.

@@ -21,8 +21,8 @@ mod store;
 pub use archive::{Archive, ChunkFile, Finding, Piece, ToSeal};
 pub use group::{GroupBuilder, SlotGroup};
 pub use head::{
-    AppendScratch, Appended, Change, Closed, Given, RowRejected, Rows, Segment, SegmentLimits, TargetHead,
-    within_bounds,
+    AppendScratch, Appended, Change, Closed, Given, LastRows, Recalled, RowRejected, Rows, SameGroups, Segment,
+    SegmentLimits, TargetHead, within_bounds,
 };
 pub use histograms::{GivenHistogram, HistogramHead, HistogramSegment, Timed, in_order};
 pub use row::{Direction, RowError, Slots, walk as walk_row};

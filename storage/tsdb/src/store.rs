@@ -13,9 +13,11 @@ mod replay;
 use crate::archive::{Archive, Piece, ToSeal};
 use crate::cut::cut;
 use crate::deletions::{Deletion, Deletions};
+use crate::head::LastRows;
 use crate::log::{FileId, Options as LogOptions};
 use crate::safe_mode::{self, SafeMode};
 use crate::starts::Starts;
+use ahash::AHashMap;
 use blocks::{Block, BlockError, Meta};
 use series::{Labels, Matcher, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -151,6 +153,8 @@ pub struct Store {
     blocks_bad: RwLock<Vec<BlockError>>,
     deletions: RwLock<Deletions>,
     replay: Mutex<ReplayState>,
+    /// By target.
+    last_rows: Mutex<AHashMap<u64, LastRows>>,
     counters: Counters,
     jobs: mpsc::Sender<Job>,
     /// One writer of blocks at a time.
@@ -234,6 +238,7 @@ impl Store {
             blocks_bad: RwLock::new(blocks_bad),
             deletions: RwLock::new(deletions),
             replay: Mutex::new(ReplayState { files, ..ReplayState::default() }),
+            last_rows: Mutex::default(),
             counters,
             jobs,
             upkeep: Mutex::new(()),
@@ -599,6 +604,7 @@ impl Store {
                 continue;
             }
             self.end_safe_mode();
+            self.drop_last_rows();
             let _upkeep = self.upkeep.lock().expect("no panic while held");
             self.cut_due(now_ms());
             self.compact_due();

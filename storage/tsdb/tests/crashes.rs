@@ -205,7 +205,7 @@ fn recover(image: &[(FileId, Vec<u8>)], truth: &Truth) -> Truth {
         into.copy_from_slice(&bytes[offset as usize..offset as usize + into.len()]);
         Ok(())
     };
-    while let Some((key, restored)) = recovered.next(&mut read).unwrap() {
+    while let Some((key, restored, _)) = recovered.next(&mut read).unwrap() {
         match restored {
             Restored::Floats(segment) => segments.push((key, segment)),
             Restored::Histograms(segment) => histograms.push((key, segment)),

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tsdb::log::{Action, FileId, Journal, Replay, Restored, TargetKey, Writer, replay_file};
 use tsdb::{
-    AppendScratch, GroupBuilder, HistogramHead, Job, SegmentLimits, SlotGroup, Store, StoreOptions, TargetHead,
+    AppendScratch, GroupBuilder, HistogramHead, Job, Recalled, Rows, SameGroups, SegmentLimits, SlotGroup, Store,
+    StoreOptions, TargetHead,
 };
 
 type Truth = BTreeMap<String, BTreeMap<i64, u64>>;
@@ -188,7 +189,11 @@ fn options(folder: &Path) -> StoreOptions {
 }
 
 fn open(folder: &Path) -> Arc<Store> {
-    let store = Store::open(options(folder)).unwrap();
+    open_with(options(folder))
+}
+
+fn open_with(options: StoreOptions) -> Arc<Store> {
+    let store = Store::open(options).unwrap();
     wait("replay ends", || store.replay().done);
     store
 }
@@ -475,7 +480,7 @@ fn damaged_logs_give_what_was_durable() {
             into.copy_from_slice(&bytes[offset as usize..offset as usize + into.len()]);
             Ok(())
         };
-        while let Some((key, restored)) = recovered.next(&mut read).unwrap() {
+        while let Some((key, restored, _)) = recovered.next(&mut read).unwrap() {
             let Restored::Floats(segment) = restored else { panic!("{what}: histograms") };
             rows += segment.rows();
             let mut head = TargetHead::new(key.clone(), LIMITS, 0);
@@ -591,4 +596,156 @@ fn damaged_chunks_cost_their_own_samples() {
     assert!((whole - LIMITS.rows_max * 3 / 2..whole).contains(&samples), "{samples} of {whole}");
     assert_eq!(core.store.stats().damages, 1);
     close(core);
+}
+
+/// What a head has of the matrix of a target's last rows, if it needs no chunks for it.
+fn rows_of(core: &Core, target: usize, from: i64, to: i64) -> Option<(Vec<i64>, Vec<u64>)> {
+    let mut rows = Rows::default();
+    let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
+    let whole = core.heads[target].rows((Timestamp(from), Timestamp(to)), u64::MAX, false, false, &mut rows, all);
+    let bits = |value: &f64| if series::is_stale(*value) { series::STALE_NAN.to_bits() } else { value.to_bits() };
+    whole.unwrap().then(|| (rows.times.clone(), rows.values.iter().map(bits).collect()))
+}
+
+fn recall(core: &mut Core) -> Vec<bool> {
+    let store = core.store.clone();
+    let mut same = SameGroups::default();
+    let one = |(id, head): (usize, &mut TargetHead)| match store.take_last_rows(id as u64) {
+        Some(rows) => match head.recall(rows, &mut same) {
+            Recalled::TooEarly(rows) => {
+                store.give_back_last_rows(id as u64, rows);
+                false
+            }
+            Recalled::Taken => true,
+            Recalled::Refused => false,
+        },
+        None => false,
+    };
+    core.heads.iter_mut().enumerate().map(one).collect()
+}
+
+/// Nearly now, as rows that are too old are not held; in one range of time, as a new one begins another segment.
+fn recently() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64 - 240_000
+}
+
+#[test]
+fn newest_rows_come_back_after_a_crash() {
+    let limits = SegmentLimits { range_ms: 1 << 50, ..LIMITS };
+    let mut random = random(5);
+    for round in 0..12 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut truth = Truth::new();
+        // Old files are deleted soon, but for those that still have one of the newest rows.
+        let mut options = options(folder.path());
+        options.log.file_bytes_max = 3_000;
+        let store = open_with(options.clone());
+        let mut core = Core::new(&store, 3, 150, limits);
+        drop(store);
+        let (start, before, after) = (recently(), 1 + random(120) as i64, 1 + random(8) as i64);
+        let interval = 1_000;
+        for row in 0..before {
+            core.scrape(start + row * interval, &mut truth, &mut random);
+        }
+        if round % 2 == 0 {
+            let closed = core.store.stats().segments_waiting;
+            wait("segments are sealed", || core.store.stats().segments_waiting == 0 || closed == 0);
+        }
+        let values = core.values.clone();
+        close(core);
+        let store = open_with(options);
+        let mut core = Core::new(&store, 3, 150, limits);
+        drop(store);
+        core.values = values;
+        assert!(core.store.has_last_rows(), "round {round}");
+        assert_eq!(recall(&mut core), [false; 3], "there is nothing yet to compare them with");
+        let mut good = |below| if below == 40 { 1 } else { random(below) };
+        for row in before..before + after {
+            core.scrape(start + row * interval, &mut truth, &mut good);
+        }
+        let end = start + (before + after) * interval;
+        for target in 0..3 {
+            assert_eq!(
+                rows_of(&core, target, end - interval * (after + 1), end),
+                None,
+                "round {round}: not recalled yet"
+            );
+        }
+        assert_eq!(recall(&mut core), [true; 3], "round {round}");
+        assert!(!core.store.has_last_rows());
+        for target in 0..3 {
+            let labels = Labels::from_pairs([("instance", format!("host-{target}").as_str()), ("job", "load")]);
+            let mut whole = 0;
+            for rows in 1..before + after {
+                let from = end - rows * interval;
+                let Some((mut times, values)) = rows_of(&core, target, from, end) else { break };
+                whole = rows;
+                let mut expected = values.iter();
+                for at in &times {
+                    for slot in 0..150 {
+                        let of_series = &truth[&core.groups[0].series_labels(slot, &labels).to_string()];
+                        let bits = of_series.get(at).copied().unwrap_or(series::STALE_NAN.to_bits());
+                        assert_eq!(expected.next(), Some(&bits), "round {round}, target {target}, slot {slot} at {at}");
+                    }
+                }
+                // Where a failed scrape begins a segment, the one before ends at its time, too.
+                times.dedup();
+                let wanted: Vec<i64> = (before + after - rows..before + after)
+                    .map(|row| start + row * interval + target as i64)
+                    .filter(|at| *at >= from && *at <= end)
+                    .collect();
+                assert_eq!(times, wanted, "round {round}, target {target}");
+            }
+            // Where a failed scrape begins a segment, the end of the one before counts as a row.
+            let wanted = (after + before.min(20) - 3).min(before + after - 1);
+            assert!(whole >= wanted, "round {round}, target {target}: {whole} rows of {before} and {after}");
+            // Nothing is told twice.
+            let samples: Truth = core.read(&[], start, end);
+            same(&samples, &truth, "beside what is in chunks");
+        }
+        core.tidy();
+        assert!(rows_of(&core, 2, end - interval * (after + 1), end).is_some(), "upkeep leaves them");
+        close(core);
+    }
+}
+
+#[test]
+fn rows_that_do_not_go_on_are_not_taken() {
+    let limits = SegmentLimits { rows_max: 10, range_ms: 1 << 50, ..LIMITS };
+    let mut random = random(6);
+    let mut next = |below| if below == 40 { 1 } else { random(below) };
+    for case in ["torn", "other series", "too late"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut truth = Truth::new();
+        let store = open(folder.path());
+        let mut core = Core::new(&store, 1, 30, limits);
+        drop(store);
+        let start = recently();
+        let log_bytes = |core: &Core| {
+            let path = std::fs::read_dir(core.store.log_folder()).unwrap().next().unwrap().unwrap().path();
+            (path.clone(), std::fs::metadata(path).unwrap().len())
+        };
+        // Its first segment is over after five rows.
+        (0..4).for_each(|row| core.scrape(start + row * 1000, &mut truth, &mut next));
+        let (path, bytes) = log_bytes(&core);
+        (4..6).for_each(|row| core.scrape(start + row * 1000, &mut truth, &mut next));
+        wait("the segment is sealed", || core.store.stats().segments_sealed == 1);
+        close(core);
+        if case == "torn" {
+            // What is torn off the log is whole in chunks: its newest rows are not the newest.
+            std::fs::File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
+        }
+        let store = open(folder.path());
+        assert_eq!(store.has_last_rows(), case != "torn");
+        let mut core = Core::new(&store, 1, if case == "other series" { 31 } else { 30 }, limits);
+        drop(store);
+        // A segment that began after others have ended has not all that there was in between.
+        let rows = if case == "too late" { 6 } else { 1 };
+        (0..rows).for_each(|row| core.scrape(start + 10_000 + row * 1000, &mut truth, &mut next));
+        assert_eq!(recall(&mut core), [false], "{case}");
+        assert!(!core.store.has_last_rows(), "{case}");
+        let to = start + 9_000 + rows * 1000;
+        assert_eq!(rows_of(&core, 0, start + 4_500, to), None, "{case}");
+        close(core);
+    }
 }

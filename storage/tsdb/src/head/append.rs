@@ -43,6 +43,9 @@ impl TargetHead {
     ) -> Result<Appended, RowRejected> {
         self.check_time(at)?;
         self.turn(at, journal);
+        if self.newest.is_none() {
+            self.groups_at_first = self.open.placed.len();
+        }
         let mut appended = Appended::default();
         let segment = &mut self.open;
         scratch.clear();

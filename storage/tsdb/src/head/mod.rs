@@ -1,7 +1,7 @@
 //! One target's samples that are not in chunks yet, and its newest rows: newest values, and rows that lead back from them.
 //!
 //! `segment` has rows over a space of slots, `turn` begins and ends segments, `append` makes rows of scrapes and
-//! `sparse` of samples that no scrape brings, `select` and `newest` read.
+//! `sparse` of samples that no scrape brings, `select` and `newest` read, `recall` takes over from the last run.
 //!
 //! Invariants:
 //!   * rows are in order of time; a row at or before the newest one is refused
@@ -14,6 +14,7 @@
 
 mod append;
 mod newest;
+mod recall;
 mod segment;
 mod select;
 mod sparse;
@@ -22,6 +23,8 @@ mod tests;
 mod turn;
 
 pub use append::AppendScratch;
+pub(crate) use recall::ROWS_RECALLED;
+pub use recall::{LastRows, Recalled, SameGroups};
 pub use segment::{Closed, Segment};
 pub use select::Rows;
 pub use sparse::Given;
@@ -114,6 +117,8 @@ pub struct TargetHead {
     /// Samples that came late, in rows of their own: stamps there go forth and back.
     late: Segment,
     newest: Option<Timestamp>,
+    /// Groups that there were at the first row, if that was a scrape's: no series came later.
+    groups_at_first: usize,
     /// The newest values tell everything about the time after this.
     whole_since: Option<Timestamp>,
     /// The newest sample that may be in chunks and no more in memory.
@@ -137,6 +142,7 @@ impl TargetHead {
             open: Segment::default(),
             late: Segment::default(),
             newest: None,
+            groups_at_first: 0,
             whole_since: None,
             sealed_until: None,
             layout: 0,

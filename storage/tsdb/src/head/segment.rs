@@ -118,18 +118,22 @@ impl Segment {
 
     /// Brings the newest values of a restored segment forward over its rows; those that do not decode are dropped.
     pub(super) fn forward_to_end(&mut self) {
-        self.slots.values.fill(0.0);
-        (0..self.slots.values.len()).for_each(|slot| self.slots.stale.set(slot));
-        let readable = self.rows.iter().take_while(|row| {
-            let mut after = self.slots.clone();
-            let fits = row::walk(&row.bytes, &mut after, row::Direction::Redo).is_ok();
-            if fits {
-                self.slots = after;
+        loop {
+            self.slots.values.fill(0.0);
+            (0..self.slots.values.len()).for_each(|slot| self.slots.stale.set(slot));
+            self.slots.stamps.fill(NO_STAMP);
+            for (slot, stamp) in &self.carried {
+                self.slots.stamps[*slot as usize] = *stamp;
             }
-            fits
-        });
-        let readable = readable.count();
-        self.rows.truncate(readable);
+            let Segment { rows, slots, .. } = &mut *self;
+            let fits = |row: &&Row| row::walk(&row.bytes, slots, row::Direction::Redo).is_ok();
+            let readable = rows.iter().take_while(fits).count();
+            if readable == rows.len() {
+                return;
+            }
+            // What a row has done before it turned out not to decode is undone by another try without it.
+            rows.truncate(readable);
+        }
     }
 
     /// A row as a log has it; false if it does not fit.

@@ -17,7 +17,7 @@ pub(super) const SLOTS_ALONE_MAX: usize = 16;
 pub struct Rows {
     /// How many series there are, group by group.
     pub width: usize,
-    /// Milliseconds, in order.
+    /// Milliseconds, in order. Two may be the same: the first row says then what ends there, and has no values.
     pub times: Vec<i64>,
     /// For each time a row of values, with a marker where a series has none.
     pub values: Vec<f64>,

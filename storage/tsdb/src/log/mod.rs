@@ -10,6 +10,6 @@ pub(crate) mod writer;
 pub use frame::{Damage, FileId};
 pub use journal::{Journal, SegmentMark, TargetKey};
 pub use record::{put_matchers, read_matchers};
-pub use replay::{Recovered, Replay, Replayed, Restored, replay_file};
+pub use replay::{Last, Recovered, Replay, Replayed, Restored, replay_file};
 pub(crate) use survey::Survey;
 pub use writer::{Action, FileToken, Options, Writer};

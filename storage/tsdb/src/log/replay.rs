@@ -9,7 +9,7 @@
 //!   * reading a file never fails as a whole; what it could not give is counted and told
 
 use crate::group::SlotGroup;
-use crate::head::Segment;
+use crate::head::{ROWS_RECALLED, Segment};
 use crate::histograms::HistogramSegment;
 use crate::log::frame::{Damage, FRAME_HEAD_BYTES, FileId, Frame, frames, mend, verify_frame};
 use crate::log::journal::TargetKey;
@@ -86,6 +86,15 @@ impl Restored {
     }
 }
 
+/// What a segment has of the newest rows of its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// How many rows at its end.
+    pub rows: usize,
+    /// From then on the target's segments have had the same groups.
+    pub whole_since: Timestamp,
+}
+
 struct Partial {
     key: TargetKey,
     histograms: bool,
@@ -95,6 +104,7 @@ struct Partial {
     /// The last record taken, and the last that was seen.
     step: u32,
     seen: u32,
+    last: Option<Last>,
 }
 
 /// Where the frame of a row lies.
@@ -224,10 +234,9 @@ impl Replay {
             return Ok(());
         }
         let (none, rows) = (Vec::new(), Vec::new());
-        let mut partial = Partial { key, histograms, groups: none, stamps, rows, step: 0, seen: 0 };
+        let mut partial = Partial { key, histograms, groups: none, stamps, rows, step: 0, seen: 0, last: None };
         partial.add(groups, &self.groups)?;
-        let stamped = partial.groups.iter().any(|group| group.any_stamped());
-        let slots = if stamped { partial.groups.iter().map(|group| group.len()).sum() } else { 0 };
+        let slots = if partial.is_stamped() { partial.groups.iter().map(|group| group.len()).sum() } else { 0 };
         if partial.stamps.iter().any(|(slot, _)| *slot as usize >= slots) {
             return Err("a stamp of an unknown slot");
         }
@@ -243,18 +252,20 @@ impl Replay {
         lost += self.segments.values().map(|partial| u64::from(partial.seen - partial.step)).sum::<u64>();
         let mut all: Vec<(u32, Partial)> = self.segments.into_iter().collect();
         all.sort_unstable_by_key(|(number, _)| *number);
-        let segments: Vec<Partial> =
+        let mut segments: Vec<Partial> =
             all.into_iter().map(|(_, partial)| partial).filter(|partial| !partial.rows.is_empty()).collect();
+        mark_last(&mut segments);
         Recovered { files: self.files, mended: self.mended, segments: segments.into_iter(), frame: Vec::new(), lost }
     }
 }
 
 impl Recovered {
-    /// The next segment. `read` fills bytes from a file's offset on; they have to be those that were there before.
+    /// The next segment, whose it is, and which of its rows are the newest of a target whose series do not bring their
+    /// own times. `read` fills bytes from a file's offset on; they have to be those that were there before.
     pub fn next(
         &mut self,
         mut read: impl FnMut(FileId, u64, &mut [u8]) -> io::Result<()>,
-    ) -> io::Result<Option<(TargetKey, Restored)>> {
+    ) -> io::Result<Option<(TargetKey, Restored, Option<Last>)>> {
         let Some(partial) = self.segments.next() else { return Ok(None) };
         let mut restored = partial.empty();
         for (done, place) in partial.rows.iter().enumerate() {
@@ -283,11 +294,40 @@ impl Recovered {
                 break;
             }
         }
-        Ok(Some((partial.key, restored)))
+        Ok(Some((partial.key, restored, partial.last)))
+    }
+}
+
+/// Finds the newest rows of each target, as far back as its segments have the same groups.
+fn mark_last(segments: &mut [Partial]) {
+    let mut of_targets: AHashMap<u64, Vec<usize>> = AHashMap::new();
+    for (at, partial) in segments.iter().enumerate().filter(|(_, partial)| !partial.histograms) {
+        of_targets.entry(partial.key.id).or_default().push(at);
+    }
+    for mut places in of_targets.into_values() {
+        let Some(newest) = places.last().map(|at| &segments[*at]).filter(|newest| !newest.is_stamped()) else {
+            continue;
+        };
+        let other = places.iter().rposition(|at| segments[*at].groups != newest.groups);
+        places.drain(..other.map_or(0, |other| other + 1));
+        let whole_since = segments[places[0]].rows[0].at;
+        let mut left = ROWS_RECALLED;
+        for at in places.into_iter().rev() {
+            let rows = segments[at].rows.len().min(left);
+            if rows == 0 {
+                break;
+            }
+            segments[at].last = Some(Last { rows, whole_since });
+            left -= rows;
+        }
     }
 }
 
 impl Partial {
+    fn is_stamped(&self) -> bool {
+        self.groups.iter().any(|group| group.any_stamped())
+    }
+
     /// Takes groups by their numbers: all of them or none.
     fn add(&mut self, groups: &[u32], known: &AHashMap<u32, Arc<SlotGroup>>) -> Result<(), &'static str> {
         let before = self.groups.len();
