@@ -3,10 +3,11 @@
 //! Invariants:
 //!   * at most `max_connections` connections are served at once; more wait to be accepted
 //!   * a client that takes nothing for [`STALL_MAX`] of what is sent to it is cut
-//!   * a client has [`HEAD_WITHIN`] to send a request's head; a head is at most [`HEAD_BYTES_MAX`]
+//!   * a client has [`HEAD_WITHIN`] for a handshake, and to send a request's head; a head is at most [`HEAD_BYTES_MAX`]
 //!   * nothing that changes state answers a page of another origin
 
 use crate::federate::Client;
+use crate::security::{self, Security};
 use crate::stall::Guarded;
 use crate::state::State;
 use crate::{
@@ -26,10 +27,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tower_http::compression::CompressionLayer;
 
-/// Time for a request's head.
+/// Time for a handshake, and for a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Largest request head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -161,6 +163,7 @@ async fn guard(Extract(state): Extract<State>, request: Request, next: Next) -> 
 pub async fn serve(
     listener: TcpListener,
     state: State,
+    security: Security,
     surface: Surface,
     max_connections: usize,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -169,6 +172,7 @@ pub async fn serve(
         Surface::Everything => router(state),
         Surface::Federation => federation_router(state),
     };
+    let router = router.layer(from_fn_with_state(security.clone(), security::guard));
     let places = Arc::new(Semaphore::new(max_connections));
     let in_flight = GracefulShutdown::new();
     let mut builder = Builder::new(TokioExecutor::new());
@@ -193,12 +197,19 @@ pub async fn serve(
             request.extensions_mut().insert(Client(client));
             request
         });
-        let stream = TokioIo::new(Guarded::new(stream, STALL_MAX));
-        let connection = builder.serve_connection(stream, TowerToHyperService::new(service)).into_owned();
-        let connection = in_flight.watch(connection);
+        let stream = Guarded::new(stream, STALL_MAX);
+        let (tls, builder, watcher) = (security.policy().tls.clone(), builder.clone(), in_flight.watcher());
         tokio::spawn(async move {
+            let service = TowerToHyperService::new(service);
             // A client that goes away or talks nonsense ends its own connection.
-            let _ = connection.await;
+            let _ = match tls {
+                None => watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await,
+                Some(tls) => {
+                    let handshake = tokio::time::timeout(HEAD_WITHIN, TlsAcceptor::from(tls).accept(stream));
+                    let Ok(Ok(stream)) = handshake.await else { return };
+                    watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
+                }
+            };
             drop(place);
         });
     }

@@ -76,8 +76,7 @@ pub fn client_config(tls: &TlsConfig, pem: &Pem) -> Result<ClientConfig, Error> 
     let cert_name = named("cert_file", &tls.cert_file);
     let chain = certificates(cert, &cert_name)?;
     let key_name = named("key_file", &tls.key_file);
-    let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|_| settings(format!("{key_name}: no private key in PEM found; write one without a pass phrase")))?;
+    let key = private_key(key, &key_name)?;
     builder.with_client_auth_cert(chain, key).map_err(|error| settings(format!("{cert_name} and {key_name}: {error}")))
 }
 
@@ -136,13 +135,20 @@ fn system_roots() -> Arc<RootCertStore> {
     ROOTS.get_or_init(read).clone()
 }
 
-fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+/// The certificates in PEM, at least one. `name` says in errors where they stand.
+pub fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) => Err(settings(format!("{name}: no certificate in PEM found"))),
         Err(error) => Err(settings(format!("{name}: {error}"))),
     }
+}
+
+/// The private key in PEM. `name` says in errors where it stands.
+pub fn private_key(pem: &[u8], name: &str) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::from_pem_slice(pem)
+        .map_err(|_| settings(format!("{name}: no private key in PEM found; write one without a pass phrase")))
 }
 
 fn named(field: &str, file: &Option<impl AsRef<Path>>) -> String {

@@ -31,6 +31,7 @@ mod sections;
 mod types;
 mod units;
 mod values;
+mod web;
 mod yaml;
 
 pub use decode::Tree;
@@ -55,3 +56,4 @@ pub use types::{
     Config, EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, Size, TIMEOUT_DEFAULT,
 };
 pub use units::{UnitError, format_duration, format_size, parse_duration, parse_size};
+pub use web::{ClientAuth, HttpServerConfig, TlsServerConfig, WebConfig, load_web, parse_web};

@@ -1,4 +1,4 @@
-//! `ringscrape check config FILE...`: the verdict on each file, exit code 1 if one is bad.
+//! `ringscrape check config|web-config FILE...`: the verdict on each file, exit code 1 if one is bad.
 
 use crate::tool::say;
 use std::path::PathBuf;
@@ -31,6 +31,21 @@ pub fn config(files: &[PathBuf]) -> ExitCode {
     // Hubs and edges that are checked together know of each other.
     let pairs = good.iter().flat_map(|hub| good.iter().map(move |edge| (hub, edge)));
     pairs.flat_map(|(hub, edge)| hub.lint_beside(edge)).for_each(|warning| say!("WARNING: {warning}"));
+    verdict
+}
+
+/// The same of files for `--web.config.file`.
+pub fn web_config(files: &[PathBuf]) -> ExitCode {
+    let mut verdict = ExitCode::SUCCESS;
+    for file in files {
+        match api::Security::check(file) {
+            Ok(()) => say!("{} SUCCESS", file.display()),
+            Err(error) => {
+                say!("FAILED: {error}");
+                verdict = ExitCode::FAILURE;
+            }
+        }
+    }
     verdict
 }
 

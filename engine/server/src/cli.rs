@@ -108,6 +108,11 @@ pub enum Check {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Read files for --web.config.file and the certificates that they name; exit code 1 if one is bad.
+    WebConfig {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Read rule files and look for duplicates; exit code 1 if one is bad.
     Rules {
         #[arg(required = true)]
@@ -165,7 +170,10 @@ pub struct Serve {
     /// Address that serves /federate, /-/healthy and /-/ready and nothing else. May be given more than once.
     #[arg(long = "web.federation-listen-address", value_name = "ADDRESS")]
     pub web_federation_listen_address: Vec<String>,
-    /// Connections served at once.
+    /// TLS, basic authentication and headers of what is served. Followed while running.
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    pub web_config_file: Option<PathBuf>,
+    /// Connections served at once, on each address.
     #[arg(long = "web.max-connections", default_value_t = 512)]
     pub web_max_connections: usize,
     /// URL under which this server is reached from outside.
@@ -391,7 +399,6 @@ const PASSIVE: &[(&str, bool)] = &[
     ("storage.tsdb.wal-compression", false),
     ("storage.tsdb.wal-compression-type", true),
     ("storage.tsdb.wal-segment-size", true),
-    ("web.config.file", true),
     ("web.console.libraries", true),
     ("web.console.templates", true),
     ("web.enable-otlp-receiver", false),
@@ -428,6 +435,8 @@ impl Cli {
         set("config.auto-reload-interval", config::format_duration(serve.config_auto_reload_interval));
         set("web.listen-address", serve.web_listen_address.join(","));
         set("web.federation-listen-address", serve.web_federation_listen_address.join(","));
+        let web_config = serve.web_config_file.as_ref().map(|file| file.display().to_string());
+        set("web.config.file", web_config.unwrap_or_default());
         set("web.max-connections", serve.web_max_connections.to_string());
         set("web.external-url", serve.web_external_url.clone().unwrap_or_default());
         set("web.enable-lifecycle", serve.web_enable_lifecycle.to_string());

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse_args(std::env::args());
     match &cli.command {
         Some(cli::Command::Check { what: cli::Check::Config { files } }) => check::config(files),
+        Some(cli::Command::Check { what: cli::Check::WebConfig { files } }) => check::web_config(files),
         Some(cli::Command::Fleet { what }) => fleet::run(what),
         Some(cli::Command::Check { what: cli::Check::Rules { files, lint_fatal } }) => rules::check(files, *lint_fatal),
         Some(cli::Command::Test { what: cli::Test::Rules { files, run } }) => rules::test(files, run.as_deref()),

@@ -52,6 +52,11 @@ pub fn run(cli: &Cli) -> ExitCode {
         eprintln!("ringscrape: {errors}");
         return ExitCode::FAILURE;
     }
+    // Whoever asks for protection is never served without it.
+    if let Some(Err(error)) = serve.web_config_file.as_deref().map(api::Security::check) {
+        eprintln!("ringscrape: --web.config.file: {error}");
+        return ExitCode::FAILURE;
+    }
     reload::warn_of(&config);
     let unknown = cli.serve.unknown_features();
     if !unknown.is_empty() {
@@ -214,6 +219,11 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         reload: reload_to.clone(),
         quit: quit_to,
     })?;
+    let security = match &serve.web_config_file {
+        Some(file) => api::Security::follow(file).map_err(|error| anyhow::anyhow!("--web.config.file: {error}"))?,
+        None => api::Security::none(),
+    };
+    let scheme = if security.is_encrypted() { "https" } else { "http" };
     let (stop_to, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     let everything = serve.web_listen_address.iter().map(|address| (address, api::Surface::Everything));
@@ -228,13 +238,15 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
             TcpListener::bind(&address).await.map_err(|error| anyhow::anyhow!("--{flag}={address}: {error}"))?;
         let local = listener.local_addr()?;
         match surface {
-            api::Surface::Everything => tracing::info!("listening on http://{local}"),
-            api::Surface::Federation => tracing::info!("federation alone is served on http://{local}"),
+            api::Surface::Everything => tracing::info!("listening on {scheme}://{local}"),
+            api::Surface::Federation => tracing::info!("federation alone is served on {scheme}://{local}"),
         }
         let mut stop = stop.clone();
-        servers.spawn(api::serve(listener, state.clone(), surface, serve.web_max_connections, async move {
+        let stopped = async move {
             let _ = stop.wait_for(|stop| *stop).await;
-        }));
+        };
+        let (state, security) = (state.clone(), security.clone());
+        servers.spawn(api::serve(listener, state, security, surface, serve.web_max_connections, stopped));
     }
     loop {
         tokio::select! {

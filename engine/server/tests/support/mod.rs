@@ -1,6 +1,7 @@
 //! Starts the real binary on real sockets and files, and ends it by id.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod authority;
 pub mod protobuf;
 
 use std::collections::BTreeSet;
@@ -90,7 +91,9 @@ impl Ringscrape {
         let lines = log.clone();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("listening on http://") {
+                if let Some((_, place)) = line.split_once("listening on http")
+                    && let Some((_, address)) = place.split_once("://")
+                {
                     let address = address.split_whitespace().next().unwrap_or_default();
                     let _ = found_to.send(address.trim_matches('"').parse().unwrap());
                 }
