@@ -22,8 +22,9 @@ const state = {
     const params = new URLSearchParams({ "g0.expr": input.value, "g0.tab": tab, "g0.range_input": $("range").value });
     if ($("end").value) params.set("g0.end_input", $("end").value);
     if ($("step").value) params.set("g0.step_input", $("step").value);
-    const address = "/query?" + params;
-    if (location.pathname + location.search !== address) history.pushState(null, "", address);
+    const address = "query?" + params;
+    const here = location.pathname.split("/").pop() + location.search;
+    if (here !== address) history.pushState(null, "", address);
   },
 };
 
@@ -51,7 +52,7 @@ let asking = null;
 async function ask(path, params) {
   if (asking) asking.abort();
   asking = new AbortController();
-  const answer = await fetch("/api/v1/" + path, { method: "POST", body: new URLSearchParams(params), signal: asking.signal });
+  const answer = await fetch("api/v1/" + path, { method: "POST", body: new URLSearchParams(params), signal: asking.signal });
   const json = await answer.json();
   if (json.status !== "success") throw new Error(json.errorType + ": " + json.error);
   return json;
@@ -260,7 +261,7 @@ const WORDS = ["by", "without", "on", "ignoring", "group_left", "group_right", "
 const known = { metrics: [], functions: [], values: new Map(), labels: new Map() };
 
 async function fetched(path) {
-  const json = await (await fetch("/api/v1/" + path)).json();
+  const json = await (await fetch("api/v1/" + path)).json();
   return json.status === "success" ? json.data : [];
 }
 

@@ -106,7 +106,7 @@ pub async fn page(state: extract::State<State>, params: Params) -> Page {
         let query = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs([("state", &outcome), ("job", &job), ("search", &search), ("page", &to.to_string())])
             .finish();
-        format!("/service-discovery?{query}")
+        format!("service-discovery?{query}")
     };
     let states = [
         ("", "all"),
@@ -119,7 +119,7 @@ pub async fn page(state: extract::State<State>, params: Params) -> Page {
         ("other-member", "of other members"),
     ];
     let content = html! {
-        form method="get" action="/service-discovery" role="search" {
+        form method="get" action="service-discovery" role="search" {
             select name="state" aria-label="Outcome" {
                 @for (value, name) in states { option value=(value) selected[value == outcome] { (name) } }
             }
@@ -145,7 +145,7 @@ pub async fn page(state: extract::State<State>, params: Params) -> Page {
             }
         }
     };
-    Ok(frame("Service discovery", "/service-discovery", content).into_response())
+    Ok(frame("Service discovery", "service-discovery", content).into_response())
 }
 
 fn pool_section(pool: &Pool, rows: &[&Row]) -> Markup {
@@ -203,7 +203,7 @@ fn explain_link(job: &str, discovered: &Labels) -> String {
     let labels = serde_json::to_string(&map).unwrap_or_default();
     let query =
         url::form_urlencoded::Serializer::new(String::new()).extend_pairs([("job", job), ("labels", &labels)]).finish();
-    format!("/service-discovery/explain?{query}")
+    format!("service-discovery-explain?{query}")
 }
 
 /// Rule by rule, what relabelling does to labels.
@@ -222,7 +222,7 @@ pub async fn explain(state: extract::State<State>, params: Params) -> Page {
     // What the first step began with is what the one before it ended with.
     let begins = std::iter::once(&before).chain(steps.iter().map(|step| &step.labels));
     let content = html! {
-        p { a href="/service-discovery" { "Service discovery" } " · job " strong { (name) } }
+        p { a href="service-discovery" { "Service discovery" } " · job " strong { (name) } }
         h2 { "Discovered" }
         p { (labels(&before)) }
         @if steps.is_empty() { p.faint { "The job has no relabel_configs." } }
@@ -234,7 +234,7 @@ pub async fn explain(state: extract::State<State>, params: Params) -> Page {
         h2 { @if is_kept { "Target labels" } @else { "Dropped" } }
         @if is_kept { p { (labels(&Labels::from_sorted(after.iter().filter(|(name, _)| !name.starts_with("__"))))) } }
     };
-    Ok(frame("Relabelling", "/service-discovery", content).into_response())
+    Ok(frame("Relabelling", "service-discovery", content).into_response())
 }
 
 /// Labels that one set has and the other has not, or has with another value.

@@ -174,7 +174,7 @@ pub async fn page(state: S) -> Page {
     let now = look(&state);
     let Some(name) = &now.member else {
         let content = html! { p { "This process is no member of a fleet: its configuration has no section " code { "fleet" } "." } };
-        return Ok(frame("Fleet", "/fleet", content).into_response());
+        return Ok(frame("Fleet", "fleet", content).into_response());
     };
     let total: usize = now.members.iter().filter_map(|row| row.targets).sum();
     let content = html! {
@@ -208,7 +208,7 @@ pub async fn page(state: S) -> Page {
         h2 { "Check of external labels" }
         p { @if now.findings.is_empty() { "Nothing found." } @else { (now.findings.len()) " findings, above." } }
     };
-    Ok(frame("Fleet", "/fleet", content).into_response())
+    Ok(frame("Fleet", "fleet", content).into_response())
 }
 
 #[cfg(test)]

@@ -44,19 +44,20 @@ impl IntoResponse for PageError {
 
 pub(crate) type Page = Result<Response, PageError>;
 
-/// What every page has around it.
+/// What every page has around it. All pages lie in one folder and all links are relative, so it does not matter under which
+/// path a proxy shows them.
 pub(crate) fn frame(title: &str, path: &str, content: Markup) -> Html {
     let links = [
-        ("/query", "Query"),
-        ("/targets", "Targets"),
-        ("/rules", "Rules"),
-        ("/alerts", "Alerts"),
-        ("/service-discovery", "Discovery"),
-        ("/fleet", "Fleet"),
-        ("/tsdb-status", "Storage"),
-        ("/config", "Configuration"),
-        ("/flags", "Flags"),
-        ("/status", "Status"),
+        ("query", "Query"),
+        ("targets", "Targets"),
+        ("rules", "Rules"),
+        ("alerts", "Alerts"),
+        ("service-discovery", "Discovery"),
+        ("fleet", "Fleet"),
+        ("tsdb-status", "Storage"),
+        ("config", "Configuration"),
+        ("flags", "Flags"),
+        ("status", "Status"),
     ];
     Html(html! {
         (DOCTYPE)
@@ -75,7 +76,7 @@ pub(crate) fn frame(title: &str, path: &str, content: Markup) -> Html {
                         @for (link, name) in links {
                             a href=(link) aria-current=[(link == path).then_some("page")] { (name) }
                         }
-                        a href="/metrics" { "Metrics" }
+                        a href="metrics" { "Metrics" }
                     }
                 }
                 main { h1 { (title) } (content) }
@@ -97,11 +98,11 @@ impl IntoResponse for Html {
 /// The name changes with the content, so browsers may keep the file for ever.
 fn asset_path(name: &str, ending: &str) -> String {
     let content = ASSETS.iter().find(|asset| asset.0 == name && asset.1 == ending).map_or("", |asset| asset.3);
-    format!("/assets/{name}-{:016x}.{ending}", xxhash_rust::xxh3::xxh3_64(content.as_bytes()))
+    format!("assets/{name}-{:016x}.{ending}", xxhash_rust::xxh3::xxh3_64(content.as_bytes()))
 }
 
 pub async fn asset(request: extract::Request) -> Response {
-    let path = request.uri().path();
+    let path = request.uri().path().trim_start_matches('/');
     let Some((_, _, kind, content)) = ASSETS.iter().find(|(name, ending, ..)| asset_path(name, ending) == path) else {
         return StatusCode::NOT_FOUND.into_response();
     };
@@ -145,7 +146,7 @@ pub async fn query() -> Page {
         script src=(asset_path("uplot", "js")) {}
         script src=(asset_path("query", "js")) {}
     };
-    Ok(frame("Query", "/query", content).into_response())
+    Ok(frame("Query", "query", content).into_response())
 }
 
 /// What is stored, and which names and labels it consists of.
@@ -175,11 +176,11 @@ pub async fn storage(state: extract::State<State>, params: Params) -> Page {
             } } }
         }
     };
-    Ok(frame("Storage", "/tsdb-status", content).into_response())
+    Ok(frame("Storage", "tsdb-status", content).into_response())
 }
 
-pub async fn root() -> Redirect {
-    Redirect::to("/targets")
+pub async fn root(state: extract::State<State>) -> Redirect {
+    Redirect::to(&format!("{}/targets", state.parts.external_path))
 }
 
 /// A target with its state and its job.
@@ -235,14 +236,14 @@ pub async fn targets(state: extract::State<State>, params: Params) -> Page {
         let query = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs([("state", &health), ("job", &job), ("search", &search), ("page", &to.to_string())])
             .finish();
-        format!("/targets?{query}")
+        format!("targets?{query}")
     };
     let running = state.running();
     let content = html! {
         @if let Some(error) = &running.refused {
             p.note { strong { "The last configuration was refused; the one before it is in force. " } (error) }
         }
-        form method="get" action="/targets" role="search" {
+        form method="get" action="targets" role="search" {
             select name="state" aria-label="State" {
                 @for (value, name) in [("", "all states"), ("up", "up"), ("down", "down"), ("unknown", "unknown")] {
                     option value=(value) selected[value == health] { (name) }
@@ -279,7 +280,7 @@ pub async fn targets(state: extract::State<State>, params: Params) -> Page {
             }
         }
     };
-    Ok(frame("Targets", "/targets", content).into_response())
+    Ok(frame("Targets", "targets", content).into_response())
 }
 
 fn pool_section(pool: &Pool, rows: &[&&Row], all: &[Row], with_notes: bool) -> Markup {
@@ -399,7 +400,7 @@ pub async fn configuration(state: extract::State<State>) -> Page {
         @if let Some(error) = &running.refused { p.note { (error) } }
         pre { (running.config.to_yaml()) }
     };
-    Ok(frame("Configuration", "/config", content).into_response())
+    Ok(frame("Configuration", "config", content).into_response())
 }
 
 pub async fn flags(state: extract::State<State>) -> Page {
@@ -408,7 +409,7 @@ pub async fn flags(state: extract::State<State>) -> Page {
             @for (name, value) in &state.parts.flags { tr { th scope="row" { "--" (name) } td { (value) } } }
         } } }
     };
-    Ok(frame("Flags", "/flags", content).into_response())
+    Ok(frame("Flags", "flags", content).into_response())
 }
 
 pub async fn status(state: extract::State<State>) -> Page {
@@ -425,5 +426,5 @@ pub async fn status(state: extract::State<State>) -> Page {
             } } }
         }
     };
-    Ok(frame("Status", "/status", content).into_response())
+    Ok(frame("Status", "status", content).into_response())
 }

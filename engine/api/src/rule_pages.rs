@@ -56,7 +56,7 @@ impl Wanted {
 
 pub async fn rules(state: extract::State<State>, params: Params) -> Page {
     let content = rules_content(&state.parts.rules.snapshot(), &Wanted::of(&params));
-    Ok(frame("Rules", "/rules", content).into_response())
+    Ok(frame("Rules", "rules", content).into_response())
 }
 
 pub async fn alerts(state: extract::State<State>, params: Params) -> Page {
@@ -82,7 +82,7 @@ pub async fn alerts(state: extract::State<State>, params: Params) -> Page {
             } }
         }
     };
-    Ok(frame("Alerts", "/alerts", content).into_response())
+    Ok(frame("Alerts", "alerts", content).into_response())
 }
 
 /// The word for a health, and the class that colours it.
@@ -106,7 +106,7 @@ fn expression(query: &str) -> Markup {
     let link = url::form_urlencoded::Serializer::new(String::new())
         .extend_pairs([("g0.expr", query), ("g0.tab", "table")])
         .finish();
-    html! { a.expr href=(format!("/query?{link}")) { (query) } }
+    html! { a.expr href=(format!("query?{link}")) { (query) } }
 }
 
 fn ago(at_ms: Option<i64>, now_ms: i64) -> Markup {
@@ -126,7 +126,7 @@ fn rules_content(snapshot: &Snapshot, wanted: &Wanted) -> Markup {
     let count = |health| all().filter(|rule| rule.health == health).count();
     let is_narrowed = !wanted.state.is_empty() || !wanted.search.is_empty();
     html! {
-        (wanted.form("/rules", &["ok", "err", "unknown"]))
+        (wanted.form("rules", &["ok", "err", "unknown"]))
         p.tally {
             span { strong { (all().count()) } " rules" }
             span { strong { (snapshot.groups.len()) } " groups" }
@@ -244,7 +244,7 @@ fn alerts_content(snapshot: &Snapshot, wanted: &Wanted) -> Markup {
         AlertState::Inactive => 2,
     });
     html! {
-        (wanted.form("/alerts", &["firing", "pending", "inactive"]))
+        (wanted.form("alerts", &["firing", "pending", "inactive"]))
         p.tally {
             span { strong { (all.len()) } " alerting rules" }
             span.down { strong { (count(AlertState::Firing)) } " firing" }

@@ -15,7 +15,7 @@ use crate::{
 };
 use axum::Router;
 use axum::extract::{Request, State as Extract};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -105,7 +105,7 @@ pub fn router(state: State) -> Router {
         .route("/tsdb-status", get(pages::storage))
         .route("/targets", get(pages::targets))
         .route("/service-discovery", get(discovery::page))
-        .route("/service-discovery/explain", get(discovery::explain))
+        .route("/service-discovery-explain", get(discovery::explain))
         .route("/rules", get(rule_pages::rules))
         .route("/alerts", get(rule_pages::alerts))
         .route("/config", get(pages::configuration))
@@ -159,6 +159,18 @@ async fn guard(Extract(state): Extract<State>, request: Request, next: Next) -> 
     response
 }
 
+/// What is asked for behind the prefix of all routes. They are served without it as well: members of a fleet and targets of
+/// a configuration that knows of none find them.
+fn behind_prefix(uri: &Uri, prefix: &str) -> Option<Uri> {
+    let rest = uri.path_and_query()?.as_str().strip_prefix(prefix).filter(|_| !prefix.is_empty())?;
+    match rest.as_bytes().first() {
+        Some(b'/') => rest.parse().ok(),
+        None | Some(b'?') => format!("/{rest}").parse().ok(),
+        // Another name that begins alike.
+        Some(_) => None,
+    }
+}
+
 /// Serves until `shutdown`, then lets requests in flight end.
 pub async fn serve(
     listener: TcpListener,
@@ -168,6 +180,7 @@ pub async fn serve(
     max_connections: usize,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
+    let prefix: Arc<str> = state.parts.route_prefix.as_str().into();
     let router = match surface {
         Surface::Everything => router(state),
         Surface::Federation => federation_router(state),
@@ -193,8 +206,12 @@ pub async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
+        let prefix = prefix.clone();
         let service = router.clone().map_request(move |mut request: axum::http::Request<_>| {
             request.extensions_mut().insert(Client(client));
+            if let Some(behind) = behind_prefix(request.uri(), &prefix) {
+                *request.uri_mut() = behind;
+            }
             request
         });
         let stream = Guarded::new(stream, STALL_MAX);
@@ -214,4 +231,26 @@ pub async fn serve(
         });
     }
     in_flight.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefix_is_taken_off_whole() {
+        for (uri, want) in [
+            ("/prometheus/targets?state=up", Some("/targets?state=up")),
+            ("/prometheus/", Some("/")),
+            ("/prometheus", Some("/")),
+            ("/prometheus?x", Some("/?x")),
+            ("/prometheus//metrics", Some("//metrics")),
+            ("/prometheus2/targets", None),
+            ("/targets", None),
+        ] {
+            let found = behind_prefix(&uri.parse().unwrap(), "/prometheus");
+            assert_eq!(found.map(|uri| uri.to_string()).as_deref(), want, "{uri}");
+            assert_eq!(behind_prefix(&uri.parse().unwrap(), ""), None);
+        }
+    }
 }

@@ -51,6 +51,10 @@ pub struct Parts {
     pub rules: rules::Manager,
     /// URL under which the server is reached from outside.
     pub external_url: Option<String>,
+    /// Its path: "", or "/prometheus" for example.
+    pub external_path: String,
+    /// The same before all routes, where it reaches us.
+    pub route_prefix: String,
     /// Whether reload and shutdown by HTTP are allowed.
     pub enable_lifecycle: bool,
     /// Whether deletions and snapshots are.

@@ -241,6 +241,8 @@ fn state(count: usize) -> State {
         },
         remote: api::RemoteSettings::default(),
         external_url: None,
+        external_path: String::new(),
+        route_prefix: String::new(),
         enable_admin_api: false,
         enable_lifecycle: false,
         cors_origin: Some("https://good.example".to_owned()),
@@ -355,10 +357,10 @@ async fn query_page_asks_no_other_host() {
     assert_eq!(page.status, StatusCode::OK);
     let text = page.text();
     assert!(!text.contains("alert(1)") && !text.contains("http://") && !text.contains("https://"), "{text}");
-    let assets: Vec<&str> = text.split('"').filter(|part| part.starts_with("/assets/")).collect();
+    let assets: Vec<&str> = text.split('"').filter(|part| part.starts_with("assets/")).collect();
     assert_eq!(assets.len(), 4, "{assets:?}");
     for asset in assets {
-        let answer = get(&state, asset).await;
+        let answer = get(&state, &format!("/{asset}")).await;
         assert_eq!(
             (answer.status, answer.header("cache-control")),
             (StatusCode::OK, "public, max-age=31536000, immutable")
@@ -486,11 +488,11 @@ async fn discovery_page_shows_what_became_of_each_address_and_why() {
     assert!(of_member.contains("<strong>2</strong> shown"), "{of_member}");
     let found = get(&state, "/service-discovery?search=instance%3Ddb-77%3A").await.text();
     assert!(found.contains("db-77:1") && found.contains("<strong>1</strong> shown"));
-    let link = found.split("href=\"").find(|part| part.starts_with("/service-discovery/explain")).unwrap();
+    let link = found.split("href=\"").find(|part| part.starts_with("service-discovery-explain")).unwrap();
     let link = link.split('"').next().unwrap().replace("&amp;", "&");
-    let explained = get(&state, &link).await.text();
+    let explained = get(&state, &format!("/{link}")).await.text();
     assert!(explained.contains("db-77:1") && explained.contains("Target labels"), "{explained}");
-    let refused = get(&state, "/service-discovery/explain?job=web&labels=5").await;
+    let refused = get(&state, "/service-discovery-explain?job=web&labels=5").await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
 }
 
@@ -511,7 +513,7 @@ async fn page_shows_ten_thousand_targets_and_runs_no_script_of_theirs() {
     assert!(down.contains("web-0:1") && !down.contains("db-0:1"));
     let found = get(&state, "/targets?search=instance%3Ddb-77%3A").await.text();
     assert!(found.contains("db-77:1") && !found.contains("db-78:1"));
-    let style = first.split("href=\"").find_map(|part| part.strip_prefix("/assets/")).unwrap();
+    let style = first.split("href=\"").find_map(|part| part.strip_prefix("assets/")).unwrap();
     let style = style.split('"').next().unwrap();
     let css = get(&state, &format!("/assets/{style}")).await;
     assert_eq!((css.status, css.header("content-type")), (StatusCode::OK, "text/css; charset=utf-8"));

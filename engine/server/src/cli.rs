@@ -179,6 +179,9 @@ pub struct Serve {
     /// URL under which this server is reached from outside.
     #[arg(long = "web.external-url", value_name = "URL")]
     pub web_external_url: Option<String>,
+    /// Path before all routes. By default that of --web.external-url.
+    #[arg(long = "web.route-prefix", value_name = "PATH")]
+    pub web_route_prefix: Option<String>,
     /// Allow reload and shutdown by HTTP.
     #[arg(long = "web.enable-lifecycle")]
     pub web_enable_lifecycle: bool,
@@ -319,6 +322,19 @@ impl Serve {
         self.web_external_url.clone().unwrap_or_else(own).trim_end_matches('/').to_owned()
     }
 
+    /// The path under which we are reached from outside. It may stand in the flag alone.
+    pub fn external_path(&self) -> String {
+        let external = self.web_external_url.as_deref().unwrap_or_default();
+        let url = url::Url::parse(external).ok().filter(|url| !url.cannot_be_a_base());
+        let path = url.as_ref().map_or(external, url::Url::path);
+        if path.starts_with('/') { prefix(path) } else { String::new() }
+    }
+
+    /// The path before all routes.
+    pub fn route_prefix(&self) -> String {
+        self.web_route_prefix.as_deref().map_or_else(|| self.external_path(), prefix)
+    }
+
     pub fn parse_options(&self) -> promql::ParseOptions {
         self.query_settings().plan.parse
     }
@@ -367,6 +383,14 @@ impl Serve {
     }
 }
 
+/// The path with a slash before it and none behind it; "" for none.
+fn prefix(path: &str) -> String {
+    match path.trim_matches('/') {
+        "" => String::new(),
+        path => format!("/{path}"),
+    }
+}
+
 /// CPU numbers in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpus(pub Vec<usize>);
@@ -405,7 +429,6 @@ const PASSIVE: &[(&str, bool)] = &[
     ("web.max-notifications-subscribers", true),
     ("web.page-title", true),
     ("web.read-timeout", true),
-    ("web.route-prefix", true),
     ("web.user-assets", true),
 ];
 
@@ -439,6 +462,7 @@ impl Cli {
         set("web.config.file", web_config.unwrap_or_default());
         set("web.max-connections", serve.web_max_connections.to_string());
         set("web.external-url", serve.web_external_url.clone().unwrap_or_default());
+        set("web.route-prefix", format!("{}/", serve.route_prefix()));
         set("web.enable-lifecycle", serve.web_enable_lifecycle.to_string());
         set("web.enable-admin-api", serve.web_enable_admin_api.to_string());
         set("discovery.keep-lists", serve.discovery_keep_lists.to_string());

@@ -213,6 +213,8 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         query: serve.query_settings(),
         remote: serve.remote_settings(),
         external_url: serve.web_external_url.clone(),
+        external_path: serve.external_path(),
+        route_prefix: serve.route_prefix(),
         enable_lifecycle: serve.web_enable_lifecycle,
         enable_admin_api: serve.web_enable_admin_api,
         cors_origin: serve.web_cors_origin.clone(),

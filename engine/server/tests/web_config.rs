@@ -1,4 +1,4 @@
-//! What `--web.config.file` protects: the real binary, asked by those who may and those who may not.
+//! How the server is reached: what `--web.config.file` protects, and the paths that proxies put before it.
 
 mod support;
 
@@ -198,4 +198,49 @@ fn protection_that_cannot_be_had_is_no_start() {
         assert_eq!(run(&["check", "web-config", "web.yml"]), (Some(0), "web.yml SUCCESS\n".into()));
     }
     assert!(!place.join("data").exists(), "the folder is untouched");
+}
+
+#[test]
+fn paths_of_proxies_go_before_everything() {
+    let plain = |flags: &[&str]| {
+        let server = Ringscrape::start(&config(&[]), flags);
+        move |path: &str| {
+            let answer = server.get(path);
+            let location = answer.head.lines().find_map(|line| line.strip_prefix("location: ").map(str::to_owned));
+            (answer.status, location, answer.body)
+        }
+    };
+    let extra = support::free("127.0.0.1");
+    let federation = format!("--web.federation-listen-address={extra}");
+    let to_targets = |answer: (u16, Option<String>, String)| (answer.0, answer.1);
+    let home = (303, Some("/prom/targets".to_owned()));
+    // The proxy passes the path on.
+    for flags in [&["--web.external-url=https://front.example/prom/", &federation][..], &["--web.external-url=/prom"]] {
+        let get = plain(flags);
+        for path in ["/prom/-/healthy", "/prom/api/v1/query?query=1", "/prom/metrics", "/prom/query", "/-/healthy"] {
+            assert_eq!(get(path).0, 200, "{path}");
+        }
+        for path in ["/", "/prom", "/prom/"] {
+            assert_eq!(to_targets(get(path)), home, "{path}");
+        }
+        assert_eq!((get("/prometheus/metrics").0, get("/prom/nothing").0), (404, 404));
+        for page in
+            ["targets", "query", "rules", "alerts", "service-discovery", "fleet", "tsdb-status", "config", "flags"]
+        {
+            let (status, _, body) = get(&format!("/prom/{page}"));
+            assert_eq!(status, 200, "{page}");
+            assert!(!body.contains("=\"/"), "{page} has a link that leaves the path: {body}");
+        }
+        if flags.len() > 1 {
+            assert_eq!(request(extra, "GET", "/prom/federate?match[]=up", &[]).status, 200);
+        }
+    }
+    // The proxy takes it off.
+    let get = plain(&["--web.external-url=https://front.example/prom", "--web.route-prefix=/"]);
+    assert_eq!((get("/metrics").0, get("/prom/metrics").0), (200, 404));
+    assert_eq!(to_targets(get("/")), home);
+    // It has another inside.
+    let get = plain(&["--web.external-url=https://front.example/prom", "--web.route-prefix=inner/"]);
+    assert_eq!((get("/inner/metrics").0, get("/prom/metrics").0), (200, 404));
+    assert!(get("/inner/api/v1/status/flags").2.contains("\"web.route-prefix\":\"/inner/\""));
 }

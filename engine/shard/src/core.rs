@@ -1,7 +1,8 @@
 //! One core: its targets, their tasks, and the questions it answers.
 //!
 //! Runs on one pinned executor and owns everything it touches. What is decided (when to scrape, what a body means) is
-//! decided by `schedule` and `ingest`, which know no runtime; this file carries it out.
+//! decided by `schedule` and `ingest`, which know no runtime; this file carries it out, `questions` and `federate` answer,
+//! `written` takes what no scrape brings, and `upkeep` is what goes on beside it.
 //!
 //! Invariants:
 //!   * one task per target, for as long as the target is there; it alone scrapes the target, so scrapes never overlap
@@ -9,26 +10,22 @@
 //!   * a scrape of a target that was removed meanwhile leaves nothing but markers
 
 mod federate;
+mod questions;
+mod upkeep;
 mod written;
 
 use crate::access::Accesses;
 use crate::asking::Asking;
+use crate::content_type;
 use crate::fetch::{FetchError, Fetched, Fetcher, Opened};
-use crate::handle::{
-    Cardinality, Command, InstantAnswer, InstantRequest, LimitError, MetadataRequest, Older, RangeRequest,
-    ReduceAnswer, ReduceRequest, TargetMetadata,
-};
-use crate::ingest::{Ingested, Interner, MetadataCache, Reader, Report};
-use crate::log::LogFiles;
-use crate::reduce::Reducing;
+use crate::handle::Command;
+use crate::ingest::{Ingested, Interner, Reader, Report};
 use crate::resolver::{Resolver, ResolverThreads};
 use crate::runtime::Pulse;
 use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
-use crate::select::Matching;
 use crate::signal::{Signal, Start};
-use crate::status::{CoreStats, Health, LogStats, Missed, Reason, TargetStatus};
+use crate::status::{CoreStats, Health, Missed, Reason, TargetStatus};
 use crate::written::{Acknowledgements, HistogramHolder, Holder, Written};
-use crate::{content_type, sys};
 use ahash::AHashMap;
 use exposition::Readings;
 use glommio::timer::Timer;
@@ -40,9 +37,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use targets::{Target, TargetDiff, TargetId};
 use tsdb::log::{FileId, Journal, TargetKey, Writer};
-use tsdb::{
-    AppendScratch, Job, Piece, Recalled, SameGroups, SegmentLimits, SlotGroup, Store, TargetHead, within_bounds,
-};
+use tsdb::{AppendScratch, Job, SegmentLimits, Store, TargetHead, within_bounds};
 
 /// What a core is started with.
 pub(crate) struct Settings {
@@ -59,10 +54,6 @@ pub(crate) struct Settings {
 const LOG_EVERY: Duration = Duration::from_micros(PHASE_GRID_US);
 /// A wake that is so little early takes the log along.
 const LOG_EARLY_US: u64 = PHASE_GRID_US / 5;
-/// How long the end of the process waits for the last write and sync.
-const LOG_PATIENCE: Duration = Duration::from_secs(8);
-/// How often segments that are in chunks are dropped and unused templates forgotten.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// Targets that upkeep or a question visits before it lets others run.
 const TARGETS_PER_TURN: usize = 16;
 /// How long a body is read before others may run. What is new in most bodies is read in less: of thousands that come at
@@ -565,113 +556,11 @@ impl Core {
         status.last_error = failure.map(|(_, text)| text);
     }
 
-    // --- upkeep --------------------------------------------------------------------------------------------------
-
     /// Gives closed segments to the thread that puts them into chunks.
     fn hand_over(&self, head: &mut TargetHead) {
         if let Some(jobs) = &self.jobs {
             // The receiver lives as long as the process.
             head.take_closed(|closed| drop(jobs.send(Job::Seal(closed))));
-        }
-    }
-
-    /// Hands what was appended to the kernel, and syncs it.
-    async fn keep_log(self: Rc<Self>) {
-        let Some(folder) = self.log_folder.clone() else {
-            self.log_ended.set(true);
-            return;
-        };
-        let mut files = LogFiles::new(folder);
-        let mut failing = false;
-        while self.log_turn.next().await.is_some() {
-            let now_ms = self.now_us() / 1000;
-            self.journal.borrow_mut().set_now(now_ms);
-            files.carry_out(&self.journal, now_ms, false).await;
-            self.acknowledge();
-            let journal = self.journal.borrow();
-            let error = journal.writer().and_then(|writer| writer.failing());
-            if error.is_some() != failing {
-                failing = error.is_some();
-                match error {
-                    Some(error) => {
-                        tracing::error!(core = self.index, error, "the log cannot be written; samples wait in memory")
-                    }
-                    None => tracing::info!(core = self.index, "the log is written again"),
-                }
-            }
-        }
-        files.carry_out(&self.journal, self.now_us() / 1000, true).await;
-        self.acknowledge();
-        self.log_ended.set(true);
-    }
-
-    /// Gives heads the newest rows of the last run, after a start.
-    async fn recall(&self, store: &Store) {
-        let mut same = SameGroups::default();
-        let mut taken = 0;
-        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
-            let id = scraper.holder.id;
-            if let Some(rows) = store.take_last_rows(id) {
-                match scraper.holder.head.borrow_mut().recall(rows, &mut same) {
-                    Recalled::Taken => taken += 1,
-                    Recalled::Refused => {}
-                    Recalled::TooEarly(rows) => store.give_back_last_rows(id, rows),
-                }
-            }
-            if i % TARGETS_PER_TURN == 0 {
-                pause().await;
-            }
-        }
-        if taken > 0 {
-            tracing::info!(core = self.index, targets = taken, "newest rows of the last run are in memory again");
-        }
-    }
-
-    /// Drops segments that are in chunks, and forgets templates that nobody uses and buffers that nobody needed.
-    async fn keep_up(self: Rc<Self>) {
-        loop {
-            Timer::new(UPKEEP_EVERY).await;
-            if let Some(store) = self.store.as_ref().filter(|store| store.has_last_rows()) {
-                self.recall(store).await;
-            }
-            let (mut series, mut bytes) = (0, 0);
-            let gone = self.written.borrow_mut().retire(wall_ms());
-            self.end_holders(gone);
-            let of_histograms = self.keep_up_histograms();
-            (series, bytes) = (series + of_histograms.0, bytes + of_histograms.1);
-            for (i, holder) in self.all_holders().into_iter().enumerate() {
-                {
-                    let mut head = holder.head.borrow_mut();
-                    head.drop_sealed();
-                    series += head.live_series() as u64;
-                    bytes += head.heap_bytes() as u64;
-                }
-                if i % TARGETS_PER_TURN == 0 {
-                    pause().await;
-                }
-            }
-            self.ended.borrow_mut().retain(|ended| ended.head.borrow_mut().drop_sealed());
-            bytes += self.ended.borrow().iter().map(|ended| ended.head.borrow().heap_bytes() as u64).sum::<u64>();
-            bytes += self.written.borrow().heap_bytes() as u64;
-            let unused = self.journal.borrow_mut().writer_mut().map(Writer::take_unused).unwrap_or_default();
-            if let Some(jobs) = self.jobs.as_ref().filter(|_| !unused.is_empty()) {
-                let _ = jobs.send(Job::Remove(unused));
-            }
-            self.fetcher.trim();
-            let (templates, templates_bytes) = self.interner.borrow_mut().sweep();
-            let mut stats = self.stats.borrow_mut();
-            (stats.series, stats.head_bytes) = (series, bytes);
-            (stats.templates, stats.templates_bytes) = (templates, templates_bytes);
-        }
-    }
-
-    /// Waits until what was appended so far can be read: a status tells of no scrape whose samples cannot be seen. For
-    /// a log that is not written it does not wait long.
-    async fn shown(&self) {
-        let appended = self.journal.borrow().writer().map_or(0, Writer::appended);
-        let patience = self.now_us() + 20 * LOG_EVERY.as_micros() as u64;
-        while self.journal.borrow().visible() < appended && self.now_us() < patience && !self.stopping.get() {
-            Timer::new(LOG_EVERY / 10).await;
         }
     }
 
@@ -684,252 +573,6 @@ impl Core {
         let scrapers = self.scrapers.borrow();
         let of_targets = scrapers.iter().flatten().map(|scraper| scraper.holder.clone());
         of_targets.chain(self.written.borrow().holders()).collect()
-    }
-
-    // --- questions -----------------------------------------------------------------------------------------------
-
-    /// Answers commands in order. Who asked may have gone; then the answer is thrown away.
-    async fn answer(self: Rc<Self>, commands: flume::Receiver<Command>) {
-        while let Ok(command) = commands.recv_async().await {
-            match command {
-                Command::Apply(diff, reply) => {
-                    self.apply(diff);
-                    let _ = reply.send(());
-                }
-                Command::Statuses(reply) => {
-                    self.shown().await;
-                    let statuses = self.all_scrapers().iter().map(|scraper| scraper.status.borrow().clone()).collect();
-                    let _ = reply.send(statuses);
-                }
-                Command::Instant(request, older, reply) => {
-                    let answer = self.instant(&request, older, || reply.is_closed()).await;
-                    let _ = reply.send(answer);
-                }
-                Command::Federate(request, older, talk) => {
-                    spawn(self.clone().federate(request, older, talk), self.federations);
-                }
-                Command::Range(request, reply) => {
-                    let answer = self.range(&request, || reply.is_closed()).await;
-                    let _ = reply.send(answer);
-                }
-                Command::Reduce(requests, older, reply) => {
-                    let answers = self.reduce(&requests, older, || reply.is_closed()).await;
-                    let _ = reply.send(answers);
-                }
-                Command::WriteRows(request, reply) => self.write_rows(&request, reply),
-                Command::Receive(request, reply) => self.receive(&request, reply),
-                Command::Seal(reply) => {
-                    self.all_scrapers().iter().for_each(|scraper| scraper.holder.head.borrow_mut().turn_over());
-                    let gone = self.written.borrow_mut().turn_over(wall_ms());
-                    self.end_holders(gone);
-                    self.close_histograms(|_| true);
-                    let _ = reply.send(());
-                }
-                Command::Metadata(request, reply) => {
-                    let _ = reply.send(self.metadata(&request).await);
-                }
-                Command::Stats(reply) => {
-                    let _ = reply.send(Box::new(self.stats()));
-                }
-                Command::Cardinality(reply) => {
-                    let _ = reply.send(Box::new(self.cardinality().await));
-                }
-                Command::Shutdown(reply) => {
-                    self.stopping.set(true);
-                    self.all_scrapers().iter().for_each(|scraper| scraper.signal.stop());
-                    let patience = Instant::now() + LOG_PATIENCE;
-                    while !self.log_ended.get() && Instant::now() < patience {
-                        Timer::new(Duration::from_millis(5)).await;
-                    }
-                    let _ = reply.send(());
-                }
-            }
-        }
-    }
-
-    /// Newest samples of what matches; nothing once the asker has `gone`.
-    async fn instant(
-        &self,
-        request: &InstantRequest,
-        older: Older,
-        gone: impl Fn() -> bool,
-    ) -> Result<InstantAnswer, LimitError> {
-        let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
-        let mut matching = Matching::new(&request.selectors);
-        let mut answer = InstantAnswer::default();
-        let mut read = |holder: &Holder| {
-            let visible = self.journal.borrow().visible();
-            matching.instant(holder, after, request.at, visible, older, &mut answer);
-            match request.series_max {
-                max if max > 0 && answer.samples.len() > max => Err(LimitError::Series { series_max: max }),
-                _ => Ok(()),
-            }
-        };
-        for (i, holder) in self.all_holders().into_iter().enumerate() {
-            read(&holder)?;
-            if i % TARGETS_PER_TURN == 0 {
-                pause().await;
-                if gone() {
-                    return Ok(InstantAnswer::default());
-                }
-            }
-        }
-        for ended in self.ended.borrow().iter() {
-            read(ended)?;
-        }
-        let visible = self.journal.borrow().visible();
-        for holder in self.histogram_holders() {
-            matching.newest_histograms(&holder, after, request.at, visible, &mut answer.histograms);
-        }
-        Ok(answer)
-    }
-
-    /// Samples in memory of what matches; nothing once the asker has `gone`.
-    async fn range(&self, request: &RangeRequest, gone: impl Fn() -> bool) -> Result<Vec<Piece>, LimitError> {
-        let mut matching = Matching::new(&request.selectors);
-        let mut pieces = Vec::new();
-        let mut samples = 0;
-        let mut read = |holder: &Holder| {
-            let visible = self.journal.borrow().visible();
-            let before = pieces.len();
-            samples += matching.range(holder, request.from, request.to, visible, &mut pieces);
-            if request.labels_only {
-                samples -= pieces[before..].iter_mut().map(|piece| piece.samples.drain(1..).len()).sum::<usize>();
-            }
-            match request.samples_max {
-                max if max > 0 && samples > max => Err(LimitError::Samples),
-                _ => Ok(()),
-            }
-        };
-        for (i, holder) in self.all_holders().into_iter().enumerate() {
-            read(&holder)?;
-            if i % TARGETS_PER_TURN == 0 {
-                pause().await;
-                if gone() {
-                    return Ok(Vec::new());
-                }
-            }
-        }
-        for ended in self.ended.borrow().iter() {
-            read(ended)?;
-        }
-        let visible = self.journal.borrow().visible();
-        for holder in self.histogram_holders() {
-            let before = pieces.len();
-            samples += matching.histograms(&holder, request.from, request.to, visible, &mut pieces);
-            if request.labels_only {
-                pieces[before..].iter_mut().for_each(|piece| piece.histograms.truncate(1));
-            } else if request.samples_max > 0 && samples > request.samples_max {
-                return Err(LimitError::Samples);
-            }
-        }
-        Ok(pieces)
-    }
-
-    /// Aggregates what matches; incomplete once the asker has `gone`, or when every request is beyond its limit.
-    async fn reduce(
-        &self,
-        requests: &[ReduceRequest],
-        older: Older,
-        gone: impl Fn() -> bool,
-    ) -> Vec<Result<ReduceAnswer, LimitError>> {
-        let mut reducing = Reducing::new(requests, older);
-        let targets_per_turn = (TARGETS_PER_TURN / requests.len().max(1)).max(1);
-        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
-            let visible = self.journal.borrow().visible();
-            reducing.target(&scraper.holder, visible);
-            if i % targets_per_turn == 0 {
-                pause().await;
-                if gone() || reducing.is_lost() {
-                    return reducing.finish();
-                }
-            }
-        }
-        let written: Vec<Rc<Holder>> = self.written.borrow().holders().collect();
-        for holder in written.iter().chain(self.ended.borrow().iter()) {
-            let visible = self.journal.borrow().visible();
-            reducing.in_pieces(holder, visible);
-        }
-        self.histogram_holders().iter().for_each(|holder| reducing.histograms(holder));
-        reducing.finish()
-    }
-
-    async fn metadata(&self, request: &MetadataRequest) -> Vec<TargetMetadata> {
-        let mut seen = MetadataCache::default();
-        let mut found = Vec::new();
-        for scraper in self.all_scrapers() {
-            let target = scraper.target.borrow().clone();
-            if !request.target_matchers.iter().all(|matcher| matcher.matches_labels(&target.labels)) {
-                continue;
-            }
-            let mut metrics = match &*scraper.reader.borrow() {
-                Some(reader) => reader.metadata(&mut seen),
-                None => continue,
-            };
-            if let Some(wanted) = &request.metric {
-                metrics.retain(|metadata| metadata.metric == *wanted);
-            }
-            found.push(TargetMetadata { target: target.id, metrics });
-            if request.targets_max > 0 && found.len() >= request.targets_max {
-                break;
-            }
-        }
-        found
-    }
-
-    /// Live series by label: a group's once for all targets that have it.
-    async fn cardinality(&self) -> Cardinality {
-        let now = wall_us() as i64 / 1000;
-        let mut all = Cardinality { min_time: now, max_time: i64::MIN, ..Cardinality::default() };
-        let mut of_groups: AHashMap<*const SlotGroup, (Arc<SlotGroup>, u64)> = AHashMap::new();
-        for holder in self.all_holders() {
-            let head = holder.head.borrow();
-            let mut series = 0;
-            for group in head.groups() {
-                series += group.len() as u64;
-                of_groups.entry(Arc::as_ptr(group)).or_insert_with(|| (group.clone(), 0)).1 += 1;
-            }
-            all.series += series;
-            if let Some((oldest, newest)) = head.bounds() {
-                all.min_time = all.min_time.min(oldest.0);
-                all.max_time = all.max_time.max(newest.0);
-            }
-            for (name, value) in holder.labels.iter() {
-                *all.pairs.entry((name.to_owned(), value.to_owned())).or_default() += series;
-            }
-        }
-        for (oldest, newest) in self.histogram_holders().iter().filter_map(|holder| holder.head.borrow().bounds()) {
-            all.min_time = all.min_time.min(oldest.0);
-            all.max_time = all.max_time.max(newest.0);
-        }
-        for (group, targets) in of_groups.into_values() {
-            for slot in 0..group.len() {
-                for (name, value) in group.label_pairs(slot).filter(|(_, value)| !value.is_empty()) {
-                    *all.pairs.entry((name.to_owned(), value.to_owned())).or_default() += targets;
-                }
-            }
-            pause().await;
-        }
-        all
-    }
-
-    fn stats(&self) -> CoreStats {
-        let mut stats = self.stats.borrow().clone();
-        stats.targets = self.by_id.borrow().len() as u64;
-        stats.cpu_seconds = sys::thread_cpu_seconds();
-        stats.stall_max = self.pulse.stall_max();
-        if let Some(writer) = self.journal.borrow().writer() {
-            stats.log = LogStats {
-                bytes_written: writer.bytes_written(),
-                syncs: writer.syncs(),
-                records: writer.appended(),
-                records_behind: writer.appended() - writer.durable().min(writer.appended()),
-                failures: writer.failures(),
-                discarded: writer.discarded(),
-                failing: writer.failing().map(str::to_owned),
-            };
-        }
-        stats
     }
 }
 

@@ -1,7 +1,7 @@
 //! Aggregations over the heads of a core.
 
 use crate::handle::{LimitError, Older, ReduceAnswer, ReduceRequest};
-use crate::select::{Matching, slots_matching};
+use crate::select::Matching;
 use crate::written::{HistogramHolder, Holder};
 use ahash::{AHashMap, AHashSet, RandomState};
 use promql::Partial;
@@ -9,7 +9,7 @@ use series::{Labels, METRIC_NAME, Timestamp};
 use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
-use tsdb::{Piece, Rows, SlotGroup};
+use tsdb::{Piece, Rows, SlotGroup, slots_matching};
 
 /// Labels that tell targets apart, and with them their series, as long as no series has others of its own.
 const IDENTITY: [&str; 2] = ["instance", "job"];

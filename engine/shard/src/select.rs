@@ -3,56 +3,16 @@
 use crate::handle::{InstantAnswer, Older};
 use crate::status::InstantSample;
 use crate::written::{HistogramHolder, Holder};
-use ahash::AHashMap;
-use series::{Labels, Matcher, Timestamp};
-use std::rc::Rc;
+use series::{Matcher, Timestamp};
 use std::sync::Arc;
 use tsdb::{Piece, SlotGroup};
 
-/// Verdicts of matchers on target labels that fit in a key; a request with more matchers does without the memory.
-const MATCHERS_REMEMBERED_MAX: usize = 64;
-
-/// The slots of a group that satisfy any of the selectors, ascending, for a target with these labels.
-pub fn slots_matching(selectors: &[Vec<Matcher>], group: &SlotGroup, target: &Labels) -> Vec<u32> {
-    let mut slots: Vec<u32> = selectors.iter().flat_map(|matchers| group.matching(matchers, target)).collect();
-    slots.sort_unstable();
-    slots.dedup();
-    slots
-}
-
-/// Decides which slots a request wants, once per group and kind of target: ten thousand targets that share their groups
-/// and agree on the matched labels cost one decision.
-pub struct Matching<'a> {
-    selectors: &'a [Vec<Matcher>],
-    known: AHashMap<(*const SlotGroup, u64), Rc<[u32]>>,
-    /// Keeps the groups of `known` alive, so that no address in it is used again.
-    held: Vec<Arc<SlotGroup>>,
-}
+/// What a request wants of each target, found by groups of slots.
+pub struct Matching<'a>(tsdb::Matching<'a>);
 
 impl<'a> Matching<'a> {
     pub fn new(selectors: &'a [Vec<Matcher>]) -> Matching<'a> {
-        Matching { selectors, known: AHashMap::new(), held: Vec::new() }
-    }
-
-    /// The matching slots of groups of a target.
-    fn of_target<'t>(&'t mut self, target: &'t Labels) -> impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]> + 't {
-        let matchers = self.selectors.iter().flatten();
-        let remember = matchers.clone().count() <= MATCHERS_REMEMBERED_MAX;
-        let verdicts = matchers.take(MATCHERS_REMEMBERED_MAX).enumerate().fold(0u64, |bits, (i, matcher)| {
-            bits | u64::from(matcher.matches(target.get(matcher.name()).unwrap_or(""))) << i
-        });
-        move |group| {
-            let key = (Arc::as_ptr(group), verdicts);
-            if let Some(slots) = self.known.get(&key).filter(|_| remember) {
-                return slots.clone();
-            }
-            let slots: Rc<[u32]> = slots_matching(self.selectors, group, target).into();
-            if remember {
-                self.known.insert(key, slots.clone());
-                self.held.push(group.clone());
-            }
-            slots
-        }
+        Matching(tsdb::Matching::new(selectors))
     }
 
     /// Adds the newest samples of a target in `(after, at]`, as far as they are visible.
@@ -72,14 +32,14 @@ impl<'a> Matching<'a> {
             samples.push(InstantSample { labels, timestamp: sample.timestamp, value: sample.value });
         };
         if let Some(histograms) = &holder.histograms
-            && histograms.head.borrow().touches(after.plus_ms(1), self.of_target(target))
+            && histograms.head.borrow().touches(after.plus_ms(1), self.0.of_target(target))
         {
             // A series may have become one of histograms, or one of floats: then its markers count too.
             drop(head);
             return self.newest_of_range(holder, after, at, visible, answer);
         }
         // Rows in memory were written by this process: one that does not decode is our own mistake.
-        let whole = head.instant(after, at, visible, older == Older::Nothing, self.of_target(target), found);
+        let whole = head.instant(after, at, visible, older == Older::Nothing, self.0.of_target(target), found);
         if whole.expect("rows of this process decode") {
             // A series that brings its own times may bring its own markers.
             samples.retain(|sample| !series::is_stale(sample.value));
@@ -121,7 +81,7 @@ impl<'a> Matching<'a> {
     ) -> usize {
         let (head, target) = (holder.head.borrow(), &holder.labels);
         let mut size = 0;
-        head.range(from, to, visible, self.of_target(target), |group, slot, histograms| {
+        head.range(from, to, visible, self.0.of_target(target), |group, slot, histograms| {
             size += histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram)).sum::<usize>();
             let labels = group.series_labels(slot as usize, target);
             pieces.push(Piece { histograms, ..Piece::new(labels) });
@@ -149,14 +109,15 @@ impl<'a> Matching<'a> {
     /// groups of their own.
     pub fn any(&self, holder: &Holder) -> bool {
         let head = holder.head.borrow();
-        let matches =
-            |group: &Arc<SlotGroup>| self.selectors.iter().any(|matchers| group.any_matches(matchers, &holder.labels));
+        let matches = |group: &Arc<SlotGroup>| {
+            self.0.selectors().iter().any(|matchers| group.any_matches(matchers, &holder.labels))
+        };
         head.groups_in_memory().any(matches)
     }
 
     /// Whether a source may have histograms of matching series from `from` on.
     pub fn touches(&mut self, holder: &HistogramHolder, from: Timestamp) -> bool {
-        holder.head.borrow().touches(from, self.of_target(&holder.labels))
+        holder.head.borrow().touches(from, self.0.of_target(&holder.labels))
     }
 
     /// Adds the samples of a target in `[from, to]`, as far as they are visible.
@@ -174,7 +135,7 @@ impl<'a> Matching<'a> {
             let labels = group.series_labels(slot as usize, target);
             pieces.push(Piece { samples: samples.to_vec(), ..Piece::new(labels) });
         };
-        head.range(from, to, visible, self.of_target(target), found).expect("rows of this process decode");
+        head.range(from, to, visible, self.0.of_target(target), found).expect("rows of this process decode");
         pieces[before..].iter().map(|piece| piece.samples.len()).sum()
     }
 }

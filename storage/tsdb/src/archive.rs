@@ -16,6 +16,7 @@ use crate::log::TargetKey;
 use crate::log::frame::{FRAME_HEAD_BYTES, FileId, frame_head, put_frame, search_bytes, verify_frame};
 use crate::log::record::{self, ChunksHead, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
+use crate::matching::Matching;
 use crate::seal::{Sealed, seal};
 use ahash::{AHashMap, AHashSet};
 use blocks::xor::{self, ChunkError};
@@ -364,7 +365,7 @@ impl Archive {
             self.ranges.read().expect("no panic while held").values().flatten().cloned().collect();
         for file in files {
             let index = file.index.read().expect("no panic while held");
-            let mut matching = Matching::default();
+            let mut matching = Matching::new(selectors);
             // A target's group once, however many segments have it.
             let mut seen: AHashSet<(u32, u32)> = AHashSet::new();
             for entry in index.entries.iter().filter(|entry| entry.first <= to.0 && entry.last >= from.0) {
@@ -374,7 +375,7 @@ impl Archive {
                         return;
                     }
                     let group = &index.groups[*number as usize];
-                    for slot in matching.slots(selectors, group, *number, target).iter() {
+                    for slot in matching.of_target(target)(group).iter() {
                         found(group.series_labels(*slot as usize, target), Timestamp(entry.last.min(to.0)));
                     }
                 }
@@ -562,10 +563,11 @@ impl ChunkFile {
             entries.sort_by_key(|entry| entry.target);
             (entries, index.targets.clone(), index.groups.clone())
         };
-        let mut matching = Matching::default();
+        let mut matching = Matching::new(selectors);
         for of_target in entries.chunk_by(|one, other| one.target == other.target) {
             let target = &targets[of_target[0].target as usize].labels;
             let mut pieces: AHashMap<(u32, u32), Piece> = AHashMap::new();
+            let mut matching = matching.of_target(target);
             for entry in of_target {
                 if stop.load(Ordering::Relaxed) {
                     return false;
@@ -574,7 +576,7 @@ impl ChunkFile {
                 let mut base = 0;
                 for number in &entry.groups {
                     let group = &groups[*number as usize];
-                    for slot in matching.slots(selectors, group, *number, target).iter() {
+                    for slot in matching(group).iter() {
                         series.push((*number, *slot));
                         slots.push(base + slot);
                     }
@@ -806,30 +808,5 @@ fn take(
             Ok(bytes)
         }
         _ => Err("a record of another kind of file"),
-    }
-}
-
-/// Slots that a select wants, decided once per group and kind of target.
-#[derive(Default)]
-struct Matching {
-    known: AHashMap<(u32, u64), Arc<[u32]>>,
-}
-
-impl Matching {
-    fn slots(&mut self, selectors: &[Vec<Matcher>], group: &SlotGroup, number: u32, target: &Labels) -> Arc<[u32]> {
-        let matchers = selectors.iter().flatten();
-        let remember = matchers.clone().count() <= 64;
-        let verdicts = matchers.take(64).enumerate().fold(0u64, |bits, (i, matcher)| {
-            bits | u64::from(matcher.matches(target.get(matcher.name()).unwrap_or(""))) << i
-        });
-        if let Some(slots) = self.known.get(&(number, verdicts)).filter(|_| remember) {
-            return slots.clone();
-        }
-        let mut slots: Vec<u32> = selectors.iter().flat_map(|matchers| group.matching(matchers, target)).collect();
-        slots.sort_unstable();
-        slots.dedup();
-        let slots: Arc<[u32]> = slots.into();
-        self.known.insert((number, verdicts), slots.clone());
-        slots
     }
 }

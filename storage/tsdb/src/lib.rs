@@ -12,6 +12,7 @@ mod group;
 mod head;
 mod histograms;
 pub mod log;
+mod matching;
 mod row;
 mod safe_mode;
 mod seal;
@@ -25,6 +26,7 @@ pub use head::{
     SegmentLimits, TargetHead, within_bounds,
 };
 pub use histograms::{GivenHistogram, HistogramHead, HistogramSegment, Timed, in_order};
+pub use matching::{Matching, slots_matching};
 pub use row::{Direction, RowError, Slots, walk as walk_row};
 pub use safe_mode::SafeMode;
 pub use seal::{Sealed, seal};

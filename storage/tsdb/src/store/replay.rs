@@ -3,7 +3,8 @@
 //! Invariants:
 //!   * a log is removed when all it holds is in chunks and durable, or set aside if any of it is damaged
 //!   * a segment that was put into chunks before a crash is not put there again
-//!   * of each log that is being replayed one file is in memory, then one segment; in safe mode it is one log at a time
+//!   * of each log that is being replayed one file is in memory, then one segment, and the newest rows of its targets; in safe
+//!     mode it is one log at a time, and no such rows
 
 use super::{QUARANTINE, Store, add, now_ms};
 use crate::head::LastRows;
@@ -144,7 +145,7 @@ impl Store {
         }
         self.replay.lock().expect("no panic while held").rows_lost += recovered.lost;
         self.archive.sync()?;
-        if damaged.is_empty() && recovered.lost == 0 {
+        if damaged.is_empty() && recovered.lost == 0 && self.safe_mode.is_none() {
             self.hold_last_rows(last_rows, kept);
         }
         Ok(damaged)

@@ -1,0 +1,114 @@
+//! What goes on beside scrapes: the log, closed segments, rows of the last run, what nobody uses any more.
+
+use super::{Core, LOG_EVERY, TARGETS_PER_TURN, pause, wall_ms};
+use crate::log::LogFiles;
+use glommio::timer::Timer;
+use std::rc::Rc;
+use std::time::Duration;
+use tsdb::log::Writer;
+use tsdb::{Job, Recalled, SameGroups, Store};
+
+/// How often segments that are in chunks are dropped and unused templates forgotten.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+impl Core {
+    /// Hands what was appended to the kernel, and syncs it.
+    pub(super) async fn keep_log(self: Rc<Self>) {
+        let Some(folder) = self.log_folder.clone() else {
+            self.log_ended.set(true);
+            return;
+        };
+        let mut files = LogFiles::new(folder);
+        let mut failing = false;
+        while self.log_turn.next().await.is_some() {
+            let now_ms = self.now_us() / 1000;
+            self.journal.borrow_mut().set_now(now_ms);
+            files.carry_out(&self.journal, now_ms, false).await;
+            self.acknowledge();
+            let journal = self.journal.borrow();
+            let error = journal.writer().and_then(|writer| writer.failing());
+            if error.is_some() != failing {
+                failing = error.is_some();
+                match error {
+                    Some(error) => {
+                        tracing::error!(core = self.index, error, "the log cannot be written; samples wait in memory")
+                    }
+                    None => tracing::info!(core = self.index, "the log is written again"),
+                }
+            }
+        }
+        files.carry_out(&self.journal, self.now_us() / 1000, true).await;
+        self.acknowledge();
+        self.log_ended.set(true);
+    }
+
+    /// Gives heads the newest rows of the last run, after a start.
+    async fn recall(&self, store: &Store) {
+        let mut same = SameGroups::default();
+        let mut taken = 0;
+        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
+            let id = scraper.holder.id;
+            if let Some(rows) = store.take_last_rows(id) {
+                match scraper.holder.head.borrow_mut().recall(rows, &mut same) {
+                    Recalled::Taken => taken += 1,
+                    Recalled::Refused => {}
+                    Recalled::TooEarly(rows) => store.give_back_last_rows(id, rows),
+                }
+            }
+            if i % TARGETS_PER_TURN == 0 {
+                pause().await;
+            }
+        }
+        if taken > 0 {
+            tracing::info!(core = self.index, targets = taken, "newest rows of the last run are in memory again");
+        }
+    }
+
+    /// Drops segments that are in chunks, and forgets templates that nobody uses and buffers that nobody needed.
+    pub(super) async fn keep_up(self: Rc<Self>) {
+        loop {
+            Timer::new(UPKEEP_EVERY).await;
+            if let Some(store) = self.store.as_ref().filter(|store| store.has_last_rows()) {
+                self.recall(store).await;
+            }
+            let (mut series, mut bytes) = (0, 0);
+            let gone = self.written.borrow_mut().retire(wall_ms());
+            self.end_holders(gone);
+            let of_histograms = self.keep_up_histograms();
+            (series, bytes) = (series + of_histograms.0, bytes + of_histograms.1);
+            for (i, holder) in self.all_holders().into_iter().enumerate() {
+                {
+                    let mut head = holder.head.borrow_mut();
+                    head.drop_sealed();
+                    series += head.live_series() as u64;
+                    bytes += head.heap_bytes() as u64;
+                }
+                if i % TARGETS_PER_TURN == 0 {
+                    pause().await;
+                }
+            }
+            self.ended.borrow_mut().retain(|ended| ended.head.borrow_mut().drop_sealed());
+            bytes += self.ended.borrow().iter().map(|ended| ended.head.borrow().heap_bytes() as u64).sum::<u64>();
+            bytes += self.written.borrow().heap_bytes() as u64;
+            let unused = self.journal.borrow_mut().writer_mut().map(Writer::take_unused).unwrap_or_default();
+            if let Some(jobs) = self.jobs.as_ref().filter(|_| !unused.is_empty()) {
+                let _ = jobs.send(Job::Remove(unused));
+            }
+            self.fetcher.trim();
+            let (templates, templates_bytes) = self.interner.borrow_mut().sweep();
+            let mut stats = self.stats.borrow_mut();
+            (stats.series, stats.head_bytes) = (series, bytes);
+            (stats.templates, stats.templates_bytes) = (templates, templates_bytes);
+        }
+    }
+
+    /// Waits until what was appended so far can be read: a status tells of no scrape whose samples cannot be seen. For
+    /// a log that is not written it does not wait long.
+    pub(super) async fn shown(&self) {
+        let appended = self.journal.borrow().writer().map_or(0, Writer::appended);
+        let patience = self.now_us() + 20 * LOG_EVERY.as_micros() as u64;
+        while self.journal.borrow().visible() < appended && self.now_us() < patience && !self.stopping.get() {
+            Timer::new(LOG_EVERY / 10).await;
+        }
+    }
+}
