@@ -6,6 +6,8 @@ const input = $("expression");
 const HISTORY_MAX = 30;
 const SERIES_MAX = 200; // drawn; the table shows as many rows
 const SHADES = 12;
+// Beside the page, and without the user and password that its address may have: a request must not have any.
+const API = location.origin + location.pathname.replace(/[^/]*$/, "api/v1/");
 
 // --- the state is the address -------------------------------------------------------------------------------------
 
@@ -52,7 +54,7 @@ let asking = null;
 async function ask(path, params) {
   if (asking) asking.abort();
   asking = new AbortController();
-  const answer = await fetch("api/v1/" + path, { method: "POST", body: new URLSearchParams(params), signal: asking.signal });
+  const answer = await fetch(API + path, { method: "POST", body: new URLSearchParams(params), signal: asking.signal });
   const json = await answer.json();
   if (json.status !== "success") throw new Error(json.errorType + ": " + json.error);
   return json;
@@ -261,7 +263,7 @@ const WORDS = ["by", "without", "on", "ignoring", "group_left", "group_right", "
 const known = { metrics: [], functions: [], values: new Map(), labels: new Map() };
 
 async function fetched(path) {
-  const json = await (await fetch("api/v1/" + path)).json();
+  const json = await (await fetch(API + path)).json();
   return json.status === "success" ? json.data : [];
 }
 
