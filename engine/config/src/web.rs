@@ -47,7 +47,7 @@ section! {
         client_ca: String = String::new(),
         /// The authorities, read from here. At most one of the two.
         client_ca_file: Option<PathBuf> = None,
-        /// Names of which a client's certificate must have one. Refused: see [`TlsServerConfig::check`].
+        /// Names of which a client's certificate must have one. Refused: they are not looked at.
         client_allowed_sans: Vec<String> = Vec::new(),
         /// Default TLS12.
         min_version: TlsVersion = TlsVersion::Tls12,
