@@ -3,7 +3,9 @@ use std::{env, fs, path::*, process::Command};
 use cc::Build;
 
 fn main() {
-    let project = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap()).canonicalize().unwrap();
+    let project = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap())
+        .canonicalize()
+        .unwrap();
     let liburing = project.join("liburing");
 
     // Run the configure script in OUT_DIR to get `compat.h`
@@ -31,9 +33,14 @@ fn main() {
 }
 
 fn configure(liburing: &Path) -> PathBuf {
-    let out_dir = PathBuf::from(env::var("OUT_DIR").unwrap()).canonicalize().unwrap();
+    let out_dir = PathBuf::from(env::var("OUT_DIR").unwrap())
+        .canonicalize()
+        .unwrap();
     fs::copy(liburing.join("configure"), out_dir.join("configure")).unwrap();
     fs::create_dir_all(out_dir.join("src/include/liburing")).unwrap();
-    Command::new("./configure").current_dir(&out_dir).output().expect("configure script failed");
+    Command::new("./configure")
+        .current_dir(&out_dir)
+        .output()
+        .expect("configure script failed");
     out_dir.join("src/include")
 }

@@ -72,9 +72,10 @@ impl fmt::Display for ReactorErrorKind {
             ReactorErrorKind::IncorrectSourceType(x) => {
                 write!(f, "Incorrect source type: {x:?}!")
             }
-            ReactorErrorKind::MemLockLimit(max, min) => {
-                write!(f, "The memlock resource limit is too low: {max} (recommended {min})")
-            }
+            ReactorErrorKind::MemLockLimit(max, min) => write!(
+                f,
+                "The memlock resource limit is too low: {max} (recommended {min})"
+            ),
         }
     }
 }
@@ -147,12 +148,14 @@ impl fmt::Display for BuilderErrorKind {
             Self::NonExistentCpus { cpu } => {
                 write!(f, "CPU {cpu} doesn't exist on the host")
             }
-            Self::InsufficientCpus { available, required } => {
-                write!(f, "found {available} of {required} required CPUs")
-            }
-            Self::NrShards { minimum, shards } => {
-                write!(f, "requested {minimum} shards but a minimum of {shards} is required")
-            }
+            Self::InsufficientCpus {
+                available,
+                required,
+            } => write!(f, "found {available} of {required} required CPUs"),
+            Self::NrShards { minimum, shards } => write!(
+                f,
+                "requested {minimum} shards but a minimum of {shards} is required"
+            ),
             Self::ThreadPanic(_) => write!(f, "thread panicked"),
         }
     }
@@ -244,26 +247,37 @@ impl<T> fmt::Display for GlommioError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             GlommioError::IoError(err) => write!(f, "IO error occurred: {err}"),
-            GlommioError::EnhancedIoError { source, op, path, fd } => {
-                write!(f, "{source}, op: {op} path: {path:?} with fd: {fd:?}")
-            }
+            GlommioError::EnhancedIoError {
+                source,
+                op,
+                path,
+                fd,
+            } => write!(f, "{source}, op: {op} path: {path:?} with fd: {fd:?}"),
             GlommioError::ExecutorError(err) => write!(f, "Executor error: {err}"),
             GlommioError::BuilderError(err) => write!(f, "Executor builder error: {err}"),
             GlommioError::Closed(rt) => match rt {
-                ResourceType::Semaphore { requested, available } => {
-                    write!(f, "Semaphore is closed (requested: {requested}, available: {available})")
-                }
+                ResourceType::Semaphore {
+                    requested,
+                    available,
+                } => write!(
+                    f,
+                    "Semaphore is closed (requested: {requested}, available: {available})"
+                ),
                 ResourceType::RwLock => write!(f, "RwLock is closed"),
                 ResourceType::Channel(_) => write!(f, "Channel is closed"),
                 // TODO: look at what this format string should be as per bug report..
                 ResourceType::File(msg) => write!(f, "File is closed ({msg})"),
                 ResourceType::Gate => write!(f, "Gate is closed"),
             },
-            GlommioError::CanNotBeClosed(_, s) => {
-                write!(f, "Can not be closed because certain conditions are not satisfied. {s}")
-            }
+            GlommioError::CanNotBeClosed(_, s) => write!(
+                f,
+                "Can not be closed because certain conditions are not satisfied. {s}"
+            ),
             GlommioError::WouldBlock(rt) => match rt {
-                ResourceType::Semaphore { requested, available } => write!(
+                ResourceType::Semaphore {
+                    requested,
+                    available,
+                } => write!(
                     f,
                     "Semaphore operation would block (requested: {requested}, available: \
                      {available})"
@@ -288,7 +302,12 @@ impl GlommioError<()> {
         path: Option<P>,
         fd: Option<RawFd>,
     ) -> GlommioError<()> {
-        GlommioError::EnhancedIoError { source, op, path: path.map(|path| path.as_ref().to_path_buf()), fd }
+        GlommioError::EnhancedIoError {
+            source,
+            op,
+            path: path.map(|path| path.as_ref().to_path_buf()),
+            fd,
+        }
     }
 }
 
@@ -315,17 +334,28 @@ impl<T> GlommioError<T> {
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
             GlommioError::IoError(x) => x.raw_os_error(),
-            GlommioError::EnhancedIoError { source, op: _, path: _, fd: _ } => source.raw_os_error(),
+            GlommioError::EnhancedIoError {
+                source,
+                op: _,
+                path: _,
+                fd: _,
+            } => source.raw_os_error(),
             _ => None,
         }
     }
 
     pub(crate) fn queue_still_active(index: usize) -> GlommioError<T> {
-        GlommioError::ExecutorError(ExecutorErrorKind::QueueError { index, kind: QueueErrorKind::StillActive })
+        GlommioError::ExecutorError(ExecutorErrorKind::QueueError {
+            index,
+            kind: QueueErrorKind::StillActive,
+        })
     }
 
     pub(crate) fn queue_not_found(index: usize) -> GlommioError<T> {
-        GlommioError::ExecutorError(ExecutorErrorKind::QueueError { index, kind: QueueErrorKind::NotFound })
+        GlommioError::ExecutorError(ExecutorErrorKind::QueueError {
+            index,
+            kind: QueueErrorKind::NotFound,
+        })
     }
 }
 
@@ -363,9 +393,13 @@ impl<T> Debug for GlommioError<T> {
         match self {
             GlommioError::IoError(err) => write!(f, "{err:?}"),
             GlommioError::Closed(resource) => match resource {
-                ResourceType::Semaphore { requested, available } => {
-                    write!(f, "Semaphore is closed {{ requested {requested}, available: {available} }}")
-                }
+                ResourceType::Semaphore {
+                    requested,
+                    available,
+                } => write!(
+                    f,
+                    "Semaphore is closed {{ requested {requested}, available: {available} }}"
+                ),
                 ResourceType::RwLock => write!(f, "RwLock is closed {{ .. }}"),
                 ResourceType::Channel(_) => write!(f, "Channel is closed {{ .. }}"),
                 ResourceType::File(msg) => write!(f, r#"File is closed ("{msg}")"#),
@@ -378,14 +412,20 @@ impl<T> Debug for GlommioError<T> {
                     write!(f, r#"File can not be closed : ("{str}"). ("{msg}")"#)
                 }
                 ResourceType::Gate => write!(f, "Gate can not be closed: {str}"),
-                ResourceType::Semaphore { requested, available } => write!(
+                ResourceType::Semaphore {
+                    requested,
+                    available,
+                } => write!(
                     f,
                     "Semaphore can not be closed: {str}. {{ requested {requested}, available: \
                      {available} }}"
                 ),
             },
             GlommioError::WouldBlock(resource) => match resource {
-                ResourceType::Semaphore { requested, available } => write!(
+                ResourceType::Semaphore {
+                    requested,
+                    available,
+                } => write!(
                     f,
                     "Semaphore operation would block {{ requested {requested}, available: \
                      {available} }}"
@@ -407,17 +447,27 @@ impl<T> Debug for GlommioError<T> {
                 BuilderErrorKind::NonExistentCpus { cpu } => {
                     write!(f, "NonExistentCpus {{ cpu: {cpu} }}")
                 }
-                BuilderErrorKind::InsufficientCpus { required, available } => {
-                    write!(f, "InsufficientCpus {{ required: {required}, available: {available} }}")
-                }
+                BuilderErrorKind::InsufficientCpus {
+                    required,
+                    available,
+                } => write!(
+                    f,
+                    "InsufficientCpus {{ required: {required}, available: {available} }}"
+                ),
                 BuilderErrorKind::NrShards { minimum, shards } => {
                     write!(f, "NrShards {{ minimum: {minimum}, shards: {shards} }}")
                 }
                 BuilderErrorKind::ThreadPanic(_) => write!(f, "Thread panicked {{ .. }}"),
             },
-            GlommioError::EnhancedIoError { source, op, path, fd } => {
-                write!(f, "EnhancedIoError {{ source: {source:?}, op: {op:?}, path: {path:?}, fd: {fd:?} }}")
-            }
+            GlommioError::EnhancedIoError {
+                source,
+                op,
+                path,
+                fd,
+            } => write!(
+                f,
+                "EnhancedIoError {{ source: {source:?}, op: {op:?}, path: {path:?}, fd: {fd:?} }}"
+            ),
             GlommioError::ReactorError(kind) => match kind {
                 ReactorErrorKind::IncorrectSourceType(x) => {
                     write!(f, "ReactorError {{ kind: IncorrectSourceType {x:?} }}")
@@ -438,34 +488,45 @@ impl<T> From<GlommioError<T>> for io::Error {
             GlommioError::IoError(io_err) => io_err,
             GlommioError::WouldBlock(_) => io::Error::new(io::ErrorKind::WouldBlock, display_err),
             GlommioError::Closed(_) => io::Error::new(io::ErrorKind::BrokenPipe, display_err),
-            GlommioError::CanNotBeClosed(_, _) => io::Error::new(io::ErrorKind::BrokenPipe, display_err),
-            GlommioError::ExecutorError(ExecutorErrorKind::QueueError { index, kind }) => match kind {
-                QueueErrorKind::StillActive => {
-                    io::Error::new(io::ErrorKind::Other, format!("Queue #{index} still active"))
-                }
-                QueueErrorKind::NotFound => {
-                    io::Error::new(io::ErrorKind::NotFound, format!("Queue #{index} not found"))
-                }
-            },
-            GlommioError::ExecutorError(ExecutorErrorKind::InvalidId(id)) => {
-                io::Error::new(io::ErrorKind::InvalidInput, format!("invalid executor id {id}"))
+            GlommioError::CanNotBeClosed(_, _) => {
+                io::Error::new(io::ErrorKind::BrokenPipe, display_err)
             }
+            GlommioError::ExecutorError(ExecutorErrorKind::QueueError { index, kind }) => {
+                match kind {
+                    QueueErrorKind::StillActive => {
+                        io::Error::new(io::ErrorKind::Other, format!("Queue #{index} still active"))
+                    }
+                    QueueErrorKind::NotFound => {
+                        io::Error::new(io::ErrorKind::NotFound, format!("Queue #{index} not found"))
+                    }
+                }
+            }
+            GlommioError::ExecutorError(ExecutorErrorKind::InvalidId(id)) => io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("invalid executor id {id}"),
+            ),
             GlommioError::BuilderError(BuilderErrorKind::NonExistentCpus { .. })
             | GlommioError::BuilderError(BuilderErrorKind::InsufficientCpus { .. })
             | GlommioError::BuilderError(BuilderErrorKind::NrShards { .. })
-            | GlommioError::BuilderError(BuilderErrorKind::ThreadPanic(_)) => {
-                io::Error::new(io::ErrorKind::Other, format!("Executor builder error: {display_err}"))
+            | GlommioError::BuilderError(BuilderErrorKind::ThreadPanic(_)) => io::Error::new(
+                io::ErrorKind::Other,
+                format!("Executor builder error: {display_err}"),
+            ),
+            GlommioError::EnhancedIoError { source, .. } => {
+                io::Error::new(source.kind(), display_err)
             }
-            GlommioError::EnhancedIoError { source, .. } => io::Error::new(source.kind(), display_err),
             GlommioError::ReactorError(e) => match e {
-                ReactorErrorKind::IncorrectSourceType(x) => {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("IncorrectSourceType {x:?}"))
-                }
+                ReactorErrorKind::IncorrectSourceType(x) => io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("IncorrectSourceType {x:?}"),
+                ),
                 ReactorErrorKind::MemLockLimit(a, b) => {
                     io::Error::new(io::ErrorKind::Other, format!("MemLockLimit({a:?}/{b:?})"))
                 }
             },
-            GlommioError::TimedOut(dur) => io::Error::new(io::ErrorKind::TimedOut, format!("timed out after {dur:#?}")),
+            GlommioError::TimedOut(dur) => {
+                io::Error::new(io::ErrorKind::TimedOut, format!("timed out after {dur:#?}"))
+            }
         }
     }
 }
@@ -478,8 +539,10 @@ mod test {
     use super::*;
 
     #[test]
-    #[should_panic(expected = "File operation would block (\"Reading 100 bytes from position 90 would cross \
-                    a buffer boundary (Buffer size 120)\")")]
+    #[should_panic(
+        expected = "File operation would block (\"Reading 100 bytes from position 90 would cross \
+                    a buffer boundary (Buffer size 120)\")"
+    )]
     fn extended_file_err_msg_unwrap() {
         let err: Result<(), ()> = Err(GlommioError::<()>::WouldBlock(ResourceType::File(format!(
             "Reading {} bytes from position {} would cross a buffer boundary (Buffer size {})",
@@ -489,8 +552,10 @@ mod test {
     }
 
     #[test]
-    #[should_panic(expected = "File operation would block (Reading 100 bytes from position 90 would cross a \
-                    buffer boundary (Buffer size 120))")]
+    #[should_panic(
+        expected = "File operation would block (Reading 100 bytes from position 90 would cross a \
+                    buffer boundary (Buffer size 120))"
+    )]
     fn extended_file_err_msg() {
         let err: Result<(), ()> = Err(GlommioError::<()>::WouldBlock(ResourceType::File(format!(
             "Reading {} bytes from position {} would cross a buffer boundary (Buffer size {})",
@@ -533,7 +598,10 @@ mod test {
     #[test]
     #[should_panic(expected = "Semaphore is closed")]
     fn semaphore_closed_err_msg() {
-        let err: Result<(), ()> = Err(GlommioError::Closed(ResourceType::Semaphore { requested: 0, available: 0 }));
+        let err: Result<(), ()> = Err(GlommioError::Closed(ResourceType::Semaphore {
+            requested: 0,
+            available: 0,
+        }));
         panic_any(err.unwrap_err().to_string());
     }
 
@@ -554,7 +622,10 @@ mod test {
     #[test]
     #[should_panic(expected = "Semaphore operation would block")]
     fn semaphore_wouldblock_err_msg() {
-        let err: Result<(), ()> = Err(GlommioError::WouldBlock(ResourceType::Semaphore { requested: 0, available: 0 }));
+        let err: Result<(), ()> = Err(GlommioError::WouldBlock(ResourceType::Semaphore {
+            requested: 0,
+            available: 0,
+        }));
         panic_any(err.unwrap_err().to_string());
     }
 
@@ -568,17 +639,20 @@ mod test {
     #[test]
     #[should_panic(expected = "File operation would block (specific error message here)")]
     fn file_wouldblock_err_msg() {
-        let err: Result<(), ()> =
-            Err(GlommioError::WouldBlock(ResourceType::File("specific error message here".to_string())));
+        let err: Result<(), ()> = Err(GlommioError::WouldBlock(ResourceType::File(
+            "specific error message here".to_string(),
+        )));
         panic_any(err.unwrap_err().to_string());
     }
 
     #[test]
     fn composite_error_from_into() {
-        let err: GlommioError<()> = io::Error::new(io::ErrorKind::Other, "test other io-error").into();
+        let err: GlommioError<()> =
+            io::Error::new(io::ErrorKind::Other, "test other io-error").into();
         let _: io::Error = err.into();
 
-        let err: GlommioError<()> = io::Error::new(io::ErrorKind::BrokenPipe, "some error msg").into();
+        let err: GlommioError<()> =
+            io::Error::new(io::ErrorKind::BrokenPipe, "some error msg").into();
         let _: io::Error = err.into();
 
         let channel_closed = GlommioError::Closed(ResourceType::Channel(()));
@@ -587,7 +661,10 @@ mod test {
         let lock_closed = GlommioError::Closed(ResourceType::RwLock::<()>);
         let _: io::Error = lock_closed.into();
 
-        let semaphore_closed = GlommioError::Closed(ResourceType::Semaphore::<()> { requested: 10, available: 0 });
+        let semaphore_closed = GlommioError::Closed(ResourceType::Semaphore::<()> {
+            requested: 10,
+            available: 0,
+        });
         let _: io::Error = semaphore_closed.into();
 
         let channel_block = GlommioError::WouldBlock(ResourceType::Channel(()));
@@ -596,22 +673,37 @@ mod test {
         let lock_block = GlommioError::WouldBlock(ResourceType::RwLock::<()>);
         let _: io::Error = lock_block.into();
 
-        let semaphore_block = GlommioError::WouldBlock(ResourceType::Semaphore::<()> { requested: 0, available: 0 });
+        let semaphore_block = GlommioError::WouldBlock(ResourceType::Semaphore::<()> {
+            requested: 0,
+            available: 0,
+        });
         let _: io::Error = semaphore_block.into();
     }
 
     #[test]
     fn enhance_error() {
         let inner = io::Error::from_raw_os_error(9);
-        let enhanced =
-            GlommioError::EnhancedIoError::<()> { source: inner, op: "testing enhancer", path: None, fd: Some(32) };
+        let enhanced = GlommioError::EnhancedIoError::<()> {
+            source: inner,
+            op: "testing enhancer",
+            path: None,
+            fd: Some(32),
+        };
         let s = format!("{enhanced}");
-        assert_eq!(s, "Bad file descriptor (os error 9), op: testing enhancer path: None with fd: Some(32)");
+        assert_eq!(
+            s,
+            "Bad file descriptor (os error 9), op: testing enhancer path: None with fd: Some(32)"
+        );
     }
 
     fn convert_error() -> io::Result<()> {
         let inner = io::Error::from_raw_os_error(9);
-        let enhanced = GlommioError::<()>::create_enhanced::<PathBuf>(inner, "testing enhancer", None, Some(32));
+        let enhanced = GlommioError::<()>::create_enhanced::<PathBuf>(
+            inner,
+            "testing enhancer",
+            None,
+            Some(32),
+        );
         Err(enhanced.into())
     }
 
@@ -619,6 +711,9 @@ mod test {
     fn enhance_error_converted() {
         let io_error = convert_error().unwrap_err();
         let s = format!("{}", io_error.into_inner().unwrap());
-        assert_eq!(s, "Bad file descriptor (os error 9), op: testing enhancer path: None with fd: Some(32)");
+        assert_eq!(
+            s,
+            "Bad file descriptor (os error 9), op: testing enhancer path: None with fd: Some(32)"
+        );
     }
 }

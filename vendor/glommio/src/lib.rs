@@ -442,15 +442,16 @@ use crate::reactor::Reactor;
 pub use crate::{
     byte_slice_ext::{ByteSliceExt, ByteSliceMutExt},
     error::{
-        BuilderErrorKind, ExecutorErrorKind, GlommioError, QueueErrorKind, ReactorErrorKind, ResourceType, Result,
+        BuilderErrorKind, ExecutorErrorKind, GlommioError, QueueErrorKind, ReactorErrorKind,
+        ResourceType, Result,
     },
     executor::{
-        allocate_dma_buffer, allocate_dma_buffer_global, executor, spawn_local, spawn_local_into, spawn_scoped_local,
-        spawn_scoped_local_into,
+        allocate_dma_buffer, allocate_dma_buffer_global, executor, spawn_local, spawn_local_into,
+        spawn_scoped_local, spawn_scoped_local_into,
         stall::{DefaultStallDetectionHandler, StallDetectionHandler},
-        yield_if_needed, CpuSet, ExecutorJoinHandle, ExecutorProxy, ExecutorStats, LocalExecutor, LocalExecutorBuilder,
-        LocalExecutorPoolBuilder, Placement, PoolPlacement, PoolThreadHandles, ScopedTask, Task, TaskQueueHandle,
-        TaskQueueStats,
+        yield_if_needed, CpuSet, ExecutorJoinHandle, ExecutorProxy, ExecutorStats, LocalExecutor,
+        LocalExecutorBuilder, LocalExecutorPoolBuilder, Placement, PoolPlacement,
+        PoolThreadHandles, ScopedTask, Task, TaskQueueHandle, TaskQueueStats,
     },
     shares::{Shares, SharesManager},
     sys::hardware_topology::CpuLocation,
@@ -468,9 +469,10 @@ use std::{
 pub mod prelude {
     #[doc(no_inline)]
     pub use crate::{
-        error::GlommioError, executor, spawn_local, spawn_local_into, yield_if_needed, ByteSliceExt, ByteSliceMutExt,
-        ExecutorProxy, IoStats, Latency, LocalExecutor, LocalExecutorBuilder, LocalExecutorPoolBuilder, Placement,
-        PoolPlacement, PoolThreadHandles, RingIoStats, Shares, TaskQueueHandle,
+        error::GlommioError, executor, spawn_local, spawn_local_into, yield_if_needed,
+        ByteSliceExt, ByteSliceMutExt, ExecutorProxy, IoStats, Latency, LocalExecutor,
+        LocalExecutorBuilder, LocalExecutorPoolBuilder, Placement, PoolPlacement,
+        PoolThreadHandles, RingIoStats, Shares, TaskQueueHandle,
     };
 }
 
@@ -502,13 +504,19 @@ pub(crate) struct IoRequirements {
 
 impl Default for IoRequirements {
     fn default() -> Self {
-        Self { latency_req: Latency::NotImportant, _io_handle: 0 }
+        Self {
+            latency_req: Latency::NotImportant,
+            _io_handle: 0,
+        }
     }
 }
 
 impl IoRequirements {
     fn new(latency: Latency, handle: usize) -> Self {
-        Self { latency_req: latency, _io_handle: handle }
+        Self {
+            latency_req: latency,
+            _io_handle: handle,
+        }
     }
 }
 
@@ -550,13 +558,15 @@ impl Default for RingIoStats {
             file_bytes_written: 0,
             file_buffered_writes: 0,
             file_buffered_bytes_written: 0,
-            pre_reactor_io_scheduler_latency_us: sketches_ddsketch::DDSketch::new(sketches_ddsketch::Config::new(
+            pre_reactor_io_scheduler_latency_us: sketches_ddsketch::DDSketch::new(
+                sketches_ddsketch::Config::new(0.01, 2048, 1.0e-9),
+            ),
+            io_latency_us: sketches_ddsketch::DDSketch::new(sketches_ddsketch::Config::new(
                 0.01, 2048, 1.0e-9,
             )),
-            io_latency_us: sketches_ddsketch::DDSketch::new(sketches_ddsketch::Config::new(0.01, 2048, 1.0e-9)),
-            post_reactor_io_scheduler_latency_us: sketches_ddsketch::DDSketch::new(sketches_ddsketch::Config::new(
-                0.01, 2048, 1.0e-9,
-            )),
+            post_reactor_io_scheduler_latency_us: sketches_ddsketch::DDSketch::new(
+                sketches_ddsketch::Config::new(0.01, 2048, 1.0e-9),
+            ),
         }
     }
 }
@@ -575,7 +585,10 @@ impl Debug for RingIoStats {
             .field("file_writes", &self.file_writes)
             .field("file_bytes_written", &self.file_bytes_written)
             .field("file_buffered_writes", &self.file_buffered_writes)
-            .field("file_buffered_bytes_written", &self.file_buffered_bytes_written)
+            .field(
+                "file_buffered_bytes_written",
+                &self.file_buffered_bytes_written,
+            )
             .finish_non_exhaustive()
     }
 }
@@ -679,9 +692,13 @@ impl<'a> Sum<&'a RingIoStats> for RingIoStats {
             a.file_bytes_written += b.file_bytes_written;
             a.file_buffered_writes += b.file_buffered_writes;
             a.file_buffered_bytes_written += b.file_buffered_bytes_written;
-            a.pre_reactor_io_scheduler_latency_us.merge(&b.pre_reactor_io_scheduler_latency_us).unwrap();
+            a.pre_reactor_io_scheduler_latency_us
+                .merge(&b.pre_reactor_io_scheduler_latency_us)
+                .unwrap();
             a.io_latency_us.merge(&b.io_latency_us).unwrap();
-            a.post_reactor_io_scheduler_latency_us.merge(&b.post_reactor_io_scheduler_latency_us).unwrap();
+            a.post_reactor_io_scheduler_latency_us
+                .merge(&b.post_reactor_io_scheduler_latency_us)
+                .unwrap();
             a
         })
     }
@@ -700,12 +717,19 @@ pub struct IoStats {
 
 impl IoStats {
     fn new(main_ring: RingIoStats, latency_ring: RingIoStats, poll_ring: RingIoStats) -> IoStats {
-        IoStats { main_ring, latency_ring, poll_ring }
+        IoStats {
+            main_ring,
+            latency_ring,
+            poll_ring,
+        }
     }
 
     /// Combine stats from all rings
     pub fn all_rings(&self) -> RingIoStats {
-        [&self.main_ring, &self.latency_ring, &self.poll_ring].iter().copied().sum()
+        [&self.main_ring, &self.latency_ring, &self.poll_ring]
+            .iter()
+            .copied()
+            .sum()
     }
 }
 
@@ -762,7 +786,10 @@ pub(crate) mod test_utils {
         vec
     }
 
-    pub(crate) fn make_poll_test_directory<P: AsRef<Path>>(path: P, test_name: &str) -> TestDirectory {
+    pub(crate) fn make_poll_test_directory<P: AsRef<Path>>(
+        path: P,
+        test_name: &str,
+    ) -> TestDirectory {
         let mut dir = path.as_ref().to_owned();
         std::assert!(dir.exists());
 
@@ -770,7 +797,10 @@ pub(crate) mod test_utils {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
 
-        TestDirectory { path: dir, kind: TestDirectoryKind::PollMedia }
+        TestDirectory {
+            path: dir,
+            kind: TestDirectoryKind::PollMedia,
+        }
     }
 
     pub(crate) fn make_tmp_test_directory(test_name: &str) -> TestDirectory {
@@ -792,7 +822,9 @@ pub(crate) mod test_utils {
     #[test]
     #[allow(unused_must_use)]
     fn test_tracing_init() {
-        tracing_subscriber::fmt::fmt().with_env_filter(EnvFilter::from_env("GLOMMIO_TRACE")).try_init();
+        tracing_subscriber::fmt::fmt()
+            .with_env_filter(EnvFilter::from_env("GLOMMIO_TRACE"))
+            .try_init();
 
         info!("Started tracing..");
         debug!("Started tracing..");

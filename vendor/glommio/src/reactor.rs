@@ -32,8 +32,9 @@ use crate::{
     io::{FileScheduler, IoScheduler, ScheduledSource},
     iou::sqe::SockAddrStorage,
     sys::{
-        self, blocking::BlockingThreadPool, common_flags, read_flags, sysfs, DirectIo, DmaBuffer, DmaSource, IoBuffer,
-        PollableStatus, SleepNotifier, Source, SourceType, StatsCollection, Statx,
+        self, blocking::BlockingThreadPool, common_flags, read_flags, sysfs, DirectIo, DmaBuffer,
+        DmaSource, IoBuffer, PollableStatus, SleepNotifier, Source, SourceType, StatsCollection,
+        Statx,
     },
     IoRequirements, IoStats, TaskQueueHandle,
 };
@@ -49,7 +50,11 @@ struct SharedChannels {
 
 impl SharedChannels {
     fn new() -> SharedChannels {
-        SharedChannels { id: 0, connection_wakers: Vec::new(), wakers_map: BTreeMap::new() }
+        SharedChannels {
+            id: 0,
+            connection_wakers: Vec::new(),
+            wakers_map: BTreeMap::new(),
+        }
     }
 
     fn process_shared_channels(&mut self) -> usize {
@@ -86,7 +91,11 @@ struct Timers {
 
 impl Timers {
     fn new() -> Timers {
-        Timers { timer_id: 0, timers_by_id: AHashMap::new(), timers: BTreeMap::new() }
+        Timers {
+            timer_id: 0,
+            timers_by_id: AHashMap::new(),
+            timers: BTreeMap::new(),
+        }
     }
 
     fn new_id(&mut self) -> u64 {
@@ -124,7 +133,11 @@ impl Timers {
         }
 
         // Calculate the duration until the next event.
-        let next = self.timers.keys().next().map(|(when, _)| when.saturating_duration_since(now));
+        let next = self
+            .timers
+            .keys()
+            .next()
+            .map(|(when, _)| when.saturating_duration_since(now));
         (next, woke)
     }
 }
@@ -193,7 +206,9 @@ impl Reactor {
 
     #[inline(always)]
     pub(crate) fn need_preempt(&self) -> bool {
-        let latency_events = unsafe { *self.preempt_ptr_head != (*self.preempt_ptr_tail).load(Ordering::Acquire) };
+        let latency_events = unsafe {
+            *self.preempt_ptr_head != (*self.preempt_ptr_tail).load(Ordering::Acquire)
+        };
         latency_events || self.sys.is_overdue()
     }
 
@@ -205,7 +220,12 @@ impl Reactor {
         self.sys.ring_depth()
     }
 
-    fn new_source(&self, raw: RawFd, stype: SourceType, stats_collection: Option<StatsCollection>) -> Source {
+    fn new_source(
+        &self,
+        raw: RawFd,
+        stype: SourceType,
+        stats_collection: Option<StatsCollection>,
+    ) -> Source {
         sys::Source::new(
             self.io_scheduler.requirements(),
             raw,
@@ -240,7 +260,8 @@ impl Reactor {
                 // "success" for reads of size 0. We are therefore forced to do
                 // an actual read.
 
-                let source = self.new_source(raw, SourceType::Read(PollableStatus::Pollable, None), None);
+                let source =
+                    self.new_source(raw, SourceType::Read(PollableStatus::Pollable, None), None);
                 self.sys.read_dma(&source, 0, alignment as usize);
                 let iopoll = if let Err(err) = source.collect_rw().await {
                     if let Some(libc::ENOTSUP) = err.raw_os_error() {
@@ -271,7 +292,9 @@ impl Reactor {
         let mut channels = self.shared_channels.borrow_mut();
         let id = channels.id;
         channels.id += 1;
-        let ret = channels.wakers_map.insert(id, (Default::default(), Some(test_function)));
+        let ret = channels
+            .wakers_map
+            .insert(id, (Default::default(), Some(test_function)));
         assert!(ret.is_none());
         id
     }
@@ -288,7 +311,10 @@ impl Reactor {
 
     pub(crate) fn add_shared_channel_waker(&self, id: u64, waker: Waker) {
         let mut channels = self.shared_channels.borrow_mut();
-        let map = channels.wakers_map.entry(id).or_insert_with(|| (SmallVec::new(), None));
+        let map = channels
+            .wakers_map
+            .entry(id)
+            .or_insert_with(|| (SmallVec::new(), None));
 
         map.0.push(waker);
     }
@@ -297,7 +323,13 @@ impl Reactor {
         self.sys.alloc_dma_buffer(size)
     }
 
-    pub(crate) fn write_dma(&self, raw: RawFd, buf: DmaSource, pos: u64, pollable: PollableStatus) -> Source {
+    pub(crate) fn write_dma(
+        &self,
+        raw: RawFd,
+        buf: DmaSource,
+        pos: u64,
+        pollable: PollableStatus,
+    ) -> Source {
         let stats = StatsCollection {
             fulfilled: Some(|result, stats, op_count| {
                 if let Ok(result) = result {
@@ -309,7 +341,11 @@ impl Reactor {
             latency: None,
         };
 
-        let source = self.new_source(raw, SourceType::Write(pollable, IoBuffer::DmaSource(buf)), Some(stats));
+        let source = self.new_source(
+            raw,
+            SourceType::Write(pollable, IoBuffer::DmaSource(buf)),
+            Some(stats),
+        );
         self.sys.write_dma(&source, pos);
         source
     }
@@ -337,7 +373,11 @@ impl Reactor {
             latency: None,
         };
 
-        let source = self.new_source(fd_out, SourceType::CopyFileRange(fd_in, off_in, len), Some(stats));
+        let source = self.new_source(
+            fd_out,
+            SourceType::CopyFileRange(fd_in, off_in, len),
+            Some(stats),
+        );
         let waiter = self.sys.copy_file_range(&source, off_out);
         async move {
             waiter.await;
@@ -359,7 +399,10 @@ impl Reactor {
 
         let source = self.new_source(
             raw,
-            SourceType::Write(PollableStatus::NonPollable(DirectIo::Disabled), IoBuffer::Buffered(buf)),
+            SourceType::Write(
+                PollableStatus::NonPollable(DirectIo::Disabled),
+                IoBuffer::Buffered(buf),
+            ),
             Some(stats),
         );
         self.sys.write_buffered(&source, pos);
@@ -395,11 +438,17 @@ impl Reactor {
 
     pub(crate) fn poll_write_ready(&self, fd: RawFd) -> Source {
         let source = self.new_source(fd, SourceType::PollAdd, None);
-        self.sys.poll_ready(&source, common_flags() | PollFlags::POLLOUT);
+        self.sys
+            .poll_ready(&source, common_flags() | PollFlags::POLLOUT);
         source
     }
 
-    pub(crate) fn rushed_send(&self, fd: RawFd, buf: DmaBuffer, timeout: Option<Duration>) -> io::Result<Source> {
+    pub(crate) fn rushed_send(
+        &self,
+        fd: RawFd,
+        buf: DmaBuffer,
+        timeout: Option<Duration>,
+    ) -> io::Result<Source> {
         let source = self.new_source(fd, SourceType::SockSend(buf), None);
         if let Some(timeout) = timeout {
             source.set_timeout(timeout);
@@ -416,7 +465,10 @@ impl Reactor {
         addr: impl nix::sys::socket::SockaddrLike,
         timeout: Option<Duration>,
     ) -> io::Result<Source> {
-        let iov = libc::iovec { iov_base: buf.as_ptr() as *mut libc::c_void, iov_len: 1 };
+        let iov = libc::iovec {
+            iov_base: buf.as_ptr() as *mut libc::c_void,
+            iov_len: 1,
+        };
         // Note that the iov and addresses we have above are stack addresses. We will
         // leave it blank and the `io_uring` callee will fill that up
         let hdr = unsafe { std::mem::zeroed::<libc::msghdr>() };
@@ -440,7 +492,10 @@ impl Reactor {
         timeout: Option<Duration>,
     ) -> io::Result<Source> {
         let hdr = unsafe { std::mem::zeroed::<libc::msghdr>() };
-        let iov = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let iov = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
         let source = self.new_source(
             fd,
             SourceType::SockRecvMsg(
@@ -459,7 +514,12 @@ impl Reactor {
         Ok(source)
     }
 
-    pub(crate) fn rushed_recv(&self, fd: RawFd, size: usize, timeout: Option<Duration>) -> io::Result<Source> {
+    pub(crate) fn rushed_recv(
+        &self,
+        fd: RawFd,
+        size: usize,
+        timeout: Option<Duration>,
+    ) -> io::Result<Source> {
         let source = self.new_source(fd, SourceType::SockRecv(None), None);
         if let Some(timeout) = timeout {
             source.set_timeout(timeout);
@@ -498,9 +558,13 @@ impl Reactor {
             }),
             latency: if self.record_io_latencies {
                 Some(|pre_lat, io_lat, post_lat, stats| {
-                    stats.pre_reactor_io_scheduler_latency_us.add(pre_lat.as_micros() as f64);
+                    stats
+                        .pre_reactor_io_scheduler_latency_us
+                        .add(pre_lat.as_micros() as f64);
                     stats.io_latency_us.add(io_lat.as_micros() as f64);
-                    stats.post_reactor_io_scheduler_latency_us.add(post_lat.as_micros() as f64)
+                    stats
+                        .post_reactor_io_scheduler_latency_us
+                        .add(post_lat.as_micros() as f64)
                 })
             } else {
                 None
@@ -510,7 +574,9 @@ impl Reactor {
         let source = self.new_source(raw, SourceType::Read(pollable, None), Some(stats));
 
         if let Some(scheduler) = scheduler {
-            if let Some(source) = scheduler.consume_scheduled(pos..pos + size as u64, Some(&self.sys)) {
+            if let Some(source) =
+                scheduler.consume_scheduled(pos..pos + size as u64, Some(&self.sys))
+            {
                 source
             } else {
                 self.sys.read_dma(&source, pos, size);
@@ -539,20 +605,29 @@ impl Reactor {
             reused: None,
             latency: if self.record_io_latencies {
                 Some(|pre_lat, io_lat, post_lat, stats| {
-                    stats.pre_reactor_io_scheduler_latency_us.add(pre_lat.as_micros() as f64);
+                    stats
+                        .pre_reactor_io_scheduler_latency_us
+                        .add(pre_lat.as_micros() as f64);
                     stats.io_latency_us.add(io_lat.as_micros() as f64);
-                    stats.post_reactor_io_scheduler_latency_us.add(post_lat.as_micros() as f64)
+                    stats
+                        .post_reactor_io_scheduler_latency_us
+                        .add(post_lat.as_micros() as f64)
                 })
             } else {
                 None
             },
         };
 
-        let source =
-            self.new_source(raw, SourceType::Read(PollableStatus::NonPollable(DirectIo::Disabled), None), Some(stats));
+        let source = self.new_source(
+            raw,
+            SourceType::Read(PollableStatus::NonPollable(DirectIo::Disabled), None),
+            Some(stats),
+        );
 
         if let Some(scheduler) = scheduler {
-            if let Some(source) = scheduler.consume_scheduled(pos..pos + size as u64, Some(&self.sys)) {
+            if let Some(source) =
+                scheduler.consume_scheduled(pos..pos + size as u64, Some(&self.sys))
+            {
                 source
             } else {
                 self.sys.read_buffered(&source, pos, size);
@@ -570,7 +645,13 @@ impl Reactor {
         source
     }
 
-    pub(crate) fn fallocate(&self, raw: RawFd, position: u64, size: u64, flags: libc::c_int) -> Source {
+    pub(crate) fn fallocate(
+        &self,
+        raw: RawFd,
+        position: u64,
+        size: u64,
+        flags: libc::c_int,
+    ) -> Source {
         let source = self.new_source(raw, SourceType::Fallocate, None);
         self.sys.fallocate(&source, position, size, flags);
         source
@@ -591,8 +672,11 @@ impl Reactor {
         P: AsRef<Path>,
         Q: AsRef<Path>,
     {
-        let source =
-            self.new_source(-1, SourceType::Rename(old_path.as_ref().to_owned(), new_path.as_ref().to_owned()), None);
+        let source = self.new_source(
+            -1,
+            SourceType::Rename(old_path.as_ref().to_owned(), new_path.as_ref().to_owned()),
+            None,
+        );
         let waiter = self.sys.rename(&source);
 
         async move {
@@ -611,7 +695,11 @@ impl Reactor {
         }
     }
 
-    pub(crate) fn create_dir<P: AsRef<Path>>(&self, path: P, mode: libc::c_int) -> impl Future<Output = Source> {
+    pub(crate) fn create_dir<P: AsRef<Path>>(
+        &self,
+        path: P,
+        mode: libc::c_int,
+    ) -> impl Future<Output = Source> {
         let source = self.new_source(-1, SourceType::CreateDir(path.as_ref().to_owned()), None);
         let waiter = self.sys.create_dir(&source, mode);
 
@@ -621,7 +709,10 @@ impl Reactor {
         }
     }
 
-    pub(crate) fn run_blocking(&self, func: Box<dyn FnOnce() + Send + 'static>) -> impl Future<Output = Source> {
+    pub(crate) fn run_blocking(
+        &self,
+        func: Box<dyn FnOnce() + Send + 'static>,
+    ) -> impl Future<Output = Source> {
         let source = self.new_source(-1, SourceType::BlockingFn, None);
         let waiter = self.sys.run_blocking(&source, func);
 
@@ -657,12 +748,22 @@ impl Reactor {
             statx_buf.assume_init()
         };
 
-        let source = self.new_source(raw, SourceType::Statx(path, Box::new(RefCell::new(statx_buf))), None);
+        let source = self.new_source(
+            raw,
+            SourceType::Statx(path, Box::new(RefCell::new(statx_buf))),
+            None,
+        );
         self.sys.statx(&source);
         source
     }
 
-    pub(crate) fn open_at(&self, dir: RawFd, path: &Path, flags: libc::c_int, mode: libc::mode_t) -> Source {
+    pub(crate) fn open_at(
+        &self,
+        dir: RawFd,
+        path: &Path,
+        flags: libc::c_int,
+        mode: libc::mode_t,
+    ) -> Source {
         let path = CString::new(path.as_os_str().as_bytes()).expect("path contained null!");
 
         let source = self.new_source(
@@ -772,7 +873,10 @@ impl Reactor {
         let (next_timer, woke) = self.process_external_events();
 
         // Block on I/O events.
-        match self.sys.wait(timeout, next_timer, woke, || self.process_shared_channels()) {
+        match self
+            .sys
+            .wait(timeout, next_timer, woke, || self.process_shared_channels())
+        {
             // Don't wait for the next loop to process timers or shared channels
             Ok(true) => {
                 self.process_external_events();

@@ -35,7 +35,12 @@ pub trait SharesManager {
 
 impl Debug for dyn SharesManager {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Shares Manager: adjusting every {:#?}. Now: {}", self.adjustment_period(), self.shares())
+        write!(
+            f,
+            "Shares Manager: adjusting every {:#?}. Now: {}",
+            self.adjustment_period(),
+            self.shares()
+        )
     }
 }
 

@@ -62,7 +62,10 @@ impl<T: Send> Senders<T> {
                 } else {
                     format!("Shard {idx} is invalid in the channel mesh")
                 };
-                Err(GlommioError::IoError(Error::new(ErrorKind::InvalidInput, msg)))
+                Err(GlommioError::IoError(Error::new(
+                    ErrorKind::InvalidInput,
+                    msg,
+                )))
             }
         }
     }
@@ -148,7 +151,11 @@ impl<T: Send> Receivers<T> {
     ///
     /// [`ConnectedReceiver`]: ../shared_channel/struct.ConnectedReceiver.html
     pub fn streams(&mut self) -> Vec<(usize, ConnectedReceiver<T>)> {
-        self.receivers.iter_mut().enumerate().flat_map(|(idx, recv)| recv.take().map(|recv| (idx, recv))).collect()
+        self.receivers
+            .iter_mut()
+            .enumerate()
+            .flat_map(|(idx, recv)| recv.take().map(|recv| (idx, recv)))
+            .collect()
     }
 }
 
@@ -160,11 +167,18 @@ struct Peer {
 
 impl Peer {
     fn new(sender: Option<SharedSender<bool>>, role: Role) -> Self {
-        Self { executor_id: crate::executor().id(), notifier: sender, role }
+        Self {
+            executor_id: crate::executor().id(),
+            notifier: sender,
+            role,
+        }
     }
 }
 
-type SharedChannel<T> = (Cell<Option<SharedSender<T>>>, Cell<Option<SharedReceiver<T>>>);
+type SharedChannel<T> = (
+    Cell<Option<SharedSender<T>>>,
+    Cell<Option<SharedReceiver<T>>>,
+);
 
 type SharedChannels<T> = Vec<Vec<SharedChannel<T>>>;
 
@@ -259,7 +273,10 @@ impl<T: Send, A: MeshAdapter> Clone for MeshBuilder<T, A> {
 
 impl<T: Send, A: MeshAdapter> Debug for MeshBuilder<T, A> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_fmt(format_args!("MeshBuilder {{ nr_peers: {} }}", self.nr_peers))
+        f.write_fmt(format_args!(
+            "MeshBuilder {{ nr_peers: {} }}",
+            self.nr_peers
+        ))
     }
 }
 
@@ -304,14 +321,23 @@ impl<T: 'static + Send, A: MeshAdapter> MeshBuilder<T, A> {
     }
 
     fn placeholder(nr_peers: usize) -> SharedChannels<T> {
-        (0..nr_peers).map(|_| (0..nr_peers).map(|_| (Cell::new(None), Cell::new(None))).collect()).collect()
+        (0..nr_peers)
+            .map(|_| {
+                (0..nr_peers)
+                    .map(|_| (Cell::new(None), Cell::new(None)))
+                    .collect()
+            })
+            .collect()
     }
 
     fn register(&self, role: Role) -> Result<RegisterResult<bool>, ()> {
         let mut peers = self.peers.write().unwrap();
 
         if peers.len() == self.nr_peers {
-            return Err(GlommioError::IoError(Error::new(ErrorKind::Other, "The channel mesh is full.")));
+            return Err(GlommioError::IoError(Error::new(
+                ErrorKind::Other,
+                "The channel mesh is full.",
+            )));
         }
 
         let index = peers
@@ -332,7 +358,10 @@ impl<T: 'static + Send, A: MeshAdapter> MeshBuilder<T, A> {
                 }
             }
 
-            let peers: Vec<_> = peers.iter_mut().filter_map(|notifier| notifier.notifier.take()).collect();
+            let peers: Vec<_> = peers
+                .iter_mut()
+                .filter_map(|notifier| notifier.notifier.take())
+                .collect();
 
             Ok(RegisterResult::NotificationSenders(peers))
         } else {
@@ -356,14 +385,28 @@ impl<T: 'static + Send, A: MeshAdapter> MeshBuilder<T, A> {
 
         let (peer_id, role_id) = {
             let peers = self.peers.read().unwrap();
-            let peer_id = peers.binary_search_by(|n| n.executor_id.cmp(&crate::executor().id())).unwrap();
-            let role_id = peers.iter().take(peer_id).filter(|r| r.role.eq(&role)).count();
+            let peer_id = peers
+                .binary_search_by(|n| n.executor_id.cmp(&crate::executor().id()))
+                .unwrap();
+            let role_id = peers
+                .iter()
+                .take(peer_id)
+                .filter(|r| r.role.eq(&role))
+                .count();
             (peer_id, role_id)
         };
 
-        let producer_id = if role.is_producer() { Some(role_id) } else { None };
+        let producer_id = if role.is_producer() {
+            Some(role_id)
+        } else {
+            None
+        };
 
-        let consumer_id = if role.is_consumer() { Some(role_id) } else { None };
+        let consumer_id = if role.is_consumer() {
+            Some(role_id)
+        } else {
+            None
+        };
 
         let mut senders = Vec::with_capacity(self.nr_peers);
         let mut receivers = Vec::with_capacity(self.nr_peers);
@@ -394,7 +437,18 @@ impl<T: 'static + Send, A: MeshAdapter> MeshBuilder<T, A> {
             }
         }
 
-        Ok((Senders { peer_id, producer_id, senders }, Receivers { peer_id, consumer_id, receivers }))
+        Ok((
+            Senders {
+                peer_id,
+                producer_id,
+                senders,
+            },
+            Receivers {
+                peer_id,
+                consumer_id,
+                receivers,
+            },
+        ))
     }
 }
 
@@ -426,16 +480,18 @@ mod tests {
         let builder2 = MeshBuilder::<usize, _>::full(nr_peers, channel_size);
 
         let executors = (0..nr_peers).map(|_| {
-            LocalExecutorBuilder::default().spawn(enclose!((builder1, builder2) move || async move {
-                let (sender1, receiver1) = builder1.join().await.unwrap();
-                assert_eq!(sender1.peer_id(), receiver1.peer_id());
+            LocalExecutorBuilder::default().spawn(
+                enclose!((builder1, builder2) move || async move {
+                    let (sender1, receiver1) = builder1.join().await.unwrap();
+                    assert_eq!(sender1.peer_id(), receiver1.peer_id());
 
-                let (sender2, receiver2) = builder2.join().await.unwrap();
-                assert_eq!(sender2.peer_id(), receiver2.peer_id());
+                    let (sender2, receiver2) = builder2.join().await.unwrap();
+                    assert_eq!(sender2.peer_id(), receiver2.peer_id());
 
-                assert_eq!(sender1.peer_id(), sender2.peer_id());
-                assert_eq!(receiver1.peer_id(), receiver2.peer_id());
-            }))
+                    assert_eq!(sender1.peer_id(), sender2.peer_id());
+                    assert_eq!(receiver1.peer_id(), receiver2.peer_id());
+                }),
+            )
         });
 
         for ex in executors.collect::<Vec<_>>() {

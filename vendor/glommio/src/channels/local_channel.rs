@@ -116,11 +116,17 @@ where
                 *pinned_node.kind.borrow_mut() = Some(kind);
                 *pinned_node.waker.borrow_mut() = Some(cx.waker().clone());
 
-                register_into_waiting_queue(pinned_node, &mut future_mut.channel.state.borrow_mut());
+                register_into_waiting_queue(
+                    pinned_node,
+                    &mut future_mut.channel.state.borrow_mut(),
+                );
                 Poll::Pending
             }
             PollResult::Ready(result) => {
-                remove_from_the_waiting_queue(pinned_node, &mut future_mut.channel.state.borrow_mut());
+                remove_from_the_waiting_queue(
+                    pinned_node,
+                    &mut future_mut.channel.state.borrow_mut(),
+                );
                 Poll::Ready(result)
             }
         }
@@ -176,7 +182,9 @@ fn remove_from_the_waiting_queue<T>(node: Pin<&mut WaiterNode>, state: &mut Stat
         },
     };
 
-    cursor.remove().expect("Future has to be queue into the waiting queue");
+    cursor
+        .remove()
+        .expect("Future has to be queue into the waiting queue");
 }
 
 impl<'a, T, F> Drop for Waiter<'a, T, F> {
@@ -184,18 +192,28 @@ impl<'a, T, F> Drop for Waiter<'a, T, F> {
         if self.node.link.is_linked() {
             //if future is linked into the waiting queue then it is already pinned
             let pinned_node = unsafe { Pin::new_unchecked(&mut self.node) };
-            let kind = pinned_node.kind.borrow().expect("If Future is queued type of the queue has to be specified");
+            let kind = pinned_node
+                .kind
+                .borrow()
+                .expect("If Future is queued type of the queue has to be specified");
 
             let mut state = self.channel.state.borrow_mut();
             let waiters = match kind {
-                WaiterKind::Sender => state.send_waiters.as_mut().expect("Waiting queue of senders can not be empty"),
-                WaiterKind::Receiver => {
-                    state.recv_waiters.as_mut().expect("Waiting queue of receivers can not be empty")
-                }
+                WaiterKind::Sender => state
+                    .send_waiters
+                    .as_mut()
+                    .expect("Waiting queue of senders can not be empty"),
+                WaiterKind::Receiver => state
+                    .recv_waiters
+                    .as_mut()
+                    .expect("Waiting queue of receivers can not be empty"),
             };
 
-            let mut cursor = unsafe { waiters.cursor_mut_from_ptr(pinned_node.get_unchecked_mut()) };
-            cursor.remove().expect("Future has to be linked into the waiting queue");
+            let mut cursor =
+                unsafe { waiters.cursor_mut_from_ptr(pinned_node.get_unchecked_mut()) };
+            cursor
+                .remove()
+                .expect("Future has to be linked into the waiting queue");
         }
     }
 }
@@ -230,7 +248,10 @@ struct WaiterAdapter {
 }
 
 impl WaiterAdapter {
-    pub const NEW: Self = WaiterAdapter { pointers_ops: WaiterPointerOps, link_ops: LinkOps };
+    pub const NEW: Self = WaiterAdapter {
+        pointers_ops: WaiterPointerOps,
+        link_ops: LinkOps,
+    };
 }
 
 unsafe impl Adapter for WaiterAdapter {
@@ -316,9 +337,10 @@ impl<T> State<T> {
         match self.channel.pop_front() {
             Some(item) => PollResult::Ready(Some((
                 item,
-                self.send_waiters
-                    .as_mut()
-                    .and_then(|x| x.pop_front().and_then(|node| unsafe { node.as_ref() }.waker.borrow_mut().take())),
+                self.send_waiters.as_mut().and_then(|x| {
+                    x.pop_front()
+                        .and_then(|node| unsafe { node.as_ref() }.waker.borrow_mut().take())
+                }),
             ))),
             None => {
                 if self.send_waiters.is_some() {
@@ -338,17 +360,33 @@ struct LocalChannel<T> {
 
 impl<T> Clone for LocalChannel<T> {
     fn clone(&self) -> Self {
-        Self { state: self.state.clone() }
+        Self {
+            state: self.state.clone(),
+        }
     }
 }
 
 impl<T> Drop for LocalChannel<T> {
     fn drop(&mut self) {
         assert!(
-            self.state.borrow().recv_waiters.is_none() || self.state.borrow().recv_waiters.as_ref().unwrap().is_empty()
+            self.state.borrow().recv_waiters.is_none()
+                || self
+                    .state
+                    .borrow()
+                    .recv_waiters
+                    .as_ref()
+                    .unwrap()
+                    .is_empty()
         );
         assert!(
-            self.state.borrow().send_waiters.is_none() || self.state.borrow().send_waiters.as_ref().unwrap().is_empty()
+            self.state.borrow().send_waiters.is_none()
+                || self
+                    .state
+                    .borrow()
+                    .send_waiters
+                    .as_ref()
+                    .unwrap()
+                    .is_empty()
         );
     }
 }
@@ -371,7 +409,9 @@ impl<T> LocalChannel<T> {
         };
 
         (
-            LocalSender { channel: channel.clone() },
+            LocalSender {
+                channel: channel.clone(),
+            },
             LocalReceiver {
                 channel,
                 _node: WaiterNode {
@@ -549,8 +589,14 @@ fn wake_up_all(ws: &mut Option<LinkedList<WaiterAdapter>>) {
         let mut cursor = waiters.front_mut();
         while !cursor.is_null() {
             {
-                let node = unsafe { Pin::new_unchecked(cursor.get().expect("Waiter queue can not be empty")) };
-                node.waker.borrow_mut().take().expect("Future can not be queued without waker").wake();
+                let node = unsafe {
+                    Pin::new_unchecked(cursor.get().expect("Waiter queue can not be empty"))
+                };
+                node.waker
+                    .borrow_mut()
+                    .take()
+                    .expect("Future can not be queued without waker")
+                    .wake();
             }
 
             cursor.remove().expect("Waiter queue can not be empty");
@@ -614,12 +660,18 @@ impl<'a, T> Stream for ChannelStream<'a, T> {
                 *this.node.waker.borrow_mut() = Some(cx.waker().clone());
                 *this.node.kind.borrow_mut() = Some(kind);
 
-                register_into_waiting_queue(this.node.as_mut(), &mut this.channel.state.borrow_mut());
+                register_into_waiting_queue(
+                    this.node.as_mut(),
+                    &mut this.channel.state.borrow_mut(),
+                );
 
                 Poll::Pending
             }
             PollResult::Ready(result) => {
-                remove_from_the_waiting_queue(this.node.as_mut(), &mut this.channel.state.borrow_mut());
+                remove_from_the_waiting_queue(
+                    this.node.as_mut(),
+                    &mut this.channel.state.borrow_mut(),
+                );
 
                 Poll::Ready(result.map(|(ret, mw)| {
                     if let Some(waker) = mw {

@@ -49,8 +49,13 @@ impl<T: Send + 'static, H: Handler<T> + 'static> Sharded<T, H> {
 
         let (senders, mut receivers) = mesh.join().await?;
 
-        let shard =
-            Rc::new(Shard { nr_shards, shard_id: senders.peer_id(), shard_fn, senders, handler: handler.clone() });
+        let shard = Rc::new(Shard {
+            nr_shards,
+            shard_id: senders.peer_id(),
+            shard_fn,
+            senders,
+            handler: handler.clone(),
+        });
 
         let mut forward_tasks = Vec::with_capacity(nr_shards);
         for (src_shard, stream) in receivers.streams() {
@@ -64,7 +69,12 @@ impl<T: Send + 'static, H: Handler<T> + 'static> Sharded<T, H> {
             forward_tasks.push(consumer.detach());
         }
 
-        Ok(Self { shard, consumers: Vec::new(), forward_tasks, closed: false })
+        Ok(Self {
+            shard,
+            consumers: Vec::new(),
+            forward_tasks,
+            closed: false,
+        })
     }
 
     /// Returns the total number of shards

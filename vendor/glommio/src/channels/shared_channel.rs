@@ -149,8 +149,12 @@ impl<T: BufferHalf + Clone> Future for Connector<T> {
 pub fn new_bounded<T: Send + Sized>(size: usize) -> (SharedSender<T>, SharedReceiver<T>) {
     let (producer, consumer) = make(size);
     (
-        SharedSender { state: Some(Rc::new(SenderState { buffer: producer })) },
-        SharedReceiver { state: Some(Rc::new(ReceiverState { buffer: consumer })) },
+        SharedSender {
+            state: Some(Rc::new(SenderState { buffer: producer })),
+        },
+        SharedReceiver {
+            state: Some(Rc::new(ReceiverState { buffer: consumer })),
+        },
     )
 }
 
@@ -174,7 +178,12 @@ impl<T: 'static + Send + Sized> SharedSender<T> {
         let reactor = Rc::downgrade(&reactor);
         let peer = Connector::new(state.buffer.clone(), reactor.clone());
         let notifier = peer.await;
-        ConnectedSender { id, state, reactor, notifier }
+        ConnectedSender {
+            id,
+            state,
+            reactor,
+            notifier,
+        }
     }
 }
 
@@ -229,7 +238,9 @@ impl<T: Send + Sized> ConnectedSender<T> {
         // automatically cause the receiver / consumer to drop)
         // (3) `Self::try_send` is used by async `Self::send`, which will not
         // unblock correctly if the channel was closed in another task
-        if self.state.buffer.consumer_disconnected() || self.state.buffer.buffer.producer_disconnected() {
+        if self.state.buffer.consumer_disconnected()
+            || self.state.buffer.buffer.producer_disconnected()
+        {
             return Err(GlommioError::Closed(ResourceType::Channel(item)));
         }
         match self.state.buffer.try_push(item) {
@@ -238,12 +249,13 @@ impl<T: Send + Sized> ConnectedSender<T> {
                 Ok(())
             }
             Some(item) => {
-                let res =
-                    if self.state.buffer.consumer_disconnected() || self.state.buffer.buffer.producer_disconnected() {
-                        GlommioError::Closed(ResourceType::Channel(item))
-                    } else {
-                        GlommioError::WouldBlock(ResourceType::Channel(item))
-                    };
+                let res = if self.state.buffer.consumer_disconnected()
+                    || self.state.buffer.buffer.producer_disconnected()
+                {
+                    GlommioError::Closed(ResourceType::Channel(item))
+                } else {
+                    GlommioError::WouldBlock(ResourceType::Channel(item))
+                };
                 Err(res)
             }
         }
@@ -287,7 +299,10 @@ impl<T: Send + Sized> ConnectedSender<T> {
         match self.state.buffer.free_space() > 0 || self.state.buffer.producer_disconnected() {
             true => Poll::Ready(()),
             false => {
-                self.reactor.upgrade().unwrap().add_shared_channel_waker(self.id, cx.waker().clone());
+                self.reactor
+                    .upgrade()
+                    .unwrap()
+                    .add_shared_channel_waker(self.id, cx.waker().clone());
                 Poll::Pending
             }
         }
@@ -328,7 +343,12 @@ impl<T: 'static + Send + Sized> SharedReceiver<T> {
         let reactor = Rc::downgrade(&reactor);
         let peer = Connector::new(state.buffer.clone(), reactor.clone());
         let notifier = peer.await;
-        ConnectedReceiver { id, state, reactor, notifier }
+        ConnectedReceiver {
+            id,
+            state,
+            reactor,
+            notifier,
+        }
     }
 }
 
@@ -392,7 +412,10 @@ impl<T: Send + Sized> ConnectedReceiver<T> {
                     // disconnected right after a `None` is returned from `try_pop`
                     self.do_recv_one(cx, true)
                 } else {
-                    self.reactor.upgrade().unwrap().add_shared_channel_waker(self.id, cx.waker().clone());
+                    self.reactor
+                        .upgrade()
+                        .unwrap()
+                        .add_shared_channel_waker(self.id, cx.waker().clone());
                     Poll::Pending
                 }
             }
@@ -950,7 +973,10 @@ mod test {
                     });
                     #[allow(clippy::await_holding_lock)]
                     let t2 = crate::executor().spawn_local(async move {
-                        let mut lck = cv_mtx_2.0.wait_while(cv_mtx_2.1.lock().unwrap(), |l| *l < 1).unwrap();
+                        let mut lck = cv_mtx_2
+                            .0
+                            .wait_while(cv_mtx_2.1.lock().unwrap(), |l| *l < 1)
+                            .unwrap();
                         assert!(s2.send(-1).await.is_err());
                         *lck = 2;
                         cv_mtx_2.0.notify_all();
@@ -965,7 +991,10 @@ mod test {
             .spawn(move || async move {
                 let receiver = receiver.connect().await;
                 {
-                    let _lck = cv_mtx_3.0.wait_while(cv_mtx_3.1.lock().unwrap(), |l| *l < 2).unwrap();
+                    let _lck = cv_mtx_3
+                        .0
+                        .wait_while(cv_mtx_3.1.lock().unwrap(), |l| *l < 2)
+                        .unwrap();
                 };
                 while let Some(v) = receiver.recv().await {
                     assert!(0 <= v);

@@ -89,7 +89,9 @@ pub struct Consumer<T> {
 
 impl<T> Clone for Consumer<T> {
     fn clone(&self) -> Self {
-        Consumer { buffer: self.buffer.clone() }
+        Consumer {
+            buffer: self.buffer.clone(),
+        }
     }
 }
 
@@ -100,7 +102,9 @@ pub struct Producer<T> {
 
 impl<T> Clone for Producer<T> {
     fn clone(&self) -> Self {
-        Producer { buffer: self.buffer.clone() }
+        Producer {
+            buffer: self.buffer.clone(),
+        }
     }
 }
 
@@ -203,7 +207,10 @@ impl<T> Buffer<T> {
     pub(crate) fn size(&self) -> usize {
         std::cmp::min(
             self.capacity,
-            self.pcache.tail.load(Ordering::Acquire).saturating_sub(self.ccache.head.load(Ordering::Acquire)),
+            self.pcache
+                .tail
+                .load(Ordering::Acquire)
+                .saturating_sub(self.ccache.head.load(Ordering::Acquire)),
         )
     }
 }
@@ -247,15 +254,26 @@ fn inner_make<T>(capacity: usize, initial_value: usize) -> (Producer<T>, Consume
             limit: Cell::new(0),
             consumer_id: AtomicUsize::new(0),
         },
-        ccache: ConsumerCacheline { head: AtomicUsize::new(initial_value), producer_id: AtomicUsize::new(0) },
+        ccache: ConsumerCacheline {
+            head: AtomicUsize::new(initial_value),
+            producer_id: AtomicUsize::new(0),
+        },
         _marker: PhantomData,
     });
-    (Producer { buffer: buf.clone() }, Consumer { buffer: buf })
+    (
+        Producer {
+            buffer: buf.clone(),
+        },
+        Consumer { buffer: buf },
+    )
 }
 
 fn allocate_buffer<T>(capacity: usize) -> *mut Slot<T> {
     let mut boxed: Box<[Slot<T>]> = (0..capacity)
-        .map(|_| Slot { has_value: AtomicBool::new(false), value: UnsafeCell::new(MaybeUninit::uninit()) })
+        .map(|_| Slot {
+            has_value: AtomicBool::new(false),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+        })
         .collect();
     let ptr = boxed.as_mut_ptr();
     mem::forget(boxed);

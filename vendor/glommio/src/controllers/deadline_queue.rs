@@ -85,7 +85,12 @@ pub trait DeadlineSource {
 
 impl<T> fmt::Debug for dyn DeadlineSource<Output = T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeadlineSource processed {} out of {}", self.processed_units(), self.total_units())
+        write!(
+            f,
+            "DeadlineSource processed {} out of {}",
+            self.processed_units(),
+            self.total_units()
+        )
     }
 }
 
@@ -194,8 +199,12 @@ impl<T> SharesManager for InnerQueue<T> {
 
         for (exp, source) in queue.iter() {
             let remaining_time = exp.saturating_duration_since(now);
-            trace!("Remaining time for this source: {remaining_time:#?}, total_units {}", source.total_units());
-            let time_fraction = 1.0 - (remaining_time.as_secs_f64() / source.expected_duration().as_secs_f64());
+            trace!(
+                "Remaining time for this source: {remaining_time:#?}, total_units {}",
+                source.total_units()
+            );
+            let time_fraction =
+                1.0 - (remaining_time.as_secs_f64() / source.expected_duration().as_secs_f64());
             if remaining_time.as_nanos() == 0 && now.saturating_duration_since(*exp).as_secs() > 5 {
                 // already too late, bump it up hard
                 self.last_shares.set(1000);
@@ -394,7 +403,8 @@ impl<T: 'static> DeadlineQueue<T> {
         let (sender, receiver): (LocalSender<QueueItem<T>>, LocalReceiver<QueueItem<T>>) =
             local_channel::new_bounded(1);
 
-        let (response_sender, responder): (LocalSender<T>, LocalReceiver<T>) = local_channel::new_bounded(1);
+        let (response_sender, responder): (LocalSender<T>, LocalReceiver<T>) =
+            local_channel::new_bounded(1);
 
         let queue_weak = Rc::downgrade(&queue);
 
@@ -430,7 +440,13 @@ impl<T: 'static> DeadlineQueue<T> {
         .unwrap()
         .detach();
 
-        DeadlineQueue { tq, sender, responder, _handle: handle, queue }
+        DeadlineQueue {
+            tq,
+            sender,
+            responder,
+            _handle: handle,
+            queue,
+        }
     }
 
     /// Pushes a new [`DeadlineSource`] into this queue
@@ -480,10 +496,9 @@ impl<T: 'static> DeadlineQueue<T> {
     pub async fn push_work(&self, source: Rc<dyn DeadlineSource<Output = T>>) -> io::Result<T> {
         self.queue.admit(source.clone())?;
         self.sender.send(source.clone()).await?;
-        self.responder
-            .recv()
-            .await
-            .ok_or_else(|| io::Error::new(io::ErrorKind::Other, "no response from response channel"))
+        self.responder.recv().await.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::Other, "no response from response channel")
+        })
     }
 
     /// Returns the TaskQueueHandle associated with this controller
@@ -608,7 +623,10 @@ mod test {
     #[test]
     fn deadline_queue_behaves_well_with_zero_total_units() {
         test_executor!(async move {
-            let queue = Rc::new(DeadlineQueue::<usize>::new("example", Duration::from_millis(1)));
+            let queue = Rc::new(DeadlineQueue::<usize>::new(
+                "example",
+                Duration::from_millis(1),
+            ));
             let test = DeadlineSourceTest::new(Duration::from_secs(1_u64), 0);
             let res = queue.push_work(test).await.unwrap();
             assert_eq!(res, 0);
@@ -618,7 +636,10 @@ mod test {
     #[test]
     fn deadline_queue_successfully_drops_item_when_done() {
         test_executor!(async move {
-            let queue = Rc::new(DeadlineQueue::<usize>::new("example", Duration::from_millis(1)));
+            let queue = Rc::new(DeadlineQueue::<usize>::new(
+                "example",
+                Duration::from_millis(1),
+            ));
             let test = DeadlineSourceTest::new(Duration::from_secs(1_u64), 0);
             let drop_happens = test.drop_guarantee.clone();
             let res = queue.push_work(test).await.unwrap();
@@ -630,7 +651,10 @@ mod test {
     #[test]
     fn deadline_queue_behaves_well_if_we_process_too_much() {
         test_executor!(async move {
-            let queue = Rc::new(DeadlineQueue::<usize>::new("example", Duration::from_millis(1)));
+            let queue = Rc::new(DeadlineQueue::<usize>::new(
+                "example",
+                Duration::from_millis(1),
+            ));
             let test = DeadlineSourceTest::new(Duration::from_secs(1_u64), 1000);
             let tq = crate::spawn_local(enclose! { (queue, test) async move {
                 let res = queue.push_work(test).await.unwrap();
@@ -649,7 +673,10 @@ mod test {
     #[test]
     fn deadline_queue_shares_increase_if_we_dont_process() {
         test_executor!(async move {
-            let queue = Rc::new(DeadlineQueue::<usize>::new("example", Duration::from_millis(1)));
+            let queue = Rc::new(DeadlineQueue::<usize>::new(
+                "example",
+                Duration::from_millis(1),
+            ));
             let test = DeadlineSourceTest::new(Duration::from_secs(1_u64), 1000);
             let tq = crate::spawn_local(enclose! { (queue, test) async move {
                 let res = queue.push_work(test).await.unwrap();
@@ -666,7 +693,10 @@ mod test {
     #[test]
     fn deadline_queue_shares_ok_if_we_process_smoothly() {
         test_executor!(async move {
-            let queue = Rc::new(DeadlineQueue::<usize>::new("example", Duration::from_millis(10)));
+            let queue = Rc::new(DeadlineQueue::<usize>::new(
+                "example",
+                Duration::from_millis(10),
+            ));
             let test = DeadlineSourceTest::new(Duration::from_secs(1_u64), 1000);
             let tq = crate::spawn_local(enclose! { (queue, test) async move {
                 let res = queue.push_work(test).await.unwrap();

@@ -39,11 +39,21 @@ pub(crate) enum LatchState {
 impl Latch {
     /// Create a new `Latch` with given count.
     pub fn new(count: usize) -> Self {
-        let state = if 0 < count { LatchState::Pending } else { LatchState::Ready };
+        let state = if 0 < count {
+            LatchState::Pending
+        } else {
+            LatchState::Ready
+        };
 
-        let inner = LatchInner { count: AtomicUsize::new(count), state: Mutex::new(state), cv: Condvar::new() };
+        let inner = LatchInner {
+            count: AtomicUsize::new(count),
+            state: Mutex::new(state),
+            cv: Condvar::new(),
+        };
 
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// If the counter's current value is greater than or equal to `n`, this
@@ -68,7 +78,8 @@ impl Latch {
     ///
     /// The method does not synchronize with other threads.
     pub fn cancel(&self) -> Result<usize, LatchState> {
-        self.update(LatchState::Canceled, |v| (v != 0).then_some(0)).map_err(|_| self.wait())
+        self.update(LatchState::Canceled, |v| (v != 0).then_some(0))
+            .map_err(|_| self.wait())
     }
 
     /// Wait for `Ready` or `Canceled`.  Synchronizes with other threads via an
@@ -110,7 +121,10 @@ impl Latch {
         };
 
         // the Mutex synchronizes, so using `Ordering::Relaxed` here
-        let res = self.inner.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, f_observe);
+        let res = self
+            .inner
+            .count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, f_observe);
 
         if let Some(0) = new {
             self.set_state(state_if_zero);
@@ -125,7 +139,10 @@ impl Latch {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LatchState> {
-        self.inner.state.lock().expect("unreachable: poisoned mutex")
+        self.inner
+            .state
+            .lock()
+            .expect("unreachable: poisoned mutex")
     }
 }
 
@@ -164,7 +181,10 @@ mod test {
         });
     }
 
-    fn helper(cxl_ids: HashSet<usize>, count: usize) -> (Vec<LatchState>, Vec<usize>, Vec<LatchState>) {
+    fn helper(
+        cxl_ids: HashSet<usize>,
+        count: usize,
+    ) -> (Vec<LatchState>, Vec<usize>, Vec<LatchState>) {
         let latch = Latch::new(count);
         let cxl_ids = Arc::new(cxl_ids);
         let res = (0..count)

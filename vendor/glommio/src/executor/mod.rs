@@ -160,7 +160,12 @@ impl PartialEq for TaskQueue {
 impl Eq for TaskQueue {}
 
 impl TaskQueue {
-    fn new<S>(index: TaskQueueHandle, name: S, shares: Shares, ioreq: IoRequirements) -> Rc<RefCell<Self>>
+    fn new<S>(
+        index: TaskQueueHandle,
+        name: S,
+        shares: Shares,
+        ioreq: IoRequirements,
+    ) -> Rc<RefCell<Self>>
     where
         S: Into<String>,
     {
@@ -289,7 +294,12 @@ pub struct TaskQueueStats {
 
 impl TaskQueueStats {
     fn new(index: TaskQueueHandle, reciprocal_shares: u64) -> Self {
-        Self { index, reciprocal_shares, runtime: Duration::from_nanos(0), queue_selected: 0 }
+        Self {
+            index,
+            reciprocal_shares,
+            runtime: Duration::from_nanos(0),
+            queue_selected: 0,
+        }
     }
 
     /// Returns a numeric ID that uniquely identifies this Task queue
@@ -399,7 +409,9 @@ impl<T: Send + 'static> ExecutorJoinHandle<T> {
     /// See [`std::thread::JoinHandle::join()`]
     pub fn join(self) -> Result<T> {
         match self.0.join() {
-            Err(err) => Err(GlommioError::BuilderError(BuilderErrorKind::ThreadPanic(err))),
+            Err(err) => Err(GlommioError::BuilderError(BuilderErrorKind::ThreadPanic(
+                err,
+            ))),
             Ok(Err(err)) => Err(err),
             Ok(Ok(res)) => Ok(res),
         }
@@ -559,7 +571,10 @@ impl LocalExecutorBuilder {
     /// Defaults to one thread using the same placement strategy as the host
     /// executor.
     #[must_use = "The builder must be built to be useful"]
-    pub fn blocking_thread_pool_placement(mut self, placement: PoolPlacement) -> LocalExecutorBuilder {
+    pub fn blocking_thread_pool_placement(
+        mut self,
+        placement: PoolPlacement,
+    ) -> LocalExecutorBuilder {
         self.blocking_thread_pool_placement = placement;
         self
     }
@@ -578,7 +593,10 @@ impl LocalExecutorBuilder {
     ///     .unwrap();
     /// ```
     #[must_use = "The builder must be built to be useful"]
-    pub fn detect_stalls(mut self, handler: Option<Box<dyn stall::StallDetectionHandler + 'static>>) -> Self {
+    pub fn detect_stalls(
+        mut self,
+        handler: Option<Box<dyn stall::StallDetectionHandler + 'static>>,
+    ) -> Self {
         self.detect_stalls = handler;
         self
     }
@@ -766,7 +784,10 @@ impl fmt::Debug for LocalExecutorPoolBuilder {
             .field("ring_depth", &self.ring_depth)
             .field("preempt_timer_duration", &self.preempt_timer_duration)
             .field("record_io_latencies", &self.record_io_latencies)
-            .field("blocking_thread_pool_placement", &self.blocking_thread_pool_placement)
+            .field(
+                "blocking_thread_pool_placement",
+                &self.blocking_thread_pool_placement,
+            )
             .finish_non_exhaustive()
     }
 }
@@ -1003,7 +1024,9 @@ pub struct PoolThreadHandles<T> {
 
 impl<T> PoolThreadHandles<T> {
     fn new() -> Self {
-        Self { handles: Vec::new() }
+        Self {
+            handles: Vec::new(),
+        }
     }
 
     fn push(&mut self, handle: JoinHandle<Result<T>>) {
@@ -1043,8 +1066,11 @@ pub(crate) fn maybe_activate(tq: Rc<RefCell<TaskQueue>>) {
 
     #[cfg(feature = "native-tls")]
     unsafe {
-        let mut queues =
-            LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").queues.borrow_mut();
+        let mut queues = LOCAL_EX
+            .as_ref()
+            .expect("this thread doesn't have a LocalExecutor running")
+            .queues
+            .borrow_mut();
         queues.maybe_activate(tq);
     };
 }
@@ -1099,10 +1125,15 @@ impl LocalExecutor {
 
     fn init(&mut self) {
         let io_requirements = IoRequirements::new(Latency::NotImportant, 0);
-        self.queues
-            .borrow_mut()
-            .available_executors
-            .insert(0, TaskQueue::new(Default::default(), "default", Shares::Static(1000), io_requirements));
+        self.queues.borrow_mut().available_executors.insert(
+            0,
+            TaskQueue::new(
+                Default::default(),
+                "default",
+                Shares::Static(1000),
+                io_requirements,
+            ),
+        );
     }
 
     fn new(
@@ -1110,7 +1141,8 @@ impl LocalExecutor {
         cpu_binding: Option<impl IntoIterator<Item = usize>>,
         mut config: LocalExecutorConfig,
     ) -> Result<LocalExecutor> {
-        let blocking_thread = BlockingThreadPool::new(config.thread_pool_placement, notifier.clone())?;
+        let blocking_thread =
+            BlockingThreadPool::new(config.thread_pool_placement, notifier.clone())?;
 
         // Linux's default memory policy is "local allocation" which allocates memory
         // on the NUMA node containing the CPU where the allocation takes place.
@@ -1139,7 +1171,12 @@ impl LocalExecutor {
                 config.record_io_latencies,
                 blocking_thread,
             )?),
-            stall_detector: RefCell::new(config.detect_stalls.map(|x| StallDetector::new(id, x)).transpose()?),
+            stall_detector: RefCell::new(
+                config
+                    .detect_stalls
+                    .map(|x| StallDetector::new(id, x))
+                    .transpose()?,
+            ),
         })
     }
 
@@ -1152,8 +1189,15 @@ impl LocalExecutor {
     /// let local_ex =
     ///     LocalExecutor::default().detect_stalls(Some(Box::new(DefaultStallDetectionHandler {})));
     /// ```
-    pub fn detect_stalls(&self, handler: Option<Box<dyn stall::StallDetectionHandler + 'static>>) -> Result<()> {
-        self.stall_detector.replace(handler.map(|x| StallDetector::new(self.id, x)).transpose()?);
+    pub fn detect_stalls(
+        &self,
+        handler: Option<Box<dyn stall::StallDetectionHandler + 'static>>,
+    ) -> Result<()> {
+        self.stall_detector.replace(
+            handler
+                .map(|x| StallDetector::new(self.id, x))
+                .transpose()?,
+        );
         Ok(())
     }
 
@@ -1184,7 +1228,10 @@ impl LocalExecutor {
         let io_requirements = IoRequirements::new(latency, index);
         let tq = TaskQueue::new(TaskQueueHandle { index }, name, shares, io_requirements);
 
-        self.queues.borrow_mut().available_executors.insert(index, tq);
+        self.queues
+            .borrow_mut()
+            .available_executors
+            .insert(index, tq);
         TaskQueueHandle { index }
     }
 
@@ -1208,11 +1255,22 @@ impl LocalExecutor {
     }
 
     fn get_queue(&self, handle: &TaskQueueHandle) -> Option<Rc<RefCell<TaskQueue>>> {
-        self.queues.borrow().available_executors.get(&handle.index).cloned()
+        self.queues
+            .borrow()
+            .available_executors
+            .get(&handle.index)
+            .cloned()
     }
 
     fn current_task_queue(&self) -> TaskQueueHandle {
-        self.queues.borrow().active_executing.as_ref().unwrap().borrow().stats.index
+        self.queues
+            .borrow()
+            .active_executing
+            .as_ref()
+            .unwrap()
+            .borrow()
+            .stats
+            .index
     }
 
     fn mark_me_for_yield(&self) {
@@ -1239,7 +1297,9 @@ impl LocalExecutor {
     where
         F: Future<Output = T>,
     {
-        let tq = self.get_queue(&handle).ok_or_else(|| GlommioError::queue_not_found(handle.index))?;
+        let tq = self
+            .get_queue(&handle)
+            .ok_or_else(|| GlommioError::queue_not_found(handle.index))?;
         let ex = tq.borrow().ex.clone();
         let id = self.id;
 
@@ -1290,7 +1350,8 @@ impl LocalExecutor {
             let now = Instant::now();
             let mut queue_ref = queue.borrow_mut();
             queue_ref.prepare_to_run(now);
-            self.reactor.inform_io_requirements(queue_ref.io_requirements);
+            self.reactor
+                .inform_io_requirements(queue_ref.io_requirements);
             now
         };
 
@@ -1298,7 +1359,12 @@ impl LocalExecutor {
             let detector = self.stall_detector.borrow();
             let guard = detector.as_ref().map(|x| {
                 let queue = queue.borrow_mut();
-                x.enter_task_queue(queue.stats.index, queue.name.clone(), time, self.preempt_timer_duration())
+                x.enter_task_queue(
+                    queue.stats.index,
+                    queue.name.clone(),
+                    time,
+                    self.preempt_timer_duration(),
+                )
             });
 
             let mut tasks_executed_this_loop = 0;
@@ -1351,7 +1417,11 @@ impl LocalExecutor {
         // Compute the smallest vruntime out of all the active task queues
         // This value is used to set the vruntime of deactivated task queues when they
         // are woken up.
-        tq.default_vruntime = tq.active_executors.peek().map(|x| x.borrow().vruntime).unwrap_or(vruntime);
+        tq.default_vruntime = tq
+            .active_executors
+            .peek()
+            .map(|x| x.borrow().vruntime)
+            .unwrap_or(vruntime);
 
         true
     }
@@ -1381,7 +1451,10 @@ impl LocalExecutor {
 
             let spin_before_park = self.spin_before_park().unwrap_or_default();
 
-            let future = this.spawn_into(future, TaskQueueHandle::default()).unwrap().detach();
+            let future = this
+                .spawn_into(future, TaskQueueHandle::default())
+                .unwrap()
+                .detach();
             pin!(future);
 
             let mut pre_time = Instant::now();
@@ -1420,7 +1493,9 @@ impl LocalExecutor {
                     } else {
                         while !this.reactor.spin_poll_io().unwrap() {
                             if pre_time.elapsed() > spin_before_park {
-                                this.parker.park().expect("Failed to park! This is actually pretty bad!");
+                                this.parker
+                                    .park()
+                                    .expect("Failed to park! This is actually pretty bad!");
                                 break;
                             }
                         }
@@ -1433,13 +1508,19 @@ impl LocalExecutor {
 
         #[cfg(not(feature = "native-tls"))]
         {
-            assert!(!LOCAL_EX.is_set(), "There is already an LocalExecutor running on this thread");
+            assert!(
+                !LOCAL_EX.is_set(),
+                "There is already an LocalExecutor running on this thread"
+            );
             LOCAL_EX.set(self, || run(self))
         }
 
         #[cfg(feature = "native-tls")]
         unsafe {
-            assert!(LOCAL_EX.is_null(), "There is already an LocalExecutor running on this thread");
+            assert!(
+                LOCAL_EX.is_null(),
+                "There is already an LocalExecutor running on this thread"
+            );
 
             defer!(LOCAL_EX = std::ptr::null());
             LOCAL_EX = self as *const Self;
@@ -1469,7 +1550,9 @@ impl LocalExecutor {
 /// ```
 impl Default for LocalExecutor {
     fn default() -> Self {
-        LocalExecutorBuilder::new(Placement::Unbound).make().unwrap()
+        LocalExecutorBuilder::new(Placement::Unbound)
+            .make()
+            .unwrap()
     }
 }
 
@@ -1907,7 +1990,10 @@ pub fn allocate_dma_buffer_global(size: usize) -> DmaBuffer {
 /// assert_eq!(task.await, 3);
 /// # });
 /// ```
-pub fn spawn_local_into<T>(future: impl Future<Output = T> + 'static, handle: TaskQueueHandle) -> Result<Task<T>>
+pub fn spawn_local_into<T>(
+    future: impl Future<Output = T> + 'static,
+    handle: TaskQueueHandle,
+) -> Result<Task<T>>
 where
     T: 'static,
 {
@@ -2022,7 +2108,12 @@ impl ExecutorProxy {
         return LOCAL_EX.with(|local_ex| local_ex.need_preempt());
 
         #[cfg(feature = "native-tls")]
-        return unsafe { LOCAL_EX.as_ref().map(|ex| ex.need_preempt()).unwrap_or_default() };
+        return unsafe {
+            LOCAL_EX
+                .as_ref()
+                .map(|ex| ex.need_preempt())
+                .unwrap_or_default()
+        };
     }
 
     /// Conditionally yields the current task queue. The scheduler may then
@@ -2116,7 +2207,12 @@ impl ExecutorProxy {
         return LOCAL_EX.with(|local_ex| local_ex.get_reactor());
 
         #[cfg(feature = "native-tls")]
-        return unsafe { LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").get_reactor() };
+        return unsafe {
+            LOCAL_EX
+                .as_ref()
+                .expect("this thread doesn't have a LocalExecutor running")
+                .get_reactor()
+        };
     }
 
     /// Returns the id of the current executor
@@ -2141,7 +2237,12 @@ impl ExecutorProxy {
         return LOCAL_EX.with(|local_ex| local_ex.id());
 
         #[cfg(feature = "native-tls")]
-        return unsafe { LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").id() };
+        return unsafe {
+            LOCAL_EX
+                .as_ref()
+                .expect("this thread doesn't have a LocalExecutor running")
+                .id()
+        };
     }
 
     /// Creates a new task queue, with a given latency hint and the provided
@@ -2179,7 +2280,12 @@ impl ExecutorProxy {
     /// [`local_into`]: crate::spawn_local_into
     /// [`Shares`]: enum.Shares.html
     /// [`Latency`]: enum.Latency.html
-    pub fn create_task_queue(&self, shares: Shares, latency: Latency, name: &str) -> TaskQueueHandle {
+    pub fn create_task_queue(
+        &self,
+        shares: Shares,
+        latency: Latency,
+        name: &str,
+    ) -> TaskQueueHandle {
         #[cfg(not(feature = "native-tls"))]
         return LOCAL_EX.with(|local_ex| local_ex.create_task_queue(shares, latency, name));
 
@@ -2235,7 +2341,10 @@ impl ExecutorProxy {
 
         #[cfg(feature = "native-tls")]
         return unsafe {
-            LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").current_task_queue()
+            LOCAL_EX
+                .as_ref()
+                .expect("this thread doesn't have a LocalExecutor running")
+                .current_task_queue()
         };
     }
 
@@ -2277,7 +2386,10 @@ impl ExecutorProxy {
 
         #[cfg(feature = "native-tls")]
         return match unsafe {
-            LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").get_queue(&handle)
+            LOCAL_EX
+                .as_ref()
+                .expect("this thread doesn't have a LocalExecutor running")
+                .get_queue(&handle)
         } {
             Some(x) => Ok(x.borrow_mut().stats.take()),
             None => Err(GlommioError::queue_not_found(handle.index)),
@@ -2322,7 +2434,14 @@ impl ExecutorProxy {
     {
         #[cfg(not(feature = "native-tls"))]
         LOCAL_EX.with(|local_ex| {
-            output.extend(local_ex.queues.borrow().available_executors.values().map(|x| x.borrow_mut().stats.take()));
+            output.extend(
+                local_ex
+                    .queues
+                    .borrow()
+                    .available_executors
+                    .values()
+                    .map(|x| x.borrow_mut().stats.take()),
+            );
         });
 
         #[cfg(feature = "native-tls")]
@@ -2366,7 +2485,12 @@ impl ExecutorProxy {
 
         #[cfg(feature = "native-tls")]
         return std::mem::take(unsafe {
-            &mut LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").queues.borrow_mut().stats
+            &mut LOCAL_EX
+                .as_ref()
+                .expect("this thread doesn't have a LocalExecutor running")
+                .queues
+                .borrow_mut()
+                .stats
         });
     }
 
@@ -2394,7 +2518,11 @@ impl ExecutorProxy {
 
         #[cfg(feature = "native-tls")]
         return unsafe {
-            LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").get_reactor().io_stats()
+            LOCAL_EX
+                .as_ref()
+                .expect("this thread doesn't have a LocalExecutor running")
+                .get_reactor()
+                .io_stats()
         };
     }
 
@@ -2426,9 +2554,11 @@ impl ExecutorProxy {
     /// [`IoStats`]: crate::IoStats
     pub fn task_queue_io_stats(&self, handle: TaskQueueHandle) -> Result<IoStats> {
         #[cfg(not(feature = "native-tls"))]
-        return LOCAL_EX.with(|local_ex| match local_ex.get_reactor().task_queue_io_stats(&handle) {
-            Some(x) => Ok(x),
-            None => Err(GlommioError::queue_not_found(handle.index)),
+        return LOCAL_EX.with(|local_ex| {
+            match local_ex.get_reactor().task_queue_io_stats(&handle) {
+                Some(x) => Ok(x),
+                None => Err(GlommioError::queue_not_found(handle.index)),
+            }
         });
 
         #[cfg(feature = "native-tls")]
@@ -2475,7 +2605,10 @@ impl ExecutorProxy {
 
         #[cfg(feature = "native-tls")]
         return Task::<T>(unsafe {
-            LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").spawn(future)
+            LOCAL_EX
+                .as_ref()
+                .expect("this thread doesn't have a LocalExecutor running")
+                .spawn(future)
         });
     }
 
@@ -2521,7 +2654,10 @@ impl ExecutorProxy {
 
         #[cfg(feature = "native-tls")]
         return unsafe {
-            LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").spawn_into(future, handle)
+            LOCAL_EX
+                .as_ref()
+                .expect("this thread doesn't have a LocalExecutor running")
+                .spawn_into(future, handle)
         }
         .map(Task::<T>);
     }
@@ -2550,13 +2686,19 @@ impl ExecutorProxy {
     ///     assert_eq!(task.await, 3);
     /// });
     /// ```
-    pub unsafe fn spawn_scoped_local<'a, T>(&self, future: impl Future<Output = T> + 'a) -> ScopedTask<'a, T> {
+    pub unsafe fn spawn_scoped_local<'a, T>(
+        &self,
+        future: impl Future<Output = T> + 'a,
+    ) -> ScopedTask<'a, T> {
         #[cfg(not(feature = "native-tls"))]
         return LOCAL_EX.with(|local_ex| ScopedTask::<'a, T>(local_ex.spawn(future), PhantomData));
 
         #[cfg(feature = "native-tls")]
         return ScopedTask::<'a, T>(
-            LOCAL_EX.as_ref().expect("this thread doesn't have a LocalExecutor running").spawn(future),
+            LOCAL_EX
+                .as_ref()
+                .expect("this thread doesn't have a LocalExecutor running")
+                .spawn(future),
             PhantomData,
         );
     }
@@ -2600,8 +2742,11 @@ impl ExecutorProxy {
         handle: TaskQueueHandle,
     ) -> Result<ScopedTask<'a, T>> {
         #[cfg(not(feature = "native-tls"))]
-        return LOCAL_EX
-            .with(|local_ex| local_ex.spawn_into(future, handle).map(|x| ScopedTask::<'a, T>(x, PhantomData)));
+        return LOCAL_EX.with(|local_ex| {
+            local_ex
+                .spawn_into(future, handle)
+                .map(|x| ScopedTask::<'a, T>(x, PhantomData))
+        });
 
         #[cfg(feature = "native-tls")]
         return LOCAL_EX
@@ -2655,7 +2800,8 @@ impl ExecutorProxy {
         let f_inner = enclose::enclose!((result) move || {result.lock().unwrap().write(func());});
 
         #[cfg(not(feature = "native-tls"))]
-        let waiter = LOCAL_EX.with(move |local_ex| local_ex.reactor.run_blocking(Box::new(f_inner)));
+        let waiter =
+            LOCAL_EX.with(move |local_ex| local_ex.reactor.run_blocking(Box::new(f_inner)));
 
         #[cfg(feature = "native-tls")]
         let waiter = unsafe {
@@ -2671,8 +2817,11 @@ impl ExecutorProxy {
             assert!(source.collect_rw().await.is_ok());
             unsafe {
                 let res_arc = Arc::try_unwrap(result).expect("leak");
-                let ret = std::mem::replace(&mut *res_arc.lock().unwrap().deref_mut(), MaybeUninit::<R>::uninit())
-                    .assume_init();
+                let ret = std::mem::replace(
+                    &mut *res_arc.lock().unwrap().deref_mut(),
+                    MaybeUninit::<R>::uninit(),
+                )
+                .assume_init();
                 ret
             }
         }
@@ -2724,7 +2873,10 @@ mod test {
     fn create_fail_to_bind() {
         // If you have a system with 4 billion CPUs let me know and I will
         // update this test.
-        if LocalExecutorBuilder::new(Placement::Fixed(usize::MAX)).make().is_ok() {
+        if LocalExecutorBuilder::new(Placement::Fixed(usize::MAX))
+            .make()
+            .is_ok()
+        {
             unreachable!("Should have failed");
         }
     }
@@ -2802,7 +2954,11 @@ mod test {
         let local_ex = LocalExecutor::default();
 
         local_ex.run(async {
-            let not_latency = crate::executor().create_task_queue(Shares::default(), Latency::NotImportant, "test");
+            let not_latency = crate::executor().create_task_queue(
+                Shares::default(),
+                Latency::NotImportant,
+                "test",
+            );
             let latency = crate::executor().create_task_queue(
                 Shares::default(),
                 Latency::Matters(Duration::from_millis(2)),
@@ -2865,8 +3021,16 @@ mod test {
     fn current_task_queue_matches() {
         let local_ex = LocalExecutor::default();
         local_ex.run(async {
-            let tq1 = crate::executor().create_task_queue(Shares::default(), Latency::NotImportant, "test1");
-            let tq2 = crate::executor().create_task_queue(Shares::default(), Latency::NotImportant, "test2");
+            let tq1 = crate::executor().create_task_queue(
+                Shares::default(),
+                Latency::NotImportant,
+                "test1",
+            );
+            let tq2 = crate::executor().create_task_queue(
+                Shares::default(),
+                Latency::NotImportant,
+                "test2",
+            );
 
             let id1 = tq1.index;
             let id2 = tq2.index;
@@ -2896,8 +3060,16 @@ mod test {
         let local_ex = LocalExecutor::default();
 
         local_ex.run(async {
-            let tq1 = crate::executor().create_task_queue(Shares::default(), Latency::NotImportant, "test");
-            let tq2 = crate::executor().create_task_queue(Shares::default(), Latency::NotImportant, "testlat");
+            let tq1 = crate::executor().create_task_queue(
+                Shares::default(),
+                Latency::NotImportant,
+                "test",
+            );
+            let tq2 = crate::executor().create_task_queue(
+                Shares::default(),
+                Latency::NotImportant,
+                "testlat",
+            );
 
             let first_started = Rc::new(RefCell::new(0));
             let second_status = Rc::new(RefCell::new(0));
@@ -2988,12 +3160,19 @@ mod test {
     #[test]
     fn test_no_spin() {
         let ex = LocalExecutor::default();
-        let task_queue = ex.create_task_queue(Shares::default(), Latency::Matters(Duration::from_millis(10)), "my_tq");
+        let task_queue = ex.create_task_queue(
+            Shares::default(),
+            Latency::Matters(Duration::from_millis(10)),
+            "my_tq",
+        );
         let start = getrusage();
         ex.run(async {
-            crate::spawn_local_into(async { timer::sleep(Duration::from_secs(1)).await }, task_queue)
-                .expect("failed to spawn task")
-                .await;
+            crate::spawn_local_into(
+                async { timer::sleep(Duration::from_secs(1)).await },
+                task_queue,
+            )
+            .expect("failed to spawn task")
+            .await;
         });
 
         assert!(
@@ -3017,8 +3196,10 @@ mod test {
             );
         });
 
-        let ex =
-            LocalExecutorBuilder::new(Placement::Fixed(0)).spin_before_park(Duration::from_millis(100)).make().unwrap();
+        let ex = LocalExecutorBuilder::new(Placement::Fixed(0))
+            .spin_before_park(Duration::from_millis(100))
+            .make()
+            .unwrap();
 
         ex.run(async {
             let ex_ru_start = getrusage();
@@ -3079,7 +3260,8 @@ mod test {
                 while now.elapsed().as_millis() < 200 {}
                 crate::executor().yield_task_queue_now().await;
                 assert!(
-                    crate::executor().executor_stats().total_runtime() >= Duration::from_millis(200),
+                    crate::executor().executor_stats().total_runtime()
+                        >= Duration::from_millis(200),
                     "expected runtime on LE {:#?} is greater than 200 ms",
                     crate::executor().executor_stats().total_runtime()
                 );
@@ -3149,7 +3331,8 @@ mod test {
                 join!(t1, t2);
 
                 let expected_ratio = $s2 as f64 / (($s2 + $s1) as f64);
-                let actual_ratio = tq2_count.get() as f64 / ((tq1_count.get() + tq2_count.get()) as f64);
+                let actual_ratio =
+                    tq2_count.get() as f64 / ((tq1_count.get() + tq2_count.get()) as f64);
 
                 // Be gentle: we don't know if we're running against other threads, under which
                 // conditions, etc
@@ -3201,7 +3384,9 @@ mod test {
 
     impl DynamicSharesTest {
         fn new() -> Rc<Self> {
-            Rc::new(Self { shares: Cell::new(0) })
+            Rc::new(Self {
+                shares: Cell::new(0),
+            })
         }
         fn tick(&self, millis: u64) {
             if millis < 1000 {
@@ -3283,8 +3468,12 @@ mod test {
             // have received very low ratio. On the second half we should have
             // accumulated much more. Real numbers are likely much higher than
             // the targets, but those targets are safe.
-            let ratios: Vec<f64> =
-                tq1_count.borrow().iter().zip(tq2_count.borrow().iter()).map(|(x, y)| *y as f64 / *x as f64).collect();
+            let ratios: Vec<f64> = tq1_count
+                .borrow()
+                .iter()
+                .zip(tq2_count.borrow().iter())
+                .map(|(x, y)| *y as f64 / *x as f64)
+                .collect();
             assert!(ratios[1] > ratios[0]);
             assert!(ratios[0] < 0.25);
             assert!(ratios[1] > 0.50);
@@ -3493,7 +3682,11 @@ mod test {
 
         assert_eq!(nr_cpus, handles.handles().iter().count());
 
-        let mut fut_output = handles.join_all().into_iter().map(Result::unwrap).collect::<Vec<_>>();
+        let mut fut_output = handles
+            .join_all()
+            .into_iter()
+            .map(Result::unwrap)
+            .collect::<Vec<_>>();
 
         fut_output.sort_unstable();
 
@@ -3504,7 +3697,9 @@ mod test {
 
     #[test]
     fn executor_invalid_executor_count() {
-        assert!(LocalExecutorPoolBuilder::new(PoolPlacement::Unbound(0)).on_all_shards(|| async move {}).is_err());
+        assert!(LocalExecutorPoolBuilder::new(PoolPlacement::Unbound(0))
+            .on_all_shards(|| async move {})
+            .is_err());
     }
 
     #[test]
@@ -3526,31 +3721,46 @@ mod test {
             for pp in placements.drain(..) {
                 let ids = Arc::new(Mutex::new(HashMap::new()));
                 let cpus = Arc::new(Mutex::new(HashMap::new()));
-                let cpu_hard_bind = !matches!(pp, PoolPlacement::Unbound(_) | PoolPlacement::Fenced(_, _));
+                let cpu_hard_bind =
+                    !matches!(pp, PoolPlacement::Unbound(_) | PoolPlacement::Fenced(_, _));
 
                 let handles = LocalExecutorPoolBuilder::new(pp)
                     .on_all_shards({
                         let ids = Arc::clone(&ids);
                         let cpus = Arc::clone(&cpus);
                         || async move {
-                            ids.lock().unwrap().entry(crate::executor().id()).and_modify(|e| *e += 1).or_insert(1);
+                            ids.lock()
+                                .unwrap()
+                                .entry(crate::executor().id())
+                                .and_modify(|e| *e += 1)
+                                .or_insert(1);
 
                             let pid = nix::unistd::Pid::from_raw(0);
                             let cpu = nix::sched::sched_getaffinity(pid).unwrap();
-                            cpus.lock().unwrap().entry(cpu).and_modify(|e| *e += 1).or_insert(1);
+                            cpus.lock()
+                                .unwrap()
+                                .entry(cpu)
+                                .and_modify(|e| *e += 1)
+                                .or_insert(1);
                         }
                     })
                     .unwrap();
 
                 assert_eq!(nr_execs, handles.handles().len());
-                handles.join_all().into_iter().for_each(|r| assert!(r.is_ok()));
+                handles
+                    .join_all()
+                    .into_iter()
+                    .for_each(|r| assert!(r.is_ok()));
 
                 assert_eq!(nr_execs, ids.lock().unwrap().len());
                 ids.lock().unwrap().values().for_each(|v| assert_eq!(*v, 1));
 
                 if cpu_hard_bind {
                     assert_eq!(nr_execs, cpus.lock().unwrap().len());
-                    cpus.lock().unwrap().values().for_each(|v| assert_eq!(*v, nn));
+                    cpus.lock()
+                        .unwrap()
+                        .values()
+                        .for_each(|v| assert_eq!(*v, nn));
                 }
             }
         }
@@ -3567,13 +3777,22 @@ mod test {
                 (false, PoolPlacement::Unbound(cpu_set.len())),
                 (false, PoolPlacement::Fenced(cpu_set.len(), cpu_set.clone())),
                 (true, PoolPlacement::MaxSpread(cpu_set.len(), None)),
-                (true, PoolPlacement::MaxSpread(cpu_set.len(), Some(cpu_set.clone()))),
+                (
+                    true,
+                    PoolPlacement::MaxSpread(cpu_set.len(), Some(cpu_set.clone())),
+                ),
                 (true, PoolPlacement::MaxPack(cpu_set.len(), None)),
-                (true, PoolPlacement::MaxPack(cpu_set.len(), Some(cpu_set.clone()))),
+                (
+                    true,
+                    PoolPlacement::MaxPack(cpu_set.len(), Some(cpu_set.clone())),
+                ),
             ];
 
             for (_shard_limited, p) in placements.drain(..) {
-                LocalExecutorPoolBuilder::new(p).on_all_shards(|| async move {}).unwrap().join_all();
+                LocalExecutorPoolBuilder::new(p)
+                    .on_all_shards(|| async move {})
+                    .unwrap()
+                    .join_all();
             }
         }
 
@@ -3581,11 +3800,20 @@ mod test {
         {
             let mut placements = vec![
                 (false, PoolPlacement::Unbound(1 + cpu_set.len())),
-                (false, PoolPlacement::Fenced(1 + cpu_set.len(), cpu_set.clone())),
+                (
+                    false,
+                    PoolPlacement::Fenced(1 + cpu_set.len(), cpu_set.clone()),
+                ),
                 (true, PoolPlacement::MaxSpread(1 + cpu_set.len(), None)),
-                (true, PoolPlacement::MaxSpread(1 + cpu_set.len(), Some(cpu_set.clone()))),
+                (
+                    true,
+                    PoolPlacement::MaxSpread(1 + cpu_set.len(), Some(cpu_set.clone())),
+                ),
                 (true, PoolPlacement::MaxPack(1 + cpu_set.len(), None)),
-                (true, PoolPlacement::MaxPack(1 + cpu_set.len(), Some(cpu_set))),
+                (
+                    true,
+                    PoolPlacement::MaxPack(1 + cpu_set.len(), Some(cpu_set)),
+                ),
             ];
 
             for (shard_limited, p) in placements.drain(..) {
@@ -3925,8 +4153,9 @@ mod test {
     #[test]
     fn blocking_function_placement_independent_of_executor_placement() {
         let affinity = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
-        let num_cpus_accessible_by_default =
-            (0..nix::sched::CpuSet::count()).map(|cpu| affinity.is_set(cpu).unwrap() as usize).sum::<usize>();
+        let num_cpus_accessible_by_default = (0..nix::sched::CpuSet::count())
+            .map(|cpu| affinity.is_set(cpu).unwrap() as usize)
+            .sum::<usize>();
         if num_cpus_accessible_by_default < 2 {
             eprintln!(
                 "Insufficient CPUs available to test blocking_function_placement_independent_of_executor_placement (affinity only allows for {})",
@@ -3941,9 +4170,15 @@ mod test {
                 executor()
                     .spawn_blocking(move || {
                         let pid = nix::unistd::Pid::from_raw(0);
-                        let affinity = nix::sched::sched_getaffinity(pid).expect("Failed to get affinity");
+                        let affinity =
+                            nix::sched::sched_getaffinity(pid).expect("Failed to get affinity");
                         (0..nix::sched::CpuSet::count())
-                            .map(|cpu| affinity.is_set(cpu).expect("Failed to check if cpu affinity is set") as usize)
+                            .map(|cpu| {
+                                affinity
+                                    .is_set(cpu)
+                                    .expect("Failed to check if cpu affinity is set")
+                                    as usize
+                            })
                             .sum::<usize>()
                     })
                     .await

@@ -84,7 +84,9 @@ impl<T> Future for Task<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0.as_mut().unwrap()).poll(cx).map(|output| output.expect("task has failed"))
+        Pin::new(&mut self.0.as_mut().unwrap())
+            .poll(cx)
+            .map(|output| output.expect("task has failed"))
     }
 }
 
@@ -95,7 +97,9 @@ struct LocalQueue {
 
 impl LocalQueue {
     fn new() -> Self {
-        LocalQueue { queue: RefCell::new(VecDeque::new()) }
+        LocalQueue {
+            queue: RefCell::new(VecDeque::new()),
+        }
     }
 
     pub(crate) fn push(&self, runnable: Runnable) {
@@ -123,7 +127,10 @@ impl RefUnwindSafe for LocalExecutor {}
 impl LocalExecutor {
     /// Creates a new single-threaded executor.
     pub(crate) fn new() -> LocalExecutor {
-        LocalExecutor { local_queue: LocalQueue::new(), _marker: PhantomData }
+        LocalExecutor {
+            local_queue: LocalQueue::new(),
+            _marker: PhantomData,
+        }
     }
 
     /// Spawns a thread-local future onto this executor.

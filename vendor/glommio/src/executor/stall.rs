@@ -57,7 +57,11 @@ pub trait StallDetectionHandler: std::fmt::Debug + Send + Sync {
     /// If None is returned, don't use the stall detector for this task queue.
     /// The default implementation considers anything running 10ms over
     /// expected runtime to be stalling the reactor.
-    fn threshold(&self, _queue_handle: TaskQueueHandle, _max_expected_runtime: Duration) -> Option<Duration> {
+    fn threshold(
+        &self,
+        _queue_handle: TaskQueueHandle,
+        _max_expected_runtime: Duration,
+    ) -> Option<Duration> {
         Some(Duration::from_millis(10))
     }
 
@@ -107,13 +111,17 @@ impl StallDetector {
         stall_handler: Box<dyn StallDetectionHandler + 'static>,
     ) -> std::io::Result<StallDetector> {
         let timer = Arc::new(
-            sys::timerfd::TimerFd::new(sys::timerfd::ClockId::CLOCK_MONOTONIC, sys::timerfd::TimerFlags::empty())
-                .map_err(std::io::Error::from)?,
+            sys::timerfd::TimerFd::new(
+                sys::timerfd::ClockId::CLOCK_MONOTONIC,
+                sys::timerfd::TimerFlags::empty(),
+            )
+            .map_err(std::io::Error::from)?,
         );
         let terminated = Arc::new(AtomicBool::new(false));
         let sig = stall_handler.signal();
         let (tx, rx) = crossbeam::channel::bounded(1 << 10);
-        let timer_handler = StallDetector::install_trigger(terminated.clone(), timer.clone(), sig.into());
+        let timer_handler =
+            StallDetector::install_trigger(terminated.clone(), timer.clone(), sig.into());
         let signal_id = StallDetector::install_handler(tx, sig)?;
 
         Ok(Self {
@@ -141,14 +149,19 @@ impl StallDetector {
                 }
 
                 backtrace::trace_unsynchronized(|frame| {
-                    tx.try_send(backtrace::BacktraceFrame::from(frame.clone())).is_ok()
+                    tx.try_send(backtrace::BacktraceFrame::from(frame.clone()))
+                        .is_ok()
                 });
             })?;
             Ok(signal_id)
         }
     }
 
-    fn install_trigger(terminated: Arc<AtomicBool>, timer: Arc<sys::timerfd::TimerFd>, signal: i32) -> JoinHandle<()> {
+    fn install_trigger(
+        terminated: Arc<AtomicBool>,
+        timer: Arc<sys::timerfd::TimerFd>,
+        signal: i32,
+    ) -> JoinHandle<()> {
         struct SendWrapper(libc::pthread_t);
         unsafe impl Send for SendWrapper {}
         let tid = SendWrapper(unsafe { nix::libc::pthread_self() });
@@ -169,16 +182,18 @@ impl StallDetector {
         start: Instant,
         max_expected_runtime: Duration,
     ) -> Option<StallDetectorGuard<'_>> {
-        self.stall_handler.threshold(queue_handle, max_expected_runtime).map(|threshold| {
-            StallDetectorGuard::new(
-                self,
-                queue_handle,
-                queue_name,
-                start,
-                max_expected_runtime.saturating_add(threshold),
-            )
-            .expect("Unable to create StallDetectorGuard, giving up")
-        })
+        self.stall_handler
+            .threshold(queue_handle, max_expected_runtime)
+            .map(|threshold| {
+                StallDetectorGuard::new(
+                    self,
+                    queue_handle,
+                    queue_name,
+                    start,
+                    max_expected_runtime.saturating_add(threshold),
+                )
+                .expect("Unable to create StallDetectorGuard, giving up")
+            })
     }
 
     pub(crate) fn arm(&self, threshold: Duration) -> nix::Result<()> {
@@ -201,7 +216,9 @@ impl Drop for StallDetector {
 
         self.timer
             .set(
-                sys::timerfd::Expiration::Interval(sys::time::TimeSpec::from(Duration::from_millis(1))),
+                sys::timerfd::Expiration::Interval(sys::time::TimeSpec::from(
+                    Duration::from_millis(1),
+                )),
                 sys::timerfd::TimerSetTimeFlags::empty(),
             )
             .expect("failed wake the timer for termination");
@@ -226,8 +243,16 @@ impl<'detector> StallDetectorGuard<'detector> {
         start: Instant,
         threshold: Duration,
     ) -> nix::Result<Self> {
-        detector.arm(threshold).expect("Unable to arm stall detector, giving up");
-        Ok(Self { detector, queue_handle, queue_name, start, threshold })
+        detector
+            .arm(threshold)
+            .expect("Unable to arm stall detector, giving up");
+        Ok(Self {
+            detector,
+            queue_handle,
+            queue_name,
+            start,
+            threshold,
+        })
     }
 }
 
@@ -292,12 +317,21 @@ mod test {
 
     impl TestHandler {
         fn new(signal: u8) -> Self {
-            TestHandler { inner: Arc::new(RwLock::new(InnerTestHandler { detections: Vec::new() })), signal }
+            TestHandler {
+                inner: Arc::new(RwLock::new(InnerTestHandler {
+                    detections: Vec::new(),
+                })),
+                signal,
+            }
         }
     }
 
     impl StallDetectionHandler for TestHandler {
-        fn threshold(&self, _queue_handle: TaskQueueHandle, max_expected_runtime: Duration) -> Option<Duration> {
+        fn threshold(
+            &self,
+            _queue_handle: TaskQueueHandle,
+            max_expected_runtime: Duration,
+        ) -> Option<Duration> {
             Some(
                 Duration::from_millis((max_expected_runtime.as_millis() as f64 * 0.1) as u64)
                     .max(Duration::from_millis(10)),
@@ -310,7 +344,9 @@ mod test {
 
         fn stall(&self, detection: StallDetection<'_>) {
             let mut inner = self.inner.write().unwrap();
-            inner.detections.push(TestStallDetection { executor: detection.executor });
+            inner.detections.push(TestStallDetection {
+                executor: detection.executor,
+            });
         }
     }
 
@@ -331,7 +367,13 @@ mod test {
 
                 exec.yield_task_queue_now().await; // yield the queue
 
-                assert!(stall_handler.inner.write().unwrap().detections.pop().is_some());
+                assert!(stall_handler
+                    .inner
+                    .write()
+                    .unwrap()
+                    .detections
+                    .pop()
+                    .is_some());
 
                 // no stall because < 50ms of un-cooperativeness
                 thread::sleep(Duration::from_millis(40));
@@ -351,7 +393,13 @@ mod test {
 
                 exec.yield_task_queue_now().await; // yield the queue
 
-                assert!(stall_handler.inner.write().unwrap().detections.pop().is_some());
+                assert!(stall_handler
+                    .inner
+                    .write()
+                    .unwrap()
+                    .detections
+                    .pop()
+                    .is_some());
 
                 // Make sure nothing else was reported
                 exec.yield_task_queue_now().await; // yield the queue
@@ -395,8 +443,13 @@ mod test {
 
     #[test]
     fn stall_detector_multiple_signals() {
-        let signals = [nix::libc::SIGALRM as u8, nix::libc::SIGUSR1 as u8, nix::libc::SIGUSR2 as u8];
-        let mut build_handlers: Vec<(TestHandler, LocalExecutorBuilder)> = Vec::with_capacity(signals.len());
+        let signals = [
+            nix::libc::SIGALRM as u8,
+            nix::libc::SIGUSR1 as u8,
+            nix::libc::SIGUSR2 as u8,
+        ];
+        let mut build_handlers: Vec<(TestHandler, LocalExecutorBuilder)> =
+            Vec::with_capacity(signals.len());
         let mut handles = Vec::with_capacity(signals.len());
         for (i, signal) in signals.iter().enumerate() {
             let handler = TestHandler::new(*signal);

@@ -38,7 +38,9 @@ impl AsRawFd for BufferedFile {
 
 impl FromRawFd for BufferedFile {
     unsafe fn from_raw_fd(fd: RawFd) -> Self {
-        BufferedFile { file: GlommioFile::from_raw_fd(fd) }
+        BufferedFile {
+            file: GlommioFile::from_raw_fd(fd),
+        }
     }
 }
 
@@ -82,7 +84,12 @@ impl BufferedFile {
     ///
     /// [`create`]: https://doc.rust-lang.org/std/fs/struct.File.html#method.create
     pub async fn create<P: AsRef<Path>>(path: P) -> Result<BufferedFile> {
-        OpenOptions::new().write(true).create(true).truncate(true).buffered_open(path.as_ref()).await
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .buffered_open(path.as_ref())
+            .await
     }
 
     /// Similar to [`open`] in the standard library, but returns a
@@ -90,7 +97,10 @@ impl BufferedFile {
     ///
     /// [`open`]: https://doc.rust-lang.org/std/fs/struct.File.html#method.open
     pub async fn open<P: AsRef<Path>>(path: P) -> Result<BufferedFile> {
-        OpenOptions::new().read(true).buffered_open(path.as_ref()).await
+        OpenOptions::new()
+            .read(true)
+            .buffered_open(path.as_ref())
+            .await
     }
 
     pub(super) async fn open_with_options<'a>(
@@ -133,9 +143,19 @@ impl BufferedFile {
     /// });
     /// ```
     pub async fn write_at(&self, buf: Vec<u8>, pos: u64) -> Result<usize> {
-        let source = self.file.reactor.upgrade().unwrap().write_buffered(self.as_raw_fd(), buf, pos);
+        let source =
+            self.file
+                .reactor
+                .upgrade()
+                .unwrap()
+                .write_buffered(self.as_raw_fd(), buf, pos);
         source.collect_rw().await.map_err(|source| {
-            GlommioError::create_enhanced(source, "Writing", self.file.path.borrow().as_ref(), Some(self.as_raw_fd()))
+            GlommioError::create_enhanced(
+                source,
+                "Writing",
+                self.file.path.borrow().as_ref(),
+                Some(self.as_raw_fd()),
+            )
         })
     }
 
@@ -156,7 +176,12 @@ impl BufferedFile {
             self.file.scheduler.borrow().as_ref(),
         );
         let read_size = source.collect_rw().await.map_err(|source| {
-            GlommioError::create_enhanced(source, "Reading", self.file.path.borrow().as_ref(), Some(self.as_raw_fd()))
+            GlommioError::create_enhanced(
+                source,
+                "Reading",
+                self.file.path.borrow().as_ref(),
+                Some(self.as_raw_fd()),
+            )
         })?;
         Ok(ReadResult::from_sliced_buffer(source, 0, read_size))
     }
@@ -188,7 +213,10 @@ impl BufferedFile {
     /// will be `size`. If `keep_size` is true then the existing file size
     /// is unchanged.
     pub async fn pre_allocate(&self, size: u64, keep_size: bool) -> Result<()> {
-        self.file.pre_allocate(size, keep_size).await.map_err(Into::into)
+        self.file
+            .pre_allocate(size, keep_size)
+            .await
+            .map_err(Into::into)
     }
 
     /// Truncates a file to the specified size.
@@ -275,16 +303,22 @@ mod test {
     }
 
     buffered_file_test!(file_create_close, path, _k, {
-        let new_file = BufferedFile::create(path.join("testfile")).await.expect("failed to create file");
+        let new_file = BufferedFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
         new_file.close().await.expect("failed to close file");
         std::assert!(path.join("testfile").exists());
     });
 
     buffered_file_test!(file_open, path, _k, {
-        let new_file = BufferedFile::create(path.join("testfile")).await.expect("failed to create file");
+        let new_file = BufferedFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
         new_file.close().await.expect("failed to close file");
 
-        let file = BufferedFile::open(path.join("testfile")).await.expect("failed to open file");
+        let file = BufferedFile::open(path.join("testfile"))
+            .await
+            .expect("failed to open file");
         file.close().await.expect("failed to close file");
 
         std::assert!(path.join("testfile").exists());
@@ -295,7 +329,9 @@ mod test {
     });
 
     buffered_file_test!(file_open_nonexistent, path, _k, {
-        BufferedFile::open(path.join("testfile")).await.expect_err("opened nonexistent file");
+        BufferedFile::open(path.join("testfile"))
+            .await
+            .expect_err("opened nonexistent file");
         std::assert!(!path.join("testfile").exists());
     });
 
@@ -344,7 +380,10 @@ mod test {
         let rb = reader.read_at(0, 6).await.unwrap();
         assert_eq!(rb.len(), 0);
 
-        let r = writer.write_at(vec![7, 8, 9, 10, 11, 12, 13], (cluster_size * 2).into()).await.unwrap();
+        let r = writer
+            .write_at(vec![7, 8, 9, 10, 11, 12, 13], (cluster_size * 2).into())
+            .await
+            .unwrap();
         assert_eq!(r, 7.try_into().unwrap());
 
         let stat = reader.stat().await.unwrap();
@@ -352,7 +391,10 @@ mod test {
         assert_eq!(stat.allocated_file_size, cluster_size.into());
         assert_eq!(stat.fs_cluster_size, cluster_size);
 
-        let rb = reader.read_at(0, cluster_size.try_into().unwrap()).await.unwrap();
+        let rb = reader
+            .read_at(0, cluster_size.try_into().unwrap())
+            .await
+            .unwrap();
         assert_eq!(rb.len(), cluster_size.try_into().unwrap());
         for i in rb.iter() {
             assert_eq!(*i, 0);
@@ -362,7 +404,10 @@ mod test {
         assert_eq!(rb.len(), 7);
         check_contents!(*rb, 7);
 
-        let r = writer.write_at((513..900).map(|i| i as u8).collect(), 513).await.unwrap();
+        let r = writer
+            .write_at((513..900).map(|i| i as u8).collect(), 513)
+            .await
+            .unwrap();
         assert_eq!(r, 387);
         let stat = reader.stat().await.unwrap();
         // File size is unchanged.
@@ -385,8 +430,17 @@ mod test {
         check_contents!(*rb, 513);
 
         // Make sure the other unallocated extent returns 0s.
-        let rb = reader.read_at(900, ((cluster_size - 900) + cluster_size).try_into().unwrap()).await.unwrap();
-        assert_eq!(rb.len(), ((cluster_size - 900) + cluster_size).try_into().unwrap());
+        let rb = reader
+            .read_at(
+                900,
+                ((cluster_size - 900) + cluster_size).try_into().unwrap(),
+            )
+            .await
+            .unwrap();
+        assert_eq!(
+            rb.len(),
+            ((cluster_size - 900) + cluster_size).try_into().unwrap()
+        );
         for i in rb.iter() {
             assert_eq!(*i, 0);
         }
@@ -400,7 +454,10 @@ mod test {
         assert_eq!(stat.allocated_file_size, cluster_size.into());
 
         // Deallocated range now returns 0s.
-        let rb = reader.read_at(0, (cluster_size).try_into().unwrap()).await.unwrap();
+        let rb = reader
+            .read_at(0, (cluster_size).try_into().unwrap())
+            .await
+            .unwrap();
         assert_eq!(rb.len(), (cluster_size).try_into().unwrap());
         for i in rb.iter() {
             assert_eq!(*i, 0);

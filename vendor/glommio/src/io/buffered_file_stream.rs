@@ -79,7 +79,11 @@ pin_project! {
 /// });
 /// ```
 pub fn stdin() -> Stdin {
-    Stdin { source: None, buffer: Buffer::new(128), reactor: Rc::downgrade(&crate::executor().reactor()) }
+    Stdin {
+        source: None,
+        buffer: Buffer::new(128),
+        reactor: Rc::downgrade(&crate::executor().reactor()),
+    }
 }
 
 #[derive(Debug)]
@@ -151,7 +155,11 @@ struct Buffer {
 // are mostly used for filling the buffer
 impl Buffer {
     fn new(max_buffer_size: usize) -> Buffer {
-        Buffer { buffer_pos: 0, data: Vec::with_capacity(max_buffer_size), max_buffer_size }
+        Buffer {
+            buffer_pos: 0,
+            data: Vec::with_capacity(max_buffer_size),
+            max_buffer_size,
+        }
     }
 
     fn replace_buffer(&mut self, buf: Vec<u8>) {
@@ -239,7 +247,12 @@ impl StreamReaderBuilder {
     /// [`build`]: #method.build
     #[must_use = "The builder must be built to be useful"]
     pub fn new(file: BufferedFile) -> StreamReaderBuilder {
-        StreamReaderBuilder { start: 0, end: u64::MAX, buffer_size: 4 << 10, file }
+        StreamReaderBuilder {
+            start: 0,
+            end: u64::MAX,
+            buffer_size: 4 << 10,
+            file,
+        }
     }
 
     /// Define a starting position.
@@ -311,7 +324,11 @@ impl StreamWriterBuilder {
     /// [`build`]: #method.build
     #[must_use = "The builder must be built to be useful"]
     pub fn new(file: BufferedFile) -> StreamWriterBuilder {
-        StreamWriterBuilder { buffer_size: 128 << 10, sync_on_close: true, file }
+        StreamWriterBuilder {
+            buffer_size: 128 << 10,
+            sync_on_close: true,
+            file,
+        }
     }
 
     /// Chooses whether to issue a sync operation when closing the file
@@ -392,7 +409,11 @@ impl StreamWriter {
         } else {
             match self.source.take() {
                 None => {
-                    let source = self.reactor.upgrade().unwrap().fdatasync(self.file.as_ref().unwrap().as_raw_fd());
+                    let source = self
+                        .reactor
+                        .upgrade()
+                        .unwrap()
+                        .fdatasync(self.file.as_ref().unwrap().as_raw_fd());
                     source.add_waiter_single(cx.waker());
                     self.source = Some(source);
                     Poll::Pending
@@ -408,7 +429,11 @@ impl StreamWriter {
     fn poll_inner_close(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         match self.source.take() {
             None => {
-                let source = self.reactor.upgrade().unwrap().close(self.file.as_ref().unwrap().as_raw_fd());
+                let source = self
+                    .reactor
+                    .upgrade()
+                    .unwrap()
+                    .close(self.file.as_ref().unwrap().as_raw_fd());
                 source.add_waiter_single(cx.waker());
                 self.source = Some(source);
                 Poll::Pending
@@ -472,8 +497,11 @@ macro_rules! do_seek {
             }
             SeekFrom::End(pos) => match $source.take() {
                 None => {
-                    let source =
-                        $self.reactor.upgrade().unwrap().statx($fileobj.as_raw_fd(), &$fileobj.path().unwrap());
+                    let source = $self
+                        .reactor
+                        .upgrade()
+                        .unwrap()
+                        .statx($fileobj.as_raw_fd(), &$fileobj.path().unwrap());
                     source.add_waiter_single($cx.waker());
                     $source = Some(source);
                     Poll::Pending
@@ -491,19 +519,31 @@ macro_rules! do_seek {
 }
 
 impl AsyncSeek for StreamReader {
-    fn poll_seek(mut self: Pin<&mut Self>, cx: &mut Context<'_>, pos: SeekFrom) -> Poll<io::Result<u64>> {
+    fn poll_seek(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pos: SeekFrom,
+    ) -> Poll<io::Result<u64>> {
         do_seek!(self, self.seek_source, &self.file, cx, pos)
     }
 }
 
 impl AsyncSeek for StreamWriter {
-    fn poll_seek(mut self: Pin<&mut Self>, cx: &mut Context<'_>, pos: SeekFrom) -> Poll<io::Result<u64>> {
+    fn poll_seek(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pos: SeekFrom,
+    ) -> Poll<io::Result<u64>> {
         do_seek!(self, self.source, self.file.as_ref().unwrap(), cx, pos)
     }
 }
 
 impl AsyncRead for StreamReader {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         // This is by far the most annoying thing about this interface.
         // read_exact works well if we use the user-provided buffer directly,
         // but read_to_end resets the buffer between calls.
@@ -516,7 +556,10 @@ impl AsyncRead for StreamReader {
 }
 
 impl AsyncBufRead for StreamReader {
-    fn poll_fill_buf<'a>(mut self: Pin<&'a mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&'a [u8]>> {
+    fn poll_fill_buf<'a>(
+        mut self: Pin<&'a mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<&'a [u8]>> {
         match self.io_source.take() {
             Some(source) => {
                 let res = source.result().unwrap();
@@ -527,7 +570,8 @@ impl AsyncBufRead for StreamReader {
                         let new_pos = std::cmp::min(old_pos + sz as u64, self.max_pos);
                         let added_size = new_pos - old_pos;
                         self.file_pos += added_size;
-                        self.buffer.replenish_buffer(&source.buffer(), added_size as usize);
+                        self.buffer
+                            .replenish_buffer(&source.buffer(), added_size as usize);
                         let this = self.project();
                         Poll::Ready(Ok(this.buffer.unconsumed_bytes()))
                     }
@@ -560,7 +604,11 @@ impl AsyncBufRead for StreamReader {
 }
 
 impl AsyncWrite for StreamWriter {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if let Some(source) = self.source.take() {
             if let Err(x) = self.consume_flush_result(source) {
                 return Poll::Ready(Err(x));
@@ -586,7 +634,11 @@ impl AsyncWrite for StreamWriter {
 }
 
 impl AsyncRead for Stdin {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let buffer = ready!(self.as_mut().poll_fill_buf(cx))?;
         let bytes_read = std::cmp::min(buffer.len(), buf.len());
         buf[0..bytes_read].copy_from_slice(&buffer[0..bytes_read]);
@@ -596,7 +648,10 @@ impl AsyncRead for Stdin {
 }
 
 impl AsyncBufRead for Stdin {
-    fn poll_fill_buf<'a>(mut self: Pin<&'a mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&'a [u8]>> {
+    fn poll_fill_buf<'a>(
+        mut self: Pin<&'a mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<&'a [u8]>> {
         match self.source.take() {
             Some(source) => {
                 let res = source.result().unwrap();
@@ -649,7 +704,9 @@ mod test {
                     let $kind = dir.kind;
                     test_executor!(async move {
                         let filename = $dir.join("testfile");
-                        let new_file = BufferedFile::create(&filename).await.expect("failed to create file");
+                        let new_file = BufferedFile::create(&filename)
+                            .await
+                            .expect("failed to create file");
                         if $size > 0 {
                             let mut buf = Vec::new();
                             #[allow(clippy::reversed_empty_ranges)]

@@ -102,7 +102,8 @@ impl<V: IoVec> IoVec for MergedIOVecs<V> {
 impl<V: IoVec> MergedIOVecs<V> {
     fn deduplicate(&mut self, mut other: Self) -> Option<Self> {
         if self.pos() == other.pos() && self.size() == other.size() {
-            self.coalesced_user_iovecs.append(&mut other.coalesced_user_iovecs);
+            self.coalesced_user_iovecs
+                .append(&mut other.coalesced_user_iovecs);
             None
         } else {
             Some(std::mem::replace(self, other))
@@ -114,11 +115,16 @@ impl<V: IoVec> Iterator for MergedIOVecs<V> {
     type Item = (V, (u64, usize));
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.coalesced_user_iovecs.pop_front().map(|io| (io, (self.pos(), self.size())))
+        self.coalesced_user_iovecs
+            .pop_front()
+            .map(|io| (io, (self.pos(), self.size())))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.coalesced_user_iovecs.len(), Some(self.coalesced_user_iovecs.len()))
+        (
+            self.coalesced_user_iovecs.len(),
+            Some(self.coalesced_user_iovecs.len()),
+        )
     }
 }
 
@@ -155,13 +161,20 @@ impl<V: IoVec> IOVecMerger<V> {
                         });
                     }
                 }
-                let merged: (u64, u64) = (min(cur.pos(), pos), max(cur.pos() + cur.size() as u64, pos + size as u64));
+                let merged: (u64, u64) = (
+                    min(cur.pos(), pos),
+                    max(cur.pos() + cur.size() as u64, pos + size as u64),
+                );
                 if merged.1 - merged.0 > self.max_merged_buffer_size as u64 {
                     // if the merged buffer is too large, don't merge
                     let (pos, size) = self.current.replace((pos, size)).unwrap();
                     self.merged.push_front(io);
 
-                    return Some(MergedIOVecs { coalesced_user_iovecs: self.merged.drain(1..).collect(), pos, size });
+                    return Some(MergedIOVecs {
+                        coalesced_user_iovecs: self.merged.drain(1..).collect(),
+                        pos,
+                        size,
+                    });
                 }
                 self.merged.push_back(io);
                 self.current = Some((merged.0, (merged.1 - merged.0) as usize));
@@ -248,7 +261,11 @@ impl<V: IoVec + Unpin, S: Stream<Item = V> + Unpin> Stream for CoalescedReads<V,
 
             // the underlying stream is closed so pull out of the merger whatever is there,
             // if anything
-            Poll::Ready(if let Some(mut merger) = this.merger.take() { merger.flush() } else { None })
+            Poll::Ready(if let Some(mut merger) = this.merger.take() {
+                merger.flush()
+            } else {
+                None
+            })
         };
 
         let this = self.get_mut();
@@ -307,14 +324,20 @@ impl<U: IoVec + Unpin, S: Stream<Item = (ScheduledSource, U)> + Unpin> OrderedBu
 
     pub(crate) fn set_concurrency_limit(&mut self, limit: usize) {
         assert!(limit > 0);
-        assert!(!self.terminated && self.inflight.is_empty(), "should be called before the first call to poll()");
+        assert!(
+            !self.terminated && self.inflight.is_empty(),
+            "should be called before the first call to poll()"
+        );
         self.inflight.reserve(limit);
         self.concurrency_cap = limit
     }
 
     pub(crate) fn set_memory_limit(&mut self, limit: Option<usize>) {
         assert!(limit.unwrap_or(usize::MAX) > 0);
-        assert!(!self.terminated && self.inflight.is_empty(), "should be called before the first call to poll()");
+        assert!(
+            !self.terminated && self.inflight.is_empty(),
+            "should be called before the first call to poll()"
+        );
         self.memory_cap = limit.unwrap_or(usize::MAX)
     }
 
@@ -323,7 +346,9 @@ impl<U: IoVec + Unpin, S: Stream<Item = (ScheduledSource, U)> + Unpin> OrderedBu
     }
 }
 
-impl<U: IoVec + Unpin, S: Stream<Item = (ScheduledSource, U)> + Unpin> Stream for OrderedBulkIo<U, S> {
+impl<U: IoVec + Unpin, S: Stream<Item = (ScheduledSource, U)> + Unpin> Stream
+    for OrderedBulkIo<U, S>
+{
     type Item = (ScheduledSource, U);
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -355,7 +380,11 @@ impl<U: IoVec + Unpin, S: Stream<Item = (ScheduledSource, U)> + Unpin> Stream fo
             } else {
                 // we have a source in the buffer but it's not ready yet to we register the
                 // buffer and return
-                this.inflight.back_mut().unwrap().0.add_waiter_many(cx.waker().clone());
+                this.inflight
+                    .back_mut()
+                    .unwrap()
+                    .0
+                    .add_waiter_many(cx.waker().clone());
                 Poll::Pending
             }
         };
@@ -406,12 +435,17 @@ impl<V: IoVec + Unpin> IoVec for ReadManyArgs<V> {
 ///
 /// See [`DmaFile::read_many`] for more information
 #[derive(Debug)]
-pub struct ReadManyResult<V: IoVec + Unpin, S: Stream<Item = (ScheduledSource, ReadManyArgs<V>)> + Unpin> {
+pub struct ReadManyResult<
+    V: IoVec + Unpin,
+    S: Stream<Item = (ScheduledSource, ReadManyArgs<V>)> + Unpin,
+> {
     pub(crate) inner: OrderedBulkIo<ReadManyArgs<V>, S>,
     pub(crate) current: Option<(ScheduledSource, ReadManyArgs<V>)>,
 }
 
-impl<V: IoVec + Unpin, S: Stream<Item = (ScheduledSource, ReadManyArgs<V>)> + Unpin> ReadManyResult<V, S> {
+impl<V: IoVec + Unpin, S: Stream<Item = (ScheduledSource, ReadManyArgs<V>)> + Unpin>
+    ReadManyResult<V, S>
+{
     /// Set the amount of IO concurrency of this stream, i.e., the number of IO
     /// requests this stream will submit at any one time
     ///
@@ -452,7 +486,9 @@ impl<V: IoVec + Unpin, S: Stream<Item = (ScheduledSource, ReadManyArgs<V>)> + Un
     }
 }
 
-impl<V: IoVec + Unpin, S: Stream<Item = (ScheduledSource, ReadManyArgs<V>)> + Unpin> Stream for ReadManyResult<V, S> {
+impl<V: IoVec + Unpin, S: Stream<Item = (ScheduledSource, ReadManyArgs<V>)> + Unpin> Stream
+    for ReadManyResult<V, S>
+{
     type Item = super::Result<(V, ReadResult)>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -461,7 +497,11 @@ impl<V: IoVec + Unpin, S: Stream<Item = (ScheduledSource, ReadManyArgs<V>)> + Un
                 let (pos, size) = (io.pos(), io.size());
                 return Poll::Ready(Some(Ok((
                     io,
-                    ReadResult::from_sliced_buffer(source.clone(), (pos - args.system_read.pos()) as usize, size),
+                    ReadResult::from_sliced_buffer(
+                        source.clone(),
+                        (pos - args.system_read.pos()) as usize,
+                        size,
+                    ),
                 ))));
             }
         }
@@ -486,16 +526,29 @@ mod tests {
     use super::*;
     use futures_lite::{stream, StreamExt};
 
-    async fn collect_iovecs<V: IoVec, S: Stream<Item = MergedIOVecs<V>> + Unpin>(stream: S) -> Vec<(V, (u64, usize))> {
-        stream.collect::<Vec<S::Item>>().await.into_iter().flatten().collect()
+    async fn collect_iovecs<V: IoVec, S: Stream<Item = MergedIOVecs<V>> + Unpin>(
+        stream: S,
+    ) -> Vec<(V, (u64, usize))> {
+        stream
+            .collect::<Vec<S::Item>>()
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     #[test]
     fn monotonic_iovec_merging() {
         test_executor!(async move {
-            let reads: Vec<(u64, usize)> = vec![(0, 64), (0, 256), (32, 4064), (4095, 10), (8192, 4096)];
-            let merged =
-                collect_iovecs(CoalescedReads::new(4096, None, None, stream::iter(reads.iter().copied()))).await;
+            let reads: Vec<(u64, usize)> =
+                vec![(0, 64), (0, 256), (32, 4064), (4095, 10), (8192, 4096)];
+            let merged = collect_iovecs(CoalescedReads::new(
+                4096,
+                None,
+                None,
+                stream::iter(reads.iter().copied()),
+            ))
+            .await;
 
             assert_eq!(
                 merged,
@@ -513,9 +566,15 @@ mod tests {
     #[test]
     fn large_input_passthrough() {
         test_executor!(async move {
-            let reads: Vec<(u64, usize)> = vec![(0, 64), (0, 256), (32, 4064), (4095, 10), (8192, 4096)];
-            let merged =
-                collect_iovecs(CoalescedReads::new(500, None, None, stream::iter(reads.iter().copied()))).await;
+            let reads: Vec<(u64, usize)> =
+                vec![(0, 64), (0, 256), (32, 4064), (4095, 10), (8192, 4096)];
+            let merged = collect_iovecs(CoalescedReads::new(
+                500,
+                None,
+                None,
+                stream::iter(reads.iter().copied()),
+            ))
+            .await;
 
             assert_eq!(
                 merged,
@@ -528,7 +587,13 @@ mod tests {
                 ]
             );
 
-            let merged = collect_iovecs(CoalescedReads::new(0, None, None, stream::iter(reads.iter().copied()))).await;
+            let merged = collect_iovecs(CoalescedReads::new(
+                0,
+                None,
+                None,
+                stream::iter(reads.iter().copied()),
+            ))
+            .await;
 
             assert_eq!(
                 merged,
@@ -547,8 +612,13 @@ mod tests {
     fn nonmonotonic_iovec_merging() {
         test_executor!(async move {
             let reads: Vec<(u64, usize)> = vec![(64, 256), (32, 4064), (4095, 10), (8192, 4096)];
-            let merged =
-                collect_iovecs(CoalescedReads::new(4096, None, None, stream::iter(reads.iter().copied()))).await;
+            let merged = collect_iovecs(CoalescedReads::new(
+                4096,
+                None,
+                None,
+                stream::iter(reads.iter().copied()),
+            ))
+            .await;
 
             assert_eq!(
                 merged,
@@ -565,9 +635,21 @@ mod tests {
     #[test]
     fn read_amplification_limit() {
         test_executor!(async move {
-            let reads: Vec<(u64, usize)> = vec![(128, 128), (128, 1), (160, 96), (96, 160), (64, 192), (0, 256)];
-            let merged =
-                collect_iovecs(CoalescedReads::new(4096, Some(0), None, stream::iter(reads.iter().copied()))).await;
+            let reads: Vec<(u64, usize)> = vec![
+                (128, 128),
+                (128, 1),
+                (160, 96),
+                (96, 160),
+                (64, 192),
+                (0, 256),
+            ];
+            let merged = collect_iovecs(CoalescedReads::new(
+                4096,
+                Some(0),
+                None,
+                stream::iter(reads.iter().copied()),
+            ))
+            .await;
 
             assert_eq!(
                 merged,
@@ -581,8 +663,13 @@ mod tests {
                 ]
             );
 
-            let merged =
-                collect_iovecs(CoalescedReads::new(4096, Some(32), None, stream::iter(reads.iter().copied()))).await;
+            let merged = collect_iovecs(CoalescedReads::new(
+                4096,
+                Some(32),
+                None,
+                stream::iter(reads.iter().copied()),
+            ))
+            .await;
 
             assert_eq!(
                 merged,
@@ -601,9 +688,21 @@ mod tests {
     #[test]
     fn read_no_coalescing() {
         test_executor!(async move {
-            let reads: Vec<(u64, usize)> = vec![(128, 128), (128, 1), (160, 96), (96, 160), (64, 192), (0, 256)];
-            let merged =
-                collect_iovecs(CoalescedReads::new(0, Some(0), None, stream::iter(reads.iter().copied()))).await;
+            let reads: Vec<(u64, usize)> = vec![
+                (128, 128),
+                (128, 1),
+                (160, 96),
+                (96, 160),
+                (64, 192),
+                (0, 256),
+            ];
+            let merged = collect_iovecs(CoalescedReads::new(
+                0,
+                Some(0),
+                None,
+                stream::iter(reads.iter().copied()),
+            ))
+            .await;
 
             assert_eq!(
                 merged,

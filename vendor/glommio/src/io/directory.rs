@@ -42,7 +42,8 @@ impl Directory {
                 Some(self.file.as_raw_fd()),
             )
         })?;
-        let file = unsafe { GlommioFile::from_raw_fd(fd as _) }.with_path(self.file.path.borrow().clone());
+        let file =
+            unsafe { GlommioFile::from_raw_fd(fd as _) }.with_path(self.file.path.borrow().clone());
         Ok(Directory { file })
     }
 
@@ -52,10 +53,9 @@ impl Directory {
         let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
         let reactor = crate::executor().reactor();
         let source = reactor.open_at(-1, &path, flags, 0o755);
-        let fd = source
-            .collect_rw()
-            .await
-            .map_err(|source| GlommioError::create_enhanced(source, "Opening directory", Some(&path), None))?;
+        let fd = source.collect_rw().await.map_err(|source| {
+            GlommioError::create_enhanced(source, "Opening directory", Some(&path), None)
+        })?;
         let file = unsafe { GlommioFile::from_raw_fd(fd as _) }.with_path(Some(path));
         Ok(Directory { file })
     }
@@ -65,7 +65,11 @@ impl Directory {
     /// NOTE: Path must not contain directories and just be a file name
     pub async fn open_file<P: AsRef<Path>>(&self, path: P) -> Result<DmaFile> {
         if contains_dir(path.as_ref()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "Path cannot contain directories").into());
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "Path cannot contain directories",
+            )
+            .into());
         };
 
         let path = self.file.path_required("open file")?.join(path.as_ref());
@@ -99,7 +103,11 @@ impl Directory {
     /// NOTE: Path must not contain directories and just be a file name
     pub async fn create_file<P: AsRef<Path>>(&self, path: P) -> Result<DmaFile> {
         if contains_dir(path.as_ref()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "Path cannot contain directories").into());
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "Path cannot contain directories",
+            )
+            .into());
         }
 
         let path = self.file.path_required("create file")?.join(path.as_ref());
@@ -109,12 +117,18 @@ impl Directory {
     /// Returns an iterator to the contents of this directory
     pub fn sync_read_dir(&self) -> Result<std::fs::ReadDir> {
         let path = self.file.path_required("read directory")?;
-        enhanced_try!(std::fs::read_dir(&*path), "Reading a directory", self.file).map_err(Into::into)
+        enhanced_try!(std::fs::read_dir(&*path), "Reading a directory", self.file)
+            .map_err(Into::into)
     }
 
     /// Issues fdatasync into the underlying file.
     pub async fn sync(&self) -> Result<()> {
-        let source = self.file.reactor.upgrade().unwrap().fdatasync(self.as_raw_fd());
+        let source = self
+            .file
+            .reactor
+            .upgrade()
+            .unwrap()
+            .fdatasync(self.as_raw_fd());
         source.collect_rw().await?;
         Ok(())
     }

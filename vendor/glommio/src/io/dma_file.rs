@@ -6,8 +6,8 @@
 use crate::{
     io::{
         bulk_io::{
-            CoalescedReads, IoVec, MergedBufferLimit, OrderedBulkIo, ReadAmplificationLimit, ReadManyArgs,
-            ReadManyResult,
+            CoalescedReads, IoVec, MergedBufferLimit, OrderedBulkIo, ReadAmplificationLimit,
+            ReadManyArgs, ReadManyResult,
         },
         glommio_file::GlommioFile,
         open_options::OpenOptions,
@@ -121,7 +121,12 @@ impl DmaFile {
         self.file.is_same(&other.file)
     }
 
-    async fn open_at(dir: RawFd, path: &Path, flags: libc::c_int, mode: libc::mode_t) -> io::Result<DmaFile> {
+    async fn open_at(
+        dir: RawFd,
+        path: &Path,
+        flags: libc::c_int,
+        mode: libc::mode_t,
+    ) -> io::Result<DmaFile> {
         let file = GlommioFile::open_at(dir, path, flags, mode).await?;
         let (major, minor) = (file.dev_major as usize, file.dev_minor as usize);
         let buf = statfs(path).unwrap();
@@ -129,7 +134,8 @@ impl DmaFile {
         let max_sectors_size = sysfs::BlockDevice::max_sectors_size(major, minor);
         let max_segment_size = sysfs::BlockDevice::max_segment_size(major, minor);
         // make sure the alignment is at least 512 in any case
-        let o_direct_alignment = sysfs::BlockDevice::logical_block_size(major, minor).max(512) as u64;
+        let o_direct_alignment =
+            sysfs::BlockDevice::logical_block_size(major, minor).max(512) as u64;
 
         let pollable = if (fstype.0 as u64) == (libc::TMPFS_MAGIC as u64) {
             PollableStatus::NonPollable(DirectIo::Disabled)
@@ -137,14 +143,23 @@ impl DmaFile {
             // Allow this to work on non direct I/O devices, but only if this is in-memory
             sys::direct_io_ify(file.as_raw_fd(), flags)?;
             let reactor = file.reactor.upgrade().unwrap();
-            if reactor.probe_iopoll_support(file.as_raw_fd(), o_direct_alignment, major, minor, path).await {
+            if reactor
+                .probe_iopoll_support(file.as_raw_fd(), o_direct_alignment, major, minor, path)
+                .await
+            {
                 PollableStatus::Pollable
             } else {
                 PollableStatus::NonPollable(DirectIo::Enabled)
             }
         };
 
-        Ok(DmaFile { file, o_direct_alignment, max_sectors_size, max_segment_size, pollable })
+        Ok(DmaFile {
+            file,
+            o_direct_alignment,
+            max_sectors_size,
+            max_segment_size,
+            pollable,
+        })
     }
 
     pub(super) async fn open_with_options<'a>(
@@ -173,7 +188,12 @@ impl DmaFile {
 
     /// Similar to `create()` in the standard library, but returns a DMA file
     pub async fn create<P: AsRef<Path>>(path: P) -> Result<DmaFile> {
-        OpenOptions::new().write(true).create(true).truncate(true).dma_open(path.as_ref()).await
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .dma_open(path.as_ref())
+            .await
     }
 
     /// Similar to `open()` in the standard library, but returns a DMA file
@@ -283,8 +303,12 @@ impl DmaFile {
     /// [`alloc_dma_buffer`]: struct.DmaFile.html#method.alloc_dma_buffer
     /// [man page]: https://man7.org/linux/man-pages/man2/open.2.html
     pub async fn write_at(&self, buf: DmaBuffer, pos: u64) -> Result<usize> {
-        let source =
-            self.file.reactor.upgrade().unwrap().write_dma(self.as_raw_fd(), DmaSource::Owned(buf), pos, self.pollable);
+        let source = self.file.reactor.upgrade().unwrap().write_dma(
+            self.as_raw_fd(),
+            DmaSource::Owned(buf),
+            pos,
+            self.pollable,
+        );
         enhanced_try!(source.collect_rw().await, "Writing", self.file).map_err(Into::into)
     }
 
@@ -386,7 +410,11 @@ impl DmaFile {
         );
 
         let read_size = enhanced_try!(source.collect_rw().await, "Reading", self.file)?;
-        Ok(ReadResult::from_sliced_buffer(source, b, std::cmp::min(read_size, size)))
+        Ok(ReadResult::from_sliced_buffer(
+            source,
+            b,
+            std::cmp::min(read_size, size),
+        ))
     }
 
     /// Submit many reads and process the results in a stream-like fashion via a
@@ -417,7 +445,9 @@ impl DmaFile {
         let max_merged_buffer_size = match buffer_limit {
             MergedBufferLimit::NoMerging => 0,
             MergedBufferLimit::DeviceMaxSingleRequest => self.max_sectors_size,
-            MergedBufferLimit::Custom(limit) => self.align_down(limit.min(self.max_segment_size) as u64) as usize,
+            MergedBufferLimit::Custom(limit) => {
+                self.align_down(limit.min(self.max_segment_size) as u64) as usize
+            }
         };
 
         let max_read_amp = match read_amp_limit {
@@ -428,17 +458,24 @@ impl DmaFile {
 
         let file = self.clone();
         let reactor = file.file.reactor.upgrade().unwrap();
-        let it = CoalescedReads::new(max_merged_buffer_size, max_read_amp, Some(self.o_direct_alignment), iovs).map(
-            move |iov| {
-                let fd = file.as_raw_fd();
-                let pollable = file.pollable;
-                let scheduler = file.file.scheduler.borrow();
-                (
-                    reactor.read_dma(fd, iov.pos(), iov.size(), pollable, scheduler.as_ref()),
-                    ReadManyArgs { user_reads: iov.coalesced_user_iovecs, system_read: (iov.pos, iov.size) },
-                )
-            },
-        );
+        let it = CoalescedReads::new(
+            max_merged_buffer_size,
+            max_read_amp,
+            Some(self.o_direct_alignment),
+            iovs,
+        )
+        .map(move |iov| {
+            let fd = file.as_raw_fd();
+            let pollable = file.pollable;
+            let scheduler = file.file.scheduler.borrow();
+            (
+                reactor.read_dma(fd, iov.pos(), iov.size(), pollable, scheduler.as_ref()),
+                ReadManyArgs {
+                    user_reads: iov.coalesced_user_iovecs,
+                    system_read: (iov.pos, iov.size),
+                },
+            )
+        });
         ReadManyResult {
             inner: OrderedBulkIo::new(self.clone(), crate::executor().reactor().ring_depth(), it),
             current: Default::default(),
@@ -691,7 +728,12 @@ impl OwnedDmaFile {
     /// See [`DmaFile::dup`](struct.DmaFile.html#method.dup) for more info.
     pub fn dup(&self) -> Result<Self> {
         Ok(Self {
-            file: enhanced_try!(self.file.dup(), "Duplicating", self.file.path.as_ref(), self.file.fd)?,
+            file: enhanced_try!(
+                self.file.dup(),
+                "Duplicating",
+                self.file.path.as_ref(),
+                self.file.fd
+            )?,
             o_direct_alignment: self.o_direct_alignment,
             max_sectors_size: self.max_sectors_size,
             max_segment_size: self.max_segment_size,
@@ -733,7 +775,9 @@ impl AsRawFd for OwnedDmaFile {
 #[cfg(test)]
 pub(crate) mod test {
     use super::*;
-    use crate::{enclose, test_utils::make_test_directories, ByteSliceMutExt, Latency, LocalExecutor, Shares};
+    use crate::{
+        enclose, test_utils::make_test_directories, ByteSliceMutExt, Latency, LocalExecutor, Shares,
+    };
     use futures::join;
     use futures_lite::{stream, StreamExt};
     use rand::{seq::SliceRandom, thread_rng};
@@ -753,30 +797,43 @@ pub(crate) mod test {
     }
 
     dma_file_test!(file_create_close, path, _k, {
-        let new_file = DmaFile::create(path.join("testfile")).await.expect("failed to create file");
+        let new_file = DmaFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
         new_file.close().await.expect("failed to close file");
         std::assert!(path.join("testfile").exists());
     });
 
     dma_file_test!(file_open, path, _k, {
-        let new_file = DmaFile::create(path.join("testfile")).await.expect("failed to create file");
+        let new_file = DmaFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
         new_file.close().await.expect("failed to close file");
 
-        let file = DmaFile::open(path.join("testfile")).await.expect("failed to open file");
+        let file = DmaFile::open(path.join("testfile"))
+            .await
+            .expect("failed to open file");
         file.close().await.expect("failed to close file");
 
         std::assert!(path.join("testfile").exists());
     });
 
     dma_file_test!(file_open_nonexistent, path, _k, {
-        DmaFile::open(path.join("testfile")).await.expect_err("opened nonexistent file");
+        DmaFile::open(path.join("testfile"))
+            .await
+            .expect_err("opened nonexistent file");
         std::assert!(!path.join("testfile").exists());
     });
 
     dma_file_test!(file_rename, path, _k, {
-        let new_file = DmaFile::create(path.join("testfile")).await.expect("failed to create file");
+        let new_file = DmaFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
 
-        new_file.rename(path.join("testfile2")).await.expect("failed to rename file");
+        new_file
+            .rename(path.join("testfile2"))
+            .await
+            .expect("failed to rename file");
 
         std::assert!(!path.join("testfile").exists());
         std::assert!(path.join("testfile2").exists());
@@ -785,27 +842,48 @@ pub(crate) mod test {
     });
 
     dma_file_test!(file_rename_noop, path, _k, {
-        let new_file = DmaFile::create(path.join("testfile")).await.expect("failed to create file");
+        let new_file = DmaFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
 
-        new_file.rename(path.join("testfile")).await.expect("failed to rename file");
+        new_file
+            .rename(path.join("testfile"))
+            .await
+            .expect("failed to rename file");
         std::assert!(path.join("testfile").exists());
 
         new_file.close().await.expect("failed to close file");
     });
 
     dma_file_test!(file_fallocate_alocatee, path, _kind, {
-        let new_file = DmaFile::create(path.join("testfile")).await.expect("failed to create file");
+        let new_file = DmaFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
 
-        new_file.pre_allocate(4096, false).await.expect("fallocate failed");
+        new_file
+            .pre_allocate(4096, false)
+            .await
+            .expect("fallocate failed");
 
-        std::assert_eq!(new_file.file_size().await.unwrap(), 4096, "file doesn't have expected size");
+        std::assert_eq!(
+            new_file.file_size().await.unwrap(),
+            4096,
+            "file doesn't have expected size"
+        );
         let metadata = std::fs::metadata(path.join("testfile")).unwrap();
         std::assert_eq!(metadata.len(), 4096);
 
         // should be noop
-        new_file.pre_allocate(2048, false).await.expect("fallocate failed");
+        new_file
+            .pre_allocate(2048, false)
+            .await
+            .expect("fallocate failed");
 
-        std::assert_eq!(new_file.file_size().await.unwrap(), 4096, "file doesn't have expected size");
+        std::assert_eq!(
+            new_file.file_size().await.unwrap(),
+            4096,
+            "file doesn't have expected size"
+        );
         let metadata = std::fs::metadata(path.join("testfile")).unwrap();
         std::assert_eq!(metadata.len(), 4096);
 
@@ -814,17 +892,25 @@ pub(crate) mod test {
         buf.as_bytes_mut()[4095] = 2;
         new_file.write_at(buf, 0).await.expect("failed to write");
 
-        new_file.pre_allocate(8192, true).await.expect("fallocate failed");
+        new_file
+            .pre_allocate(8192, true)
+            .await
+            .expect("fallocate failed");
         let metadata = std::fs::metadata(path.join("testfile")).unwrap();
         std::assert_eq!(metadata.len(), 4096);
 
-        new_file.pre_allocate(8192, false).await.expect("fallocate failed");
+        new_file
+            .pre_allocate(8192, false)
+            .await
+            .expect("fallocate failed");
         let metadata = std::fs::metadata(path.join("testfile")).unwrap();
         std::assert_eq!(metadata.len(), 8192);
 
         new_file.close().await.expect("failed to close file");
 
-        let new_file = DmaFile::open(path.join("testfile")).await.expect("failed to open file");
+        let new_file = DmaFile::open(path.join("testfile"))
+            .await
+            .expect("failed to open file");
         let read = new_file.read_at(0, 8192).await.expect("failed to read");
         assert_eq!(read.len(), 8192);
         assert_eq!(read[0], 1);
@@ -834,21 +920,30 @@ pub(crate) mod test {
     });
 
     dma_file_test!(file_fallocate_zero, path, _k, {
-        let new_file = DmaFile::create(path.join("testfile")).await.expect("failed to create file");
-        new_file.pre_allocate(0, false).await.expect_err("fallocate should fail with len == 0");
+        let new_file = DmaFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
+        new_file
+            .pre_allocate(0, false)
+            .await
+            .expect_err("fallocate should fail with len == 0");
 
         new_file.close().await.expect("failed to close file");
     });
 
     dma_file_test!(file_path, path, _k, {
-        let new_file = DmaFile::create(path.join("testfile")).await.expect("failed to create file");
+        let new_file = DmaFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
 
         assert_eq!(*new_file.path().unwrap(), path.join("testfile"));
         new_file.close().await.expect("failed to close file");
     });
 
     dma_file_test!(file_simple_readwrite, path, _k, {
-        let new_file = DmaFile::create(path.join("testfile")).await.expect("failed to create file");
+        let new_file = DmaFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
 
         let mut buf = new_file.alloc_dma_buffer(4096);
         buf.memset(42);
@@ -857,7 +952,9 @@ pub(crate) mod test {
 
         new_file.close().await.expect("failed to close file");
 
-        let new_file = DmaFile::open(path.join("testfile")).await.expect("failed to create file");
+        let new_file = DmaFile::open(path.join("testfile"))
+            .await
+            .expect("failed to create file");
         let read_buf = new_file.read_at(0, 500).await.expect("failed to read");
         std::assert_eq!(read_buf.len(), 500);
         let min_read_size = new_file.align_up(500);
@@ -865,7 +962,10 @@ pub(crate) mod test {
             std::assert_eq!(read_buf[i], 42);
         }
 
-        let read_buf = new_file.read_at_aligned(0, 4096).await.expect("failed to read");
+        let read_buf = new_file
+            .read_at_aligned(0, 4096)
+            .await
+            .expect("failed to read");
         std::assert_eq!(read_buf.len(), 4096);
         for i in 0..read_buf.len() {
             std::assert_eq!(read_buf[i], 42);
@@ -882,23 +982,40 @@ pub(crate) mod test {
 
     dma_file_test!(file_invalid_readonly_write, path, _k, {
         let file = std::fs::File::create(path.join("testfile")).expect("failed to create file");
-        let mut perms = file.metadata().expect("failed to fetch metadata").permissions();
+        let mut perms = file
+            .metadata()
+            .expect("failed to fetch metadata")
+            .permissions();
         perms.set_readonly(true);
-        file.set_permissions(perms).expect("failed to update file permissions");
+        file.set_permissions(perms)
+            .expect("failed to update file permissions");
 
-        let new_file = DmaFile::open(path.join("testfile")).await.expect("open failed");
+        let new_file = DmaFile::open(path.join("testfile"))
+            .await
+            .expect("open failed");
         let buf = DmaBuffer::new(4096).expect("failed to allocate dma buffer");
 
-        new_file.write_at(buf, 0).await.expect_err("writes to read-only files should fail");
-        new_file.pre_allocate(4096, false).await.expect_err("pre allocating read-only files should fail");
+        new_file
+            .write_at(buf, 0)
+            .await
+            .expect_err("writes to read-only files should fail");
+        new_file
+            .pre_allocate(4096, false)
+            .await
+            .expect_err("pre allocating read-only files should fail");
         new_file.close().await.expect("failed to close file");
-        assert_eq!(crate::executor().io_stats().all_rings().file_writes(), (0, 0));
+        assert_eq!(
+            crate::executor().io_stats().all_rings().file_writes(),
+            (0, 0)
+        );
     });
 
     dma_file_test!(file_empty_read, path, _k, {
         std::fs::File::create(path.join("testfile")).expect("failed to create file");
 
-        let new_file = DmaFile::open(path.join("testfile")).await.expect("failed to open file");
+        let new_file = DmaFile::open(path.join("testfile"))
+            .await
+            .expect("failed to open file");
         let buf = new_file.read_at(0, 512).await.expect("failed to read");
         std::assert_eq!(buf.len(), 0);
         new_file.close().await.expect("failed to close file");
@@ -911,7 +1028,9 @@ pub(crate) mod test {
 
     // Futures not polled. Should be in the submission queue
     dma_file_test!(cancellation_doest_crash_futures_not_polled, path, _k, {
-        let file = DmaFile::create(path.join("testfile")).await.expect("failed to create file");
+        let file = DmaFile::create(path.join("testfile"))
+            .await
+            .expect("failed to create file");
 
         let size: usize = 4096;
         file.truncate(size as u64).await.unwrap();
@@ -1010,7 +1129,10 @@ pub(crate) mod test {
             std::assert_eq!(read_buf[i], i as u8);
         }
 
-        let read_buf = new_file.read_at_aligned(0, 4096).await.expect("failed to read");
+        let read_buf = new_file
+            .read_at_aligned(0, 4096)
+            .await
+            .expect("failed to read");
         std::assert_eq!(read_buf.len(), 4096);
         for i in 0..read_buf.len() {
             std::assert_eq!(read_buf[i], i as u8);
@@ -1020,11 +1142,17 @@ pub(crate) mod test {
     }
 
     dma_file_test!(per_queue_stats, path, _k, {
-        let q1 = crate::executor().create_task_queue(Shares::default(), Latency::NotImportant, "q1");
-        let q2 =
-            crate::executor().create_task_queue(Shares::default(), Latency::Matters(Duration::from_millis(1)), "q2");
-        let task1 = crate::spawn_local_into(read_write(path.join("q1")), q1).expect("failed to spawn task");
-        let task2 = crate::spawn_local_into(read_write(path.join("q2")), q2).expect("failed to spawn task");
+        let q1 =
+            crate::executor().create_task_queue(Shares::default(), Latency::NotImportant, "q1");
+        let q2 = crate::executor().create_task_queue(
+            Shares::default(),
+            Latency::Matters(Duration::from_millis(1)),
+            "q2",
+        );
+        let task1 =
+            crate::spawn_local_into(read_write(path.join("q1")), q1).expect("failed to spawn task");
+        let task2 =
+            crate::spawn_local_into(read_write(path.join("q2")), q2).expect("failed to spawn task");
 
         join!(task1, task2);
 
@@ -1034,13 +1162,17 @@ pub(crate) mod test {
         assert_eq!(stats.all_rings().file_reads().0, 4);
         assert_eq!(stats.all_rings().file_writes().0, 2);
 
-        let stats = crate::executor().task_queue_io_stats(q1).expect("failed to retrieve task queue io stats");
+        let stats = crate::executor()
+            .task_queue_io_stats(q1)
+            .expect("failed to retrieve task queue io stats");
         assert_eq!(stats.all_rings().files_opened(), 1);
         assert_eq!(stats.all_rings().files_closed(), 1);
         assert_eq!(stats.all_rings().file_reads().0, 2);
         assert_eq!(stats.all_rings().file_writes().0, 1);
 
-        let stats = crate::executor().task_queue_io_stats(q2).expect("failed to retrieve task queue io stats");
+        let stats = crate::executor()
+            .task_queue_io_stats(q2)
+            .expect("failed to retrieve task queue io stats");
         assert_eq!(stats.all_rings().files_opened(), 1);
         assert_eq!(stats.main_ring.files_opened(), 1);
         assert_eq!(stats.all_rings().files_closed(), 1);
@@ -1148,8 +1280,14 @@ pub(crate) mod test {
         assert_eq!(*total_reads.borrow(), 511);
         let io_stats = crate::executor().io_stats().all_rings();
         assert_eq!(io_stats.file_reads().0, 4096 / new_file.o_direct_alignment);
-        assert_eq!(io_stats.post_reactor_io_scheduler_latency_us().count() as u64, 4096 / new_file.o_direct_alignment);
-        assert_eq!(io_stats.io_latency_us().count() as u64, 4096 / new_file.o_direct_alignment);
+        assert_eq!(
+            io_stats.post_reactor_io_scheduler_latency_us().count() as u64,
+            4096 / new_file.o_direct_alignment
+        );
+        assert_eq!(
+            io_stats.io_latency_us().count() as u64,
+            4096 / new_file.o_direct_alignment
+        );
         new_file.close_rc().await.expect("failed to close file");
     });
 
@@ -1168,7 +1306,10 @@ pub(crate) mod test {
         for (elem, val) in buffer.as_bytes_mut().iter_mut().zip(1..513) {
             *elem = val as u8;
         }
-        let r = writer.write_at(buffer, (cluster_size * 2).into()).await.unwrap();
+        let r = writer
+            .write_at(buffer, (cluster_size * 2).into())
+            .await
+            .unwrap();
         assert_eq!(r, 512);
 
         let stat = reader.stat().await.unwrap();
@@ -1176,13 +1317,19 @@ pub(crate) mod test {
         assert_eq!(stat.allocated_file_size, (cluster_size).into());
         assert_eq!(stat.fs_cluster_size, cluster_size);
 
-        let rb = reader.read_at_aligned(0, (cluster_size * 2).try_into().unwrap()).await.unwrap();
+        let rb = reader
+            .read_at_aligned(0, (cluster_size * 2).try_into().unwrap())
+            .await
+            .unwrap();
         assert_eq!(rb.len(), (cluster_size * 2).try_into().unwrap());
         for i in rb.iter() {
             assert_eq!(*i, 0);
         }
 
-        let rb = reader.read_at_aligned((cluster_size * 2).into(), 1024).await.unwrap();
+        let rb = reader
+            .read_at_aligned((cluster_size * 2).into(), 1024)
+            .await
+            .unwrap();
         assert_eq!(rb.len(), 512);
         for (idx, i) in rb.iter().enumerate() {
             assert_eq!(*i, (idx + 1) as u8);
@@ -1212,14 +1359,20 @@ pub(crate) mod test {
             assert_eq!(*i, (idx + 3) as u8);
         }
 
-        let rb = reader.read_at_aligned(1024, (cluster_size * 2 - 1024).try_into().unwrap()).await.unwrap();
+        let rb = reader
+            .read_at_aligned(1024, (cluster_size * 2 - 1024).try_into().unwrap())
+            .await
+            .unwrap();
         assert_eq!(rb.len(), (cluster_size * 2 - 1024).try_into().unwrap());
         for i in rb.iter() {
             assert_eq!(*i, 0);
         }
 
         // Deallocating past the end of file doesn't matter. The size doesn't change.
-        writer.deallocate((cluster_size * 2).into(), (cluster_size * 2).into()).await.unwrap();
+        writer
+            .deallocate((cluster_size * 2).into(), (cluster_size * 2).into())
+            .await
+            .unwrap();
         let stat = reader.stat().await.unwrap();
         // File size remains unchanged.
         assert_eq!(stat.file_size, (cluster_size * 2 + 512).into());
@@ -1227,7 +1380,10 @@ pub(crate) mod test {
         assert_eq!(stat.allocated_file_size, cluster_size.into());
 
         // Deallocated range now returns 0s.
-        let rb = reader.read_at_aligned((cluster_size * 2).into(), 1024).await.unwrap();
+        let rb = reader
+            .read_at_aligned((cluster_size * 2).into(), 1024)
+            .await
+            .unwrap();
         assert_eq!(rb.len(), 512);
         for i in rb.iter() {
             assert_eq!(*i, 0);
@@ -1251,7 +1407,10 @@ pub(crate) mod test {
             buf.as_bytes_mut()[x] = x as u8;
         }
         let buf = Rc::new(buf);
-        let res = new_file.write_rc_at(buf.clone(), 0).await.expect("failed to write");
+        let res = new_file
+            .write_rc_at(buf.clone(), 0)
+            .await
+            .expect("failed to write");
         assert_eq!(res, bytes);
         new_file.fdatasync().await.expect("failed to sync disk");
         new_file.close().await.expect("failed to close file");
@@ -1291,20 +1450,42 @@ pub(crate) mod test {
         let buf1 = Rc::new(buf);
         let buf2 = buf1.clone();
 
-        let (written1, written2) =
-            join!(async { file1.write_rc_at(buf1, 0).await.expect("failed to write testfile1") }, async {
-                file2.write_rc_at(buf2, 0).await.expect("failed to write testfile2")
-            });
+        let (written1, written2) = join!(
+            async {
+                file1
+                    .write_rc_at(buf1, 0)
+                    .await
+                    .expect("failed to write testfile1")
+            },
+            async {
+                file2
+                    .write_rc_at(buf2, 0)
+                    .await
+                    .expect("failed to write testfile2")
+            }
+        );
 
         assert_eq!(written1, bytes);
         assert_eq!(written2, bytes);
 
-        let (buf1, buf2) =
-            join!(async { file1.read_at_aligned(0, bytes).await.expect("failed to read testfile1") }, async {
-                file2.read_at_aligned(0, bytes).await.expect("failed to read testfile2")
-            });
+        let (buf1, buf2) = join!(
+            async {
+                file1
+                    .read_at_aligned(0, bytes)
+                    .await
+                    .expect("failed to read testfile1")
+            },
+            async {
+                file2
+                    .read_at_aligned(0, bytes)
+                    .await
+                    .expect("failed to read testfile2")
+            }
+        );
 
-        join!(async move { file1.close().await.unwrap() }, async move { file2.close().await.unwrap() });
+        join!(async move { file1.close().await.unwrap() }, async move {
+            file2.close().await.unwrap()
+        });
 
         assert_eq!(buf1.len(), bytes);
         assert_eq!(buf2.len(), bytes);
@@ -1374,8 +1555,14 @@ pub(crate) mod test {
         }
 
         // A new anonymous file is created within `some_directory/`.
-        let file =
-            OpenOptions::new().create_new(true).read(true).write(true).tmpfile(true).dma_open(path).await.unwrap();
+        let file = OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .tmpfile(true)
+            .dma_open(path)
+            .await
+            .unwrap();
 
         let file2 = file.dup().unwrap();
         let buffer_size = file.o_direct_alignment.try_into().unwrap();
@@ -1389,7 +1576,12 @@ pub(crate) mod test {
 
         let read = file2.read_at_aligned(0, buffer_size).await.unwrap();
         assert_eq!(read.len(), buffer_size);
-        assert_eq!(&read[0..6], b"hello\0", "{}", String::from_utf8_lossy(&read[0..6]));
+        assert_eq!(
+            &read[0..6],
+            b"hello\0",
+            "{}",
+            String::from_utf8_lossy(&read[0..6])
+        );
     });
 
     dma_file_test!(tmpfile_fails_if_not_writable, path, _k, {
@@ -1413,7 +1605,8 @@ pub(crate) mod test {
             .await
             .expect("Failed to open file");
 
-        let alignment = (file.alignment()).max(file.stat().await.unwrap().fs_cluster_size.into()) as usize;
+        let alignment =
+            (file.alignment()).max(file.stat().await.unwrap().fs_cluster_size.into()) as usize;
 
         let mut buffer = file.alloc_dma_buffer(2 * alignment);
         buffer.as_bytes_mut()[0..alignment].fill(1);
@@ -1428,11 +1621,23 @@ pub(crate) mod test {
     });
 
     dma_file_test!(copy_file_range, path, _k, {
-        let file1 =
-            OpenOptions::new().create_new(true).read(true).write(true).tmpfile(true).dma_open(&path).await.unwrap();
+        let file1 = OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .tmpfile(true)
+            .dma_open(&path)
+            .await
+            .unwrap();
 
-        let file2 =
-            OpenOptions::new().create_new(true).read(true).write(true).tmpfile(true).dma_open(&path).await.unwrap();
+        let file2 = OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .tmpfile(true)
+            .dma_open(&path)
+            .await
+            .unwrap();
 
         let buffer_len = file1.alignment().max(4096) as usize;
         let mut buffer = file1.alloc_dma_buffer(buffer_len);
@@ -1444,7 +1649,13 @@ pub(crate) mod test {
 
         file1.write_at(buffer, 0).await.unwrap();
 
-        assert_eq!(buffer_len, file2.copy_file_range_aligned(&file1, 0, buffer_len, 0).await.unwrap());
+        assert_eq!(
+            buffer_len,
+            file2
+                .copy_file_range_aligned(&file1, 0, buffer_len, 0)
+                .await
+                .unwrap()
+        );
 
         let read = file2.read_at_aligned(0, buffer_len).await.unwrap();
         assert_eq!(read.len(), buffer_len);

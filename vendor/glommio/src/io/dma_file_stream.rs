@@ -84,7 +84,13 @@ impl DmaStreamReaderBuilder {
     /// [`new`]: #method.new
     #[must_use = "The builder must be built to be useful"]
     pub fn from_rc(file: Rc<DmaFile>) -> DmaStreamReaderBuilder {
-        DmaStreamReaderBuilder { start: 0, end: u64::MAX, buffer_size: 128 << 10, read_ahead: 4, file }
+        DmaStreamReaderBuilder {
+            start: 0,
+            end: u64::MAX,
+            buffer_size: 128 << 10,
+            read_ahead: 4,
+            file,
+        }
     }
 
     /// Creates a new DmaStreamReaderBuilder, given a [`DmaFile`]
@@ -450,8 +456,10 @@ impl DmaStreamReader {
         let new_buffer_id = state.buffer_id(self.current_pos);
         if buffer_id != new_buffer_id {
             let candidate_read_ahead_pos = align_down(self.current_pos, self.buffer_size);
-            state.buffer_read_ahead_current_pos =
-                std::cmp::max(state.buffer_read_ahead_current_pos, candidate_read_ahead_pos);
+            state.buffer_read_ahead_current_pos = std::cmp::max(
+                state.buffer_read_ahead_current_pos,
+                candidate_read_ahead_pos,
+            );
 
             // remember the end range is exclusive so if we didn't cross a buffer
             // we don't discard anything
@@ -531,7 +539,11 @@ impl DmaStreamReader {
     /// function context.
     ///
     /// [`get_buffer_aligned`]: Self::get_buffer_aligned
-    pub fn poll_get_buffer_aligned(&mut self, cx: &Context<'_>, mut len: u64) -> Poll<Result<ReadResult>> {
+    pub fn poll_get_buffer_aligned(
+        &mut self,
+        cx: &Context<'_>,
+        mut len: u64,
+    ) -> Poll<Result<ReadResult>> {
         let (start_id, buffer_len) = {
             let state = self.state.borrow();
             let start_id = state.buffer_id(self.current_pos);
@@ -554,7 +566,12 @@ impl DmaStreamReader {
         Poll::Ready(Ok(x))
     }
 
-    fn poll_get_buffer(&mut self, cx: &Context<'_>, len: u64, buffer_id: u64) -> Poll<Result<ReadResult>> {
+    fn poll_get_buffer(
+        &mut self,
+        cx: &Context<'_>,
+        len: u64,
+        buffer_id: u64,
+    ) -> Poll<Result<ReadResult>> {
         let mut state = self.state.borrow_mut();
         if let Some(err) = current_error!(state) {
             return Poll::Ready(err);
@@ -574,7 +591,8 @@ impl DmaStreamReader {
                 } else {
                     let len = std::cmp::min(len as usize, buffer.len() - offset);
                     Poll::Ready(ReadResult::slice(&buffer, offset, len).ok_or_else(|| {
-                        io::Error::new(io::ErrorKind::InvalidInput, "buffer offset out of range").into()
+                        io::Error::new(io::ErrorKind::InvalidInput, "buffer offset out of range")
+                            .into()
                     }))
                 }
             }
@@ -583,7 +601,11 @@ impl DmaStreamReader {
 }
 
 impl AsyncRead for DmaStreamReader {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let res = ready!(self.poll_get_buffer_aligned(cx, buf.len() as u64))?;
         buf[..res.len()].copy_from_slice(&res);
         Poll::Ready(Ok(res.len()))
@@ -628,7 +650,12 @@ impl DmaStreamWriterBuilder {
     /// [`build`]: #method.build
     #[must_use = "The builder must be built to be useful"]
     pub fn new(file: DmaFile) -> DmaStreamWriterBuilder {
-        DmaStreamWriterBuilder { buffer_size: 128 << 10, write_behind: 4, sync_on_close: true, file: Rc::new(file) }
+        DmaStreamWriterBuilder {
+            buffer_size: 128 << 10,
+            write_behind: 4,
+            sync_on_close: true,
+            file: Rc::new(file),
+        }
     }
 
     /// Define the number of write-behind buffers that will be used by the
@@ -703,7 +730,9 @@ impl DmaStreamWriterFlushState {
     }
 
     fn last_flush_pos(&self) -> u64 {
-        self.flushes.back().map_or(self.flushed_pos, |(pos, _)| *pos)
+        self.flushes
+            .back()
+            .map_or(self.flushed_pos, |(pos, _)| *pos)
     }
 
     fn take_pending_handles(&mut self) -> Vec<task::JoinHandle<()>> {
@@ -721,7 +750,8 @@ impl DmaStreamWriterFlushState {
     fn on_start(&mut self, flush_pos: u64, handle: task::JoinHandle<()>) {
         self.pending_flush_count += 1;
         assert!(self.last_flush_pos() < flush_pos);
-        self.flushes.push_back((flush_pos, FlushStatus::Pending(Some(handle))));
+        self.flushes
+            .push_back((flush_pos, FlushStatus::Pending(Some(handle))));
     }
 
     fn on_complete(&mut self, flush_pos: u64) -> u64 {
@@ -777,7 +807,10 @@ macro_rules! already_closed {
         // We do it like this so that the write and read close errors are exactly the
         // same. The reader uses enhanced errors, so it has a message in
         // the inner attribute of io::Error
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::Other, format!("{}", io::Error::from_raw_os_error(libc::EBADF)))))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::Other,
+            format!("{}", io::Error::from_raw_os_error(libc::EBADF)),
+        )))
     };
 }
 
@@ -891,7 +924,10 @@ impl DmaStreamWriterState {
         if self.buffer_pos == 0 {
             return false;
         } else {
-            assert!(self.buffer_pos < self.buffer_size, "full buffer should have already been flushed");
+            assert!(
+                self.buffer_pos < self.buffer_size,
+                "full buffer should have already been flushed"
+            );
         }
         let last_flush_pos = self.flush_state.last_flush_pos();
         let current_pos = self.current_pos();
@@ -903,7 +939,8 @@ impl DmaStreamWriterState {
         let buffer = self.current_buffer.take().unwrap();
         if let FileStatus::Open = self.file_status {
             let mut buffer_copy = file.alloc_dma_buffer(self.buffer_size);
-            buffer_copy.as_bytes_mut()[..self.buffer_pos].copy_from_slice(&buffer.as_bytes()[..self.buffer_pos]);
+            buffer_copy.as_bytes_mut()[..self.buffer_pos]
+                .copy_from_slice(&buffer.as_bytes()[..self.buffer_pos]);
             self.current_buffer = Some(buffer_copy);
         }
         self.flush_one_buffer(buffer, state, file);
@@ -952,7 +989,10 @@ impl Drop for DmaStreamWriter {
         }
         if state.must_truncate() {
             let file = self.file.take().unwrap();
-            crate::executor().reactor().sys.async_truncate(file.as_raw_fd(), state.flushed_pos());
+            crate::executor()
+                .reactor()
+                .sys
+                .async_truncate(file.as_raw_fd(), state.flushed_pos());
         }
     }
 }
@@ -996,7 +1036,10 @@ impl DmaStreamWriter {
         };
 
         let state = Rc::new(RefCell::new(state));
-        DmaStreamWriter { file: RefCell::new(Some(builder.file)), state }
+        DmaStreamWriter {
+            file: RefCell::new(Some(builder.file)),
+            state,
+        }
     }
 
     /// Acquires the current position of this [`DmaStreamWriter`].
@@ -1225,12 +1268,18 @@ impl DmaStreamWriter {
 
     // internal function that does everything that close does (flushes buffers, etc,
     // but leaves the file open. Useful for the immutable file abstraction.
-    pub(super) fn poll_seal(&mut self, cx: &Context<'_>) -> Poll<io::Result<DmaStreamReaderBuilder>> {
+    pub(super) fn poll_seal(
+        &mut self,
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<DmaStreamReaderBuilder>> {
         let mut state = self.state.borrow_mut();
         let previous_waker = state.waker.take();
         match state.file_status {
             FileStatus::Open => {
-                assert!(previous_waker.is_none(), "Cannot seal while flushing / writing");
+                assert!(
+                    previous_waker.is_none(),
+                    "Cannot seal while flushing / writing"
+                );
                 let file = ensure_not_closed!(self.file.clone());
                 state.add_waker(cx.waker().clone());
                 state.initiate_close(self.state.clone(), file, false);
@@ -1247,7 +1296,9 @@ impl DmaStreamWriter {
 
                 let wb = state.write_behind;
                 let bufsz = state.buffer_size;
-                let builder = DmaStreamReaderBuilder::from_rc(file).with_read_ahead(wb).with_buffer_size(bufsz);
+                let builder = DmaStreamReaderBuilder::from_rc(file)
+                    .with_read_ahead(wb)
+                    .with_buffer_size(bufsz);
 
                 match current_error!(state) {
                     Some(err) => Poll::Ready(err),
@@ -1262,7 +1313,11 @@ impl DmaStreamWriter {
 }
 
 impl AsyncWrite for DmaStreamWriter {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut &*self).poll_write(cx, buf)
     }
 
@@ -1276,7 +1331,11 @@ impl AsyncWrite for DmaStreamWriter {
 }
 
 impl<'a> AsyncWrite for &'a DmaStreamWriter {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let mut state = self.state.borrow_mut();
         let previous_waker = state.waker.take();
 
@@ -1294,8 +1353,13 @@ impl<'a> AsyncWrite for &'a DmaStreamWriter {
             match state.current_buffer.take() {
                 None => {
                     if state.pending_flush_count() < state.write_behind {
-                        state.current_buffer =
-                            Some(self.file.borrow().as_ref().unwrap().alloc_dma_buffer(state.buffer_size));
+                        state.current_buffer = Some(
+                            self.file
+                                .borrow()
+                                .as_ref()
+                                .unwrap()
+                                .alloc_dma_buffer(state.buffer_size),
+                        );
                     } else {
                         break;
                     }
@@ -1305,7 +1369,11 @@ impl<'a> AsyncWrite for &'a DmaStreamWriter {
                     written += writesz;
                     state.buffer_pos += writesz;
                     if state.buffer_pos == state.buffer_size {
-                        state.flush_one_buffer(buffer, self.state.clone(), self.file.borrow().clone().unwrap());
+                        state.flush_one_buffer(
+                            buffer,
+                            self.state.clone(),
+                            self.file.borrow().clone().unwrap(),
+                        );
                         state.aligned_pos += state.buffer_size as u64;
                         state.buffer_pos = 0;
                     } else {
@@ -1344,7 +1412,10 @@ impl<'a> AsyncWrite for &'a DmaStreamWriter {
         let previous_waker = state.waker.take();
         match state.file_status {
             FileStatus::Open => {
-                assert!(previous_waker.is_none(), "Cannot close while flushing / writing");
+                assert!(
+                    previous_waker.is_none(),
+                    "Cannot close while flushing / writing"
+                );
                 state.add_waker(cx.waker().clone());
                 let file = self.file.borrow_mut().take();
                 state.initiate_close(self.state.clone(), file.unwrap(), true);
@@ -1387,7 +1458,9 @@ mod test {
                     let $kind = dir.kind;
                     test_executor!(async move {
                         let filename = $dir.join("testfile");
-                        let new_file = DmaFile::create(&filename).await.expect("failed to create file");
+                        let new_file = DmaFile::create(&filename)
+                            .await
+                            .expect("failed to create file");
                         if $size > 0 {
                             let bufsz = align_up($size, 4096);
                             let mut buf = DmaBuffer::new(bufsz as _).unwrap();
@@ -1482,7 +1555,10 @@ mod test {
     // other tests look like they may be doing this, but the buffer_size can be
     // rounded up So this one writes a bit more data
     file_stream_write_test!(write_more_than_write_behind, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(128 << 10).with_write_behind(2).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(128 << 10)
+            .with_write_behind(2)
+            .build();
 
         for i in 0..1_000_000 {
             assert_eq!(writer.current_pos(), i);
@@ -1804,11 +1880,22 @@ mod test {
             Ok(_) => panic!("should have failed"),
             Err(err) => {
                 if let Some(expected_kind) = expected_kind {
-                    assert_eq!(expected_kind, err.kind(), "expected {:?}, got {:?}", expected_kind, err.kind());
+                    assert_eq!(
+                        expected_kind,
+                        err.kind(),
+                        "expected {:?}, got {:?}",
+                        expected_kind,
+                        err.kind()
+                    );
                 }
 
                 let x = format!("{}", err.into_inner().unwrap());
-                assert!(x.starts_with(expected_err), "expected {} got {}", expected_err, x);
+                assert!(
+                    x.starts_with(expected_err),
+                    "expected {} got {}",
+                    expected_err,
+                    x
+                );
             }
         }
     }
@@ -1840,7 +1927,9 @@ mod test {
     });
 
     file_stream_write_test!(write_all, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(128 << 10).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(128 << 10)
+            .build();
 
         writer.write_all(&[0, 1, 2, 3, 4]).await.unwrap();
 
@@ -1851,7 +1940,9 @@ mod test {
         let rfile = DmaFile::open(&filename).await.unwrap();
         assert_eq!(rfile.file_size().await.unwrap(), 5);
 
-        let mut reader = DmaStreamReaderBuilder::new(rfile).with_buffer_size(1024).build();
+        let mut reader = DmaStreamReaderBuilder::new(rfile)
+            .with_buffer_size(1024)
+            .build();
 
         let mut buf = Vec::new();
         let x = reader.read_to_end(&mut buf).await.unwrap();
@@ -1861,7 +1952,10 @@ mod test {
     });
 
     file_stream_write_test!(write_multibuffer, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(1024).with_write_behind(2).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(1024)
+            .with_write_behind(2)
+            .build();
 
         for i in 0..4096 {
             assert_eq!(writer.current_pos(), i);
@@ -1873,7 +1967,9 @@ mod test {
         let rfile = DmaFile::open(&filename).await.unwrap();
         assert_eq!(rfile.file_size().await.unwrap(), 4096);
 
-        let mut reader = DmaStreamReaderBuilder::new(rfile).with_buffer_size(1024).build();
+        let mut reader = DmaStreamReaderBuilder::new(rfile)
+            .with_buffer_size(1024)
+            .build();
 
         let mut buf = [0u8; 4096];
         reader.read_exact(&mut buf).await.unwrap();
@@ -1882,14 +1978,23 @@ mod test {
     });
 
     file_stream_write_test!(write_close_twice, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(128 << 10).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(128 << 10)
+            .build();
 
         writer.close().await.unwrap();
-        expect_specific_error(writer.close().await, None, "Bad file descriptor (os error 9)");
+        expect_specific_error(
+            writer.close().await,
+            None,
+            "Bad file descriptor (os error 9)",
+        );
     });
 
     file_stream_write_test!(write_no_write_behind, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(1024).with_write_behind(0).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(1024)
+            .with_write_behind(0)
+            .build();
 
         for i in 0..4096 {
             assert_eq!(writer.current_pos(), i);
@@ -1901,7 +2006,9 @@ mod test {
         let rfile = DmaFile::open(&filename).await.unwrap();
         assert_eq!(rfile.file_size().await.unwrap(), 4096);
 
-        let mut reader = DmaStreamReaderBuilder::new(rfile).with_buffer_size(1024).build();
+        let mut reader = DmaStreamReaderBuilder::new(rfile)
+            .with_buffer_size(1024)
+            .build();
 
         let mut buf = [0u8; 4096];
         reader.read_exact(&mut buf).await.unwrap();
@@ -1910,7 +2017,9 @@ mod test {
     });
 
     file_stream_write_test!(write_zero_buffer, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(0).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(0)
+            .build();
 
         for i in 0..4096 {
             assert_eq!(writer.current_pos(), i);
@@ -1922,7 +2031,9 @@ mod test {
         let rfile = DmaFile::open(&filename).await.unwrap();
         assert_eq!(rfile.file_size().await.unwrap(), 4096);
 
-        let mut reader = DmaStreamReaderBuilder::new(rfile).with_buffer_size(1024).build();
+        let mut reader = DmaStreamReaderBuilder::new(rfile)
+            .with_buffer_size(1024)
+            .build();
 
         let mut buf = [0u8; 4096];
         reader.read_exact(&mut buf).await.unwrap();
@@ -1936,18 +2047,26 @@ mod test {
     file_stream_write_test!(write_with_readable_file, path, _k, filename, _file, {
         let rfile = DmaFile::open(&filename).await.unwrap();
 
-        let mut writer = DmaStreamWriterBuilder::new(rfile).with_buffer_size(4096).build();
+        let mut writer = DmaStreamWriterBuilder::new(rfile)
+            .with_buffer_size(4096)
+            .build();
 
         for i in 0..1024 {
             assert_eq!(writer.current_pos(), i);
             writer.write_all(&[i as u8]).await.unwrap();
         }
 
-        expect_specific_error(writer.close().await, None, "Bad file descriptor (os error 9)");
+        expect_specific_error(
+            writer.close().await,
+            None,
+            "Bad file descriptor (os error 9)",
+        );
     });
 
     file_stream_write_test!(flushed_position_small_buffer, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(4096).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(4096)
+            .build();
 
         assert_eq!(writer.current_pos(), 0);
         writer.write_all(&[0, 1, 2, 3, 4]).await.unwrap();
@@ -1960,7 +2079,10 @@ mod test {
     });
 
     file_stream_write_test!(flushed_position_big_buffer, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(4096).with_write_behind(2).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(4096)
+            .with_write_behind(2)
+            .build();
 
         assert_eq!(writer.current_pos(), 0);
         let buffer = [0u8; 5000];
@@ -1975,7 +2097,10 @@ mod test {
     });
 
     file_stream_write_test!(flush_and_drop, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(4096).with_write_behind(2).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(4096)
+            .with_write_behind(2)
+            .build();
 
         assert_eq!(writer.current_pos(), 0);
         let buffer = [0u8; 5000];
@@ -1990,7 +2115,10 @@ mod test {
     });
 
     file_stream_write_test!(sync_and_close, path, _k, filename, file, {
-        let mut writer = DmaStreamWriterBuilder::new(file).with_buffer_size(4096).with_write_behind(2).build();
+        let mut writer = DmaStreamWriterBuilder::new(file)
+            .with_buffer_size(4096)
+            .with_write_behind(2)
+            .build();
 
         assert_eq!(writer.current_pos(), 0);
         let buffer = [0u8; 5000];
@@ -2043,7 +2171,12 @@ mod test {
     multiple_file_streams_write_test!(join_write_multiple_writers, path, _k, filenames, files, {
         let mut writers = files
             .into_iter()
-            .map(|file| DmaStreamWriterBuilder::new(file).with_buffer_size(4096).with_write_behind(1).build())
+            .map(|file| {
+                DmaStreamWriterBuilder::new(file)
+                    .with_buffer_size(4096)
+                    .with_write_behind(1)
+                    .build()
+            })
             .collect::<Vec<_>>();
 
         let buffer = [0u8; 5000];
@@ -2060,7 +2193,12 @@ mod test {
     multiple_file_streams_write_test!(join_close_multiple_writers, path, _k, filenames, files, {
         let mut writers = files
             .into_iter()
-            .map(|file| DmaStreamWriterBuilder::new(file).with_buffer_size(8).with_write_behind(16).build())
+            .map(|file| {
+                DmaStreamWriterBuilder::new(file)
+                    .with_buffer_size(8)
+                    .with_write_behind(16)
+                    .build()
+            })
             .collect::<Vec<_>>();
 
         let buffer = [0u8; 5000];

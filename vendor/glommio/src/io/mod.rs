@@ -157,11 +157,15 @@ pub async fn remove<P: AsRef<Path>>(path: P) -> Result<()> {
 pub(crate) use self::sched::{FileScheduler, IoScheduler, ScheduledSource};
 pub use self::{
     buffered_file::BufferedFile,
-    buffered_file_stream::{stdin, StreamReader, StreamReaderBuilder, StreamWriter, StreamWriterBuilder},
+    buffered_file_stream::{
+        stdin, StreamReader, StreamReaderBuilder, StreamWriter, StreamWriterBuilder,
+    },
     bulk_io::{IoVec, MergedBufferLimit, ReadAmplificationLimit, ReadManyResult},
     directory::Directory,
     dma_file::{CloseResult, DmaFile, OwnedDmaFile},
-    dma_file_stream::{DmaStreamReader, DmaStreamReaderBuilder, DmaStreamWriter, DmaStreamWriterBuilder},
+    dma_file_stream::{
+        DmaStreamReader, DmaStreamReaderBuilder, DmaStreamWriter, DmaStreamWriterBuilder,
+    },
     immutable_file::{ImmutableFile, ImmutableFileBuilder, ImmutableFilePreSealSink},
     open_options::OpenOptions,
     read_result::ReadResult,

@@ -216,7 +216,11 @@ impl OpenOptions {
         DmaFile::open_with_options(
             -1_i32,
             path.as_ref(),
-            if self.create || self.create_new || self.tmpfile { "Creating" } else { "Opening" },
+            if self.create || self.create_new || self.tmpfile {
+                "Creating"
+            } else {
+                "Opening"
+            },
             self,
         )
         .await
@@ -228,7 +232,11 @@ impl OpenOptions {
         BufferedFile::open_with_options(
             -1_i32,
             path.as_ref(),
-            if self.create || self.create_new || self.tmpfile { "Creating" } else { "Opening" },
+            if self.create || self.create_new || self.tmpfile {
+                "Creating"
+            } else {
+                "Opening"
+            },
             self,
         )
         .await

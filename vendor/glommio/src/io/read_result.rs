@@ -86,10 +86,9 @@ impl ReadResult {
     /// Any user of this function must guarantee that the offset and length are
     /// correct (not out of bounds).
     pub unsafe fn slice_unchecked(this: &Self, extra_offset: usize, len: usize) -> Self {
-        Self(
-            NonZeroUsize::new(len)
-                .map(|len| ReadResultInner::slice_unchecked(this.0.as_ref().unwrap(), extra_offset, len)),
-        )
+        Self(NonZeroUsize::new(len).map(|len| {
+            ReadResultInner::slice_unchecked(this.0.as_ref().unwrap(), extra_offset, len)
+        }))
     }
 }
 

@@ -48,11 +48,19 @@ impl IoScheduler {
             file_sched
         };
 
-        FileScheduler { inner: file, io_scheduler: Rc::downgrade(self) }
+        FileScheduler {
+            inner: file,
+            io_scheduler: Rc::downgrade(self),
+        }
     }
 
     fn remove_file(&self, file: &FileScheduler) {
-        unsafe { self.file_schedulers.borrow_mut().cursor_mut_from_ptr(file.inner.as_ref()).remove() };
+        unsafe {
+            self.file_schedulers
+                .borrow_mut()
+                .cursor_mut_from_ptr(file.inner.as_ref())
+                .remove()
+        };
     }
 }
 
@@ -73,7 +81,12 @@ impl<'a> KeyAdapter<'a> for FileSchedulerAdapter {
 
 impl FileSchedulerInner {
     fn remove_source(&self, source: &ScheduledSource) {
-        unsafe { self.sources.borrow_mut().cursor_mut_from_ptr(source.inner.as_ref()).remove() };
+        unsafe {
+            self.sources
+                .borrow_mut()
+                .cursor_mut_from_ptr(source.inner.as_ref())
+                .remove()
+        };
     }
 }
 
@@ -96,25 +109,43 @@ impl Drop for FileScheduler {
 }
 
 impl FileScheduler {
-    pub(crate) fn consume_scheduled(&self, data_range: Range<u64>, sys: Option<&Reactor>) -> Option<ScheduledSource> {
+    pub(crate) fn consume_scheduled(
+        &self,
+        data_range: Range<u64>,
+        sys: Option<&Reactor>,
+    ) -> Option<ScheduledSource> {
         let sources = self.inner.sources.borrow();
-        let mut candidates = sources.range(Bound::Included(&data_range.start), Bound::Excluded(&data_range.end));
+        let mut candidates = sources.range(
+            Bound::Included(&data_range.start),
+            Bound::Excluded(&data_range.end),
+        );
 
-        if let Some(sched_source) = candidates
-            .find(|&x| x.data_range.contains(&data_range.start) && x.data_range.contains(&(data_range.end - 1)))
-        {
+        if let Some(sched_source) = candidates.find(|&x| {
+            x.data_range.contains(&data_range.start) && x.data_range.contains(&(data_range.end - 1))
+        }) {
             if let (Some(sys), Some(result)) = (sys, sched_source.source.result()) {
-                if let Some(reused) = sched_source.source.stats_collection().and_then(|x| x.reused) {
+                if let Some(reused) = sched_source
+                    .source
+                    .stats_collection()
+                    .and_then(|x| x.reused)
+                {
                     let mut ring = sys.ring_for_source(&sched_source.source);
                     reused(&result, ring.io_stats_mut(), 1);
-                    reused(&result, ring.io_stats_for_task_queue_mut(crate::executor().current_task_queue()), 1);
+                    reused(
+                        &result,
+                        ring.io_stats_for_task_queue_mut(crate::executor().current_task_queue()),
+                        1,
+                    );
                 }
             }
 
             unsafe {
                 let offset_start = data_range.start - sched_source.data_range.start;
                 Some(ScheduledSource {
-                    inner: sources.cursor_from_ptr(sched_source).clone_pointer().unwrap(),
+                    inner: sources
+                        .cursor_from_ptr(sched_source)
+                        .clone_pointer()
+                        .unwrap(),
                     file: Rc::downgrade(&self.inner),
                     offseted_range: offset_start..offset_start + data_range.end,
                 })
@@ -125,8 +156,11 @@ impl FileScheduler {
     }
 
     pub(crate) fn schedule(&self, source: Source, data_range: Range<u64>) -> ScheduledSource {
-        let scheduled =
-            Rc::new(ScheduledSourceInner { source, link: Default::default(), data_range: data_range.clone() });
+        let scheduled = Rc::new(ScheduledSourceInner {
+            source,
+            link: Default::default(),
+            data_range: data_range.clone(),
+        });
         self.inner.sources.borrow_mut().insert(scheduled.clone());
         ScheduledSource {
             inner: scheduled,
@@ -161,7 +195,11 @@ pub struct ScheduledSource {
 impl ScheduledSource {
     pub(crate) fn new_raw(source: Source, data_range: Range<u64>) -> ScheduledSource {
         ScheduledSource {
-            inner: Rc::new(ScheduledSourceInner { source, link: Default::default(), data_range: data_range.clone() }),
+            inner: Rc::new(ScheduledSourceInner {
+                source,
+                link: Default::default(),
+                data_range: data_range.clone(),
+            }),
             file: Default::default(),
             offseted_range: 0..data_range.end - data_range.start,
         }
@@ -169,7 +207,11 @@ impl ScheduledSource {
 
     pub(crate) unsafe fn as_bytes(&self) -> &[u8] {
         std::slice::from_raw_parts(
-            self.inner.source.buffer().as_ptr().add(self.offseted_range.start as usize),
+            self.inner
+                .source
+                .buffer()
+                .as_ptr()
+                .add(self.offseted_range.start as usize),
             (self.offseted_range.end - self.offseted_range.start) as usize,
         )
     }
@@ -266,7 +308,10 @@ pub(crate) mod test {
         let file = sched.get_file_scheduler((0, 1));
 
         assert!(file.consume_scheduled(0..512, None).is_none());
-        let sched_source1 = file.schedule(Source::new(Default::default(), 0, SourceType::Invalid, None, None), 0..512);
+        let sched_source1 = file.schedule(
+            Source::new(Default::default(), 0, SourceType::Invalid, None, None),
+            0..512,
+        );
         let sched_source2 = file.consume_scheduled(0..512, None).unwrap();
 
         assert!(Rc::ptr_eq(&sched_source1.inner, &sched_source2.inner));
@@ -283,7 +328,10 @@ pub(crate) mod test {
         {
             let sched = Rc::new(IoScheduler::new());
             let file = sched.get_file_scheduler((0, 1));
-            let _ = file.schedule(Source::new(Default::default(), 0, SourceType::Invalid, None, None), 0..512);
+            let _ = file.schedule(
+                Source::new(Default::default(), 0, SourceType::Invalid, None, None),
+                0..512,
+            );
             // test dropping a ScheduledSource with a ScheduledFile but no io scheduler
             drop(sched);
         }
@@ -291,7 +339,10 @@ pub(crate) mod test {
         {
             let sched = Rc::new(IoScheduler::new());
             let file = sched.get_file_scheduler((0, 1));
-            let _ = file.schedule(Source::new(Default::default(), 0, SourceType::Invalid, None, None), 0..512);
+            let _ = file.schedule(
+                Source::new(Default::default(), 0, SourceType::Invalid, None, None),
+                0..512,
+            );
             // test dropping a ScheduledSource with no host ScheduledFile
             drop(file);
         }
@@ -299,7 +350,10 @@ pub(crate) mod test {
         {
             let sched = Rc::new(IoScheduler::new());
             let file = sched.get_file_scheduler((0, 1));
-            let _ = file.schedule(Source::new(Default::default(), 0, SourceType::Invalid, None, None), 0..512);
+            let _ = file.schedule(
+                Source::new(Default::default(), 0, SourceType::Invalid, None, None),
+                0..512,
+            );
             // test dropping a ScheduledSource with no host ScheduledFile and io scheduler
             drop(sched);
             drop(file);
@@ -307,7 +361,10 @@ pub(crate) mod test {
     }
 
     async fn read_some(file: Rc<DmaFile>, r: Range<usize>) -> ReadResult {
-        let read_buf = file.read_at(r.start as u64, r.end - r.start).await.expect("failed to read");
+        let read_buf = file
+            .read_at(r.start as u64, r.end - r.start)
+            .await
+            .expect("failed to read");
         std::assert_eq!(read_buf.len(), r.end - r.start);
         for i in 0..read_buf.len() {
             std::assert_eq!(read_buf[i], (r.start + i) as u8);
@@ -333,8 +390,13 @@ pub(crate) mod test {
         assert_eq!(res, 512 << 10);
         assert_eq!(crate::executor().io_stats().all_rings().file_reads().0, 0);
 
-        new_file =
-            Rc::new(OpenOptions::new().read(true).dma_open(path.join("testfile")).await.expect("failed to open file"));
+        new_file = Rc::new(
+            OpenOptions::new()
+                .read(true)
+                .dma_open(path.join("testfile"))
+                .await
+                .expect("failed to open file"),
+        );
         new_file.attach_scheduler();
 
         let read_buf1 = read_some(new_file.clone(), 0..4096).await;
@@ -387,8 +449,13 @@ pub(crate) mod test {
         assert_eq!(res, 512 << 10);
         assert_eq!(crate::executor().io_stats().all_rings().file_reads().0, 0);
 
-        new_file =
-            Rc::new(OpenOptions::new().read(true).dma_open(path.join("testfile")).await.expect("failed to open file"));
+        new_file = Rc::new(
+            OpenOptions::new()
+                .read(true)
+                .dma_open(path.join("testfile"))
+                .await
+                .expect("failed to open file"),
+        );
         new_file.attach_scheduler();
 
         let read_buf1 = read_some(new_file.clone(), 0..4096);
@@ -422,8 +489,13 @@ pub(crate) mod test {
         assert_eq!(res, 512 << 10);
         assert_eq!(crate::executor().io_stats().all_rings().file_reads().0, 0);
 
-        new_file =
-            Rc::new(OpenOptions::new().read(true).dma_open(path.join("testfile")).await.expect("failed to open file"));
+        new_file = Rc::new(
+            OpenOptions::new()
+                .read(true)
+                .dma_open(path.join("testfile"))
+                .await
+                .expect("failed to open file"),
+        );
         new_file.attach_scheduler();
 
         let _first = read_some(new_file.clone(), 0..16384).await;
@@ -458,8 +530,13 @@ pub(crate) mod test {
         assert_eq!(res, 512 << 10);
         assert_eq!(crate::executor().io_stats().all_rings().file_reads().0, 0);
 
-        new_file =
-            Rc::new(OpenOptions::new().read(true).dma_open(path.join("testfile")).await.expect("failed to open file"));
+        new_file = Rc::new(
+            OpenOptions::new()
+                .read(true)
+                .dma_open(path.join("testfile"))
+                .await
+                .expect("failed to open file"),
+        );
 
         let _first = read_some(new_file.clone(), 0..4096).await;
         assert_eq!(crate::executor().io_stats().all_rings().file_reads().0, 1);
@@ -481,10 +558,16 @@ pub(crate) mod test {
                 .expect("failed to create file"),
         );
 
-        std::fs::hard_link(path.join("testfile"), path.join("link")).expect("failed to create hard link");
+        std::fs::hard_link(path.join("testfile"), path.join("link"))
+            .expect("failed to create hard link");
 
-        let linked_file =
-            Rc::new(OpenOptions::new().read(true).dma_open(path.join("link")).await.expect("failed to open file"));
+        let linked_file = Rc::new(
+            OpenOptions::new()
+                .read(true)
+                .dma_open(path.join("link"))
+                .await
+                .expect("failed to open file"),
+        );
         linked_file.attach_scheduler();
 
         let mut buf = new_file.alloc_dma_buffer(512 << 10);
@@ -495,8 +578,13 @@ pub(crate) mod test {
         assert_eq!(res, 512 << 10);
         assert_eq!(crate::executor().io_stats().all_rings().file_reads().0, 0);
 
-        new_file =
-            Rc::new(OpenOptions::new().read(true).dma_open(path.join("testfile")).await.expect("failed to open file"));
+        new_file = Rc::new(
+            OpenOptions::new()
+                .read(true)
+                .dma_open(path.join("testfile"))
+                .await
+                .expect("failed to open file"),
+        );
         new_file.attach_scheduler();
 
         let _first = read_some(new_file.clone(), 0..4096).await;
@@ -522,10 +610,16 @@ pub(crate) mod test {
                 .expect("failed to create file"),
         );
 
-        std::os::unix::fs::symlink(path.join("testfile"), path.join("link")).expect("failed to create soft link");
+        std::os::unix::fs::symlink(path.join("testfile"), path.join("link"))
+            .expect("failed to create soft link");
 
-        let linked_file =
-            Rc::new(OpenOptions::new().read(true).dma_open(path.join("link")).await.expect("failed to open file"));
+        let linked_file = Rc::new(
+            OpenOptions::new()
+                .read(true)
+                .dma_open(path.join("link"))
+                .await
+                .expect("failed to open file"),
+        );
         linked_file.attach_scheduler();
 
         let mut buf = new_file.alloc_dma_buffer(512 << 10);
@@ -536,8 +630,13 @@ pub(crate) mod test {
         assert_eq!(res, 512 << 10);
         assert_eq!(crate::executor().io_stats().all_rings().file_reads().0, 0);
 
-        new_file =
-            Rc::new(OpenOptions::new().read(true).dma_open(path.join("testfile")).await.expect("failed to open file"));
+        new_file = Rc::new(
+            OpenOptions::new()
+                .read(true)
+                .dma_open(path.join("testfile"))
+                .await
+                .expect("failed to open file"),
+        );
         new_file.attach_scheduler();
 
         let _first = read_some(new_file.clone(), 0..4096).await;

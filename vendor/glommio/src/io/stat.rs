@@ -27,6 +27,10 @@ pub struct Stat {
 
 impl From<Statx> for Stat {
     fn from(s: Statx) -> Self {
-        Self { file_size: s.stx_size, allocated_file_size: s.stx_blocks * 512, fs_cluster_size: s.stx_blksize }
+        Self {
+            file_size: s.stx_size,
+            allocated_file_size: s.stx_blocks * 512,
+            fs_cluster_size: s.stx_blksize,
+        }
     }
 }

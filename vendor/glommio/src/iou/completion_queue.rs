@@ -22,7 +22,10 @@ pub struct CompletionQueue<'ring> {
 
 impl<'ring> CompletionQueue<'ring> {
     pub(crate) fn new(ring: &'ring IoUring) -> CompletionQueue<'ring> {
-        CompletionQueue { ring: NonNull::from(&ring.ring), _marker: PhantomData }
+        CompletionQueue {
+            ring: NonNull::from(&ring.ring),
+            _marker: PhantomData,
+        }
     }
 
     /// Returns the next CQE if any are available.
@@ -64,7 +67,11 @@ impl<'ring> CompletionQueue<'ring> {
     }
 
     #[inline(always)]
-    fn wait_inner(&mut self, count: u32, timeout: Option<Duration>) -> io::Result<&mut uring_sys::io_uring_cqe> {
+    fn wait_inner(
+        &mut self,
+        count: u32,
+        timeout: Option<Duration>,
+    ) -> io::Result<&mut uring_sys::io_uring_cqe> {
         let timeout = timeout.map(|timeout| uring_sys::__kernel_timespec {
             tv_sec: timeout.as_secs() as _,
             tv_nsec: timeout.subsec_nanos() as _,
@@ -117,7 +124,9 @@ impl<'ring> CompletionQueue<'ring> {
 impl fmt::Debug for CompletionQueue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fd = unsafe { self.ring.as_ref().ring_fd };
-        f.debug_struct(std::any::type_name::<Self>()).field("fd", &fd).finish()
+        f.debug_struct(std::any::type_name::<Self>())
+            .field("fd", &fd)
+            .finish()
     }
 }
 

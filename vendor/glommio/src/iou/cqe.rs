@@ -18,14 +18,25 @@ pub struct CQE {
 
 impl CQE {
     pub fn from_raw(cqe: uring_sys::io_uring_cqe) -> CQE {
-        CQE { user_data: cqe.user_data, res: cqe.res, flags: CompletionFlags::from_bits_truncate(cqe.flags) }
+        CQE {
+            user_data: cqe.user_data,
+            res: cqe.res,
+            flags: CompletionFlags::from_bits_truncate(cqe.flags),
+        }
     }
 
     pub fn from_raw_parts(user_data: u64, res: i32, flags: CompletionFlags) -> CQE {
-        CQE { user_data, res, flags }
+        CQE {
+            user_data,
+            res,
+            flags,
+        }
     }
 
-    pub(crate) fn new(ring: NonNull<uring_sys::io_uring>, cqe: &mut uring_sys::io_uring_cqe) -> CQE {
+    pub(crate) fn new(
+        ring: NonNull<uring_sys::io_uring>,
+        cqe: &mut uring_sys::io_uring_cqe,
+    ) -> CQE {
         let user_data = cqe.user_data;
         let res = cqe.res;
         let flags = CompletionFlags::from_bits_truncate(cqe.flags);
@@ -74,7 +85,11 @@ pub struct CQEs<'a> {
 
 impl<'a> CQEs<'a> {
     pub(crate) fn new(ring: NonNull<uring_sys::io_uring>) -> CQEs<'a> {
-        CQEs { ring, ready: 0, marker: PhantomData }
+        CQEs {
+            ring,
+            ready: 0,
+            marker: PhantomData,
+        }
     }
 
     #[inline(always)]
@@ -127,7 +142,12 @@ pub struct CQEsBlocking<'a> {
 
 impl<'a> CQEsBlocking<'a> {
     pub(crate) fn new(ring: NonNull<uring_sys::io_uring>, wait_for: u32) -> CQEsBlocking<'a> {
-        CQEsBlocking { ring, ready: 0, wait_for, marker: PhantomData }
+        CQEsBlocking {
+            ring,
+            ready: 0,
+            wait_for,
+            marker: PhantomData,
+        }
     }
 
     #[inline(always)]

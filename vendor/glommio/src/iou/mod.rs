@@ -138,14 +138,24 @@ impl IoUring {
 
     /// Creates a new `IoUring` using a set of `SetupFlags` and `SetupFeatures`
     /// for advanced use cases.
-    pub fn new_with_flags(entries: u32, flags: SetupFlags, features: SetupFeatures) -> io::Result<IoUring> {
+    pub fn new_with_flags(
+        entries: u32,
+        flags: SetupFlags,
+        features: SetupFeatures,
+    ) -> io::Result<IoUring> {
         unsafe {
             let mut params: uring_sys::io_uring_params = mem::zeroed();
             params.flags = flags.bits();
             params.features = features.bits();
             let mut ring = MaybeUninit::uninit();
-            resultify(uring_sys::io_uring_queue_init_params(entries as _, ring.as_mut_ptr(), &mut params))?;
-            Ok(IoUring { ring: ring.assume_init() })
+            resultify(uring_sys::io_uring_queue_init_params(
+                entries as _,
+                ring.as_mut_ptr(),
+                &mut params,
+            ))?;
+            Ok(IoUring {
+                ring: ring.assume_init(),
+            })
         }
     }
 
@@ -166,7 +176,11 @@ impl IoUring {
 
     /// Returns the three constituent parts of the `IoUring`.
     pub fn queues(&mut self) -> (SubmissionQueue<'_>, CompletionQueue<'_>, Registrar<'_>) {
-        (SubmissionQueue::new(&*self), CompletionQueue::new(&*self), Registrar::new(&*self))
+        (
+            SubmissionQueue::new(&*self),
+            CompletionQueue::new(&*self),
+            Registrar::new(&*self),
+        )
     }
 
     pub fn probe(&mut self) -> io::Result<Probe> {
@@ -186,7 +200,11 @@ impl IoUring {
 
     /// Submit all prepared [`SQE`]s to the kernel and wait until at least
     /// `wait_for` events have completed or `duration` has passed.
-    pub fn submit_sqes_and_wait_with_timeout(&mut self, wait_for: u32, duration: Duration) -> io::Result<u32> {
+    pub fn submit_sqes_and_wait_with_timeout(
+        &mut self,
+        wait_for: u32,
+        duration: Duration,
+    ) -> io::Result<u32> {
         self.sq().submit_and_wait_with_timeout(wait_for, duration)
     }
 
@@ -200,16 +218,20 @@ impl IoUring {
     /// CQE.
     pub fn wait_for_cqe(&mut self) -> io::Result<CQE> {
         let ring = NonNull::from(&self.ring);
-        self.inner_wait_for_cqes(1, ptr::null()).map(|cqe| CQE::new(ring, cqe))
+        self.inner_wait_for_cqes(1, ptr::null())
+            .map(|cqe| CQE::new(ring, cqe))
     }
 
     /// Block until a [`CQE`] is ready or timeout.
     pub fn wait_for_cqe_with_timeout(&mut self, duration: Duration) -> io::Result<CQE> {
-        let ts =
-            uring_sys::__kernel_timespec { tv_sec: duration.as_secs() as _, tv_nsec: duration.subsec_nanos() as _ };
+        let ts = uring_sys::__kernel_timespec {
+            tv_sec: duration.as_secs() as _,
+            tv_nsec: duration.subsec_nanos() as _,
+        };
 
         let ring = NonNull::from(&self.ring);
-        self.inner_wait_for_cqes(1, &ts).map(|cqe| CQE::new(ring, cqe))
+        self.inner_wait_for_cqes(1, &ts)
+            .map(|cqe| CQE::new(ring, cqe))
     }
 
     /// Returns an iterator of [`CQE`]s which are ready from the kernel.
@@ -229,7 +251,8 @@ impl IoUring {
 
     /// Wait until `count` [`CQE`]s are ready, without submitting any events.
     pub fn wait_for_cqes(&mut self, count: u32) -> io::Result<()> {
-        self.inner_wait_for_cqes(count as _, ptr::null()).map(|_| ())
+        self.inner_wait_for_cqes(count as _, ptr::null())
+            .map(|_| ())
     }
 
     fn inner_wait_for_cqes(
@@ -240,7 +263,13 @@ impl IoUring {
         unsafe {
             let mut cqe = MaybeUninit::uninit();
 
-            resultify(uring_sys::io_uring_wait_cqes(&mut self.ring, cqe.as_mut_ptr(), count, ts, ptr::null()))?;
+            resultify(uring_sys::io_uring_wait_cqes(
+                &mut self.ring,
+                cqe.as_mut_ptr(),
+                count,
+                ts,
+                ptr::null(),
+            ))?;
 
             Ok(&mut *cqe.assume_init())
         }
@@ -281,7 +310,9 @@ impl IoUring {
 
 impl fmt::Debug for IoUring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(std::any::type_name::<Self>()).field("fd", &self.ring.ring_fd).finish()
+        f.debug_struct(std::any::type_name::<Self>())
+            .field("fd", &self.ring.ring_fd)
+            .finish()
     }
 }
 

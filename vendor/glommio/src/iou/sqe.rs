@@ -107,7 +107,12 @@ impl<'a> SQE<'a> {
 
     /// Prepare a vectored read on a file descriptor.
     #[inline]
-    pub unsafe fn prep_read_vectored(&mut self, fd: impl UringFd, bufs: &mut [io::IoSliceMut<'_>], offset: u64) {
+    pub unsafe fn prep_read_vectored(
+        &mut self,
+        fd: impl UringFd,
+        bufs: &mut [io::IoSliceMut<'_>],
+        offset: u64,
+    ) {
         let len = bufs.len();
         let addr = bufs.as_mut_ptr();
         uring_sys::io_uring_prep_readv(self.sqe, fd.as_raw_fd(), addr as _, len as _, offset as _);
@@ -116,10 +121,23 @@ impl<'a> SQE<'a> {
 
     /// Prepare a read into a fixed, pre-registered buffer on a file descriptor.
     #[inline]
-    pub unsafe fn prep_read_fixed(&mut self, fd: impl UringFd, buf: &mut [u8], offset: u64, buf_index: u32) {
+    pub unsafe fn prep_read_fixed(
+        &mut self,
+        fd: impl UringFd,
+        buf: &mut [u8],
+        offset: u64,
+        buf_index: u32,
+    ) {
         let len = buf.len();
         let addr = buf.as_mut_ptr();
-        uring_sys::io_uring_prep_read_fixed(self.sqe, fd.as_raw_fd(), addr as _, len as _, offset as _, buf_index as _);
+        uring_sys::io_uring_prep_read_fixed(
+            self.sqe,
+            fd.as_raw_fd(),
+            addr as _,
+            len as _,
+            offset as _,
+            buf_index as _,
+        );
         fd.update_sqe(self);
     }
 
@@ -134,7 +152,12 @@ impl<'a> SQE<'a> {
 
     /// Prepare a vectored write on a file descriptor.
     #[inline]
-    pub unsafe fn prep_write_vectored(&mut self, fd: impl UringFd, bufs: &[io::IoSlice<'_>], offset: u64) {
+    pub unsafe fn prep_write_vectored(
+        &mut self,
+        fd: impl UringFd,
+        bufs: &[io::IoSlice<'_>],
+        offset: u64,
+    ) {
         let len = bufs.len();
         let addr = bufs.as_ptr();
         uring_sys::io_uring_prep_writev(self.sqe, fd.as_raw_fd(), addr as _, len as _, offset as _);
@@ -144,7 +167,13 @@ impl<'a> SQE<'a> {
     /// Prepare to write on a file descriptor from a fixed, pre-registered
     /// buffer.
     #[inline]
-    pub unsafe fn prep_write_fixed(&mut self, fd: impl UringFd, buf: &[u8], offset: u64, buf_index: usize) {
+    pub unsafe fn prep_write_fixed(
+        &mut self,
+        fd: impl UringFd,
+        buf: &[u8],
+        offset: u64,
+        buf_index: usize,
+    ) {
         let len = buf.len();
         let addr = buf.as_ptr();
         uring_sys::io_uring_prep_write_fixed(
@@ -176,7 +205,15 @@ impl<'a> SQE<'a> {
         count: u32,
         flags: SpliceFlags,
     ) {
-        uring_sys::io_uring_prep_splice(self.sqe, fd_in, off_in, fd_out, off_out, count, flags.bits());
+        uring_sys::io_uring_prep_splice(
+            self.sqe,
+            fd_in,
+            off_in,
+            fd_out,
+            off_out,
+            count,
+            flags.bits(),
+        );
     }
 
     /// Prepare a `recv` event on a file descriptor.
@@ -198,21 +235,43 @@ impl<'a> SQE<'a> {
     }
 
     /// Prepare a `recvmsg` event on a file descriptor.
-    pub unsafe fn prep_recvmsg(&mut self, fd: impl UringFd, msg: *mut libc::msghdr, flags: MsgFlags) {
+    pub unsafe fn prep_recvmsg(
+        &mut self,
+        fd: impl UringFd,
+        msg: *mut libc::msghdr,
+        flags: MsgFlags,
+    ) {
         uring_sys::io_uring_prep_recvmsg(self.sqe, fd.as_raw_fd(), msg, flags.bits() as _);
         fd.update_sqe(self);
     }
 
     /// Prepare a `sendmsg` event on a file descriptor.
-    pub unsafe fn prep_sendmsg(&mut self, fd: impl UringFd, msg: *mut libc::msghdr, flags: MsgFlags) {
+    pub unsafe fn prep_sendmsg(
+        &mut self,
+        fd: impl UringFd,
+        msg: *mut libc::msghdr,
+        flags: MsgFlags,
+    ) {
         uring_sys::io_uring_prep_sendmsg(self.sqe, fd.as_raw_fd(), msg, flags.bits() as _);
         fd.update_sqe(self);
     }
 
     /// Prepare a `fallocate` event.
     #[inline]
-    pub unsafe fn prep_fallocate(&mut self, fd: impl UringFd, offset: u64, size: u64, flags: FallocateFlags) {
-        uring_sys::io_uring_prep_fallocate(self.sqe, fd.as_raw_fd(), flags.bits() as _, offset as _, size as _);
+    pub unsafe fn prep_fallocate(
+        &mut self,
+        fd: impl UringFd,
+        offset: u64,
+        size: u64,
+        flags: FallocateFlags,
+    ) {
+        uring_sys::io_uring_prep_fallocate(
+            self.sqe,
+            fd.as_raw_fd(),
+            flags.bits() as _,
+            offset as _,
+            size as _,
+        );
         fd.update_sqe(self);
     }
 
@@ -239,7 +298,13 @@ impl<'a> SQE<'a> {
     /// Prepare an `openat` event.
     #[inline]
     pub unsafe fn prep_openat(&mut self, fd: impl UringFd, path: &CStr, flags: OFlag, mode: Mode) {
-        uring_sys::io_uring_prep_openat(self.sqe, fd.as_raw_fd(), path.as_ptr() as _, flags.bits(), mode.bits());
+        uring_sys::io_uring_prep_openat(
+            self.sqe,
+            fd.as_raw_fd(),
+            path.as_ptr() as _,
+            flags.bits(),
+            mode.bits(),
+        );
     }
 
     // TODO openat2
@@ -252,8 +317,18 @@ impl<'a> SQE<'a> {
 
     /// Prepare a timeout event.
     #[inline]
-    pub unsafe fn prep_timeout(&mut self, ts: &uring_sys::__kernel_timespec, events: u32, flags: TimeoutFlags) {
-        uring_sys::io_uring_prep_timeout(self.sqe, ts as *const _ as *mut _, events as _, flags.bits() as _);
+    pub unsafe fn prep_timeout(
+        &mut self,
+        ts: &uring_sys::__kernel_timespec,
+        events: u32,
+        flags: TimeoutFlags,
+    ) {
+        uring_sys::io_uring_prep_timeout(
+            self.sqe,
+            ts as *const _ as *mut _,
+            events as _,
+            flags.bits() as _,
+        );
     }
 
     #[inline]
@@ -286,9 +361,17 @@ impl<'a> SQE<'a> {
     }
 
     #[inline]
-    pub unsafe fn prep_accept(&mut self, fd: impl UringFd, accept: Option<&mut SockAddrStorage>, flags: SockFlag) {
+    pub unsafe fn prep_accept(
+        &mut self,
+        fd: impl UringFd,
+        accept: Option<&mut SockAddrStorage>,
+        flags: SockFlag,
+    ) {
         let (addr, len) = match accept {
-            Some(accept) => (accept.storage.as_mut_ptr() as *mut _, &mut accept.len as *mut _ as *mut _),
+            Some(accept) => (
+                accept.storage.as_mut_ptr() as *mut _,
+                &mut accept.len as *mut _ as *mut _,
+            ),
             None => (std::ptr::null_mut(), std::ptr::null_mut()),
         };
         uring_sys::io_uring_prep_accept(self.sqe, fd.as_raw_fd(), addr, len, flags.bits());
@@ -296,7 +379,13 @@ impl<'a> SQE<'a> {
     }
 
     #[inline]
-    pub unsafe fn prep_fadvise(&mut self, fd: impl UringFd, off: u64, len: u64, advice: PosixFadviseAdvice) {
+    pub unsafe fn prep_fadvise(
+        &mut self,
+        fd: impl UringFd,
+        off: u64,
+        len: u64,
+        advice: PosixFadviseAdvice,
+    ) {
         use PosixFadviseAdvice::*;
         let advice = match advice {
             POSIX_FADV_NORMAL => libc::POSIX_FADV_NORMAL,
@@ -334,11 +423,22 @@ impl<'a> SQE<'a> {
             MADV_FREE => libc::MADV_FREE,
             _ => unreachable!(),
         };
-        uring_sys::io_uring_prep_madvise(self.sqe, data.as_mut_ptr() as *mut _, data.len() as _, advice);
+        uring_sys::io_uring_prep_madvise(
+            self.sqe,
+            data.as_mut_ptr() as *mut _,
+            data.len() as _,
+            advice,
+        );
     }
 
     #[inline]
-    pub unsafe fn prep_epoll_ctl(&mut self, epoll_fd: RawFd, op: EpollOp, fd: RawFd, event: Option<&mut EpollEvent>) {
+    pub unsafe fn prep_epoll_ctl(
+        &mut self,
+        epoll_fd: RawFd,
+        op: EpollOp,
+        fd: RawFd,
+        event: Option<&mut EpollEvent>,
+    ) {
         let op = match op {
             EpollOp::EpollCtlAdd => libc::EPOLL_CTL_ADD,
             EpollOp::EpollCtlDel => libc::EPOLL_CTL_DEL,
@@ -356,10 +456,23 @@ impl<'a> SQE<'a> {
         uring_sys::io_uring_prep_files_update(self.sqe, addr, len, offset as _);
     }
 
-    pub unsafe fn prep_provide_buffers(&mut self, buffers: &mut [u8], count: u32, group: BufferGroupId, index: u32) {
+    pub unsafe fn prep_provide_buffers(
+        &mut self,
+        buffers: &mut [u8],
+        count: u32,
+        group: BufferGroupId,
+        index: u32,
+    ) {
         let addr = buffers.as_mut_ptr() as *mut libc::c_void;
         let len = buffers.len() as u32 / count;
-        uring_sys::io_uring_prep_provide_buffers(self.sqe, addr, len as _, count as _, group.id as _, index as _);
+        uring_sys::io_uring_prep_provide_buffers(
+            self.sqe,
+            addr,
+            len as _,
+            count as _,
+            group.id as _,
+            index as _,
+        );
     }
 
     pub unsafe fn prep_remove_buffers(&mut self, count: u32, id: BufferGroupId) {
@@ -493,7 +606,11 @@ pub struct SQEs<'ring> {
 
 impl<'ring> SQEs<'ring> {
     pub(crate) fn new(sq: &'ring mut uring_sys::io_uring, count: u32) -> SQEs<'ring> {
-        SQEs { sq, count, consumed: 0 }
+        SQEs {
+            sq,
+            count,
+            consumed: 0,
+        }
     }
 
     /// An iterator of [`HardLinkedSQE`]s. These will be [`SQE`]s that are
@@ -557,7 +674,9 @@ impl<'ring> Iterator for HardLinked<'ring, '_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let is_final = self.sqes.remaining() == 1;
-        self.sqes.consume().map(|sqe| HardLinkedSQE { sqe, is_final })
+        self.sqes
+            .consume()
+            .map(|sqe| HardLinkedSQE { sqe, is_final })
     }
 }
 
@@ -604,7 +723,9 @@ impl<'ring> Iterator for SoftLinked<'ring, '_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let is_final = self.sqes.remaining() == 1;
-        self.sqes.consume().map(|sqe| SoftLinkedSQE { sqe, is_final })
+        self.sqes
+            .consume()
+            .map(|sqe| SoftLinkedSQE { sqe, is_final })
     }
 }
 

@@ -21,7 +21,10 @@ pub struct SubmissionQueue<'ring> {
 
 impl<'ring> SubmissionQueue<'ring> {
     pub(crate) fn new(ring: &'ring IoUring) -> SubmissionQueue<'ring> {
-        SubmissionQueue { ring: NonNull::from(&ring.ring), _marker: PhantomData }
+        SubmissionQueue {
+            ring: NonNull::from(&ring.ring),
+            _marker: PhantomData,
+        }
     }
 
     /// Returns new [`SQE`s](crate::sqe::SQE) until the queue size is reached.
@@ -65,9 +68,15 @@ impl<'ring> SubmissionQueue<'ring> {
         resultify(unsafe { uring_sys::io_uring_submit_and_wait(self.ring.as_ptr(), wait_for as _) })
     }
 
-    pub fn submit_and_wait_with_timeout(&mut self, wait_for: u32, duration: Duration) -> io::Result<u32> {
-        let ts =
-            uring_sys::__kernel_timespec { tv_sec: duration.as_secs() as _, tv_nsec: duration.subsec_nanos() as _ };
+    pub fn submit_and_wait_with_timeout(
+        &mut self,
+        wait_for: u32,
+        duration: Duration,
+    ) -> io::Result<u32> {
+        let ts = uring_sys::__kernel_timespec {
+            tv_sec: duration.as_secs() as _,
+            tv_nsec: duration.subsec_nanos() as _,
+        };
 
         loop {
             if let Some(mut sqe) = self.prepare_sqe() {
@@ -75,7 +84,10 @@ impl<'ring> SubmissionQueue<'ring> {
                 unsafe {
                     sqe.prep_timeout(&ts, 0, crate::iou::sqe::TimeoutFlags::empty());
                     sqe.set_user_data(uring_sys::LIBURING_UDATA_TIMEOUT);
-                    return resultify(uring_sys::io_uring_submit_and_wait(self.ring.as_ptr(), wait_for as _));
+                    return resultify(uring_sys::io_uring_submit_and_wait(
+                        self.ring.as_ptr(),
+                        wait_for as _,
+                    ));
                 }
             }
 
@@ -95,7 +107,9 @@ impl<'ring> SubmissionQueue<'ring> {
 impl fmt::Debug for SubmissionQueue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fd = unsafe { self.ring.as_ref().ring_fd };
-        f.debug_struct(std::any::type_name::<Self>()).field("fd", &fd).finish()
+        f.debug_struct(std::any::type_name::<Self>())
+            .field("fd", &fd)
+            .finish()
     }
 }
 

@@ -86,12 +86,19 @@ impl<S: AsRawFd + FromRawFd + From<socket2::Socket>> GlommioDatagram<S> {
     }
 
     pub(crate) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        let source = self.reactor.upgrade().unwrap().recv(self.socket.as_raw_fd(), buf.len(), MsgFlags::MSG_PEEK);
+        let source = self.reactor.upgrade().unwrap().recv(
+            self.socket.as_raw_fd(),
+            buf.len(),
+            MsgFlags::MSG_PEEK,
+        );
 
         self.consume_receive_buffer(source, buf).await
     }
 
-    pub(crate) async fn peek_from<T: SockaddrLike>(&self, buf: &mut [u8]) -> io::Result<(usize, T)> {
+    pub(crate) async fn peek_from<T: SockaddrLike>(
+        &self,
+        buf: &mut [u8],
+    ) -> io::Result<(usize, T)> {
         match self.yolo_recvmsg(buf, MsgFlags::MSG_PEEK) {
             Some(res) => res,
             None => self.recv_from_blocking(buf, MsgFlags::MSG_PEEK).await,
@@ -129,7 +136,9 @@ impl<S: AsRawFd + FromRawFd + From<socket2::Socket>> GlommioDatagram<S> {
                 let mut src = src.take().unwrap();
                 src.trim_to_size(sz);
                 buf[0..sz].copy_from_slice(&src.as_bytes()[0..sz]);
-                let addr = unsafe { T::from_raw(addr.as_ptr() as *const _, Some(hdr.msg_namelen)).unwrap() };
+                let addr = unsafe {
+                    T::from_raw(addr.as_ptr() as *const _, Some(hdr.msg_namelen)).unwrap()
+                };
                 self.rx_yolo.set(true);
                 Ok((sz, addr))
             }
@@ -165,7 +174,10 @@ impl<S: AsRawFd + FromRawFd + From<socket2::Socket>> GlommioDatagram<S> {
         self.read_timeout.get()
     }
 
-    pub(crate) async fn recv_from<T: SockaddrLike>(&self, buf: &mut [u8]) -> io::Result<(usize, T)> {
+    pub(crate) async fn recv_from<T: SockaddrLike>(
+        &self,
+        buf: &mut [u8],
+    ) -> io::Result<(usize, T)> {
         match self.yolo_recvmsg(buf, MsgFlags::empty()) {
             Some(res) => res,
             None => self.recv_from_blocking(buf, MsgFlags::empty()).await,
@@ -190,7 +202,11 @@ impl<S: AsRawFd + FromRawFd + From<socket2::Socket>> GlommioDatagram<S> {
         Ok(ret)
     }
 
-    pub(crate) async fn send_to(&self, buf: &[u8], addr: impl nix::sys::socket::SockaddrLike) -> io::Result<usize> {
+    pub(crate) async fn send_to(
+        &self,
+        buf: &[u8],
+        addr: impl nix::sys::socket::SockaddrLike,
+    ) -> io::Result<usize> {
         match self.yolo_sendmsg(buf, &addr) {
             Some(res) => res,
             None => self.send_to_blocking(buf, addr).await,
@@ -220,28 +236,56 @@ impl<S: AsRawFd + FromRawFd + From<socket2::Socket>> GlommioDatagram<S> {
     }
 
     fn yolo_rx(&self, buf: &mut [u8]) -> Option<io::Result<usize>> {
-        if self.rx_yolo.get() { super::yolo_recv(self.socket.as_raw_fd(), buf) } else { None }.or_else(|| {
+        if self.rx_yolo.get() {
+            super::yolo_recv(self.socket.as_raw_fd(), buf)
+        } else {
+            None
+        }
+        .or_else(|| {
             self.rx_yolo.set(false);
             None
         })
     }
 
-    fn yolo_recvmsg<T: SockaddrLike>(&self, buf: &mut [u8], flags: MsgFlags) -> Option<io::Result<(usize, T)>> {
-        if self.rx_yolo.get() { super::yolo_recvmsg(self.socket.as_raw_fd(), buf, flags) } else { None }.or_else(|| {
+    fn yolo_recvmsg<T: SockaddrLike>(
+        &self,
+        buf: &mut [u8],
+        flags: MsgFlags,
+    ) -> Option<io::Result<(usize, T)>> {
+        if self.rx_yolo.get() {
+            super::yolo_recvmsg(self.socket.as_raw_fd(), buf, flags)
+        } else {
+            None
+        }
+        .or_else(|| {
             self.rx_yolo.set(false);
             None
         })
     }
 
     fn yolo_tx(&self, buf: &[u8]) -> Option<io::Result<usize>> {
-        if self.tx_yolo.get() { super::yolo_send(self.socket.as_raw_fd(), buf) } else { None }.or_else(|| {
+        if self.tx_yolo.get() {
+            super::yolo_send(self.socket.as_raw_fd(), buf)
+        } else {
+            None
+        }
+        .or_else(|| {
             self.tx_yolo.set(false);
             None
         })
     }
 
-    fn yolo_sendmsg(&self, buf: &[u8], addr: &impl nix::sys::socket::SockaddrLike) -> Option<io::Result<usize>> {
-        if self.tx_yolo.get() { super::yolo_sendmsg(self.socket.as_raw_fd(), buf, addr) } else { None }.or_else(|| {
+    fn yolo_sendmsg(
+        &self,
+        buf: &[u8],
+        addr: &impl nix::sys::socket::SockaddrLike,
+    ) -> Option<io::Result<usize>> {
+        if self.tx_yolo.get() {
+            super::yolo_sendmsg(self.socket.as_raw_fd(), buf, addr)
+        } else {
+            None
+        }
+        .or_else(|| {
             self.tx_yolo.set(false);
             None
         })

@@ -9,8 +9,13 @@ use nix::sys::socket::{MsgFlags, SockaddrLike};
 use std::{io, os::unix::io::RawFd};
 
 fn yolo_accept(fd: RawFd) -> Option<io::Result<RawFd>> {
-    let flags = nix::fcntl::OFlag::from_bits(nix::fcntl::fcntl(fd, nix::fcntl::F_GETFL).unwrap()).unwrap();
-    nix::fcntl::fcntl(fd, nix::fcntl::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+    let flags =
+        nix::fcntl::OFlag::from_bits(nix::fcntl::fcntl(fd, nix::fcntl::F_GETFL).unwrap()).unwrap();
+    nix::fcntl::fcntl(
+        fd,
+        nix::fcntl::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK),
+    )
+    .unwrap();
     let r = sys::accept_syscall(fd);
     nix::fcntl::fcntl(fd, nix::fcntl::F_SETFL(flags)).unwrap();
     match r {
@@ -33,7 +38,12 @@ fn yolo_send(fd: RawFd, buf: &[u8]) -> Option<io::Result<usize>> {
 }
 
 fn yolo_peek(fd: RawFd, buf: &mut [u8]) -> Option<io::Result<usize>> {
-    match sys::recv_syscall(fd, buf.as_mut_ptr(), buf.len(), (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK).bits()) {
+    match sys::recv_syscall(
+        fd,
+        buf.as_mut_ptr(),
+        buf.len(),
+        (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK).bits(),
+    ) {
         Ok(x) => Some(Ok(x)),
         Err(err) => match err.kind() {
             io::ErrorKind::WouldBlock => None,
@@ -43,7 +53,12 @@ fn yolo_peek(fd: RawFd, buf: &mut [u8]) -> Option<io::Result<usize>> {
 }
 
 fn yolo_recv(fd: RawFd, buf: &mut [u8]) -> Option<io::Result<usize>> {
-    match sys::recv_syscall(fd, buf.as_mut_ptr(), buf.len(), MsgFlags::MSG_DONTWAIT.bits()) {
+    match sys::recv_syscall(
+        fd,
+        buf.as_mut_ptr(),
+        buf.len(),
+        MsgFlags::MSG_DONTWAIT.bits(),
+    ) {
         Ok(x) => Some(Ok(x)),
         Err(err) => match err.kind() {
             io::ErrorKind::WouldBlock => None,
@@ -52,8 +67,17 @@ fn yolo_recv(fd: RawFd, buf: &mut [u8]) -> Option<io::Result<usize>> {
     }
 }
 
-fn yolo_recvmsg<T: SockaddrLike>(fd: RawFd, buf: &mut [u8], flags: MsgFlags) -> Option<io::Result<(usize, T)>> {
-    match sys::recvmsg_syscall(fd, buf.as_mut_ptr(), buf.len(), (flags | MsgFlags::MSG_DONTWAIT).bits()) {
+fn yolo_recvmsg<T: SockaddrLike>(
+    fd: RawFd,
+    buf: &mut [u8],
+    flags: MsgFlags,
+) -> Option<io::Result<(usize, T)>> {
+    match sys::recvmsg_syscall(
+        fd,
+        buf.as_mut_ptr(),
+        buf.len(),
+        (flags | MsgFlags::MSG_DONTWAIT).bits(),
+    ) {
         Ok(x) => Some(Ok(x)),
         Err(err) => match err.kind() {
             io::ErrorKind::WouldBlock => None,
@@ -62,8 +86,18 @@ fn yolo_recvmsg<T: SockaddrLike>(fd: RawFd, buf: &mut [u8], flags: MsgFlags) -> 
     }
 }
 
-fn yolo_sendmsg(fd: RawFd, buf: &[u8], addr: &impl nix::sys::socket::SockaddrLike) -> Option<io::Result<usize>> {
-    match sys::sendmsg_syscall(fd, buf.as_ptr(), buf.len(), addr, MsgFlags::MSG_DONTWAIT.bits()) {
+fn yolo_sendmsg(
+    fd: RawFd,
+    buf: &[u8],
+    addr: &impl nix::sys::socket::SockaddrLike,
+) -> Option<io::Result<usize>> {
+    match sys::sendmsg_syscall(
+        fd,
+        buf.as_ptr(),
+        buf.len(),
+        addr,
+        MsgFlags::MSG_DONTWAIT.bits(),
+    ) {
         Ok(x) => Some(Ok(x)),
         Err(err) => match err.kind() {
             io::ErrorKind::WouldBlock => None,

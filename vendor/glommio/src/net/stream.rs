@@ -84,7 +84,12 @@ impl Preallocated {
 
     /// Creates a fixed sized receive buffer
     pub fn new(size: usize) -> Self {
-        Self { buf: vec![0; size], tail: 0, head: 0, cap: size }
+        Self {
+            buf: vec![0; size],
+            tail: 0,
+            head: 0,
+            cap: size,
+        }
     }
 }
 
@@ -158,7 +163,11 @@ struct Timeout {
 
 impl Timeout {
     fn new(id: u64) -> Self {
-        Self { id, timeout: Cell::new(None), timer: Cell::new(None) }
+        Self {
+            id,
+            timeout: Cell::new(None),
+            timer: Cell::new(None),
+        }
     }
 
     fn get(&self) -> Option<Duration> {
@@ -196,7 +205,10 @@ impl Timeout {
             if !reactor.timer_exists(&(deadline, self.id)) {
                 reactor.remove_timer(self.id);
                 self.timer.take();
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "Operation timed out"));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "Operation timed out",
+                ));
             }
         }
         Ok(())
@@ -225,7 +237,11 @@ impl<S: AsRawFd> NonBufferedStream<S> {
     }
 
     pub(crate) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        let source = self.reactor.upgrade().unwrap().recv(self.stream.as_raw_fd(), buf.len(), MsgFlags::MSG_PEEK);
+        let source = self.reactor.upgrade().unwrap().recv(
+            self.stream.as_raw_fd(),
+            buf.len(),
+            MsgFlags::MSG_PEEK,
+        );
 
         let sz = source.collect_rw().await?;
         match source.extract_source_type() {
@@ -237,11 +253,19 @@ impl<S: AsRawFd> NonBufferedStream<S> {
         Ok(sz)
     }
 
-    pub(crate) fn poll_read(&mut self, cx: &Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let reactor = self.reactor.upgrade().unwrap();
         let reactor = reactor.as_ref();
 
-        let no_pending_poll = self.source_rx.as_ref().map(|src| src.result().is_some()).unwrap_or(true);
+        let no_pending_poll = self
+            .source_rx
+            .as_ref()
+            .map(|src| src.result().is_some())
+            .unwrap_or(true);
 
         if no_pending_poll {
             if let Some(result) = super::yolo_recv(self.stream.as_raw_fd(), buf) {
@@ -290,7 +314,11 @@ impl<S: AsRawFd> NonBufferedStream<S> {
         let reactor = reactor.as_ref();
         poll_err!(self.write_timeout.check(reactor));
 
-        let no_pending_poll = self.source_tx.as_ref().map(|src| src.result().is_some()).unwrap_or(true);
+        let no_pending_poll = self
+            .source_tx
+            .as_ref()
+            .map(|src| src.result().is_some())
+            .unwrap_or(true);
 
         if no_pending_poll {
             self.source_tx = Some(reactor.poll_write_ready(self.stream.as_raw_fd()));
@@ -311,7 +339,11 @@ impl<S: AsRawFd> NonBufferedStream<S> {
     /// kernel. Even with my "let's use latest" policy it would be crazy to
     /// mandate a kernel that doesn't even exist. So in preparation for that
     /// we'll sync-emulate this but already on an async wrapper
-    pub(crate) fn poll_shutdown(&self, _cx: &mut Context<'_>, how: Shutdown) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_shutdown(
+        &self,
+        _cx: &mut Context<'_>,
+        how: Shutdown,
+    ) -> Poll<io::Result<()>> {
         Poll::Ready(sys::shutdown(self.stream.as_raw_fd(), how))
     }
 }
@@ -338,7 +370,11 @@ where
             read_timeout: Timeout::new(reactor.register_timer()),
         };
         stream.init();
-        GlommioStream { stream, rx_buf: NonBuffered, rx_done: Cell::new(false) }
+        GlommioStream {
+            stream,
+            rx_buf: NonBuffered,
+            rx_done: Cell::new(false),
+        }
     }
 }
 
@@ -360,7 +396,11 @@ where
 
 impl<S> GlommioStream<S, NonBuffered> {
     pub(crate) fn buffered_with<B: Buffered>(self, rx_buf: B) -> GlommioStream<S, B> {
-        GlommioStream { stream: self.stream, rx_buf, rx_done: self.rx_done }
+        GlommioStream {
+            stream: self.stream,
+            rx_buf,
+            rx_done: self.rx_done,
+        }
     }
 }
 
@@ -392,7 +432,11 @@ impl<S: AsRawFd, B: RxBuf> GlommioStream<S, B> {
         self.stream.peek(buf).await
     }
 
-    pub(crate) fn poll_read(&mut self, cx: &Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         if self.rx_buf.is_empty() {
             if buf.len() >= self.rx_buf.buffer_size() {
                 return self.stream.poll_read(cx, buf);
@@ -425,7 +469,11 @@ impl<S: AsRawFd, B: RxBuf> GlommioStream<S, B> {
         self.stream.poll_close(cx)
     }
 
-    pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>, how: Shutdown) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_shutdown(
+        &self,
+        cx: &mut Context<'_>,
+        how: Shutdown,
+    ) -> Poll<io::Result<()>> {
         self.stream.poll_shutdown(cx, how)
     }
 

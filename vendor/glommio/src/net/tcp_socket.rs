@@ -83,7 +83,10 @@ impl FromRawFd for TcpListener {
         let sk = Socket::from_raw_fd(fd);
         let listener = sk.into();
 
-        TcpListener { reactor: Rc::downgrade(&crate::executor().reactor()), listener }
+        TcpListener {
+            reactor: Rc::downgrade(&crate::executor().reactor()),
+            listener,
+        }
     }
 }
 
@@ -114,7 +117,11 @@ impl TcpListener {
             .next()
             .ok_or_else(|| io::Error::new(io::ErrorKind::Other, "empty address"))?;
 
-        let domain = if addr.is_ipv6() { Domain::IPV6 } else { Domain::IPV4 };
+        let domain = if addr.is_ipv6() {
+            Domain::IPV6
+        } else {
+            Domain::IPV4
+        };
         let sk = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         let addr = socket2::SockAddr::from(addr);
         sk.set_reuse_port(true)?;
@@ -122,7 +129,10 @@ impl TcpListener {
         sk.listen(1024)?;
         let listener = sk.into();
 
-        Ok(TcpListener { reactor: Rc::downgrade(&crate::executor().reactor()), listener })
+        Ok(TcpListener {
+            reactor: Rc::downgrade(&crate::executor().reactor()),
+            listener,
+        })
     }
 
     /// Accepts a new incoming TCP connection and allows the result to be sent
@@ -342,7 +352,9 @@ impl AcceptedTcpStream {
     /// });
     /// ```
     pub fn bind_to_executor(self) -> TcpStream {
-        TcpStream { stream: unsafe { GlommioStream::from_raw_fd(self.fd) } }
+        TcpStream {
+            stream: unsafe { GlommioStream::from_raw_fd(self.fd) },
+        }
     }
 }
 
@@ -362,7 +374,9 @@ pin_project! {
 
 impl From<socket2::Socket> for TcpStream {
     fn from(socket: socket2::Socket) -> TcpStream {
-        Self { stream: GlommioStream::from(socket) }
+        Self {
+            stream: GlommioStream::from(socket),
+        }
     }
 }
 
@@ -380,7 +394,11 @@ impl FromRawFd for TcpStream {
 }
 
 fn make_tcp_socket(addr: &SocketAddr) -> io::Result<Socket> {
-    let domain = if addr.is_ipv6() { Domain::IPV6 } else { Domain::IPV4 };
+    let domain = if addr.is_ipv6() {
+        Domain::IPV6
+    } else {
+        Domain::IPV4
+    };
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     Ok(socket)
 }
@@ -405,7 +423,9 @@ impl TcpStream {
         let source = reactor.connect(socket.as_raw_fd(), SockaddrStorage::from(addr));
         source.collect_rw().await?;
 
-        Ok(TcpStream { stream: GlommioStream::from(socket) })
+        Ok(TcpStream {
+            stream: GlommioStream::from(socket),
+        })
     }
 
     /// Creates a TCP connection to the specified address with a timeout.
@@ -428,25 +448,40 @@ impl TcpStream {
     ///         .unwrap();
     /// })
     /// ```
-    pub async fn connect_timeout<A: ToSocketAddrs>(addr: A, duration: Duration) -> Result<TcpStream> {
+    pub async fn connect_timeout<A: ToSocketAddrs>(
+        addr: A,
+        duration: Duration,
+    ) -> Result<TcpStream> {
         if duration.as_secs() == 0 && duration.subsec_nanos() == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot set a 0 duration timeout").into());
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "cannot set a 0 duration timeout",
+            )
+            .into());
         }
 
         let addr = addr.to_socket_addrs()?.next().unwrap();
         let socket = make_tcp_socket(&addr)?;
         let reactor = crate::executor().reactor();
-        let source = reactor.connect_timeout(socket.as_raw_fd(), SockaddrStorage::from(addr), duration);
+        let source =
+            reactor.connect_timeout(socket.as_raw_fd(), SockaddrStorage::from(addr), duration);
 
         // connect_timeout submits two sqes to io_uring: a connect sqe soft-linked
         // with a LINK_TIMEOUT sqe. If the timeout fires, the connect sqe fails with
         // ECANCELED. We map that error to TimedOut to match the standard library's API.
-        source.collect_rw().await.map_err(|err| match err.raw_os_error() {
-            Some(libc::ECANCELED) => io::Error::new(io::ErrorKind::TimedOut, "connection timed out"),
-            _ => err,
-        })?;
+        source
+            .collect_rw()
+            .await
+            .map_err(|err| match err.raw_os_error() {
+                Some(libc::ECANCELED) => {
+                    io::Error::new(io::ErrorKind::TimedOut, "connection timed out")
+                }
+                _ => err,
+            })?;
 
-        Ok(TcpStream { stream: GlommioStream::from(socket) })
+        Ok(TcpStream {
+            stream: GlommioStream::from(socket),
+        })
     }
 
     /// Creates a buffered TCP connection with default receive buffer.
@@ -456,7 +491,9 @@ impl TcpStream {
 
     /// Creates a buffered TCP connection with custom receive buffer.
     pub fn buffered_with<B: Buffered>(self, buf: B) -> TcpStream<B> {
-        TcpStream { stream: self.stream.buffered_with(buf) }
+        TcpStream {
+            stream: self.stream.buffered_with(buf),
+        }
     }
 }
 
@@ -517,7 +554,9 @@ impl<B: RxBuf> TcpStream<B> {
 
     /// Shuts down the read, write, or both halves of this connection.
     pub async fn shutdown(&self, how: Shutdown) -> Result<()> {
-        poll_fn(|cx| self.stream.poll_shutdown(cx, how)).await.map_err(Into::into)
+        poll_fn(|cx| self.stream.poll_shutdown(cx, how))
+            .await
+            .map_err(Into::into)
     }
 
     /// Sets the value of the `TCP_NODELAY` option on this socket.
@@ -649,7 +688,10 @@ impl<B: RxBuf> TcpStream<B> {
 }
 
 impl<B: Buffered + Unpin> AsyncBufRead for TcpStream<B> {
-    fn poll_fill_buf<'a>(self: Pin<&'a mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&'a [u8]>> {
+    fn poll_fill_buf<'a>(
+        self: Pin<&'a mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<&'a [u8]>> {
         let this = self.project();
         this.stream.poll_fill_buf(cx)
     }
@@ -660,13 +702,21 @@ impl<B: Buffered + Unpin> AsyncBufRead for TcpStream<B> {
 }
 
 impl<B: RxBuf + Unpin> AsyncRead for TcpStream<B> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl<B: RxBuf + Unpin> AsyncWrite for TcpStream<B> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -848,7 +898,9 @@ mod tests {
             }
             let mut handles = Vec::with_capacity(4);
             for _ in 0..4 {
-                handles.push(crate::spawn_local(async move { TcpStream::connect(addr).await }).detach());
+                handles.push(
+                    crate::spawn_local(async move { TcpStream::connect(addr).await }).detach(),
+                );
             }
 
             for handle in handles.drain(..) {
@@ -1139,7 +1191,9 @@ mod tests {
 
             let ltask = crate::spawn_local(async move {
                 let mut stream = listener.accept().await?;
-                stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+                stream
+                    .set_read_timeout(Some(Duration::from_secs(1)))
+                    .unwrap();
                 let mut buf = [0u8; 64];
                 let now = Instant::now();
                 match stream.read(&mut buf).await {
@@ -1192,9 +1246,13 @@ mod tests {
 
             let ltask = crate::spawn_local(async move {
                 let stream = listener.accept().await?;
-                stream.set_write_timeout(Some(Duration::from_nanos(0))).unwrap_err();
+                stream
+                    .set_write_timeout(Some(Duration::from_nanos(0)))
+                    .unwrap_err();
                 assert!(stream.write_timeout().is_none());
-                stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+                stream
+                    .set_write_timeout(Some(Duration::from_secs(1)))
+                    .unwrap();
                 assert_eq!(stream.write_timeout(), Some(Duration::from_secs(1)));
                 io::Result::Ok(0)
             });

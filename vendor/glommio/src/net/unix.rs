@@ -98,7 +98,10 @@ impl UnixListener {
         sk.listen(128)?;
         let listener = sk.into();
 
-        Ok(UnixListener { reactor: Rc::downgrade(&crate::executor().reactor()), listener })
+        Ok(UnixListener {
+            reactor: Rc::downgrade(&crate::executor().reactor()),
+            listener,
+        })
     }
 
     /// Accepts a new incoming Unix connection and allows the result to be sent
@@ -278,7 +281,9 @@ pin_project! {
 
 impl FromRawFd for UnixStream {
     unsafe fn from_raw_fd(fd: RawFd) -> Self {
-        UnixStream { stream: GlommioStream::from_raw_fd(fd as _) }
+        UnixStream {
+            stream: GlommioStream::from_raw_fd(fd as _),
+        }
     }
 }
 
@@ -324,11 +329,14 @@ impl UnixStream {
         let reactor = crate::executor().reactor();
 
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        let addr = UnixAddr::new(addr.as_ref()).map_err(|e| io::Error::new(io::ErrorKind::Other, e))?;
+        let addr =
+            UnixAddr::new(addr.as_ref()).map_err(|e| io::Error::new(io::ErrorKind::Other, e))?;
         let source = reactor.connect(socket.as_raw_fd(), addr);
         source.collect_rw().await?;
 
-        Ok(Self { stream: GlommioStream::from(socket) })
+        Ok(Self {
+            stream: GlommioStream::from(socket),
+        })
     }
 
     /// Creates a buffered Unix connection with default receive buffer.
@@ -338,14 +346,18 @@ impl UnixStream {
 
     /// Creates a buffered Unix connection with custom receive buffer.
     pub fn buffered_with<B: Buffered>(self, buf: B) -> UnixStream<B> {
-        UnixStream { stream: self.stream.buffered_with(buf) }
+        UnixStream {
+            stream: self.stream.buffered_with(buf),
+        }
     }
 }
 
 impl<B: RxBuf> UnixStream<B> {
     /// Shuts down the read, write, or both halves of this connection.
     pub async fn shutdown(&self, how: Shutdown) -> Result<()> {
-        poll_fn(|cx| self.stream.poll_shutdown(cx, how)).await.map_err(Into::into)
+        poll_fn(|cx| self.stream.poll_shutdown(cx, how))
+            .await
+            .map_err(Into::into)
     }
 
     /// Receives data on the socket from the remote address to which it is
@@ -394,7 +406,10 @@ impl<B: RxBuf> UnixStream<B> {
 }
 
 impl<B: Buffered + Unpin> AsyncBufRead for UnixStream<B> {
-    fn poll_fill_buf<'a>(self: Pin<&'a mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&'a [u8]>> {
+    fn poll_fill_buf<'a>(
+        self: Pin<&'a mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<&'a [u8]>> {
         let this = self.project();
         this.stream.poll_fill_buf(cx)
     }
@@ -405,13 +420,21 @@ impl<B: Buffered + Unpin> AsyncBufRead for UnixStream<B> {
 }
 
 impl<B: RxBuf + Unpin> AsyncRead for UnixStream<B> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl<B: RxBuf + Unpin> AsyncWrite for UnixStream<B> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -472,13 +495,17 @@ impl UnixDatagram {
         let sk = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         let addr = socket2::SockAddr::unix(addr.as_ref())?;
         sk.bind(&addr)?;
-        Ok(Self { socket: GlommioDatagram::from(sk) })
+        Ok(Self {
+            socket: GlommioDatagram::from(sk),
+        })
     }
 
     /// Creates a Unix Datagram socket which is not bound to any address.
     pub fn unbound() -> Result<UnixDatagram> {
         let sk = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-        Ok(Self { socket: GlommioDatagram::from(sk) })
+        Ok(Self {
+            socket: GlommioDatagram::from(sk),
+        })
     }
 
     /// Connects an unbounded Unix Datagram socket to a remote address, allowing
@@ -509,7 +536,8 @@ impl UnixDatagram {
     /// [`send`]: UnixDatagram::send
     /// [`recv`]: UnixDatagram::recv
     pub async fn connect<A: AsRef<Path>>(&self, addr: A) -> Result<()> {
-        let addr = UnixAddr::new(addr.as_ref()).map_err(|e| io::Error::new(io::ErrorKind::Other, e))?;
+        let addr =
+            UnixAddr::new(addr.as_ref()).map_err(|e| io::Error::new(io::ErrorKind::Other, e))?;
 
         let reactor = self.socket.reactor.upgrade().unwrap();
         let source = reactor.connect(self.socket.as_raw_fd(), addr);
@@ -656,8 +684,8 @@ impl UnixDatagram {
     /// })
     /// ```
     pub async fn send_to<A: AsRef<Path>>(&self, buf: &[u8], addr: A) -> Result<usize> {
-        let addr =
-            nix::sys::socket::UnixAddr::new(addr.as_ref()).map_err(|e| io::Error::new(io::ErrorKind::Other, e))?;
+        let addr = nix::sys::socket::UnixAddr::new(addr.as_ref())
+            .map_err(|e| io::Error::new(io::ErrorKind::Other, e))?;
         self.socket.send_to(buf, addr).await.map_err(Into::into)
     }
 

@@ -41,18 +41,28 @@ impl Gate {
     /// Create a new [`Gate`](crate::sync::Gate)
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self { inner: Rc::new(GateInner { count: Cell::new(0), state: RefCell::new(State::Open) }) }
+        Self {
+            inner: Rc::new(GateInner {
+                count: Cell::new(0),
+                state: RefCell::new(State::Open),
+            }),
+        }
     }
 
     /// Get a visitor pass which will be waited to be released on closing
     pub fn enter(&self) -> Result<Pass, GlommioError<()>> {
         self.inner.enter()?;
-        Ok(Pass { gate: self.inner.clone() })
+        Ok(Pass {
+            gate: self.inner.clone(),
+        })
     }
 
     /// Spawn a task for which the gate will wait on closing into the current
     /// task queue.
-    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Result<Task<T>, GlommioError<()>> {
+    pub fn spawn<T: 'static>(
+        &self,
+        future: impl Future<Output = T> + 'static,
+    ) -> Result<Task<T>, GlommioError<()>> {
         self.spawn_into(future, crate::executor().current_task_queue())
     }
 
@@ -188,7 +198,8 @@ mod tests {
             running_tasks.acquire(nr_tasks).await.unwrap();
 
             println!("Main: closing gate");
-            let close_future = crate::spawn_local(enclose!((gate) async move { gate.close().await })).detach();
+            let close_future =
+                crate::spawn_local(enclose!((gate) async move { gate.close().await })).detach();
             crate::executor().yield_task_queue_now().await;
             assert!(!gate.is_open());
             assert!(gate.spawn(async {}).is_err());

@@ -98,7 +98,10 @@ struct WaiterAdapter {
 
 impl WaiterAdapter {
     fn new() -> Self {
-        WaiterAdapter { pointers_ops: WaiterPointerOps, link_ops: LinkOps }
+        WaiterAdapter {
+            pointers_ops: WaiterPointerOps,
+            link_ops: LinkOps,
+        }
     }
 }
 
@@ -216,13 +219,21 @@ impl<'a, T> Waiter<'a, T> {
     fn new(kind: WaiterKind, rw: &'a RwLock<T>) -> Self {
         Waiter {
             rw,
-            node: WaiterNode { kind, link: LinkedListLink::new(), waker: RefCell::new(None), _p: PhantomPinned },
+            node: WaiterNode {
+                kind,
+                link: LinkedListLink::new(),
+                waker: RefCell::new(None),
+                _p: PhantomPinned,
+            },
         }
     }
 
     fn remove_from_waiting_queue(node: Pin<&mut WaiterNode>, rw: &mut State) {
         if node.link.is_linked() {
-            let mut cursor = unsafe { rw.waiters_queue.cursor_mut_from_ptr(node.get_unchecked_mut()) };
+            let mut cursor = unsafe {
+                rw.waiters_queue
+                    .cursor_mut_from_ptr(node.get_unchecked_mut())
+            };
 
             if cursor.remove().is_none() {
                 panic!("Waiter has to be linked into the list of waiting futures");
@@ -230,7 +241,12 @@ impl<'a, T> Waiter<'a, T> {
         }
     }
 
-    fn register_in_waiting_queue(node: Pin<&mut WaiterNode>, rw: &mut State, waker: Waker, kind: WaiterKind) {
+    fn register_in_waiting_queue(
+        node: Pin<&mut WaiterNode>,
+        rw: &mut State,
+        waker: Waker,
+        kind: WaiterKind,
+    ) {
         *node.waker.borrow_mut() = Some(waker);
 
         if node.link.is_linked() {
@@ -242,7 +258,8 @@ impl<'a, T> Waiter<'a, T> {
         }
 
         // It is safe to skip null check here because we use object reference
-        rw.waiters_queue.push_back(unsafe { NonNull::new_unchecked(node.get_unchecked_mut()) });
+        rw.waiters_queue
+            .push_back(unsafe { NonNull::new_unchecked(node.get_unchecked_mut()) });
     }
 }
 
@@ -260,7 +277,12 @@ impl<'a, T> Future for Waiter<'a, T> {
                     Self::remove_from_waiting_queue(pinned_node, &mut rw);
                     Poll::Ready(Ok(()))
                 } else {
-                    Self::register_in_waiting_queue(pinned_node, &mut rw, cx.waker().clone(), WaiterKind::Writer);
+                    Self::register_in_waiting_queue(
+                        pinned_node,
+                        &mut rw,
+                        cx.waker().clone(),
+                        WaiterKind::Writer,
+                    );
                     Poll::Pending
                 }
             }
@@ -270,7 +292,12 @@ impl<'a, T> Future for Waiter<'a, T> {
                     Self::remove_from_waiting_queue(pinned_node, &mut rw);
                     Poll::Ready(Ok(()))
                 } else {
-                    Self::register_in_waiting_queue(pinned_node, &mut rw, cx.waker().clone(), WaiterKind::Reader);
+                    Self::register_in_waiting_queue(
+                        pinned_node,
+                        &mut rw,
+                        cx.waker().clone(),
+                        WaiterKind::Reader,
+                    );
                     Poll::Pending
                 }
             }
@@ -426,7 +453,10 @@ impl<T> RwLock<T> {
     /// let lock = RwLock::new(5);
     /// ```
     pub fn new(value: T) -> Self {
-        RwLock { state: RefCell::new(State::new()), value: RefCell::new(Some(value)) }
+        RwLock {
+            state: RefCell::new(State::new()),
+            value: RefCell::new(Some(value)),
+        }
     }
 
     /// Returns a mutable reference to the underlying data.
@@ -508,13 +538,19 @@ impl<T> RwLock<T> {
             let try_result = state.try_read()?;
 
             if try_result {
-                return Ok(RwLockReadGuard { rw: self, value_ref: self.value.borrow() });
+                return Ok(RwLockReadGuard {
+                    rw: self,
+                    value_ref: self.value.borrow(),
+                });
             }
 
             Waiter::new(WaiterKind::Reader, self)
         };
 
-        waiter.await.map(|_| RwLockReadGuard { rw: self, value_ref: self.value.borrow() })
+        waiter.await.map(|_| RwLockReadGuard {
+            rw: self,
+            value_ref: self.value.borrow(),
+        })
     }
 
     /// Locks this RwLock with exclusive write access, suspending the current
@@ -551,14 +587,20 @@ impl<T> RwLock<T> {
             let try_result = state.try_write()?;
 
             if try_result {
-                return Ok(RwLockWriteGuard { rw: self, value_ref: self.value.borrow_mut() });
+                return Ok(RwLockWriteGuard {
+                    rw: self,
+                    value_ref: self.value.borrow_mut(),
+                });
             }
 
             Waiter::new(WaiterKind::Writer, self)
         };
         waiter.await?;
 
-        Ok(RwLockWriteGuard { rw: self, value_ref: self.value.borrow_mut() })
+        Ok(RwLockWriteGuard {
+            rw: self,
+            value_ref: self.value.borrow_mut(),
+        })
     }
 
     /// Attempts to acquire this RwLock with shared read access.
@@ -590,7 +632,10 @@ impl<T> RwLock<T> {
         let try_result = state.try_read()?;
 
         if try_result {
-            return Ok(RwLockReadGuard { rw: self, value_ref: self.value.borrow() });
+            return Ok(RwLockReadGuard {
+                rw: self,
+                value_ref: self.value.borrow(),
+            });
         }
 
         Err(GlommioError::WouldBlock(ResourceType::RwLock))
@@ -628,7 +673,10 @@ impl<T> RwLock<T> {
         let try_result = state.try_write()?;
 
         if try_result {
-            return Ok(RwLockWriteGuard { rw: self, value_ref: self.value.borrow_mut() });
+            return Ok(RwLockWriteGuard {
+                rw: self,
+                value_ref: self.value.borrow_mut(),
+            });
         }
 
         Err(GlommioError::WouldBlock(ResourceType::RwLock))
@@ -693,7 +741,10 @@ impl<T> RwLock<T> {
         }
 
         if state.writers > 0 || state.readers > 0 {
-            return Err(GlommioError::CanNotBeClosed(ResourceType::RwLock, "Lock is still held by fiber(s)"));
+            return Err(GlommioError::CanNotBeClosed(
+                ResourceType::RwLock,
+                "Lock is still held by fiber(s)",
+            ));
         }
 
         state.closed = true;

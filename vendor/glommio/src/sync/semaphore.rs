@@ -58,7 +58,10 @@ struct WaiterAdapter {
 
 impl WaiterAdapter {
     fn new() -> Self {
-        WaiterAdapter { pointers_ops: WaiterPointerOps, link_ops: LinkOps }
+        WaiterAdapter {
+            pointers_ops: WaiterPointerOps,
+            link_ops: LinkOps,
+        }
     }
 }
 
@@ -102,15 +105,25 @@ unsafe impl Adapter for WaiterAdapter {
 impl<'a> Waiter<'a> {
     fn new(units: u64, semaphore: &'a Semaphore) -> Waiter<'a> {
         Waiter {
-            node: WaiterNode { link: LinkedListLink::new(), units, waker: RefCell::new(None), _p: PhantomPinned },
+            node: WaiterNode {
+                link: LinkedListLink::new(),
+                units,
+                waker: RefCell::new(None),
+                _p: PhantomPinned,
+            },
             semaphore,
         }
     }
 
-    fn remove_from_waiting_queue(waiter_node: Pin<&mut WaiterNode>, sem_state: &mut SemaphoreState) {
+    fn remove_from_waiting_queue(
+        waiter_node: Pin<&mut WaiterNode>,
+        sem_state: &mut SemaphoreState,
+    ) {
         if waiter_node.link.is_linked() {
             let mut cursor = unsafe {
-                sem_state.waiters_list.cursor_mut_from_ptr(Pin::into_inner_unchecked(waiter_node) as *const _)
+                sem_state
+                    .waiters_list
+                    .cursor_mut_from_ptr(Pin::into_inner_unchecked(waiter_node) as *const _)
             };
 
             if cursor.remove().is_none() {
@@ -119,7 +132,11 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    fn register_in_waiting_queue(waiter_node: Pin<&mut WaiterNode>, sem_state: &mut SemaphoreState, waker: Waker) {
+    fn register_in_waiting_queue(
+        waiter_node: Pin<&mut WaiterNode>,
+        sem_state: &mut SemaphoreState,
+        waker: Waker,
+    ) {
         *waiter_node.waker.borrow_mut() = Some(waker);
 
         if waiter_node.link.is_linked() {
@@ -181,7 +198,11 @@ struct SemaphoreState {
 
 impl SemaphoreState {
     fn new(avail: u64) -> Self {
-        SemaphoreState { avail, closed: false, waiters_list: LinkedList::new(WaiterAdapter::new()) }
+        SemaphoreState {
+            avail,
+            closed: false,
+            waiters_list: LinkedList::new(WaiterAdapter::new()),
+        }
     }
 
     fn available(&self) -> u64 {
@@ -190,7 +211,10 @@ impl SemaphoreState {
 
     fn try_acquire(&mut self, units: u64) -> Result<bool> {
         if self.closed {
-            return Err(GlommioError::Closed(ResourceType::Semaphore { requested: units, available: self.avail }));
+            return Err(GlommioError::Closed(ResourceType::Semaphore {
+                requested: units,
+                available: self.avail,
+            }));
         }
 
         if self.avail >= units {
@@ -330,7 +354,9 @@ impl Semaphore {
     /// let _ = Semaphore::new(1);
     /// ```
     pub fn new(avail: u64) -> Semaphore {
-        Semaphore { state: RefCell::new(SemaphoreState::new(avail)) }
+        Semaphore {
+            state: RefCell::new(SemaphoreState::new(avail)),
+        }
     }
 
     /// Returns the amount of units currently available in this semaphore
@@ -542,7 +568,10 @@ impl Semaphore {
         if state.waiters_list.is_empty() && state.try_acquire(units)? {
             return Ok(Permit::new(units, self));
         }
-        Err(GlommioError::WouldBlock(ResourceType::Semaphore { requested: units, available: state.available() }))
+        Err(GlommioError::WouldBlock(ResourceType::Semaphore {
+            requested: units,
+            available: state.available(),
+        }))
     }
 
     /// Acquires the given number of units, if they are available, and
@@ -591,7 +620,10 @@ impl Semaphore {
         if state.waiters_list.is_empty() && state.try_acquire(units)? {
             return Ok(StaticPermit::new(units, self.clone()));
         }
-        Err(GlommioError::WouldBlock(ResourceType::Semaphore { requested: units, available: state.available() }))
+        Err(GlommioError::WouldBlock(ResourceType::Semaphore {
+            requested: units,
+            available: state.available(),
+        }))
     }
 
     /// Signals the semaphore to release the specified amount of units.
@@ -793,7 +825,10 @@ mod test {
         assert!(result.is_err());
 
         let err = result.err().unwrap();
-        if !matches!(err, GlommioError::WouldBlock(ResourceType::Semaphore { .. })) {
+        if !matches!(
+            err,
+            GlommioError::WouldBlock(ResourceType::Semaphore { .. })
+        ) {
             panic!("Incorrect error type is returned from try_acquire_permit method");
         }
     }
@@ -811,7 +846,10 @@ mod test {
         assert!(result.is_err());
 
         let err = result.err().unwrap();
-        if !matches!(err, GlommioError::WouldBlock(ResourceType::Semaphore { .. })) {
+        if !matches!(
+            err,
+            GlommioError::WouldBlock(ResourceType::Semaphore { .. })
+        ) {
             panic!("Incorrect error type is returned from try_acquire_permit method");
         }
     }

@@ -74,9 +74,10 @@ impl Debug for BlockingThreadOp {
                 write!(f, "create dir `{path:?}` (`{flags:b}`)")
             }
             BlockingThreadOp::Truncate(fd, to) => write!(f, "truncate `{fd}` -> `{to}`"),
-            BlockingThreadOp::CopyFileRange(fd_in, off_in, fd_out, off_out, len) => {
-                write!(f, "copy_file_range `{fd_in}` @ `{off_in}` -> {fd_out} @ `{off_out}` for {len} bytes")
-            }
+            BlockingThreadOp::CopyFileRange(fd_in, off_in, fd_out, off_out, len) => write!(
+                f,
+                "copy_file_range `{fd_in}` @ `{off_in}` -> {fd_out} @ `{off_out}` for {len} bytes"
+            ),
             BlockingThreadOp::Fn(_) => write!(f, "user function"),
         }
     }
@@ -102,7 +103,14 @@ impl BlockingThreadOp {
                 raw_syscall!(ftruncate(fd, sz))
             }
             BlockingThreadOp::CopyFileRange(fd_in, mut off_in, fd_out, mut off_out, len) => {
-                raw_syscall!(copy_file_range(fd_in, &mut off_in, fd_out, &mut off_out, len, 0))
+                raw_syscall!(copy_file_range(
+                    fd_in,
+                    &mut off_in,
+                    fd_out,
+                    &mut off_out,
+                    len,
+                    0
+                ))
             }
             BlockingThreadOp::Fn(f) => {
                 f();
@@ -181,7 +189,10 @@ pub(crate) struct BlockingThreadPool {
 }
 
 impl BlockingThreadPool {
-    pub(crate) fn new(placement: PoolPlacement, sleep_notifier: Arc<SleepNotifier>) -> crate::Result<Self, ()> {
+    pub(crate) fn new(
+        placement: PoolPlacement,
+        sleep_notifier: Arc<SleepNotifier>,
+    ) -> crate::Result<Self, ()> {
         let (in_tx, in_rx) = flume::bounded(4 << 10);
         let (out_tx, out_rx) = flume::bounded(4 << 10);
         let in_rx = Arc::new(in_rx);
@@ -192,7 +203,12 @@ impl BlockingThreadPool {
         let mut threads = Vec::with_capacity(thread_count);
         for _ in 0..thread_count {
             let bindings = placements.next().cpu_binding();
-            threads.push(BlockingThread::new(sleep_notifier.clone(), in_rx.clone(), out_tx.clone(), bindings));
+            threads.push(BlockingThread::new(
+                sleep_notifier.clone(),
+                in_rx.clone(),
+                out_tx.clone(),
+                bindings,
+            ));
         }
 
         Ok(Self {
@@ -204,20 +220,29 @@ impl BlockingThreadPool {
         })
     }
 
-    pub(super) fn push(&self, op: BlockingThreadOp, source: Pin<Rc<RefCell<InnerSource>>>) -> impl Future<Output = ()> {
+    pub(super) fn push(
+        &self,
+        op: BlockingThreadOp,
+        source: Pin<Rc<RefCell<InnerSource>>>,
+    ) -> impl Future<Output = ()> {
         let id = self.requests.get();
         self.requests.set(id.overflowing_add(1).0);
         let req = BlockingThreadReq {
             op,
             id,
-            latency_sensitive: matches!(source.borrow().io_requirements.latency_req, crate::Latency::Matters(_)),
+            latency_sensitive: matches!(
+                source.borrow().io_requirements.latency_req,
+                crate::Latency::Matters(_)
+            ),
         };
         let mut waiters = self.sources.borrow_mut();
         assert!(waiters.insert(id, source).is_none());
         let tx = self.tx.clone();
 
         async move {
-            tx.send_async(req).await.expect("failed to enqueue blocking operation");
+            tx.send_async(req)
+                .await
+                .expect("failed to enqueue blocking operation");
         }
     }
 
@@ -230,7 +255,10 @@ impl BlockingThreadPool {
 
             let src = waiters.remove(&id).unwrap();
             let mut inner_source = src.borrow_mut();
-            inner_source.wakers.result.replace(res.try_into().expect("not a valid blocking operation's result"));
+            inner_source.wakers.result.replace(
+                res.try_into()
+                    .expect("not a valid blocking operation's result"),
+            );
             inner_source.wakers.wake_waiters();
 
             woke += 1;

@@ -41,7 +41,12 @@ fn build_cpu_location(
         .next()
         .ok_or_else(|| io::Error::new(ErrorKind::Other, "failed to parse physical_package_id"))??;
 
-    Ok(CpuLocation { cpu, core: get_core_id(cpu, &cpu_path, cpu_to_core)?, package: package_id, numa_node })
+    Ok(CpuLocation {
+        cpu,
+        core: get_core_id(cpu, &cpu_path, cpu_to_core)?,
+        package: package_id,
+        numa_node,
+    })
 }
 
 /// Request the machine topology.  Only CPUs that are currently `online`
@@ -99,11 +104,20 @@ pub fn get_machine_topology_unsorted() -> io::Result<Vec<CpuLocation>> {
     // numa_node -> (core_id -> [cpu_id])
     let mut node_to_core_to_cpus: BTreeMap<usize, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
     for l in &cpu_locations {
-        node_to_core_to_cpus.entry(l.numa_node).or_default().entry(l.core).or_default().push(l.cpu)
+        node_to_core_to_cpus
+            .entry(l.numa_node)
+            .or_default()
+            .entry(l.core)
+            .or_default()
+            .push(l.cpu)
     }
 
     let mut cpu_to_vcore = HashMap::new();
-    for (vcore, cpu_on_same_core) in node_to_core_to_cpus.values().flat_map(BTreeMap::values).enumerate() {
+    for (vcore, cpu_on_same_core) in node_to_core_to_cpus
+        .values()
+        .flat_map(BTreeMap::values)
+        .enumerate()
+    {
         for &cpu in cpu_on_same_core {
             cpu_to_vcore.insert(cpu, vcore);
         }
@@ -116,7 +130,11 @@ pub fn get_machine_topology_unsorted() -> io::Result<Vec<CpuLocation>> {
     Ok(cpu_locations)
 }
 
-fn get_core_id(cpu: usize, cpu_path: &Path, cpu_to_core: &mut HashMap<usize, usize>) -> io::Result<usize> {
+fn get_core_id(
+    cpu: usize,
+    cpu_path: &Path,
+    cpu_to_core: &mut HashMap<usize, usize>,
+) -> io::Result<usize> {
     // `hwloc` suggests that some hardware assigns unique `core_id`s to each CPU
     // even though they are hyper-threads, so we ensure we have the same
     // `core_id` for all CPUs in `core_cpus_list` (`thread_siblings` is
@@ -157,18 +175,34 @@ pub(crate) mod test_helpers {
         for cpu in cpus {
             cpu_to_core
                 .entry(cpu.cpu)
-                .and_modify(|e| assert_eq!(*e, cpu.core, "cpu {} in cores {} and {}", cpu.cpu, cpu.core, *e))
+                .and_modify(|e| {
+                    assert_eq!(
+                        *e, cpu.core,
+                        "cpu {} in cores {} and {}",
+                        cpu.cpu, cpu.core, *e
+                    )
+                })
                 .or_insert(cpu.core);
 
             core_to_pkg
                 .entry(cpu.core)
-                .and_modify(|e| assert_eq!(*e, cpu.package, "core {} in packages {} and {}", cpu.core, cpu.package, *e))
+                .and_modify(|e| {
+                    assert_eq!(
+                        *e, cpu.package,
+                        "core {} in packages {} and {}",
+                        cpu.core, cpu.package, *e
+                    )
+                })
                 .or_insert(cpu.package);
 
             core_to_numa
                 .entry(cpu.core)
                 .and_modify(|e| {
-                    assert_eq!(*e, cpu.numa_node, "core {} in numa_nodes {} and {}", cpu.core, cpu.numa_node, *e)
+                    assert_eq!(
+                        *e, cpu.numa_node,
+                        "core {} in numa_nodes {} and {}",
+                        cpu.core, cpu.numa_node, *e
+                    )
                 })
                 .or_insert(cpu.numa_node);
 
@@ -188,12 +222,21 @@ pub(crate) mod test_helpers {
                 }
             }
 
-            assert!(either, "unsupported topology hierarchy: numa node {} and package {}", cpu.numa_node, cpu.package);
+            assert!(
+                either,
+                "unsupported topology hierarchy: numa node {} and package {}",
+                cpu.numa_node, cpu.package
+            );
         }
     }
 
     pub fn cpu_loc(numa_node: usize, package: usize, core: usize, cpu: usize) -> CpuLocation {
-        CpuLocation { cpu, core, package, numa_node }
+        CpuLocation {
+            cpu,
+            core,
+            package,
+            numa_node,
+        }
     }
 }
 
@@ -218,7 +261,11 @@ mod test {
         // panic because topology level are unclear:
         // numa node 0 is associated with package 0 and 1
         // package 1 is associated with numa node 0 and 2
-        let topology = vec![cpu_loc(0, 0, 0, 0), cpu_loc(0, 1, 1, 1), cpu_loc(2, 1, 2, 2)];
+        let topology = vec![
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(0, 1, 1, 1),
+            cpu_loc(2, 1, 2, 2),
+        ];
 
         check_topolgy(topology);
     }

@@ -14,10 +14,7 @@ use std::{
     net::{Shutdown, TcpStream},
     os::unix::io::{AsRawFd, FromRawFd, RawFd},
     rc::Rc,
-    sync::{
-        atomic::{fence, Ordering},
-        Arc, RwLock,
-    },
+    sync::{atomic::{fence, Ordering}, Arc, RwLock},
     task::Waker,
     time::Duration,
 };
@@ -50,7 +47,12 @@ pub struct Fsxattr {
 
 const FS_SETXATTR_MAGIC: u8 = b'X';
 const FS_SETXATTR_TYPE_MODE: u8 = 32;
-ioctl_write_ptr!(set_fsxattr, FS_SETXATTR_MAGIC, FS_SETXATTR_TYPE_MODE, Fsxattr);
+ioctl_write_ptr!(
+    set_fsxattr,
+    FS_SETXATTR_MAGIC,
+    FS_SETXATTR_TYPE_MODE,
+    Fsxattr
+);
 
 pub(crate) fn fs_hint_extentsize(fd: RawFd, size: usize) -> nix::Result<i32> {
     let attr = Fsxattr {
@@ -126,7 +128,10 @@ pub(crate) fn recvmsg_syscall<T: SockaddrLike>(
     len: usize,
     flags: i32,
 ) -> io::Result<(usize, T)> {
-    let mut iov = libc::iovec { iov_base: buf as *mut libc::c_void, iov_len: len };
+    let mut iov = libc::iovec {
+        iov_base: buf as *mut libc::c_void,
+        iov_len: len,
+    };
 
     let mut msg_name = MaybeUninit::<nix::sys::socket::sockaddr_storage>::uninit();
     let msg_namelen = std::mem::size_of::<nix::sys::socket::sockaddr_storage>() as libc::socklen_t;
@@ -149,7 +154,10 @@ pub(crate) fn sendmsg_syscall(
     addr: &impl nix::sys::socket::SockaddrLike,
     flags: i32,
 ) -> io::Result<usize> {
-    let mut iov = libc::iovec { iov_base: buf as *mut libc::c_void, iov_len: len };
+    let mut iov = libc::iovec {
+        iov_base: buf as *mut libc::c_void,
+        iov_len: len,
+    };
 
     let msg_name = addr.as_ptr() as *mut libc::c_void;
     let msg_namelen = addr.len();
@@ -255,7 +263,8 @@ pub(crate) struct SleepNotifier {
 }
 
 lazy_static! {
-    static ref REACTOR_GLOBAL_STATE: RwLock<ReactorGlobalState> = RwLock::new(ReactorGlobalState::default());
+    static ref REACTOR_GLOBAL_STATE: RwLock<ReactorGlobalState> =
+        RwLock::new(ReactorGlobalState::default());
     static ref REACTOR_DISCONNECTED: Arc<SleepNotifier> = SleepNotifier::new(usize::MAX).unwrap();
 }
 
@@ -278,7 +287,13 @@ impl SleepNotifier {
         let eventfd = unsafe { std::fs::File::from_raw_fd(create_eventfd()?) };
         let (waker_sender, foreign_wakes) = crossbeam::channel::unbounded();
 
-        Ok(Arc::new(Self { eventfd, id, should_notify: AtomicBool::new(false), waker_sender, foreign_wakes }))
+        Ok(Arc::new(Self {
+            eventfd,
+            id,
+            should_notify: AtomicBool::new(false),
+            waker_sender,
+            foreign_wakes,
+        }))
     }
 
     pub(crate) fn eventfd_fd(&self) -> RawFd {
@@ -292,7 +307,12 @@ impl SleepNotifier {
     pub(crate) fn notify(&self, force: bool) {
         // Pairs with the one in `prepare_to_sleep`: either we see that it sleeps, or it sees what we brought.
         fence(Ordering::SeqCst);
-        if self.should_notify.compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed).is_ok() || force {
+        if self
+            .should_notify
+            .compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+            || force
+        {
             write_eventfd(self.eventfd_fd());
         }
     }
@@ -302,7 +322,10 @@ impl SleepNotifier {
         // most likely happened because the remote executor already died, in which
         // case they were no longer interested in this notification. But log.
         if self.waker_sender.send(waker).is_err() {
-            debug!("Executor {} cannot send the waker to its destination!", self.id());
+            debug!(
+                "Executor {} cannot send the waker to its destination!",
+                self.id()
+            );
         }
 
         self.notify(force_notify);
@@ -451,7 +474,12 @@ pub(crate) struct TimeSpec64 {
 
 impl Default for TimeSpec64 {
     fn default() -> TimeSpec64 {
-        TimeSpec64 { raw: uring_sys::__kernel_timespec { tv_sec: 0, tv_nsec: 0 } }
+        TimeSpec64 {
+            raw: uring_sys::__kernel_timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+        }
     }
 }
 
@@ -484,7 +512,10 @@ impl TryFrom<Duration> for TimeSpec64 {
     fn try_from(dur: Duration) -> Result<Self, Self::Error> {
         if let Ok(secs) = i64::try_from(dur.as_secs()) {
             Ok(TimeSpec64 {
-                raw: uring_sys::__kernel_timespec { tv_sec: secs, tv_nsec: dur.subsec_nanos() as libc::c_longlong },
+                raw: uring_sys::__kernel_timespec {
+                    tv_sec: secs,
+                    tv_nsec: dur.subsec_nanos() as libc::c_longlong,
+                },
             })
         } else {
             Err(TimeSpec64::MAX)
@@ -493,8 +524,12 @@ impl TryFrom<Duration> for TimeSpec64 {
 }
 
 impl TimeSpec64 {
-    pub const MAX: TimeSpec64 =
-        TimeSpec64 { raw: uring_sys::__kernel_timespec { tv_sec: i64::MAX, tv_nsec: 999_999_999 } };
+    pub const MAX: TimeSpec64 = TimeSpec64 {
+        raw: uring_sys::__kernel_timespec {
+            tv_sec: i64::MAX,
+            tv_nsec: 999_999_999,
+        },
+    };
 }
 
 pub(super) struct Latencies {
@@ -531,7 +566,13 @@ pub(super) struct Wakers {
 
 impl Wakers {
     pub(super) fn new() -> Self {
-        Wakers { result: None, queued_at: None, submitted_at: None, fulfilled_at: None, waiters: Default::default() }
+        Wakers {
+            result: None,
+            queued_at: None,
+            submitted_at: None,
+            fulfilled_at: None,
+            waiters: Default::default(),
+        }
     }
 
     pub(super) fn wake_waiters(&mut self) -> bool {

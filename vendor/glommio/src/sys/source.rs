@@ -5,7 +5,10 @@
 //
 use crate::{
     iou::sqe::SockAddrStorage,
-    sys::{DmaBuffer, IoBuffer, OsResult, PollableStatus, ReactorQueue, SourceId, Statx, TimeSpec64, Wakers},
+    sys::{
+        DmaBuffer, IoBuffer, OsResult, PollableStatus, ReactorQueue, SourceId, Statx, TimeSpec64,
+        Wakers,
+    },
     GlommioError, IoRequirements, ReactorErrorKind, RingIoStats, TaskQueueHandle,
 };
 use futures_lite::{future, io};
@@ -32,8 +35,18 @@ pub(crate) enum SourceType {
     PollAdd,
     SockSend(DmaBuffer),
     SockRecv(Option<DmaBuffer>),
-    SockRecvMsg(Option<DmaBuffer>, libc::iovec, libc::msghdr, MaybeUninit<nix::sys::socket::sockaddr_storage>),
-    SockSendMsg(DmaBuffer, libc::iovec, libc::msghdr, nix::sys::socket::SockaddrStorage),
+    SockRecvMsg(
+        Option<DmaBuffer>,
+        libc::iovec,
+        libc::msghdr,
+        MaybeUninit<nix::sys::socket::sockaddr_storage>,
+    ),
+    SockSendMsg(
+        DmaBuffer,
+        libc::iovec,
+        libc::msghdr,
+        nix::sys::socket::SockaddrStorage,
+    ),
     Open(CString),
     FdataSync,
     Fallocate,
@@ -61,7 +74,9 @@ impl TryFrom<SourceType> for Statx {
     fn try_from(value: SourceType) -> Result<Self, Self::Error> {
         match value {
             SourceType::Statx(_, buf) => Ok(buf.into_inner()),
-            src => Err(GlommioError::ReactorError(ReactorErrorKind::IncorrectSourceType(format!("{src:?}")))),
+            src => Err(GlommioError::ReactorError(
+                ReactorErrorKind::IncorrectSourceType(format!("{src:?}")),
+            )),
         }
     }
 }
@@ -187,7 +202,9 @@ impl Source {
     }
 
     pub(crate) fn extract_source_type(self) -> SourceType {
-        self.inner.borrow_mut().update_source_type(SourceType::Invalid)
+        self.inner
+            .borrow_mut()
+            .update_source_type(SourceType::Invalid)
     }
 
     pub(crate) fn extract_buffer(self) -> IoBuffer {
@@ -209,7 +226,11 @@ impl Source {
 
     pub(crate) fn result(&self) -> Option<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
-        let ret = inner.wakers.result.as_ref().map(|x| OsResult::from(x).into());
+        let ret = inner
+            .wakers
+            .result
+            .as_ref()
+            .map(|x| OsResult::from(x).into());
         if ret.is_none() {
             return ret;
         }
@@ -223,12 +244,19 @@ impl Source {
                 let post_lat = lat.fulfilled_at.elapsed();
 
                 let reactor = &crate::executor().reactor().sys;
-                (stat_fn)(pre_lat, io_lat, post_lat, reactor.ring_for_source(self).io_stats_mut());
                 (stat_fn)(
                     pre_lat,
                     io_lat,
                     post_lat,
-                    reactor.ring_for_source(self).io_stats_for_task_queue_mut(crate::executor().current_task_queue()),
+                    reactor.ring_for_source(self).io_stats_mut(),
+                );
+                (stat_fn)(
+                    pre_lat,
+                    io_lat,
+                    post_lat,
+                    reactor
+                        .ring_for_source(self)
+                        .io_stats_for_task_queue_mut(crate::executor().current_task_queue()),
                 );
             }
         }

@@ -76,7 +76,8 @@ macro_rules! set_block_property {
 
 fn read_int<P: AsRef<Path>>(path: P) -> isize {
     let path = path.as_ref();
-    let data = read_to_string(path).unwrap_or_else(|err| panic!("reading {} ({})", path.display(), err));
+    let data =
+        read_to_string(path).unwrap_or_else(|err| panic!("reading {} ({})", path.display(), err));
     let contents = data.trim_matches('\n');
     contents.parse::<isize>().unwrap()
 }
@@ -123,7 +124,10 @@ impl BlockDevice {
 
         let cache_data = read_to_string(queue.join("write_cache")).unwrap();
         let cache = cache_data.parse::<StorageCache>().unwrap();
-        let subcomponents = read_dir(dir.join("slaves")).unwrap().map(|x| x.unwrap().path()).collect();
+        let subcomponents = read_dir(dir.join("slaves"))
+            .unwrap()
+            .map(|x| x.unwrap().path())
+            .collect();
 
         BlockDevice {
             memory_device: false,
@@ -226,9 +230,16 @@ impl ListIterator {
     fn from_str(s: impl Into<String>) -> io::Result<Self> {
         let list_str = s.into();
         if !list_str.is_ascii() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "input is not ascii"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "input is not ascii",
+            ));
         }
-        Ok(Self { list_str, idx: 0, range_iter: None })
+        Ok(Self {
+            list_str,
+            idx: 0,
+            range_iter: None,
+        })
     }
 
     fn parse_next_num(&mut self) -> io::Result<usize> {
@@ -390,7 +401,14 @@ struct Unchecked;
 
 impl RangeIter<Unchecked> {
     fn new(begin: usize) -> Self {
-        Self { last_item: None, beg: begin, end: begin, used_size: 1, group_size: 1, _marker: PhantomData::<Unchecked> }
+        Self {
+            last_item: None,
+            beg: begin,
+            end: begin,
+            used_size: 1,
+            group_size: 1,
+            _marker: PhantomData::<Unchecked>,
+        }
     }
 
     fn set_end(mut self, end: usize) -> Self {
@@ -438,7 +456,10 @@ impl RangeIter<Checked> {
         if (last - self.beg) % self.group_size < self.used_size - 1 {
             self.ret(last.checked_add(1)?)
         } else {
-            self.ret(last.checked_add(1)?.checked_add(self.group_size - self.used_size)?)
+            self.ret(
+                last.checked_add(1)?
+                    .checked_add(self.group_size - self.used_size)?,
+            )
         }
     }
 
@@ -477,10 +498,20 @@ pub(super) mod test_helpers {
         pub(super) fn from_str(s: impl Into<String>) -> io::Result<Self> {
             let hex_str = s.into();
             if !hex_str.is_ascii() {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "input is not ascii"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "input is not ascii",
+                ));
             }
             let len = hex_str.len();
-            Ok(Self { hex_str, s_beg: len, s_end: len, bits_on_deck: None, n_bits_on_deck: 0, bit_counter: 0 })
+            Ok(Self {
+                hex_str,
+                s_beg: len,
+                s_end: len,
+                bits_on_deck: None,
+                n_bits_on_deck: 0,
+                bit_counter: 0,
+            })
         }
 
         fn next(&mut self) -> Option<usize> {
@@ -508,8 +539,15 @@ pub(super) mod test_helpers {
             // Count unused bits (these are all equal to 0)
             self.bit_counter += self.n_bits_on_deck;
 
-            self.s_end = 1 + self.hex_str.get(..self.s_beg)?.rfind(|c: char| c.is_ascii_hexdigit())?;
-            self.s_beg = self.hex_str.get(..self.s_end)?.rfind(|c: char| !c.is_ascii_hexdigit()).map_or(0, |ii| ii + 1);
+            self.s_end = 1 + self
+                .hex_str
+                .get(..self.s_beg)?
+                .rfind(|c: char| c.is_ascii_hexdigit())?;
+            self.s_beg = self
+                .hex_str
+                .get(..self.s_end)?
+                .rfind(|c: char| !c.is_ascii_hexdigit())
+                .map_or(0, |ii| ii + 1);
 
             // Each hexadecimal char represents 4 bits and we only have space for 64 bits
             if self.s_end - self.s_beg > 16 {
@@ -539,28 +577,64 @@ mod test {
 
     #[test]
     fn hex_bit_iterator() -> io::Result<()> {
-        assert_eq!(HexBitIterator::from_str("")?.collect::<Vec<_>>(), Vec::<usize>::new());
-        assert_eq!(HexBitIterator::from_str("\n")?.collect::<Vec<_>>(), Vec::<usize>::new());
-        assert_eq!(HexBitIterator::from_str("00\n")?.collect::<Vec<_>>(), Vec::<usize>::new());
-        assert_eq!(HexBitIterator::from_str("0,0\n")?.collect::<Vec<_>>(), Vec::<usize>::new());
-        assert_eq!(HexBitIterator::from_str("03")?.collect::<Vec<_>>(), vec![0, 1]);
-        assert_eq!(HexBitIterator::from_str("0c")?.collect::<Vec<_>>(), vec![2, 3]);
-        assert_eq!(HexBitIterator::from_str("c0")?.collect::<Vec<_>>(), vec![6, 7]);
-        assert_eq!(HexBitIterator::from_str("03,00\n")?.collect::<Vec<_>>(), vec![8, 9]);
-        assert_eq!(HexBitIterator::from_str("03,fF")?.collect::<Vec<_>>(), vec![0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        assert_eq!(HexBitIterator::from_str("03,Ff")?.collect::<Vec<_>>(), vec![0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(
+            HexBitIterator::from_str("")?.collect::<Vec<_>>(),
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            HexBitIterator::from_str("\n")?.collect::<Vec<_>>(),
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            HexBitIterator::from_str("00\n")?.collect::<Vec<_>>(),
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            HexBitIterator::from_str("0,0\n")?.collect::<Vec<_>>(),
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            HexBitIterator::from_str("03")?.collect::<Vec<_>>(),
+            vec![0, 1]
+        );
+        assert_eq!(
+            HexBitIterator::from_str("0c")?.collect::<Vec<_>>(),
+            vec![2, 3]
+        );
+        assert_eq!(
+            HexBitIterator::from_str("c0")?.collect::<Vec<_>>(),
+            vec![6, 7]
+        );
+        assert_eq!(
+            HexBitIterator::from_str("03,00\n")?.collect::<Vec<_>>(),
+            vec![8, 9]
+        );
+        assert_eq!(
+            HexBitIterator::from_str("03,fF")?.collect::<Vec<_>>(),
+            vec![0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        );
+        assert_eq!(
+            HexBitIterator::from_str("03,Ff")?.collect::<Vec<_>>(),
+            vec![0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        );
 
         {
             let n = 20;
             let mut s = "f".repeat(n);
             s.push_str(",\n,,\n,\n");
-            assert_eq!(HexBitIterator::from_str(s)?.collect::<Vec<_>>(), (0..n * 4).collect::<Vec<_>>());
+            assert_eq!(
+                HexBitIterator::from_str(s)?.collect::<Vec<_>>(),
+                (0..n * 4).collect::<Vec<_>>()
+            );
         }
 
         {
             let n = 20;
             let s = "f,\n,,\n,\n".repeat(n);
-            assert_eq!(HexBitIterator::from_str(s)?.collect::<Vec<_>>(), (0..n * 4).collect::<Vec<_>>());
+            assert_eq!(
+                HexBitIterator::from_str(s)?.collect::<Vec<_>>(),
+                (0..n * 4).collect::<Vec<_>>()
+            );
         }
 
         {
@@ -568,33 +642,64 @@ mod test {
             let mut s = "f,\n,,\n,\n".repeat(n);
             let ss = "0".repeat(n);
             s.push_str(&ss);
-            assert_eq!(HexBitIterator::from_str(s)?.collect::<Vec<_>>(), (n * 4..2 * (n * 4)).collect::<Vec<_>>());
+            assert_eq!(
+                HexBitIterator::from_str(s)?.collect::<Vec<_>>(),
+                (n * 4..2 * (n * 4)).collect::<Vec<_>>()
+            );
         }
         {
             let n = 20;
             let mut s = "0,\n,,\n,\n".repeat(n);
             let ss = "f,\n,,\n,\n".repeat(n);
             s.push_str(&ss);
-            assert_eq!(HexBitIterator::from_str(s)?.collect::<Vec<_>>(), (0..n * 4).collect::<Vec<_>>());
+            assert_eq!(
+                HexBitIterator::from_str(s)?.collect::<Vec<_>>(),
+                (0..n * 4).collect::<Vec<_>>()
+            );
         }
         Ok(())
     }
 
     #[test]
     fn range_iter() -> Result<(), ()> {
-        let it = RangeIter::new(5).set_end(8).set_group_size(5).set_used_sized(0).check()?.collect::<Vec<_>>();
+        let it = RangeIter::new(5)
+            .set_end(8)
+            .set_group_size(5)
+            .set_used_sized(0)
+            .check()?
+            .collect::<Vec<_>>();
         assert_eq!(it, Vec::<usize>::new());
 
-        let it = RangeIter::new(5).set_end(25).set_group_size(50).set_used_sized(50).check()?.collect::<Vec<_>>();
+        let it = RangeIter::new(5)
+            .set_end(25)
+            .set_group_size(50)
+            .set_used_sized(50)
+            .check()?
+            .collect::<Vec<_>>();
         assert_eq!(it, (5..=25).collect::<Vec<_>>());
 
-        let it = RangeIter::new(5).set_end(8).set_group_size(2).set_used_sized(1).check()?.collect::<Vec<_>>();
+        let it = RangeIter::new(5)
+            .set_end(8)
+            .set_group_size(2)
+            .set_used_sized(1)
+            .check()?
+            .collect::<Vec<_>>();
         assert_eq!(it, vec![5, 7]);
 
-        let it = RangeIter::new(12).set_end(32).set_group_size(10).set_used_sized(2).check()?.collect::<Vec<_>>();
+        let it = RangeIter::new(12)
+            .set_end(32)
+            .set_group_size(10)
+            .set_used_sized(2)
+            .check()?
+            .collect::<Vec<_>>();
         assert_eq!(it, vec![12, 13, 22, 23, 32]);
 
-        let it = RangeIter::new(10).set_end(20).set_group_size(5).set_used_sized(2).check()?.collect::<Vec<_>>();
+        let it = RangeIter::new(10)
+            .set_end(20)
+            .set_group_size(5)
+            .set_used_sized(2)
+            .check()?
+            .collect::<Vec<_>>();
         assert_eq!(it, vec![10, 11, 15, 16, 20]);
 
         let it = RangeIter::new(usize::MAX - 10)
@@ -620,24 +725,52 @@ mod test {
 
     #[test]
     fn list_iterator() -> io::Result<()> {
-        assert_eq!(ListIterator::from_str("\0")?.collect_ok::<Vec<_>>().unwrap(), Vec::<usize>::new());
-        assert_eq!(ListIterator::from_str("\n")?.collect_ok::<Vec<_>>().unwrap(), Vec::<usize>::new());
-        assert_eq!(ListIterator::from_str("0,8\n")?.collect_ok::<Vec<_>>().unwrap(), vec![0, 8]);
-        assert_eq!(ListIterator::from_str("0-3\n")?.collect_ok::<Vec<_>>().unwrap(), vec![0, 1, 2, 3]);
         assert_eq!(
-            ListIterator::from_str("0-3,8,12-16\0")?.collect_ok::<Vec<_>>().unwrap(),
+            ListIterator::from_str("\0")?
+                .collect_ok::<Vec<_>>()
+                .unwrap(),
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            ListIterator::from_str("\n")?
+                .collect_ok::<Vec<_>>()
+                .unwrap(),
+            Vec::<usize>::new()
+        );
+        assert_eq!(
+            ListIterator::from_str("0,8\n")?
+                .collect_ok::<Vec<_>>()
+                .unwrap(),
+            vec![0, 8]
+        );
+        assert_eq!(
+            ListIterator::from_str("0-3\n")?
+                .collect_ok::<Vec<_>>()
+                .unwrap(),
+            vec![0, 1, 2, 3]
+        );
+        assert_eq!(
+            ListIterator::from_str("0-3,8,12-16\0")?
+                .collect_ok::<Vec<_>>()
+                .unwrap(),
             vec![0, 1, 2, 3, 8, 12, 13, 14, 15, 16]
         );
         assert_eq!(
-            ListIterator::from_str("9-38:4/10\0")?.collect_ok::<Vec<_>>().unwrap(),
+            ListIterator::from_str("9-38:4/10\0")?
+                .collect_ok::<Vec<_>>()
+                .unwrap(),
             vec![9, 10, 11, 12, 19, 20, 21, 22, 29, 30, 31, 32]
         );
         assert_eq!(
-            ListIterator::from_str("0-1023:2/256\0")?.collect_ok::<Vec<_>>().unwrap(),
+            ListIterator::from_str("0-1023:2/256\0")?
+                .collect_ok::<Vec<_>>()
+                .unwrap(),
             vec![0, 1, 256, 257, 512, 513, 768, 769]
         );
         assert_eq!(
-            ListIterator::from_str("0-3,8,12-32:2/10\n")?.collect_ok::<Vec<_>>().unwrap(),
+            ListIterator::from_str("0-3,8,12-32:2/10\n")?
+                .collect_ok::<Vec<_>>()
+                .unwrap(),
             vec![0, 1, 2, 3, 8, 12, 13, 22, 23, 32]
         );
         assert!(ListIterator::from_str("-")?.any(|e| e.is_err()));
@@ -667,7 +800,9 @@ mod test {
         assert!(ListIterator::from_str("5-80:0/1\0")?.all(|e| e.is_ok()));
         assert!(ListIterator::from_str(",,1,,4-6,,       ,,\0")?.any(|e| e.is_ok()));
 
-        assert!(ListIterator::from_str("collect_ok_err\0")?.collect_ok::<Vec<_>>().is_err());
+        assert!(ListIterator::from_str("collect_ok_err\0")?
+            .collect_ok::<Vec<_>>()
+            .is_err());
 
         Ok(())
     }
@@ -684,8 +819,13 @@ mod test {
                 let f_mask = cpu_topology.join(path);
                 let f_list = cpu_topology.join(format!("{path}_list"));
                 assert_eq!(
-                    HexBitIterator::from_path(&f_mask).unwrap().collect::<Vec<_>>(),
-                    ListIterator::from_path(&f_list).unwrap().map(Result::unwrap).collect::<Vec<_>>(),
+                    HexBitIterator::from_path(&f_mask)
+                        .unwrap()
+                        .collect::<Vec<_>>(),
+                    ListIterator::from_path(&f_list)
+                        .unwrap()
+                        .map(Result::unwrap)
+                        .collect::<Vec<_>>(),
                 );
             }
         }

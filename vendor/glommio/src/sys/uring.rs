@@ -37,8 +37,8 @@ use crate::{
         self,
         blocking::{BlockingThreadOp, BlockingThreadPool},
         dma_buffer::{BufferStorage, DmaBuffer},
-        DirectIo, EnqueuedSource, EnqueuedStatus, InnerSource, IoBuffer, PollableStatus, Source, SourceType, Statx,
-        TimeSpec64,
+        DirectIo, EnqueuedSource, EnqueuedStatus, InnerSource, IoBuffer,
+        PollableStatus, Source, SourceType, Statx, TimeSpec64,
     },
     uring_sys::{self, IoRingOp},
     GlommioError, IoRequirements, IoStats, ReactorErrorKind, RingIoStats, TaskQueueHandle,
@@ -98,7 +98,9 @@ pub(crate) struct UringBufferAllocator {
 
 impl fmt::Debug for UringBufferAllocator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UringBufferAllocator").field("data", &self.data).finish()
+        f.debug_struct("UringBufferAllocator")
+            .field("data", &self.data)
+            .finish()
     }
 }
 
@@ -108,11 +110,21 @@ impl UringBufferAllocator {
         let (data, allocator) = unsafe {
             let data = alloc::alloc::alloc(layout);
             let data = std::ptr::NonNull::new(data).unwrap();
-            let allocator = BuddyAlloc::new(BuddyAllocParam::new(data.as_ptr(), layout.size(), layout.align()));
+            let allocator = BuddyAlloc::new(BuddyAllocParam::new(
+                data.as_ptr(),
+                layout.size(),
+                layout.align(),
+            ));
             (data, RefCell::new(allocator))
         };
 
-        UringBufferAllocator { data, size, allocator, layout, uring_buffer_id: Cell::new(None) }
+        UringBufferAllocator {
+            data,
+            size,
+            allocator,
+            layout,
+            uring_buffer_id: Cell::new(None),
+        }
     }
 
     fn activate_registered_buffers(&self, idx: u32) {
@@ -132,7 +144,11 @@ impl UringBufferAllocator {
         let mut alloc = self.allocator.borrow_mut();
         match ptr::NonNull::new(alloc.malloc(size)) {
             Some(data) => {
-                let ub = UringBuffer { allocator: self.clone(), data, uring_buffer_id: self.uring_buffer_id.get() };
+                let ub = UringBuffer {
+                    allocator: self.clone(),
+                    data,
+                    uring_buffer_id: self.uring_buffer_id.get(),
+                };
                 Some(DmaBuffer::with_storage(size, BufferStorage::Uring(ub)))
             }
             None => DmaBuffer::new(size),
@@ -156,7 +172,10 @@ pub(crate) struct UringBuffer {
 
 impl fmt::Debug for UringBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UringBuffer").field("data", &self.data).field("uring_buffer_id", &self.uring_buffer_id).finish()
+        f.debug_struct("UringBuffer")
+            .field("data", &self.data)
+            .field("uring_buffer_id", &self.uring_buffer_id)
+            .finish()
     }
 }
 
@@ -242,8 +261,12 @@ lazy_static! {
     static ref IO_URING_RECENT_ENOUGH: bool = check_supported_operations(GLOMMIO_URING_OPS);
 }
 
-fn fill_sqe<F>(sqe: &mut iou::SQE<'_>, op: &UringDescriptor, buffer_allocation: F, source_map: &mut SourceMap)
-where
+fn fill_sqe<F>(
+    sqe: &mut iou::SQE<'_>,
+    op: &UringDescriptor,
+    buffer_allocation: F,
+    source_map: &mut SourceMap,
+) where
     F: FnOnce(usize) -> Option<DmaBuffer>,
 {
     let mut user_data = op.user_data;
@@ -285,7 +308,12 @@ where
             }
             UringOpDescriptor::Open(path, flags, mode) => {
                 let path = CStr::from_ptr(path as _);
-                sqe.prep_openat(op.fd, path, OFlag::from_bits_truncate(flags), OpenMode::from_bits_truncate(mode));
+                sqe.prep_openat(
+                    op.fd,
+                    path,
+                    OFlag::from_bits_truncate(flags),
+                    OpenMode::from_bits_truncate(mode),
+                );
             }
             UringOpDescriptor::FDataSync => {
                 sqe.prep_fsync(op.fd, FsyncFlags::FSYNC_DATASYNC);
@@ -383,13 +411,18 @@ where
                             iov.iov_len = len;
 
                             let msg_namelen =
-                                std::mem::size_of::<nix::sys::socket::sockaddr_storage>() as libc::socklen_t;
+                                std::mem::size_of::<nix::sys::socket::sockaddr_storage>()
+                                    as libc::socklen_t;
                             hdr.msg_name = msg_name.as_mut_ptr() as *mut libc::c_void;
                             hdr.msg_namelen = msg_namelen;
                             hdr.msg_iov = iov as *mut libc::iovec;
                             hdr.msg_iovlen = 1;
 
-                            sqe.prep_recvmsg(op.fd, hdr as *mut libc::msghdr, MsgFlags::from_bits_retain(flags));
+                            sqe.prep_recvmsg(
+                                op.fd,
+                                hdr as *mut libc::msghdr,
+                                MsgFlags::from_bits_retain(flags),
+                            );
                             *slot = Some(buf);
                         }
                         _ => unreachable!(),
@@ -419,7 +452,11 @@ fn transmute_error(res: io::Result<u32>) -> io::Result<usize> {
         })
 }
 
-fn record_stats<Ring: UringCommon>(ring: &mut Ring, src: &mut InnerSource, res: &io::Result<usize>) {
+fn record_stats<Ring: UringCommon>(
+    ring: &mut Ring,
+    src: &mut InnerSource,
+    res: &io::Result<usize>,
+) {
     src.wakers.fulfilled_at = Some(Instant::now());
     if let Some(fulfilled) = src.stats_collection.and_then(|x| x.fulfilled) {
         fulfilled(res, ring.io_stats_mut(), 1);
@@ -433,7 +470,11 @@ fn record_stats<Ring: UringCommon>(ring: &mut Ring, src: &mut InnerSource, res: 
         if let Some(reused) = src.stats_collection.and_then(|x| x.reused) {
             reused(res, ring.io_stats_mut(), waiters as u64);
             if let Some(handle) = src.task_queue {
-                reused(res, ring.io_stats_for_task_queue_mut(handle), waiters as u64);
+                reused(
+                    res,
+                    ring.io_stats_for_task_queue_mut(handle),
+                    waiters as u64,
+                );
             }
         }
     }
@@ -448,7 +489,10 @@ fn peek_one_chain(queue: &VecDeque<UringDescriptor>, ring_size: usize) -> Option
     let chain = queue
         .iter()
         .take(ring_size)
-        .position(|sqe| !sqe.flags.intersects(SubmissionFlags::IO_LINK | SubmissionFlags::IO_HARDLINK))
+        .position(|sqe| {
+            !sqe.flags
+                .intersects(SubmissionFlags::IO_LINK | SubmissionFlags::IO_HARDLINK)
+        })
         .expect("Unterminated SQE link chain or submission queue overflow");
     Some(0..chain + 1)
 }
@@ -504,7 +548,9 @@ where
             return Some(false);
         }
 
-        let src = source_map.borrow_mut().consume_source(from_user_data(value.user_data()));
+        let src = source_map
+            .borrow_mut()
+            .consume_source(from_user_data(value.user_data()));
 
         let result = value.result();
 
@@ -534,11 +580,19 @@ impl SourceMap {
         let item = source.inner.clone();
         let id = self.alloc(item);
         let status = EnqueuedStatus::Enqueued;
-        source.inner.borrow_mut().enqueued.replace(EnqueuedSource { id, queue, status });
+        source
+            .inner
+            .borrow_mut()
+            .enqueued
+            .replace(EnqueuedSource { id, queue, status });
         id
     }
 
-    fn peek_source_mut<R, Fn: for<'a> FnOnce(RefMut<'a, InnerSource>) -> R>(&mut self, id: SourceId, f: Fn) -> R {
+    fn peek_source_mut<R, Fn: for<'a> FnOnce(RefMut<'a, InnerSource>) -> R>(
+        &mut self,
+        id: SourceId,
+        f: Fn,
+    ) -> R {
         f(self[id].borrow_mut())
     }
 
@@ -602,7 +656,11 @@ pub(crate) trait UringCommon {
         true
     }
 
-    fn consume_sqe_queue(&mut self, queue: &mut VecDeque<UringDescriptor>, mut dispatch: bool) -> io::Result<usize> {
+    fn consume_sqe_queue(
+        &mut self,
+        queue: &mut VecDeque<UringDescriptor>,
+        mut dispatch: bool,
+    ) -> io::Result<usize> {
         loop {
             match self.submit_one_event(queue) {
                 None => {
@@ -666,7 +724,10 @@ pub(crate) trait UringCommon {
             self.consume_completion_queue(woke);
             cnt += 1;
             if cnt > 1_000_000 {
-                panic!("i tried literally a million times but couldn't flush to the {} ring", self.name());
+                panic!(
+                    "i tried literally a million times but couldn't flush to the {} ring",
+                    self.name()
+                );
             }
         }
         self.consume_completion_queue(woke);
@@ -698,8 +759,16 @@ struct PollRing {
 }
 
 impl PollRing {
-    fn new(size: usize, allocator: Rc<UringBufferAllocator>, source_map: Rc<RefCell<SourceMap>>) -> io::Result<Self> {
-        let ring = iou::IoUring::new_with_flags(size as _, iou::SetupFlags::IOPOLL, iou::SetupFeatures::empty())?;
+    fn new(
+        size: usize,
+        allocator: Rc<UringBufferAllocator>,
+        source_map: Rc<RefCell<SourceMap>>,
+    ) -> io::Result<Self> {
+        let ring = iou::IoUring::new_with_flags(
+            size as _,
+            iou::SetupFlags::IOPOLL,
+            iou::SetupFeatures::empty(),
+        )?;
         Ok(PollRing {
             size,
             ring,
@@ -798,7 +867,12 @@ impl UringCommon for PollRing {
 
                 for (op, mut sqe) in ops.into_iter().zip(sqes.into_iter()) {
                     let allocator = self.allocator.clone();
-                    fill_sqe(&mut sqe, &op, move |size| allocator.new_buffer(size), source_map);
+                    fill_sqe(
+                        &mut sqe,
+                        &op,
+                        move |size| allocator.new_buffer(size),
+                        source_map,
+                    );
                 }
                 Some(true)
             } else {
@@ -854,7 +928,9 @@ impl SleepableRing {
                 fd: eventfd_src.raw(),
                 flags: SubmissionFlags::empty(),
                 user_data: to_user_data(
-                    self.source_map.borrow_mut().add_source(eventfd_src, self.submission_queue.clone()),
+                    self.source_map
+                        .borrow_mut()
+                        .add_source(eventfd_src, self.submission_queue.clone()),
                 ),
                 args: UringOpDescriptor::Read(0, 8),
             };
@@ -869,7 +945,12 @@ impl SleepableRing {
             fill_sqe(
                 &mut sqe,
                 &op,
-                |size| Some(DmaBuffer::with_storage(size, BufferStorage::EventFd(buffer_ptr))),
+                |size| {
+                    Some(DmaBuffer::with_storage(
+                        size,
+                        BufferStorage::EventFd(buffer_ptr),
+                    ))
+                },
                 &mut self.source_map.borrow_mut(),
             );
 
@@ -898,14 +979,26 @@ impl SleepableRing {
         let op = UringDescriptor {
             fd: link.raw(),
             flags: SubmissionFlags::empty(),
-            user_data: to_user_data(self.source_map.borrow_mut().add_source(link, self.submission_queue.clone())),
+            user_data: to_user_data(
+                self.source_map
+                    .borrow_mut()
+                    .add_source(link, self.submission_queue.clone()),
+            ),
             args: UringOpDescriptor::PollAdd(common_flags() | read_flags()),
         };
-        fill_sqe(&mut sqe, &op, DmaBuffer::new, &mut self.source_map.borrow_mut());
+        fill_sqe(
+            &mut sqe,
+            &op,
+            DmaBuffer::new,
+            &mut self.source_map.borrow_mut(),
+        );
         if let Some(enqueued) = &mut link.inner.borrow_mut().enqueued {
             enqueued.status = EnqueuedStatus::Dispatched;
         }
-        self.submit_sqes().or_else(Reactor::busy_ok).or_else(Reactor::again_ok).or_else(Reactor::intr_ok)?;
+        self.submit_sqes()
+            .or_else(Reactor::busy_ok)
+            .or_else(Reactor::again_ok)
+            .or_else(Reactor::intr_ok)?;
         // What the kernel did not take now it takes with the next submission: until then there is no sleep.
         Ok(self.waiting_kernel_submission() == 0)
     }
@@ -1016,7 +1109,12 @@ impl UringCommon for SleepableRing {
 
                 for (op, mut sqe) in ops.into_iter().zip(sqes.into_iter()) {
                     let allocator = self.allocator.clone();
-                    fill_sqe(&mut sqe, &op, move |size| allocator.new_buffer(size), source_map);
+                    fill_sqe(
+                        &mut sqe,
+                        &op,
+                        move |size| allocator.new_buffer(size),
+                        source_map,
+                    );
                 }
                 Some(true)
             } else {
@@ -1106,7 +1204,10 @@ impl Reactor {
         const MIN_MEMLOCK_LIMIT: u64 = 512 * 1024;
         let (memlock_limit, _) = Resource::MEMLOCK.get()?;
         if memlock_limit < MIN_MEMLOCK_LIMIT {
-            return Err(GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(memlock_limit, MIN_MEMLOCK_LIMIT)));
+            return Err(GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(
+                memlock_limit,
+                MIN_MEMLOCK_LIMIT,
+            )));
         }
 
         let source_map = Rc::new(RefCell::new(SourceMap::default()));
@@ -1116,9 +1217,11 @@ impl Reactor {
         let allocator = Rc::new(UringBufferAllocator::new(io_memory));
         let registry = vec![allocator.as_bytes()];
 
-        let main_ring = SleepableRing::new(ring_depth, "main", allocator.clone(), source_map.clone())?;
+        let main_ring =
+            SleepableRing::new(ring_depth, "main", allocator.clone(), source_map.clone())?;
         let poll_ring = PollRing::new(ring_depth, allocator.clone(), source_map.clone())?;
-        let mut latency_ring = SleepableRing::new(ring_depth, "latency", allocator.clone(), source_map.clone())?;
+        let mut latency_ring =
+            SleepableRing::new(ring_depth, "latency", allocator.clone(), source_map.clone())?;
 
         match main_ring.registrar().register_buffers_by_ref(&registry) {
             Err(x) => warn!("Error: registering buffers in the main ring. Skipping{x:#?}"),
@@ -1142,8 +1245,13 @@ impl Reactor {
             },
         }
 
-        let link_src =
-            Source::new(IoRequirements::default(), latency_ring.ring_fd(), SourceType::LinkRings, None, None);
+        let link_src = Source::new(
+            IoRequirements::default(),
+            latency_ring.ring_fd(),
+            SourceType::LinkRings,
+            None,
+            None,
+        );
 
         let eventfd_src = Source::new(
             IoRequirements::default(),
@@ -1181,7 +1289,9 @@ impl Reactor {
 
     pub(crate) fn install_eventfd(&self) {
         if !self.eventfd_src.is_installed().unwrap() {
-            self.latency_ring.borrow_mut().install_eventfd(&self.eventfd_src);
+            self.latency_ring
+                .borrow_mut()
+                .install_eventfd(&self.eventfd_src);
         }
     }
 
@@ -1196,49 +1306,83 @@ impl Reactor {
 
     pub(crate) fn write_dma(&self, source: &Source, pos: u64) {
         let op = match &*source.source_type() {
-            SourceType::Write(PollableStatus::NonPollable(DirectIo::Disabled), IoBuffer::DmaSource(buf)) => {
-                UringOpDescriptor::Write(buf.as_ptr(), buf.len(), pos)
-            }
+            SourceType::Write(
+                PollableStatus::NonPollable(DirectIo::Disabled),
+                IoBuffer::DmaSource(buf),
+            ) => UringOpDescriptor::Write(buf.as_ptr(), buf.len(), pos),
             SourceType::Write(_, IoBuffer::DmaSource(buf)) => match buf.uring_buffer_id() {
                 Some(id) => UringOpDescriptor::WriteFixed(buf.as_ptr(), buf.len(), pos, id),
                 None => UringOpDescriptor::Write(buf.as_ptr(), buf.len(), pos),
             },
             x => panic!("Unexpected source type for write: {:?}", x),
         };
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn write_buffered(&self, source: &Source, pos: u64) {
         let op = match &*source.source_type() {
-            SourceType::Write(PollableStatus::NonPollable(DirectIo::Disabled), IoBuffer::Buffered(buf)) => {
-                UringOpDescriptor::Write(buf.as_ptr(), buf.len(), pos)
-            }
+            SourceType::Write(
+                PollableStatus::NonPollable(DirectIo::Disabled),
+                IoBuffer::Buffered(buf),
+            ) => UringOpDescriptor::Write(buf.as_ptr(), buf.len(), pos),
             x => panic!("Unexpected source type for write: {:?}", x),
         };
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn read_dma(&self, source: &Source, pos: u64, size: usize) {
         let op = UringOpDescriptor::ReadFixed(pos, size);
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn read_buffered(&self, source: &Source, pos: u64, size: usize) {
         let op = UringOpDescriptor::Read(pos, size);
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn poll_ready(&self, source: &Source, flags: PollFlags) {
         let op = UringOpDescriptor::PollAdd(flags);
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn send(&self, source: &Source, flags: MsgFlags) {
         let op = match &*source.source_type() {
-            SourceType::SockSend(buf) => UringOpDescriptor::SockSend(buf.as_ptr(), buf.len(), flags.bits()),
+            SourceType::SockSend(buf) => {
+                UringOpDescriptor::SockSend(buf.as_ptr(), buf.len(), flags.bits())
+            }
             _ => unreachable!(),
         };
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn sendmsg(&self, source: &Source, flags: MsgFlags) {
@@ -1256,17 +1400,32 @@ impl Reactor {
             }
             _ => unreachable!(),
         };
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn recv(&self, source: &Source, len: usize, flags: MsgFlags) {
         let op = UringOpDescriptor::SockRecv(len, flags.bits());
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn recvmsg(&self, source: &Source, len: usize, flags: MsgFlags) {
         let op = UringOpDescriptor::SockRecvMsg(len, flags.bits());
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn connect(&self, source: &Source) {
@@ -1274,7 +1433,12 @@ impl Reactor {
             SourceType::Connect(addr) => UringOpDescriptor::Connect(addr as *const _),
             x => panic!("Unexpected source type for connect: {:?}", x),
         };
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn accept(&self, source: &Source) {
@@ -1282,7 +1446,12 @@ impl Reactor {
             SourceType::Accept(addr) => UringOpDescriptor::Accept(addr as *mut SockAddrStorage),
             x => panic!("Unexpected source type for accept: {:?}", x),
         };
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn fdatasync(&self, source: &Source) {
@@ -1296,7 +1465,12 @@ impl Reactor {
 
     pub(crate) fn fallocate(&self, source: &Source, offset: u64, size: u64, flags: libc::c_int) {
         let op = UringOpDescriptor::Fallocate(offset, size, flags);
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     fn enqueue_blocking_request(
@@ -1338,7 +1512,11 @@ impl Reactor {
         self.enqueue_blocking_request(source.inner.clone(), op)
     }
 
-    pub(crate) fn create_dir(&self, source: &Source, mode: libc::c_int) -> impl Future<Output = ()> {
+    pub(crate) fn create_dir(
+        &self,
+        source: &Source,
+        mode: libc::c_int,
+    ) -> impl Future<Output = ()> {
         let path = match &*source.source_type() {
             SourceType::CreateDir(p) => p.clone(),
             _ => panic!("Unexpected source for rename operation"),
@@ -1371,7 +1549,12 @@ impl Reactor {
 
     pub(crate) fn close(&self, source: &Source) {
         let op = UringOpDescriptor::Close;
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn statx(&self, source: &Source) {
@@ -1383,7 +1566,12 @@ impl Reactor {
             }
             _ => panic!("Unexpected source for statx operation"),
         };
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     pub(crate) fn open_at(&self, source: &Source, flags: libc::c_int, mode: libc::mode_t) {
@@ -1392,7 +1580,12 @@ impl Reactor {
             _ => panic!("Wrong source type!"),
         };
         let op = UringOpDescriptor::Open(pathptr as _, flags, mode as _);
-        queue_request_into_ring(&mut *self.ring_for_source(source), source, op, &mut self.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *self.ring_for_source(source),
+            source,
+            op,
+            &mut self.source_map.borrow_mut(),
+        );
     }
 
     #[cfg(feature = "bench")]
@@ -1517,7 +1710,8 @@ impl Reactor {
             }
         }
 
-        self.preempt_at.set(preempt_timer().and_then(|timer| Instant::now().checked_add(timer)));
+        self.preempt_at
+            .set(preempt_timer().and_then(|timer| Instant::now().checked_add(timer)));
         Ok(should_sleep)
     }
 
@@ -1591,14 +1785,33 @@ impl Reactor {
     }
 
     pub(crate) fn task_queue_io_stats(&self, h: &TaskQueueHandle) -> Option<IoStats> {
-        let main = self.main_ring.borrow_mut().task_queue_stats.get_mut(h).map(std::mem::take);
-        let lat = self.latency_ring.borrow_mut().task_queue_stats.get_mut(h).map(std::mem::take);
-        let poll = self.poll_ring.borrow_mut().task_queue_stats.get_mut(h).map(std::mem::take);
+        let main = self
+            .main_ring
+            .borrow_mut()
+            .task_queue_stats
+            .get_mut(h)
+            .map(std::mem::take);
+        let lat = self
+            .latency_ring
+            .borrow_mut()
+            .task_queue_stats
+            .get_mut(h)
+            .map(std::mem::take);
+        let poll = self
+            .poll_ring
+            .borrow_mut()
+            .task_queue_stats
+            .get_mut(h)
+            .map(std::mem::take);
 
         if let (None, None, None) = (&main, &lat, &poll) {
             None
         } else {
-            Some(IoStats::new(main.unwrap_or_default(), lat.unwrap_or_default(), poll.unwrap_or_default()))
+            Some(IoStats::new(
+                main.unwrap_or_default(),
+                lat.unwrap_or_default(),
+                poll.unwrap_or_default(),
+            ))
         }
     }
 }
@@ -1657,22 +1870,37 @@ mod tests {
             let source = Source::new(
                 IoRequirements::default(),
                 -1,
-                SourceType::Timeout(TimeSpec64::try_from(Duration::from_millis(millis)).unwrap(), 0),
+                SourceType::Timeout(
+                    TimeSpec64::try_from(Duration::from_millis(millis)).unwrap(),
+                    0,
+                ),
                 None,
                 None,
             );
             let op = match &*source.source_type() {
-                SourceType::Timeout(ts, events) => UringOpDescriptor::Timeout(&ts.raw as *const _, *events),
+                SourceType::Timeout(ts, events) => {
+                    UringOpDescriptor::Timeout(&ts.raw as *const _, *events)
+                }
                 _ => unreachable!(),
             };
             (source, op)
         }
 
         let (fast, op) = timeout_source(50);
-        queue_request_into_ring(&mut *reactor.ring_for_source(&fast), &fast, op, &mut reactor.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *reactor.ring_for_source(&fast),
+            &fast,
+            op,
+            &mut reactor.source_map.borrow_mut(),
+        );
 
         let (slow, op) = timeout_source(150);
-        queue_request_into_ring(&mut *reactor.ring_for_source(&slow), &slow, op, &mut reactor.source_map.borrow_mut());
+        queue_request_into_ring(
+            &mut *reactor.ring_for_source(&slow),
+            &slow,
+            op,
+            &mut reactor.source_map.borrow_mut(),
+        );
 
         let (lethargic, op) = timeout_source(300);
         queue_request_into_ring(
@@ -1701,7 +1929,10 @@ mod tests {
             let data = alloc::alloc::alloc(l);
             assert_eq!(data as usize & 4095, 0);
             let data = std::ptr::NonNull::new(data).unwrap();
-            (data, BuddyAlloc::new(BuddyAllocParam::new(data.as_ptr(), l.size(), l.align())))
+            (
+                data,
+                BuddyAlloc::new(BuddyAllocParam::new(data.as_ptr(), l.size(), l.align())),
+            )
         };
         let x = allocator.malloc(4096);
         assert_eq!(x as usize & 4095, 0);
@@ -1758,7 +1989,11 @@ mod tests {
             queue.submissions.push_back(UringDescriptor {
                 args: UringOpDescriptor::Nop,
                 fd: -1,
-                flags: if i == 1 { SubmissionFlags::IO_LINK } else { SubmissionFlags::empty() },
+                flags: if i == 1 {
+                    SubmissionFlags::IO_LINK
+                } else {
+                    SubmissionFlags::empty()
+                },
                 user_data: 0,
             });
         }

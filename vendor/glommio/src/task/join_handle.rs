@@ -57,7 +57,11 @@ impl<R> JoinHandle<R> {
                 }
 
                 // If the task is not scheduled nor running, we'll need to schedule it.
-                let new = if state & (SCHEDULED | RUNNING) == 0 { state | SCHEDULED | CLOSED } else { state | CLOSED };
+                let new = if state & (SCHEDULED | RUNNING) == 0 {
+                    state | SCHEDULED | CLOSED
+                } else {
+                    state | CLOSED
+                };
 
                 // Mark the task as closed.
                 (*header).state = new;
@@ -116,7 +120,11 @@ impl<R> Drop for JoinHandle<R> {
                     // If this is the last reference to the task, and it's not closed, then
                     // close it and schedule one more time so that its future gets dropped by
                     // the executor.
-                    let new = if (refs == 0) & (state & CLOSED == 0) { SCHEDULED | CLOSED } else { state & !HANDLE };
+                    let new = if (refs == 0) & (state & CLOSED == 0) {
+                        SCHEDULED | CLOSED
+                    } else {
+                        state & !HANDLE
+                    };
 
                     (*header).state = new;
                     // If this is the last reference to the task, we need to either
@@ -190,6 +198,8 @@ impl<R> fmt::Debug for JoinHandle<R> {
         let ptr = self.raw_task.as_ptr();
         let header = ptr as *const Header;
 
-        f.debug_struct("JoinHandle").field("header", unsafe { &(*header) }).finish()
+        f.debug_struct("JoinHandle")
+            .field("header", unsafe { &(*header) })
+            .finish()
     }
 }

@@ -97,14 +97,23 @@ where
     F: Future<Output = R>,
     S: Fn(Task),
 {
-    const RAW_WAKER_VTABLE: RawWakerVTable =
-        RawWakerVTable::new(Self::clone_waker, Self::wake, Self::wake_by_ref, Self::drop_waker);
+    const RAW_WAKER_VTABLE: RawWakerVTable = RawWakerVTable::new(
+        Self::clone_waker,
+        Self::wake,
+        Self::wake_by_ref,
+        Self::drop_waker,
+    );
 
     /// Allocates a task with the given `future` and `schedule` function.
     ///
     /// It is assumed that initially only the `Task` reference and the
     /// `JoinHandle` exist.
-    pub(crate) fn allocate(future: F, schedule: S, executor_id: usize, latency_matters: bool) -> NonNull<()> {
+    pub(crate) fn allocate(
+        future: F,
+        schedule: S,
+        executor_id: usize,
+        latency_matters: bool,
+    ) -> NonNull<()> {
         // Compute the layout of the task for allocation. Abort if the computation
         // fails.
         let task_layout = abort_on_panic(Self::task_layout);
@@ -202,7 +211,12 @@ where
         let offset_f = offset_union;
         let offset_r = offset_union;
 
-        TaskLayout { layout, offset_s, offset_f, offset_r }
+        TaskLayout {
+            layout,
+            offset_s,
+            offset_f,
+            offset_r,
+        }
     }
 
     /// Wakes a waker.
@@ -211,7 +225,10 @@ where
         if Self::thread_id() != Some(raw.my_id()) {
             dbg_context!(ptr, "foreign", {
                 let notifier = raw.notifier();
-                notifier.queue_waker(Waker::from_raw(Self::clone_waker(ptr)), (*raw.header).latency_matters);
+                notifier.queue_waker(
+                    Waker::from_raw(Self::clone_waker(ptr)),
+                    (*raw.header).latency_matters,
+                );
             });
         } else {
             let state = (*raw.header).state;
@@ -288,7 +305,10 @@ where
                     // will be destroyed
                     if Self::decrement_references(&*(raw.header as *mut Header)) == 0 {
                         let notifier = raw.notifier();
-                        notifier.queue_waker(Waker::from_raw(Self::clone_waker(ptr)), (*raw.header).latency_matters);
+                        notifier.queue_waker(
+                            Waker::from_raw(Self::clone_waker(ptr)),
+                            (*raw.header).latency_matters,
+                        );
                     }
                     return;
                 });
@@ -353,9 +373,15 @@ where
             // if the schedule function has captured variables, increment references
             // so if task being dropped inside schedule function , function itself
             // will keep valid data till the end of execution.
-            let guard = if mem::size_of::<S>() > 0 { Some(Waker::from_raw(Self::clone_waker(ptr))) } else { None };
+            let guard = if mem::size_of::<S>() > 0 {
+                Some(Waker::from_raw(Self::clone_waker(ptr)))
+            } else {
+                None
+            };
 
-            let task = Task { raw_task: NonNull::new_unchecked(ptr as *mut ()) };
+            let task = Task {
+                raw_task: NonNull::new_unchecked(ptr as *mut ()),
+            };
 
             (*raw.schedule)(task);
             drop(guard);
@@ -484,7 +510,11 @@ where
 
                 // If the task was closed while running, we'll need to unschedule in case it
                 // was woken up and then destroy it.
-                let new = if state & CLOSED != 0 { state & !RUNNING & !SCHEDULED } else { state & !RUNNING };
+                let new = if state & CLOSED != 0 {
+                    state & !RUNNING & !SCHEDULED
+                } else {
+                    state & !RUNNING
+                };
 
                 if state & CLOSED != 0 {
                     Self::drop_future(ptr);
@@ -527,7 +557,8 @@ where
 
                 unsafe {
                     // Mark the task as not running and not scheduled.
-                    (*(raw.header as *mut Header)).state = ((*(raw.header)).state & !RUNNING & !SCHEDULED) | CLOSED;
+                    (*(raw.header as *mut Header)).state =
+                        ((*(raw.header)).state & !RUNNING & !SCHEDULED) | CLOSED;
 
                     // Drop tasks future, and drop the task reference.
                     // The thread that closed the task didn't drop the future because it

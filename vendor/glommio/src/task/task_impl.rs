@@ -43,7 +43,10 @@ where
     };
 
     let task = Task { raw_task };
-    let handle = JoinHandle { raw_task, _marker: PhantomData };
+    let handle = JoinHandle {
+        raw_task,
+        _marker: PhantomData,
+    };
     (task, handle)
 }
 
@@ -165,6 +168,8 @@ impl fmt::Debug for Task {
         let ptr = self.raw_task.as_ptr();
         let header = ptr as *const Header;
 
-        f.debug_struct("Task").field("header", unsafe { &(*header) }).finish()
+        f.debug_struct("Task")
+            .field("header", unsafe { &(*header) })
+            .finish()
     }
 }

@@ -41,7 +41,10 @@ impl Inner {
 
         if let Some(waker) = waker {
             // Re-register the timer with the new timeout.
-            self.reactor.upgrade().unwrap().insert_timer(self.id, self.when, waker);
+            self.reactor
+                .upgrade()
+                .unwrap()
+                .insert_timer(self.id, self.when, waker);
         }
     }
 }
@@ -168,7 +171,11 @@ impl Future for Timer {
             Poll::Ready(inner.when)
         } else {
             // Register the timer in the reactor.
-            inner.reactor.upgrade().unwrap().insert_timer(inner.id, inner.when, cx.waker().clone());
+            inner
+                .reactor
+                .upgrade()
+                .unwrap()
+                .insert_timer(inner.id, inner.when, cx.waker().clone());
             inner.is_charged = true;
             Poll::Pending
         }
@@ -292,7 +299,11 @@ impl<T: 'static> TimerActionOnce<T> {
             tq,
         )?;
 
-        Ok(TimerActionOnce { handle: task.detach(), inner, reactor: Rc::downgrade(&reactor) })
+        Ok(TimerActionOnce {
+            handle: task.detach(),
+            inner,
+            reactor: Rc::downgrade(&reactor),
+        })
     }
 
     /// Creates a [`TimerActionOnce`] that will execute the associated future
@@ -441,7 +452,10 @@ impl<T: 'static> TimerActionOnce<T> {
     /// [`cancel`]: struct.TimerActionOnce.html#method.cancel
     /// [`join`]: struct.TimerActionOnce.html#method.join
     pub fn destroy(&self) {
-        self.reactor.upgrade().unwrap().remove_timer(self.inner.borrow().id);
+        self.reactor
+            .upgrade()
+            .unwrap()
+            .remove_timer(self.inner.borrow().id);
         self.handle.cancel();
     }
 
@@ -590,7 +604,11 @@ impl TimerActionRepeat {
             tq,
         )?;
 
-        Ok(TimerActionRepeat { handle: task.detach(), timer_id, reactor: Rc::downgrade(&reactor) })
+        Ok(TimerActionRepeat {
+            handle: task.detach(),
+            timer_id,
+            reactor: Rc::downgrade(&reactor),
+        })
     }
 
     /// Creates a [`TimerActionRepeat`] that will execute the associated future
@@ -736,7 +754,11 @@ where
     F: Future<Output = Result<T>>,
 {
     pub(super) fn new(future: F, dur: Duration) -> Self {
-        Self { dur, future, timeout: Timer::new(dur) }
+        Self {
+            dur,
+            future,
+            timeout: Timer::new(dur),
+        }
     }
 }
 
@@ -829,7 +851,9 @@ mod test {
             }
 
             let tracker = Rc::new(Cell::new(0));
-            let f = Foo { val: tracker.clone() };
+            let f = Foo {
+                val: tracker.clone(),
+            };
             let dur = Duration::from_millis(10);
             let _err = Timeout::new(
                 async move {
@@ -859,7 +883,9 @@ mod test {
         make_shared_var_mut!(0, exec1, exec2);
 
         test_executor!(async move {
-            let when = Instant::now().checked_add(Duration::from_millis(50)).unwrap();
+            let when = Instant::now()
+                .checked_add(Duration::from_millis(50))
+                .unwrap();
             let _ = TimerActionOnce::do_at(when, async move {
                 *(exec1.borrow_mut()) = 1;
             });
@@ -874,7 +900,9 @@ mod test {
         make_shared_var_mut!(0, exec1, exec2);
 
         test_executor!(async move {
-            let when = Instant::now().checked_sub(Duration::from_millis(50)).unwrap();
+            let when = Instant::now()
+                .checked_sub(Duration::from_millis(50))
+                .unwrap();
             let _ = TimerActionOnce::do_at(when, async move {
                 *(exec1.borrow_mut()) = 1;
             });
@@ -902,10 +930,11 @@ mod test {
     fn basic_timer_rearm_pending_timer_for_the_past_ok() {
         test_executor!(async move {
             let now = Instant::now();
-            let action: TimerActionOnce<usize> = TimerActionOnce::do_in(Duration::from_millis(50), async move {
-                Timer::new(Duration::from_millis(50)).await;
-                1
-            });
+            let action: TimerActionOnce<usize> =
+                TimerActionOnce::do_in(Duration::from_millis(50), async move {
+                    Timer::new(Duration::from_millis(50)).await;
+                    1
+                });
 
             Timer::new(Duration::from_millis(60)).await;
             action.rearm_at(Instant::now().checked_sub(Duration::from_secs(1)).unwrap());
@@ -918,10 +947,15 @@ mod test {
     #[test]
     fn basic_timer_rearm_executed_action_ok() {
         test_executor!(async move {
-            let action: TimerActionOnce<usize> = TimerActionOnce::do_in(Duration::from_millis(1), async move { 1 });
+            let action: TimerActionOnce<usize> =
+                TimerActionOnce::do_in(Duration::from_millis(1), async move { 1 });
 
             Timer::new(Duration::from_millis(10)).await;
-            action.rearm_at(Instant::now().checked_add(Duration::from_secs(100)).unwrap());
+            action.rearm_at(
+                Instant::now()
+                    .checked_add(Duration::from_secs(100))
+                    .unwrap(),
+            );
             let now = Instant::now();
             let ret = action.join().await;
             assert_eq!(ret.unwrap(), 1);
@@ -933,7 +967,8 @@ mod test {
     fn basic_timer_rearm_future_timer_ok() {
         test_executor!(async move {
             let now = Instant::now();
-            let action: TimerActionOnce<usize> = TimerActionOnce::do_in(Duration::from_millis(10), async move { 1 });
+            let action: TimerActionOnce<usize> =
+                TimerActionOnce::do_in(Duration::from_millis(10), async move { 1 });
 
             action.rearm_in(Duration::from_millis(100));
             let ret = action.join().await;
@@ -946,7 +981,8 @@ mod test {
     fn basic_timer_action_return_ok() {
         test_executor!(async move {
             let now = Instant::now();
-            let action: TimerActionOnce<usize> = TimerActionOnce::do_in(Duration::from_millis(50), async move { 1 });
+            let action: TimerActionOnce<usize> =
+                TimerActionOnce::do_in(Duration::from_millis(50), async move { 1 });
 
             let ret = action.join().await;
             assert_eq!(ret.unwrap(), 1);
@@ -958,7 +994,8 @@ mod test {
     fn basic_timer_action_join_reflects_cancel() {
         test_executor!(async move {
             let now = Instant::now();
-            let action: TimerActionOnce<usize> = TimerActionOnce::do_in(Duration::from_millis(50), async move { 1 });
+            let action: TimerActionOnce<usize> =
+                TimerActionOnce::do_in(Duration::from_millis(50), async move { 1 });
 
             action.destroy();
             let ret = action.join().await;
@@ -1127,7 +1164,8 @@ mod test {
     #[test]
     fn basic_timer_action_repeat_destruction_works() {
         test_executor!(async move {
-            let action = TimerActionRepeat::repeat(move || async move { Some(Duration::from_millis(10)) });
+            let action =
+                TimerActionRepeat::repeat(move || async move { Some(Duration::from_millis(10)) });
             action.destroy();
             let v = action.join().await;
             assert!(v.is_none());

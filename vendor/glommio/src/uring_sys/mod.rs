@@ -172,7 +172,7 @@ pub struct io_uring_sqe {
     pub addr: libc::__u64, /* pointer to buffer or iovecs */
     pub len: libc::__u32,  /* buffer size or number of iovecs */
     pub cmd_flags: cmd_flags,
-    pub user_data: libc::__u64,       /* data to be passed back at completion time */
+    pub user_data: libc::__u64, /* data to be passed back at completion time */
     pub buf_index: buf_index_padding, /* index into fixed buffers, if used */
 }
 
@@ -286,7 +286,11 @@ pub struct __kernel_timespec {
 
 #[link(name = "uring")]
 extern "C" {
-    pub fn io_uring_queue_init(entries: libc::c_uint, ring: *mut io_uring, flags: libc::c_uint) -> libc::c_int;
+    pub fn io_uring_queue_init(
+        entries: libc::c_uint,
+        ring: *mut io_uring,
+        flags: libc::c_uint,
+    ) -> libc::c_int;
 
     pub fn io_uring_queue_init_params(
         entries: libc::c_uint,
@@ -294,7 +298,11 @@ extern "C" {
         params: *mut io_uring_params,
     ) -> libc::c_int;
 
-    pub fn io_uring_queue_mmap(fd: libc::c_int, params: *mut io_uring_params, ring: *mut io_uring) -> libc::c_int;
+    pub fn io_uring_queue_mmap(
+        fd: libc::c_int,
+        params: *mut io_uring_params,
+        ring: *mut io_uring,
+    ) -> libc::c_int;
 
     pub fn io_uring_get_probe_ring(ring: *mut io_uring) -> *mut io_uring_probe;
 
@@ -361,7 +369,11 @@ extern "C" {
 
     pub fn io_uring_unregister_eventfd(ring: *mut io_uring) -> libc::c_int;
 
-    pub fn io_uring_register_probe(ring: *mut io_uring, p: *mut io_uring_probe, nr: libc::c_uint) -> libc::c_int;
+    pub fn io_uring_register_probe(
+        ring: *mut io_uring,
+        p: *mut io_uring_probe,
+        nr: libc::c_uint,
+    ) -> libc::c_int;
 
     pub fn io_uring_register_personality(ring: *mut io_uring) -> libc::c_int;
 
@@ -448,7 +460,12 @@ extern "C" {
     );
 
     #[link_name = "rust_io_uring_prep_recvmsg"]
-    pub fn io_uring_prep_recvmsg(sqe: *mut io_uring_sqe, fd: libc::c_int, msg: *mut libc::msghdr, flags: libc::c_uint);
+    pub fn io_uring_prep_recvmsg(
+        sqe: *mut io_uring_sqe,
+        fd: libc::c_int,
+        msg: *mut libc::msghdr,
+        flags: libc::c_uint,
+    );
 
     #[link_name = "rust_io_uring_prep_sendmsg"]
     pub fn io_uring_prep_sendmsg(
@@ -459,7 +476,11 @@ extern "C" {
     );
 
     #[link_name = "rust_io_uring_prep_poll_add"]
-    pub fn io_uring_prep_poll_add(sqe: *mut io_uring_sqe, fd: libc::c_int, poll_mask: libc::c_short);
+    pub fn io_uring_prep_poll_add(
+        sqe: *mut io_uring_sqe,
+        fd: libc::c_int,
+        poll_mask: libc::c_short,
+    );
 
     #[link_name = "rust_io_uring_prep_poll_remove"]
     pub fn io_uring_prep_poll_remove(sqe: *mut io_uring_sqe, user_data: *mut libc::c_void);
@@ -479,7 +500,11 @@ extern "C" {
     );
 
     #[link_name = "rust_io_uring_prep_timeout_remove"]
-    pub fn io_uring_prep_timeout_remove(sqe: *mut io_uring_sqe, user_data: libc::__u64, flags: libc::c_uint);
+    pub fn io_uring_prep_timeout_remove(
+        sqe: *mut io_uring_sqe,
+        user_data: libc::__u64,
+        flags: libc::c_uint,
+    );
 
     #[link_name = "rust_io_uring_prep_accept"]
     pub fn io_uring_prep_accept(
@@ -491,10 +516,18 @@ extern "C" {
     );
 
     #[link_name = "rust_io_uring_prep_cancel"]
-    pub fn io_uring_prep_cancel(sqe: *mut io_uring_sqe, user_data: *mut libc::c_void, flags: libc::c_int);
+    pub fn io_uring_prep_cancel(
+        sqe: *mut io_uring_sqe,
+        user_data: *mut libc::c_void,
+        flags: libc::c_int,
+    );
 
     #[link_name = "rust_io_uring_prep_link_timeout"]
-    pub fn io_uring_prep_link_timeout(sqe: *mut io_uring_sqe, ts: *mut __kernel_timespec, flags: libc::c_uint);
+    pub fn io_uring_prep_link_timeout(
+        sqe: *mut io_uring_sqe,
+        ts: *mut __kernel_timespec,
+        flags: libc::c_uint,
+    );
 
     #[link_name = "rust_io_uring_prep_connect"]
     pub fn io_uring_prep_connect(

@@ -28,6 +28,13 @@ pub unsafe fn io_uring_enter(
     flags: libc::c_uint,
     sig: *const libc::sigset_t,
 ) -> libc::c_int {
-    libc::syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, sig, core::mem::size_of::<libc::sigset_t>())
-        as libc::c_int
+    libc::syscall(
+        __NR_io_uring_enter,
+        fd,
+        to_submit,
+        min_complete,
+        flags,
+        sig,
+        core::mem::size_of::<libc::sigset_t>(),
+    ) as libc::c_int
 }

@@ -210,7 +210,9 @@ impl From<Placement> for PoolPlacement {
         match placement {
             Placement::Unbound => PoolPlacement::Unbound(1),
             Placement::Fenced(set) => PoolPlacement::Fenced(1, set),
-            Placement::Fixed(cpu) => PoolPlacement::Custom(vec![CpuSet::online().unwrap().filter(|x| x.cpu == cpu)]),
+            Placement::Fixed(cpu) => {
+                PoolPlacement::Custom(vec![CpuSet::online().unwrap().filter(|x| x.cpu == cpu)])
+            }
         }
     }
 }
@@ -394,7 +396,10 @@ impl CpuSet {
 
     /// Visits the [`CpuLocation`]s representing the intersection, i.e., the
     /// values that are both in self and other.
-    pub fn intersection<'a>(&'a self, other: &'a Self) -> Intersection<'a, CpuLocation, RandomState> {
+    pub fn intersection<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> Intersection<'a, CpuLocation, RandomState> {
         self.0.intersection(&other.0)
     }
 
@@ -418,7 +423,10 @@ impl CpuSet {
 
     /// Visits the [`CpuLocation`]s representing the symmetric difference, i.e.,
     /// the values that are in self or in other but not in both.
-    pub fn symmetric_difference<'a>(&'a self, other: &'a Self) -> SymmetricDifference<'a, CpuLocation, RandomState> {
+    pub fn symmetric_difference<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> SymmetricDifference<'a, CpuLocation, RandomState> {
         self.0.symmetric_difference(&other.0)
     }
 
@@ -554,7 +562,10 @@ impl CpuSetGenerator {
         if minimum <= shards {
             Ok(())
         } else {
-            Err(GlommioError::BuilderError(BuilderErrorKind::NrShards { minimum, shards }))
+            Err(GlommioError::BuilderError(BuilderErrorKind::NrShards {
+                minimum,
+                shards,
+            }))
         }
     }
 
@@ -563,14 +574,21 @@ impl CpuSetGenerator {
         if required <= available {
             Ok(())
         } else {
-            Err(GlommioError::BuilderError(BuilderErrorKind::InsufficientCpus { required, available }))
+            Err(GlommioError::BuilderError(
+                BuilderErrorKind::InsufficientCpus {
+                    required,
+                    available,
+                },
+            ))
         }
     }
 
     #[cfg(not(test))]
     fn check_cpu(id: usize) -> Result<()> {
         if CpuSet::online()?.filter(|cpu| cpu.cpu == id).is_empty() {
-            Err(GlommioError::BuilderError(BuilderErrorKind::NonExistentCpus { cpu: id }))
+            Err(GlommioError::BuilderError(
+                BuilderErrorKind::NonExistentCpus { cpu: id },
+            ))
         } else {
             Ok(())
         }
@@ -591,9 +609,13 @@ impl CpuSetGenerator {
             Self::Fenced(cpus) => CpuIter::from_vec(cpus.clone().into_iter().collect()),
             Self::MaxSpread(it) => CpuIter::from_option(it.next()),
             Self::MaxPack(it) => CpuIter::from_option(it.next()),
-            Self::Custom(cpu_sets) => {
-                CpuIter::Multi(cpu_sets.pop().expect("insufficient cpu sets").into_iter().collect())
-            }
+            Self::Custom(cpu_sets) => CpuIter::Multi(
+                cpu_sets
+                    .pop()
+                    .expect("insufficient cpu sets")
+                    .into_iter()
+                    .collect(),
+            ),
         }
     }
 }
@@ -706,7 +728,11 @@ where
                     }
                     parent.push_child(node);
                 }
-                (Some(loc_p), Some(loc_n)) if f_level(loc_p, depth - 1) == f_level(loc_n, depth - 1) => *prev = None,
+                (Some(loc_p), Some(loc_n))
+                    if f_level(loc_p, depth - 1) == f_level(loc_n, depth - 1) =>
+                {
+                    *prev = None
+                }
                 _ => return,
             }
         }
@@ -826,7 +852,12 @@ mod test {
     #[test]
     fn max_spreader_with_topology_0() {
         let mut counts = [0; 4];
-        let topology = vec![cpu_loc(0, 0, 0, 2), cpu_loc(0, 0, 0, 0), cpu_loc(0, 0, 0, 3), cpu_loc(0, 0, 0, 1)];
+        let topology = vec![
+            cpu_loc(0, 0, 0, 2),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(0, 0, 0, 3),
+            cpu_loc(0, 0, 0, 1),
+        ];
 
         let mut max_spreader = MaxSpreader::from_topology(topology);
         assert_eq!(4, max_spreader.tree.nr_slots());
@@ -859,7 +890,12 @@ mod test {
     #[test]
     fn max_spreader_with_topology_1() {
         let mut counts = [0; 4];
-        let topology = vec![cpu_loc(0, 0, 0, 2), cpu_loc(0, 0, 1, 3), cpu_loc(0, 0, 0, 0), cpu_loc(0, 0, 0, 1)];
+        let topology = vec![
+            cpu_loc(0, 0, 0, 2),
+            cpu_loc(0, 0, 1, 3),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(0, 0, 0, 1),
+        ];
 
         let mut max_spreader = MaxSpreader::from_topology(topology);
         assert_eq!(4, max_spreader.tree.nr_slots());
@@ -936,7 +972,9 @@ mod test {
                 let cpu_location = max_spreader.next().unwrap();
                 counts[cpu_location.cpu] += 1;
             }
-            counts.chunks(nr_cpu / selected).for_each(|c| assert_eq!(1, c.iter().sum::<i32>()));
+            counts
+                .chunks(nr_cpu / selected)
+                .for_each(|c| assert_eq!(1, c.iter().sum::<i32>()));
             assert_eq!(selected, max_spreader.tree.nr_slots_selected());
             selected_prev = selected;
         }
@@ -1052,19 +1090,38 @@ mod test {
 
     #[test]
     fn custom_placement() {
-        let set1 =
-            CpuSet::from_iter(vec![cpu_loc(0, 0, 0, 2), cpu_loc(0, 0, 0, 0), cpu_loc(0, 0, 0, 3), cpu_loc(0, 0, 0, 1)]);
-        let set2 =
-            CpuSet::from_iter(vec![cpu_loc(1, 1, 1, 5), cpu_loc(0, 0, 0, 0), cpu_loc(1, 1, 1, 4), cpu_loc(0, 0, 0, 1)]);
+        let set1 = CpuSet::from_iter(vec![
+            cpu_loc(0, 0, 0, 2),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(0, 0, 0, 3),
+            cpu_loc(0, 0, 0, 1),
+        ]);
+        let set2 = CpuSet::from_iter(vec![
+            cpu_loc(1, 1, 1, 5),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(1, 1, 1, 4),
+            cpu_loc(0, 0, 0, 1),
+        ]);
 
         let p = PoolPlacement::Custom(vec![set1, set2]);
         let mut gen = CpuSetGenerator::pool(p).unwrap();
         let mut bindings = vec![];
         for _ in 0..2 {
-            let v = gen.next().cpu_binding().unwrap().into_iter().collect::<HashSet<_>>();
+            let v = gen
+                .next()
+                .cpu_binding()
+                .unwrap()
+                .into_iter()
+                .collect::<HashSet<_>>();
             bindings.push(v);
         }
-        assert_eq!(bindings, vec![HashSet::from_iter(vec![1, 4, 0, 5]), HashSet::from_iter(vec![1, 3, 0, 2])]);
+        assert_eq!(
+            bindings,
+            vec![
+                HashSet::from_iter(vec![1, 4, 0, 5]),
+                HashSet::from_iter(vec![1, 3, 0, 2])
+            ]
+        );
     }
 
     // Set API
@@ -1080,8 +1137,16 @@ mod test {
         assert!(xs.is_disjoint(&ys));
         assert!(ys.is_disjoint(&xs));
 
-        let xs = CpuSet::from_iter(vec![cpu_loc(0, 0, 0, 2), cpu_loc(0, 0, 0, 3), cpu_loc(0, 0, 0, 1)]);
-        let ys = CpuSet::from_iter(vec![cpu_loc(1, 1, 1, 5), cpu_loc(1, 1, 1, 4), cpu_loc(1, 1, 1, 3)]);
+        let xs = CpuSet::from_iter(vec![
+            cpu_loc(0, 0, 0, 2),
+            cpu_loc(0, 0, 0, 3),
+            cpu_loc(0, 0, 0, 1),
+        ]);
+        let ys = CpuSet::from_iter(vec![
+            cpu_loc(1, 1, 1, 5),
+            cpu_loc(1, 1, 1, 4),
+            cpu_loc(1, 1, 1, 3),
+        ]);
         assert!(xs.is_disjoint(&ys));
         assert!(ys.is_disjoint(&xs));
     }
@@ -1102,10 +1167,18 @@ mod test {
         assert!(!ys.is_subset(&xs));
         assert!(!ys.is_superset(&xs));
 
-        let xs =
-            CpuSet::from_iter(vec![cpu_loc(0, 0, 0, 2), cpu_loc(0, 0, 0, 0), cpu_loc(0, 0, 0, 3), cpu_loc(0, 0, 0, 1)]);
-        let ys =
-            CpuSet::from_iter(vec![cpu_loc(1, 1, 1, 5), cpu_loc(0, 0, 0, 0), cpu_loc(1, 1, 1, 4), cpu_loc(0, 0, 0, 1)]);
+        let xs = CpuSet::from_iter(vec![
+            cpu_loc(0, 0, 0, 2),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(0, 0, 0, 3),
+            cpu_loc(0, 0, 0, 1),
+        ]);
+        let ys = CpuSet::from_iter(vec![
+            cpu_loc(1, 1, 1, 5),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(1, 1, 1, 4),
+            cpu_loc(0, 0, 0, 1),
+        ]);
         assert!(!xs.is_subset(&ys));
         assert!(!xs.is_superset(&ys));
         assert!(!ys.is_subset(&xs));
@@ -1128,8 +1201,12 @@ mod test {
 
     #[test]
     fn cpuset_iterate() {
-        let a =
-            CpuSet::from_iter(vec![cpu_loc(0, 0, 0, 2), cpu_loc(0, 0, 0, 0), cpu_loc(0, 0, 0, 3), cpu_loc(0, 0, 0, 1)]);
+        let a = CpuSet::from_iter(vec![
+            cpu_loc(0, 0, 0, 2),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(0, 0, 0, 3),
+            cpu_loc(0, 0, 0, 1),
+        ]);
         let mut observed: u32 = 0;
         for _ in &a {
             observed += 1
@@ -1143,10 +1220,18 @@ mod test {
         let b = CpuSet::from_iter(vec![]);
         assert!(a.intersection(&b).next().is_none());
 
-        let a =
-            CpuSet::from_iter(vec![cpu_loc(0, 0, 0, 2), cpu_loc(0, 0, 0, 0), cpu_loc(0, 0, 0, 3), cpu_loc(0, 0, 0, 1)]);
-        let b =
-            CpuSet::from_iter(vec![cpu_loc(1, 1, 1, 5), cpu_loc(0, 0, 0, 0), cpu_loc(1, 1, 1, 4), cpu_loc(0, 0, 0, 1)]);
+        let a = CpuSet::from_iter(vec![
+            cpu_loc(0, 0, 0, 2),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(0, 0, 0, 3),
+            cpu_loc(0, 0, 0, 1),
+        ]);
+        let b = CpuSet::from_iter(vec![
+            cpu_loc(1, 1, 1, 5),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(1, 1, 1, 4),
+            cpu_loc(0, 0, 0, 1),
+        ]);
 
         let mut i = 0;
         let expected = [cpu_loc(0, 0, 0, 0), cpu_loc(0, 0, 0, 1)];
@@ -1164,8 +1249,12 @@ mod test {
             cpu_loc(0, 0, 0, 1),
             cpu_loc(0, 0, 0, 4),
         ]);
-        let b =
-            CpuSet::from_iter(vec![cpu_loc(1, 1, 1, 5), cpu_loc(0, 0, 0, 0), cpu_loc(1, 1, 1, 4), cpu_loc(0, 0, 0, 1)]);
+        let b = CpuSet::from_iter(vec![
+            cpu_loc(1, 1, 1, 5),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(1, 1, 1, 4),
+            cpu_loc(0, 0, 0, 1),
+        ]);
 
         i = 0;
         for x in a.intersection(&b) {
@@ -1191,11 +1280,19 @@ mod test {
             cpu_loc(0, 0, 0, 1),
             cpu_loc(0, 0, 0, 4),
         ]);
-        let b =
-            CpuSet::from_iter(vec![cpu_loc(1, 1, 1, 5), cpu_loc(0, 0, 0, 0), cpu_loc(1, 1, 1, 4), cpu_loc(0, 0, 0, 1)]);
+        let b = CpuSet::from_iter(vec![
+            cpu_loc(1, 1, 1, 5),
+            cpu_loc(0, 0, 0, 0),
+            cpu_loc(1, 1, 1, 4),
+            cpu_loc(0, 0, 0, 1),
+        ]);
 
         let mut i = 0;
-        let expected = [cpu_loc(0, 0, 0, 2), cpu_loc(0, 0, 0, 3), cpu_loc(0, 0, 0, 4)];
+        let expected = [
+            cpu_loc(0, 0, 0, 2),
+            cpu_loc(0, 0, 0, 3),
+            cpu_loc(0, 0, 0, 4),
+        ];
         for x in a.difference(&b) {
             assert!(expected.contains(x));
             i += 1

@@ -40,7 +40,13 @@ where
     T: marker::Priority,
 {
     pub fn new(level: Level) -> Self {
-        Self { level, nr_slots: 1, nr_slots_selected: 0, children: BinaryHeap::new(), _marker: PhantomData }
+        Self {
+            level,
+            nr_slots: 1,
+            nr_slots_selected: 0,
+            children: BinaryHeap::new(),
+            _marker: PhantomData,
+        }
     }
 
     pub fn push_child(&mut self, node: Self) {
@@ -81,7 +87,9 @@ where
             // or one node has a greater saturation than the other (note that
             // integer division here is exact because we checked for remainders
             // above)
-            match (self.nr_slots_selected / self.nr_slots).cmp(&(other.nr_slots_selected / other.nr_slots)) {
+            match (self.nr_slots_selected / self.nr_slots)
+                .cmp(&(other.nr_slots_selected / other.nr_slots))
+            {
                 // if nodes are equally saturated, use the node with more slots (i.e. CPUs online)
                 Ordering::Equal => self.nr_slots.cmp(&other.nr_slots),
                 // if nodes are not equally saturated, use the node with lower saturation
@@ -222,9 +230,12 @@ impl std::convert::TryFrom<Path> for CpuLocation {
         }
 
         match (cpu, core, pkg, numa) {
-            (Some(cpu), Some(core), Some(package), Some(numa_node)) => {
-                Ok(CpuLocation { cpu, core, package, numa_node })
-            }
+            (Some(cpu), Some(core), Some(package), Some(numa_node)) => Ok(CpuLocation {
+                cpu,
+                core,
+                package,
+                numa_node,
+            }),
             _ => Err("Failed to construct Path from CpuLocation"),
         }
     }
@@ -275,7 +286,8 @@ mod test {
 
         for ii in 0..total_cpus {
             if let Some(Level::Cpu(cpu_id)) = node_root.select_cpu().last() {
-                set.take(cpu_id).unwrap_or_else(|| panic!("missing cpu {ii}"));
+                set.take(cpu_id)
+                    .unwrap_or_else(|| panic!("missing cpu {ii}"));
             }
         }
 
@@ -321,7 +333,8 @@ mod test {
 
         for ii in 0..total_cpus {
             if let Some(Level::Cpu(cpu_id)) = node_root.select_cpu().last() {
-                set.take(cpu_id).unwrap_or_else(|| panic!("missing cpu {ii}"));
+                set.take(cpu_id)
+                    .unwrap_or_else(|| panic!("missing cpu {ii}"));
             }
         }
 

@@ -41,14 +41,25 @@ pub struct Registrar<'ring> {
 
 impl<'ring> Registrar<'ring> {
     pub(crate) fn new(ring: &'ring IoUring) -> Registrar<'ring> {
-        Registrar { ring: NonNull::from(&ring.ring), _marker: PhantomData }
+        Registrar {
+            ring: NonNull::from(&ring.ring),
+            _marker: PhantomData,
+        }
     }
 
-    pub fn register_buffers(&self, buffers: Vec<Box<[u8]>>) -> io::Result<impl Iterator<Item = RegisteredBuf>> {
+    pub fn register_buffers(
+        &self,
+        buffers: Vec<Box<[u8]>>,
+    ) -> io::Result<impl Iterator<Item = RegisteredBuf>> {
         let len = buffers.len();
         let addr = buffers.as_ptr() as *const _;
-        resultify(unsafe { uring_sys::io_uring_register_buffers(self.ring.as_ptr(), addr, len as _) })?;
-        Ok(buffers.into_iter().enumerate().map(|(i, buf)| RegisteredBuf::new(i as u32, buf)))
+        resultify(unsafe {
+            uring_sys::io_uring_register_buffers(self.ring.as_ptr(), addr, len as _)
+        })?;
+        Ok(buffers
+            .into_iter()
+            .enumerate()
+            .map(|(i, buf)| RegisteredBuf::new(i as u32, buf)))
     }
 
     pub fn register_buffers_by_ref<'a>(
@@ -57,8 +68,13 @@ impl<'ring> Registrar<'ring> {
     ) -> io::Result<impl Iterator<Item = RegisteredBufRef<'a>> + 'a> {
         let len = buffers.len();
         let addr = buffers.as_ptr() as *const _;
-        resultify(unsafe { uring_sys::io_uring_register_buffers(self.ring.as_ptr(), addr, len as _) })?;
-        Ok(buffers.iter().enumerate().map(|(i, buf)| Registered::new(i as u32, &**buf)))
+        resultify(unsafe {
+            uring_sys::io_uring_register_buffers(self.ring.as_ptr(), addr, len as _)
+        })?;
+        Ok(buffers
+            .iter()
+            .enumerate()
+            .map(|(i, buf)| Registered::new(i as u32, &**buf)))
     }
 
     pub fn register_buffers_by_mut<'a>(
@@ -67,8 +83,13 @@ impl<'ring> Registrar<'ring> {
     ) -> io::Result<impl Iterator<Item = RegisteredBufMut<'a>> + 'a> {
         let len = buffers.len();
         let addr = buffers.as_ptr() as *const _;
-        resultify(unsafe { uring_sys::io_uring_register_buffers(self.ring.as_ptr(), addr, len as _) })?;
-        Ok(buffers.iter_mut().enumerate().map(|(i, buf)| Registered::new(i as u32, &mut **buf)))
+        resultify(unsafe {
+            uring_sys::io_uring_register_buffers(self.ring.as_ptr(), addr, len as _)
+        })?;
+        Ok(buffers
+            .iter_mut()
+            .enumerate()
+            .map(|(i, buf)| Registered::new(i as u32, &mut **buf)))
     }
 
     /// Unregister all currently registered buffers. An explicit call to this
@@ -90,12 +111,22 @@ impl<'ring> Registrar<'ring> {
     /// * the `files` slice was empty,
     /// * the inner [`io_uring_register_files`](uring_sys::
     ///   io_uring_register_files) call failed for another reason
-    pub fn register_files<'a>(&self, files: &'a [RawFd]) -> io::Result<impl Iterator<Item = RegisteredFd> + 'a> {
+    pub fn register_files<'a>(
+        &self,
+        files: &'a [RawFd],
+    ) -> io::Result<impl Iterator<Item = RegisteredFd> + 'a> {
         assert!(files.len() <= u32::MAX as usize);
         resultify(unsafe {
-            uring_sys::io_uring_register_files(self.ring.as_ptr(), files.as_ptr() as *const _, files.len() as _)
+            uring_sys::io_uring_register_files(
+                self.ring.as_ptr(),
+                files.as_ptr() as *const _,
+                files.len() as _,
+            )
         })?;
-        Ok(files.iter().enumerate().map(|(i, &fd)| RegisteredFd::new(i as u32, fd)))
+        Ok(files
+            .iter()
+            .enumerate()
+            .map(|(i, &fd)| RegisteredFd::new(i as u32, fd)))
     }
 
     /// Update the currently registered kernel fileset. It is usually more
@@ -126,7 +157,10 @@ impl<'ring> Registrar<'ring> {
                 files.len() as _,
             )
         })?;
-        Ok(files.iter().enumerate().map(move |(i, &fd)| RegisteredFd::new((i + offset) as u32, fd)))
+        Ok(files
+            .iter()
+            .enumerate()
+            .map(move |(i, &fd)| RegisteredFd::new((i + offset) as u32, fd)))
     }
 
     pub fn unregister_files(&self) -> io::Result<()> {
@@ -140,7 +174,9 @@ impl<'ring> Registrar<'ring> {
     }
 
     pub fn register_eventfd_async(&self, eventfd: RawFd) -> io::Result<()> {
-        resultify(unsafe { uring_sys::io_uring_register_eventfd_async(self.ring.as_ptr(), eventfd) })?;
+        resultify(unsafe {
+            uring_sys::io_uring_register_eventfd_async(self.ring.as_ptr(), eventfd)
+        })?;
         Ok(())
     }
 
@@ -150,13 +186,16 @@ impl<'ring> Registrar<'ring> {
     }
 
     pub fn register_personality(&self) -> io::Result<Personality> {
-        let id = resultify(unsafe { uring_sys::io_uring_register_personality(self.ring.as_ptr()) })?;
+        let id =
+            resultify(unsafe { uring_sys::io_uring_register_personality(self.ring.as_ptr()) })?;
         debug_assert!(id < u16::MAX as u32);
         Ok(Personality { id: id as u16 })
     }
 
     pub fn unregister_personality(&self, personality: Personality) -> io::Result<()> {
-        resultify(unsafe { uring_sys::io_uring_unregister_personality(self.ring.as_ptr(), personality.id as _) })?;
+        resultify(unsafe {
+            uring_sys::io_uring_unregister_personality(self.ring.as_ptr(), personality.id as _)
+        })?;
         Ok(())
     }
 
@@ -168,7 +207,9 @@ impl<'ring> Registrar<'ring> {
 impl fmt::Debug for Registrar<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fd = unsafe { self.ring.as_ref().ring_fd };
-        f.debug_struct(std::any::type_name::<Self>()).field("fd", &fd).finish()
+        f.debug_struct(std::any::type_name::<Self>())
+            .field("fd", &fd)
+            .finish()
     }
 }
 
@@ -234,7 +275,10 @@ mod tests {
         let raw_fds = [1, 2];
         let ring = IoUring::new(1).unwrap();
         let _ = ring.registrar().register_files(&raw_fds).unwrap();
-        let _ = ring.registrar().update_registered_files(2, &raw_fds).unwrap();
+        let _ = ring
+            .registrar()
+            .update_registered_files(2, &raw_fds)
+            .unwrap();
     }
 
     #[test]
@@ -242,7 +286,10 @@ mod tests {
     fn slice_len_out_of_bounds_update() {
         let ring = IoUring::new(1).unwrap();
         let _ = ring.registrar().register_files(&[1, 1]).unwrap();
-        let _ = ring.registrar().update_registered_files(0, &[1, 1, 1]).unwrap();
+        let _ = ring
+            .registrar()
+            .update_registered_files(0, &[1, 1, 1])
+            .unwrap();
     }
 
     #[test]
@@ -250,10 +297,16 @@ mod tests {
         let ring = IoUring::new(1).unwrap();
 
         let file = std::fs::File::create("tmp.txt").unwrap();
-        let _ = ring.registrar().register_files(&[file.as_raw_fd()]).unwrap();
+        let _ = ring
+            .registrar()
+            .register_files(&[file.as_raw_fd()])
+            .unwrap();
 
         let new_file = std::fs::File::create("new_tmp.txt").unwrap();
-        let _ = ring.registrar().update_registered_files(0, &[new_file.as_raw_fd()]).unwrap();
+        let _ = ring
+            .registrar()
+            .update_registered_files(0, &[new_file.as_raw_fd()])
+            .unwrap();
 
         let _ = std::fs::remove_file("tmp.txt");
         let _ = std::fs::remove_file("new_tmp.txt");
@@ -265,7 +318,10 @@ mod tests {
         let _ = ring.registrar().register_files(&[-1, -1, -1]).unwrap();
 
         let file = std::fs::File::create("tmp.txt").unwrap();
-        let _ = ring.registrar().update_registered_files(0, &[file.as_raw_fd()]).unwrap();
+        let _ = ring
+            .registrar()
+            .update_registered_files(0, &[file.as_raw_fd()])
+            .unwrap();
         let _ = std::fs::remove_file("tmp.txt");
     }
 }

@@ -249,7 +249,13 @@ impl UringReadBuf for &'_ mut [u8] {
 
 impl UringReadBuf for &'_ mut u64 {
     unsafe fn prep_read(self, fd: impl UringFd, sqe: &mut SQE<'_>, offset: u64) {
-        uring_sys::io_uring_prep_read(sqe.raw_mut(), fd.as_raw_fd(), self as *mut _ as _, 8, offset as _);
+        uring_sys::io_uring_prep_read(
+            sqe.raw_mut(),
+            fd.as_raw_fd(),
+            self as *mut _ as _,
+            8,
+            offset as _,
+        );
         fd.update_sqe(sqe);
     }
 }
@@ -309,14 +315,26 @@ impl UringWriteBuf for RegisteredBufRef<'_> {
 
 impl UringWriteBuf for &'_ [u8] {
     unsafe fn prep_write(self, fd: impl UringFd, sqe: &mut SQE<'_>, offset: u64) {
-        uring_sys::io_uring_prep_write(sqe.raw_mut(), fd.as_raw_fd(), self.as_ptr() as _, self.len() as _, offset as _);
+        uring_sys::io_uring_prep_write(
+            sqe.raw_mut(),
+            fd.as_raw_fd(),
+            self.as_ptr() as _,
+            self.len() as _,
+            offset as _,
+        );
         fd.update_sqe(sqe);
     }
 }
 
 impl UringWriteBuf for io::IoSlice<'_> {
     unsafe fn prep_write(self, fd: impl UringFd, sqe: &mut SQE<'_>, offset: u64) {
-        uring_sys::io_uring_prep_write(sqe.raw_mut(), fd.as_raw_fd(), self.as_ptr() as _, self.len() as _, offset as _);
+        uring_sys::io_uring_prep_write(
+            sqe.raw_mut(),
+            fd.as_raw_fd(),
+            self.as_ptr() as _,
+            self.len() as _,
+            offset as _,
+        );
         fd.update_sqe(sqe);
     }
 }
