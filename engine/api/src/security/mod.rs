@@ -78,7 +78,7 @@ impl Security {
         Security { policy: watch::channel(Arc::default()).1, passwords: Arc::default() }
     }
 
-    /// What the file asks for.
+    /// An error if the file, or one that it names, cannot be used.
     pub fn check(file: &Path) -> Result<(), String> {
         Source::read(file)?.policy(file).map(|_| ())
     }

@@ -83,6 +83,25 @@ impl Core {
         }
     }
 
+    /// Reads everybody who takes samples, and those who are gone and not in chunks yet. False once the asker has `gone`.
+    async fn each_holder(
+        &self,
+        mut read: impl FnMut(&Holder) -> Result<(), LimitError>,
+        gone: impl Fn() -> bool,
+    ) -> Result<bool, LimitError> {
+        for (i, holder) in self.all_holders().into_iter().enumerate() {
+            read(&holder)?;
+            if i % TARGETS_PER_TURN == 0 {
+                pause().await;
+                if gone() {
+                    return Ok(false);
+                }
+            }
+        }
+        self.ended.borrow().iter().try_for_each(|ended| read(ended))?;
+        Ok(true)
+    }
+
     /// Newest samples of what matches; nothing once the asker has `gone`.
     async fn instant(
         &self,
@@ -93,7 +112,7 @@ impl Core {
         let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
         let mut matching = Matching::new(&request.selectors);
         let mut answer = InstantAnswer::default();
-        let mut read = |holder: &Holder| {
+        let read = |holder: &Holder| {
             let visible = self.journal.borrow().visible();
             matching.instant(holder, after, request.at, visible, older, &mut answer);
             match request.series_max {
@@ -101,17 +120,8 @@ impl Core {
                 _ => Ok(()),
             }
         };
-        for (i, holder) in self.all_holders().into_iter().enumerate() {
-            read(&holder)?;
-            if i % TARGETS_PER_TURN == 0 {
-                pause().await;
-                if gone() {
-                    return Ok(InstantAnswer::default());
-                }
-            }
-        }
-        for ended in self.ended.borrow().iter() {
-            read(ended)?;
+        if !self.each_holder(read, gone).await? {
+            return Ok(InstantAnswer::default());
         }
         let visible = self.journal.borrow().visible();
         for holder in self.histogram_holders() {
@@ -125,7 +135,7 @@ impl Core {
         let mut matching = Matching::new(&request.selectors);
         let mut pieces = Vec::new();
         let mut samples = 0;
-        let mut read = |holder: &Holder| {
+        let read = |holder: &Holder| {
             let visible = self.journal.borrow().visible();
             let before = pieces.len();
             samples += matching.range(holder, request.from, request.to, visible, &mut pieces);
@@ -137,17 +147,8 @@ impl Core {
                 _ => Ok(()),
             }
         };
-        for (i, holder) in self.all_holders().into_iter().enumerate() {
-            read(&holder)?;
-            if i % TARGETS_PER_TURN == 0 {
-                pause().await;
-                if gone() {
-                    return Ok(Vec::new());
-                }
-            }
-        }
-        for ended in self.ended.borrow().iter() {
-            read(ended)?;
+        if !self.each_holder(read, gone).await? {
+            return Ok(Vec::new());
         }
         let visible = self.journal.borrow().visible();
         for holder in self.histogram_holders() {

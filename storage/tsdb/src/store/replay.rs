@@ -117,6 +117,7 @@ impl Store {
         }
         drop(bytes);
         let mut recovered = replay.finish();
+        let holds_rows = damaged.is_empty() && self.safe_mode.is_none();
         let mut last_rows: AHashMap<u64, LastRows> = AHashMap::new();
         while let Some((key, restored, last)) =
             recovered.next(|file, offset, bytes| open[&file].read_exact_at(bytes, offset))?
@@ -138,14 +139,14 @@ impl Store {
                 }
             };
             self.replay.lock().expect("no panic while held").samples += samples as u64;
-            if let (Some(last), Restored::Floats(segment)) = (last, restored) {
+            if let (true, Some(last), Restored::Floats(segment)) = (holds_rows, last, restored) {
                 let rows = last_rows.entry(key.id).or_insert_with(|| LastRows::new(last.whole_since));
                 rows.push(segment, last.rows);
             }
         }
         self.replay.lock().expect("no panic while held").rows_lost += recovered.lost;
         self.archive.sync()?;
-        if damaged.is_empty() && recovered.lost == 0 && self.safe_mode.is_none() {
+        if recovered.lost == 0 {
             self.hold_last_rows(last_rows, kept);
         }
         Ok(damaged)
