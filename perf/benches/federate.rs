@@ -75,7 +75,7 @@ fn shape_of(body: &str, readings: &mut Readings) -> Vec<Template> {
     while walker.step() {}
     let Walked::Changed { pieces, .. } = walker.finish() else { return Vec::new() };
     let new = |piece| match piece {
-        Piece::New(run) => run.template,
+        Piece::New(template) => template,
         Piece::Known(_) => unreachable!("nothing was known"),
     };
     pieces.into_iter().map(new).collect()

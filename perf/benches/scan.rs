@@ -30,7 +30,7 @@ fn shape_of(body: &str) -> Vec<Template> {
     };
     assert_eq!(error, None);
     let new = |piece| match piece {
-        Piece::New(run) => run.template,
+        Piece::New(template) => template,
         Piece::Known(_) => unreachable!("nothing was known"),
     };
     pieces.into_iter().map(new).collect()

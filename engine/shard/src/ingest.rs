@@ -10,11 +10,11 @@
 
 use crate::class::{Class, Outcome};
 use crate::status::{Metadata, Reason};
-use ahash::{AHashMap, RandomState};
+use ahash::{AHashMap, AHashSet, RandomState};
 use config::ScrapeConfig;
 use exposition::{Piece, Readings, Template, Walk, Walked};
 use series::{Labels, METRIC_NAME};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use tsdb::{GroupBuilder, SlotGroup};
@@ -33,6 +33,12 @@ const REPORT: [&str; 8] = [
 const REPORT_ALWAYS: usize = 5;
 /// Lines resolved before other tasks of the core get their turn.
 const LINES_PER_TURN: usize = 500;
+/// After so many scrapes in which nothing changed, a shape that changes have cut up is cut anew by its content alone, as
+/// those of its neighbours are.
+const WARM_BEFORE_REJOINING: u32 = 120;
+/// A shape of more pieces than [`PIECES_ALWAYS`] and one for so many lines is no use: lines change their places, say.
+const LINES_PER_PIECE_MIN: usize = 4;
+const PIECES_ALWAYS: usize = 64;
 
 /// What is told of every scrape.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -102,6 +108,8 @@ pub struct Stanza {
     repeats_counted: u32,
     /// Whether timestamps are read and thrown away.
     ignores_stamps: bool,
+    /// Hashes of the slots' labels, where somebody wanted to know them.
+    hashes: OnceCell<Box<[u64]>>,
 }
 
 /// A stanza in a shape.
@@ -123,14 +131,24 @@ impl Stanza {
         self.samples() - u64::from(self.dropped)
     }
 
-    fn heap_bytes(&self) -> usize {
-        self.template.heap_bytes() + self.slots.heap_bytes() + (self.skipped.len() + self.repeats.len()) * 4
+    fn hashes(&self, hasher: &RandomState) -> &[u64] {
+        self.hashes.get_or_init(|| hashes(&self.slots, hasher).collect())
     }
+
+    fn heap_bytes(&self) -> usize {
+        let hashes = self.hashes.get().map_or(0, |hashes| hashes.len() * 8);
+        self.template.heap_bytes() + self.slots.heap_bytes() + (self.skipped.len() + self.repeats.len()) * 4 + hashes
+    }
+}
+
+fn hashes(slots: &SlotGroup, hasher: &RandomState) -> impl Iterator<Item = u64> {
+    (0..slots.len()).map(|slot| slots.slot_hash(slot, hasher))
 }
 
 /// Everything that targets of one class share on a core.
 pub struct ClassRoom {
     class: Class,
+    hasher: RandomState,
     stanzas: RefCell<AHashMap<u64, Vec<Weak<Stanza>>>>,
 }
 
@@ -149,7 +167,7 @@ impl Interner {
         if let Some(room) = same.iter().filter_map(Weak::upgrade).find(|room| room.class.same_as(&class)) {
             return room;
         }
-        let room = Rc::new(ClassRoom { class, stanzas: RefCell::default() });
+        let room = Rc::new(ClassRoom { class, hasher: RandomState::new(), stanzas: RefCell::default() });
         same.push(Rc::downgrade(&room));
         room
     }
@@ -260,6 +278,7 @@ impl ClassRoom {
             repeats: repeats.into(),
             repeats_counted,
             ignores_stamps: any_stamp && !self.class.honor_timestamps,
+            hashes: OnceCell::new(),
             template,
         })
     }
@@ -272,13 +291,17 @@ pub struct Reader {
     room: Rc<ClassRoom>,
     report: Arc<SlotGroup>,
     shape: Vec<Known>,
+    /// The shape is another than its content alone makes, and how often it has been good since it last changed.
+    cut_up: bool,
+    warm: u32,
+    /// How many more bodies are cut anew at any difference, as lines change their places.
+    unsteady: u32,
     /// Over the whole shape.
     samples: u64,
     samples_kept: u64,
     duplicates: u64,
     /// Values come as they are read: no line is skipped.
     plain: bool,
-    hasher: RandomState,
 }
 
 impl Reader {
@@ -289,11 +312,13 @@ impl Reader {
             room: interner.class(job, target_labels),
             report: interner.report(job),
             shape: Vec::new(),
+            cut_up: false,
+            warm: 0,
+            unsteady: 0,
             samples: 0,
             samples_kept: 0,
             duplicates: 0,
             plain: true,
-            hasher: RandomState::new(),
         }
     }
 
@@ -331,32 +356,35 @@ impl Reader {
     ) -> Ingested {
         let mut ingested = Ingested::default();
         let shape = std::mem::take(&mut self.shape);
-        let walked = match exposition::walk(&shape, body, readings) {
-            Walk::Warm => Walked::Warm,
-            Walk::Unfinished(mut walker) => {
-                while walker.samples() as u64 <= samples_max && walker.step() {
-                    pause().await;
-                }
-                if walker.samples() as u64 > samples_max {
-                    ingested.samples_scraped = walker.samples() as u64;
-                    let text = format!(
-                        "held back: after crashes the server is in safe mode, in which no target may have more than \
-                         {samples_max} samples"
-                    );
-                    ingested.refusal = Some(Refusal { reason: Reason::SafeMode, text });
-                    self.shape = shape;
-                    return ingested;
-                }
-                walker.finish()
+        let rejoins = self.cut_up && self.warm >= WARM_BEFORE_REJOINING;
+        let mut along = if rejoins { &[] } else { &shape[..] };
+        let pieces_max = if self.unsteady == 0 { PIECES_ALWAYS } else { 0 };
+        let mut walked = walk(along, body, (samples_max, pieces_max), readings, &pause).await;
+        if let Err(Halt::Scattered) = walked {
+            along = &[];
+            self.unsteady = if self.unsteady == 0 { WARM_BEFORE_REJOINING } else { self.unsteady - 1 };
+            walked = walk(along, body, (samples_max, usize::MAX), readings, &pause).await;
+        }
+        if along.is_empty() {
+            self.warm = 0;
+        }
+        let walked = match walked {
+            Ok(walked) => walked,
+            Err(halt) => {
+                self.shape = shape;
+                let Halt::TooLong(refused) = halt else { unreachable!("there is no limit for pieces") };
+                return refused;
             }
         };
         let Walked::Changed { pieces, error } = walked else {
             self.shape = shape;
+            self.warm += 1;
             ingested.warm = true;
             self.tell(&mut ingested);
             self.compact(readings);
             return ingested;
         };
+        let cut_up = !along.is_empty();
         match self.resolve(&shape, pieces, &mut ingested, pause).await {
             Ok(resolved) if error.is_none() => {
                 self.shape = resolved;
@@ -367,6 +395,7 @@ impl Reader {
                     self.settle();
                 } else {
                     ingested.reshaped = true;
+                    (self.cut_up, self.warm) = (cut_up, 0);
                     self.compact(readings);
                 }
             }
@@ -408,36 +437,68 @@ impl Reader {
     ) -> Result<Vec<Known>, Failed> {
         self.check_target_labels(&pieces, shape)?;
         let mut resolved: Vec<Known> = Vec::with_capacity(pieces.len());
-        // Hash of a slot's labels, to where its line is; report series have no line.
-        let mut first: AHashMap<u64, Option<(usize, u32)>> = AHashMap::new();
-        for slot in 0..self.report.len() {
-            first.insert(self.report.slot_hash(slot, &self.hasher), None);
-        }
+        // Places of those that were not in the shape before.
+        let mut new: Vec<usize> = Vec::new();
         let mut lines = 0;
         for piece in pieces {
             let known = match piece {
-                Piece::Known(i) if shape[i].0.repeats.is_empty() => Ok(shape[i].clone()),
-                Piece::Known(i) => self.room.stanza(shape[i].0.template.clone(), &[], 0, &self.target_labels),
-                Piece::New(run) => self.room.stanza(run.template, &[], 0, &self.target_labels),
+                Piece::Known(i) if shape[i].0.repeats.is_empty() => shape[i].clone(),
+                Piece::Known(i) => {
+                    new.push(resolved.len());
+                    self.room.stanza(shape[i].0.template.clone(), &[], 0, &self.target_labels)?
+                }
+                Piece::New(template) => {
+                    new.push(resolved.len());
+                    lines += template.len();
+                    self.room.stanza(template, &[], 0, &self.target_labels)?
+                }
             };
-            let count = |ingested: &mut Ingested, known: &Known| {
-                ingested.samples_scraped += known.0.samples();
-                ingested.samples_post_relabel += known.0.samples_kept();
-            };
-            let mut known = known?;
-            count(ingested, &known);
-            let (repeats, counted) = self.repeats(&known.0, resolved.len(), &resolved, &mut first);
-            if !repeats.is_empty() {
-                known = self.room.stanza(known.0.template.clone(), &repeats, counted, &self.target_labels)?;
-            }
-            lines += known.0.template.len();
+            ingested.samples_scraped += known.0.samples();
+            ingested.samples_post_relabel += known.0.samples_kept();
             resolved.push(known);
             if lines >= LINES_PER_TURN {
                 lines = 0;
                 pause().await;
             }
         }
+        if !self.may_repeat(&resolved, &new) {
+            return Ok(resolved);
+        }
+        // Hash of a slot's labels, to where its line is; report series have no line.
+        let mut first: AHashMap<u64, Option<(usize, u32)>> = AHashMap::new();
+        first.extend(hashes(&self.report, &self.room.hasher).map(|hash| (hash, None)));
+        for at in 0..resolved.len() {
+            let (repeats, counted) = self.repeats(&resolved[at].0, at, &resolved, &mut first);
+            if !repeats.is_empty() {
+                let template = resolved[at].0.template.clone();
+                resolved[at] = self.room.stanza(template, &repeats, counted, &self.target_labels)?;
+            }
+            lines += resolved[at].0.template.len();
+            if lines >= LINES_PER_TURN {
+                lines = 0;
+                pause().await;
+            }
+        }
         Ok(resolved)
+    }
+
+    /// Whether a slot of the `new` stanzas may have the labels of another one. The others have no two with the same.
+    fn may_repeat(&self, resolved: &[Known], new: &[usize]) -> bool {
+        let hasher = &self.room.hasher;
+        let count = |known: &Known| known.0.slots.len();
+        let of_new: usize = new.iter().map(|at| count(&resolved[*at])).sum();
+        if of_new * 2 > resolved.iter().map(count).sum() {
+            // It is as quick to look at all, and no hash has to be kept for it.
+            return true;
+        }
+        let mut seen: AHashSet<u64> = AHashSet::with_capacity(of_new);
+        if !new.iter().flat_map(|at| hashes(&resolved[*at].0.slots, hasher)).all(|hash| seen.insert(hash)) {
+            return true;
+        }
+        let mut new = new.iter().copied().peekable();
+        let known = resolved.iter().enumerate().filter(|(at, _)| new.next_if_eq(at).is_none());
+        let known = known.flat_map(|(_, known)| known.0.hashes(hasher)).copied();
+        hashes(&self.report, hasher).chain(known).any(|hash| seen.contains(&hash))
     }
 
     /// Target labels count towards the label limits, but their values are not the class's: a target with too long ones
@@ -449,7 +510,7 @@ impl Reader {
         }
         let template = |piece| match piece {
             &Piece::Known(i) => &shape[i].0.template,
-            Piece::New(run) => &run.template,
+            Piece::New(template) => template,
         };
         let lines = pieces.iter().map(template).flat_map(|template| (0..template.len()).map(|line| template.raw(line)));
         for (before, raw) in lines.enumerate() {
@@ -482,7 +543,7 @@ impl Reader {
             if skipped.next_if(|skipped| **skipped == line).is_some() {
                 continue;
             }
-            let hash = stanza.slots.slot_hash(slot, &self.hasher);
+            let hash = stanza.slots.slot_hash(slot, &self.room.hasher);
             let stamped = stanza.slots.is_stamped(slot);
             slot += 1;
             match first.entry(hash) {
@@ -552,6 +613,46 @@ impl Reader {
             all.extend_from_slice(seen.0.entry(Rc::as_ptr(&known.0)).or_insert_with(|| parse(known)));
         }
         all
+    }
+}
+
+/// Why a walk has no end.
+enum Halt {
+    /// More samples than the target may have.
+    TooLong(Ingested),
+    /// The shape is in more pieces than are of use.
+    Scattered,
+}
+
+/// Walks a body along a shape. It is halted as soon as there are too many samples, or more pieces than so many and one for
+/// each [`LINES_PER_PIECE_MIN`] lines.
+async fn walk(
+    shape: &[Known],
+    body: &[u8],
+    (samples_max, pieces_max): (u64, usize),
+    readings: &mut Readings,
+    pause: impl AsyncFn(),
+) -> Result<Walked, Halt> {
+    let Walk::Unfinished(mut walker) = exposition::walk(shape, body, readings) else { return Ok(Walked::Warm) };
+    loop {
+        let more = walker.step();
+        let samples_scraped = walker.samples() as u64;
+        if samples_scraped > samples_max {
+            let text = format!(
+                "held back: after crashes the server is in safe mode, in which no target may have more than \
+                 {samples_max} samples"
+            );
+            let refusal = Some(Refusal { reason: Reason::SafeMode, text });
+            return Err(Halt::TooLong(Ingested { samples_scraped, refusal, ..Ingested::default() }));
+        }
+        let lines_max = if pieces_max == 0 { 0 } else { walker.samples() / LINES_PER_PIECE_MIN };
+        if walker.pieces() > pieces_max.saturating_add(lines_max) {
+            return Err(Halt::Scattered);
+        }
+        if !more {
+            return Ok(walker.finish());
+        }
+        pause().await;
     }
 }
 
@@ -761,6 +862,97 @@ mod tests {
         assert_eq!(rig.interner.sweep().0, 1);
         rig.read("");
         assert_eq!(rig.interner.sweep(), (0, 0));
+    }
+
+    /// Groups of slots by address.
+    fn groups(rig: &Rig) -> Vec<usize> {
+        rig.reader.groups().iter().map(|group| Arc::as_ptr(group).addr()).collect()
+    }
+
+    /// A body of many lines, two of which are others in each generation.
+    fn churning(generation: usize) -> String {
+        let line = |i: usize| match i % 100 {
+            50 => format!("a{{i=\"{i}\",generation=\"{generation}\"}} {generation}\n"),
+            _ => format!("a{{i=\"{i}\"}} {generation}\n"),
+        };
+        (0..200).map(line).collect()
+    }
+
+    #[test]
+    fn line_that_changes_costs_its_neighbours_nothing() {
+        let mut rig = Rig::new("");
+        for generation in 0..2 {
+            assert!(rig.read(&churning(generation)).reshaped);
+        }
+        for generation in 2..6 {
+            let before = groups(&rig);
+            assert!(rig.read(&churning(generation)).reshaped);
+            let new = groups(&rig).into_iter().filter(|group| !before.contains(group)).count();
+            assert_eq!(new, 2);
+            assert_eq!(rig.series().len(), 200);
+            assert!(rig.series()[50].ends_with(&format!("generation=\"{generation}\", i=\"50\"}} {generation}")));
+        }
+        assert!(rig.read(&churning(5)).warm);
+    }
+
+    #[test]
+    fn shape_that_was_cut_up_becomes_that_of_its_neighbours_again() {
+        let mut rig = Rig::new("");
+        rig.read(&churning(1));
+        let at_first = groups(&rig);
+        rig.read(&churning(2));
+        rig.read(&churning(1));
+        assert_ne!(groups(&rig), at_first);
+        for _ in 0..WARM_BEFORE_REJOINING {
+            assert!(rig.read(&churning(1)).warm);
+        }
+        assert!(rig.read(&churning(1)).reshaped);
+        assert_eq!(groups(&rig).len(), at_first.len());
+        for _ in 0..2 * WARM_BEFORE_REJOINING {
+            assert!(rig.read(&churning(1)).warm, "it is as it is to be");
+        }
+    }
+
+    #[test]
+    fn lines_that_change_their_places_do_not_cut_a_shape_up() {
+        // All over the body, and neighbours only: there nearly all lines are found one by one.
+        let shuffled = |round: usize, i: usize| i * (round + 7) % 997;
+        let swapped = |round: usize, i: usize| i ^ (round & 1);
+        let places: [&dyn Fn(usize, usize) -> usize; 2] = [&shuffled, &swapped];
+        for (case, place) in places.into_iter().enumerate() {
+            let mut rig = Rig::new("");
+            for round in 0..20 {
+                let body: String = (0..996).map(|i| format!("a{{i=\"{}\"}} 1\n", place(round, i))).collect();
+                rig.read(&body);
+                assert_eq!(rig.series().len(), 996);
+                assert!(groups(&rig).len() < 150, "case {case}, round {round}: {} groups", groups(&rig).len());
+            }
+        }
+    }
+
+    #[test]
+    fn new_line_that_repeats_a_known_one_is_found() {
+        let mut rig = Rig::new("");
+        let body = |more: &str| churning(1).replace("a{i=\"120\"} 1\n", &format!("a{{i=\"120\"}} 1\n{more}"));
+        rig.read(&body(""));
+        for (more, samples) in [
+            ("a{i=\"30\"} 7\n", 200),
+            ("b 1\n", 201),
+            ("b 1\nb 2\n", 201),
+            ("scrape_samples_scraped 1\n", 200),
+            ("b 1\nup 2\n", 201),
+            ("", 200),
+        ] {
+            let scraped = rig.read(&body(more)).samples_scraped;
+            assert_eq!(scraped, 200 + more.lines().count() as u64);
+            let mut series = rig.series();
+            assert_eq!(series.len(), samples, "{more:?}");
+            series.iter_mut().for_each(|line| line.truncate(line.rfind(' ').unwrap()));
+            series.sort();
+            series.dedup();
+            assert_eq!(series.len(), samples, "{more:?}");
+            assert!(rig.read(&body(more)).warm || more.is_empty());
+        }
     }
 
     #[test]

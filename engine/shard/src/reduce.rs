@@ -276,11 +276,14 @@ impl<'a> Work<'a> {
 
     /// Whether no two matching series of a target have all labels but the name in common.
     fn differ_without_names(&self, groups: &[(Arc<SlotGroup>, Rc<Wanted>)], target: &Labels) -> bool {
-        let mut seen = AHashSet::new();
+        let mut seen: AHashMap<Labels, &str> = AHashMap::new();
         groups.iter().all(|(group, _)| {
             slots_matching(&self.request.selectors, group, target).into_iter().all(|slot| {
                 let pairs = group.series_pairs(slot as usize, target);
-                seen.insert(Labels::from_sorted(pairs.filter(|(name, _)| *name != METRIC_NAME)))
+                let others = Labels::from_sorted(pairs.filter(|(name, _)| *name != METRIC_NAME));
+                let name = group.metric_name(slot as usize);
+                // A series may have been in slots of several groups.
+                *seen.entry(others).or_insert(name) == name
             })
         })
     }

@@ -120,7 +120,8 @@ impl Work<'_> {
         if self.index.entries[entry as usize].layout == Some(holder.head.borrow().layout()) {
             return false;
         }
-        while !self.index.place(entry, &holder.head.borrow(), first) {
+        let whole = holder.head.borrow().newest_is_whole(self.after(), self.older == Older::Nothing);
+        while !self.index.place(entry, &holder.head.borrow(), first, !whole) {
             self.turns.step().await;
         }
         true

@@ -124,12 +124,16 @@ impl<'r> Index<'r> {
     }
 
     /// Finds the places of a target anew; false if there is more to do, in further calls. Those found at first make
-    /// the names to come, and later ones only take part in those.
-    pub fn place(&mut self, entry: u32, head: &TargetHead, first: bool) -> bool {
+    /// the names to come, and later ones only take part in those. `dead` says whether it matters what has ended.
+    pub fn place(&mut self, entry: u32, head: &TargetHead, first: bool, dead: bool) -> bool {
         let verdict = self.entries[entry as usize].verdict;
         let mut places = std::mem::take(&mut self.entries[entry as usize].places);
         places.clear();
-        for (place, (group, _)) in head.newest_groups().enumerate() {
+        for (place, (group, live)) in head.newest_groups().enumerate() {
+            // Series with their own times need not have ended.
+            if !live && !dead && !group.any_stamped() {
+                continue;
+            }
             match self.known.get(&(Arc::as_ptr(group), verdict)) {
                 Some(plan) => places.push((place as u32, *plan)),
                 None => {

@@ -185,11 +185,13 @@ impl TargetHead {
     /// slots of groups that are gone end with the next row.
     pub fn replace(&mut self, groups: &[Arc<SlotGroup>]) -> Change {
         let address = |group: &Arc<SlotGroup>| Arc::as_ptr(group);
-        let before: AHashSet<*const SlotGroup> = self.groups().map(address).collect();
+        let mut places: AHashMap<*const SlotGroup, usize> =
+            self.open.order.iter().map(|place| (address(&self.open.placed[*place].group), *place)).collect();
         let after: AHashSet<*const SlotGroup> = groups.iter().map(address).collect();
-        let new = || groups.iter().filter(|group| !before.contains(&address(group)));
+        let new: AHashSet<*const SlotGroup> = after.iter().copied().filter(|at| !places.contains_key(at)).collect();
+        let is_new = |group: &&Arc<SlotGroup>| new.contains(&address(group));
         let gone = || self.groups().filter(|group| !after.contains(&address(group)));
-        let mut added: u64 = new().map(|group| group.len() as u64).sum();
+        let mut added: u64 = groups.iter().filter(is_new).map(|group| group.len() as u64).sum();
         if added > 0 && gone().next().is_some() {
             // Series that were in a group that goes are not new.
             let hasher = RandomState::new();
@@ -197,20 +199,20 @@ impl TargetHead {
                 (0..group.len()).map(|slot| group.slot_hash(slot, &hasher)).collect::<Vec<u64>>()
             };
             let known: AHashSet<u64> = gone().flat_map(hashes).collect();
-            added -= new().flat_map(hashes).filter(|hash| known.contains(hash)).count() as u64;
+            added -= groups.iter().filter(is_new).flat_map(hashes).filter(|hash| known.contains(hash)).count() as u64;
         }
 
         // A dead group that comes back takes its old slots again.
-        let mut known: AHashMap<*const SlotGroup, usize> =
-            self.open.placed.iter().enumerate().map(|(at, placed)| (Arc::as_ptr(&placed.group), at)).collect();
-        let mut places: Vec<usize> = Vec::with_capacity(groups.len());
-        for group in groups {
-            let place = known.remove(&address(group)).unwrap_or_else(|| self.open.add(group.clone()));
-            places.push(place);
+        if !new.is_empty() {
+            let dead = self.open.placed.iter().enumerate().filter(|(_, placed)| is_new(&&placed.group));
+            places.extend(dead.map(|(at, placed)| (address(&placed.group), at)));
         }
+        let place = |group| places.remove(&address(group)).unwrap_or_else(|| self.open.add(Arc::clone(group)));
+        let places = groups.iter().map(place).collect();
         self.layout += 1;
         self.open.order = places;
         self.open.settle();
+        self.open.note_dead();
         if self.open.dead_slots() > self.live_slots().max(DEAD_SLOTS_MIN) {
             self.start_segment();
         }

@@ -17,6 +17,8 @@ pub(crate) struct Placed {
     pub group: Arc<SlotGroup>,
     pub base: usize,
     pub(super) live: bool,
+    /// It has been live in every row of the segment.
+    pub(super) always_live: bool,
     /// The group's slots go on in the next segment: the markers at the end of this one are not needed.
     pub goes_on: bool,
 }
@@ -158,7 +160,8 @@ impl Segment {
         if group.any_stamped() || !self.slots.stamps.is_empty() {
             self.slots.stamps.resize(end, NO_STAMP);
         }
-        self.placed.push(Placed { group, base, live: true, goes_on: false });
+        let always_live = self.rows.is_empty();
+        self.placed.push(Placed { group, base, live: true, always_live, goes_on: false });
         self.placed.len() - 1
     }
 
@@ -168,6 +171,11 @@ impl Segment {
             self.placed[*at].live = true;
         }
         self.plain = self.slots.stamps.is_empty() && self.order.iter().copied().eq(0..self.placed.len());
+    }
+
+    /// Groups that are not live now have not been so always.
+    pub(super) fn note_dead(&mut self) {
+        self.placed.iter_mut().for_each(|placed| placed.always_live &= placed.live);
     }
 
     pub(super) fn live(&self) -> impl Iterator<Item = &Placed> {
@@ -208,9 +216,13 @@ impl Segment {
 
     /// Whether the slots of both belong to the same series.
     pub(super) fn same_layout(&self, other: &Segment) -> bool {
-        self.order.len() == self.placed.len()
-            && self.placed.len() == other.placed.len()
+        self.placed.len() == other.placed.len()
             && self.placed.iter().zip(&other.placed).all(|(one, other)| Arc::ptr_eq(&one.group, &other.group))
+    }
+
+    /// Whether all slots that take no values any more have ended. Series with their own times need not.
+    pub(super) fn dead_have_ended(&self) -> bool {
+        self.order.len() == self.placed.len() || self.slots.stamps.is_empty()
     }
 
     pub(crate) fn is_stamped(&self, slot: usize) -> bool {

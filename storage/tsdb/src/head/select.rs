@@ -4,7 +4,7 @@ use super::segment::Row;
 use super::{NO_STAMP, Segment, TargetHead};
 use crate::group::SlotGroup;
 use crate::row::{self, OneSlot, RowError};
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use series::{Labels, STALE_NAN, Sample, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,16 +15,40 @@ pub(super) const SLOTS_ALONE_MAX: usize = 16;
 /// Samples of series of one target, which share their times. To be used again for the next target.
 #[derive(Debug, Default)]
 pub struct Rows {
-    /// How many series there are, group by group.
+    /// How many columns there are: one for each matching slot, group by group. A series that has been in slots of several
+    /// groups has its samples in one of their columns, and none in the others.
     pub width: usize,
     /// Milliseconds, in order. Two may be the same: the first row says then what ends there, and has no values.
     pub times: Vec<i64>,
     /// For each time a row of values, with a marker where a series has none.
     pub values: Vec<f64>,
+    /// Slots of a segment, and their columns where they do not follow each other.
     slots: Vec<usize>,
+    columns: Vec<usize>,
+    /// Where the columns of each group begin, and which those of its slots are.
+    places: AHashMap<*const SlotGroup, Placing>,
+    /// In how many segments each has been live all the time.
+    always_live: AHashMap<*const SlotGroup, usize>,
+    /// Columns of series that may be in several groups.
+    moved: AHashMap<u64, usize>,
+    hasher: RandomState,
     state: row::Slots,
     /// Groups of 64 that have any of the slots: the others are not read.
     groups: Vec<bool>,
+}
+
+/// Columns of a group.
+#[derive(Debug)]
+struct Placing {
+    slots: Rc<[u32]>,
+    columns: Columns,
+}
+
+#[derive(Debug)]
+enum Columns {
+    /// They follow each other from there on.
+    From(usize),
+    Each(Vec<usize>),
 }
 
 impl Rows {
@@ -33,6 +57,55 @@ impl Rows {
         self.times.clear();
         self.values.clear();
         self.slots.clear();
+    }
+
+    /// Gives columns to the matching slots of segments whose groups are not the same.
+    fn place_all(&mut self, segments: &[&Segment], mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>) {
+        self.places.clear();
+        self.always_live.clear();
+        self.moved.clear();
+        for placed in segments.iter().flat_map(|segment| &segment.placed) {
+            *self.always_live.entry(Arc::as_ptr(&placed.group)).or_default() += usize::from(placed.always_live);
+        }
+        for placed in segments.iter().flat_map(|segment| &segment.placed) {
+            if !self.places.contains_key(&Arc::as_ptr(&placed.group)) {
+                let slots = matching(&placed.group);
+                // Live groups have no series twice.
+                let alone = self.always_live.get(&Arc::as_ptr(&placed.group)) == Some(&segments.len());
+                self.place(&placed.group, slots, alone);
+            }
+        }
+    }
+
+    /// Gives the matching slots of a group their columns; `alone` says that no other group may have one of its series.
+    fn place(&mut self, group: &Arc<SlotGroup>, slots: Rc<[u32]>, alone: bool) {
+        let first = self.width;
+        self.width += slots.len();
+        let columns = match alone {
+            true => Columns::From(first),
+            false => {
+                let hash = |slot: &u32| group.slot_hash(*slot as usize, &self.hasher);
+                let columns = slots.iter().enumerate();
+                let column = |(i, slot)| *self.moved.entry(hash(slot)).or_insert(first + i);
+                Columns::Each(columns.map(column).collect())
+            }
+        };
+        self.places.insert(Arc::as_ptr(group), Placing { slots, columns });
+    }
+
+    /// The slots of a segment that have columns, and these.
+    fn find(&mut self, segment: &Segment) {
+        self.slots.clear();
+        self.columns.clear();
+        for placed in &segment.placed {
+            let Some(Placing { slots, columns }) = self.places.get(&Arc::as_ptr(&placed.group)) else { continue };
+            self.slots.extend(slots.iter().map(|slot| placed.base + *slot as usize));
+            match columns {
+                Columns::From(first) => self.columns.extend(*first..first + slots.len()),
+                Columns::Each(columns) => self.columns.extend_from_slice(columns),
+            }
+        }
+        row::mark_groups(&self.slots, &mut self.groups);
     }
 }
 
@@ -126,9 +199,9 @@ impl TargetHead {
         mut found: impl FnMut(&Arc<SlotGroup>, u32, Sample),
     ) -> Result<bool, RowError> {
         let whole = self.newest_is_whole(after, nothing_older) && self.owing.is_none();
-        if whole && self.newest_is_asked(at, visible) && self.open.order.len() == self.open.placed.len() {
+        if whole && self.newest_is_asked(at, visible) && self.open.dead_have_ended() {
             // The common case touches nothing but newest values.
-            for placed in &self.open.placed {
+            for placed in self.open.live() {
                 for slot in matching(&placed.group).iter() {
                     if let Some(sample) = self.open.newest(placed, *slot as usize)
                         && sample.timestamp > after
@@ -204,7 +277,7 @@ impl TargetHead {
     /// Rows of values of matching series in `[from, to]`, as far as rows up to `visible` tell, if these are all the
     /// samples that there are; false if chunks or other slots may say more, unless `nothing_older` is in any chunk.
     ///
-    /// `matching` gives the matching slots of a group; it is asked once for each. With `newest_only` it is the newest row
+    /// `matching` gives the matching slots of a group; it is asked once for each, in the order of the columns. With `newest_only` it is the newest row
     /// alone.
     pub fn rows(
         &self,
@@ -218,7 +291,7 @@ impl TargetHead {
         out.clear();
         let whole = self.whole_since.is_some_and(|since| since <= from);
         // The newest values say everything about the newest row, whatever is in chunks.
-        let open_alone = newest_only && whole && self.newest_is_asked(to, visible);
+        let open_alone = newest_only && (whole || nothing_older) && self.newest_is_asked(to, visible);
         // What is in chunks as well may still be in memory.
         let in_memory = open_alone || (whole && self.sealed_until.is_none_or(|until| until < from));
         let in_rows = self.owing.is_none()
@@ -230,28 +303,37 @@ impl TargetHead {
         let within = |segment: &&Segment| segment.range().is_some_and(|(first, last)| first <= to && last >= from);
         let closed = self.closed.iter().filter(|_| !open_alone).map(|closed| &closed.segment);
         let segments: Vec<&Segment> = closed.chain([&self.open]).filter(within).collect();
-        let Some(last) = segments.last() else { return Ok(true) };
-        if segments.iter().any(|segment| !segment.same_layout(last) || !segment.slots.stamps.is_empty()) {
+        if segments.iter().any(|segment| !segment.slots.stamps.is_empty()) {
             return Ok(false);
         }
-        let Rows { slots, width: out_width, times, values, state, groups } = out;
-        for placed in &last.placed {
-            slots.extend(matching(&placed.group).iter().map(|slot| placed.base + *slot as usize));
+        let Some(last) = segments.last() else { return Ok(true) };
+        let always_live = || segments.iter().flat_map(|segment| &segment.placed).all(|placed| placed.always_live);
+        let uniform = open_alone || (always_live() && segments.iter().all(|segment| segment.same_layout(last)));
+        if uniform {
+            // Whatever is dead has ended.
+            for placed in last.placed.iter().filter(|placed| placed.live || !open_alone) {
+                out.slots.extend(matching(&placed.group).iter().map(|slot| placed.base + *slot as usize));
+            }
+            out.width = out.slots.len();
+            row::mark_groups(&out.slots, &mut out.groups);
+        } else {
+            out.place_all(&segments, matching);
         }
-        if slots.is_empty() {
+        if out.width == 0 {
             return Ok(true);
         }
-        row::mark_groups(slots, groups);
-        let width = slots.len();
-        *out_width = width;
         let readable = |row: &&Row| row.position <= visible && row.at <= to && row.at >= from;
         let rows = segments.iter().flat_map(|segment| &segment.rows).filter(readable);
         let height = if newest_only { rows.count().min(1) } else { rows.count() };
         // Rows are undone from the newest on, so the matrix is filled from its end.
-        times.resize(height, 0);
-        values.resize(height * width, STALE_NAN);
+        out.times.resize(height, 0);
+        out.values.resize(height * out.width, STALE_NAN);
         let mut left = height;
         'segments: for segment in segments.iter().rev() {
+            if !uniform {
+                out.find(segment);
+            }
+            let Rows { width, times, values, slots, columns, state, groups, .. } = &mut *out;
             state.values.clone_from(&segment.slots.values);
             state.stale.0.clone_from(&segment.slots.stale.0);
             for row in segment.rows.iter().rev() {
@@ -261,9 +343,17 @@ impl TargetHead {
                 if readable(&row) {
                     left -= 1;
                     times[left] = row.at.0;
-                    let out = &mut values[left * width..(left + 1) * width];
-                    for (out, slot) in out.iter_mut().zip(slots.iter()) {
-                        *out = if state.stale.get(*slot) { STALE_NAN } else { state.values[*slot] };
+                    let out = &mut values[left * *width..(left + 1) * *width];
+                    if uniform {
+                        for (out, slot) in out.iter_mut().zip(slots.iter()) {
+                            *out = if state.stale.get(*slot) { STALE_NAN } else { state.values[*slot] };
+                        }
+                    } else {
+                        for (column, slot) in
+                            columns.iter().zip(slots.iter()).filter(|(_, slot)| !state.stale.get(**slot))
+                        {
+                            out[*column] = state.values[*slot];
+                        }
                     }
                     if left == 0 {
                         break 'segments;

@@ -100,6 +100,8 @@ impl TargetHead {
     /// Takes over a closed segment, of a log for example.
     pub fn adopt(&mut self, mut segment: Segment) {
         segment.forward_to_end();
+        // Rows do not say which groups were live.
+        segment.placed.iter_mut().for_each(|placed| placed.always_live = false);
         self.close(segment);
     }
 
@@ -112,8 +114,7 @@ impl TargetHead {
             if !closed.is_sealed() {
                 return true;
             }
-            let readable = closed.has_rows_of(key) && closed.segment.same_layout(open);
-            let kept = if readable { ROWS_KEPT.saturating_sub(newer) } else { 0 };
+            let kept = if closed.has_rows_of(key) { ROWS_KEPT.saturating_sub(newer) } else { 0 };
             let dropped = match kept {
                 0 => closed.segment.newest_possible(),
                 // Whoever sealed it lets go of it soon.
