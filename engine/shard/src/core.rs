@@ -469,6 +469,12 @@ impl Core {
     ) {
         let mut head = scraper.holder.head.borrow_mut();
         let at = stamp(stamp_ms, head.newest_at());
+        if head.newest_at().is_none()
+            && let Some(newest) = self.newest_elsewhere(scraper.holder.id)
+            && newest < at
+        {
+            head.nothing_elsewhere_since(newest.plus_ms(1));
+        }
         let mut stats = self.stats.borrow_mut();
         let mut status = scraper.status.borrow_mut();
         let mut report = Report::default();
@@ -554,6 +560,20 @@ impl Core {
             }
         }
         status.last_error = failure.map(|(_, text)| text);
+    }
+
+    /// For a holder that comes now, the time after which nothing of its series is in chunks or in memory, where that is
+    /// known.
+    fn newest_elsewhere(&self, id: u64) -> Option<Timestamp> {
+        if self.ended.borrow().iter().any(|ended| ended.id == id) {
+            return None;
+        }
+        let bounds = match &self.store {
+            Some(store) if !store.replay().done => return None,
+            Some(store) => store.bounds(),
+            None => None,
+        };
+        Some(Timestamp(bounds.map_or(i64::MIN, |(_, newest)| newest)))
     }
 
     /// Gives closed segments to the thread that puts them into chunks.

@@ -149,6 +149,12 @@ impl TargetHead {
         }
     }
 
+    /// What a head without rows cannot know: from then on no sample of its series is anywhere but here.
+    pub fn nothing_elsewhere_since(&mut self, since: Timestamp) {
+        assert!(self.newest.is_none(), "rows came before");
+        self.whole_since = Some(since);
+    }
+
     /// Time of the newest row.
     pub fn newest_at(&self) -> Option<Timestamp> {
         self.newest

@@ -288,6 +288,24 @@ fn rows_are_everything_while_the_layout_holds() {
     assert_eq!(pair.by_rows.get(), 40);
 }
 
+/// What came before its first row may be elsewhere, unless somebody knows that nothing is.
+#[test]
+fn rows_of_a_new_head_are_everything_if_there_is_nothing_else() {
+    for (since, want) in [(None, false), (Some(9_001), false), (Some(9_000), true), (Some(0), true)] {
+        let mut pair = Pair::new();
+        if let Some(since) = since {
+            pair.head.nothing_elsewhere_since(Timestamp(since));
+        }
+        pair.replace(&[group(&names("a", 70), false)]);
+        (10..200).for_each(|i| pair.append(i * 1_000, || i as f64));
+        let mut closed = Vec::new();
+        pair.head.take_closed(|segment| closed.push(segment));
+        closed.iter().for_each(|segment| segment.set_sealed());
+        assert_eq!((closed.len(), pair.check_rows(9_000, 200_000)), (1, want), "{since:?}");
+        assert!(pair.check_rows(10_000, 200_000));
+    }
+}
+
 #[test]
 fn rows_are_not_everything_once_some_are_in_chunks() {
     let mut pair = Pair::new();
