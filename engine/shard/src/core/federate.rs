@@ -120,8 +120,15 @@ impl Work<'_> {
         if self.index.entries[entry as usize].layout == Some(holder.head.borrow().layout()) {
             return false;
         }
-        let whole = holder.head.borrow().newest_is_whole(self.after(), self.older == Older::Nothing);
-        while !self.index.place(entry, &holder.head.borrow(), first, !whole) {
+        loop {
+            let visible = self.core.journal.borrow().visible();
+            let head = holder.head.borrow();
+            // Rows may come between two steps.
+            let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
+            if self.index.place(entry, &head, first, !(whole && head.newest_is_visible(visible))) {
+                break;
+            }
+            drop(head);
             self.turns.step().await;
         }
         true

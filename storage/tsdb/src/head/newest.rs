@@ -94,6 +94,11 @@ impl TargetHead {
         self.open.rows.last().is_some_and(|row| row.position <= visible && row.at <= at)
     }
 
+    /// Whether the newest row can be seen: what is dead has ended then.
+    pub fn newest_is_visible(&self, visible: u64) -> bool {
+        self.newest_is_asked(Timestamp(i64::MAX), visible)
+    }
+
     /// Whether the newest values tell everything about the time after `after`; chunks may know more otherwise, and
     /// [`TargetHead::lingering`] does.
     pub fn newest_is_whole(&self, after: Timestamp, nothing_older: bool) -> bool {
