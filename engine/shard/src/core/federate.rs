@@ -120,18 +120,16 @@ impl Work<'_> {
         if self.index.entries[entry as usize].layout == Some(holder.head.borrow().layout()) {
             return false;
         }
-        loop {
-            let visible = self.core.journal.borrow().visible();
-            let head = holder.head.borrow();
-            // Rows may come between two steps.
-            let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
-            if self.index.place(entry, &head, first, !(whole && head.newest_is_visible(visible))) {
-                break;
-            }
-            drop(head);
+        while !self.place_on(entry, &holder.head.borrow(), first) {
             self.turns.step().await;
         }
         true
+    }
+
+    fn place_on(&mut self, entry: u32, head: &tsdb::TargetHead, first: bool) -> bool {
+        let visible = self.core.journal.borrow().visible();
+        let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
+        self.index.place(entry, head, first, !(whole && head.newest_is_visible(visible)))
     }
 
     async fn begin(&mut self) -> Begun {
