@@ -13,6 +13,7 @@ mod pages;
 mod params;
 mod query;
 mod remote;
+mod remote_write;
 mod rule_groups;
 mod rule_pages;
 mod security;

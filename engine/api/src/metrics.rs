@@ -2,7 +2,7 @@
 
 use crate::federate::Counters;
 use crate::state::State;
-use crate::{alerting, rule_groups};
+use crate::{alerting, remote_write, rule_groups};
 use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -26,6 +26,7 @@ pub async fn metrics(state: extract::State<State>) -> Response {
     scrape_manager(&mut page, &state, &stats);
     configuration(&mut page, &state);
     alerting::metrics(&mut page, &state);
+    remote_write::metrics(&mut page, &state);
     federation(&mut page, &state.federations);
     fleet(&mut page, &state);
     cores(&mut page, &stats);

@@ -42,6 +42,7 @@ pub struct Parts {
     pub shards: Shards,
     pub targets: ManagerHandle,
     pub notifier: notifier::Notifier,
+    pub remote_write: remote_write::RemoteWrite,
     pub fleet: FleetHandle,
     pub running: watch::Receiver<Arc<Running>>,
     /// Command-line flags and their values.

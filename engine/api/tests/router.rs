@@ -224,6 +224,7 @@ fn state(count: usize) -> State {
     let (_, running) = watch::channel(Arc::new(Running::good(config)));
     State::new(Parts {
         notifier: notifier::Notifier::new(notifier::Options::default(), targets::Sd::default()),
+        remote_write: remote_write::RemoteWrite::none(),
         rules: rules::Manager::new(
             Arc::new(rules::unit::Memory::new(promql::PlanOptions::default())),
             rules::Options::default(),

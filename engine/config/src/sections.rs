@@ -448,6 +448,16 @@ impl AlertmanagerConfig {
 }
 
 impl RemoteWrite {
+    fn clouds(&self) -> impl Iterator<Item = bool> {
+        let clouds = [self.sigv4.is_some(), self.azuread.is_some(), self.google_iam.is_some()];
+        clouds.into_iter().filter(|given| *given)
+    }
+
+    /// Whether its requests want credentials of a cloud.
+    pub fn is_of_a_cloud(&self) -> bool {
+        self.clouds().count() > 0
+    }
+
     fn check(&mut self, fields: &mut Fields) {
         if !fields.has("url") {
             fields.refuse("url", "url for remote_write is empty; say where samples go");
@@ -455,9 +465,7 @@ impl RemoteWrite {
         for (name, _) in &self.headers {
             check_header(fields, "headers", name);
         }
-        let clouds = [self.sigv4.is_some(), self.azuread.is_some(), self.google_iam.is_some()];
-        let clouds_count = clouds.into_iter().filter(|given| *given).count();
-        if clouds_count + self.http.auth_count() > 1 {
+        if self.clouds().count() + self.http.auth_count() > 1 {
             fields.refuse(
                 fields.last_of(&["google_iam", "azuread", "sigv4"]),
                 "at most one of basic_auth, authorization, oauth2, sigv4, azuread or google_iam must be configured; keep one",

@@ -4,11 +4,13 @@
 //! Invariants:
 //!   * bytes of others are an error or a message, never a panic; memory is bounded before anything is unpacked
 
+mod build;
 mod histogram;
 mod read;
 mod wire;
 mod write;
 
+pub use build::WriteBuilder;
 pub use read::{Frames, Query, ReadRequest, ResponseType, SeriesAnswer, decode_read, encode_samples};
 pub use write::{Incoming, IncomingMetadata, Message, WriteLimits, WriteRequest, decode_write};
 

@@ -126,17 +126,16 @@ pub fn decode_write(message: Message, body: &[u8], limits: &WriteLimits) -> Resu
     Ok(request)
 }
 
+/// Types of metrics by their numbers.
+const KINDS: [&str; 8] = ["unknown", "counter", "gauge", "histogram", "gaugehistogram", "summary", "info", "stateset"];
+
 fn kind(number: u64) -> &'static str {
-    match number {
-        1 => "counter",
-        2 => "gauge",
-        3 => "histogram",
-        4 => "gaugehistogram",
-        5 => "summary",
-        6 => "info",
-        7 => "stateset",
-        _ => "unknown",
-    }
+    usize::try_from(number).ok().and_then(|number| KINDS.get(number)).unwrap_or(&KINDS[0])
+}
+
+/// The number of a type; that of `unknown` for what is none.
+pub(crate) fn kind_number(kind: &str) -> u64 {
+    KINDS.iter().position(|other| *other == kind).unwrap_or(0) as u64
 }
 
 /// Metadata of 1.0.

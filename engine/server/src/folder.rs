@@ -30,6 +30,7 @@ pub fn options(serve: &Serve, config: &config::Config) -> StoreOptions {
     options.log.sync_interval_ms = serve.storage_wal_sync_interval.as_millis() as u64;
     let short = Duration::from_millis(options.block_ms as u64 / 4);
     options.upkeep_every = options.upkeep_every.min(short);
+    options.keep_logs = !config.remote_write.is_empty();
     options.safe_mode_window = serve.storage_safe_mode_window;
     if !options.safe_mode_window.is_zero() {
         options.upkeep_every = options.upkeep_every.min(options.safe_mode_window);

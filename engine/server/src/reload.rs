@@ -7,6 +7,7 @@
 use api::Running;
 use config::Config;
 use notifier::Notifier;
+use remote_write::RemoteWrite;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,6 +23,7 @@ pub struct Reloader {
     pub running: watch::Sender<Arc<Running>>,
     pub targets: ManagerHandle,
     pub notifier: Notifier,
+    pub remote_write: RemoteWrite,
     pub fleet: FleetHandle,
     pub rules: rules::Manager,
     /// What templates of alerts know as the external URL.
@@ -72,6 +74,7 @@ impl Reloader {
                 self.fleet.reload(config.clone()).await;
                 self.targets.reload(config.clone()).await;
                 self.notifier.reload(&config).await;
+                self.remote_write.reload(&config).await;
                 self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
                 self.rules.reload(groups).await;
                 tracing::info!(file = %self.file.display(), "configuration loaded");

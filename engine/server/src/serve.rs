@@ -4,6 +4,7 @@
 
 use crate::cli::Cli;
 use crate::reload::{self, Reloader};
+use remote_write::RemoteWrite;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,8 +101,8 @@ pub fn run(cli: &Cli) -> ExitCode {
 /// What comes after the data folder is open. Whatever ends it is an end in order, if it returns.
 fn run_with(cli: &Cli, config: Arc<config::Config>, cpus: Vec<usize>, store: Arc<tsdb::Store>) -> ExitCode {
     let started = {
-        let options =
-            shard::Options { cpus, offset_seed: offset_seed(&config.global.external_labels), store: Some(store) };
+        let offset_seed = offset_seed(&config.global.external_labels);
+        let options = shard::Options { cpus, offset_seed, store: Some(store.clone()) };
         shard::start(&options)
     };
     let shards = match started {
@@ -123,7 +124,7 @@ fn run_with(cli: &Cli, config: Arc<config::Config>, cpus: Vec<usize>, store: Arc
             return ExitCode::from(EXIT_MACHINE);
         }
     };
-    match control.block_on(control_plane(cli, config, shards)) {
+    match control.block_on(control_plane(cli, config, shards, &store)) {
         Ok(()) => {
             tracing::info!("ended");
             ExitCode::SUCCESS
@@ -147,13 +148,20 @@ fn offset_seed(external_labels: &series::Labels) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Shards) -> anyhow::Result<()> {
+async fn control_plane(
+    cli: &Cli,
+    config: Arc<config::Config>,
+    shards: shard::Shards,
+    store: &tsdb::Store,
+) -> anyhow::Result<()> {
     let serve = &cli.serve;
     // Signals first: one that comes during the start is not lost, and SIGHUP never ends the process.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    let remote_write = RemoteWrite::new(store.kept_logs(), store.boot(), metadata_source(shards.clone()));
+    remote_write.reload(&config).await;
     let (running_to, running) = watch::channel(Arc::new(api::Running::good(config.clone())));
     let sink = shards.clone();
     let discovery = targets::Sd::start(targets::SdOptions {
@@ -191,6 +199,7 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         running: running_to,
         targets: targets.clone(),
         notifier: notifier.clone(),
+        remote_write: remote_write.clone(),
         fleet: fleet.clone(),
         rules: rules.clone(),
         external_url: serve.external_url(),
@@ -206,6 +215,7 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
         shards: shards.clone(),
         targets,
         notifier: notifier.clone(),
+        remote_write: remote_write.clone(),
         rules: rules.clone(),
         fleet,
         running,
@@ -268,8 +278,30 @@ async fn control_plane(cli: &Cli, config: Arc<config::Config>, shards: shard::Sh
     let _ = tokio::time::timeout(Duration::from_secs(5), drained).await;
     rules.shutdown().await;
     notifier.shutdown().await;
+    remote_write.shutdown().await;
     shards.shutdown().await?;
     Ok(())
+}
+
+/// What all targets say of their metrics, each metric once.
+fn metadata_source(shards: shard::Shards) -> remote_write::MetadataSource {
+    Arc::new(move || {
+        let shards = shards.clone();
+        Box::pin(async move {
+            let all = shard::MetadataRequest { metric: None, target_matchers: Vec::new(), targets_max: 0 };
+            let targets = shards.metadata(all).await.unwrap_or_default();
+            let mut seen = std::collections::HashSet::new();
+            let metrics = targets.into_iter().flat_map(|target| target.metrics);
+            let new = metrics.filter(|metadata| seen.insert(metadata.metric.clone()));
+            let entry = |metadata: Arc<shard::Metadata>| remote_write::Metadata {
+                metric: metadata.metric.clone(),
+                kind: metadata.kind.clone(),
+                help: metadata.help.clone(),
+                unit: metadata.unit.clone(),
+            };
+            new.map(entry).collect()
+        })
+    })
 }
 
 /// Tells the placement what each target has cost so far, in samples per second, for ever.

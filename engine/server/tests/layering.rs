@@ -18,6 +18,7 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("fleet", "engine/fleet", 3),
     ("targets", "engine/targets", 4),
     ("notifier", "engine/notifier", 5),
+    ("remote_write", "engine/remote_write", 5),
     ("shard", "engine/shard", 5),
     ("rules", "engine/rules", 6),
     ("api", "engine/api", 7),

@@ -14,7 +14,7 @@ use crate::archive::{Archive, Piece, ToSeal};
 use crate::cut::cut;
 use crate::deletions::{Deletion, Deletions};
 use crate::head::LastRows;
-use crate::log::{FileId, Options as LogOptions};
+use crate::log::{FileId, KeptLogs, Options as LogOptions};
 use crate::safe_mode::{self, SafeMode};
 use crate::starts::Starts;
 use ahash::AHashMap;
@@ -49,6 +49,8 @@ pub struct StoreOptions {
     /// After three crashes within this time the folder is opened in safe mode, for as long. Zero: never, and crashes are
     /// not counted.
     pub safe_mode_window: Duration,
+    /// Whether the logs of the last run are kept, in [`Store::kept_logs`], before they are replayed and removed.
+    pub keep_logs: bool,
 }
 
 impl StoreOptions {
@@ -65,6 +67,7 @@ impl StoreOptions {
             waiting_bytes_max: 1 << 30,
             upkeep_every: Duration::from_secs(30),
             safe_mode_window: Duration::ZERO,
+            keep_logs: false,
         }
     }
 }
@@ -177,6 +180,8 @@ impl std::fmt::Debug for Store {
 const LOG: &str = "log";
 const HEAD: &str = "head";
 const QUARANTINE: &str = "quarantine";
+/// Links to logs that others still have to read.
+const KEPT_LOGS: &str = "remote-write";
 /// Segments that are sealed before they are synced.
 const BATCH_MAX: usize = 256;
 /// How long the thread that seals collects before it syncs.
@@ -207,6 +212,10 @@ impl Store {
         let starts = starts.map_err(failed(&folder.join("starts")))?;
         blocks::remove_leftovers(&folder).map_err(failed(&folder))?;
         let logs = old_logs(&folder.join(LOG)).map_err(failed(&folder.join(LOG)))?;
+        if options.keep_logs {
+            let kept = KeptLogs::new(folder.join(LOG), folder.join(KEPT_LOGS));
+            kept.link().map_err(failed(kept.folder()))?;
+        }
         let last_boot = logs.keys().map(|(boot, _)| *boot).max().unwrap_or(0);
         let safe_mode = starts.as_ref().filter(|starts| starts.is_safe_mode()).map(|starts| {
             let samples_max = safe_mode::samples_max(&folder.join(LOG), &logs);
@@ -276,6 +285,11 @@ impl Store {
         let folder = self.options.folder.join(LOG);
         // glommio opens folders by absolute names only.
         std::path::absolute(&folder).unwrap_or(folder)
+    }
+
+    /// Logs that others still have to read.
+    pub fn kept_logs(&self) -> KeptLogs {
+        KeptLogs::new(self.log_folder(), self.options.folder.join(KEPT_LOGS))
     }
 
     /// Where closed segments and unused log files go.

@@ -39,7 +39,7 @@ pub struct Segment {
     pub(super) order: Vec<usize>,
     /// The live groups are all there are, in the order of the slots, and none is stamped: values come as they lie here.
     pub(super) plain: bool,
-    pub(super) slots: Slots,
+    pub(crate) slots: Slots,
     pub(crate) rows: Vec<Row>,
     /// Stamps that slots had when the segment began.
     pub(crate) carried: Vec<(u32, i64)>,
@@ -223,6 +223,12 @@ impl Segment {
     /// Whether all slots that take no values any more have ended. Series with their own times need not.
     pub(super) fn dead_have_ended(&self) -> bool {
         self.order.len() == self.placed.len() || self.slots.stamps.is_empty()
+    }
+
+    /// The group of a slot, and its place there.
+    pub(crate) fn at(&self, slot: usize) -> Option<(&Placed, usize)> {
+        let placed = self.placed.get(self.placed.partition_point(|placed| placed.base <= slot).checked_sub(1)?)?;
+        Some((placed, slot - placed.base)).filter(|(placed, slot)| *slot < placed.group.len())
     }
 
     pub(crate) fn is_stamped(&self, slot: usize) -> bool {

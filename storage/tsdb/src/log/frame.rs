@@ -14,7 +14,7 @@ const MAGIC: u8 = 0xb7;
 /// Magic, kind, length of the payload, checksum.
 pub const FRAME_HEAD_BYTES: usize = 10;
 /// Kind of the frame that ends a batch.
-const PARITY: u8 = 0xff;
+pub const PARITY: u8 = 0xff;
 /// Units that a batch is divided into for its parity.
 const PARITY_UNITS: usize = 64;
 /// A unit is no shorter than this.

@@ -2,14 +2,18 @@
 
 pub(crate) mod frame;
 mod journal;
+mod kept;
 pub(crate) mod record;
 mod replay;
 mod survey;
+mod tail;
 pub(crate) mod writer;
 
 pub use frame::{Damage, FileId};
 pub use journal::{Journal, SegmentMark, TargetKey};
+pub use kept::KeptLogs;
 pub use record::{put_matchers, read_matchers};
 pub use replay::{Last, Recovered, Replay, Replayed, Restored, replay_file};
 pub(crate) use survey::Survey;
+pub use tail::{Border, Reached, Tail, Told, Untold};
 pub use writer::{Action, FileToken, Options, Writer};

@@ -1,0 +1,211 @@
+//! One endpoint's reader: from the logs to batches. It runs on a thread of its own, and waits when the endpoint does.
+//!
+//! Invariants:
+//!   * logs of an earlier start are read to their end before those of a later one: no sample overtakes an older one
+//!   * a batch's cursor is a place before which every sample is in the batch or in one before it
+
+use crate::cursor::{Cursor, LogId, Place};
+use crate::flight::Batch;
+use crate::labels::Outward;
+use crate::stats::Stats;
+use ahash::AHashSet;
+use remote::WriteBuilder;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tsdb::log::{Border, KeptLogs, Reached, Tail, Told};
+
+/// How often to look for more at the end of a log.
+const POLL: Duration = Duration::from_millis(100);
+/// How often to look for more logs.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Wait after a log could not be read.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// What a reader is told at its start.
+pub struct Start {
+    pub logs: KeptLogs,
+    /// Number of this start of the process.
+    pub boot: u32,
+    /// Whether what is in the logs of this start already is of no interest.
+    pub skip: bool,
+}
+
+pub struct Reader {
+    start: Start,
+    tails: BTreeMap<LogId, Following>,
+    looked: Option<Instant>,
+    outbox: Outbox,
+    stop: Arc<AtomicBool>,
+}
+
+struct Following {
+    tail: Tail,
+    /// It is read to its end before anything is told.
+    skips: bool,
+}
+
+/// Batches while they are made.
+pub struct Outbox {
+    pub outward: Outward,
+    pub builder: WriteBuilder,
+    pub samples_max: usize,
+    pub deadline: Duration,
+    pub age_max: Duration,
+    pub batches: mpsc::Sender<Batch>,
+    pub stats: Arc<Stats>,
+    /// Where everything that is in batches, or in this one, ends.
+    pub cursor: Cursor,
+    pub sources: AHashSet<u64>,
+    pub newest_ms: i64,
+    pub begun: Option<Instant>,
+}
+
+impl Reader {
+    pub fn new(start: Start, outbox: Outbox, stop: Arc<AtomicBool>) -> Reader {
+        Reader { start, tails: BTreeMap::new(), looked: None, outbox, stop }
+    }
+
+    /// Reads until it is stopped.
+    pub fn run(mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            match self.round() {
+                Ok(Reached::More) => {}
+                Ok(Reached::End) => std::thread::sleep(POLL),
+                Err(error) => {
+                    tracing::error!(%error, "remote write cannot read the logs; it is tried again");
+                    std::thread::sleep(AGAIN_AFTER);
+                }
+            }
+        }
+    }
+
+    fn round(&mut self) -> io::Result<Reached> {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+            self.look()?;
+            self.looked = Some(Instant::now());
+        }
+        let mut all = Reached::End;
+        let oldest = self.tails.keys().next().map(|(boot, _)| *boot);
+        let logs: Vec<LogId> = self.tails.keys().copied().filter(|(boot, _)| Some(*boot) == oldest).collect();
+        for log in logs {
+            if self.read(log)? == Reached::More {
+                all = Reached::More;
+            }
+        }
+        self.outbox.cut_if_late();
+        Ok(all)
+    }
+
+    /// Finds logs that are new.
+    fn look(&mut self) -> io::Result<()> {
+        let Start { logs, boot, skip } = &mut self.start;
+        for log in logs.files()?.into_keys() {
+            let Some(place) = self.outbox.cursor.place(log).filter(|_| !self.tails.contains_key(&log)) else {
+                continue;
+            };
+            let is_live = log.0 == *boot;
+            let tail = Tail::new(logs.folder(), log, is_live, place.first, place.border);
+            self.tails.insert(log, Following { tail, skips: is_live && *skip });
+            self.outbox.cursor.places.insert(log, place);
+        }
+        // Logs that begin from now on are told from their beginning.
+        *skip = false;
+        Ok(())
+    }
+
+    fn read(&mut self, log: LogId) -> io::Result<Reached> {
+        let Some(Following { tail, skips }) = self.tails.get_mut(&log) else { return Ok(Reached::End) };
+        let outbox = &mut self.outbox;
+        let untold = tail.untold();
+        let reached = tail.read(|told| {
+            if !*skips {
+                outbox.take(log, &told);
+            }
+        })?;
+        if !*skips {
+            outbox.stats.add_untold(untold, tail.untold());
+        }
+        outbox.cursor.places.insert(log, Place { border: tail.border(), first: tail.first_needed() });
+        if reached == Reached::End {
+            *skips = false;
+            if log.0 != self.start.boot {
+                self.tails.remove(&log);
+                outbox.cursor.places.insert(log, Place::END);
+                outbox.cursor.move_to(self.tails.keys().next().map_or(self.start.boot, |(boot, _)| *boot));
+                outbox.cut();
+            } else if let Some(first) = self.start.logs.first_in_use(log)? {
+                tail.forget_before(first);
+            }
+        }
+        Ok(reached)
+    }
+}
+
+impl Outbox {
+    fn take(&mut self, log: LogId, told: &Told) {
+        let Told { target, group, slot, sample, border } = told;
+        let at = sample.timestamp.0;
+        self.stats.read(at);
+        if !self.age_max.is_zero() && at < now_ms() - self.age_max.as_millis() as i64 {
+            self.stats.dropped_too_old.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let pairs = group.series_pairs(*slot, &target.labels);
+        let samples = [(at, sample.value)];
+        if self.outward.rules.is_empty() {
+            self.builder.add(self.outward.merged(pairs), &samples);
+        } else {
+            let Some(labels) = self.outward.relabel(pairs) else {
+                self.stats.dropped_by_rules.fetch_add(1, Ordering::Relaxed);
+                return;
+            };
+            self.builder.add(labels.iter(), &samples);
+        }
+        // Late samples of a source have a key of their own.
+        self.sources.insert(target.id.min(!target.id));
+        self.newest_ms = self.newest_ms.max(at);
+        self.begun.get_or_insert_with(Instant::now);
+        if self.builder.samples() >= self.samples_max {
+            self.move_to(log, *border);
+            self.cut();
+        }
+    }
+
+    fn move_to(&mut self, log: LogId, border: Border) {
+        if let Some(place) = self.cursor.places.get_mut(&log) {
+            place.border = place.border.max(border);
+        }
+    }
+
+    fn cut_if_late(&mut self) {
+        if self.begun.is_some_and(|begun| begun.elapsed() >= self.deadline) {
+            self.cut();
+        }
+    }
+
+    /// Hands a batch over; waits while too many are under way.
+    fn cut(&mut self) {
+        let samples = self.builder.samples();
+        let body = if samples > 0 { remote::pack(&self.builder.finish()) } else { Vec::new() };
+        let batch = Batch {
+            body,
+            samples,
+            newest_ms: self.newest_ms,
+            sources: self.sources.drain().collect(),
+            cursor: self.cursor.clone(),
+        };
+        self.begun = None;
+        self.newest_ms = i64::MIN;
+        self.stats.pending.fetch_add(samples as u64, Ordering::Relaxed);
+        // Nobody takes it once the endpoint has been stopped.
+        let _ = self.batches.blocking_send(batch);
+    }
+}
+
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}

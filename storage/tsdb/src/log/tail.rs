@@ -1,0 +1,400 @@
+//! Follows a log, also while it is written: tells every sample of it once, in the order of the rows.
+//!
+//! Invariants:
+//!   * a row is told only if every record of its segment before it was read: nothing is decoded against a wrong state
+//!   * what was told up to a [`Border`] is told again by nobody who begins there
+//!   * a series that goes on in another slot has no marker in between
+
+use crate::bits::ones;
+use crate::group::SlotGroup;
+use crate::head::Segment;
+use crate::log::frame::{FRAME_HEAD_BYTES, FileId, PARITY, frame_head, search_bytes, verify_frame};
+use crate::log::journal::TargetKey;
+use crate::log::record::{self, Record};
+use crate::log::writer::HEADER;
+use crate::row::{self, Direction, GROUP, RowError};
+use ahash::{AHashMap, AHashSet, RandomState};
+use series::{STALE_NAN, Sample, Timestamp};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 256 << 10;
+
+/// A place between two batches of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Border {
+    /// Of the file.
+    pub sequence: u32,
+    pub offset: u64,
+}
+
+/// One sample of a log.
+pub struct Told<'a> {
+    pub target: &'a TargetKey,
+    pub group: &'a SlotGroup,
+    pub slot: usize,
+    pub sample: Sample,
+    /// Everything before it was told before this sample.
+    pub border: Border,
+}
+
+/// What became of a call of [`Tail::read`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// There is more to read.
+    More,
+    /// The end of what is written.
+    End,
+}
+
+/// What a tail could not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Untold {
+    /// Rows of segments that cannot be read.
+    pub rows: u64,
+    /// Bytes that are no frames.
+    pub bytes: u64,
+    /// Rows of histograms.
+    pub histograms: u64,
+}
+
+/// A reader of one log: the files of one writer of one start.
+pub struct Tail {
+    folder: PathBuf,
+    log: (u32, u16),
+    /// Whether somebody still writes it.
+    is_live: bool,
+    from: Border,
+    file: Option<(FileId, File)>,
+    /// Bytes of the file from `offset` on.
+    bytes: Vec<u8>,
+    offset: u64,
+    border: Border,
+    targets: AHashMap<u32, Arc<TargetKey>>,
+    groups: AHashMap<u32, Arc<SlotGroup>>,
+    segments: AHashMap<u32, Following>,
+    /// The segment of floats of each source.
+    newest: AHashMap<u64, u32>,
+    /// Segments of histograms, by source and by number.
+    newest_histograms: AHashMap<u64, u32>,
+    histograms: AHashSet<u32>,
+    ends: AHashMap<u64, Ends>,
+    hasher: RandomState,
+    untold: Untold,
+}
+
+struct Following {
+    key: Arc<TargetKey>,
+    segment: Segment,
+    step: u32,
+    /// File in which it began.
+    began: u32,
+}
+
+/// Series of a source that have ended, as far as a row of the same time says nothing else.
+struct Ends {
+    key: Arc<TargetKey>,
+    at: Timestamp,
+    slots: Vec<(Arc<SlotGroup>, u32, u64)>,
+}
+
+impl Tail {
+    /// Tells what is behind `from`; the file of `first` and those behind it are read for what it needs to know.
+    pub fn new(folder: &Path, log: (u32, u16), is_live: bool, first: u32, from: Border) -> Tail {
+        Tail {
+            folder: folder.to_owned(),
+            log,
+            is_live,
+            from,
+            file: None,
+            bytes: Vec::new(),
+            offset: 0,
+            border: Border { sequence: first, offset: 0 },
+            targets: AHashMap::new(),
+            groups: AHashMap::new(),
+            segments: AHashMap::new(),
+            newest: AHashMap::new(),
+            newest_histograms: AHashMap::new(),
+            histograms: AHashSet::new(),
+            ends: AHashMap::new(),
+            hasher: RandomState::new(),
+            untold: Untold::default(),
+        }
+    }
+
+    /// Where it stands: everything before this was told.
+    pub fn border(&self) -> Border {
+        self.border.max(self.from)
+    }
+
+    pub fn untold(&self) -> Untold {
+        self.untold
+    }
+
+    /// The first file that whoever goes on from here has to read.
+    pub fn first_needed(&self) -> u32 {
+        let began = self.segments.values().map(|following| following.began);
+        began.chain([self.border.sequence]).min().unwrap_or(self.border.sequence)
+    }
+
+    /// No segment that began before a file gets rows any more, and all of them were read.
+    pub fn forget_before(&mut self, sequence: u32) {
+        self.segments.retain(|_, following| following.began >= sequence);
+        let Tail { segments, newest, .. } = self;
+        newest.retain(|_, segment| segments.contains_key(segment));
+    }
+
+    /// Reads on, some [`READ_BYTES`], and tells the samples.
+    pub fn read(&mut self, mut told: impl FnMut(Told)) -> io::Result<Reached> {
+        if self.file.is_none() && !self.open(self.border.sequence)? {
+            return Ok(Reached::End);
+        }
+        // Looked for first: once there is a file behind it, nothing is added to this one.
+        let next = self.file_after()?;
+        let (id, file) = self.file.as_ref().expect("opened above");
+        let id = *id;
+        let before = self.bytes.len();
+        self.bytes.resize(before + READ_BYTES, 0);
+        let count = file.read_at(&mut self.bytes[before..], self.offset + before as u64)?;
+        self.bytes.truncate(before + count);
+        let taken = self.frames(id, &mut told);
+        self.bytes.drain(..taken);
+        self.offset += taken as u64;
+        if count > 0 {
+            return Ok(Reached::More);
+        }
+        let is_over = next.is_some() || !self.is_live;
+        if is_over && !self.bytes.is_empty() {
+            // What a crash leaves at the end, or damage.
+            let found = search_bytes(id, self.offset, &self.bytes);
+            let skipped = found.map_or(self.bytes.len(), |found| (found - self.offset) as usize);
+            self.untold.bytes += skipped as u64;
+            self.bytes.drain(..skipped);
+            self.offset += skipped as u64;
+            return Ok(Reached::More);
+        }
+        let Some(next) = next else { return Ok(Reached::End) };
+        self.tell_ends(&mut told);
+        self.open(next)?;
+        Ok(Reached::More)
+    }
+
+    /// Opens the first file from a sequence on; false if there is none yet.
+    fn open(&mut self, sequence: u32) -> io::Result<bool> {
+        let Some(sequence) = self.sequences()?.into_iter().filter(|other| *other >= sequence).min() else {
+            return Ok(false);
+        };
+        let id = FileId { boot: self.log.0, writer: self.log.1, sequence };
+        self.file = Some((id, File::open(self.folder.join(id.to_string()))?));
+        self.bytes.clear();
+        self.offset = 0;
+        self.border = Border { sequence, offset: 0 };
+        // Every file defines the groups that it needs.
+        self.groups.retain(|_, group| Arc::strong_count(group) > 1);
+        Ok(true)
+    }
+
+    fn file_after(&self) -> io::Result<Option<u32>> {
+        let now = self.file.as_ref().map_or(0, |(id, _)| id.sequence);
+        Ok(self.sequences()?.into_iter().filter(|other| *other > now).min())
+    }
+
+    fn sequences(&self) -> io::Result<Vec<u32>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let id = entry?.file_name().to_str().and_then(FileId::parse);
+            found.extend(id.filter(|id| (id.boot, id.writer) == self.log).map(|id| id.sequence));
+        }
+        Ok(found)
+    }
+
+    /// Takes the whole frames of the buffer; gives how many bytes they are.
+    fn frames(&mut self, file: FileId, told: &mut impl FnMut(Told)) -> usize {
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut at = 0;
+        while let Some(head) = bytes[at..].first_chunk::<FRAME_HEAD_BYTES>() {
+            let Some((kind, length)) = frame_head(head) else { break };
+            let Some(payload) = bytes[at + FRAME_HEAD_BYTES..].get(..length) else { break };
+            if !verify_frame(file, self.offset + at as u64, head, payload) {
+                break;
+            }
+            at += FRAME_HEAD_BYTES + length;
+            match kind {
+                HEADER => {}
+                PARITY => {
+                    self.tell_ends(told);
+                    self.border = Border { sequence: file.sequence, offset: self.offset + at as u64 };
+                }
+                // What makes no sense is told by the replay.
+                kind => drop(record::read(kind, payload).map(|record| self.take(record, told))),
+            }
+        }
+        self.bytes = bytes;
+        at
+    }
+
+    fn is_new(&self) -> bool {
+        self.border >= self.from
+    }
+
+    fn take(&mut self, record: Record, told: &mut impl FnMut(Told)) {
+        match record {
+            Record::Target { target, id, labels } => {
+                self.targets.insert(target, Arc::new(TargetKey { id, labels }));
+            }
+            Record::Group { group, slots } => {
+                let known = self.groups.get(&group).is_some_and(|known| **known == slots);
+                if !known {
+                    self.groups.insert(group, Arc::new(slots));
+                }
+            }
+            Record::Begin { segment, target, groups, stamps } => {
+                let key = self.targets.remove(&target);
+                // What was not durable when a file was given up is in the next one again.
+                if self.segments.contains_key(&segment) {
+                    return;
+                }
+                let (Some(key), Some(groups)) = (key, self.groups_of(&groups)) else { return };
+                let mut following =
+                    Following { key, segment: Segment::default(), step: 0, began: self.border.sequence };
+                for group in groups {
+                    following.segment.add(group);
+                }
+                following.segment.restore_stamps(&stamps);
+                // The one before it has had its last row.
+                let before = self.newest.insert(following.key.id, segment);
+                before.and_then(|before| self.segments.remove(&before));
+                self.segments.insert(segment, following);
+            }
+            Record::BeginHistograms { segment, target, .. } => {
+                let Some(key) = self.targets.remove(&target) else { return };
+                let before = self.newest_histograms.insert(key.id, segment);
+                before.map(|before| self.histograms.remove(&before));
+                self.histograms.insert(segment);
+            }
+            Record::Place { segment, step, groups } => {
+                let groups = self.groups_of(&groups);
+                if let Some(following) = self.segments.get_mut(&segment)
+                    && let Some(groups) = groups
+                    && step == following.step + 1
+                {
+                    following.step = step;
+                    for group in groups {
+                        following.segment.add(group);
+                    }
+                }
+            }
+            Record::Row { segment, step, at, row } => self.row(segment, step, at, row, told),
+            Record::Chunks(_) => {}
+        }
+    }
+
+    fn groups_of(&self, numbers: &[u32]) -> Option<Vec<Arc<SlotGroup>>> {
+        numbers.iter().map(|number| self.groups.get(number).cloned()).collect()
+    }
+
+    fn row(&mut self, number: u32, step: u32, at: Timestamp, row: &[u8], told: &mut impl FnMut(Told)) {
+        let is_new = self.is_new();
+        let Some(mut following) = self.segments.remove(&number) else {
+            let is_histogram = self.histograms.contains(&number);
+            self.untold.histograms += u64::from(is_histogram && is_new);
+            self.untold.rows += u64::from(!is_histogram && is_new);
+            return;
+        };
+        if step <= following.step {
+            // It was read before.
+            self.segments.insert(number, following);
+            return;
+        }
+        let fits = step == following.step + 1;
+        if !fits || following.take(row).is_err() {
+            // Whatever follows would be decoded against a wrong state.
+            self.untold.rows += u64::from(is_new);
+            return;
+        }
+        following.step = step;
+        if is_new && self.tell(&following, at, row, told).is_err() {
+            self.untold.rows += 1;
+        }
+        self.segments.insert(number, following);
+    }
+
+    /// Tells what a row says, which the segment has taken already.
+    fn tell(
+        &mut self,
+        following: &Following,
+        at: Timestamp,
+        row: &[u8],
+        told: &mut impl FnMut(Told),
+    ) -> Result<(), RowError> {
+        let Following { key, segment, .. } = following;
+        let (_, mut notes) = row::open(row)?;
+        if self.ends.get(&key.id).is_some_and(|ends| ends.at != at) {
+            self.tell_ends_of(key.id, told);
+        }
+        let border = self.border;
+        let slots = &segment.slots;
+        for placed in &segment.placed {
+            for slot in 0..placed.group.len() {
+                let place = placed.base + slot;
+                if !slots.stale.get(place) && !placed.group.is_stamped(slot) {
+                    let sample = Sample { timestamp: at, value: slots.values[place] };
+                    told(Told { target: key, group: &placed.group, slot, sample, border });
+                }
+            }
+        }
+        while let Some((run, _)) = notes.stamps.next_run()? {
+            for place in run {
+                let (placed, slot) = segment.at(place).ok_or(RowError("a slot does not exist"))?;
+                let sample = Sample { timestamp: Timestamp(slots.stamps[place]), value: slots.values[place] };
+                told(Told { target: key, group: &placed.group, slot, sample, border });
+            }
+        }
+        self.note_ends(following, at, &notes.flips);
+        Ok(())
+    }
+
+    /// Remembers what ends with a row, and forgets what goes on in it elsewhere.
+    fn note_ends(&mut self, following: &Following, at: Timestamp, flips: &[(usize, u64)]) {
+        let Following { key, segment, .. } = following;
+        let all = || flips.iter().flat_map(|(group, word)| ones(*word).map(move |place| group * GROUP + place));
+        let hashed = |place: usize| {
+            let (placed, slot) = segment.at(place)?;
+            Some((placed.group.clone(), slot as u32, placed.group.slot_hash(slot, &self.hasher)))
+        };
+        let ended: Vec<_> = all().filter(|place| segment.slots.stale.get(*place)).filter_map(hashed).collect();
+        if !ended.is_empty() {
+            let ends = Ends { key: key.clone(), at, slots: Vec::new() };
+            self.ends.entry(key.id).or_insert(ends).slots.extend(ended);
+        }
+        if self.ends.contains_key(&key.id) {
+            let came = all().filter(|place| !segment.slots.stale.get(*place)).filter_map(hashed);
+            let came: AHashSet<u64> = came.map(|(_, _, hash)| hash).collect();
+            let ends = self.ends.get_mut(&key.id).expect("looked at above");
+            ends.slots.retain(|(_, _, hash)| !came.contains(hash));
+        }
+    }
+
+    fn tell_ends(&mut self, told: &mut impl FnMut(Told)) {
+        let ids: Vec<u64> = self.ends.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.tell_ends_of(id, told));
+    }
+
+    fn tell_ends_of(&mut self, id: u64, told: &mut impl FnMut(Told)) {
+        let Some(Ends { key, at, slots }) = self.ends.remove(&id) else { return };
+        let sample = Sample { timestamp: at, value: STALE_NAN };
+        for (group, slot, _) in &slots {
+            told(Told { target: &key, group, slot: *slot as usize, sample, border: self.border });
+        }
+    }
+}
+
+impl Following {
+    fn take(&mut self, row: &[u8]) -> Result<(), RowError> {
+        row::walk(row, &mut self.segment.slots, Direction::Redo)
+    }
+}
