@@ -1,4 +1,9 @@
 //! Write requests, 1.0 and 2.0, while they are made: sample by sample, into buffers that are used again.
+//!
+//! Invariants:
+//!   * the length of a message is counted before it is written, so nothing is moved afterwards
+//!   * nothing is allocated for a series, but for the growth of buffers; in 2.0 a new symbol is a key of the map
+//!   * a value keeps its bits: a stale marker stays one
 
 use crate::wire::{BYTES, FIXED64, VARINT, put_bytes, put_number, put_varint, varint_bytes};
 use crate::write::{Message, kind_number};
@@ -11,7 +16,6 @@ pub struct WriteBuilder {
     /// Series, and of 1.0 metadata.
     body: Vec<u8>,
     samples: usize,
-    metadata: usize,
     /// Numbers of symbols; 0 is the empty one.
     symbols: AHashMap<Box<str>, u32>,
     /// The symbols as the message has them.
@@ -28,7 +32,6 @@ impl WriteBuilder {
             message,
             body: Vec::new(),
             samples: 0,
-            metadata: 0,
             symbols: AHashMap::new(),
             table: Vec::new(),
             references: Vec::new(),
@@ -39,17 +42,20 @@ impl WriteBuilder {
     pub fn add<'a>(&mut self, labels: impl Iterator<Item = (&'a str, &'a str)> + Clone, samples: &[(i64, f64)]) {
         self.samples += samples.len();
         let of_samples: usize = samples.iter().map(|(at, _)| field_bytes(sample_bytes(*at))).sum();
-        match self.message {
+        let (begin, length) = match self.message {
             Message::V1 => {
                 let label_bytes = |name: &str, value: &str| field_bytes(name.len()) + field_bytes(value.len());
                 let of_labels: usize = labels.clone().map(|(name, value)| field_bytes(label_bytes(name, value))).sum();
-                self.body.reserve(field_bytes(of_labels + of_samples));
-                put_head(1, of_labels + of_samples, &mut self.body);
+                let length = of_labels + of_samples;
+                self.body.reserve(field_bytes(length));
+                put_head(1, length, &mut self.body);
+                let begin = self.body.len();
                 for (name, value) in labels {
                     put_head(1, label_bytes(name, value), &mut self.body);
                     put_bytes(1, name.as_bytes(), &mut self.body);
                     put_bytes(2, value.as_bytes(), &mut self.body);
                 }
+                (begin, length)
             }
             Message::V2 => {
                 self.references.clear();
@@ -58,10 +64,14 @@ impl WriteBuilder {
                     put_varint(u64::from(name), &mut self.references);
                     put_varint(u64::from(value), &mut self.references);
                 }
-                put_head(5, field_bytes(self.references.len()) + of_samples, &mut self.body);
+                let length = field_bytes(self.references.len()) + of_samples;
+                self.body.reserve(field_bytes(length));
+                put_head(5, length, &mut self.body);
+                let begin = self.body.len();
                 put_bytes(1, &self.references, &mut self.body);
+                (begin, length)
             }
-        }
+        };
         for (at, value) in samples {
             put_head(2, sample_bytes(*at), &mut self.body);
             put_varint(1 << 3 | FIXED64, &mut self.body);
@@ -69,6 +79,7 @@ impl WriteBuilder {
             put_varint(2 << 3 | VARINT, &mut self.body);
             put_varint(*at as u64, &mut self.body);
         }
+        debug_assert_eq!(self.body.len() - begin, length);
     }
 
     /// Adds what is said of a metric. 2.0 says it with each series and has no place for it.
@@ -76,7 +87,6 @@ impl WriteBuilder {
         if self.message == Message::V2 {
             return;
         }
-        self.metadata += 1;
         let kind = kind_number(kind);
         let texts = [(2, metric), (4, help), (5, unit)];
         let of_texts: usize = texts.iter().map(|(_, text)| field_bytes(text.len())).sum();
@@ -90,13 +100,20 @@ impl WriteBuilder {
         self.samples
     }
 
+    /// Whether it holds neither a series nor metadata.
     pub fn is_empty(&self) -> bool {
-        self.samples == 0 && self.metadata == 0
+        self.body.is_empty()
+    }
+
+    /// Bytes of the unpacked message so far.
+    pub fn len_bytes(&self) -> usize {
+        let first_symbol = if self.message == Message::V2 { field_bytes(0) } else { 0 };
+        first_symbol + self.table.len() + self.body.len()
     }
 
     /// The message, unpacked. The next one begins.
     pub fn finish(&mut self) -> Vec<u8> {
-        let mut message = Vec::with_capacity(2 + self.table.len() + self.body.len());
+        let mut message = Vec::with_capacity(self.len_bytes());
         if self.message == Message::V2 {
             put_bytes(4, b"", &mut message);
             message.extend_from_slice(&self.table);
@@ -105,7 +122,7 @@ impl WriteBuilder {
         self.body.clear();
         self.table.clear();
         self.symbols.clear();
-        (self.samples, self.metadata) = (0, 0);
+        self.samples = 0;
         message
     }
 
@@ -159,8 +176,12 @@ mod tests {
             builder.add(labels.iter(), samples);
         }
         assert_eq!(builder.samples(), series.iter().map(|(_, samples)| samples.len()).sum::<usize>());
+        assert_eq!(builder.is_empty(), series.is_empty());
+        let bytes = builder.len_bytes();
         let body = builder.finish();
+        assert_eq!(body.len(), bytes);
         assert!(builder.is_empty());
+        assert_eq!(builder.samples(), 0);
         let read = decode_write(builder.message, &body, &WriteLimits::default()).unwrap();
         assert_eq!(read.refusals, Vec::<String>::new());
         let bits = |at: i64, value: f64| (at, value.to_bits());
@@ -188,7 +209,7 @@ mod tests {
                 for i in 0..next(30) {
                     let mut pairs = vec![("__name__".to_owned(), format!("m{}", next(9))), ("i".into(), i.to_string())];
                     pairs.extend((0..next(5)).map(|j| (format!("l{j}"), "é".repeat(1 + next(200) as usize))));
-                    let samples = (0..1 + next(4)).map(|k| {
+                    let samples = (0..next(5)).map(|k| {
                         let value = if next(5) == 0 { STALE_NAN } else { next(1000) as f64 / 8.0 };
                         (next(1 << 42) as i64 * 10 + k as i64, value)
                     });
@@ -197,6 +218,35 @@ mod tests {
                 check(&mut builder, &series);
             }
         }
+    }
+
+    #[test]
+    fn a_finished_request_leaves_nothing_to_the_next() {
+        let other = [("__name__", "other"), ("x", "y")];
+        let last = [("__name__", "last"), ("x", "é")];
+        for message in [Message::V1, Message::V2] {
+            let build = |builder: &mut WriteBuilder| {
+                builder.add(last.into_iter(), &[(1, STALE_NAN), (2, -0.0)]);
+                builder.finish()
+            };
+            let mut used = WriteBuilder::new(message);
+            used.add(other.into_iter(), &[(7, 1.0)]);
+            used.add_metadata("other", "gauge", "Text.", "");
+            used.finish();
+            assert_eq!(build(&mut used), build(&mut WriteBuilder::new(message)));
+        }
+    }
+
+    /// Names and values by number: a symbol is there once, the empty one first.
+    #[test]
+    fn symbols_are_shared_by_the_series_of_a_request() {
+        let mut builder = WriteBuilder::new(Message::V2);
+        builder.add([("__name__", "a"), ("b", "a")].into_iter(), &[(1, 0.5)]);
+        builder.add([("__name__", "b")].into_iter(), &[]);
+        let mut want = b"\x22\x00\x22\x08__name__\x22\x01a\x22\x01b".to_vec();
+        want.extend_from_slice(b"\x2a\x13\x0a\x04\x01\x02\x03\x02\x12\x0b\x09\0\0\0\0\0\0\xe0\x3f\x10\x01");
+        want.extend_from_slice(b"\x2a\x04\x0a\x02\x01\x03");
+        assert_eq!(builder.finish(), want);
     }
 
     #[test]
@@ -222,6 +272,12 @@ mod tests {
             unit: unit.into(),
         };
         assert_eq!(read.metadata, [entry("m", "counter", "Text.", "seconds"), entry("n", "unknown", "", "")]);
+        let kinds = ["unknown", "counter", "gauge", "histogram", "gaugehistogram", "summary", "info", "stateset", "?"];
+        kinds.iter().for_each(|kind| builder.add_metadata("m", kind, &"h".repeat(128), ""));
+        let read = decode_write(Message::V1, &builder.finish(), &WriteLimits::default()).unwrap();
+        let read: Vec<&str> = read.metadata.iter().map(|entry| entry.kind).collect();
+        assert_eq!(read[..8], kinds[..8]);
+        assert_eq!(read[8], "unknown");
         let mut builder = WriteBuilder::new(Message::V2);
         builder.add_metadata("m", "counter", "Text.", "");
         assert!(builder.is_empty());

@@ -1,11 +1,11 @@
 //! Which batches are under way. A plain state machine: nothing here waits or sends.
 //!
 //! Invariants:
-//!   * a source is in one batch at a time, and its batches go in their order: no sample overtakes an older one of its series
+//!   * of a source there are samples of one row at a time: no sample overtakes an older one of its series
 //!   * the cursor moves over a batch once that and all before it are done
 
 use crate::cursor::Cursor;
-use ahash::AHashSet;
+use ahash::AHashMap;
 use std::collections::VecDeque;
 
 /// Samples on their way, packed.
@@ -15,8 +15,9 @@ pub struct Batch {
     pub samples: usize,
     /// The newest timestamp.
     pub newest_ms: i64,
-    /// Whose samples they are; each once.
-    pub sources: Vec<u64>,
+    /// Whose samples they are, each once, and of which row if it is one: a row has no series twice, so its parts may be
+    /// under way together.
+    pub sources: Vec<(u64, Option<i64>)>,
     /// Where everything before and in the batch ends.
     pub cursor: Cursor,
 }
@@ -24,7 +25,8 @@ pub struct Batch {
 /// What is under way.
 #[derive(Debug, Default)]
 pub struct Flight {
-    busy: AHashSet<u64>,
+    /// In how many batches a source is, and of which row.
+    busy: AHashMap<u64, (usize, Option<i64>)>,
     /// Oldest first: whether it is done, and where it ends.
     batches: VecDeque<(bool, Cursor)>,
     /// Number of the oldest.
@@ -34,20 +36,30 @@ pub struct Flight {
 impl Flight {
     /// Whether a batch may go now.
     pub fn may_go(&self, batch: &Batch) -> bool {
-        !batch.sources.iter().any(|source| self.busy.contains(source))
+        let goes_along = |(source, row): &(u64, Option<i64>)| {
+            self.busy.get(source).is_none_or(|(_, busy)| row.is_some() && row == busy)
+        };
+        batch.sources.iter().all(goes_along)
     }
 
     /// It goes; gives its number.
     pub fn go(&mut self, batch: &Batch) -> u64 {
-        self.busy.extend(&batch.sources);
+        for (source, row) in &batch.sources {
+            self.busy.entry(*source).or_insert((0, *row)).0 += 1;
+        }
         self.batches.push_back((false, batch.cursor.clone()));
         self.first + self.batches.len() as u64 - 1
     }
 
     /// It is done, whatever became of it; gives where everything that is done ends, if that has moved.
-    pub fn done(&mut self, number: u64, sources: &[u64]) -> Option<Cursor> {
-        for source in sources {
-            self.busy.remove(source);
+    pub fn done(&mut self, number: u64, batch: &Batch) -> Option<Cursor> {
+        for (source, _) in &batch.sources {
+            if let Some((batches, _)) = self.busy.get_mut(source) {
+                *batches -= 1;
+                if *batches == 0 {
+                    self.busy.remove(source);
+                }
+            }
         }
         if let Some(batch) = self.batches.get_mut((number - self.first) as usize) {
             batch.0 = true;
@@ -64,7 +76,7 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    fn batch(end: u32, sources: &[u64]) -> Batch {
+    fn batch(end: u32, sources: &[(u64, Option<i64>)]) -> Batch {
         Batch { body: Vec::new(), samples: 1, newest_ms: 0, sources: sources.to_vec(), cursor: Cursor::new(end) }
     }
 
@@ -75,24 +87,35 @@ mod tests {
     #[test]
     fn cursor_moves_over_what_is_done_in_order() {
         let mut flight = Flight::default();
-        let batches = [batch(1, &[1, 2]), batch(2, &[3]), batch(3, &[4])];
-        let numbers: Vec<u64> = batches.iter().map(|batch| flight.go(batch)).collect();
+        let [one, two, three] = [(1, 1), (2, 3), (3, 4)].map(|(end, source)| batch(end, &[(source, Some(7))]));
+        let numbers = [&one, &two, &three].map(|batch| flight.go(batch));
         assert_eq!(numbers, [0, 1, 2]);
-        assert_eq!(end(flight.done(1, &[3])), None);
-        assert_eq!(end(flight.done(0, &[1, 2])), Some(2));
-        assert_eq!(flight.go(&batch(4, &[1])), 3);
-        assert_eq!(end(flight.done(3, &[1])), None);
-        assert_eq!(end(flight.done(2, &[4])), Some(4));
+        assert_eq!(end(flight.done(1, &two)), None);
+        assert_eq!(end(flight.done(0, &one)), Some(2));
+        let four = batch(4, &[(1, None)]);
+        assert_eq!(flight.go(&four), 3);
+        assert_eq!(end(flight.done(3, &four)), None);
+        assert_eq!(end(flight.done(2, &three)), Some(4));
     }
 
     #[test]
-    fn a_source_is_in_one_batch_at_a_time() {
+    fn rows_of_a_source_follow_each_other() {
         let mut flight = Flight::default();
-        let first = batch(1, &[1, 2]);
-        let number = flight.go(&first);
-        assert!(!flight.may_go(&batch(2, &[2, 3])));
-        assert!(flight.may_go(&batch(2, &[3])));
-        flight.done(number, &first.sources);
-        assert!(flight.may_go(&batch(2, &[2, 3])));
+        let (first, second) = (batch(1, &[(1, Some(5)), (2, None)]), batch(2, &[(1, Some(5))]));
+        let check = |flight: &Flight, source: u64, row, want| {
+            assert_eq!(flight.may_go(&batch(9, &[(source, row)])), want, "{source} {row:?}");
+        };
+        let numbers = [flight.go(&first), flight.go(&second)];
+        check(&flight, 1, Some(5), true);
+        check(&flight, 1, Some(6), false);
+        check(&flight, 1, None, false);
+        check(&flight, 2, Some(5), false);
+        check(&flight, 2, None, false);
+        check(&flight, 3, None, true);
+        flight.done(numbers[0], &first);
+        check(&flight, 1, Some(6), false);
+        check(&flight, 2, None, true);
+        flight.done(numbers[1], &second);
+        check(&flight, 1, Some(6), true);
     }
 }

@@ -3,6 +3,10 @@
 
 use relabel::{Program, Verdict};
 use series::{Labels, LabelsBuilder};
+use tsdb::SlotGroup;
+
+/// Labels that most series have room in.
+const LABELS_USUAL: usize = 24;
 
 /// What is done to labels.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,29 +16,36 @@ pub struct Outward {
 }
 
 impl Outward {
-    /// The labels of a series, given sorted by name, as they go out; nothing if its samples do not.
-    pub fn relabel<'a>(&'a self, labels: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Option<Labels> {
-        let mut builder = LabelsBuilder::default();
-        self.merged(labels).for_each(|(name, value)| builder.set(name, value));
-        let kept = self.rules.apply(&mut builder) == Verdict::Keep;
-        Some(builder.build()).filter(|labels| kept && labels.iter().next().is_some())
+    /// The labels that a target gives to series which do not have them, external ones included.
+    pub fn of_target(&self, target: &Labels) -> Labels {
+        target.merged(&self.external)
     }
 
-    /// The labels of a series with the external ones that it does not have.
-    pub fn merged<'a>(
-        &'a self,
-        labels: impl Iterator<Item = (&'a str, &'a str)> + Clone,
-    ) -> impl Iterator<Item = (&'a str, &'a str)> + Clone {
-        let (mut own, mut external) = (labels.peekable(), self.external.iter().peekable());
-        std::iter::from_fn(move || match (own.peek(), external.peek()) {
-            (Some(one), Some(other)) if one.0 == other.0 => {
-                external.next();
-                own.next()
+    /// The labels of a slot's series, sorted by name; `given` are those of its target.
+    pub fn of_slot<'a>(&'a self, group: &'a SlotGroup, slot: usize, given: &'a Labels) -> Vec<(&'a str, &'a str)> {
+        let mut all = Vec::with_capacity(LABELS_USUAL);
+        let mut given = given.iter().peekable();
+        for (name, value) in group.label_pairs(slot) {
+            while let Some(other) = given.next_if(|(other, _)| *other < name) {
+                all.push(other);
             }
-            (Some(one), Some(other)) if one.0 > other.0 => external.next(),
-            (Some(_), _) => own.next(),
-            (None, _) => external.next(),
-        })
+            given.next_if(|(other, _)| *other == name);
+            // An empty one hides the target's label, and no external one.
+            let value = if value.is_empty() { self.external.get(name).unwrap_or("") } else { value };
+            if !value.is_empty() {
+                all.push((name, value));
+            }
+        }
+        all.extend(given);
+        all
+    }
+
+    /// What the rules make of labels; nothing if the series does not go out.
+    pub fn relabel(&self, labels: &[(&str, &str)]) -> Option<Labels> {
+        let mut builder = LabelsBuilder::default();
+        labels.iter().for_each(|(name, value)| builder.set(name, value));
+        let kept = self.rules.apply(&mut builder) == Verdict::Keep;
+        Some(builder.build()).filter(|labels| kept && !labels.is_empty())
     }
 }
 
@@ -42,25 +53,33 @@ impl Outward {
 mod tests {
     use super::*;
     use relabel::{NameScheme, RuleSpec};
+    use tsdb::GroupBuilder;
 
     #[test]
-    fn external_labels_come_before_the_rules() {
+    fn external_labels_come_behind_all_others_and_before_the_rules() {
         let external = Labels::from_pairs([("job", "external"), ("zone", "z"), ("a", "first")]);
-        let own = Labels::from_pairs([("__name__", "up"), ("job", "own")]);
-        let outward = Outward { external: external.clone(), rules: Program::default() };
-        let merged: Vec<_> = outward.merged(own.iter()).collect();
-        assert_eq!(merged, [("__name__", "up"), ("a", "first"), ("job", "own"), ("zone", "z")]);
-        assert_eq!(outward.relabel(own.iter()), Some(Labels::from_sorted(merged.into_iter())));
-        let drop = |regex: &str| RuleSpec {
-            source_labels: vec!["zone".into()],
-            regex: Some(regex.into()),
-            action: Some("drop".into()),
-            ..RuleSpec::default()
+        let outward = |rules: Program| Outward { external: external.clone(), rules };
+        let given = outward(Program::default()).of_target(&Labels::from_pairs([("instance", "i"), ("job", "own")]));
+        let mut builder = GroupBuilder::default();
+        builder.push(&Labels::from_pairs([("__name__", "up")]), false);
+        builder.push(&Labels::from_pairs([("__name__", "up"), ("a", "mine"), ("instance", ""), ("job", "")]), false);
+        let group = builder.build();
+        let check = |slot, want: &[(&str, &str)]| {
+            let outward = outward(Program::default());
+            assert_eq!(outward.of_slot(&group, slot, &given), want);
+            assert_eq!(outward.relabel(want), Some(Labels::from_sorted(want.iter().copied())));
         };
+        check(0, &[("__name__", "up"), ("a", "first"), ("instance", "i"), ("job", "own"), ("zone", "z")]);
+        check(1, &[("__name__", "up"), ("a", "mine"), ("job", "external"), ("zone", "z")]);
         for (regex, kept) in [("z", false), ("y", true)] {
-            let rules = Program::compile([drop(regex)], NameScheme::Utf8).unwrap();
-            let outward = Outward { external: external.clone(), rules };
-            assert_eq!(outward.relabel(own.iter()).is_some(), kept, "{regex}");
+            let drop = RuleSpec {
+                source_labels: vec!["zone".into()],
+                regex: Some(regex.into()),
+                action: Some("drop".into()),
+                ..RuleSpec::default()
+            };
+            let outward = outward(Program::compile([drop], NameScheme::Utf8).unwrap());
+            assert_eq!(outward.relabel(&outward.of_slot(&group, 0, &given)).is_some(), kept, "{regex}");
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::cursor::Cursor;
 use crate::labels::Outward;
 use crate::read::{Outbox, Reader, Start};
 use crate::send::Sender;
-use ahash::AHashSet;
+use ahash::AHashMap;
 use client::{Client, ClientOptions};
 use config::{Config, RemoteWrite as Settings, WriteMessage};
 use remote::{Message, WriteBuilder};
@@ -221,6 +221,7 @@ impl RemoteWrite {
         let queue = &settings.queue_config;
         let outbox = Outbox {
             outward: outward.clone(),
+            given: None,
             builder: WriteBuilder::new(message(&settings)),
             samples_max: queue.max_samples_per_send.max(1) as usize,
             deadline: queue.batch_send_deadline,
@@ -228,7 +229,7 @@ impl RemoteWrite {
             batches: batches_to,
             stats: stats.clone(),
             cursor,
-            sources: AHashSet::new(),
+            sources: AHashMap::new(),
             newest_ms: i64::MIN,
             begun: None,
         };

@@ -8,15 +8,16 @@ use crate::cursor::{Cursor, LogId, Place};
 use crate::flight::Batch;
 use crate::labels::Outward;
 use crate::stats::Stats;
-use ahash::AHashSet;
+use ahash::AHashMap;
 use remote::WriteBuilder;
+use series::Labels;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
-use tsdb::log::{Border, KeptLogs, Reached, Tail, Told};
+use tsdb::log::{Border, KeptLogs, Reached, Tail, TargetKey, Told};
 
 /// How often to look for more at the end of a log.
 const POLL: Duration = Duration::from_millis(100);
@@ -51,6 +52,8 @@ struct Following {
 /// Batches while they are made.
 pub struct Outbox {
     pub outward: Outward,
+    /// The last target, and the labels that it gives.
+    pub given: Option<(Arc<TargetKey>, Labels)>,
     pub builder: WriteBuilder,
     pub samples_max: usize,
     pub deadline: Duration,
@@ -59,7 +62,7 @@ pub struct Outbox {
     pub stats: Arc<Stats>,
     /// Where everything that is in batches, or in this one, ends.
     pub cursor: Cursor,
-    pub sources: AHashSet<u64>,
+    pub sources: AHashMap<u64, Option<i64>>,
     pub newest_ms: i64,
     pub begun: Option<Instant>,
 }
@@ -147,26 +150,33 @@ impl Reader {
 
 impl Outbox {
     fn take(&mut self, log: LogId, told: &Told) {
-        let Told { target, group, slot, sample, border } = told;
+        let Told { target, group, slot, sample, row, border } = told;
         let at = sample.timestamp.0;
         self.stats.read(at);
         if !self.age_max.is_zero() && at < now_ms() - self.age_max.as_millis() as i64 {
             self.stats.dropped_too_old.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let pairs = group.series_pairs(*slot, &target.labels);
+        let given = match &self.given {
+            Some((of, given)) if Arc::ptr_eq(of, target) => given,
+            _ => &self.given.insert((Arc::clone(target), self.outward.of_target(&target.labels))).1,
+        };
+        let labels = self.outward.of_slot(group, *slot, given);
         let samples = [(at, sample.value)];
         if self.outward.rules.is_empty() {
-            self.builder.add(self.outward.merged(pairs), &samples);
-        } else {
-            let Some(labels) = self.outward.relabel(pairs) else {
-                self.stats.dropped_by_rules.fetch_add(1, Ordering::Relaxed);
-                return;
-            };
+            self.builder.add(labels.iter().copied(), &samples);
+        } else if let Some(labels) = self.outward.relabel(&labels) {
             self.builder.add(labels.iter(), &samples);
+        } else {
+            self.stats.dropped_by_rules.fetch_add(1, Ordering::Relaxed);
+            return;
         }
         // Late samples of a source have a key of their own.
-        self.sources.insert(target.id.min(!target.id));
+        let row = Some(row.0);
+        let of_source = self.sources.entry(target.id.min(!target.id)).or_insert(row);
+        if *of_source != row {
+            *of_source = None;
+        }
         self.newest_ms = self.newest_ms.max(at);
         self.begun.get_or_insert_with(Instant::now);
         if self.builder.samples() >= self.samples_max {

@@ -97,7 +97,7 @@ impl Sender {
     fn note(&self, flight: &mut Flight, (number, batch): (u64, Batch)) {
         self.stats.under_way.fetch_sub(1, Ordering::Relaxed);
         self.stats.pending.fetch_sub(batch.samples as u64, Ordering::Relaxed);
-        if let Some(reached) = flight.done(number, &batch.sources) {
+        if let Some(reached) = flight.done(number, &batch) {
             *self.acknowledged.lock().expect("no panic while held") = reached;
         }
     }

@@ -1,7 +1,8 @@
 //! A data folder: its lock, its logs, its chunks, its blocks, and the threads that move samples from one to the next.
 //!
 //! The folder holds `lock`; `log/` with the cores' logs; `head/` with chunks; one folder per block; `deletions`;
-//! `quarantine/` with damaged logs; and an empty `wal/`, without which promtool does not open a data folder.
+//! `quarantine/` with damaged logs; `remote-write/` with links to logs that others still have to read; and an empty `wal/`,
+//! without which promtool does not open a data folder.
 //!
 //! Invariants:
 //!   * samples are readable somewhere at any time: what publishes them does so before what held them lets go

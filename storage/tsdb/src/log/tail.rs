@@ -34,10 +34,12 @@ pub struct Border {
 
 /// One sample of a log.
 pub struct Told<'a> {
-    pub target: &'a TargetKey,
+    pub target: &'a Arc<TargetKey>,
     pub group: &'a SlotGroup,
     pub slot: usize,
     pub sample: Sample,
+    /// Time of the row that says it. No series has two samples in one.
+    pub row: Timestamp,
     /// Everything before it was told before this sample.
     pub border: Border,
 }
@@ -343,7 +345,7 @@ impl Tail {
                 let place = placed.base + slot;
                 if !slots.stale.get(place) && !placed.group.is_stamped(slot) {
                     let sample = Sample { timestamp: at, value: slots.values[place] };
-                    told(Told { target: key, group: &placed.group, slot, sample, border });
+                    told(Told { target: key, group: &placed.group, slot, sample, row: at, border });
                 }
             }
         }
@@ -351,7 +353,7 @@ impl Tail {
             for place in run {
                 let (placed, slot) = segment.at(place).ok_or(RowError("a slot does not exist"))?;
                 let sample = Sample { timestamp: Timestamp(slots.stamps[place]), value: slots.values[place] };
-                told(Told { target: key, group: &placed.group, slot, sample, border });
+                told(Told { target: key, group: &placed.group, slot, sample, row: at, border });
             }
         }
         self.note_ends(following, at, &notes.flips);
@@ -388,7 +390,7 @@ impl Tail {
         let Some(Ends { key, at, slots }) = self.ends.remove(&id) else { return };
         let sample = Sample { timestamp: at, value: STALE_NAN };
         for (group, slot, _) in &slots {
-            told(Told { target: &key, group, slot: *slot as usize, sample, border: self.border });
+            told(Told { target: &key, group, slot: *slot as usize, sample, row: at, border: self.border });
         }
     }
 }
