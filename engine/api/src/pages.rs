@@ -4,7 +4,7 @@
 use crate::answer::{ApiError, Data, short_duration};
 use crate::params::Params;
 use crate::state::State;
-use crate::{storage, v1};
+use crate::{remote_write, storage, v1};
 use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -425,6 +425,7 @@ pub async fn status(state: extract::State<State>) -> Page {
                 }
             } } }
         }
+        (remote_write::section(&state))
     };
     Ok(frame("Status", "status", content).into_response())
 }

@@ -27,7 +27,7 @@ use client::{Client, ClientOptions};
 use config::{Config, RemoteWrite as Settings, WriteMessage};
 use remote::{Message, WriteBuilder};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -296,27 +296,35 @@ fn key(settings: &Settings, is_taken: impl Fn(&str) -> bool) -> String {
     numbered.into_iter().find(|key| !is_taken(key)).expect("numbers do not end")
 }
 
-/// Removes what no endpoint needs, and what has been kept for too long.
+/// Removes what no endpoint needs, and what one has not read for too long. A file that was read may be needed for longer: for
+/// the segments that began in it.
 fn let_go(logs: &KeptLogs, boot: u32, needed: &[Cursor]) {
-    let files = logs.files().unwrap_or_default();
-    for ((log, file), is_last) in files.into_iter().flat_map(|(log, files)| {
+    for (log, files) in logs.files().unwrap_or_default() {
+        // Whatever its writer has still is no gain, and would be kept again.
+        let in_use = logs.first_in_use(log).ok().flatten().unwrap_or(u32::MAX);
         let last = files.last().copied();
-        files.into_iter().map(move |file| ((log, file), Some(file) == last))
-    }) {
-        let is_needed = needed.iter().any(|cursor| cursor.place(log).is_some_and(|place| file.sequence >= place.first));
-        let path = logs.folder().join(file.to_string());
-        let age =
-            || path.metadata().ok()?.modified().ok().map(|written| SystemTime::now().duration_since(written).ok());
-        let is_old = !(is_last && log.0 == boot) && age().flatten().is_some_and(|age| age > KEPT_FOR_MAX);
-        if is_old && is_needed {
-            tracing::error!(%file, "a log is given up that an endpoint of remote write has not taken for hours");
-        }
-        if (!is_needed || is_old)
-            && let Err(error) = logs.remove(file)
-        {
-            tracing::warn!(%file, %error, "a log that was sent could not be removed");
+        for file in files.into_iter().filter(|file| file.sequence < in_use) {
+            let places = needed.iter().filter_map(|cursor| cursor.place(log));
+            let needed: Vec<_> = places.filter(|place| file.sequence >= place.first).collect();
+            let is_unread = needed.iter().any(|place| file.sequence >= place.border.sequence);
+            let may_grow = log.0 == boot && Some(file) == last;
+            let gives_up = is_unread && !may_grow && age(&logs.folder().join(file.to_string())) > KEPT_FOR_MAX;
+            if gives_up {
+                tracing::error!(%file, "a log is given up that an endpoint of remote write has not taken for hours");
+            }
+            if (needed.is_empty() || gives_up)
+                && let Err(error) = logs.remove(file)
+            {
+                tracing::warn!(%file, %error, "a log that was sent could not be removed");
+            }
         }
     }
+}
+
+/// How long ago a file was written last.
+fn age(path: &Path) -> Duration {
+    let written = path.metadata().and_then(|data| data.modified()).ok();
+    written.and_then(|written| SystemTime::now().duration_since(written).ok()).unwrap_or_default()
 }
 
 /// Sends what is said of metrics, again and again.
@@ -364,8 +372,26 @@ mod tests {
         assert_eq!(left(), all[1..], "one that has not begun needs all of this start");
         let_go(&logs, 2, &[one, other.clone()]);
         assert_eq!(left(), [id(1, 2), id(2, 2), id(2, 3)]);
-        let_go(&logs, 2, &[other]);
+        let_go(&logs, 2, std::slice::from_ref(&other));
         assert_eq!(left(), [id(2, 2), id(2, 3)]);
+        // Nobody reads them any more, but for the last one.
+        let old = SystemTime::now() - KEPT_FOR_MAX - Duration::from_secs(60);
+        for id in [id(2, 2), id(2, 3)] {
+            std::fs::File::options()
+                .append(true)
+                .open(folder.path().join(id.to_string()))
+                .unwrap()
+                .set_modified(old)
+                .unwrap();
+        }
+        let_go(&logs, 2, &[other]);
+        assert_eq!(left(), [id(2, 2), id(2, 3)], "they were read, and are needed for what began there");
+        let away = Cursor {
+            boot: 2,
+            places: BTreeMap::from([((2, 0), Place { border: Border { sequence: 2, offset: 9 }, first: 2 })]),
+        };
+        let_go(&logs, 2, &[away]);
+        assert_eq!(left(), [id(2, 3)]);
     }
 
     #[test]
