@@ -202,6 +202,7 @@ mod tests {
     fn every_contender_of_the_folder_loads() {
         let all = Contender::load_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("contenders")).unwrap();
         let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["prometheus", "prometheus-agent", "ringscrape", "victoria-metrics", "vmagent"]);
+        let want = ["prometheus", "prometheus-agent", "ringscrape", "ringscrape-sends", "victoria-metrics", "vmagent"];
+        assert_eq!(names, want);
     }
 }
