@@ -150,7 +150,7 @@ impl Tail {
         newest.retain(|_, segment| segments.contains_key(segment));
     }
 
-    /// Reads on, some [`READ_BYTES`], and tells the samples.
+    /// Reads on for some hundred kilobytes, and tells the samples.
     pub fn read(&mut self, mut told: impl FnMut(Told)) -> io::Result<Reached> {
         if self.file.is_none() && !self.open(self.border.sequence)? {
             return Ok(Reached::End);
