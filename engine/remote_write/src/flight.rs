@@ -22,6 +22,9 @@ pub struct Batch {
     pub cursor: Cursor,
 }
 
+/// Batches behind one that is not taken, at most.
+const BATCHES_MAX: usize = 1000;
+
 /// What is under way.
 #[derive(Debug, Default)]
 pub struct Flight {
@@ -39,7 +42,7 @@ impl Flight {
         let goes_along = |(source, row): &(u64, Option<i64>)| {
             self.busy.get(source).is_none_or(|(_, busy)| row.is_some() && row == busy)
         };
-        batch.sources.iter().all(goes_along)
+        self.batches.len() < BATCHES_MAX && batch.sources.iter().all(goes_along)
     }
 
     /// It goes; gives its number.

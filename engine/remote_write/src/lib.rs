@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tsdb::log::KeptLogs;
 
@@ -63,6 +63,8 @@ struct Inner {
     boot: u32,
     metadata: MetadataSource,
     state: tokio::sync::Mutex<State>,
+    /// Whether logs are kept; held while they are linked.
+    keeps: Arc<Mutex<bool>>,
     /// For whoever asks, without waiting for a reload.
     shown: Mutex<Vec<EndpointStats>>,
 }
@@ -99,7 +101,7 @@ impl RemoteWrite {
     /// Nothing is sent before [`RemoteWrite::reload`]. `boot` is the number of this start in the names of logs.
     pub fn new(logs: KeptLogs, boot: u32, metadata: MetadataSource) -> RemoteWrite {
         let (state, shown) = (tokio::sync::Mutex::default(), Mutex::default());
-        RemoteWrite(Arc::new(Inner { logs, boot, metadata, state, shown }))
+        RemoteWrite(Arc::new(Inner { logs, boot, metadata, state, keeps: Arc::default(), shown }))
     }
 
     /// Sends nothing, of no logs.
@@ -143,8 +145,15 @@ impl RemoteWrite {
             if let Some(keeper) = state.keeper.take() {
                 keeper.abort();
             }
-            let _ = std::fs::remove_dir_all(self.0.logs.folder());
+            *self.0.keeps.lock().expect("no panic while held") = false;
+            let folder = self.0.logs.folder();
+            if let Err(error) = std::fs::remove_dir_all(folder)
+                && folder.exists()
+            {
+                tracing::error!(folder = %folder.display(), %error, "logs that nobody reads any more could not be removed");
+            }
         } else {
+            *self.0.keeps.lock().expect("no panic while held") = true;
             // Before anybody reads.
             self.keep().await;
         }
@@ -183,8 +192,12 @@ impl RemoteWrite {
 
     /// Keeps the logs that there are.
     async fn keep(&self) {
-        let logs = self.0.logs.clone();
-        let linked = tokio::task::spawn_blocking(move || logs.link()).await;
+        let (logs, keeps) = (self.0.logs.clone(), self.0.keeps.clone());
+        let link = move || {
+            let keeps = keeps.lock().expect("no panic while held");
+            if *keeps { logs.link() } else { Ok(()) }
+        };
+        let linked = tokio::task::spawn_blocking(link).await;
         if let Ok(Err(error)) = linked {
             let folder = self.0.logs.folder().display();
             tracing::error!(%folder, %error, "logs cannot be kept for remote write; it needs a file system with hard links");
@@ -204,8 +217,9 @@ impl RemoteWrite {
         let name =
             if settings.name.is_empty() { format!("{hash:016x}")[..6].to_owned() } else { settings.name.clone() };
         let resume = cursor::load(&cursor_file).unwrap_or_else(|error| {
-            tracing::error!(remote_name = name, %error, "where remote write stood cannot be read; it begins anew");
-            None
+            tracing::error!(remote_name = name, %error, "where remote write stood cannot be read; all that is kept is sent");
+            let oldest = logs.files().ok().and_then(|files| files.first_key_value().map(|((boot, _), _)| *boot));
+            Some(Cursor::new(oldest.unwrap_or(*boot)))
         });
         let skip = !at_start && resume.is_none();
         let cursor = resume.unwrap_or_else(|| Cursor::new(*boot));
@@ -232,6 +246,8 @@ impl RemoteWrite {
             sources: AHashMap::new(),
             newest_ms: i64::MIN,
             begun: None,
+            cut_at: Instant::now(),
+            cut_cursor: Cursor::new(0),
         };
         let start = Start { logs: logs.clone(), boot: *boot, skip };
         let stop_reader = Arc::new(AtomicBool::new(false));

@@ -52,8 +52,8 @@ struct Following {
 /// Batches while they are made.
 pub struct Outbox {
     pub outward: Outward,
-    /// The last target, and the labels that it gives.
-    pub given: Option<(Arc<TargetKey>, Labels)>,
+    /// The last target, what its samples are told apart by, and the labels that it gives.
+    pub given: Option<(Arc<TargetKey>, u64, Labels)>,
     pub builder: WriteBuilder,
     pub samples_max: usize,
     pub deadline: Duration,
@@ -65,6 +65,9 @@ pub struct Outbox {
     pub sources: AHashMap<u64, Option<i64>>,
     pub newest_ms: i64,
     pub begun: Option<Instant>,
+    /// When the last batch was cut, and where it ended.
+    pub cut_at: Instant,
+    pub cut_cursor: Cursor,
 }
 
 impl Reader {
@@ -84,6 +87,7 @@ impl Reader {
                 }
             }
         }
+        self.outbox.cut();
     }
 
     fn round(&mut self) -> io::Result<Reached> {
@@ -94,13 +98,17 @@ impl Reader {
         let mut all = Reached::End;
         let oldest = self.tails.keys().next().map(|(boot, _)| *boot);
         let logs: Vec<LogId> = self.tails.keys().copied().filter(|(boot, _)| Some(*boot) == oldest).collect();
+        let mut failed = None;
         for log in logs {
-            if self.read(log)? == Reached::More {
-                all = Reached::More;
+            match self.read(log) {
+                Ok(Reached::More) => all = Reached::More,
+                Ok(Reached::End) => {}
+                // The others go on.
+                Err(error) => failed = Some(error),
             }
         }
         self.outbox.cut_if_late();
-        Ok(all)
+        failed.map_or(Ok(all), Err)
     }
 
     /// Finds logs that are new.
@@ -157,9 +165,12 @@ impl Outbox {
             self.stats.dropped_too_old.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let given = match &self.given {
-            Some((of, given)) if Arc::ptr_eq(of, target) => given,
-            _ => &self.given.insert((Arc::clone(target), self.outward.of_target(&target.labels))).1,
+        let (_, source, given) = match &self.given {
+            Some(given) if Arc::ptr_eq(&given.0, target) => given,
+            _ => {
+                let given = self.outward.of_target(&target.labels);
+                self.given.insert((Arc::clone(target), target.labels.hash64(), given))
+            }
         };
         let labels = self.outward.of_slot(group, *slot, given);
         let samples = [(at, sample.value)];
@@ -171,9 +182,9 @@ impl Outbox {
             self.stats.dropped_by_rules.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        // Late samples of a source have a key of their own.
+        // By labels: late samples, and a target with another path, have other ids.
         let row = Some(row.0);
-        let of_source = self.sources.entry(target.id.min(!target.id)).or_insert(row);
+        let of_source = self.sources.entry(*source).or_insert(row);
         if *of_source != row {
             *of_source = None;
         }
@@ -191,8 +202,13 @@ impl Outbox {
         }
     }
 
+    /// Cuts what has waited long enough; without samples, a batch that says how far the reader is.
     fn cut_if_late(&mut self) {
-        if self.begun.is_some_and(|begun| begun.elapsed() >= self.deadline) {
+        let is_late = match self.begun {
+            Some(begun) => begun.elapsed() >= self.deadline,
+            None => self.cut_at.elapsed() >= LOOK_EVERY && self.cursor != self.cut_cursor,
+        };
+        if is_late {
             self.cut();
         }
     }
@@ -210,6 +226,7 @@ impl Outbox {
         };
         self.begun = None;
         self.newest_ms = i64::MIN;
+        (self.cut_at, self.cut_cursor) = (Instant::now(), self.cursor.clone());
         self.stats.pending.fetch_add(samples as u64, Ordering::Relaxed);
         // Nobody takes it once the endpoint has been stopped.
         let _ = self.batches.blocking_send(batch);

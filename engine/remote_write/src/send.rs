@@ -44,6 +44,14 @@ enum Answer {
     Refused(String),
 }
 
+/// Never, without a time.
+async fn until(end: Option<tokio::time::Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Sender {
     /// Sends until there are no more batches, or it is stopped.
     pub async fn run(self: Arc<Self>, mut batches: mpsc::Receiver<Batch>, mut stop: watch::Receiver<bool>) {
@@ -54,7 +62,9 @@ impl Sender {
         let mut save = tokio::time::interval(SAVE_EVERY);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut synced: Option<Instant> = None;
-        loop {
+        // Once it is stopped, what the reader has made until then still goes, within a while.
+        let (mut is_closed, mut end): (bool, Option<tokio::time::Instant>) = (false, None);
+        while !(is_closed && waiting.is_none() && requests.is_empty()) {
             if let Some(batch) = waiting.take_if(|batch| requests.len() < at_once && flight.may_go(batch)) {
                 let number = flight.go(&batch);
                 self.stats.under_way.fetch_add(1, Ordering::Relaxed);
@@ -66,10 +76,10 @@ impl Sender {
                 continue;
             }
             tokio::select! {
-                batch = batches.recv(), if waiting.is_none() => match batch {
-                    Some(batch) => waiting = Some(batch),
-                    None => break,
-                },
+                batch = batches.recv(), if waiting.is_none() && !is_closed => {
+                    is_closed = batch.is_none();
+                    waiting = batch;
+                }
                 Some(done) = requests.join_next(), if !requests.is_empty() => {
                     self.note(&mut flight, done.expect("sending does not panic"));
                     is_saved = false;
@@ -82,15 +92,12 @@ impl Sender {
                     self.save(sync);
                     is_saved = true;
                 }
-                _ = stop.wait_for(|stop| *stop) => break,
+                _ = stop.wait_for(|stop| *stop), if end.is_none() => {
+                    end = Some(tokio::time::Instant::now() + FLUSH_WITHIN);
+                }
+                () = until(end) => break,
             }
         }
-        let flush = async {
-            while let Some(done) = requests.join_next().await {
-                self.note(&mut flight, done.expect("sending does not panic"));
-            }
-        };
-        let _ = tokio::time::timeout(FLUSH_WITHIN, flush).await;
         self.save(true);
     }
 

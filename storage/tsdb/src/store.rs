@@ -215,7 +215,9 @@ impl Store {
         let logs = old_logs(&folder.join(LOG)).map_err(failed(&folder.join(LOG)))?;
         if options.keep_logs {
             let kept = KeptLogs::new(folder.join(LOG), folder.join(KEPT_LOGS));
-            kept.link().map_err(failed(kept.folder()))?;
+            if let Err(error) = kept.link() {
+                tracing::error!(folder = %kept.folder().display(), %error, "logs of the last run cannot be kept");
+            }
         }
         let last_boot = logs.keys().map(|(boot, _)| *boot).max().unwrap_or(0);
         let safe_mode = starts.as_ref().filter(|starts| starts.is_safe_mode()).map(|starts| {

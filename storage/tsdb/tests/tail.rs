@@ -36,8 +36,8 @@ fn journal(file_age_ms_max: u64) -> Journal {
     Journal::new(Writer::new(first, Options { file_age_ms_max, ..Options::default() }))
 }
 
-/// Hands over what the log has to write.
-fn write_out(journal: &mut Journal, folder: &Path, now_ms: u64) {
+/// Hands over what the log has to write; a sync that fails makes it write all of it again, to another file.
+fn write_out(journal: &mut Journal, folder: &Path, now_ms: u64, mut sync_fails: impl FnMut() -> bool) {
     journal.set_now(now_ms);
     let writer = journal.writer_mut().expect("a log that is written");
     while let Some(action) = writer.next(now_ms, true) {
@@ -45,13 +45,19 @@ fn write_out(journal: &mut Journal, folder: &Path, now_ms: u64) {
             let path = folder.join(id.to_string());
             std::fs::OpenOptions::new().create(true).append(true).open(path).expect("a file")
         };
-        match &action {
-            Action::Create(id) => drop(open(id)),
-            Action::Write { file, bytes, .. } => open(file).write_all(bytes).expect("written"),
-            Action::Sync(_) | Action::Close(_) => {}
-        }
-        let count = if let Action::Write { bytes, .. } = &action { bytes.len() } else { 0 };
-        writer.done(&action, Ok(count), now_ms);
+        let outcome = match &action {
+            Action::Create(id) => {
+                open(id);
+                Ok(0)
+            }
+            Action::Write { file, bytes, .. } => {
+                open(file).write_all(bytes).expect("written");
+                Ok(bytes.len())
+            }
+            Action::Sync(_) if sync_fails() => Err("input/output error".to_owned()),
+            Action::Sync(_) | Action::Close(_) => Ok(0),
+        };
+        writer.done(&action, outcome, now_ms);
     }
 }
 
@@ -157,7 +163,7 @@ fn every_sample_comes_out_once() {
             let fails = next(12) == 0;
             source.scrape(at, fails, &mut || next(50) as f64 / 4.0, &mut journal, &mut truth);
             if next(3) == 0 {
-                write_out(&mut journal, folder.path(), at as u64);
+                write_out(&mut journal, folder.path(), at as u64, || next(10) == 0);
             }
             match next(10) {
                 0..3 => read(&mut following, &mut told),
@@ -175,7 +181,7 @@ fn every_sample_comes_out_once() {
                 _ => {}
             }
         }
-        write_out(&mut journal, folder.path(), at as u64);
+        write_out(&mut journal, folder.path(), at as u64 + 60_000, || false);
         read(&mut following, &mut told);
         assert_eq!(told.len(), truth.len(), "seed {seed}");
         for (series, samples) in &truth {
@@ -202,7 +208,7 @@ fn samples_with_times_of_their_own_have_them() {
         let values = [at as f64, at as f64 + 1.0, at as f64 + 2.0];
         head.append(Timestamp(at), &values, &stamps, false, &mut journal, &mut scratch).unwrap();
     }
-    write_out(&mut journal, folder.path(), 0);
+    write_out(&mut journal, folder.path(), 0, || false);
     let mut told = Series::new();
     read(&mut tail(folder.path(), 1, START), &mut told);
     let of = |id: u64, name: &str| {
@@ -230,7 +236,7 @@ fn damage_tells_nothing_wrong() {
         for source in &mut sources {
             source.scrape(at, at % 31 == 0, &mut || next(900) as f64, &mut journal, &mut truth);
         }
-        write_out(&mut journal, folder.path(), at as u64);
+        write_out(&mut journal, folder.path(), at as u64, || false);
     }
     let path = folder.path().join(FileId { boot: LOG.0, writer: LOG.1, sequence: 1 }.to_string());
     let good = std::fs::read(&path).unwrap();

@@ -129,7 +129,7 @@ impl Work<'_> {
     fn place_on(&mut self, entry: u32, head: &tsdb::TargetHead, first: bool) -> bool {
         let visible = self.core.journal.borrow().visible();
         let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
-        self.index.place(entry, head, first, !(whole && head.newest_is_visible(visible)))
+        self.index.place(entry, head, first, !(whole && head.dead_have_ended(visible)))
     }
 
     async fn begin(&mut self) -> Begun {

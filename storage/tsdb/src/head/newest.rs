@@ -94,9 +94,9 @@ impl TargetHead {
         self.open.rows.last().is_some_and(|row| row.position <= visible && row.at <= at)
     }
 
-    /// Whether the newest row can be seen: what is dead has ended then.
-    pub fn newest_is_visible(&self, visible: u64) -> bool {
-        self.newest_is_asked(Timestamp(i64::MAX), visible)
+    /// Whether whatever takes no values any more has ended, as far as rows up to `visible` tell.
+    pub fn dead_have_ended(&self, visible: u64) -> bool {
+        self.owing.is_none() && self.newest_is_asked(Timestamp(i64::MAX), visible) && self.open.dead_have_ended()
     }
 
     /// Whether the newest values tell everything about the time after `after`; chunks may know more otherwise, and

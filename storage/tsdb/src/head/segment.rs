@@ -220,9 +220,13 @@ impl Segment {
             && self.placed.iter().zip(&other.placed).all(|(one, other)| Arc::ptr_eq(&one.group, &other.group))
     }
 
-    /// Whether all slots that take no values any more have ended. Series with their own times need not.
+    /// Whether all slots that take no values any more have ended. They do with the row behind a change of groups; series with
+    /// their own times need not at all.
     pub(super) fn dead_have_ended(&self) -> bool {
-        self.order.len() == self.placed.len() || self.slots.stamps.is_empty()
+        let has_ended =
+            |placed: &Placed| (placed.base..placed.base + placed.group.len()).all(|slot| self.slots.stale.get(slot));
+        self.order.len() == self.placed.len()
+            || self.slots.stamps.is_empty() && self.placed.iter().filter(|placed| !placed.live).all(has_ended)
     }
 
     /// The group of a slot, and its place there.

@@ -291,7 +291,8 @@ impl TargetHead {
         out.clear();
         let whole = self.whole_since.is_some_and(|since| since <= from);
         // The newest values say everything about the newest row, whatever is in chunks.
-        let open_alone = newest_only && (whole || nothing_older) && self.newest_is_asked(to, visible);
+        let is_alone = || self.newest_is_asked(to, visible) && self.open.dead_have_ended();
+        let open_alone = newest_only && (whole || nothing_older) && is_alone();
         // What is in chunks as well may still be in memory.
         let in_memory = open_alone || (whole && self.sealed_until.is_none_or(|until| until < from));
         let in_rows = self.owing.is_none()

@@ -306,6 +306,20 @@ fn rows_of_a_new_head_are_everything_if_there_is_nothing_else() {
     }
 }
 
+/// Groups may be replaced some time before the row with which the old ones end.
+#[test]
+fn what_is_replaced_is_there_until_the_next_row() {
+    let mut pair = Pair::new();
+    pair.replace(&[group(&names("a", 70), false), group(&names("b", 3), false)]);
+    (1..=5).for_each(|i| pair.append(i * 1_000, || i as f64));
+    pair.head.replace(&[group(&names("a", 70), false), group(&names("c", 3), false)]);
+    pair.check(0, 5_000);
+    pair.check(4_500, 5_000);
+    pair.append(6_000, || 6.0);
+    pair.check(0, 6_000);
+    pair.check(5_500, 6_000);
+}
+
 #[test]
 fn rows_are_not_everything_once_some_are_in_chunks() {
     let mut pair = Pair::new();

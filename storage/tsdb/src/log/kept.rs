@@ -70,5 +70,7 @@ fn names(folder: &Path) -> io::Result<Vec<FileId>> {
     for entry in entries {
         found.extend(entry?.file_name().to_str().and_then(FileId::parse));
     }
+    // Who reads them goes from one to the next: none may be there before the one before it.
+    found.sort_unstable();
     Ok(found)
 }

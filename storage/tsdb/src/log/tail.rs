@@ -79,6 +79,8 @@ pub struct Tail {
     targets: AHashMap<u32, Arc<TargetKey>>,
     groups: AHashMap<u32, Arc<SlotGroup>>,
     segments: AHashMap<u32, Following>,
+    /// Numbers of segments rise: the first and the last that began here.
+    begun: Option<(u32, u32)>,
     /// The segment of floats of each source.
     newest: AHashMap<u64, u32>,
     /// Segments of histograms, by source and by number.
@@ -119,6 +121,7 @@ impl Tail {
             targets: AHashMap::new(),
             groups: AHashMap::new(),
             segments: AHashMap::new(),
+            begun: None,
             newest: AHashMap::new(),
             newest_histograms: AHashMap::new(),
             histograms: AHashSet::new(),
@@ -161,8 +164,9 @@ impl Tail {
         let id = *id;
         let before = self.bytes.len();
         self.bytes.resize(before + READ_BYTES, 0);
-        let count = file.read_at(&mut self.bytes[before..], self.offset + before as u64)?;
-        self.bytes.truncate(before + count);
+        let read = file.read_at(&mut self.bytes[before..], self.offset + before as u64);
+        self.bytes.truncate(before + *read.as_ref().unwrap_or(&0));
+        let count = read?;
         let taken = self.frames(id, &mut told);
         self.bytes.drain(..taken);
         self.offset += taken as u64;
@@ -179,8 +183,12 @@ impl Tail {
             self.offset += skipped as u64;
             return Ok(Reached::More);
         }
-        let Some(next) = next else { return Ok(Reached::End) };
-        self.tell_ends(&mut told);
+        let Some(next) = next else {
+            if is_over {
+                self.tell_ends(&mut told);
+            }
+            return Ok(Reached::End);
+        };
         self.open(next)?;
         Ok(Reached::More)
     }
@@ -257,9 +265,10 @@ impl Tail {
             Record::Begin { segment, target, groups, stamps } => {
                 let key = self.targets.remove(&target);
                 // What was not durable when a file was given up is in the next one again.
-                if self.segments.contains_key(&segment) {
+                if self.has_begun(segment) {
                     return;
                 }
+                self.begun = Some((self.begun.map_or(segment, |(first, _)| first), segment));
                 let (Some(key), Some(groups)) = (key, self.groups_of(&groups)) else { return };
                 let mut following =
                     Following { key, segment: Segment::default(), step: 0, began: self.border.sequence };
@@ -295,6 +304,10 @@ impl Tail {
         }
     }
 
+    fn has_begun(&self, segment: u32) -> bool {
+        self.begun.is_some_and(|(first, last)| (first..=last).contains(&segment))
+    }
+
     fn groups_of(&self, numbers: &[u32]) -> Option<Vec<Arc<SlotGroup>>> {
         numbers.iter().map(|number| self.groups.get(number).cloned()).collect()
     }
@@ -304,7 +317,8 @@ impl Tail {
         let Some(mut following) = self.segments.remove(&number) else {
             let is_histogram = self.histograms.contains(&number);
             self.untold.histograms += u64::from(is_histogram && is_new);
-            self.untold.rows += u64::from(!is_histogram && is_new);
+            // Those of a segment that was over already are there twice.
+            self.untold.rows += u64::from(!is_histogram && is_new && !self.has_begun(number));
             return;
         };
         if step <= following.step {
