@@ -93,7 +93,7 @@ impl Source {
     fn new(id: u64) -> Source {
         let key = TargetKey { id, labels: Labels::from_pairs([("job", "j")]) };
         Source {
-            head: TargetHead::new(key, SegmentLimits { rows_max: 20, ..SegmentLimits::default() }, id),
+            head: TargetHead::new(key, SegmentLimits { rows_max: 6, ..SegmentLimits::default() }, id),
             id,
             alive: vec![],
         }
@@ -162,8 +162,8 @@ fn every_sample_comes_out_once() {
             }
             let fails = next(12) == 0;
             source.scrape(at, fails, &mut || next(50) as f64 / 4.0, &mut journal, &mut truth);
-            if next(3) == 0 {
-                write_out(&mut journal, folder.path(), at as u64, || next(10) == 0);
+            if next(10) == 0 {
+                write_out(&mut journal, folder.path(), at as u64, || next(3) == 0);
             }
             match next(10) {
                 0..3 => read(&mut following, &mut told),

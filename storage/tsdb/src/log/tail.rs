@@ -79,8 +79,8 @@ pub struct Tail {
     targets: AHashMap<u32, Arc<TargetKey>>,
     groups: AHashMap<u32, Arc<SlotGroup>>,
     segments: AHashMap<u32, Following>,
-    /// Numbers of segments rise: the first and the last that began here.
-    begun: Option<(u32, u32)>,
+    /// The last segment that has begun; their numbers rise.
+    begun: u32,
     /// The segment of floats of each source.
     newest: AHashMap<u64, u32>,
     /// Segments of histograms, by source and by number.
@@ -121,7 +121,7 @@ impl Tail {
             targets: AHashMap::new(),
             groups: AHashMap::new(),
             segments: AHashMap::new(),
-            begun: None,
+            begun: 0,
             newest: AHashMap::new(),
             newest_histograms: AHashMap::new(),
             histograms: AHashSet::new(),
@@ -268,7 +268,7 @@ impl Tail {
                 if self.has_begun(segment) {
                     return;
                 }
-                self.begun = Some((self.begun.map_or(segment, |(first, _)| first), segment));
+                self.begun = segment;
                 let (Some(key), Some(groups)) = (key, self.groups_of(&groups)) else { return };
                 let mut following =
                     Following { key, segment: Segment::default(), step: 0, began: self.border.sequence };
@@ -305,7 +305,7 @@ impl Tail {
     }
 
     fn has_begun(&self, segment: u32) -> bool {
-        self.begun.is_some_and(|(first, last)| (first..=last).contains(&segment))
+        segment <= self.begun
     }
 
     fn groups_of(&self, numbers: &[u32]) -> Option<Vec<Arc<SlotGroup>>> {
