@@ -20,6 +20,8 @@ const SAVE_EVERY: Duration = Duration::from_millis(100);
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// How long requests under way may take at the end.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
+/// The same for an endpoint that did not take the last ones.
+const FLUSH_WITHIN_AWAY: Duration = Duration::from_millis(500);
 /// Of an answer's body that the log shows.
 const SHOWN_BYTES_MAX: usize = 256;
 
@@ -93,7 +95,9 @@ impl Sender {
                     is_saved = true;
                 }
                 _ = stop.wait_for(|stop| *stop), if end.is_none() => {
-                    end = Some(tokio::time::Instant::now() + FLUSH_WITHIN);
+                    let is_away = self.stats.last_error.lock().expect("no panic while held").is_some();
+                    let within = if is_away { FLUSH_WITHIN_AWAY } else { FLUSH_WITHIN };
+                    end = Some(tokio::time::Instant::now() + within);
                 }
                 () = until(end) => break,
             }
@@ -118,6 +122,11 @@ impl Sender {
         }
     }
 
+    /// Notes what the last answer was; gives the one before.
+    fn told(&self, error: Option<String>) -> Option<String> {
+        std::mem::replace(&mut *self.stats.last_error.lock().expect("no panic while held"), error)
+    }
+
     /// Sends a batch until it is taken or refused.
     async fn deliver(&self, batch: &Batch) {
         if batch.samples == 0 {
@@ -136,22 +145,24 @@ impl Sender {
                     self.stats.sent.fetch_add(samples, Ordering::Relaxed);
                     self.stats.bytes_sent.fetch_add(batch.body.len() as u64, Ordering::Relaxed);
                     self.stats.newest_sent_ms.fetch_max(batch.newest_ms, Ordering::Relaxed);
-                    *self.stats.last_error.lock().expect("no panic while held") = None;
+                    if self.told(None).is_some() {
+                        tracing::info!(remote_name = self.name, "samples are taken again");
+                    }
                     return;
                 }
                 Answer::Refused(error) => {
                     self.stats.failed.fetch_add(samples, Ordering::Relaxed);
                     tracing::error!(remote_name = self.name, samples, error, "samples were refused and are given up");
-                    *self.stats.last_error.lock().expect("no panic while held") = Some(error);
+                    self.told(Some(error));
                     return;
                 }
                 Answer::Again(error, after) => {
                     self.stats.retried.fetch_add(samples, Ordering::Relaxed);
                     let pause = after.unwrap_or(wait);
-                    if attempt == 0 {
-                        tracing::warn!(remote_name = self.name, error, "samples were not taken; they are sent again");
+                    // Once, not for each of the batches that are under way.
+                    if self.told(Some(error.clone())).is_none() {
+                        tracing::warn!(remote_name = self.name, error, "samples are not taken; they are sent again");
                     }
-                    *self.stats.last_error.lock().expect("no panic while held") = Some(error);
                     tokio::time::sleep(pause).await;
                     wait = (wait * 2).min(queue.max_backoff.max(queue.min_backoff));
                     attempt += 1;

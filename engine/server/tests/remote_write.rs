@@ -241,6 +241,7 @@ fn nothing_is_lost_while_an_endpoint_is_away_and_across_a_kill() {
             line.starts_with("prometheus_remote_storage_samples_retried_total{") && !line.ends_with(" 0")
         })
     );
+    assert_eq!(server.log().matches("samples are not taken").count(), 1, "{}", server.log());
     server.restart(SIGKILL, &[]);
     server.until_ready();
     std::thread::sleep(Duration::from_millis(800));
