@@ -448,14 +448,14 @@ impl AlertmanagerConfig {
 }
 
 impl RemoteWrite {
-    fn clouds(&self) -> impl Iterator<Item = bool> {
+    fn cloud_count(&self) -> usize {
         let clouds = [self.sigv4.is_some(), self.azuread.is_some(), self.google_iam.is_some()];
-        clouds.into_iter().filter(|given| *given)
+        clouds.into_iter().filter(|given| *given).count()
     }
 
     /// Whether its requests want credentials of a cloud.
     pub fn is_of_a_cloud(&self) -> bool {
-        self.clouds().count() > 0
+        self.cloud_count() > 0
     }
 
     fn check(&mut self, fields: &mut Fields) {
@@ -465,7 +465,7 @@ impl RemoteWrite {
         for (name, _) in &self.headers {
             check_header(fields, "headers", name);
         }
-        if self.clouds().count() + self.http.auth_count() > 1 {
+        if self.cloud_count() + self.http.auth_count() > 1 {
             fields.refuse(
                 fields.last_of(&["google_iam", "azuread", "sigv4"]),
                 "at most one of basic_auth, authorization, oauth2, sigv4, azuread or google_iam must be configured; keep one",

@@ -5,7 +5,7 @@
 //!   * nothing is allocated for a series, but for the growth of buffers; in 2.0 a new symbol is a key of the map
 //!   * a value keeps its bits: a stale marker stays one
 
-use crate::wire::{BYTES, FIXED64, VARINT, put_bytes, put_number, put_varint, varint_bytes};
+use crate::wire::{BYTES, put_bytes, put_double, put_number, put_varint, varint_bytes};
 use crate::write::{Message, kind_number};
 use ahash::AHashMap;
 
@@ -74,10 +74,8 @@ impl WriteBuilder {
         };
         for (at, value) in samples {
             put_head(2, sample_bytes(*at), &mut self.body);
-            put_varint(1 << 3 | FIXED64, &mut self.body);
-            self.body.extend_from_slice(&value.to_bits().to_le_bytes());
-            put_varint(2 << 3 | VARINT, &mut self.body);
-            put_varint(*at as u64, &mut self.body);
+            put_double(1, *value, &mut self.body);
+            put_number(2, *at as u64, &mut self.body);
         }
         debug_assert_eq!(self.body.len() - begin, length);
     }

@@ -315,9 +315,10 @@ fn key(settings: &Settings, is_taken: impl Fn(&str) -> bool) -> String {
 /// Removes what no endpoint needs, and what one has not read for too long. A file that was read may be needed for longer: for
 /// the segments that began in it.
 fn let_go(logs: &KeptLogs, boot: u32, needed: &[Cursor]) {
+    let in_use = logs.in_use().unwrap_or_default();
     for (log, files) in logs.files().unwrap_or_default() {
         // Whatever its writer has still is no gain, and would be kept again.
-        let in_use = logs.first_in_use(log).ok().flatten().unwrap_or(u32::MAX);
+        let in_use = in_use.get(&log).and_then(|files| files.first()).map_or(u32::MAX, |first| first.sequence);
         let last = files.last().copied();
         for file in files.into_iter().filter(|file| file.sequence < in_use) {
             let places = needed.iter().filter_map(|cursor| cursor.place(log));

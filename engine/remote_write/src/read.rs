@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
-use tsdb::log::{Border, KeptLogs, Reached, Tail, TargetKey, Told};
+use tsdb::log::{Border, KeptLogs, Logs, Reached, Tail, TargetKey, Told};
 
 /// How often to look for more at the end of a log.
 const POLL: Duration = Duration::from_millis(100);
@@ -39,6 +39,8 @@ pub struct Reader {
     start: Start,
     tails: BTreeMap<LogId, Following>,
     looked: Option<Instant>,
+    /// What writers had then: of what they had let go, all rows were written, and are read at the next end of the log.
+    in_use: Logs,
     outbox: Outbox,
     stop: Arc<AtomicBool>,
 }
@@ -72,7 +74,7 @@ pub struct Outbox {
 
 impl Reader {
     pub fn new(start: Start, outbox: Outbox, stop: Arc<AtomicBool>) -> Reader {
-        Reader { start, tails: BTreeMap::new(), looked: None, outbox, stop }
+        Reader { start, tails: BTreeMap::new(), looked: None, in_use: Logs::new(), outbox, stop }
     }
 
     /// Reads until it is stopped.
@@ -123,6 +125,7 @@ impl Reader {
             self.tails.insert(log, Following { tail, skips: is_live && *skip });
             self.outbox.cursor.places.insert(log, place);
         }
+        self.in_use = logs.in_use()?;
         // Logs that begin from now on are told from their beginning.
         *skip = false;
         Ok(())
@@ -148,8 +151,8 @@ impl Reader {
                 outbox.cursor.places.insert(log, Place::END);
                 outbox.cursor.move_to(self.tails.keys().next().map_or(self.start.boot, |(boot, _)| *boot));
                 outbox.cut();
-            } else if let Some(first) = self.start.logs.first_in_use(log)? {
-                tail.forget_before(first);
+            } else if let Some(first) = self.in_use.remove(&log).and_then(|files| files.first().copied()) {
+                tail.forget_before(first.sequence);
             }
         }
         Ok(reached)

@@ -15,13 +15,13 @@ use crate::archive::{Archive, Piece, ToSeal};
 use crate::cut::cut;
 use crate::deletions::{Deletion, Deletions};
 use crate::head::LastRows;
-use crate::log::{FileId, KeptLogs, Options as LogOptions};
+use crate::log::{FileId, KeptLogs, Options as LogOptions, logs_in};
 use crate::safe_mode::{self, SafeMode};
 use crate::starts::Starts;
 use ahash::AHashMap;
 use blocks::{Block, BlockError, Meta};
 use series::{Labels, Matcher, Timestamp};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -212,7 +212,7 @@ impl Store {
         let starts = (!window.is_zero()).then(|| Starts::open(&folder, now_ms(), window)).transpose();
         let starts = starts.map_err(failed(&folder.join("starts")))?;
         blocks::remove_leftovers(&folder).map_err(failed(&folder))?;
-        let logs = old_logs(&folder.join(LOG)).map_err(failed(&folder.join(LOG)))?;
+        let logs = logs_in(&folder.join(LOG)).map_err(failed(&folder.join(LOG)))?;
         if options.keep_logs {
             let kept = KeptLogs::new(folder.join(LOG), folder.join(KEPT_LOGS));
             if let Err(error) = kept.link() {
@@ -819,18 +819,6 @@ fn next_boot(folder: &Path, seen: u32) -> io::Result<u32> {
     let boot = seen.max(last) + 1;
     blocks::file::replace(&path, format!("{boot}\n").as_bytes())?;
     Ok(boot)
-}
-
-/// The logs of earlier runs: files in order, by run and writer.
-fn old_logs(folder: &Path) -> io::Result<BTreeMap<(u32, u16), Vec<FileId>>> {
-    let mut logs: BTreeMap<(u32, u16), Vec<FileId>> = BTreeMap::new();
-    for entry in std::fs::read_dir(folder)? {
-        if let Some(file) = FileId::parse(&entry?.file_name().to_string_lossy()) {
-            logs.entry((file.boot, file.writer)).or_default().push(file);
-        }
-    }
-    logs.values_mut().for_each(|files| files.sort_unstable());
-    Ok(logs)
 }
 
 /// Opens every folder with the name of a block.

@@ -286,7 +286,7 @@ fn kept_logs_outlive_their_writer() {
     std::fs::remove_file(logs.join(id(1).to_string())).unwrap();
     log.link().unwrap();
     assert_eq!(log.files().unwrap(), BTreeMap::from([((1, 0), vec![id(1), id(2)])]));
-    assert_eq!(log.first_in_use((1, 0)).unwrap(), Some(2));
+    assert_eq!(log.in_use().unwrap(), BTreeMap::from([((1, 0), vec![id(2)])]));
     log.remove(id(1)).unwrap();
     log.remove(id(1)).unwrap();
     assert_eq!(log.files().unwrap()[&(1, 0)], [id(2)]);

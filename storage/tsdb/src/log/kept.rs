@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The files of logs in their order, by start and writer.
+pub type Logs = BTreeMap<(u32, u16), Vec<FileId>>;
+
 /// A folder of links to logs.
 #[derive(Clone, Debug)]
 pub struct KeptLogs {
@@ -26,7 +29,8 @@ impl KeptLogs {
     /// Keeps every log that there is. A log that has gone meanwhile is no error.
     pub fn link(&self) -> io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
-        for id in names(&self.logs)? {
+        // In order: who reads them goes from one to the next, and none may be there before the one before it.
+        for id in logs_in(&self.logs)?.into_values().flatten() {
             let name = id.to_string();
             match std::fs::hard_link(self.logs.join(&name), self.folder.join(&name)) {
                 Err(error) if !matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
@@ -38,18 +42,14 @@ impl KeptLogs {
         Ok(())
     }
 
-    /// The files of each log, by start and writer, in order.
-    pub fn files(&self) -> io::Result<BTreeMap<(u32, u16), Vec<FileId>>> {
-        let mut files: BTreeMap<(u32, u16), Vec<FileId>> = BTreeMap::new();
-        names(&self.folder)?.into_iter().for_each(|id| files.entry((id.boot, id.writer)).or_default().push(id));
-        files.values_mut().for_each(|files| files.sort_unstable());
-        Ok(files)
+    /// The files that are kept.
+    pub fn files(&self) -> io::Result<Logs> {
+        logs_in(&self.folder)
     }
 
-    /// The first file of a log that its writer still needs, if it has any.
-    pub fn first_in_use(&self, log: (u32, u16)) -> io::Result<Option<u32>> {
-        let of_log = names(&self.logs)?.into_iter().filter(|id| (id.boot, id.writer) == log);
-        Ok(of_log.map(|id| id.sequence).min())
+    /// The files that their writers, or a replay, still have.
+    pub fn in_use(&self) -> io::Result<Logs> {
+        logs_in(&self.logs)
     }
 
     /// Lets go of a file.
@@ -61,16 +61,18 @@ impl KeptLogs {
     }
 }
 
-fn names(folder: &Path) -> io::Result<Vec<FileId>> {
+/// The files of each log in a folder, which need not be there.
+pub(crate) fn logs_in(folder: &Path) -> io::Result<Logs> {
+    let mut logs = Logs::new();
     let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(logs),
         entries => entries?,
     };
-    let mut found = Vec::new();
     for entry in entries {
-        found.extend(entry?.file_name().to_str().and_then(FileId::parse));
+        if let Some(id) = FileId::parse(&entry?.file_name().to_string_lossy()) {
+            logs.entry((id.boot, id.writer)).or_default().push(id);
+        }
     }
-    // Who reads them goes from one to the next: none may be there before the one before it.
-    found.sort_unstable();
-    Ok(found)
+    logs.values_mut().for_each(|files| files.sort_unstable());
+    Ok(logs)
 }

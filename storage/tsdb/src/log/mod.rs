@@ -11,7 +11,8 @@ pub(crate) mod writer;
 
 pub use frame::{Damage, FileId};
 pub use journal::{Journal, SegmentMark, TargetKey};
-pub use kept::KeptLogs;
+pub(crate) use kept::logs_in;
+pub use kept::{KeptLogs, Logs};
 pub use record::{put_matchers, read_matchers};
 pub use replay::{Last, Recovered, Replay, Replayed, Restored, replay_file};
 pub(crate) use survey::Survey;

@@ -10,6 +10,7 @@ use crate::group::SlotGroup;
 use crate::head::Segment;
 use crate::log::frame::{FRAME_HEAD_BYTES, FileId, PARITY, frame_head, search_bytes, verify_frame};
 use crate::log::journal::TargetKey;
+use crate::log::kept::logs_in;
 use crate::log::record::{self, Record};
 use crate::log::writer::HEADER;
 use crate::row::{self, Direction, GROUP, RowError};
@@ -72,6 +73,8 @@ pub struct Tail {
     is_live: bool,
     from: Border,
     file: Option<(FileId, File)>,
+    /// The file behind it, once there is one.
+    next: Option<u32>,
     /// Bytes of the file from `offset` on.
     bytes: Vec<u8>,
     offset: u64,
@@ -115,6 +118,7 @@ impl Tail {
             is_live,
             from,
             file: None,
+            next: None,
             bytes: Vec::new(),
             offset: 0,
             border: Border { sequence: first, offset: 0 },
@@ -158,8 +162,6 @@ impl Tail {
         if self.file.is_none() && !self.open(self.border.sequence)? {
             return Ok(Reached::End);
         }
-        // Looked for first: once there is a file behind it, nothing is added to this one.
-        let next = self.file_after()?;
         let (id, file) = self.file.as_ref().expect("opened above");
         let id = *id;
         let before = self.bytes.len();
@@ -173,7 +175,14 @@ impl Tail {
         if count > 0 {
             return Ok(Reached::More);
         }
-        let is_over = next.is_some() || !self.is_live;
+        if self.next.is_none() {
+            self.next = self.first_from(id.sequence + 1)?;
+            if self.next.is_some() {
+                // Once more: from now on nothing is added to this file.
+                return Ok(Reached::More);
+            }
+        }
+        let is_over = self.next.is_some() || !self.is_live;
         if is_over && !self.bytes.is_empty() {
             // What a crash leaves at the end, or damage.
             let found = search_bytes(id, self.offset, &self.bytes);
@@ -183,7 +192,7 @@ impl Tail {
             self.offset += skipped as u64;
             return Ok(Reached::More);
         }
-        let Some(next) = next else {
+        let Some(next) = self.next.take() else {
             if is_over {
                 self.tell_ends(&mut told);
             }
@@ -195,9 +204,7 @@ impl Tail {
 
     /// Opens the first file from a sequence on; false if there is none yet.
     fn open(&mut self, sequence: u32) -> io::Result<bool> {
-        let Some(sequence) = self.sequences()?.into_iter().filter(|other| *other >= sequence).min() else {
-            return Ok(false);
-        };
+        let Some(sequence) = self.first_from(sequence)? else { return Ok(false) };
         let id = FileId { boot: self.log.0, writer: self.log.1, sequence };
         self.file = Some((id, File::open(self.folder.join(id.to_string()))?));
         self.bytes.clear();
@@ -208,18 +215,10 @@ impl Tail {
         Ok(true)
     }
 
-    fn file_after(&self) -> io::Result<Option<u32>> {
-        let now = self.file.as_ref().map_or(0, |(id, _)| id.sequence);
-        Ok(self.sequences()?.into_iter().filter(|other| *other > now).min())
-    }
-
-    fn sequences(&self) -> io::Result<Vec<u32>> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.folder)? {
-            let id = entry?.file_name().to_str().and_then(FileId::parse);
-            found.extend(id.filter(|id| (id.boot, id.writer) == self.log).map(|id| id.sequence));
-        }
-        Ok(found)
+    /// The first file of the log from a sequence on.
+    fn first_from(&self, sequence: u32) -> io::Result<Option<u32>> {
+        let files = logs_in(&self.folder)?.remove(&self.log).unwrap_or_default();
+        Ok(files.into_iter().map(|id| id.sequence).find(|other| *other >= sequence))
     }
 
     /// Takes the whole frames of the buffer; gives how many bytes they are.
