@@ -22,7 +22,6 @@ use crate::cursor::Cursor;
 use crate::labels::Outward;
 use crate::read::{Outbox, Reader, Start};
 use crate::send::Sender;
-use ahash::AHashMap;
 use client::{Client, ClientOptions};
 use config::{Config, RemoteWrite as Settings, WriteMessage};
 use remote::{Message, WriteBuilder};
@@ -31,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tsdb::log::KeptLogs;
 
@@ -124,8 +123,8 @@ impl RemoteWrite {
             wanted.insert(key(settings, |key| wanted.contains_key(key)), (settings.clone(), outward));
         }
         let is_same = |key: &String, endpoint: &Endpoint| {
-            let same = |(settings, outward)| (&endpoint.settings, &endpoint.outward) == (settings, outward);
-            wanted.get(key).is_some_and(|(settings, outward)| same((settings, outward)))
+            let same = |(settings, outward): &(_, _)| endpoint.settings == *settings && endpoint.outward == *outward;
+            wanted.get(key).is_some_and(same)
         };
         let others: Vec<String> = state
             .endpoints
@@ -232,23 +231,7 @@ impl RemoteWrite {
             stats: stats.clone(),
         };
         let (batches_to, batches) = mpsc::channel(BATCHES_WAITING);
-        let queue = &settings.queue_config;
-        let outbox = Outbox {
-            outward: outward.clone(),
-            given: None,
-            builder: WriteBuilder::new(message(&settings)),
-            samples_max: queue.max_samples_per_send.max(1) as usize,
-            deadline: queue.batch_send_deadline,
-            age_max: queue.sample_age_limit,
-            batches: batches_to,
-            stats: stats.clone(),
-            cursor,
-            sources: AHashMap::new(),
-            newest_ms: i64::MIN,
-            begun: None,
-            cut_at: Instant::now(),
-            cut_cursor: Cursor::new(0),
-        };
+        let outbox = Outbox::new(&settings, outward.clone(), cursor, batches_to, stats.clone());
         let start = Start { logs: logs.clone(), boot: *boot, skip };
         let stop_reader = Arc::new(AtomicBool::new(false));
         let reader = Reader::new(start, outbox, stop_reader.clone());
@@ -292,13 +275,6 @@ impl Endpoint {
         for task in self.tasks {
             let _ = task.await;
         }
-    }
-}
-
-fn message(settings: &Settings) -> Message {
-    match settings.protobuf_message {
-        WriteMessage::V1 => Message::V1,
-        WriteMessage::V2 => Message::V2,
     }
 }
 

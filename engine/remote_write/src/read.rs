@@ -9,7 +9,8 @@ use crate::flight::Batch;
 use crate::labels::Outward;
 use crate::stats::Stats;
 use ahash::AHashMap;
-use remote::WriteBuilder;
+use config::{RemoteWrite, WriteMessage};
+use remote::{Message, WriteBuilder};
 use series::Labels;
 use std::collections::BTreeMap;
 use std::io;
@@ -53,23 +54,23 @@ struct Following {
 
 /// Batches while they are made.
 pub struct Outbox {
-    pub outward: Outward,
+    outward: Outward,
     /// The last target, what its samples are told apart by, and the labels that it gives.
-    pub given: Option<(Arc<TargetKey>, u64, Labels)>,
-    pub builder: WriteBuilder,
-    pub samples_max: usize,
-    pub deadline: Duration,
-    pub age_max: Duration,
-    pub batches: mpsc::Sender<Batch>,
-    pub stats: Arc<Stats>,
+    given: Option<(Arc<TargetKey>, u64, Labels)>,
+    builder: WriteBuilder,
+    samples_max: usize,
+    deadline: Duration,
+    age_max: Duration,
+    batches: mpsc::Sender<Batch>,
+    stats: Arc<Stats>,
     /// Where everything that is in batches, or in this one, ends.
-    pub cursor: Cursor,
-    pub sources: AHashMap<u64, Option<i64>>,
-    pub newest_ms: i64,
-    pub begun: Option<Instant>,
+    cursor: Cursor,
+    sources: AHashMap<u64, Option<i64>>,
+    newest_ms: i64,
+    begun: Option<Instant>,
     /// When the last batch was cut, and where it ended.
-    pub cut_at: Instant,
-    pub cut_cursor: Cursor,
+    cut_at: Instant,
+    cut_cursor: Cursor,
 }
 
 impl Reader {
@@ -160,6 +161,37 @@ impl Reader {
 }
 
 impl Outbox {
+    /// Makes batches for an endpoint from where its cursor stands.
+    pub fn new(
+        settings: &RemoteWrite,
+        outward: Outward,
+        cursor: Cursor,
+        batches: mpsc::Sender<Batch>,
+        stats: Arc<Stats>,
+    ) -> Outbox {
+        let message = match settings.protobuf_message {
+            WriteMessage::V1 => Message::V1,
+            WriteMessage::V2 => Message::V2,
+        };
+        let queue = &settings.queue_config;
+        Outbox {
+            outward,
+            given: None,
+            builder: WriteBuilder::new(message),
+            samples_max: queue.max_samples_per_send.max(1) as usize,
+            deadline: queue.batch_send_deadline,
+            age_max: queue.sample_age_limit,
+            batches,
+            stats,
+            cut_cursor: cursor.clone(),
+            cursor,
+            sources: AHashMap::new(),
+            newest_ms: i64::MIN,
+            begun: None,
+            cut_at: Instant::now(),
+        }
+    }
+
     fn take(&mut self, log: LogId, told: &Told) {
         let Told { target, group, slot, sample, row, border } = told;
         let at = sample.timestamp.0;
