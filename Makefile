@@ -1,7 +1,11 @@
-# Everything a newcomer needs: `make run` shows it working, `make test` proves it.
+# Everything a newcomer needs: `make run` shows it working, `make test` proves it, `make help` lists the rest.
 CARGO ?= cargo
 
-.PHONY: run demo-ha demo-federation demo-fleet build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
+.PHONY: help run demo-ha demo-federation demo-fleet build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
+
+## This list.
+help:
+	@awk '/^## / { text = substr($$0, 4); next } /^[a-z-]+:/ && text { sub(/:.*/, ""); printf "make %-16s %s\n", $$0, text } { text = "" }' $(MAKEFILE_LIST)
 
 ## Build, then scrape this program, the host's node exporter if it runs, or a small built-in farm.
 run: build
@@ -19,10 +23,11 @@ demo-fleet: build
 demo-ha: build test-deps
 	@scripts/demo-ha
 
+## The release programs: ringscrape, farm, harness.
 build:
 	$(CARGO) build --release --locked -p ringscrape-server -p bench-harness
 
-## rustfmt, clippy with warnings denied, the layering test, docs.
+## rustfmt, clippy with warnings denied, structure (layers, module cycles, names), docs.
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
@@ -71,7 +76,7 @@ scale: build bench-deps
 profile: bench-deps
 	@scripts/profile
 
-## Criterion benches of the hot rooms, kept as a dated record in perf/results; what was learned: perf/RECORD.md.
+## Criterion benches of the hot paths, kept as a dated record in perf/results; what was learned: perf/RECORD.md.
 bench:
 	$(CARGO) bench --locked -p ringscrape-perf
 	$(CARGO) run --release --locked -q -p ringscrape-perf --bin bench-record keep
