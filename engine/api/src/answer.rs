@@ -24,14 +24,34 @@ impl ApiError {
     }
 }
 
-impl From<shard::AskError> for ApiError {
-    fn from(error: shard::AskError) -> ApiError {
+impl From<shard::ShardError> for ApiError {
+    fn from(error: shard::ShardError) -> ApiError {
         let (status, kind) = match error {
-            shard::AskError::Timeout { .. } => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
-            shard::AskError::Stopped { .. } | shard::AskError::NotKept(_) => {
+            shard::ShardError::Timeout { .. } => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
+            shard::ShardError::Stopped { .. } | shard::ShardError::NotKept(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
-            shard::AskError::Limit(_) | shard::AskError::Blocks(_) => (StatusCode::UNPROCESSABLE_ENTITY, "execution"),
+            shard::ShardError::Limit(_) | shard::ShardError::Blocks(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "execution")
+            }
+        };
+        ApiError { status, kind, text: error.to_string() }
+    }
+}
+
+impl From<query::QueryError> for ApiError {
+    fn from(error: query::QueryError) -> ApiError {
+        use query::QueryError;
+        let (status, kind) = match &error {
+            QueryError::Syntax(_) => (StatusCode::BAD_REQUEST, "bad_data"),
+            QueryError::Execution(_) | QueryError::Limit(_) | QueryError::Storage(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "execution")
+            }
+            QueryError::Timeout(_) => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
+            // As nginx has it: the client closed the request.
+            QueryError::Canceled => (StatusCode::from_u16(499).expect("a status"), "canceled"),
+            QueryError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            QueryError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
         ApiError { status, kind, text: error.to_string() }
     }

@@ -14,8 +14,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use exposition::Escaping;
 use promql::parse_selector;
+use query::{Federation, StreamError};
 use series::{Labels, Matcher};
-use shard::{FederateRequest, Federation};
+use shard::FederateRequest;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -30,22 +31,6 @@ const CATCH_ALL_SERIES_MIN: u64 = 100;
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Client(pub SocketAddr);
-
-/// What federation has done so far.
-#[derive(Debug, Default)]
-pub struct Counters {
-    pub in_flight: AtomicU64,
-    pub served: AtomicU64,
-    /// Answers that did not come to their end.
-    pub cut: AtomicU64,
-    pub failed: AtomicU64,
-    pub series: AtomicU64,
-    pub bytes: AtomicU64,
-    pub refused_selector: AtomicU64,
-    pub refused_series: AtomicU64,
-    pub refused_catch_all: AtomicU64,
-    pub refused_concurrent: AtomicU64,
-}
 
 fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
@@ -146,13 +131,13 @@ pub async fn federate(
         selectors,
         allow: guards.map(|guards| matchers(&guards.allow)).unwrap_or_default(),
         deny: guards.map(|guards| matchers(&guards.deny)).unwrap_or_default(),
-        lookback: state.parts.query.plan.lookback,
+        lookback: state.parts.query.settings().plan.lookback,
         external_labels: with_instance(&running.config.global.external_labels),
         escaping,
         names: guards.is_some_and(|guards| guards.refuse_catch_all),
         hashing: RandomState::new(),
     };
-    let mut federation = match state.parts.shards.federate(asked).await {
+    let mut federation = match state.parts.query.federate(asked).await {
         Ok(federation) => federation,
         Err(error) => {
             return request.refuse(StatusCode::SERVICE_UNAVAILABLE, &counters.failed, "failed", error.to_string());
@@ -196,18 +181,18 @@ fn with_instance(external: &Labels) -> Labels {
 
 /// Why an answer ends before its end: the connection is cut, so that nobody takes a part for the whole.
 #[derive(Debug, thiserror::Error)]
-enum Cut {
+enum AbortReason {
     #[error(transparent)]
-    Core(#[from] shard::StreamError),
+    Core(#[from] StreamError),
     #[error("the answer took longer than {} s", WITHIN.as_secs())]
     TooLong,
 }
 
 type Under = (Federation, Request);
 
-async fn next((mut federation, mut request): Under) -> Option<(Result<Bytes, Cut>, Under)> {
+async fn next((mut federation, mut request): Under) -> Option<(Result<Bytes, AbortReason>, Under)> {
     if request.begun.elapsed() > WITHIN {
-        return Some((Err(Cut::TooLong), (federation, request)));
+        return Some((Err(AbortReason::TooLong), (federation, request)));
     }
     let piece = federation.next().await;
     request.series = federation.series();

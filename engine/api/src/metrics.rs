@@ -1,6 +1,6 @@
 //! `/metrics`: ringscrape's own, under Prometheus' names where operators alert on them.
 
-use crate::federate::Counters;
+use crate::federation_stats::FederationStats;
 use crate::state::State;
 use crate::{alerting, remote_write, rule_groups};
 use axum::extract;
@@ -42,7 +42,7 @@ pub async fn metrics(state: extract::State<State>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.0).into_response()
 }
 
-fn federation(page: &mut Page, counters: &Counters) {
+fn federation(page: &mut Page, counters: &FederationStats) {
     let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
     page.gauge("ringscrape_federations_in_flight", "Federations under way.", of(&counters.in_flight));
     let outcomes = [

@@ -9,119 +9,18 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use remote::{DecodeError, IncomingMetadata, Message, ResponseType, SeriesAnswer, WriteLimits};
+use query::{QueryError, SelectRequest};
+use remote::{DecodeError, Message, ResponseType, SeriesAnswer, WriteLimits};
 use series::{Labels, MatchOp, Matcher, Timestamp};
-use shard::{AskError, LimitError, Metadata, RangeRequest, ReceiveOutcome, Received};
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use shard::{ReceiveOutcome, Received, ShardError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A body as it comes, and unpacked.
 const BODY_BYTES_MAX: usize = 32 << 20;
 const UNPACKED_BYTES_MAX: usize = 64 << 20;
-/// Write requests that are being taken at once, and how long another one waits for its turn.
-const WRITES_MAX: usize = 16;
+/// How long another request waits for its turn.
 const TURN_WITHIN: Duration = Duration::from_secs(5);
-
-/// How others may write to us and read from us.
-#[derive(Clone, Debug)]
-pub struct RemoteSettings {
-    /// Whether remote write is taken.
-    pub receiver: bool,
-    /// Most samples of an answer that is sent in one piece; 0 is no limit.
-    pub read_samples_max: usize,
-    /// Read requests answered at once; 0 is no limit.
-    pub read_concurrency: usize,
-    /// Length of a frame of a streamed answer.
-    pub frame_bytes_max: usize,
-}
-
-impl Default for RemoteSettings {
-    /// Prometheus' defaults.
-    fn default() -> RemoteSettings {
-        RemoteSettings { receiver: false, read_samples_max: 50_000_000, read_concurrency: 10, frame_bytes_max: 1 << 20 }
-    }
-}
-
-/// Metrics of which we remember what writers say.
-const METADATA_METRICS_MAX: usize = 100_000;
-/// Different things that writers may say of one metric.
-const METADATA_OF_METRIC_MAX: usize = 10;
-/// Bytes of all that is remembered.
-const METADATA_BYTES_MAX: usize = 64 << 20;
-
-/// What writers say of metrics: remembered until the end of the process, as far as there is room.
-#[derive(Default)]
-pub struct WrittenMetadata(RwLock<Known>);
-
-#[derive(Default)]
-struct Known {
-    metrics: BTreeMap<String, Vec<Arc<Metadata>>>,
-    bytes: usize,
-}
-
-impl WrittenMetadata {
-    fn take(&self, all: Vec<IncomingMetadata>) {
-        let fresh = {
-            let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            let is_known = |said: &IncomingMetadata| {
-                let of_metric = known.metrics.get(&said.metric);
-                of_metric.is_some_and(|of_metric| of_metric.iter().any(|one| same(one, said)))
-            };
-            all.into_iter().filter(|said| !is_known(said)).collect::<Vec<_>>()
-        };
-        if fresh.is_empty() {
-            return;
-        }
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let Known { metrics, bytes } = &mut *known;
-        for said in fresh {
-            let size = said.metric.len() * 2 + said.help.len() + said.unit.len() + size_of::<Metadata>();
-            let full = metrics.len() >= METADATA_METRICS_MAX && !metrics.contains_key(&said.metric);
-            if full || *bytes + size > METADATA_BYTES_MAX {
-                return;
-            }
-            let of_metric = metrics.entry(said.metric.clone()).or_default();
-            if of_metric.len() < METADATA_OF_METRIC_MAX && !of_metric.iter().any(|one| same(one, &said)) {
-                *bytes += size;
-                let IncomingMetadata { metric, kind, help, unit } = said;
-                of_metric.push(Arc::new(Metadata { metric, kind: kind.to_owned(), help, unit }));
-            }
-        }
-    }
-
-    /// Of one metric, or of all.
-    pub fn all(&self, metric: Option<&str>) -> Vec<Arc<Metadata>> {
-        let metrics = &self.0.read().unwrap_or_else(PoisonError::into_inner).metrics;
-        match metric {
-            Some(metric) => metrics.get(metric).cloned().unwrap_or_default(),
-            None => metrics.values().flatten().cloned().collect(),
-        }
-    }
-}
-
-fn same(one: &Metadata, said: &IncomingMetadata) -> bool {
-    (&one.metric, &*one.kind, &one.help, &one.unit) == (&said.metric, said.kind, &said.help, &said.unit)
-}
-
-/// Who is being served.
-pub struct Remote {
-    writes: Semaphore,
-    reads: Semaphore,
-    pub metadata: WrittenMetadata,
-}
-
-impl Remote {
-    pub fn new(settings: &RemoteSettings) -> Remote {
-        let reads = match settings.read_concurrency {
-            0 => Semaphore::MAX_PERMITS,
-            count => count.min(Semaphore::MAX_PERMITS),
-        };
-        let metadata = WrittenMetadata::default();
-        Remote { writes: Semaphore::new(WRITES_MAX), reads: Semaphore::new(reads), metadata }
-    }
-}
 
 /// An answer in plain text, as Go's `http.Error` gives it.
 fn refuse(status: StatusCode, text: impl std::fmt::Display) -> Response {
@@ -132,67 +31,73 @@ fn refuse(status: StatusCode, text: impl std::fmt::Display) -> Response {
     response
 }
 
-impl From<DecodeError> for Refused {
-    fn from(error: DecodeError) -> Refused {
+impl From<DecodeError> for RequestError {
+    fn from(error: DecodeError) -> RequestError {
         let status = match error {
             DecodeError::TooLarge { .. } | DecodeError::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             DecodeError::Compression(_) | DecodeError::Message(_) => StatusCode::BAD_REQUEST,
         };
-        Refused(status, error.to_string())
+        RequestError(status, error.to_string())
     }
 }
 
-impl From<AskError> for Refused {
-    fn from(error: AskError) -> Refused {
+impl From<ShardError> for RequestError {
+    fn from(error: ShardError) -> RequestError {
+        QueryError::from(error).into()
+    }
+}
+
+impl From<QueryError> for RequestError {
+    fn from(error: QueryError) -> RequestError {
         let status = match error {
-            AskError::Limit(LimitError::Samples | LimitError::Series { .. }) => StatusCode::BAD_REQUEST,
-            AskError::Blocks(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            AskError::Timeout { .. } | AskError::Stopped { .. } | AskError::NotKept(_) => {
+            QueryError::Limit(_) | QueryError::Syntax(_) | QueryError::Execution(_) => StatusCode::BAD_REQUEST,
+            QueryError::Storage(_) | QueryError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            QueryError::Timeout(_) | QueryError::Canceled | QueryError::Unavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         };
-        Refused(status, error.to_string())
+        RequestError(status, error.to_string())
     }
 }
 
 /// Why a request is not served.
-struct Refused(StatusCode, String);
+struct RequestError(StatusCode, String);
 
-impl Refused {
-    fn new(status: StatusCode, text: impl std::fmt::Display) -> Refused {
-        Refused(status, text.to_string())
+impl RequestError {
+    fn new(status: StatusCode, text: impl std::fmt::Display) -> RequestError {
+        RequestError(status, text.to_string())
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
         refuse(self.0, self.1)
     }
 }
 
-async fn turn(places: &Semaphore) -> Result<SemaphorePermit<'_>, Refused> {
+async fn turn(places: &Semaphore) -> Result<SemaphorePermit<'_>, RequestError> {
     match tokio::time::timeout(TURN_WITHIN, places.acquire()).await {
         Ok(Ok(place)) => Ok(place),
-        _ => Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, "too many requests at once; try again")),
+        _ => Err(RequestError::new(StatusCode::TOO_MANY_REQUESTS, "too many requests at once; try again")),
     }
 }
 
 /// A body, unpacked.
-async fn unpacked(body: Body) -> Result<Vec<u8>, Refused> {
+async fn unpacked(body: Body) -> Result<Vec<u8>, RequestError> {
     let packed: Bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| {
         let text = error.to_string();
         let status = if text.contains("limit") { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-        Refused::new(status, format!("reading the body, of which {BODY_BYTES_MAX} bytes are taken: {text}"))
+        RequestError::new(status, format!("reading the body, of which {BODY_BYTES_MAX} bytes are taken: {text}"))
     })?;
     let whole = tokio::task::spawn_blocking(move || remote::unpack(&packed, UNPACKED_BYTES_MAX));
-    Ok(whole.await.map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))??)
+    Ok(whole.await.map_err(|error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error))??)
 }
 
 // --- write --------------------------------------------------------------------------------------------------------
 
 /// Which message the headers announce.
-fn message(headers: &HeaderMap) -> Result<Message, Refused> {
-    let unsupported = |text: String| Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+fn message(headers: &HeaderMap) -> Result<Message, RequestError> {
+    let unsupported = |text: String| RequestError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").trim().to_owned();
     let content = text(header::CONTENT_TYPE);
     let mut parts = content.split(';').map(str::trim);
@@ -240,13 +145,13 @@ pub async fn write(Extract(state): Extract<State>, request: Request) -> Response
     take(&state, request).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn take(state: &State, request: Request) -> Result<Response, Refused> {
+async fn take(state: &State, request: Request) -> Result<Response, RequestError> {
     let message = message(request.headers())?;
     let _place = turn(&state.remote.writes).await?;
     let body = unpacked(request.into_body()).await?;
     let decode = move || remote::decode_write(message, &body, &WriteLimits::default());
     let decoded = tokio::task::spawn_blocking(decode).await;
-    let decoded = decoded.map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
+    let decoded = decoded.map_err(|error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
     let received = |one: remote::Incoming| {
         let remote::Incoming { labels, samples, histograms } = one;
         Received { labels, samples, histograms }
@@ -284,30 +189,30 @@ pub async fn read(Extract(state): Extract<State>, request: Request) -> Response 
     answer(&state, request).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn answer(state: &State, request: Request) -> Result<Response, Refused> {
+async fn answer(state: &State, request: Request) -> Result<Response, RequestError> {
     let _place = turn(&state.remote.reads).await?;
     let body = unpacked(request.into_body()).await?;
     let request = remote::decode_read(&body)?;
     let Some(kind) = request.response else {
         let text = "none of requested response types are supported: SAMPLES and STREAMED_XOR_CHUNKS are";
-        return Err(Refused::new(StatusCode::BAD_REQUEST, text));
+        return Err(RequestError::new(StatusCode::BAD_REQUEST, text));
     };
     let settings = &state.parts.remote;
     let external = state.running().config.global.external_labels.clone();
     let samples_max = match kind {
         ResponseType::Samples => settings.read_samples_max,
-        ResponseType::StreamedXorChunks => state.parts.query.samples_max,
+        ResponseType::StreamedXorChunks => state.parts.query.settings().samples_max,
     };
     let mut left = samples_max;
     let mut answers: Vec<Vec<SeriesAnswer>> = Vec::with_capacity(request.queries.len());
     for query in request.queries {
-        let selectors = vec![query.matchers.into_iter().map(|matcher| without_external(matcher, &external)).collect()];
+        let matchers = query.matchers.into_iter().map(|matcher| without_external(matcher, &external)).collect();
         let (from, to) = (Timestamp(query.from), Timestamp(query.to));
         // What earlier questions have taken counts; a limit of 0 would be none.
-        let request = RangeRequest { selectors, from, to, samples_max: left, labels_only: false };
-        let found = state.parts.shards.range(request).await.map_err(|error| match error {
-            AskError::Limit(_) => {
-                Refused::new(StatusCode::BAD_REQUEST, format!("exceeded sample limit ({samples_max})"))
+        let request = SelectRequest { matchers, from, to, samples_max: left };
+        let found = state.parts.query.select_raw(request).await.map_err(|error| match error {
+            QueryError::Limit(_) => {
+                RequestError::new(StatusCode::BAD_REQUEST, format!("exceeded sample limit ({samples_max})"))
             }
             error => error.into(),
         })?;
@@ -332,7 +237,7 @@ async fn answer(state: &State, request: Request) -> Result<Response, Refused> {
         ResponseType::Samples => {
             let whole = move || remote::pack(&remote::encode_samples(&answers));
             let body = tokio::task::spawn_blocking(whole).await;
-            let body = body.map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+            let body = body.map_err(|error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
             let headers = [(header::CONTENT_TYPE, "application/x-protobuf"), (header::CONTENT_ENCODING, "snappy")];
             (headers, body).into_response()
         }

@@ -1,14 +1,14 @@
 //! What the server hands in, and what every handler may look at.
 
-use crate::federate::Counters;
-use crate::query::{Queries, QuerySettings};
-use crate::remote::{Remote, RemoteSettings};
+use crate::federation_stats::FederationStats;
+use crate::remote_state::{Remote, RemoteSettings};
 use config::Config;
+use query::QueryService;
 use regex::Regex;
 use shard::Shards;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 use targets::{FleetHandle, ManagerHandle, TargetSet};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -34,6 +34,11 @@ impl Running {
     }
 }
 
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
 /// A wish to reload; the answer tells what came of it.
 pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
@@ -47,7 +52,7 @@ pub struct Parts {
     pub running: watch::Receiver<Arc<Running>>,
     /// Command-line flags and their values.
     pub flags: BTreeMap<String, String>,
-    pub query: QuerySettings,
+    pub query: Arc<QueryService>,
     pub remote: RemoteSettings,
     pub rules: rules::Manager,
     /// URL under which the server is reached from outside.
@@ -74,9 +79,8 @@ pub struct Inner {
     pub parts: Parts,
     pub cors_origin: Option<Regex>,
     pub started_at: SystemTime,
-    pub queries: Queries,
     pub remote: Remote,
-    pub federations: Counters,
+    pub federations: FederationStats,
 }
 
 impl std::ops::Deref for State {
@@ -97,15 +101,13 @@ impl State {
             ),
             None => None,
         };
-        let queries = Queries::new(parts.shards.clone(), parts.query.clone());
         let remote = Remote::new(&parts.remote);
         Ok(State(Arc::new(Inner {
             parts,
             cors_origin,
             started_at: SystemTime::now(),
-            queries,
             remote,
-            federations: Counters::default(),
+            federations: FederationStats::default(),
         })))
     }
 

@@ -2,17 +2,17 @@
 
 use crate::answer::{ApiError, ApiResult, Data};
 use crate::params::Params;
-use crate::state::State;
+use crate::state::{State, now_ms};
 use axum::extract;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use promql::parse_selector;
+use query::LabelRequest;
 use serde::Serialize;
 use series::{Labels, Matcher, Timestamp};
-use shard::{RangeRequest, Shards};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tsdb::Store;
 
 type S = extract::State<State>;
@@ -23,10 +23,6 @@ const TOP_MAX: usize = 10_000;
 /// Longest wait of a snapshot for a scrape of every target.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(60);
 
-pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-}
-
 fn unavailable(text: impl Into<String>) -> ApiError {
     ApiError { status: StatusCode::SERVICE_UNAVAILABLE, kind: "unavailable", text: text.into() }
 }
@@ -35,23 +31,12 @@ fn store(state: &State) -> Result<&Arc<Store>, ApiError> {
     state.parts.shards.store().ok_or_else(|| unavailable("this server keeps no data folder"))
 }
 
-/// Refuses questions about stored samples while old logs are being read: the answer would lack some.
-pub fn replayed(shards: &Shards) -> Result<(), ApiError> {
-    match shards.store() {
-        Some(store) if !store.replay().done => {
-            Err(unavailable("the logs of the last run are being read; see status/walreplay"))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn object(labels: &Labels) -> BTreeMap<String, String> {
     labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// Label sets of series with samples in the range that the parameters give.
-async fn label_sets(state: &State, params: &Params, required: bool) -> Result<Vec<Labels>, ApiError> {
-    replayed(&state.parts.shards)?;
+/// Which series the parameters select, and in which range of time.
+fn label_request(state: &State, params: &Params, required: bool) -> Result<LabelRequest, ApiError> {
     let mut selectors: Vec<Vec<Matcher>> = Vec::new();
     let invalid = |error: String| ApiError::bad_data(format!("invalid parameter \"match[]\": {error}"));
     for text in params.all("match[]") {
@@ -68,26 +53,23 @@ async fn label_sets(state: &State, params: &Params, required: bool) -> Result<Ve
         selectors.push(Vec::new());
     }
     let to = params.time("end", now_ms())?;
-    let from = params.time("start", to - state.parts.query.plan.lookback.as_millis() as i64)?;
+    let from = params.time("start", to - state.parts.query.settings().plan.lookback.as_millis() as i64)?;
     if from > to {
         return Err(ApiError::bad_data("invalid parameter \"end\": end timestamp must not be before start time"));
     }
-    let samples_max = state.parts.query.samples_max;
-    let (from, to) = (Timestamp(from), Timestamp(to));
-    let request = RangeRequest { selectors, from, to, samples_max, labels_only: true };
-    Ok(state.parts.shards.range(request).await?.into_iter().map(|series| series.labels).collect())
+    Ok(LabelRequest { selectors, from: Timestamp(from), to: Timestamp(to) })
 }
 
 pub async fn series(state: S, params: Params) -> ApiResult<Vec<BTreeMap<String, String>>> {
     let limit = limit_or_all(&params)?;
-    Ok(Data(label_sets(&state, &params, true).await?.iter().take(limit).map(object).collect()))
+    let sets = state.parts.query.series(label_request(&state, &params, true)?).await?;
+    Ok(Data(sets.iter().take(limit).map(object).collect()))
 }
 
 pub async fn label_names(state: S, params: Params) -> ApiResult<Vec<String>> {
     let limit = limit_or_all(&params)?;
-    let sets = label_sets(&state, &params, false).await?;
-    let names: BTreeSet<&str> = sets.iter().flat_map(|labels| labels.iter().map(|(name, _)| name)).collect();
-    Ok(Data(names.into_iter().take(limit).map(str::to_owned).collect()))
+    let names = state.parts.query.label_names(label_request(&state, &params, false)?).await?;
+    Ok(Data(names.into_iter().take(limit).collect()))
 }
 
 pub async fn label_values(state: S, name: extract::Path<String>, params: Params) -> ApiResult<Vec<String>> {
@@ -95,9 +77,8 @@ pub async fn label_values(state: S, name: extract::Path<String>, params: Params)
     if name.is_empty() {
         return Err(ApiError::bad_data("invalid label name: \"\""));
     }
-    let sets = label_sets(&state, &params, false).await?;
-    let values: BTreeSet<&str> = sets.iter().filter_map(|labels| labels.get(&name)).collect();
-    Ok(Data(values.into_iter().take(limit).map(str::to_owned).collect()))
+    let values = state.parts.query.label_values(&name, label_request(&state, &params, false)?).await?;
+    Ok(Data(values.into_iter().take(limit).collect()))
 }
 
 /// In these endpoints a limit of 0 is none.
@@ -248,7 +229,7 @@ async fn on_folder<T: Send + 'static>(
 
 pub async fn delete_series(state: S, params: Params) -> Result<Response, ApiError> {
     let store = admin(&state)?;
-    replayed(&state.parts.shards)?;
+    state.parts.query.check_ready()?;
     let mut selectors = Vec::new();
     for text in params.all("match[]") {
         let parsed = parse_selector(text);
@@ -277,7 +258,7 @@ pub struct Snapshot {
 /// Blocks and, unless `skip_head` is set, everything scraped until now: it waits for a scrape of every target.
 pub async fn snapshot(state: S, params: Params) -> ApiResult<Snapshot> {
     let store = admin(&state)?;
-    replayed(&state.parts.shards)?;
+    state.parts.query.check_ready()?;
     let with_head = match params.get("skip_head") {
         None | Some("") | Some("false") => true,
         Some("true") => false,
@@ -289,7 +270,7 @@ pub async fn snapshot(state: S, params: Params) -> ApiResult<Snapshot> {
         let set = state.target_set();
         let intervals = set.pools.iter().flat_map(|pool| &pool.active).map(|target| target.interval);
         let longest = intervals.max().unwrap_or_default();
-        state.parts.shards.seal().await?;
+        state.parts.shards.flush().await?;
         tokio::time::sleep((longest + Duration::from_secs(1)).min(SNAPSHOT_WAIT_MAX)).await;
     }
     let name = on_folder(store, move |store| store.snapshot(with_head)).await?;

@@ -1,11 +1,12 @@
 //! Every route, answered from targets and a core that are made up here.
 
-use api::{Parts, Queries, QuerySettings, Running, State};
+use api::{Parts, Running, State};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
+use query::{QueryService, QuerySettings};
 use serde_json::{Value, json};
-use series::{Labels, Sample, Timestamp};
+use series::{Labels, Timestamp};
 use shard::{
     Begun, Command, CoreStats, FederateRequest, Go, Health, InstantAnswer, InstantSample, Lines, Metadata, Reason,
     Shards, Talk, TargetMetadata, TargetStatus, Told,
@@ -16,7 +17,6 @@ use std::time::Duration;
 use targets::{Built, DropReason, DroppedTarget, FailedTarget, ManagerHandle, OtherTarget, Pool, TargetSet};
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
-use tsdb::Piece;
 
 const YAML: &str = "
 global: {external_labels: {region: eu}}
@@ -134,48 +134,15 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                     drop(reply.send(requests.iter().map(refused).collect()));
                 }
                 Command::Range(_, reply) => drop(reply.send(Ok(Vec::new()))),
+                Command::Labels(_, reply) => drop(reply.send(Ok(shard::LabelsAnswer::default()))),
                 Command::Receive(_, reply) => drop(reply.send(Ok(shard::ReceiveOutcome::default()))),
                 Command::WriteRows(_, reply) => drop(reply.send(Ok(shard::WriteOutcome::default()))),
                 Command::Cardinality(reply) => drop(reply.send(Box::default())),
-                Command::Apply(_, reply) | Command::Shutdown(reply) | Command::Seal(reply) => drop(reply.send(())),
+                Command::Apply(_, reply) | Command::Shutdown(reply) | Command::Flush(reply) => drop(reply.send(())),
             }
         }
     });
     queue
-}
-
-/// What cannot be answered together is asked alone: one that takes too long harms no other.
-#[tokio::test]
-async fn expressions_that_fail_together_are_asked_alone() {
-    let (queue, commands) = flume::bounded(8);
-    std::thread::spawn(move || {
-        for command in commands {
-            match command {
-                Command::Reduce(requests, _, reply) if requests.len() > 1 => drop(reply),
-                Command::Reduce(requests, _, reply) => {
-                    let partial = promql::Partial::new(requests[0].reduction.clone());
-                    drop(reply.send(vec![Ok(whole_series_wanted(partial))]));
-                }
-                Command::Range(_, reply) => {
-                    let samples = vec![Sample { timestamp: Timestamp(5), value: 2.5 }];
-                    drop(reply.send(Ok(vec![Piece { samples, ..Piece::new(labels(&[("__name__", "a")])) }])));
-                }
-                _ => unreachable!("nothing else is asked"),
-            }
-        }
-    });
-    let settings = QuerySettings {
-        plan: promql::PlanOptions::default(),
-        timeout: Duration::from_secs(30),
-        concurrency: 1,
-        samples_max: 1000,
-    };
-    let queries = Queries::new(Shards::new(vec![queue], None), settings);
-    let exprs = ["max(max_over_time(a[1m]))", "sum(", "count(count_over_time(a[1m]))"];
-    let found = queries.vectors(&exprs, Timestamp(6), Duration::from_secs(15)).await;
-    let element = |value| Ok(vec![(Labels::empty(), series::Value::Float(value))]);
-    assert_eq!((&found[0], &found[2]), (&element(2.5), &element(1.0)));
-    assert!(found[1].as_ref().is_err_and(|error| error.contains("parse")), "{:?}", found[1]);
 }
 
 /// An answer of a core that leaves an aggregation to the asker.
@@ -222,6 +189,13 @@ fn state(count: usize) -> State {
     let config = config();
     let set = pools(&config, count);
     let (_, running) = watch::channel(Arc::new(Running::good(config)));
+    let shards = Shards::new(vec![core(&set)], None);
+    let settings = QuerySettings {
+        plan: promql::PlanOptions::default(),
+        timeout: Duration::from_secs(10),
+        concurrency: 4,
+        samples_max: 1000,
+    };
     State::new(Parts {
         notifier: notifier::Notifier::new(notifier::Options::default(), targets::Sd::default()),
         remote_write: remote_write::RemoteWrite::none(),
@@ -229,17 +203,12 @@ fn state(count: usize) -> State {
             Arc::new(rules::unit::Memory::new(promql::PlanOptions::default())),
             rules::Options::default(),
         ),
-        shards: Shards::new(vec![core(&set)], None),
+        query: Arc::new(QueryService::new(shards.clone(), settings)),
+        shards,
         targets: ManagerHandle::showing(set),
         fleet: targets::FleetHandle::showing(targets::FleetStatus::default()),
         running,
         flags: BTreeMap::from([("config.file".to_owned(), "prometheus.yml".to_owned())]),
-        query: QuerySettings {
-            plan: promql::PlanOptions::default(),
-            timeout: Duration::from_secs(10),
-            concurrency: 4,
-            samples_max: 1000,
-        },
         remote: api::RemoteSettings::default(),
         external_url: None,
         external_path: String::new(),

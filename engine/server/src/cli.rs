@@ -362,14 +362,14 @@ impl Serve {
         }
     }
 
-    pub fn query_settings(&self) -> api::QuerySettings {
+    pub fn query_settings(&self) -> query::QuerySettings {
         let parse = promql::ParseOptions {
             experimental_functions: self.has(QUERY_FEATURES[0]),
             extended_range_selectors: self.has(QUERY_FEATURES[1]),
             fill_modifiers: self.has(QUERY_FEATURES[2]),
             ..promql::ParseOptions::default()
         };
-        api::QuerySettings {
+        query::QuerySettings {
             plan: promql::PlanOptions {
                 parse,
                 lookback: self.query_lookback_delta,

@@ -1,12 +1,13 @@
 //! Rules in the server: who answers them and takes what they yield, how their files are loaded, and the tools for them.
 
 use crate::tool::say;
-use api::{Queries, Running};
+use api::Running;
 use config::{Config, ConfigErrors};
 use notifier::{Alert, Notifier};
+use query::{QueryAnswer, QueryError, QueryService, SelectRequest};
 use rules::{Duplicate, Found, GroupSpec, Host, Pending, Settings};
 use series::{Labels, Matcher, Timestamp, Value};
-use shard::{RangeRequest, Shards};
+use shard::Shards;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,11 +19,10 @@ const EXIT_LINT: u8 = 3;
 
 /// The server as rules see it.
 pub struct ServerHost {
-    pub queries: Queries,
+    pub queries: Arc<QueryService>,
     pub shards: Shards,
     pub notifier: Notifier,
     pub running: watch::Receiver<Arc<Running>>,
-    pub samples_max: usize,
     /// Where the answers are waited for; the threads that evaluate rules may block.
     pub runtime: Handle,
 }
@@ -34,7 +34,12 @@ impl Host for ServerHost {
 
     fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<Found, String>> {
         let inner_step = self.running.borrow().config.global.evaluation_interval;
-        self.runtime.block_on(self.queries.vectors(exprs, at, inner_step))
+        let answers = self.runtime.block_on(self.queries.instant_many(exprs, at, inner_step));
+        let elements = |answer: Result<QueryAnswer, QueryError>| {
+            let answer = answer.map_err(|error| error.to_string())?.evaluated.answer;
+            answer.into_elements().ok_or_else(|| rules::NO_VECTOR.to_owned())
+        };
+        answers.into_iter().map(elements).collect()
     }
 
     fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, Value)>) -> Pending {
@@ -55,9 +60,9 @@ impl Host for ServerHost {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<(Labels, series::Sample)>, String> {
-        let (selectors, samples_max) = (vec![matchers.to_vec()], self.samples_max);
-        let request = RangeRequest { selectors, from, to, samples_max, labels_only: false };
-        let found = self.runtime.block_on(self.shards.range(request)).map_err(|error| error.to_string())?;
+        let samples_max = self.queries.settings().samples_max;
+        let request = SelectRequest { matchers: matchers.to_vec(), from, to, samples_max };
+        let found = self.runtime.block_on(self.queries.select_raw(request)).map_err(|error| error.to_string())?;
         Ok(found.into_iter().filter_map(|series| Some((series.labels, *series.samples.last()?))).collect())
     }
 

@@ -184,12 +184,13 @@ async fn control_plane(
     notifier.reload(&config).await;
 
     let (reload_to, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
+    // The only one: its limits hold for the API and the rules together.
+    let queries = Arc::new(query::QueryService::new(shards.clone(), serve.query_settings()));
     let host = crate::rules::ServerHost {
-        queries: api::Queries::new(shards.clone(), serve.query_settings()),
+        queries: queries.clone(),
         shards: shards.clone(),
         notifier: notifier.clone(),
         running: running.clone(),
-        samples_max: serve.query_max_samples,
         runtime: tokio::runtime::Handle::current(),
     };
     let rules = rules::Manager::new(Arc::new(host), serve.rule_options());
@@ -220,7 +221,7 @@ async fn control_plane(
         fleet,
         running,
         flags: cli.flags(),
-        query: serve.query_settings(),
+        query: queries,
         remote: serve.remote_settings(),
         external_url: serve.web_external_url.clone(),
         external_path: serve.external_path(),

@@ -5,11 +5,12 @@ mod asking;
 mod class;
 mod content_type;
 mod core;
-mod federate;
+pub mod federate;
 mod fetch;
 mod handle;
 mod ingest;
 mod log;
+pub mod message;
 mod preview;
 mod reduce;
 mod resolver;
@@ -21,10 +22,11 @@ mod status;
 mod sys;
 mod written;
 
-pub use federate::{Begun, Claim, FederateRequest, Federation, Go, Lines, Owner, Owners, StreamError, Talk, Told};
-pub use handle::{
-    ANSWER_TIMEOUT, AskError, COMMANDS_MAX, Cardinality, Command, InstantAnswer, InstantFound, InstantRequest,
-    LimitError, MetadataRequest, Older, RangeRequest, ReduceAnswer, ReduceRequest, Series, Shards, TargetMetadata,
+pub use federate::{Begun, Claim, FederateRequest, Go, Lines, Owner, Owners, Talk, Told};
+pub use handle::{ANSWER_TIMEOUT, COMMANDS_MAX, ShardError, Shards};
+pub use message::{
+    Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
+    MetadataRequest, Older, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
 };
 pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};

@@ -1,6 +1,6 @@
 //! Aggregations over the heads of a core.
 
-use crate::handle::{LimitError, Older, ReduceAnswer, ReduceRequest};
+use crate::message::{LimitError, Older, ReduceAnswer, ReduceRequest};
 use crate::select::Matching;
 use crate::written::{HistogramHolder, Holder};
 use ahash::{AHashMap, AHashSet, RandomState};

@@ -9,7 +9,8 @@
 //!   * an executor lives as long as the process
 
 use crate::access::Accesses;
-use crate::handle::{COMMANDS_MAX, Command, Shards};
+use crate::handle::{COMMANDS_MAX, Shards};
+use crate::message::Command;
 use crate::{core, resolver, sys};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,6 @@
 //! Selects over the heads of a core.
 
-use crate::handle::{InstantAnswer, Older};
+use crate::message::{InstantAnswer, Older};
 use crate::status::InstantSample;
 use crate::written::{HistogramHolder, Holder};
 use series::{Matcher, Timestamp};

@@ -26,6 +26,7 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("notifier", "engine/notifier", 5),
     ("remote_write", "engine/remote_write", 5),
     ("shard", "engine/shard", 5),
+    ("query", "engine/query", 6),
     ("rules", "engine/rules", 6),
     ("api", "engine/api", 7),
     ("server", "engine/server", 8),

@@ -6,7 +6,7 @@ use crate::federate::lines::{Cursor, LineWriter, Source};
 use crate::federate::{
     Begun, CLAIMS_PER_PIECE, Claim, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owners, PIECE_BYTES, Talk, Told,
 };
-use crate::handle::Older;
+use crate::message::Older;
 use crate::status::InstantSample;
 use crate::written::Holder;
 use ahash::AHashSet;

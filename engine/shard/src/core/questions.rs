@@ -3,11 +3,11 @@
 //! Invariant: a question gives way to scrapes, and ends when nobody waits for its answer any more.
 
 use super::{Core, TARGETS_PER_TURN, pause, spawn, wall_ms, wall_us};
-use crate::handle::{
-    Cardinality, Command, InstantAnswer, InstantRequest, LimitError, MetadataRequest, Older, RangeRequest,
-    ReduceAnswer, ReduceRequest, TargetMetadata,
-};
 use crate::ingest::MetadataCache;
+use crate::message::{
+    Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
+    MetadataRequest, Older, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
+};
 use crate::reduce::Reducing;
 use crate::select::Matching;
 use crate::status::{CoreStats, LogStats};
@@ -15,6 +15,7 @@ use crate::sys;
 use crate::written::Holder;
 use ahash::AHashMap;
 use glommio::timer::Timer;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,13 +49,17 @@ impl Core {
                     let answer = self.range(&request, || reply.is_closed()).await;
                     let _ = reply.send(answer);
                 }
+                Command::Labels(request, reply) => {
+                    let answer = self.labels(&request, || reply.is_closed()).await;
+                    let _ = reply.send(answer);
+                }
                 Command::Reduce(requests, older, reply) => {
                     let answers = self.reduce(&requests, older, || reply.is_closed()).await;
                     let _ = reply.send(answers);
                 }
                 Command::WriteRows(request, reply) => self.write_rows(&request, reply),
                 Command::Receive(request, reply) => self.receive(&request, reply),
-                Command::Seal(reply) => {
+                Command::Flush(reply) => {
                     self.all_scrapers().iter().for_each(|scraper| scraper.holder.head.borrow_mut().turn_over());
                     let gone = self.written.borrow_mut().turn_over(wall_ms());
                     self.end_holders(gone);
@@ -161,6 +166,31 @@ impl Core {
             }
         }
         Ok(pieces)
+    }
+
+    /// Labels of what matches in memory; nothing once the asker has `gone`.
+    async fn labels(&self, request: &LabelsRequest, gone: impl Fn() -> bool) -> Result<LabelsAnswer, LimitError> {
+        let mut selectors = request.selectors.clone();
+        if selectors.is_empty() {
+            selectors.push(Vec::new());
+        }
+        let (from, to) = (request.from, request.to);
+        let range = RangeRequest { selectors, from, to, samples_max: 0, labels_only: true };
+        let sets = self.range(&range, gone).await?.into_iter().map(|piece| piece.labels);
+        let limit = if request.limit == 0 { usize::MAX } else { request.limit };
+        let mut answer = LabelsAnswer::default();
+        let mut texts: BTreeSet<Arc<str>> = BTreeSet::new();
+        match &request.wanted {
+            LabelsWanted::Series => answer.series = sets.collect(),
+            LabelsWanted::Names => {
+                sets.for_each(|labels| texts.extend(labels.iter().map(|(name, _)| Arc::from(name))));
+            }
+            LabelsWanted::Values(name) => texts.extend(sets.filter_map(|labels| labels.get(name).map(Arc::from))),
+        }
+        answer.is_truncated = texts.len() > limit || answer.series.len() > limit;
+        answer.series.truncate(limit);
+        answer.texts = texts.into_iter().take(limit).collect();
+        Ok(answer)
     }
 
     /// Aggregates what matches; incomplete once the asker has `gone`, or when every request is beyond its limit.

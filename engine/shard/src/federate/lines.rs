@@ -147,7 +147,7 @@ impl LineWriter<'_> {
 }
 
 /// Writes a line: own labels, then the external ones that are missing.
-pub(crate) fn write_line<'a>(
+pub fn write_line<'a>(
     request: &FederateRequest,
     name: &str,
     pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone,
@@ -179,14 +179,14 @@ pub(crate) fn write_line<'a>(
 
 impl Lines {
     /// Lines that follow are of this name.
-    pub(crate) fn begin(&mut self, name: &Arc<str>) {
+    pub fn begin(&mut self, name: &Arc<str>) {
         if self.names.last().is_none_or(|(last, _)| last != name) {
             self.names.push((name.clone(), self.text.len()));
         }
     }
 
     /// The lines of the last name end here; a name without lines goes.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         let start = self.names.len().checked_sub(2).map_or(0, |before| self.names[before].1);
         match self.names.last_mut() {
             Some(last) if self.text.len() > start => last.1 = self.text.len(),

@@ -12,16 +12,15 @@
 
 pub(crate) mod index;
 pub(crate) mod lines;
-mod merge;
 
-use ahash::{AHashMap, RandomState};
+use ahash::{AHashMap, AHashSet, RandomState};
 use exposition::Escaping;
 use series::{Labels, Matcher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::status::InstantSample;
-pub use merge::{Federation, StreamError};
+pub use lines::write_line;
 
 /// Text of a piece.
 pub const PIECE_BYTES: usize = 32 << 10;
@@ -136,7 +135,8 @@ pub struct Talk {
 }
 
 impl FederateRequest {
-    pub(crate) fn hash<'a>(&self, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> u64 {
+    /// Hash of a series, equal on all cores for one request.
+    pub fn hash<'a>(&self, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> u64 {
         use std::hash::{BuildHasher, Hash, Hasher};
         let mut hasher = self.hashing.build_hasher();
         pairs.for_each(|pair| pair.hash(&mut hasher));
@@ -145,5 +145,40 @@ impl FederateRequest {
 
     pub(crate) fn identity(&self, target: &Labels) -> u64 {
         self.hash(IDENTITY.map(|name| (name, target.get(name).unwrap_or(""))).into_iter())
+    }
+}
+
+impl Begun {
+    /// Adds what another core has found.
+    pub fn add(&mut self, mut other: Begun) {
+        self.series += other.series;
+        self.series_all += other.series_all;
+        self.names.append(&mut other.names);
+        self.names_of_others.append(&mut other.names_of_others);
+        self.identities.append(&mut other.identities);
+        self.clashing |= other.clashing;
+        self.whole.append(&mut other.whole);
+        self.partial |= other.partial;
+    }
+
+    /// Whether a series of every name matches. Names must have been asked for.
+    pub fn is_every_name(&self) -> bool {
+        let names: AHashSet<&String> = self.names.iter().collect();
+        !names.is_empty() && self.names_of_others.iter().all(|name| names.contains(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_counted_over_all_cores() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut all = Begun { names: names(&["a"]), names_of_others: names(&["b"]), ..Begun::default() };
+        assert!(!all.is_every_name());
+        all.add(Begun { names: names(&["b"]), names_of_others: names(&["a"]), ..Begun::default() });
+        assert!(all.is_every_name());
+        assert!(!Begun::default().is_every_name(), "nothing matches");
     }
 }

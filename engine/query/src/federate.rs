@@ -4,14 +4,16 @@
 //!   * nothing is read from the cores that is not asked for: who takes no pieces stops the cores after two each
 //!   * dropping a [`Federation`] ends the request on every core
 
-use super::{
-    Begun, Claim, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owner, Owners, PIECE_BYTES, PIECES_WAITING_MAX, Talk, Told,
-};
-use crate::federate::lines::write_line;
-use crate::handle::{ANSWER_TIMEOUT, AskError, Command, Newest, Older, Shards, StopOnDrop};
-use crate::status::InstantSample;
+use crate::error::QueryError;
+use crate::gather::merge::Newest;
+use crate::gather::{Gatherer, StopOnDrop, storage_error};
 use ahash::{AHashMap, AHashSet};
 use series::{METRIC_NAME, Sample, Timestamp};
+use shard::federate::{
+    Begun, Claim, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owner, Owners, PIECE_BYTES, PIECES_WAITING_MAX, Talk,
+    Told, write_line,
+};
+use shard::{ANSWER_TIMEOUT, Command, InstantSample, Older, ShardError};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tsdb::Store;
@@ -47,10 +49,10 @@ struct Core {
 }
 
 impl Core {
-    async fn next(&self, core: usize) -> Result<Told, AskError> {
+    async fn next(&self, core: usize) -> Result<Told, ShardError> {
         match tokio::time::timeout(ANSWER_TIMEOUT, self.told.recv_async()).await {
-            Err(_) => Err(AskError::Timeout { core }),
-            Ok(Err(_)) => Err(AskError::Stopped { core }),
+            Err(_) => Err(ShardError::Timeout { core }),
+            Ok(Err(_)) => Err(ShardError::Stopped { core }),
             Ok(Ok(told)) => Ok(told),
         }
     }
@@ -60,38 +62,38 @@ impl Core {
     }
 }
 
-impl Shards {
+impl Gatherer {
     /// Asks every core for what matches; the answer tells how much that is, and becomes a text when it is begun.
-    pub async fn federate(&self, request: FederateRequest) -> Result<Federation, AskError> {
+    pub async fn federate(&self, request: FederateRequest) -> Result<Federation, QueryError> {
         let request = Arc::new(request);
         let now = Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64));
         let after = now.plus_ms(-(request.lookback.as_millis() as i64));
         let older = self.older(after.plus_ms(1));
-        let asked = self.ask_to_federate(&request, older, after).await?;
+        let asked = self.request_summaries(&request, older, after).await?;
         if self.older(after.plus_ms(1)) == older {
             return Ok(asked);
         }
         // Chunks came meanwhile.
-        self.ask_to_federate(&request, Older::Perhaps, after).await
+        self.request_summaries(&request, Older::Perhaps, after).await
     }
 
-    async fn ask_to_federate(
+    async fn request_summaries(
         &self,
         request: &Arc<FederateRequest>,
         older: Older,
         after: Timestamp,
-    ) -> Result<Federation, AskError> {
+    ) -> Result<Federation, QueryError> {
         let mut cores = Vec::new();
-        for core in 0..self.count() {
+        for core in 0..self.shards.count() {
             let (told_to, told) = flume::bounded(PIECES_WAITING_MAX);
             let (go, go_from) = flume::bounded(1);
             let talk = Talk { told: told_to, go: go_from };
-            self.tell(core, Command::Federate(request.clone(), older, talk)).await?;
+            self.shards.send(core, Command::Federate(request.clone(), older, talk)).await?;
             cores.push(Core { told, go, lines: Lines::default(), at: 0, start: 0, ended: false });
         }
         let mut all = Begun::default();
         for (i, core) in cores.iter().enumerate() {
-            let Told::Begun(begun) = core.next(i).await? else { return Err(AskError::Stopped { core: i }) };
+            let Told::Begun(begun) = core.next(i).await? else { return Err(ShardError::Stopped { core: i }.into()) };
             all.add(*begun);
         }
         Ok(Federation {
@@ -103,27 +105,8 @@ impl Shards {
             series: 0,
             begun: all,
             after,
-            store: self.store().cloned(),
+            store: self.store.clone(),
         })
-    }
-}
-
-impl Begun {
-    fn add(&mut self, mut other: Begun) {
-        self.series += other.series;
-        self.series_all += other.series_all;
-        self.names.append(&mut other.names);
-        self.names_of_others.append(&mut other.names_of_others);
-        self.identities.append(&mut other.identities);
-        self.clashing |= other.clashing;
-        self.whole.append(&mut other.whole);
-        self.partial |= other.partial;
-    }
-
-    /// Whether a series of every name matches. Names must have been asked for.
-    pub fn is_every_name(&self) -> bool {
-        let names: AHashSet<&String> = self.names.iter().collect();
-        !names.is_empty() && self.names_of_others.iter().all(|name| names.contains(name))
     }
 }
 
@@ -139,7 +122,7 @@ impl Federation {
     }
 
     /// Lets the cores write: from here on [`Federation::next`] gives the text.
-    pub async fn begin(&mut self) -> Result<(), AskError> {
+    pub async fn begin(&mut self) -> Result<(), QueryError> {
         let mut repeated = std::mem::take(&mut self.begun.identities);
         repeated.sort_unstable();
         let twice: AHashSet<u64> = repeated.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0]).collect();
@@ -175,13 +158,13 @@ impl Federation {
                         newest.len() <= LEFTOVERS_MAX
                     };
                     let select = store.select(&request.selectors, from, to, skip, &stopping, take);
-                    select.map_err(|error| AskError::Blocks(error.to_string()))?;
+                    select.map_err(storage_error)?;
                 }
                 if newest.len() > LEFTOVERS_MAX {
-                    return Err(AskError::Blocks(format!("more than {LEFTOVERS_MAX} series are in chunks alone")));
+                    return Err(storage_error(format!("more than {LEFTOVERS_MAX} series are in chunks alone")));
                 }
                 let mut leftovers = Vec::new();
-                for sample in newest.finish().filter(|sample| !sample.labels.metric_name().is_empty()) {
+                for sample in newest.into_floats().filter(|sample| !sample.labels.metric_name().is_empty()) {
                     let hash = request.hash(sample.labels.iter());
                     if chosen.beats(hash, sample.timestamp.0) {
                         chosen.owners.insert(hash, Owner::Merger);
@@ -194,14 +177,14 @@ impl Federation {
                 });
                 Ok((chosen.owners, leftovers))
             });
-            let (chosen, leftovers) = chosen.await.map_err(|error| AskError::Blocks(error.to_string()))??;
+            let (chosen, leftovers) = chosen.await.map_err(storage_error)??;
             owners = chosen;
             self.leftovers = leftovers.into_iter();
             self.waiting = self.leftovers.next();
         }
         let owners = Arc::new(owners);
         for (core, one) in self.cores.iter().enumerate() {
-            one.go.send(Go::Write(owners.clone())).map_err(|_| AskError::Stopped { core })?;
+            one.go.send(Go::Write(owners.clone())).map_err(|_| ShardError::Stopped { core })?;
         }
         Ok(())
     }
@@ -210,10 +193,10 @@ impl Federation {
         &mut self,
         identities: Vec<u64>,
         partial: bool,
-    ) -> Result<(Vec<(usize, Claim)>, Vec<InstantSample>), AskError> {
+    ) -> Result<(Vec<(usize, Claim)>, Vec<InstantSample>), ShardError> {
         let go = Go::Claim { identities: Arc::new(identities), partial };
         for (core, one) in self.cores.iter().enumerate() {
-            one.go.send(go.clone()).map_err(|_| AskError::Stopped { core })?;
+            one.go.send(go.clone()).map_err(|_| ShardError::Stopped { core })?;
         }
         let (mut claims, mut leftovers) = (Vec::new(), Vec::new());
         for (core, one) in self.cores.iter().enumerate() {
@@ -222,7 +205,7 @@ impl Federation {
                     Told::Claims(some) => claims.extend(some.into_iter().map(|claim| (core, claim))),
                     Told::Leftovers(mut some) => leftovers.append(&mut some),
                     Told::Done => break,
-                    Told::Begun(_) | Told::Lines(_) => return Err(AskError::Stopped { core }),
+                    Told::Begun(_) | Told::Lines(_) => return Err(ShardError::Stopped { core }),
                 }
             }
         }
@@ -428,15 +411,5 @@ mod tests {
         assert_eq!(chosen.owners.get(&2), None, "a series that ended elsewhere has one owner");
         assert_eq!(chosen.owners.get(&4), Some(&Owner::Target { core: 0, owner: 8 }));
         assert!(!chosen.beats(1, 12) && chosen.beats(1, 13) && !chosen.beats(3, 50) && chosen.beats(5, 1));
-    }
-
-    #[test]
-    fn every_name_is_counted_over_all_cores() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let mut all = Begun { names: names(&["a"]), names_of_others: names(&["b"]), ..Begun::default() };
-        assert!(!all.is_every_name());
-        all.add(Begun { names: names(&["b"]), names_of_others: names(&["a"]), ..Begun::default() });
-        assert!(all.is_every_name());
-        assert!(!Begun::default().is_every_name(), "nothing matches");
     }
 }

@@ -1,7 +1,9 @@
 //! Samples that no scrape brings, on real cores with a real log.
 
+use promql::SelectedSeries;
+use query::{QueryOptions, QueryService, QuerySettings, SelectRequest};
 use series::{Labels, MatchOp, Matcher, Timestamp, Value};
-use shard::{InstantRequest, Options, RangeRequest, Shards, WriteOutcome, default_cpus, start};
+use shard::{Options, Shards, WriteOutcome, default_cpus, start};
 use std::time::Duration;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -16,21 +18,47 @@ fn all() -> Vec<Vec<Matcher>> {
     vec![vec![Matcher::new("__name__", MatchOp::NotEqual, "").unwrap()]]
 }
 
-/// Newest samples as `labels value @ms`, sorted.
+fn service(shards: &Shards) -> QueryService {
+    let settings = QuerySettings {
+        plan: promql::PlanOptions::default(),
+        timeout: Duration::from_secs(30),
+        concurrency: 4,
+        samples_max: 0,
+    };
+    QueryService::new(shards.clone(), settings)
+}
+
+/// Samples of every series in `(after, to]`.
+async fn raw(shards: &Shards, after: i64, to: i64) -> Vec<SelectedSeries> {
+    let (from, to) = (Timestamp(after + 1), Timestamp(to));
+    let matchers = all().remove(0);
+    service(shards).select_raw(SelectRequest { matchers, from, to, samples_max: 0 }).await.unwrap()
+}
+
+/// Newest samples as `labels value @ms`, sorted; an instant query agrees.
 async fn now(shards: &Shards, at: i64) -> Vec<String> {
-    let lookback = Duration::from_secs(300);
-    let request = InstantRequest { selectors: all(), at: Timestamp(at), lookback, series_max: 0 };
-    let samples = shards.instant(request).await.unwrap().samples;
+    let service = service(shards);
+    let options = QueryOptions { plan: service.settings().plan, timeout: service.settings().timeout };
+    let answer = service.instant(r#"{__name__!=""}"#, Timestamp(at), &options).await.unwrap();
+    let elements = answer.evaluated.answer.into_elements().unwrap();
+    let mut found: Vec<String> = elements.iter().map(|(labels, value)| format!("{labels} {value:?}")).collect();
+    found.sort();
+    let series = raw(shards, at - 300_000, at).await;
+    let newest = series.iter().map(|series| (&series.labels, series.samples[series.samples.len() - 1]));
+    let alive: Vec<_> = newest.filter(|(_, sample)| !series::is_stale(sample.value)).collect();
+    let value = |value| Value::Float(value);
+    let mut want: Vec<String> =
+        alive.iter().map(|(labels, sample)| format!("{labels} {:?}", value(sample.value))).collect();
+    want.sort();
+    assert_eq!(found, want);
     let mut lines: Vec<String> =
-        samples.iter().map(|sample| format!("{} {} @{}", sample.labels, sample.value, sample.timestamp.0)).collect();
+        alive.iter().map(|(labels, sample)| format!("{labels} {} @{}", sample.value, sample.timestamp.0)).collect();
     lines.sort();
     lines
 }
 
 async fn count(shards: &Shards, to: i64) -> usize {
-    let (from, to) = (Timestamp(0), Timestamp(to));
-    let request = RangeRequest { selectors: all(), from, to, samples_max: 0, labels_only: false };
-    shards.range(request).await.unwrap().iter().map(|series| series.samples.len()).sum()
+    raw(shards, -1, to).await.iter().map(|series| series.samples.len()).sum()
 }
 
 #[test]

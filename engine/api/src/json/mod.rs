@@ -1,0 +1,4 @@
+//! Answers of queries as JSON, written piece by piece.
+
+pub mod labels;
+pub mod result;

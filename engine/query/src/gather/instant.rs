@@ -1,0 +1,79 @@
+//! Newest samples.
+
+use super::merge::Newest;
+use super::{Gatherer, Hint, storage_error};
+use crate::error::QueryError;
+use ahash::AHashSet;
+use promql::SelectedSeries;
+use series::{Sample, Value};
+use shard::{Command, InstantRequest};
+use std::sync::Arc;
+
+impl Gatherer {
+    /// The newest sample of every matching series, sorted by labels. A series that has both floats and histograms comes
+    /// with the newest of each: the evaluation takes the newer.
+    pub async fn instant(&self, request: InstantRequest) -> Result<Vec<SelectedSeries>, QueryError> {
+        let request = Arc::new(request);
+        let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
+        let asked = request.clone();
+        let command = move |older, reply| Command::Instant(asked.clone(), older, reply);
+        self.read((after.plus_ms(1), Hint::Used), command, move |replies, later| {
+            let mut samples = Vec::new();
+            let mut histograms = Vec::new();
+            let mut newest = Newest::default();
+            let mut whole = AHashSet::new();
+            for reply in replies {
+                let mut reply = reply?;
+                samples.append(&mut reply.samples);
+                reply.partial.into_iter().for_each(|sample| newest.take(sample));
+                reply.histograms.into_iter().for_each(|piece| newest.take_piece(piece));
+                whole.extend(reply.whole);
+            }
+            if let Some(store) = later.store {
+                let skip = |target| whole.contains(&target);
+                let take = |piece| {
+                    newest.take_piece(piece);
+                    true
+                };
+                let (from, to) = (after.plus_ms(1), request.at);
+                store.select(&request.selectors, from, to, skip, later.stop, take).map_err(storage_error)?;
+            }
+            for (labels, timestamp, value) in newest.into_values() {
+                match value {
+                    Value::Float(value) => samples.push(shard::InstantSample { labels, timestamp, value }),
+                    Value::Histogram(histogram) => histograms.push(SelectedSeries {
+                        labels,
+                        samples: Vec::new(),
+                        histograms: vec![(timestamp.0, histogram)],
+                    }),
+                }
+            }
+            Ok(joined(samples, histograms))
+        })
+        .await
+    }
+}
+
+/// Two targets may yield the same labels: the newer sample stays.
+fn joined(mut samples: Vec<shard::InstantSample>, histograms: Vec<SelectedSeries>) -> Vec<SelectedSeries> {
+    samples.sort_unstable_by(|one, other| one.labels.cmp(&other.labels).then(other.timestamp.cmp(&one.timestamp)));
+    samples.dedup_by(|later, kept| later.labels == kept.labels);
+    let of_floats = samples.into_iter().map(|sample| SelectedSeries {
+        labels: sample.labels,
+        samples: vec![Sample { timestamp: sample.timestamp, value: sample.value }],
+        histograms: Vec::new(),
+    });
+    let mut series: Vec<SelectedSeries> = of_floats.collect();
+    if !histograms.is_empty() {
+        series.extend(histograms);
+        series.sort_by(|one, other| one.labels.cmp(&other.labels));
+        series.dedup_by(|second, first| {
+            let same = second.labels == first.labels;
+            if same {
+                first.histograms.append(&mut second.histograms);
+            }
+            same
+        });
+    }
+    series
+}

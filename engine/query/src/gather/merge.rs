@@ -1,0 +1,120 @@
+//! Joins what several places hold of one series.
+
+use ahash::AHashMap;
+use promql::SelectedSeries;
+use series::histogram::ResetHint;
+use series::{Labels, Sample, Timestamp, Value};
+use shard::InstantSample;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use tsdb::{Piece, Timed};
+
+/// Floats and histograms by series, in no order.
+#[derive(Default)]
+pub(crate) struct SeriesMap(AHashMap<Labels, (Vec<Sample>, Timed)>);
+
+impl SeriesMap {
+    pub fn add(&mut self, mut piece: Piece) {
+        let (samples, histograms) = self.0.entry(piece.labels).or_default();
+        samples.append(&mut piece.samples);
+        histograms.append(&mut piece.histograms);
+    }
+
+    /// Notes that a series exists, with one sample that stands for all of its samples.
+    pub fn add_labels(&mut self, labels: Labels, at: Timestamp) {
+        self.0.entry(labels).or_insert_with(|| (vec![Sample { timestamp: at, value: 0.0 }], Vec::new()));
+    }
+
+    /// The series that have a sample, sorted by labels; the samples of each in order of time, no two of one kind at one
+    /// time.
+    pub fn into_sorted(self) -> Vec<SelectedSeries> {
+        let series = self.0.into_iter().map(|(labels, (mut samples, mut histograms))| {
+            in_order(&mut samples);
+            histograms_in_order(&mut histograms);
+            SelectedSeries { labels, samples, histograms }
+        });
+        let mut all: Vec<SelectedSeries> =
+            series.filter(|series| !series.samples.is_empty() || !series.histograms.is_empty()).collect();
+        all.sort_unstable_by(|one, other| one.labels.cmp(&other.labels));
+        all
+    }
+}
+
+/// What a piece counts as against the limit of samples.
+pub(crate) fn weight(piece: &Piece) -> usize {
+    let histograms = piece.histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram));
+    piece.samples.len() + histograms.sum::<usize>()
+}
+
+/// Sorts by time. A histogram's hint about the one before it is kept only where the order was right already.
+fn histograms_in_order(histograms: &mut Timed) {
+    if histograms.is_sorted_by(|one, next| one.0 < next.0) {
+        return;
+    }
+    tsdb::in_order(histograms);
+    for (_, histogram) in histograms {
+        if histogram.hint == ResetHint::NotReset {
+            Arc::make_mut(histogram).hint = ResetHint::Unknown;
+        }
+    }
+}
+
+/// Sorts by time. Of several samples at one time the first stays, and a marker gives way to a sample.
+pub(crate) fn in_order(samples: &mut Vec<Sample>) {
+    if samples.is_sorted_by(|one, other| one.timestamp < other.timestamp) {
+        return;
+    }
+    samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
+    samples.dedup_by_key(|sample| sample.timestamp);
+}
+
+/// The newest sample of each series; at one time a marker gives way to a sample.
+#[derive(Default)]
+pub(crate) struct Newest(AHashMap<Labels, (Timestamp, Value)>);
+
+impl Newest {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn take(&mut self, sample: InstantSample) {
+        self.take_value(sample.labels, sample.timestamp, Value::Float(sample.value));
+    }
+
+    fn take_value(&mut self, labels: Labels, at: Timestamp, value: Value) {
+        match self.0.entry(labels) {
+            Entry::Vacant(entry) => drop(entry.insert((at, value))),
+            Entry::Occupied(mut best) => {
+                let instead = at == best.get().0 && best.get().1.is_stale();
+                if at > best.get().0 || instead {
+                    best.insert((at, value));
+                }
+            }
+        }
+    }
+
+    pub fn take_piece(&mut self, piece: Piece) {
+        let newest = piece.histograms.into_iter().max_by_key(|(at, one)| (*at, !series::is_stale(one.sum)));
+        if let Some((at, histogram)) = newest {
+            self.take_value(piece.labels.clone(), Timestamp(at), Value::Histogram(histogram));
+        }
+        let newest = piece.samples.iter().max_by_key(|sample| (sample.timestamp, !series::is_stale(sample.value)));
+        if let Some(Sample { timestamp, value }) = newest.copied() {
+            self.take_value(piece.labels, timestamp, Value::Float(value));
+        }
+    }
+
+    /// Series whose newest sample is no marker.
+    pub fn into_values(self) -> impl Iterator<Item = (Labels, Timestamp, Value)> {
+        let alive = self.0.into_iter().filter(|(_, (_, value))| !value.is_stale());
+        alive.map(|(labels, (timestamp, value))| (labels, timestamp, value))
+    }
+
+    /// Series whose newest sample is a float.
+    pub fn into_floats(self) -> impl Iterator<Item = InstantSample> {
+        self.into_values().filter_map(|(labels, timestamp, value)| match value {
+            Value::Float(value) => Some(InstantSample { labels, timestamp, value }),
+            Value::Histogram(_) => None,
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! Aggregations that the shards carry out.
+
+use super::merge::in_order;
+use super::{Gatherer, Hint, Later, storage_error};
+use crate::error::QueryError;
+use ahash::{AHashMap, AHashSet};
+use promql::Partial;
+use series::{Labels, Sample, Timestamp};
+use shard::{Command, LimitError, ReduceAnswer, ReduceRequest};
+use std::sync::Arc;
+use tsdb::Piece;
+
+/// The outcome of one aggregation; None if it needs whole series.
+pub(crate) type Reduced = Result<Option<Partial>, QueryError>;
+
+impl Gatherer {
+    /// Carries aggregations out where the samples are; those over the same time read them together. An aggregation that
+    /// yields None needs whole series: the caller then selects these.
+    pub async fn reduce(&self, requests: Vec<ReduceRequest>) -> Result<Vec<Reduced>, QueryError> {
+        let Some(from) = requests.iter().map(|request| request.from).min() else { return Ok(Vec::new()) };
+        if self.store.as_ref().is_some_and(|store| store.hides()) {
+            return Ok(requests.iter().map(|_| Ok(None)).collect());
+        }
+        let requests: Arc<[ReduceRequest]> = requests.into();
+        let asked = requests.clone();
+        let command = move |older, reply| Command::Reduce(asked.clone(), older, reply);
+        self.read((from, Hint::Used), command, move |replies, later| {
+            let mut of_shards: Vec<_> = replies.into_iter().map(Vec::into_iter).collect();
+            let of_request = |request| {
+                let replies = of_shards.iter_mut().filter_map(Iterator::next).collect();
+                joined(request, replies, &later)
+            };
+            Ok(requests.iter().map(of_request).collect())
+        })
+        .await
+    }
+}
+
+/// Joins what the shards and the store hold for one request.
+fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>>, later: &Later) -> Reduced {
+    let mut all = Partial::new(request.reduction.clone());
+    let (mut whole, mut identities) = (AHashSet::new(), AHashSet::new());
+    let (mut pieces, mut pieces_identities) = (Vec::new(), AHashSet::new());
+    let mut samples = 0;
+    for reply in replies {
+        let mut reply = reply?;
+        if reply.refused || !reply.identities.iter().all(|identity| identities.insert(*identity)) {
+            return Ok(None);
+        }
+        samples += reply.samples;
+        all.merge(reply.partial);
+        whole.extend(reply.whole);
+        pieces.append(&mut reply.pieces);
+        pieces_identities.extend(reply.pieces_identities);
+    }
+    if pieces_identities.iter().any(|identity| identities.contains(identity)) {
+        return Ok(None);
+    }
+    let too_many = |samples: usize| request.samples_max > 0 && samples > request.samples_max;
+    if too_many(samples) {
+        return Err(LimitError::Samples.into());
+    }
+    let store = later.store.filter(|store| super::holds(store, request.from));
+    if pieces.is_empty() && store.is_none() {
+        return Ok(all.is_final().then_some(all));
+    }
+    let mut series: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
+    let mut any_histograms = false;
+    let mut take = |mut piece: Piece| {
+        samples += piece.samples.len();
+        any_histograms |= !piece.histograms.is_empty();
+        series.entry(piece.labels).or_default().append(&mut piece.samples);
+        !any_histograms && !too_many(samples)
+    };
+    let fits = pieces.into_iter().all(&mut take);
+    if let (Some(store), true) = (store, fits) {
+        let (from, to): (Timestamp, Timestamp) = (request.from, request.to);
+        let skip = |target| whole.contains(&target);
+        store.select(&request.selectors, from, to, skip, later.stop, take).map_err(storage_error)?;
+    }
+    if any_histograms {
+        // These are aggregated as whole series.
+        return Ok(None);
+    }
+    if too_many(samples) {
+        return Err(LimitError::Samples.into());
+    }
+    let mut names = AHashSet::new();
+    for (labels, mut samples) in series {
+        if request.reduction.names_vanish() && !names.insert(promql::nameless(&labels)) {
+            return Ok(None);
+        }
+        in_order(&mut samples);
+        if !request.reduction.is_newest() {
+            samples.retain(|sample| !series::is_stale(sample.value));
+        }
+        if !samples.is_empty() {
+            let place = all.place(&labels);
+            all.add_series(place, &samples);
+        }
+    }
+    Ok(all.is_final().then_some(all))
+}

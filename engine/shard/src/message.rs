@@ -1,0 +1,195 @@
+//! The messages between the control plane and a core: commands with their requests, and the replies.
+//!
+//! Invariant: this module knows neither the queues that carry the messages nor who works on them.
+
+use crate::federate::{FederateRequest, Talk};
+use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
+use crate::written::{NotKept, ReceiveOutcome, ReceiveRequest, WriteOutcome, WriteRowsRequest};
+use ahash::{AHashMap, AHashSet};
+use promql::{Partial, Reduction};
+use series::{Labels, Matcher, Timestamp};
+use std::sync::Arc;
+use std::time::Duration;
+use targets::{TargetDiff, TargetId};
+use tokio::sync::oneshot;
+use tsdb::Piece;
+
+/// What a core can be asked.
+#[derive(Debug)]
+pub enum Command {
+    /// Change the set of targets; answered once the change is live.
+    Apply(TargetDiff, oneshot::Sender<()>),
+    /// State of every target, in no particular order.
+    Statuses(oneshot::Sender<Vec<TargetStatus>>),
+    /// Newest values of matching series, in no particular order.
+    Instant(Arc<InstantRequest>, Older, oneshot::Sender<Result<InstantAnswer, LimitError>>),
+    /// Newest values of matching series, as text.
+    Federate(Arc<FederateRequest>, Older, Talk),
+    /// Samples of matching series that are not in chunks yet.
+    Range(Arc<RangeRequest>, oneshot::Sender<Result<Vec<Piece>, LimitError>>),
+    /// Names, values or label sets of matching series, in memory.
+    Labels(Arc<LabelsRequest>, oneshot::Sender<Result<LabelsAnswer, LimitError>>),
+    /// Aggregate matching series, for all of these requests in one go; answered as they are asked.
+    Reduce(Arc<[ReduceRequest]>, Older, oneshot::Sender<Vec<Result<ReduceAnswer, LimitError>>>),
+    /// Take a row that no scrape brings; answered once the log has it.
+    WriteRows(Arc<WriteRowsRequest>, oneshot::Sender<Result<WriteOutcome, NotKept>>),
+    /// Take samples that somebody writes to us; answered once the log has them.
+    Receive(ReceiveRequest, oneshot::Sender<Result<ReceiveOutcome, NotKept>>),
+    /// Begin another segment with each target's next scrape, so that everything scraped so far gets into chunks.
+    Flush(oneshot::Sender<()>),
+    /// Metadata per target.
+    Metadata(Arc<MetadataRequest>, oneshot::Sender<Vec<TargetMetadata>>),
+    Stats(oneshot::Sender<Box<CoreStats>>),
+    /// How many live series have which label.
+    Cardinality(oneshot::Sender<Box<Cardinality>>),
+    /// End all scrapes and leave; answered when the core owns nothing any more.
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// What chunks and blocks hold of the time that a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    Perhaps,
+    /// Whatever there is, is in memory.
+    Nothing,
+}
+
+/// Newest samples of the union of `selectors` (each a list of matchers that must all hold) in
+/// `(at - lookback, at]`; series that are stale there are left out.
+#[derive(Clone, Debug)]
+pub struct InstantRequest {
+    pub selectors: Vec<Vec<Matcher>>,
+    pub at: Timestamp,
+    pub lookback: Duration,
+    /// Most series one core may answer with; 0 is no limit.
+    pub series_max: usize,
+}
+
+/// What a core knows of newest samples.
+#[derive(Debug, Default)]
+pub struct InstantAnswer {
+    /// Of targets about which there is nothing else to know.
+    pub samples: Vec<InstantSample>,
+    /// Of the others, staleness markers included: chunks may know more.
+    pub partial: Vec<InstantSample>,
+    /// Newest histograms, markers included.
+    pub histograms: Vec<Piece>,
+    /// Ids of the targets behind `samples`.
+    pub whole: Vec<u64>,
+}
+
+/// Samples of the union of `selectors` in `[from, to]`, staleness markers included.
+#[derive(Clone, Debug)]
+pub struct RangeRequest {
+    pub selectors: Vec<Vec<Matcher>>,
+    pub from: Timestamp,
+    pub to: Timestamp,
+    /// Most samples of the whole answer; 0 is no limit.
+    pub samples_max: usize,
+    /// Only which series there are, not their samples: one stands for all, and a series whose samples in the range were
+    /// deleted may be among them.
+    pub labels_only: bool,
+}
+
+/// A question about the labels of series that satisfy one of `selectors` and have rows in `[from, to]`.
+#[derive(Clone, Debug)]
+pub struct LabelsRequest {
+    /// Each a list of matchers that must all hold; none at all means every series.
+    pub selectors: Vec<Vec<Matcher>>,
+    pub from: Timestamp,
+    pub to: Timestamp,
+    pub wanted: LabelsWanted,
+    /// Most entries of the answer; 0 is no limit.
+    pub limit: usize,
+}
+
+/// What a question about labels asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelsWanted {
+    /// Names of labels.
+    Names,
+    /// Values of the label of this name.
+    Values(String),
+    /// Label sets of series.
+    Series,
+}
+
+/// The entries that one core knows. Those that a limit cuts off are the last in order for names and values, and any for
+/// series.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LabelsAnswer {
+    /// Names or values, sorted, each once.
+    pub texts: Vec<Arc<str>>,
+    /// Label sets, in no order; one may come twice.
+    pub series: Vec<Labels>,
+    /// Whether the limit cut entries off.
+    pub is_truncated: bool,
+}
+
+/// An aggregation over the series of a selector with samples in `[from, to]`.
+#[derive(Debug)]
+pub struct ReduceRequest {
+    pub selectors: Vec<Vec<Matcher>>,
+    pub from: Timestamp,
+    pub to: Timestamp,
+    pub reduction: Arc<Reduction>,
+    /// Most samples that are loaded; 0 is no limit.
+    pub samples_max: usize,
+}
+
+/// What a core makes of an aggregation.
+#[derive(Debug)]
+pub struct ReduceAnswer {
+    /// Of targets about which there is nothing else to know.
+    pub partial: Partial,
+    /// Ids of these targets.
+    pub whole: Vec<u64>,
+    /// Samples of the other targets in memory.
+    pub pieces: Vec<Piece>,
+    /// Job and instance of every target in `partial`, hashed: two of the same may have series in common.
+    pub identities: Vec<u64>,
+    /// Those of the series in `pieces`, which may have them in common with a target in `partial`.
+    pub pieces_identities: AHashSet<u64>,
+    /// The aggregation has to be carried out over whole series.
+    pub refused: bool,
+    pub samples: usize,
+}
+
+/// Live series by label.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cardinality {
+    pub series: u64,
+    /// Milliseconds of the oldest and the newest row in memory.
+    pub min_time: i64,
+    pub max_time: i64,
+    /// Series by name and value of each of their labels.
+    pub pairs: AHashMap<(String, String), u64>,
+}
+
+/// Which metadata is wanted.
+#[derive(Clone, Debug, Default)]
+pub struct MetadataRequest {
+    /// Only this metric.
+    pub metric: Option<String>,
+    /// Only targets whose labels satisfy all of these.
+    pub target_matchers: Vec<Matcher>,
+    /// Most targets one core may answer with; 0 is no limit.
+    pub targets_max: usize,
+}
+
+/// Metadata that one target exposes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetMetadata {
+    pub target: TargetId,
+    /// Shared between targets that expose the same.
+    pub metrics: Vec<Arc<Metadata>>,
+}
+
+/// An answer would be larger than asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    #[error("more than {series_max} series match on one core; narrow the selector or raise the limit")]
+    Series { series_max: usize },
+    #[error("query processing would load too many samples into memory in query execution")]
+    Samples,
+}
