@@ -44,7 +44,7 @@ fn groups(columns: &[Column], aggregate: &Aggregate) -> Vec<Group> {
 }
 
 pub(crate) fn eval(context: &Context, aggregate: &Aggregate, grid: Grid) -> Result<Answer, EvalError> {
-    if let Some(columns) = context.reduced(aggregate)? {
+    if let Some(columns) = context.reduced(aggregate, grid)? {
         return Ok(Answer::Vector(columns));
     }
     let scalar = match (&aggregate.parameter, aggregate.op) {

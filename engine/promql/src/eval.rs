@@ -237,7 +237,7 @@ impl<'a> Context<'a> {
     }
 
     /// The aggregation over a select, if it was carried out where the samples are.
-    pub fn reduced(&self, aggregate: &Aggregate) -> Result<Option<Vec<Column>>, EvalError> {
+    pub fn reduced(&self, aggregate: &Aggregate, grid: Grid) -> Result<Option<Vec<Column>>, EvalError> {
         let selector = match &aggregate.expr.inner().kind {
             Kind::Vector(selector) => selector,
             Kind::Call { args, .. } => match args.first().map(|arg| &arg.inner().kind) {
@@ -247,9 +247,10 @@ impl<'a> Context<'a> {
             _ => return Ok(None),
         };
         let Selected::Reduced(partial) = &self.data[selector.select] else { return Ok(None) };
+        assert_eq!(partial.grid(), grid, "a reduction is for the times at which its aggregation is evaluated");
         let columns = partial.finish(&self.notes).expect("only final sums are handed in");
         self.look(partial.samples());
-        self.spend(columns.len() * self.plan.grid.count)?;
+        self.spend(columns.len() * grid.count)?;
         Ok(Some(columns))
     }
 

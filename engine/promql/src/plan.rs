@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// Steps of an inner query.
 const INNER_STEPS_MAX: i64 = 10_000_000;
+/// Steps of an aggregation that is carried out where the samples are: 24 bytes for each group and step there. As many as a
+/// range query may have.
+const REDUCTION_STEPS_MAX: usize = 11_001;
 
 /// Times at which an expression is evaluated: `count` of them from `start` on, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,10 +133,9 @@ impl Plan {
             inner_step,
             selects: Vec::new(),
             histogram_stats: false,
-            times: grid,
             delayed_names: options.delayed_name_removal,
         };
-        walk.expr(&mut expr, grid.start, grid.end()).map_err(place)?;
+        walk.expr(&mut expr, grid).map_err(place)?;
         let selects = walk.selects;
         let delayed_names = options.delayed_name_removal;
         Ok(Plan { text: text.to_owned(), expr, grid, end, is_range, lookback, inner_step, delayed_names, selects })
@@ -188,59 +190,58 @@ struct Walk {
     inner_step: i64,
     selects: Vec<Select>,
     histogram_stats: bool,
-    times: Grid,
     delayed_names: bool,
 }
 
 impl Walk {
-    fn expr(&mut self, expr: &mut Expr, start: i64, end: i64) -> Result<(), ParseError> {
+    /// `times` are those at which the node is evaluated; within a subquery they are not those of the query.
+    fn expr(&mut self, expr: &mut Expr, times: Grid) -> Result<(), ParseError> {
         let span = expr.span;
         match &mut expr.kind {
             Kind::Number(_) | Kind::String(_) | Kind::InvalidString(_) => Ok(()),
-            Kind::Paren(inner) | Kind::Negation(inner) => self.expr(inner, start, end),
+            Kind::Paren(inner) | Kind::Negation(inner) => self.expr(inner, times),
             Kind::Aggregate(aggregate) => {
                 if let Some(parameter) = &mut aggregate.parameter {
-                    self.expr(parameter, start, end)?;
+                    self.expr(parameter, times)?;
                 }
-                self.expr(&mut aggregate.expr, start, end)?;
-                // Within a subquery the times are not those of the query.
-                if (start, end) == (self.times.start, self.times.end()) && !self.histogram_stats {
+                self.expr(&mut aggregate.expr, times)?;
+                // The reduction is for the times of this node, be they those of the query or of a subquery.
+                if (1..=REDUCTION_STEPS_MAX).contains(&times.count) && !self.histogram_stats {
                     let grid = self.grid;
                     let at = |selector: &Selector| at_ms(selector.at, grid);
-                    if let Some(reduction) = Reduction::of(aggregate, self.times, at, self.lookback, self.delayed_names)
-                    {
+                    if let Some(reduction) = Reduction::of(aggregate, times, at, self.lookback, self.delayed_names) {
                         self.selects.last_mut().expect("its own select").reduction = Some(Arc::new(reduction));
                     }
                 }
                 Ok(())
             }
             Kind::Binary(binary) => {
-                self.expr(&mut binary.left, start, end)?;
-                self.expr(&mut binary.right, start, end)
+                self.expr(&mut binary.left, times)?;
+                self.expr(&mut binary.right, times)
             }
             Kind::Subquery(subquery) => {
-                let (start, end) = at_ms(subquery.at, self.grid).map_or((start, end), |at| (at, at));
+                let (start, end) = at_ms(subquery.at, self.grid).map_or((times.start, times.end()), |at| (at, at));
                 let inner = inner_grid(subquery, start, end, self.inner_step);
                 if inner.count as i64 > INNER_STEPS_MAX {
                     return Err(ParseError::at(span, format!("subquery has more than {INNER_STEPS_MAX} steps")));
                 }
                 let outer = std::mem::replace(&mut self.histogram_stats, false);
-                self.expr(&mut subquery.expr, inner.start, inner.end())?;
+                self.expr(&mut subquery.expr, inner)?;
                 self.histogram_stats = outer;
                 Ok(())
             }
             Kind::Vector(selector) => {
                 let back = self.lookback;
-                self.select(selector, start, end, back, true);
+                self.select(selector, times, back, true);
                 Ok(())
             }
             Kind::Matrix { selector, range } => {
                 let back = range.ms;
                 if selector.edges == Edges::Plain {
-                    self.select(selector, start, end, back, false);
+                    self.select(selector, times, back, false);
                 } else {
                     let lookback = self.lookback;
-                    self.select(selector, start, end, back.saturating_add(lookback), false);
+                    self.select(selector, times, back.saturating_add(lookback), false);
                     if selector.edges == Edges::Smoothed {
                         let select = self.selects.last_mut().expect("just pushed");
                         select.to = select.to.saturating_add(lookback);
@@ -259,10 +260,10 @@ impl Walk {
                 for (i, arg) in args.iter_mut().enumerate() {
                     if is_info && i == 1 {
                         if let Kind::Vector(selector) = &mut arg.kind {
-                            self.info_select(selector, start, end);
+                            self.info_select(selector, times);
                         }
                     } else {
-                        self.expr(arg, start, end)?;
+                        self.expr(arg, times)?;
                     }
                 }
                 if is_info && args.len() == 1 {
@@ -275,7 +276,7 @@ impl Walk {
                         edges: Edges::Plain,
                         select: usize::MAX,
                     };
-                    self.info_select(&mut selector, start, end);
+                    self.info_select(&mut selector, times);
                     args.push(Expr { kind: Kind::Vector(selector), span });
                 }
                 self.histogram_stats = outer;
@@ -284,8 +285,8 @@ impl Walk {
         }
     }
 
-    fn select(&mut self, selector: &mut Selector, start: i64, end: i64, back: i64, is_instant: bool) {
-        let (start, end) = at_ms(selector.at, self.grid).map_or((start, end), |at| (at, at));
+    fn select(&mut self, selector: &mut Selector, times: Grid, back: i64, is_instant: bool) {
+        let (start, end) = at_ms(selector.at, self.grid).map_or((times.start, times.end()), |at| (at, at));
         let offset = offset_ms(&selector.offset);
         let from = start.saturating_sub(offset).saturating_sub(back).saturating_add(1);
         let mut to = end.saturating_sub(offset);
@@ -305,7 +306,7 @@ impl Walk {
 
     /// Series that describe others: by the conditions on names, or `target_info`. Other conditions hold on the labels
     /// that they give, and are looked at later.
-    fn info_select(&mut self, selector: &mut Selector, start: i64, end: i64) {
+    fn info_select(&mut self, selector: &mut Selector, times: Grid) {
         let on_name = |matcher: &&Matcher| matcher.name() == METRIC_NAME;
         let mut matchers: Vec<Matcher> = selector.matchers.iter().filter(on_name).cloned().collect();
         let positive = |matcher: &Matcher| matches!(matcher.op(), MatchOp::Equal | MatchOp::Regex);
@@ -315,11 +316,11 @@ impl Walk {
             matchers.push(Matcher::new(METRIC_NAME, MatchOp::Regex, ".+_info").expect("a valid expression"));
         }
         selector.select = self.selects.len();
-        let from = start.saturating_sub(self.lookback).saturating_add(1);
+        let from = times.start.saturating_sub(self.lookback).saturating_add(1);
         self.selects.push(Select {
             matchers,
             from,
-            to: end,
+            to: times.end(),
             is_instant: true,
             histogram_stats: false,
             reduction: None,

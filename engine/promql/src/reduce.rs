@@ -414,8 +414,14 @@ impl Partial {
         }
     }
 
+    /// The times for which it was made.
+    pub(crate) fn grid(&self) -> Grid {
+        self.reduction.grid
+    }
+
     /// Adds what another owner found.
     pub fn merge(&mut self, other: Partial) {
+        assert!(Arc::ptr_eq(&self.reduction, &other.reduction), "partial sums of one reduction");
         let count = self.totals.steps;
         self.samples += other.samples;
         for (group, labels) in other.groups.iter().enumerate() {
