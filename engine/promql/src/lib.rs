@@ -7,6 +7,7 @@ mod aggregate;
 mod annotations;
 mod ast;
 mod binary;
+pub mod budget;
 mod column;
 mod eval;
 mod functions;
