@@ -1,12 +1,11 @@
 //! Aggregations: groups of columns, and what becomes of each group at each time.
 
-use crate::ast::{Aggregate, AggregateOp};
-use crate::column::{Column, Point, is_absent};
-use crate::eval::{Answer, Context, EvalError, failed};
-use crate::functions::histogram_point;
-use crate::plan::Grid;
-use crate::quantile::check_quantile;
-use crate::ranges::{self, HistogramSum, Mean, Place, Sum};
+use crate::annotations::Place;
+use crate::eval::context::{Context, EvalError, failed};
+use crate::eval::math::{self, HistogramSum, Mean, Sum, group_labels};
+use crate::eval::value::{Answer, Column, Point, histogram_point, is_absent};
+use crate::plan::grid::Grid;
+use crate::syntax::ast::{Aggregate, AggregateOp};
 use ahash::AHashMap;
 use series::{Labels, METRIC_NAME, format_float_json};
 use std::collections::BTreeMap;
@@ -16,16 +15,6 @@ struct Group {
     labels: Labels,
     drop_name: bool,
     members: Vec<usize>,
-}
-
-/// The labels that an aggregation leaves of a series.
-pub(crate) fn group_labels(labels: &Labels, aggregate: &Aggregate) -> Labels {
-    let listed = |name: &str| aggregate.labels.iter().any(|label| label == name);
-    if aggregate.without {
-        Labels::from_sorted(labels.iter().filter(|(name, _)| !listed(name) && *name != METRIC_NAME))
-    } else {
-        Labels::from_sorted(labels.iter().filter(|(name, _)| listed(name)))
-    }
 }
 
 fn groups(columns: &[Column], aggregate: &Aggregate) -> Vec<Group> {
@@ -67,15 +56,15 @@ pub(crate) fn eval(context: &Context, aggregate: &Aggregate, grid: Grid) -> Resu
         AggregateOp::Quantile => {
             let scalar = scalar.expect("the parser counts parameters");
             if !columns.is_empty() {
-                scalar.iter().for_each(|q| check_quantile(context, *q, parameter_span));
+                scalar.iter().for_each(|q| context.check_quantile(*q, parameter_span));
             }
-            reduce(context, &columns, groups, grid, aggregate, |values, i| ranges::quantile(scalar[i], values))
+            reduce(context, &columns, groups, grid, aggregate, |values, i| math::quantile(scalar[i], values))
         }
         AggregateOp::Stddev => reduce(context, &columns, groups, grid, aggregate, |values, _| {
-            ranges::variance(values.iter().copied()).sqrt()
+            math::variance(values.iter().copied()).sqrt()
         }),
         AggregateOp::Stdvar => {
-            reduce(context, &columns, groups, grid, aggregate, |values, _| ranges::variance(values.iter().copied()))
+            reduce(context, &columns, groups, grid, aggregate, |values, _| math::variance(values.iter().copied()))
         }
         AggregateOp::Sum | AggregateOp::Avg => sums(context, &columns, groups, grid, aggregate),
         AggregateOp::Count | AggregateOp::Group => {

@@ -1,7 +1,6 @@
 //! Warnings and infos about an answer, each with its place in the query.
 
-use crate::ast::Span;
-use crate::parse::position;
+use crate::syntax::error::{Span, position};
 use std::cell::RefCell;
 
 /// How many of each kind an answer carries.
@@ -56,4 +55,20 @@ impl Notes {
 /// ` for metric name "x"`, or nothing for series without a name.
 pub(crate) fn for_metric(name: &str) -> String {
     if name.is_empty() { String::new() } else { format!(" for metric name {name:?}") }
+}
+
+/// Where annotations go.
+pub(crate) struct Place<'a> {
+    pub notes: &'a Notes,
+    pub span: Span,
+}
+
+impl Place<'_> {
+    pub fn warn(&self, text: impl Into<String>) {
+        self.notes.warn(self.span, text);
+    }
+
+    pub fn info(&self, text: impl Into<String>) {
+        self.notes.info(self.span, text);
+    }
 }

@@ -1,10 +1,10 @@
 //! Operators between two sides.
 
-use crate::ast::{Binary, BinaryOp, Cardinality, Matching, Span};
-use crate::column::{Column, Point, is_absent, without_name};
-use crate::eval::{Answer, Context, EvalError, SAME_LABELS, failed};
-use crate::functions::histogram_point;
-use crate::plan::Grid;
+use crate::eval::context::{Context, EvalError, SAME_LABELS, failed};
+use crate::eval::value::{Answer, Column, Point, histogram_point, is_absent, without_name};
+use crate::plan::grid::Grid;
+use crate::syntax::ast::{Binary, BinaryOp, Cardinality, Matching};
+use crate::syntax::error::Span;
 use ahash::AHashMap;
 use series::histogram::ResetHint;
 use series::{Labels, METRIC_NAME};

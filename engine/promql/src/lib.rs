@@ -2,33 +2,31 @@
 //!
 //! A query is parsed ([`parse`]), planned once for the times at which it is asked ([`Plan`]), and evaluated over the
 //! samples of its selects for all those times at once: each node of the expression gives one column per series.
+//!
+//! Modules depend on those before them only: `syntax`, `plan`, `eval`, `functions`, `aggregate` and `binary`, `run`.
 
 mod aggregate;
 mod annotations;
-mod ast;
 mod binary;
 pub mod budget;
-mod column;
 mod eval;
 mod functions;
-mod lex;
 pub mod notation;
-mod parse;
 mod plan;
-mod print;
-mod quantile;
-mod ranges;
-mod reduce;
-mod vectors;
+mod run;
+mod syntax;
 
 pub use annotations::Annotations;
-pub use ast::{Expr, Kind, Span, ValueType};
-pub use column::{Column, Point, SelectedSeries, histogram_size, is_absent};
-pub use eval::{Answer, EvalError, Evaluated, Limits, Selected};
-pub use functions::{Function, all as all_functions};
-pub use parse::{
-    ParseError, ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, position, selects_anything,
-};
-pub use plan::{Grid, Plan, PlanOptions, Select};
-pub use print::{format, tree};
-pub use reduce::{NO_VALUE, Partial, Reduction, nameless};
+pub use eval::context::{EvalError, Limits, Selected};
+pub use eval::partial::{NO_VALUE, Partial, nameless};
+pub use eval::value::{Answer, Column, Point, SelectedSeries, histogram_size, is_absent};
+pub use plan::grid::Grid;
+pub use plan::planner::{Plan, PlanOptions};
+pub use plan::pushdown::Reduction;
+pub use plan::select::Select;
+pub use run::Evaluated;
+pub use syntax::ast::{Expr, Kind};
+pub use syntax::error::{ParseError, Span, position};
+pub use syntax::parse::{ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, selects_anything};
+pub use syntax::print::{format, tree};
+pub use syntax::signature::{Function, ValueType, all as all_functions};

@@ -1,6 +1,6 @@
 //! Series as tests write them: `metric{a="b"} 1 2+3x4 _ stale {{sum:1 count:2}}`.
 
-use crate::parse_metric;
+use crate::syntax::parse::parse_metric;
 use series::histogram::{BucketCount, Histogram, ResetHint};
 use series::{Labels, STALE_NAN, parse_float};
 

@@ -1,8 +1,12 @@
 //! The selects of an expression, with their ranges of time.
 
-use crate::ast::*;
-use crate::parse::{ParseError, ParseOptions, parse};
-use crate::reduce::Reduction;
+use crate::plan::grid::{Grid, at_ms, inner_grid, offset_ms};
+use crate::plan::pushdown::Reduction;
+use crate::plan::select::Select;
+use crate::syntax::ast::*;
+use crate::syntax::error::{ParseError, position};
+use crate::syntax::parse::{ParseOptions, parse};
+use crate::syntax::signature::ValueType;
 use series::{METRIC_NAME, MatchOp, Matcher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,55 +16,6 @@ const INNER_STEPS_MAX: i64 = 10_000_000;
 /// Steps of an aggregation that is carried out where the samples are: 24 bytes for each group and step there. As many as a
 /// range query may have.
 const REDUCTION_STEPS_MAX: usize = 11_001;
-
-/// Times at which an expression is evaluated: `count` of them from `start` on, milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
-    pub start: i64,
-    pub step: i64,
-    pub count: usize,
-}
-
-impl Grid {
-    /// One time.
-    pub fn instant(at: i64) -> Grid {
-        Grid { start: at, step: 1, count: 1 }
-    }
-
-    /// From `start` to `end`, both included if the step fits.
-    pub fn range(start: i64, end: i64, step: i64) -> Grid {
-        let step = step.max(1);
-        Grid { start, step, count: (end.saturating_sub(start).max(0) / step) as usize + 1 }
-    }
-
-    pub fn end(&self) -> i64 {
-        self.start + self.step * (self.count as i64 - 1)
-    }
-
-    pub fn time(&self, i: usize) -> i64 {
-        self.start + self.step * i as i64
-    }
-
-    pub fn times(&self) -> impl Iterator<Item = i64> + use<> {
-        let (start, step) = (self.start, self.step);
-        (0..self.count as i64).map(move |i| start + step * i)
-    }
-}
-
-/// What has to be known of a set of series.
-#[derive(Clone, Debug)]
-pub struct Select {
-    pub matchers: Vec<Matcher>,
-    /// First and last millisecond.
-    pub from: i64,
-    pub to: i64,
-    /// Only the newest sample at each time matters.
-    pub is_instant: bool,
-    /// Of histograms only count and sum are looked at; then a reset is what the sample before says.
-    pub histogram_stats: bool,
-    /// What the series are needed for, if it is an aggregation that their owners can carry out.
-    pub reduction: Option<Arc<Reduction>>,
-}
 
 #[derive(Clone, Copy, Debug)]
 pub struct PlanOptions {
@@ -117,7 +72,7 @@ impl Plan {
         }
         let mut expr = parse(text, &parse_options)?;
         let place = |mut error: ParseError| {
-            error.position = crate::parse::position(text, error.span.start);
+            error.position = position(text, error.span.start);
             error
         };
         if is_range && !matches!(expr.value_type(), ValueType::Scalar | ValueType::Vector) {
@@ -159,28 +114,6 @@ impl Plan {
     pub(crate) fn inner_grid(&self, subquery: &Subquery, start: i64, end: i64) -> Grid {
         inner_grid(subquery, start, end, self.inner_step)
     }
-}
-
-fn at_ms(at: Option<At>, grid: (i64, i64)) -> Option<i64> {
-    Some(match at? {
-        At::Start => grid.0,
-        At::End => grid.1,
-        At::Ms(ms) => ms,
-    })
-}
-
-pub(crate) fn offset_ms(offset: &Option<Length>) -> i64 {
-    offset.as_ref().map_or(0, |offset| offset.ms)
-}
-
-fn inner_grid(subquery: &Subquery, start: i64, end: i64, default_step: i64) -> Grid {
-    let step = subquery.step.as_ref().map_or(default_step, |step| step.ms).max(1);
-    let offset = offset_ms(&subquery.offset);
-    let (first, last) = (start.saturating_sub(offset).saturating_sub(subquery.range.ms), end.saturating_sub(offset));
-    // Steps are multiples of the step, whatever the query's range is; the window is open to the left.
-    let begin = (first.div_euclid(step) * step).saturating_add(step);
-    let count = if last < begin { 0 } else { (last - begin) / step + 1 };
-    Grid { start: begin, step, count: count as usize }
 }
 
 struct Walk {

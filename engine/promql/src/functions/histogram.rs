@@ -3,26 +3,17 @@
 //! Source: the querying chapter of Prometheus on histogram_quantile and histogram_fraction.
 
 use crate::annotations::for_metric;
-use crate::ast::{Expr, Span};
-use crate::column::{Column, Point, is_absent};
-use crate::eval::{Context, EvalError, failed};
-use crate::plan::Grid;
+use crate::eval::context::{Context, EvalError, failed};
+use crate::eval::value::{Column, Point, is_absent};
+use crate::plan::grid::Grid;
+use crate::syntax::ast::Expr;
+use crate::syntax::error::Span;
 use series::histogram::{Bucket, Histogram};
 use series::{Labels, format_float, parse_float};
 use std::collections::BTreeMap;
 
 /// Classic buckets closer to each other than this share of their sum are taken for equal.
 const SMALL_DELTA: f64 = 1e-12;
-
-/// A quantile out of bounds is answered, with a warning.
-pub(crate) fn check_quantile(context: &Context, q: f64, span: Span) {
-    if q.is_nan() || !(0.0..=1.0).contains(&q) {
-        let mut text = "quantile value should be between 0 and 1, got ".to_owned();
-        // Writing into a string does not fail.
-        let _ = format_float(q, &mut text);
-        context.notes.warn(span, text);
-    }
-}
 
 pub(crate) fn call(context: &Context, name: &str, args: &[Expr], grid: Grid) -> Result<Vec<Column>, EvalError> {
     let simple = |of: fn(&Histogram) -> f64| {
@@ -41,7 +32,7 @@ pub(crate) fn call(context: &Context, name: &str, args: &[Expr], grid: Grid) -> 
         "histogram_stddev" => simple(|histogram| variance(histogram).sqrt()),
         "histogram_quantile" => {
             let q = context.scalar(&args[0], grid)?;
-            q.iter().for_each(|q| check_quantile(context, *q, args[0].span));
+            q.iter().for_each(|q| context.check_quantile(*q, args[0].span));
             let histograms = gather(context, context.vector(&args[1], grid)?, args[1].span, grid)?;
             let columns =
                 answers(context, &histograms, grid, |family, i| family.quantile(context, i, q[i], args[1].span));
@@ -56,7 +47,7 @@ pub(crate) fn call(context: &Context, name: &str, args: &[Expr], grid: Grid) -> 
             let mut columns = Vec::new();
             for arg in &args[2..] {
                 let q = context.scalar(arg, grid)?;
-                q.iter().for_each(|q| check_quantile(context, *q, arg.span));
+                q.iter().for_each(|q| context.check_quantile(*q, arg.span));
                 for (i, q) in q.into_iter().enumerate() {
                     let mut value = String::new();
                     // Writing into a string does not fail.
@@ -448,7 +439,7 @@ fn native_fraction(lower: f64, upper: f64, histogram: &Histogram) -> f64 {
 /// Population variance, every observation at the middle of its bucket.
 fn variance(histogram: &Histogram) -> f64 {
     let mean = histogram.sum / histogram.count;
-    let mut sum = crate::ranges::Sum::default();
+    let mut sum = crate::eval::math::Sum::default();
     for bucket in histogram.buckets() {
         let value = if histogram.is_custom() {
             // Buckets without end stand for their other bound.

@@ -1,7 +1,7 @@
 //! Words of the language.
 
-use crate::ast::Span;
-use crate::parse::ParseError;
+use crate::syntax::ast::AggregateOp;
+use crate::syntax::error::{ParseError, Span};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Token {
@@ -23,7 +23,7 @@ impl Token {
     pub fn describe(&self, text: &str) -> String {
         match self {
             Token::Word(word) if word.contains(':') => format!("metric identifier {}", go_quoted(word)),
-            Token::Word(word) => match crate::parse::keyword(word) {
+            Token::Word(word) => match keyword(word) {
                 Some(kind) => {
                     format!("{kind}{}", if kind.is_empty() { format!("<{word}>") } else { format!(" <{word}>") })
                 }
@@ -36,6 +36,16 @@ impl Token {
             Token::Sign(sign) => format!("<op:{sign}>"),
             Token::End => "end of input".into(),
         }
+    }
+}
+
+/// How errors name words that are keywords, or None.
+pub(crate) fn keyword(word: &str) -> Option<&'static str> {
+    match word.to_ascii_lowercase().as_str() {
+        "and" | "or" | "unless" | "atan2" => Some(""),
+        "by" | "without" | "on" | "ignoring" | "group_left" | "group_right" | "bool" | "offset" => Some("keyword"),
+        lower if AggregateOp::ALL.iter().any(|op| op.name() == lower) => Some("aggregation"),
+        _ => None,
     }
 }
 

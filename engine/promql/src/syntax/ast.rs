@@ -1,14 +1,8 @@
 //! The tree of an expression. Every node knows its place in the text, for errors and annotations.
 
-use crate::functions::Function;
+use crate::syntax::error::Span;
+use crate::syntax::signature::{Function, ValueType};
 use series::Matcher;
-
-/// Bytes `start..end` of the query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Span {
-    pub start: usize,
-    pub end: usize,
-}
 
 #[derive(Clone, Debug)]
 pub struct Expr {
@@ -36,37 +30,6 @@ pub enum Kind {
     Binary(Box<Binary>),
     Aggregate(Box<Aggregate>),
     Paren(Box<Expr>),
-}
-
-/// What an expression gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueType {
-    Scalar,
-    String,
-    Vector,
-    Matrix,
-}
-
-impl ValueType {
-    /// As errors name it.
-    pub fn documented(self) -> &'static str {
-        match self {
-            ValueType::Scalar => "scalar",
-            ValueType::String => "string",
-            ValueType::Vector => "instant vector",
-            ValueType::Matrix => "range vector",
-        }
-    }
-
-    /// As the HTTP API names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            ValueType::Scalar => "scalar",
-            ValueType::String => "string",
-            ValueType::Vector => "vector",
-            ValueType::Matrix => "matrix",
-        }
-    }
 }
 
 /// A number, perhaps written as a duration.

@@ -6,63 +6,19 @@
 //! Samples of one target share their times, so the windows of all its series are found once, and a rate is a few plain
 //! loops over rows of values.
 
-use crate::aggregate::group_labels;
 use crate::annotations::Notes;
-use crate::ast::{Aggregate, AggregateOp, Edges, Expr, Kind, Selector, Span};
-use crate::column::{ABSENT, Column, is_absent, without_name};
-use crate::functions::{COUNTER_SUFFIXES, NOT_A_COUNTER};
-use crate::plan::{Grid, offset_ms};
-use crate::ranges::{self, Sum, Window, factor};
+use crate::eval::math::{self, Sum, factor, group_labels};
+use crate::eval::value::{ABSENT, Column, is_absent, without_name};
+use crate::eval::window::{COUNTER_SUFFIXES, NOT_A_COUNTER, Window};
+use crate::plan::grid::Grid;
+use crate::plan::pushdown::{Function, Inner, Reduction};
+use crate::syntax::ast::{AggregateOp, Edges};
 use ahash::AHashMap;
-use series::{Labels, METRIC_NAME, MatchOp, Matcher, STALE_NAN, Sample, Timestamp};
+use series::{Labels, STALE_NAN, Sample, Timestamp};
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// What a series becomes before it is aggregated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Inner {
-    Newest,
-    Over(Function),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Function {
-    Rate,
-    Increase,
-    Delta,
-    Irate,
-    Idelta,
-    Sum,
-    Avg,
-    Min,
-    Max,
-    Count,
-    Present,
-    Changes,
-    Resets,
-}
-
 impl Function {
-    fn named(name: &str) -> Option<Function> {
-        Some(match name {
-            "rate" => Function::Rate,
-            "increase" => Function::Increase,
-            "delta" => Function::Delta,
-            "irate" => Function::Irate,
-            "idelta" => Function::Idelta,
-            "sum_over_time" => Function::Sum,
-            "avg_over_time" => Function::Avg,
-            "min_over_time" => Function::Min,
-            "max_over_time" => Function::Max,
-            "count_over_time" => Function::Count,
-            "present_over_time" => Function::Present,
-            "changes" => Function::Changes,
-            "resets" => Function::Resets,
-            _ => return None,
-        })
-    }
-
     /// Of the floats of a window; there is at least one.
     fn of(self, window: &Window) -> Option<f64> {
         match self {
@@ -71,8 +27,8 @@ impl Function {
             Function::Delta => window.extrapolated_floats(false, false),
             Function::Irate => window.instant_change_floats(true),
             Function::Idelta => window.instant_change_floats(false),
-            Function::Sum => Some(ranges::sum(window.values())),
-            Function::Avg => Some(ranges::mean(window.values())),
+            Function::Sum => Some(math::sum(window.values())),
+            Function::Avg => Some(math::mean(window.values())),
             Function::Min => Some(window.extreme(|value, best| value < best)),
             Function::Max => Some(window.extreme(|value, best| value > best)),
             Function::Count => Some(window.floats.len() as f64),
@@ -80,92 +36,6 @@ impl Function {
             Function::Changes => Some(window.changes()),
             Function::Resets => Some(window.resets()),
         }
-    }
-}
-
-/// An aggregation over a select that needs no more of a series than its samples.
-#[derive(Debug)]
-pub struct Reduction {
-    aggregate: Arc<Aggregate>,
-    inner: Inner,
-    grid: Grid,
-    /// Fixed by `@`.
-    at: Option<i64>,
-    offset: i64,
-    /// How far back a sample counts: the range, or the lookback.
-    back: i64,
-    argument: Span,
-    /// Functions take the name away; without it, series may be told apart no more.
-    names_vanish: bool,
-}
-
-impl Reduction {
-    /// The reduction that an aggregation is, if it is one.
-    pub(crate) fn of(
-        aggregate: &Aggregate,
-        grid: Grid,
-        at: impl Fn(&Selector) -> Option<i64>,
-        lookback: i64,
-        delayed_names: bool,
-    ) -> Option<Reduction> {
-        use AggregateOp::*;
-        if !matches!(aggregate.op, Sum | Avg | Count | Min | Max | Group) {
-            return None;
-        }
-        let by_name = !aggregate.without && aggregate.labels.iter().any(|label| label == METRIC_NAME);
-        let inner: &Expr = aggregate.expr.inner();
-        let (selector, kind, back, argument) = match &inner.kind {
-            Kind::Vector(selector) => (selector, Inner::Newest, lookback, inner.span),
-            Kind::Call { function, args } if !by_name => {
-                let over = Function::named(function.name)?;
-                let Kind::Matrix { selector, range } = &args[0].inner().kind else { return None };
-                (selector, Inner::Over(over), range.ms, args[0].span)
-            }
-            _ => return None,
-        };
-        if selector.edges != Edges::Plain {
-            return None;
-        }
-        let one_name = |matcher: &Matcher| matcher.name() == METRIC_NAME && matcher.op() == MatchOp::Equal;
-        Some(Reduction {
-            aggregate: Arc::new(aggregate.clone()),
-            inner: kind,
-            grid,
-            at: at(selector),
-            offset: offset_ms(&selector.offset),
-            back,
-            argument,
-            names_vanish: kind != Inner::Newest && !delayed_names && !selector.matchers.iter().any(one_name),
-        })
-    }
-
-    /// Whether only the newest sample at each time matters.
-    pub fn is_newest(&self) -> bool {
-        self.inner == Inner::Newest
-    }
-
-    /// Whether only the newest sample of all matters.
-    pub fn is_single(&self) -> bool {
-        self.inner == Inner::Newest && (self.grid.count == 1 || self.at.is_some())
-    }
-
-    /// Whether series of one target that differ in their names alone are an error.
-    pub fn names_vanish(&self) -> bool {
-        self.names_vanish
-    }
-
-    /// Targets that agree on this have the same groups for the same slots.
-    pub fn target_key(&self, target: &Labels) -> u64 {
-        let listed = |name: &str| self.aggregate.labels.iter().any(|label| label == name);
-        let mut hasher = ahash::RandomState::with_seeds(1, 2, 3, 4).build_hasher();
-        for label in target.iter().filter(|(name, _)| listed(name) != self.aggregate.without) {
-            label.hash(&mut hasher);
-        }
-        hasher.finish()
-    }
-
-    fn reset_corrected(&self) -> bool {
-        matches!(self.inner, Inner::Over(Function::Rate | Function::Increase))
     }
 }
 

@@ -1,20 +1,21 @@
-//! Evaluates a plan over the samples of its selects.
+//! What every node of an evaluation needs: samples, limits, annotations, and evaluation over windows.
 //!
 //! Invariants:
 //!   * a node gives, for all times of its grid at once, one column per series; no two columns of an answer have the same
 //!     labels and a value at the same time
 //!   * the samples and points in memory are counted against the limit, and the deadline is looked at for every series
 
-use crate::annotations::{Annotations, Notes};
-use crate::ast::{Aggregate, Edges, Expr, Kind, Selector};
-use crate::column::{Column, Point, SelectedSeries, histogram_size, is_absent, without_name};
-use crate::plan::{Grid, Plan, offset_ms};
-use crate::ranges::Window;
-use crate::reduce::Partial;
-use crate::{aggregate, binary, functions};
+use crate::annotations::Notes;
+use crate::eval::partial::Partial;
+use crate::eval::value::{Answer, Column, Point, SelectedSeries, histogram_size, is_absent, without_name};
+use crate::eval::window::{Window, edged, interpolate};
+use crate::plan::grid::{Grid, offset_ms};
+use crate::plan::planner::Plan;
+use crate::syntax::ast::{Aggregate, Edges, Expr, Kind, Selector};
+use crate::syntax::error::Span;
 use ahash::AHashMap;
-use series::histogram::{Histogram, ResetHint};
-use series::{Labels, Sample, Timestamp, Value, is_stale};
+use series::histogram::ResetHint;
+use series::{Labels, Sample, Timestamp, is_stale};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -48,41 +49,6 @@ pub(crate) fn failed<T>(text: impl Into<String>) -> Result<T, EvalError> {
 pub(crate) const SAME_LABELS: &str = "vector cannot contain metrics with the same labelset";
 pub(crate) const TOO_MANY_SAMPLES: &str = "query processing would load too many samples into memory in query execution";
 
-/// What a query says, at each time of its grid.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
-    Scalar(Vec<f64>),
-    String(String),
-    /// In no order that means anything, unless the query sorts.
-    Vector(Vec<Column>),
-    /// Of a range selector, at one time.
-    Matrix(Vec<SelectedSeries>),
-}
-
-impl Answer {
-    /// The elements of a vector at one time, or a scalar as one without labels; None for other kinds.
-    pub fn into_elements(self) -> Option<Vec<(Labels, Value)>> {
-        match self {
-            Answer::Scalar(values) => Some(vec![(Labels::empty(), Value::Float(values[0]))]),
-            Answer::Vector(columns) => {
-                let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
-                Some(columns.into_iter().filter_map(element).collect())
-            }
-            Answer::String(_) | Answer::Matrix(_) => None,
-        }
-    }
-}
-
-/// An answer with what its reader should know, and what it cost.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Evaluated {
-    pub answer: Answer,
-    pub annotations: Annotations,
-    /// Samples that were looked at, as Prometheus counts them.
-    pub samples: usize,
-    pub samples_peak: usize,
-}
-
 /// What answers a select.
 #[derive(Debug)]
 pub enum Selected {
@@ -99,44 +65,12 @@ pub(crate) struct Context<'a> {
     pub notes: Notes,
     points: Cell<usize>,
     looked_at: Cell<usize>,
+    /// Evaluates one node: functions and operators know the context, and the context knows none of them.
+    node: NodeEvaluator,
 }
 
-impl Plan {
-    /// Evaluates over the answers of its selects, in their order.
-    pub fn eval(&self, mut data: Vec<Selected>, limits: Limits) -> Result<Evaluated, EvalError> {
-        assert_eq!(data.len(), self.selects().len(), "an answer for every select");
-        for (select, found) in self.selects().iter().zip(&mut data) {
-            let Selected::Series(found) = found else { continue };
-            if select.histogram_stats {
-                found.iter_mut().for_each(|series| hint_resets(&mut series.histograms));
-            }
-            if !select.is_instant {
-                for series in found {
-                    // Ranges know no markers.
-                    if series.samples.iter().any(|sample| is_stale(sample.value)) {
-                        series.samples.retain(|sample| !is_stale(sample.value));
-                    }
-                    series.histograms.retain(|(_, histogram)| !is_stale(histogram.sum));
-                }
-            }
-        }
-        let context = Context {
-            plan: self,
-            data: &data,
-            limits,
-            notes: Notes::default(),
-            points: Cell::new(0),
-            looked_at: Cell::new(0),
-        };
-        let answer = context.eval(&self.expr, self.grid)?;
-        let answer = match answer {
-            Answer::Vector(columns) => Answer::Vector(context.without_dropped_names(columns)?),
-            other => other,
-        };
-        let (samples, samples_peak) = (context.looked_at.get(), context.points.get());
-        Ok(Evaluated { answer, annotations: context.notes.finish(&self.text), samples, samples_peak })
-    }
-}
+/// Evaluates a node of the tree, children included.
+pub(crate) type NodeEvaluator = fn(&Context, &Expr, Grid) -> Result<Answer, EvalError>;
 
 /// Series with their samples, and the window that functions over ranges look through.
 pub(crate) struct Windows<'a> {
@@ -151,6 +85,16 @@ pub(crate) struct Windows<'a> {
 }
 
 impl<'a> Context<'a> {
+    pub fn new(plan: &'a Plan, data: &'a [Selected], limits: Limits<'a>, node: NodeEvaluator) -> Context<'a> {
+        let (points, looked_at) = (Cell::new(0), Cell::new(0));
+        Context { plan, data, limits, notes: Notes::default(), points, looked_at, node }
+    }
+
+    /// Samples that were looked at, and the most points that were in memory.
+    pub fn samples(&self) -> (usize, usize) {
+        (self.looked_at.get(), self.points.get())
+    }
+
     /// Looks at the deadline, and counts points that came into memory.
     pub fn spend(&self, points: usize) -> Result<(), EvalError> {
         self.points.set(self.points.get() + points);
@@ -171,41 +115,11 @@ impl<'a> Context<'a> {
     }
 
     pub fn eval(&self, expr: &Expr, grid: Grid) -> Result<Answer, EvalError> {
-        let answer = self.node(expr, grid)?;
+        let answer = (self.node)(self, expr, grid)?;
         if let Answer::Scalar(values) = &answer {
             self.spend(values.len())?;
         }
         Ok(answer)
-    }
-
-    fn node(&self, expr: &Expr, grid: Grid) -> Result<Answer, EvalError> {
-        self.spend(0)?;
-        match &expr.kind {
-            Kind::Paren(inner) => self.eval(inner, grid),
-            Kind::Number(number) => Ok(Answer::Scalar(vec![number.value; grid.count])),
-            Kind::String(text) => Ok(Answer::String(text.clone())),
-            Kind::InvalidString(quoted) => failed(format!("invalid label name {quoted}")),
-            Kind::Vector(selector) => Ok(Answer::Vector(self.select(selector, grid, false)?)),
-            Kind::Matrix { .. } | Kind::Subquery(_) => self.matrix(expr, grid).map(Answer::Matrix),
-            Kind::Negation(inner) => match self.eval(inner, grid)? {
-                Answer::Scalar(values) => Ok(Answer::Scalar(values.into_iter().map(|value| -value).collect())),
-                Answer::Vector(columns) => {
-                    let negated = self.map(columns, |point, _| match point {
-                        Point::Float(value) => Some(Point::Float(-value)),
-                        Point::Histogram(histogram) => {
-                            let mut negated = (*histogram).clone();
-                            negated.scale(-1.0);
-                            Some(Point::Histogram(Arc::new(negated)))
-                        }
-                    });
-                    negated.map(Answer::Vector)
-                }
-                _ => failed("unary expression only allowed on expressions of type scalar or instant vector"),
-            },
-            Kind::Binary(binary) => binary::eval(self, binary, expr.span, grid),
-            Kind::Aggregate(aggregate) => aggregate::eval(self, aggregate, grid),
-            Kind::Call { function, args } => functions::call(self, function, args, expr.span, grid),
-        }
     }
 
     pub fn vector(&self, expr: &Expr, grid: Grid) -> Result<Vec<Column>, EvalError> {
@@ -261,7 +175,7 @@ impl<'a> Context<'a> {
         for series in self.data(selector) {
             let mut column = Column::absent(series.labels.clone(), grid.count);
             if selector.edges == Edges::Smoothed {
-                crate::ranges::interpolate(series, grid, at, offset, self.plan.lookback, &mut column);
+                interpolate(series, grid, at, offset, self.plan.lookback, &mut column);
             } else {
                 newest(series, grid, at, offset, self.plan.lookback, timestamps, &mut column);
             }
@@ -275,7 +189,7 @@ impl<'a> Context<'a> {
         Ok(columns)
     }
 
-    fn matrix(&self, expr: &Expr, grid: Grid) -> Result<Vec<SelectedSeries>, EvalError> {
+    pub fn matrix(&self, expr: &Expr, grid: Grid) -> Result<Vec<SelectedSeries>, EvalError> {
         let windows = self.windows(expr, grid)?;
         let end = windows.at.unwrap_or(grid.start) - windows.offset;
         let within = |time: i64| time > end - windows.range && time <= end;
@@ -378,18 +292,17 @@ impl<'a> Context<'a> {
                 let floats = floats.to(&series.samples, start, end, |sample| sample.timestamp.0);
                 let histograms = histograms.to(&series.histograms, start, end, |(time, _)| *time);
                 if windows.edges != Edges::Plain {
-                    let point =
-                        crate::ranges::edged(windows.edges, series, start, end, self.plan.lookback, |samples| {
-                            let window = Window {
-                                labels: &series.labels,
-                                floats: samples,
-                                histograms: &[],
-                                start,
-                                end,
-                                edges: windows.edges,
-                            };
-                            of(&window, i)
-                        });
+                    let point = edged(windows.edges, series, start, end, self.plan.lookback, |samples| {
+                        let window = Window {
+                            labels: &series.labels,
+                            floats: samples,
+                            histograms: &[],
+                            start,
+                            end,
+                            edges: windows.edges,
+                        };
+                        of(&window, i)
+                    });
                     any |= point.is_some();
                     column.set(i, point);
                     continue;
@@ -453,6 +366,16 @@ impl<'a> Context<'a> {
         self.unique(mapped)
     }
 
+    /// A quantile out of bounds is answered, with a warning.
+    pub fn check_quantile(&self, q: f64, span: Span) {
+        if q.is_nan() || !(0.0..=1.0).contains(&q) {
+            let mut text = "quantile value should be between 0 and 1, got ".to_owned();
+            // Writing into a string does not fail.
+            let _ = series::format_float(q, &mut text);
+            self.notes.warn(span, text);
+        }
+    }
+
     /// Takes the name off, now or at the end.
     pub fn drop_name(&self, mut column: Column) -> Column {
         if self.plan.delayed_names {
@@ -490,7 +413,7 @@ impl<'a> Context<'a> {
         Ok(joined)
     }
 
-    fn without_dropped_names(&self, columns: Vec<Column>) -> Result<Vec<Column>, EvalError> {
+    pub fn without_dropped_names(&self, columns: Vec<Column>) -> Result<Vec<Column>, EvalError> {
         if !columns.iter().any(|column| column.drop_name) {
             return Ok(columns);
         }
@@ -502,18 +425,6 @@ impl<'a> Context<'a> {
             column
         });
         self.unique(named.collect())
-    }
-}
-
-/// Says of samples of unknown past whether they follow a reset.
-fn hint_resets(histograms: &mut [(i64, Arc<Histogram>)]) {
-    for i in 1..histograms.len() {
-        let (before, now) = histograms.split_at_mut(i);
-        let (before, now) = (&before[i - 1].1, &mut now[0].1);
-        if now.hint == ResetHint::Unknown && !is_stale(now.sum) {
-            let hint = if now.detect_reset(before) { ResetHint::Reset } else { ResetHint::NotReset };
-            Arc::make_mut(now).hint = hint;
-        }
     }
 }
 

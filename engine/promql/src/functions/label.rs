@@ -1,9 +1,10 @@
 //! Functions of instant vectors that look at labels or at the vector as a whole.
 
-use crate::ast::{Expr, Kind, Selector, Span};
-use crate::column::{ABSENT, Column, Point, is_absent};
-use crate::eval::{Context, EvalError, failed};
-use crate::plan::Grid;
+use crate::eval::context::{Context, EvalError, failed};
+use crate::eval::value::{ABSENT, Column, Point, is_absent};
+use crate::plan::grid::Grid;
+use crate::syntax::ast::{Expr, Kind, Selector};
+use crate::syntax::error::Span;
 use series::{Groups, Labels, METRIC_NAME, MatchOp, Matcher, Regex};
 use std::cmp::Ordering;
 

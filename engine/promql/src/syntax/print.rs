@@ -1,7 +1,8 @@
 //! Expressions as text, for people and for programs.
 
-use crate::ast::*;
-use crate::parse::{ParseError, ParseOptions, parse};
+use crate::syntax::ast::*;
+use crate::syntax::error::ParseError;
+use crate::syntax::parse::{ParseOptions, parse};
 use serde_json::{Value, json};
 use series::{MatchOp, Matcher, Quoted, format_float_json, is_legacy_label_name, is_legacy_metric_name};
 

@@ -1,45 +1,17 @@
-//! From text to a checked tree: precedence climbing over the words of [`crate::lex`].
+//! From text to a checked tree: precedence climbing over the words of [`crate::syntax::lex`].
 //!
 //! Errors carry the place and use Prometheus' words where it has words for the case.
 
-use crate::ast::*;
-use crate::functions::{self, Function};
-use crate::lex::{Token, duration_ms, go_quoted, lex};
+use crate::syntax::ast::*;
+use crate::syntax::error::{ParseError, Span};
+use crate::syntax::lex::{Token, duration_ms, go_quoted, keyword, lex};
+use crate::syntax::signature::{self, Function, ValueType};
 use series::{METRIC_NAME, MatchOp, Matcher};
 
 /// Longest query.
 pub const QUERY_BYTES_MAX: usize = 1 << 20;
 /// Deepest nesting: parsing and evaluation recurse.
 const DEPTH_MAX: usize = 250;
-
-/// Why a text is no query, and where.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{position}: parse error: {text}")]
-pub struct ParseError {
-    pub text: String,
-    pub span: Span,
-    /// Line and column, from 1.
-    pub position: String,
-}
-
-impl ParseError {
-    pub(crate) fn at(span: Span, text: String) -> ParseError {
-        ParseError { text, span, position: String::new() }
-    }
-
-    fn placed(mut self, query: &str) -> ParseError {
-        self.position = position(query, self.span.start);
-        self
-    }
-}
-
-/// Line and column of a byte, both from 1.
-pub fn position(query: &str, byte: usize) -> String {
-    let before = &query.as_bytes()[..byte.min(query.len())];
-    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-    let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
-    format!("{line}:{column}")
-}
 
 /// What a server allows, and what arithmetic with durations needs to know.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,16 +25,6 @@ pub struct ParseOptions {
     /// Of the range query; 0 for an instant query.
     pub step_ms: i64,
     pub range_ms: i64,
-}
-
-/// How errors name words that are keywords, or None.
-pub(crate) fn keyword(word: &str) -> Option<&'static str> {
-    match word.to_ascii_lowercase().as_str() {
-        "and" | "or" | "unless" | "atan2" => Some(""),
-        "by" | "without" | "on" | "ignoring" | "group_left" | "group_right" | "bool" | "offset" => Some("keyword"),
-        lower if AggregateOp::ALL.iter().any(|op| op.name() == lower) => Some("aggregation"),
-        _ => None,
-    }
 }
 
 fn binary_op(token: &Token) -> Option<BinaryOp> {
@@ -557,7 +519,7 @@ impl Parser<'_> {
 
     fn call(&mut self, name: &str) -> Result<Expr, ParseError> {
         let span = self.span();
-        let Some(function) = functions::find(name) else {
+        let Some(function) = signature::find(name) else {
             return Err(ParseError::at(span, format!("unknown function with name {name:?}")));
         };
         if function.experimental && !self.options.experimental_functions {

@@ -111,3 +111,33 @@ pub(crate) fn without_name(labels: &Labels) -> Labels {
         Some(_) => Labels::from_sorted(labels.iter().filter(|(name, _)| *name != METRIC_NAME)),
     }
 }
+
+/// A histogram as a point.
+pub(crate) fn histogram_point(histogram: Histogram) -> Point {
+    Point::Histogram(Arc::new(histogram))
+}
+
+/// What a query says, at each time of its grid.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Scalar(Vec<f64>),
+    String(String),
+    /// In no order that means anything, unless the query sorts.
+    Vector(Vec<Column>),
+    /// Of a range selector, at one time.
+    Matrix(Vec<SelectedSeries>),
+}
+
+impl Answer {
+    /// The elements of a vector at one time, or a scalar as one without labels; None for other kinds.
+    pub fn into_elements(self) -> Option<Vec<(Labels, Value)>> {
+        match self {
+            Answer::Scalar(values) => Some(vec![(Labels::empty(), Value::Float(values[0]))]),
+            Answer::Vector(columns) => {
+                let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
+                Some(columns.into_iter().filter_map(element).collect())
+            }
+            Answer::String(_) | Answer::Matrix(_) => None,
+        }
+    }
+}

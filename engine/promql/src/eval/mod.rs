@@ -1,0 +1,7 @@
+//! Values, their arithmetic, and what every node of an evaluation needs.
+
+pub(crate) mod context;
+pub(crate) mod math;
+pub(crate) mod partial;
+pub(crate) mod value;
+pub(crate) mod window;

@@ -1,0 +1,7 @@
+//! The functions of the language.
+
+pub(crate) mod dispatch;
+mod histogram;
+mod label;
+mod rate;
+mod time;

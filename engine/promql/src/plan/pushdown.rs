@@ -1,0 +1,139 @@
+//! Aggregations that can be carried out where the samples are.
+
+use crate::plan::grid::{Grid, offset_ms};
+use crate::syntax::ast::{Aggregate, AggregateOp, Edges, Expr, Kind, Selector};
+use crate::syntax::error::Span;
+use series::{Labels, METRIC_NAME, MatchOp, Matcher};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// What a series becomes before it is aggregated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inner {
+    Newest,
+    Over(Function),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Function {
+    Rate,
+    Increase,
+    Delta,
+    Irate,
+    Idelta,
+    Sum,
+    Avg,
+    Min,
+    Max,
+    Count,
+    Present,
+    Changes,
+    Resets,
+}
+
+impl Function {
+    fn named(name: &str) -> Option<Function> {
+        Some(match name {
+            "rate" => Function::Rate,
+            "increase" => Function::Increase,
+            "delta" => Function::Delta,
+            "irate" => Function::Irate,
+            "idelta" => Function::Idelta,
+            "sum_over_time" => Function::Sum,
+            "avg_over_time" => Function::Avg,
+            "min_over_time" => Function::Min,
+            "max_over_time" => Function::Max,
+            "count_over_time" => Function::Count,
+            "present_over_time" => Function::Present,
+            "changes" => Function::Changes,
+            "resets" => Function::Resets,
+            _ => return None,
+        })
+    }
+}
+
+/// An aggregation over a select that needs no more of a series than its samples.
+#[derive(Debug)]
+pub struct Reduction {
+    pub(crate) aggregate: Arc<Aggregate>,
+    pub(crate) inner: Inner,
+    pub(crate) grid: Grid,
+    /// Fixed by `@`.
+    pub(crate) at: Option<i64>,
+    pub(crate) offset: i64,
+    /// How far back a sample counts: the range, or the lookback.
+    pub(crate) back: i64,
+    pub(crate) argument: Span,
+    /// Functions take the name away; without it, series may be told apart no more.
+    pub(crate) names_vanish: bool,
+}
+
+impl Reduction {
+    /// The reduction that an aggregation is, if it is one.
+    pub(crate) fn of(
+        aggregate: &Aggregate,
+        grid: Grid,
+        at: impl Fn(&Selector) -> Option<i64>,
+        lookback: i64,
+        delayed_names: bool,
+    ) -> Option<Reduction> {
+        use AggregateOp::*;
+        if !matches!(aggregate.op, Sum | Avg | Count | Min | Max | Group) {
+            return None;
+        }
+        let by_name = !aggregate.without && aggregate.labels.iter().any(|label| label == METRIC_NAME);
+        let inner: &Expr = aggregate.expr.inner();
+        let (selector, kind, back, argument) = match &inner.kind {
+            Kind::Vector(selector) => (selector, Inner::Newest, lookback, inner.span),
+            Kind::Call { function, args } if !by_name => {
+                let over = Function::named(function.name)?;
+                let Kind::Matrix { selector, range } = &args[0].inner().kind else { return None };
+                (selector, Inner::Over(over), range.ms, args[0].span)
+            }
+            _ => return None,
+        };
+        if selector.edges != Edges::Plain {
+            return None;
+        }
+        let one_name = |matcher: &Matcher| matcher.name() == METRIC_NAME && matcher.op() == MatchOp::Equal;
+        Some(Reduction {
+            aggregate: Arc::new(aggregate.clone()),
+            inner: kind,
+            grid,
+            at: at(selector),
+            offset: offset_ms(&selector.offset),
+            back,
+            argument,
+            names_vanish: kind != Inner::Newest && !delayed_names && !selector.matchers.iter().any(one_name),
+        })
+    }
+
+    /// Whether only the newest sample at each time matters.
+    pub fn is_newest(&self) -> bool {
+        self.inner == Inner::Newest
+    }
+
+    /// Whether only the newest sample of all matters.
+    pub fn is_single(&self) -> bool {
+        self.inner == Inner::Newest && (self.grid.count == 1 || self.at.is_some())
+    }
+
+    /// Whether series of one target that differ in their names alone are an error.
+    pub fn names_vanish(&self) -> bool {
+        self.names_vanish
+    }
+
+    /// Targets that agree on this have the same groups for the same slots.
+    pub fn target_key(&self, target: &Labels) -> u64 {
+        let listed = |name: &str| self.aggregate.labels.iter().any(|label| label == name);
+        let mut hasher = ahash::RandomState::with_seeds(1, 2, 3, 4).build_hasher();
+        for label in target.iter().filter(|(name, _)| listed(name) != self.aggregate.without) {
+            label.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    pub(crate) fn reset_corrected(&self) -> bool {
+        matches!(self.inner, Inner::Over(Function::Rate | Function::Increase))
+    }
+}

@@ -1,0 +1,20 @@
+//! What a plan needs to know of stored series.
+
+use crate::plan::pushdown::Reduction;
+use series::Matcher;
+use std::sync::Arc;
+
+/// What has to be known of a set of series.
+#[derive(Clone, Debug)]
+pub struct Select {
+    pub matchers: Vec<Matcher>,
+    /// First and last millisecond.
+    pub from: i64,
+    pub to: i64,
+    /// Only the newest sample at each time matters.
+    pub is_instant: bool,
+    /// Of histograms only count and sum are looked at; then a reset is what the sample before says.
+    pub histogram_stats: bool,
+    /// What the series are needed for, if it is an aggregation that their owners can carry out.
+    pub reduction: Option<Arc<Reduction>>,
+}
