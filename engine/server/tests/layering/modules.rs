@@ -16,7 +16,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("bench-harness harness", "", "report results scenario"),
     ("engine/api", "", "alerting metrics remote_write rule_groups"),
     ("engine/config", "", "decode discovery federation fleet http sections types values yaml"),
-    ("engine/promql", "", "aggregate annotations ast binary eval functions lex parse plan quantile ranges reduce vectors"),
     ("engine/rules", "", "group manager snapshot"),
     ("engine/shard", "", "core runtime"),
     ("engine/shard", "fetch", "client connect"),
