@@ -1,7 +1,7 @@
-//! Native histograms as values: sparse buckets of exponential or custom width, and their arithmetic.
+//! Native histograms: sparse buckets of exponential or custom width, and their arithmetic.
 //!
-//! Counts are floats, as queries need them; an integer histogram from the wire is one whose counts are whole. Only
-//! populated buckets are held, so two histograms of the same content are equal however they were sent.
+//! Counts are floats, as queries need them; an integer histogram has whole counts. Only populated buckets are stored, so
+//! two histograms of the same content are equal, whatever their encoding was.
 //!
 //! Source: the native histogram specification of Prometheus.
 //!
@@ -9,42 +9,59 @@
 //!   * buckets are sorted by index, each index once, no count is zero
 //!   * custom buckets have no negative side and no zero bucket
 
-use crate::format_float;
+use crate::float::format_float;
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-/// The schema of histograms with custom buckets.
+/// Schema number of histograms with custom buckets.
 pub const CUSTOM_SCHEMA: i32 = -53;
-/// Exponential schemas: the width of a bucket is 2^(2^-schema).
+/// Lowest resolution of an exponential schema. Each bucket is wider than the one before by the factor 2^(2^-schema).
 pub const SCHEMA_MIN: i32 = -4;
+/// Highest resolution of an exponential schema.
 pub const SCHEMA_MAX: i32 = 8;
 
-/// What is known about the sample before this one.
+/// Whether a counter was reset between the previous sample and this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ResetHint {
+    /// Has to be detected from the values.
     #[default]
     Unknown,
+    /// It was reset.
     Reset,
+    /// It was not reset.
     NotReset,
+    /// A gauge, for which resets have no meaning.
     Gauge,
 }
 
+/// A populated bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BucketCount {
+    /// Position in the schema; the bucket's upper bound follows from it.
     pub index: i32,
+    /// Number of observations.
     pub count: f64,
 }
 
+/// A native histogram.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
+    /// Whether the counter was reset before this sample.
     pub hint: ResetHint,
+    /// Resolution, [`SCHEMA_MIN`] to [`SCHEMA_MAX`], or [`CUSTOM_SCHEMA`].
     pub schema: i32,
+    /// Width of the zero bucket to both sides.
     pub zero_threshold: f64,
+    /// Number of observations in the zero bucket.
     pub zero_count: f64,
+    /// Number of all observations.
     pub count: f64,
+    /// Sum of all observations.
     pub sum: f64,
+    /// Buckets above zero, or all custom buckets.
     pub positive: Vec<BucketCount>,
+    /// Buckets below zero; their bounds are those of `positive`, negated.
     pub negative: Vec<BucketCount>,
     /// Upper bounds of custom buckets; the last bucket ends at infinity.
     pub custom_values: Arc<[f64]>,
@@ -53,22 +70,28 @@ pub struct Histogram {
 /// A bucket with its bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bucket {
+    /// Lower bound.
     pub lower: f64,
+    /// Upper bound.
     pub upper: f64,
+    /// Whether `lower` itself is in the bucket.
     pub lower_inclusive: bool,
+    /// Whether `upper` itself is in the bucket.
     pub upper_inclusive: bool,
+    /// Number of observations.
     pub count: f64,
 }
 
-/// What an addition or subtraction had to do.
+/// Side effects of an addition or subtraction, which queries report as annotations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reconciled {
-    /// One operand began after a reset, the other did not.
+    /// One operand has the hint of a reset, the other that of none.
     pub resets_collide: bool,
+    /// Custom bounds differed and were reduced to their common ones.
     pub custom_bounds: bool,
 }
 
-/// Exponential and custom buckets do not mix.
+/// Error of arithmetic between exponential and custom buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incompatible;
 
@@ -88,12 +111,12 @@ impl Default for Histogram {
     }
 }
 
-/// The bucket of a coarser schema that contains bucket `index`.
+/// Returns the bucket of schema `to` that contains bucket `index` of the finer schema `from`.
 fn coarser_index(index: i32, from: i32, to: i32) -> i32 {
     (index.wrapping_sub(1) >> (from - to)).wrapping_add(1)
 }
 
-/// The upper bound of an exponential bucket.
+/// Returns the upper bound of an exponential bucket.
 fn exponential_bound(index: i32, schema: i32) -> f64 {
     if schema < 0 {
         let exponent = i64::from(index) << -schema;
@@ -111,6 +134,7 @@ fn exponential_bound(index: i32, schema: i32) -> f64 {
     f64::exp2(f64::from(fraction) / f64::from(steps)) * f64::exp2(exponent as f64)
 }
 
+/// Adds `sign * other` to `buckets`, bucket by bucket.
 fn merge(buckets: &mut Vec<BucketCount>, other: &[BucketCount], sign: f64) {
     let mut merged = Vec::with_capacity(buckets.len() + other.len());
     let (mut left, mut right) = (buckets.iter().peekable(), other.iter().peekable());
@@ -146,7 +170,7 @@ fn merge(buckets: &mut Vec<BucketCount>, other: &[BucketCount], sign: f64) {
     *buckets = merged;
 }
 
-/// Applies a monotonic function to the indexes, adding up what falls together.
+/// Applies a monotonic function to the indexes and adds the counts of equal ones.
 fn reindexed(buckets: &[BucketCount], of: impl Fn(i32) -> i32) -> Vec<BucketCount> {
     let mut out: Vec<BucketCount> = Vec::with_capacity(buckets.len());
     for bucket in buckets {
@@ -165,17 +189,18 @@ fn same_bounds(one: &[f64], other: &[f64]) -> bool {
 }
 
 impl Histogram {
+    /// Returns whether the buckets have custom bounds.
     pub fn is_custom(&self) -> bool {
         self.schema == CUSTOM_SCHEMA
     }
 
-    /// Drops buckets without observations.
+    /// Removes buckets without observations.
     pub fn compact(&mut self) {
         self.positive.retain(|bucket| bucket.count != 0.0);
         self.negative.retain(|bucket| bucket.count != 0.0);
     }
 
-    /// Equal in everything but the hint; sums that are NaN are equal.
+    /// Returns whether everything but the hint is equal. Two sums that are NaN count as equal.
     pub fn same_as(&self, other: &Histogram) -> bool {
         let same = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan());
         let buckets = |a: &[BucketCount], b: &[BucketCount]| a == b;
@@ -201,7 +226,7 @@ impl Histogram {
 
     fn positive_bucket(&self, bucket: BucketCount) -> Bucket {
         let (lower, upper) = (self.bound(bucket.index.wrapping_sub(1)), self.bound(bucket.index));
-        // The first custom bucket takes in what lies below every bound.
+        // The first custom bucket has no lower bound.
         let lower_inclusive = self.is_custom() && bucket.index == 0;
         Bucket { lower, upper, lower_inclusive, upper_inclusive: true, count: bucket.count }
     }
@@ -211,7 +236,7 @@ impl Histogram {
         Bucket { lower, upper, lower_inclusive: true, upper_inclusive: false, count: bucket.count }
     }
 
-    /// All populated buckets, from the lowest to the highest.
+    /// Returns all populated buckets, from the lowest to the highest.
     pub fn buckets(&self) -> impl DoubleEndedIterator<Item = Bucket> + '_ {
         let zero = (self.zero_count != 0.0 && !self.is_custom()).then_some(Bucket {
             lower: -self.zero_threshold,
@@ -225,7 +250,8 @@ impl Histogram {
         negative.chain(zero).chain(positive)
     }
 
-    /// A zero bucket lies on one side if buckets exist on that side only.
+    /// Returns `bucket` with its bounds restricted to one side of zero, if it is the zero bucket and other buckets exist on
+    /// that side only.
     pub fn one_sided(&self, mut bucket: Bucket) -> Bucket {
         if !self.is_custom() && bucket.lower < 0.0 && bucket.upper > 0.0 {
             if self.negative.is_empty() && !self.positive.is_empty() {
@@ -237,7 +263,7 @@ impl Histogram {
         bucket
     }
 
-    /// Multiplies all counts and the sum. A negative factor makes a gauge of it.
+    /// Multiplies all counts and the sum. After a negative factor the histogram is a gauge.
     pub fn scale(&mut self, factor: f64) {
         self.zero_count *= factor;
         self.count *= factor;
@@ -251,7 +277,7 @@ impl Histogram {
         }
     }
 
-    /// Divides all counts and the sum; a division by zero leaves no buckets.
+    /// Divides all counts and the sum. A division by zero removes all buckets.
     pub fn divide(&mut self, divisor: f64) {
         self.zero_count /= divisor;
         self.count /= divisor;
@@ -269,9 +295,12 @@ impl Histogram {
         }
     }
 
-    /// Lowers the resolution.
+    /// Lowers the resolution to `schema`.
+    ///
+    /// # Panics
+    /// If `schema` is a higher resolution, or the buckets are custom.
     pub fn reduce(&mut self, schema: i32) {
-        assert!(!self.is_custom() && schema <= self.schema, "resolution is only ever lowered");
+        assert!(!self.is_custom() && schema <= self.schema, "reduce() only lowers the resolution");
         let from = self.schema;
         if schema == from {
             return;
@@ -281,7 +310,7 @@ impl Histogram {
         self.schema = schema;
     }
 
-    /// Widens the zero bucket to at least `threshold`, further if it would cut a populated bucket.
+    /// Widens the zero bucket to at least `threshold`, and to the end of a populated bucket that `threshold` would split.
     fn widen_zero(&mut self, threshold: f64) {
         if threshold <= self.zero_threshold {
             return;
@@ -361,17 +390,17 @@ impl Histogram {
         Ok(done)
     }
 
-    /// Adds bucket by bucket, at the resolution of the coarser one.
+    /// Adds `other` bucket by bucket, at the coarser resolution of the two.
     pub fn add(&mut self, other: &Histogram) -> Result<Reconciled, Incompatible> {
         self.combine(other, 1.0)
     }
 
-    /// Subtracts bucket by bucket; the hint is the caller's to set.
+    /// Subtracts `other` bucket by bucket, at the coarser resolution of the two. The caller sets the hint.
     pub fn sub(&mut self, other: &Histogram) -> Result<Reconciled, Incompatible> {
         self.combine(other, -1.0)
     }
 
-    /// The hint of a sum; true if a reset meets its contrary.
+    /// Sets the hint of a sum. Returns whether one operand was reset and the other was not.
     fn join_hints(&mut self, other: ResetHint) -> bool {
         use ResetHint::*;
         match (self.hint, other) {
@@ -388,7 +417,7 @@ impl Histogram {
         false
     }
 
-    /// Whether a counter was reset between `before` and this.
+    /// Returns whether the counter was reset between `before` and this sample.
     pub fn is_reset_after(&self, before: &Histogram) -> bool {
         match self.hint {
             ResetHint::Reset => return true,
@@ -398,7 +427,7 @@ impl Histogram {
         self.detect_reset(before)
     }
 
-    /// The same, without regard to the hint.
+    /// Does the same without regard to the hint.
     pub fn detect_reset(&self, before: &Histogram) -> bool {
         if self.count < before.count || self.is_custom() != before.is_custom() {
             return true;
@@ -431,7 +460,7 @@ impl Histogram {
         if before.zero_threshold < self.zero_threshold {
             before.to_mut().widen_zero(self.zero_threshold);
             if before.zero_threshold != self.zero_threshold {
-                // Its zero bucket would have cut a populated bucket.
+                // Its zero bucket would split a populated bucket.
                 return true;
             }
         }
@@ -444,14 +473,15 @@ impl Histogram {
         falls(&self.positive, &before.positive) || falls(&self.negative, &before.negative)
     }
 
-    /// Keeps the observations below (`upper`) or above a value, as well as buckets can tell.
+    /// Returns the histogram without the observations above (`upper`) or below `at`, estimated within the bucket that
+    /// contains `at`.
     pub fn trimmed(&self, at: f64, upper: bool) -> Histogram {
         let keeps_all = if upper { at == f64::INFINITY } else { at == f64::NEG_INFINITY };
         if keeps_all {
             return self.clone();
         }
         let (mut count, mut sum, mut changed) = (0.0, 0.0, false);
-        // What is kept of a bucket, and the value that stands for it.
+        // Returns what remains of a bucket's count, and adds it to `count` and `sum`.
         let mut part = |bucket: Bucket, is_zero: bool| -> f64 {
             let custom = self.is_custom();
             let (lower, high) = (bucket.lower, bucket.upper);
@@ -465,7 +495,7 @@ impl Histogram {
                 } else if lower >= at && !(custom && lower == f64::NEG_INFINITY) || high == f64::INFINITY {
                     (kept, from, to) = (0.0, lower, high);
                 } else if lower == f64::NEG_INFINITY && high <= 0.0 {
-                    // How far down it reaches is unknown.
+                    // The bucket has no lower bound.
                     (kept, from, to) = (if at == f64::NEG_INFINITY { 0.0 } else { bucket.count }, at, at);
                 } else if lower == f64::NEG_INFINITY {
                     (kept, from, to) = (bucket.count * (at / high).max(0.0), 0.0, at);
@@ -519,7 +549,7 @@ impl Histogram {
     }
 }
 
-/// The share of a finite bucket that lies below a value within it.
+/// Returns the estimated share of a finite bucket's observations that is below `at`, a value within it.
 fn fraction_below(bucket: Bucket, at: f64, linear: bool) -> f64 {
     if linear {
         return (at - bucket.lower) / (bucket.upper - bucket.lower);
@@ -528,7 +558,7 @@ fn fraction_below(bucket: Bucket, at: f64, linear: bool) -> f64 {
     if bucket.lower > 0.0 { (at_log - lower) / (upper - lower) } else { 1.0 - (at_log - upper) / (lower - upper) }
 }
 
-/// The value that stands for what lies between two bounds.
+/// Returns the value that represents the observations between two bounds.
 fn representative(from: f64, to: f64, linear: bool) -> f64 {
     if from == f64::NEG_INFINITY {
         return if to > 0.0 { to / 2.0 } else { to };
@@ -544,7 +574,7 @@ fn representative(from: f64, to: f64, linear: bool) -> f64 {
 }
 
 impl fmt::Display for Histogram {
-    /// As PromQL writes a histogram into a label: `{count:4, sum:5, [-1,1]:2, (1,2]:2}`.
+    /// Writes the form that PromQL puts into a label: `{count:4, sum:5, [-1,1]:2, (1,2]:2}`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{count:")?;
         format_float(self.count, f)?;

@@ -1,16 +1,16 @@
-//! A label set: sorted by name, names unique, no empty values unless a caller keeps them on purpose.
+//! Label sets: sorted by name, names unique, without empty values unless a caller keeps them on purpose.
 
 use crate::Quoted;
 use std::fmt;
 use std::sync::Arc;
 
-/// The label that holds the metric name.
+/// Name of the label that holds the metric name.
 pub const METRIC_NAME: &str = "__name__";
 
 /// An immutable label set, sorted by label name. Cloning copies a pointer.
 ///
-/// All text lies in one string; `ends` holds the end of each name and each value in turn, so a set of any size costs
-/// two allocations.
+/// All text lies in one string; `ends` holds the end of each name and each value in turn. A set of any size takes two
+/// allocations.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Labels(Arc<Inner>);
 
@@ -27,7 +27,8 @@ impl PartialOrd for Inner {
 }
 
 impl Ord for Inner {
-    /// Label by label, name before value, a prefix before what it begins: Prometheus' order of series.
+    /// Compares label by label, name before value; a prefix is less than what extends it. This is Prometheus' order of
+    /// series.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.iter().cmp(other.iter())
     }
@@ -45,12 +46,12 @@ impl Inner {
 }
 
 impl Labels {
-    /// The set without labels.
+    /// Returns the set without labels.
     pub fn empty() -> Labels {
         Labels::from_sorted(std::iter::empty())
     }
 
-    /// Builds from pairs in any order; of equal names the last one wins; empty values are kept.
+    /// Builds a set from pairs in any order. Of equal names the last one wins; empty values are kept.
     pub fn from_pairs<N: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (N, V)>) -> Labels {
         let mut builder = LabelsBuilder::default();
         for (name, value) in pairs {
@@ -59,7 +60,10 @@ impl Labels {
         builder.build()
     }
 
-    /// Builds from pairs that are sorted by name and unique already.
+    /// Builds a set from pairs that are sorted by name and unique.
+    ///
+    /// # Panics
+    /// If names and values together exceed 4 GiB.
     pub fn from_sorted<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Labels {
         let mut text = String::new();
         let mut ends = Vec::new();
@@ -76,32 +80,32 @@ impl Labels {
         Labels(Arc::new(Inner { text: text.into_boxed_str(), ends: ends.into_boxed_slice() }))
     }
 
-    /// The labels, sorted by name.
+    /// Returns the labels, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         self.0.iter()
     }
 
-    /// The value of label `name`, if the set has it.
+    /// Returns the value of label `name`, if the set has it.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
-    /// The metric name, or "".
+    /// Returns the metric name, or "" if there is none.
     pub fn metric_name(&self) -> &str {
         self.get(METRIC_NAME).unwrap_or("")
     }
 
-    /// How many labels the set has.
+    /// Returns the number of labels.
     pub fn len(&self) -> usize {
         self.0.ends.len() / 2
     }
 
-    /// Whether the set has no label.
+    /// Returns whether the set has no label.
     pub fn is_empty(&self) -> bool {
         self.0.ends.is_empty()
     }
 
-    /// XXH64 over name, 0xff, value, 0xff of every label: stable across runs and machines.
+    /// Returns XXH64 over name, 0xff, value, 0xff of every label. It is the same in every run and on every machine.
     pub fn hash64(&self) -> u64 {
         let mut hasher = xxhash_rust::xxh64::Xxh64::new(0);
         for (name, value) in self.iter() {
@@ -113,13 +117,13 @@ impl Labels {
         hasher.digest()
     }
 
-    /// A builder that starts from these labels.
+    /// Returns a builder that starts from these labels.
     pub fn to_builder(&self) -> LabelsBuilder {
         LabelsBuilder { pairs: self.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect() }
     }
 
-    /// The union of two sets; where both have a name, `self` wins. This is how a slot's own labels and its target's
-    /// labels become the series' labels.
+    /// Returns the union of two sets; where both have a name, `self` wins. The labels of a series are the labels of its
+    /// slot merged with those of its target.
     pub fn merged(&self, other: &Labels) -> Labels {
         let (mut left, mut right) = (self.iter().peekable(), other.iter().peekable());
         Labels::from_sorted(std::iter::from_fn(|| match (left.peek(), right.peek()) {
@@ -135,7 +139,7 @@ impl Labels {
 }
 
 impl fmt::Display for Labels {
-    /// Prometheus' form: `{a="1", b="2"}`, with names quoted where they need it.
+    /// Writes Prometheus' form: `{a="1", b="2"}`, with names quoted where they need it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{")?;
         for (i, (name, value)) in self.iter().enumerate() {
@@ -159,7 +163,7 @@ impl fmt::Debug for Labels {
     }
 }
 
-/// A label set under construction: what relabelling works on.
+/// A label set under construction, as relabelling changes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelsBuilder {
     /// Sorted by name, unique.
@@ -167,22 +171,22 @@ pub struct LabelsBuilder {
 }
 
 impl LabelsBuilder {
-    /// The value of label `name`, or "" (Prometheus does not tell an absent label from an empty one).
+    /// Returns the value of label `name`, or "" if it is absent: Prometheus treats the two as equal.
     pub fn get(&self, name: &str) -> &str {
         self.find(name).map_or("", |at| &self.pairs[at].1)
     }
 
-    /// Whether the label is there, even if empty.
+    /// Returns whether the label is present, even with an empty value.
     pub fn contains(&self, name: &str) -> bool {
         self.find(name).is_ok()
     }
 
-    /// Sets a label; an empty value deletes it.
+    /// Sets a label. An empty value removes it.
     pub fn set(&mut self, name: &str, value: &str) {
         if value.is_empty() { self.remove(name) } else { self.set_keep_empty(name, value) }
     }
 
-    /// Sets a label and keeps it even if the value is empty.
+    /// Sets a label, also to an empty value.
     pub fn set_keep_empty(&mut self, name: &str, value: &str) {
         match self.find(name) {
             Ok(at) => value.clone_into(&mut self.pairs[at].1),
@@ -190,24 +194,24 @@ impl LabelsBuilder {
         }
     }
 
-    /// Removes a label if it is there.
+    /// Removes a label if it is present.
     pub fn remove(&mut self, name: &str) {
         if let Ok(at) = self.find(name) {
             self.pairs.remove(at);
         }
     }
 
-    /// Keeps only the labels for which `keep(name, value)` holds.
+    /// Removes the labels for which `keep(name, value)` is false.
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &str) -> bool) {
         self.pairs.retain(|(name, value)| keep(name, value));
     }
 
-    /// The labels so far, sorted by name.
+    /// Returns the labels so far, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         self.pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The finished set.
+    /// Returns the finished set.
     pub fn build(&self) -> Labels {
         Labels::from_sorted(self.iter())
     }
@@ -217,13 +221,13 @@ impl LabelsBuilder {
     }
 }
 
-/// `[a-zA-Z_][a-zA-Z0-9_]*`
+/// Returns whether `name` has the form `[a-zA-Z_][a-zA-Z0-9_]*`.
 pub fn is_legacy_label_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     !bytes.is_empty() && !bytes[0].is_ascii_digit() && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
 }
 
-/// `[a-zA-Z_:][a-zA-Z0-9_:]*`
+/// Returns whether `name` has the form `[a-zA-Z_:][a-zA-Z0-9_:]*`.
 pub fn is_legacy_metric_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     !bytes.is_empty()

@@ -26,7 +26,10 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Fails only for an expression that is refused.
+    /// Returns a matcher.
+    ///
+    /// # Errors
+    /// If `value` is an invalid expression of a `=~` or `!~`.
     pub fn new(name: &str, op: MatchOp, value: &str) -> Result<Matcher, RegexError> {
         let regex = match op {
             MatchOp::Regex | MatchOp::NotRegex => Some(Regex::new(value)?),
@@ -35,24 +38,27 @@ impl Matcher {
         Ok(Matcher { name: name.into(), value: value.into(), op, regex })
     }
 
+    /// Returns the name of the label.
     pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// Returns how the value is compared.
     pub fn op(&self) -> MatchOp {
         self.op
     }
 
+    /// Returns the value or the text of the expression.
     pub fn value(&self) -> &str {
         &self.value
     }
 
-    /// The expression of a `=~` or `!~`, for those who look up values by its words or its prefix.
+    /// Returns the expression of a `=~` or `!~`, for callers that look up values by its literals or its prefix.
     pub fn regex(&self) -> Option<&Regex> {
         self.regex.as_ref()
     }
 
-    /// Whether a label with this value (absent: "") satisfies the matcher.
+    /// Returns whether a label with this value satisfies the matcher. An absent label has the value "".
     pub fn matches(&self, value: &str) -> bool {
         let regex = || self.regex.as_ref().is_some_and(|regex| regex.is_match(value));
         match self.op {
@@ -63,7 +69,7 @@ impl Matcher {
         }
     }
 
-    /// Whether the label set satisfies the matcher.
+    /// Returns whether the label set satisfies the matcher.
     pub fn matches_labels(&self, labels: &Labels) -> bool {
         self.matches(labels.get(&self.name).unwrap_or(""))
     }

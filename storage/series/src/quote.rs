@@ -1,8 +1,8 @@
-//! Text in double quotes, as Go's `strconv.Quote` writes it and PromQL reads it.
+//! Text in double quotes, as Go's `strconv.Quote` writes it and PromQL parses it.
 
 use std::fmt;
 
-/// Shows a text in quotes, with Go's escapes.
+/// Displays a text in double quotes, with Go's escapes.
 pub struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {

@@ -16,7 +16,7 @@ use regex_syntax::hir::{Capture, Class, ClassUnicode, ClassUnicodeRange, Dot, Hi
 /// How deep groups and operators nest. Go allows 1000, which would not fit the stack of a small thread here.
 pub(super) const NESTING_MAX: u32 = 250;
 
-/// How often the innermost piece may be repeated, all counted repetitions around it multiplied.
+/// How often the innermost fragment may be repeated, all counted repetitions around it multiplied.
 const REPEAT_MAX: u32 = 1000;
 
 /// Go's own bound on the instructions of a compiled expression.
@@ -39,9 +39,9 @@ pub(super) fn parse(text: &str) -> Result<Parsed, RegexError> {
     if !parser.frames.is_empty() {
         return Err(error("missing closing )", text));
     }
-    let piece = frame.close();
-    parser.check_limits(&piece)?;
-    Ok(Parsed { tree: piece.tree, group_names: parser.group_names })
+    let fragment = frame.close();
+    parser.check_limits(&fragment)?;
+    Ok(Parsed { tree: fragment.tree, group_names: parser.group_names })
 }
 
 fn error(what: &str, where_: &str) -> RegexError {
@@ -60,33 +60,38 @@ struct Flags {
     swap_greed: bool,
 }
 
-/// A piece of the tree, with what Go's limits are counted on.
-struct Piece {
+/// A fragment of the tree, with what Go's limits are counted on.
+struct Fragment {
     tree: Hir,
     depth: u32,
     instructions: u64,
-    /// How often counted repetitions copy the innermost piece.
+    /// How often counted repetitions copy the innermost fragment.
     copies: u32,
 }
 
-impl Piece {
-    fn leaf(tree: Hir) -> Piece {
-        Piece { tree, depth: 1, instructions: 1, copies: 1 }
+impl Fragment {
+    fn leaf(tree: Hir) -> Fragment {
+        Fragment { tree, depth: 1, instructions: 1, copies: 1 }
     }
 
-    fn join(pieces: Vec<Piece>, instructions_between: u64, join: impl FnOnce(Vec<Hir>) -> Hir) -> Piece {
-        let depth = 1 + pieces.iter().map(|piece| piece.depth).max().unwrap_or(0);
-        let copies = pieces.iter().map(|piece| piece.copies).max().unwrap_or(1);
-        let between = instructions_between * (pieces.len() as u64).saturating_sub(1);
-        let instructions = pieces.iter().map(|piece| piece.instructions).sum::<u64>() + between;
-        Piece { tree: join(pieces.into_iter().map(|piece| piece.tree).collect()), depth, instructions, copies }
+    fn join(fragments: Vec<Fragment>, instructions_between: u64, join: impl FnOnce(Vec<Hir>) -> Hir) -> Fragment {
+        let depth = 1 + fragments.iter().map(|fragment| fragment.depth).max().unwrap_or(0);
+        let copies = fragments.iter().map(|fragment| fragment.copies).max().unwrap_or(1);
+        let between = instructions_between * (fragments.len() as u64).saturating_sub(1);
+        let instructions = fragments.iter().map(|fragment| fragment.instructions).sum::<u64>() + between;
+        Fragment {
+            tree: join(fragments.into_iter().map(|fragment| fragment.tree).collect()),
+            depth,
+            instructions,
+            copies,
+        }
     }
 
-    fn concat(mut pieces: Vec<Piece>) -> Piece {
-        match pieces.len() {
-            0 => Piece::leaf(Hir::empty()),
-            1 => pieces.remove(0),
-            _ => Piece::join(pieces, 0, Hir::concat),
+    fn concat(mut fragments: Vec<Fragment>) -> Fragment {
+        match fragments.len() {
+            0 => Fragment::leaf(Hir::empty()),
+            1 => fragments.remove(0),
+            _ => Fragment::join(fragments, 0, Hir::concat),
         }
     }
 }
@@ -97,19 +102,19 @@ struct Frame {
     /// The flags that hold again after the group.
     flags_outside: Flags,
     /// Alternatives that a `|` ended.
-    finished: Vec<Piece>,
+    finished: Vec<Fragment>,
     /// The alternative being read.
-    open: Vec<Piece>,
+    open: Vec<Fragment>,
 }
 
 impl Frame {
-    fn close(mut self) -> Piece {
-        let last = Piece::concat(self.open);
+    fn close(mut self) -> Fragment {
+        let last = Fragment::concat(self.open);
         if self.finished.is_empty() {
             return last;
         }
         self.finished.push(last);
-        Piece::join(self.finished, 1, Hir::alternation)
+        Fragment::join(self.finished, 1, Hir::alternation)
     }
 }
 
@@ -135,7 +140,7 @@ impl<'a> Parser<'a> {
                 }
                 '|' => {
                     let frame = self.frame();
-                    let alternative = Piece::concat(std::mem::take(&mut frame.open));
+                    let alternative = Fragment::concat(std::mem::take(&mut frame.open));
                     frame.finished.push(alternative);
                     self.skip(1);
                 }
@@ -144,7 +149,7 @@ impl<'a> Parser<'a> {
                 '$' => self.push_look(if self.flags.multi_line { Look::EndLF } else { Look::End }, 1),
                 '.' => {
                     let dot = if self.flags.dot_newline { Dot::AnyChar } else { Dot::AnyCharExceptLF };
-                    self.push(Piece::leaf(Hir::dot(dot)));
+                    self.push(Fragment::leaf(Hir::dot(dot)));
                     self.skip(1);
                 }
                 '[' => self.class()?,
@@ -191,12 +196,12 @@ impl<'a> Parser<'a> {
         self.rest = &self.rest[bytes..];
     }
 
-    fn push(&mut self, piece: Piece) {
-        self.frame().open.push(piece);
+    fn push(&mut self, fragment: Fragment) {
+        self.frame().open.push(fragment);
     }
 
     fn push_look(&mut self, look: Look, bytes: usize) {
-        self.push(Piece::leaf(Hir::look(look)));
+        self.push(Fragment::leaf(Hir::look(look)));
         self.skip(bytes);
     }
 
@@ -213,15 +218,15 @@ impl<'a> Parser<'a> {
 
     /// A class of one character becomes a literal in [`Hir::class`], an empty one never matches.
     fn push_class(&mut self, class: ClassUnicode) {
-        self.push(Piece::leaf(Hir::class(Class::Unicode(class))));
+        self.push(Fragment::leaf(Hir::class(Class::Unicode(class))));
     }
 
     /// Every finished group and repetition is held against the limits, so that nothing grows past them first.
-    fn check_limits(&self, piece: &Piece) -> Result<(), RegexError> {
-        if piece.depth > NESTING_MAX {
+    fn check_limits(&self, fragment: &Fragment) -> Result<(), RegexError> {
+        if fragment.depth > NESTING_MAX {
             return Err(error("expression nests too deeply", self.whole));
         }
-        if piece.instructions > INSTRUCTIONS_MAX {
+        if fragment.instructions > INSTRUCTIONS_MAX {
             return Err(error("expression too large", self.whole));
         }
         Ok(())
@@ -240,14 +245,14 @@ impl<'a> Parser<'a> {
         let frame = self.frames.pop().expect("more than one frame");
         self.flags = frame.flags_outside;
         let capture = frame.capture;
-        let mut piece = frame.close();
+        let mut fragment = frame.close();
         if let Some(index) = capture {
-            piece.tree = Hir::capture(Capture { index, name: None, sub: Box::new(piece.tree) });
-            piece.depth += 1;
-            piece.instructions += 2;
+            fragment.tree = Hir::capture(Capture { index, name: None, sub: Box::new(fragment.tree) });
+            fragment.depth += 1;
+            fragment.instructions += 2;
         }
-        self.check_limits(&piece)?;
-        self.push(piece);
+        self.check_limits(&fragment)?;
+        self.push(fragment);
         self.skip(1);
         Ok(())
     }
@@ -303,7 +308,7 @@ impl<'a> Parser<'a> {
         Err(error("invalid or unsupported Perl syntax", consumed(start, self.rest)))
     }
 
-    /// Repeats the piece before; `before` is the text from the operator on, `previous` that of an operator right before.
+    /// Repeats the fragment before; `before` is the text from the operator on, `previous` that of an operator right before.
     fn repeat(
         &mut self,
         min: u32,
@@ -321,26 +326,26 @@ impl<'a> Parser<'a> {
             return Err(error("invalid nested repetition operator", consumed(previous, self.rest)));
         }
         let operator = consumed(before, self.rest);
-        let Some(piece) = self.frame().open.pop() else {
+        let Some(fragment) = self.frame().open.pop() else {
             return Err(error("missing argument to repetition operator", operator));
         };
         let factor = max.unwrap_or(min);
         let copies = match (is_counted, max) {
             (true, Some(0)) => 0,
-            (true, _) => piece.copies.saturating_mul(factor.max(1)),
-            (false, _) => piece.copies,
+            (true, _) => fragment.copies.saturating_mul(factor.max(1)),
+            (false, _) => fragment.copies,
         };
         if is_counted && factor >= 2 && copies > REPEAT_MAX {
             return Err(error("invalid repeat count", operator));
         }
         let instructions = match max {
-            None => 2 + piece.instructions * u64::from(min.max(1)),
-            Some(max) => (piece.instructions * u64::from(max) + u64::from(max - min)).max(1),
+            None => 2 + fragment.instructions * u64::from(min.max(1)),
+            Some(max) => (fragment.instructions * u64::from(max) + u64::from(max - min)).max(1),
         };
-        let repetition = Repetition { min, max, greedy, sub: Box::new(piece.tree) };
-        let piece = Piece { tree: Hir::repetition(repetition), depth: piece.depth + 1, instructions, copies };
-        self.check_limits(&piece)?;
-        self.push(piece);
+        let repetition = Repetition { min, max, greedy, sub: Box::new(fragment.tree) };
+        let fragment = Fragment { tree: Hir::repetition(repetition), depth: fragment.depth + 1, instructions, copies };
+        self.check_limits(&fragment)?;
+        self.push(fragment);
         Ok(())
     }
 

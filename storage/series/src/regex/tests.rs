@@ -249,6 +249,28 @@ fn replacing_keeps_what_does_not_match() {
     check("a*", "", "<>");
 }
 
+#[test]
+fn unanchored_expressions_search_within_a_text() {
+    #[track_caller]
+    fn check(source: &str, text: &str, replacement: &str, want: &str) {
+        let regex = Regex::unanchored(source).unwrap();
+        let replacement = Replacement::parse(replacement, &regex);
+        assert_eq!(regex.replace_all(text, |groups, out| replacement.append(text, groups, out)), want, "{source:?}");
+        assert_eq!(regex.is_match(text), text != want || source.is_empty(), "{source:?}");
+    }
+    check("a", "banana", "<$0>", "b<a>n<a>n<a>");
+    check("^b|a$", "banana", "", "anan");
+    check("(?P<c>[an])n", "banana", "${c}-", "ba-a-a");
+    check("", "ab", "-", "-a-b-");
+    check("x", "banana", "y", "banana");
+    check("a.c", "a\nc", "y", "a\nc");
+    assert_eq!(Regex::unanchored("(").unwrap_err().to_string(), "error parsing regexp: missing closing ): `(`");
+    assert_ne!(Regex::unanchored("a").unwrap(), Regex::new("a").unwrap());
+    let regex = Regex::unanchored("a").unwrap();
+    let refused = regex.try_replace_all("banana", |_, out| if out.len() < 3 { Ok(()) } else { Err("long") });
+    assert_eq!(refused, Err("long"));
+}
+
 /// A fixed sequence of numbers, so that a failure can be repeated.
 struct Numbers(u64);
 
@@ -337,7 +359,7 @@ fn the_ways_to_an_answer_agree() {
             assert_eq!(regex.is_match(text), want.is_some(), "{source:?} on {text:?}");
             assert_eq!(regex.find_groups(text, &mut groups), want.is_some(), "{source:?} on {text:?}");
             assert_eq!(groups, want_groups, "{source:?} on {text:?}");
-            if want.is_some() && regex.0.whole {
+            if want.is_some() && regex.0.matches_whole_text {
                 assert!(text.starts_with(regex.prefix()), "{source:?} on {text:?}");
             }
             if let Some(literals) = regex.literal_alternatives() {

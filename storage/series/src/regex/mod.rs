@@ -1,29 +1,33 @@
 //! Regular expressions with RE2's meaning, anchored at both ends as Prometheus anchors them.
 //!
 //! Most expressions in configurations and selectors are a word, a few words, or words around `.*`. Those are decided by
-//! comparing text, and the engine is not even built for them until someone asks for it.
+//! comparing text. The engine of the `regex` crate is built for them only when a caller needs it.
 //!
 //! Invariants:
-//!   * `is_match` and `find_groups` answer as the engine would, by whichever way they come to the answer
+//!   * `is_match` and `find_groups` return what the engine would return, whichever strategy is used
 //!   * a clone shares everything with its original
-//!   * what one expression may cost is bounded: [`PROGRAM_BYTES_MAX`] compiled, [`SEARCH_BYTES_MAX`] per thread
+//!   * the cost of one expression is bounded: [`PROGRAM_BYTES_MAX`] compiled, [`SEARCH_BYTES_MAX`] per thread
 
 mod re2;
+mod replacement;
+
+pub use replacement::Replacement;
 
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 use std::sync::{Arc, OnceLock};
 
-/// The compiled program of one expression.
+/// Size of the compiled program of one expression; larger ones are refused.
 const PROGRAM_BYTES_MAX: usize = 10 << 20;
 
-/// What a search may cache per expression and thread; a search that needs more becomes slower, not wrong.
+/// Size of the cache of a search, per expression and thread. A search that needs more becomes slower, not wrong.
 const SEARCH_BYTES_MAX: usize = 512 << 10;
 
-/// Alternatives are listed one by one up to this many; above, the engine is the smaller.
+/// Number of alternatives up to which they are listed one by one; above it the engine is smaller.
 const LITERALS_MAX: usize = 8192;
+/// Size of all listed alternatives.
 const LITERAL_BYTES_MAX: usize = 1 << 20;
 
-/// Up to so many alternatives are compared one after the other, more are searched by halves.
+/// Number of alternatives up to which they are compared one by one; more are searched by bisection.
 const LITERALS_LINEAR_MAX: usize = 8;
 
 /// An anchored expression: `^(?s:<source>)$`, in RE2's syntax and with RE2's meaning.
@@ -35,146 +39,171 @@ pub struct Regex(Arc<Inner>);
 
 struct Inner {
     source: Box<str>,
-    /// By group, the whole match included.
+    /// Whether `source` was anchored by [`Regex::new`].
+    is_anchored: bool,
+    /// Names by group, that of the whole match included.
     group_names: Box<[Option<Box<str>>]>,
-    /// Every match is the whole text.
-    whole: bool,
+    /// Whether every match is the whole text. Not so for `a)|(b`, although it is anchored.
+    matches_whole_text: bool,
     prefix: Box<str>,
-    /// Sorted and unique: all the texts that match, if they are few.
+    /// All texts that match, sorted and unique, if they are few.
     literals: Option<Box<[Box<str>]>>,
-    shape: Shape,
+    strategy: Strategy,
     engine: OnceLock<Engine>,
 }
 
-/// How a text is decided without the engine.
-enum Shape {
-    /// `prefix.*suffix`, `prefix.+suffix` or just a word.
-    Framed(Framed),
+/// How to decide a match without the engine.
+enum Strategy {
+    /// `prefix.*suffix`, `prefix.+suffix` or a single word.
+    PrefixSuffix(PrefixSuffix),
     /// `.*word.*`, without groups.
     Contains(Box<str>),
-    /// By the literals, if there are any, or by the engine.
+    /// By the list of literals, or by the engine if there is none.
     Other,
 }
 
-struct Framed {
+struct PrefixSuffix {
     prefix: Box<str>,
     suffix: Box<str>,
-    middle: Middle,
+    gap: Gap,
     /// Start and end of groups 1 and up.
-    groups: Box<[(Place, Place)]>,
+    groups: Box<[(CaptureBound, CaptureBound)]>,
 }
 
+/// What may lie between prefix and suffix.
 #[derive(Clone, Copy, PartialEq)]
-enum Middle {
-    /// The prefix is all there is.
+enum Gap {
+    /// The text equals the prefix; there is no suffix.
     Nothing,
     Any,
     AtLeastOne,
 }
 
+/// Where a group begins or ends, in bytes.
 #[derive(Clone, Copy)]
-enum Place {
+enum CaptureBound {
     FromStart(usize),
     FromEnd(usize),
 }
 
 struct Engine {
     compiled: regex::Regex,
-    /// Our group of each of the engine's groups. They differ where RE2 counts a group that can never match.
+    /// RE2's group for each of the engine's groups. They differ where RE2 counts a group that can never match.
     groups: Box<[usize]>,
 }
 
-/// Where a match and its groups lie: by group, the byte offsets of start and end if the group took part.
+/// Byte offsets of start and end for each group of a match, group 0 being the whole match; none for a group that took no
+/// part.
 pub type Groups = Vec<Option<(usize, usize)>>;
 
-/// Why an expression was refused, in the words of Go's `regexp`.
+/// Why an expression was refused, with the text of Go's `regexp`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("error parsing regexp: {0}")]
 pub struct RegexError(pub String);
 
 impl Regex {
-    /// Reads `source`; its compiled size is bounded, and so are nesting and repetition.
+    /// Compiles `source` between anchors.
+    ///
+    /// # Errors
+    /// Syntax that RE2 refuses, and expressions beyond the bounds of nesting, repetition and compiled size.
     pub fn new(source: &str) -> Result<Regex, RegexError> {
         let parsed = re2::parse(&anchored(source))?;
         let inside = inside_anchors(&parsed.tree);
         let groups = parsed.group_names.len() - 1;
-        let shape = inside.and_then(|inside| shape(inside, groups)).unwrap_or(Shape::Other);
+        let strategy = inside.and_then(|inside| text_strategy(inside, groups)).unwrap_or(Strategy::Other);
         let literals = inside.and_then(literals);
         let prefix = match &literals {
             Some(literals) => common_prefix(literals),
             None => inside.map(leading_text).unwrap_or_default(),
         };
         let engine = OnceLock::new();
-        if literals.is_none() && matches!(shape, Shape::Other) {
-            let built = Engine::build(&parsed.tree, PROGRAM_BYTES_MAX).map_err(|error| match error {
-                regex::Error::CompiledTooBig(_) => RegexError(format!("expression too large: `{source}`")),
-                error => RegexError(format!("regexp/syntax: internal error: `{source}`: {error}")),
-            })?;
+        if literals.is_none() && matches!(strategy, Strategy::Other) {
+            let built = Engine::build(&parsed.tree, PROGRAM_BYTES_MAX).map_err(|error| build_error(source, error))?;
             assert!(engine.set(built).is_ok(), "the engine is built once");
         }
         Ok(Regex(Arc::new(Inner {
             source: source.into(),
             group_names: parsed.group_names.into_boxed_slice(),
-            whole: inside.is_some(),
+            is_anchored: true,
+            matches_whole_text: inside.is_some(),
             prefix: prefix.into_boxed_str(),
             literals: literals.map(Vec::into_boxed_slice),
-            shape,
+            strategy,
             engine,
         })))
     }
 
-    /// The text it was made from, without the anchors.
+    /// Compiles `source` as it is, for searching within a text: the meaning of Go's `regexp.Compile`.
+    ///
+    /// # Errors
+    /// As [`Regex::new`].
+    pub fn unanchored(source: &str) -> Result<Regex, RegexError> {
+        let parsed = re2::parse(source)?;
+        let built = Engine::build(&parsed.tree, PROGRAM_BYTES_MAX).map_err(|error| build_error(source, error))?;
+        Ok(Regex(Arc::new(Inner {
+            source: source.into(),
+            is_anchored: false,
+            group_names: parsed.group_names.into_boxed_slice(),
+            matches_whole_text: false,
+            prefix: "".into(),
+            literals: None,
+            strategy: Strategy::Other,
+            engine: OnceLock::from(built),
+        })))
+    }
+
+    /// Returns the text it was made from, without the anchors that [`Regex::new`] adds.
     pub fn source(&self) -> &str {
         &self.0.source
     }
 
-    /// Whether `text` matches, as a whole.
+    /// Returns whether `text` matches; as a whole, unless the expression is unanchored.
     pub fn is_match(&self, text: &str) -> bool {
         let inner = &*self.0;
-        match (&inner.shape, &inner.literals) {
-            (Shape::Framed(framed), _) => framed.is_match(text),
-            (Shape::Contains(word), _) => text.contains(&**word),
-            (Shape::Other, Some(literals)) if literals.len() <= LITERALS_LINEAR_MAX => {
+        match (&inner.strategy, &inner.literals) {
+            (Strategy::PrefixSuffix(affixes), _) => affixes.is_match(text),
+            (Strategy::Contains(word), _) => text.contains(&**word),
+            (Strategy::Other, Some(literals)) if literals.len() <= LITERALS_LINEAR_MAX => {
                 literals.iter().any(|literal| **literal == *text)
             }
-            (Shape::Other, Some(literals)) => literals.binary_search_by(|literal| (**literal).cmp(text)).is_ok(),
-            (Shape::Other, None) => {
+            (Strategy::Other, Some(literals)) => literals.binary_search_by(|literal| (**literal).cmp(text)).is_ok(),
+            (Strategy::Other, None) => {
                 (inner.prefix.is_empty() || text.starts_with(&*inner.prefix)) && self.engine().compiled.is_match(text)
             }
         }
     }
 
-    /// All the texts that match, sorted, if they are a few thousand at most: `a|b`, `node-[1-3]`, or a plain word.
-    /// An expression that matches nothing has none of them.
+    /// Returns all texts that match, sorted, if they are a few thousand at most: `a|b`, `node-[1-3]`, or a plain word.
+    /// The list is empty for an expression that matches nothing.
     pub fn literal_alternatives(&self) -> Option<&[Box<str>]> {
         self.0.literals.as_deref()
     }
 
-    /// What every matching text begins with; may be empty.
+    /// Returns the text with which every match begins; may be empty.
     pub fn prefix(&self) -> &str {
         &self.0.prefix
     }
 
-    /// How many groups there are, the whole match (group 0) included.
+    /// Returns the number of groups, the whole match (group 0) included.
     pub fn group_count(&self) -> usize {
         self.0.group_names.len()
     }
 
-    /// The groups of that name. RE2 as Go has it lets several groups share one.
+    /// Returns the groups of that name. Go's RE2 lets several groups share one.
     pub fn groups_named(&self, name: &str) -> impl Iterator<Item = usize> {
         let named = move |group: &Option<Box<str>>| group.as_deref() == Some(name);
         self.0.group_names.iter().enumerate().filter(move |(_, group)| named(group)).map(|(index, _)| index)
     }
 
-    /// Finds the first match and where its groups lie; without a match `groups` is left empty.
+    /// Finds the first match and writes its groups to `groups`, which is empty if there is no match.
     pub fn find_groups(&self, text: &str, groups: &mut Groups) -> bool {
         groups.clear();
-        if let Shape::Framed(framed) = &self.0.shape {
-            if !framed.is_match(text) {
+        if let Strategy::PrefixSuffix(affixes) = &self.0.strategy {
+            if !affixes.is_match(text) {
                 return false;
             }
             groups.push(Some((0, text.len())));
-            groups.extend(framed.groups.iter().map(|(start, end)| Some((start.in_text(text), end.in_text(text)))));
+            groups.extend(affixes.groups.iter().map(|(start, end)| Some((start.in_text(text), end.in_text(text)))));
             return true;
         }
         if !text.starts_with(&*self.0.prefix) {
@@ -190,32 +219,48 @@ impl Regex {
         }
     }
 
-    /// Replaces every match by what `expand` appends for its groups, and keeps the text between matches. There is more
-    /// than one match only for an expression like `a)|(b`.
+    /// Returns `text` with every match replaced by what `expand` appends for its groups. An anchored expression has more
+    /// than one match only if it is like `a)|(b`.
     pub fn replace_all(&self, text: &str, mut expand: impl FnMut(&Groups, &mut String)) -> String {
+        let expanded = self.try_replace_all(text, |groups, out| {
+            expand(groups, out);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        expanded.unwrap_or_else(|never| match never {})
+    }
+
+    /// Does the same with an `expand` that can fail.
+    ///
+    /// # Errors
+    /// Stops at the first error of `expand` and returns it.
+    pub fn try_replace_all<E>(
+        &self,
+        text: &str,
+        mut expand: impl FnMut(&Groups, &mut String) -> Result<(), E>,
+    ) -> Result<String, E> {
         let mut groups = Groups::new();
         let mut out = String::new();
-        if self.0.whole {
+        if self.0.matches_whole_text {
             match self.find_groups(text, &mut groups) {
-                true => expand(&groups, &mut out),
+                true => expand(&groups, &mut out)?,
                 false => out.push_str(text),
             }
-            return out;
+            return Ok(out);
         }
         let engine = self.engine();
         let mut copied = 0;
         for captures in engine.compiled.captures_iter(text) {
             engine.copy_groups(&captures, self.group_count(), &mut groups);
-            let (start, end) = groups[0].expect("a match has a place");
+            let (start, end) = groups[0].expect("group 0 takes part in every match");
             out.push_str(&text[copied..start]);
-            expand(&groups, &mut out);
+            expand(&groups, &mut out)?;
             copied = end;
         }
         out.push_str(&text[copied..]);
-        out
+        Ok(out)
     }
 
-    /// The compiled, anchored expression. It knows groups by number only, and not those under `{0}`: use
+    /// Returns the compiled expression, with its anchors. It knows groups by number only, and lacks those under `{0}`; use
     /// [`Regex::find_groups`] where groups matter.
     pub fn compiled(&self) -> &regex::Regex {
         &self.engine().compiled
@@ -223,10 +268,17 @@ impl Regex {
 
     fn engine(&self) -> &Engine {
         self.0.engine.get_or_init(|| {
-            let parsed = re2::parse(&anchored(&self.0.source)).expect("it was read before");
-            // Only expressions of bounded size are built late, see `new`.
-            Engine::build(&parsed.tree, usize::MAX).expect("a list of words compiles")
+            let parsed = re2::parse(&anchored(&self.0.source)).expect("the same text was parsed in `new`");
+            // Only expressions with a strategy of bounded size get here, see `new`.
+            Engine::build(&parsed.tree, usize::MAX).expect("a list of literals compiles")
         })
+    }
+}
+
+fn build_error(source: &str, error: regex::Error) -> RegexError {
+    match error {
+        regex::Error::CompiledTooBig(_) => RegexError(format!("expression too large: `{source}`")),
+        error => RegexError(format!("regexp/syntax: internal error: `{source}`: {error}")),
     }
 }
 
@@ -296,7 +348,7 @@ fn inside_anchors(tree: &Hir) -> Option<&[Hir]> {
     (start > 0 && end > 0).then(|| &parts[start..parts.len() - end])
 }
 
-/// Piece by piece what a simple expression is made of.
+/// A part of a simple expression.
 enum Token<'a> {
     Text(&'a str),
     Any,
@@ -305,7 +357,7 @@ enum Token<'a> {
     GroupEnd(usize),
 }
 
-/// Whether `parts` is text, `.*`, `.+` and groups around them only.
+/// Splits `parts` into tokens; none if they contain more than text, `.*`, `.+` and groups around them.
 fn tokens<'a>(parts: &'a [Hir], out: &mut Vec<Token<'a>>) -> Option<()> {
     for part in parts {
         match part.kind() {
@@ -330,7 +382,7 @@ fn tokens<'a>(parts: &'a [Hir], out: &mut Vec<Token<'a>>) -> Option<()> {
     Some(())
 }
 
-/// Whether it is a dot that takes newlines too.
+/// Returns whether `tree` is a dot that also matches newlines.
 fn is_any_character(tree: &Hir) -> bool {
     match tree.kind() {
         HirKind::Class(Class::Unicode(class)) => {
@@ -340,64 +392,64 @@ fn is_any_character(tree: &Hir) -> bool {
     }
 }
 
-fn shape(parts: &[Hir], group_count: usize) -> Option<Shape> {
+fn text_strategy(parts: &[Hir], group_count: usize) -> Option<Strategy> {
     let mut found = Vec::new();
     tokens(parts, &mut found)?;
     if group_count == 0
         && let [Token::Any, Token::Text(word), Token::Any] = found[..]
     {
-        return Some(Shape::Contains(word.into()));
+        return Some(Strategy::Contains(word.into()));
     }
     let (mut before, mut after) = (String::new(), String::new());
-    let mut middle = Middle::Nothing;
+    let mut gap = Gap::Nothing;
     for token in &found {
         match token {
-            Token::Text(text) if middle == Middle::Nothing => before.push_str(text),
+            Token::Text(text) if gap == Gap::Nothing => before.push_str(text),
             Token::Text(text) => after.push_str(text),
-            // With two of them it takes a search to say which group has what.
-            Token::Any | Token::AtLeastOne if middle != Middle::Nothing => return None,
-            Token::Any => middle = Middle::Any,
-            Token::AtLeastOne => middle = Middle::AtLeastOne,
+            // With two gaps only a search can tell the groups apart.
+            Token::Any | Token::AtLeastOne if gap != Gap::Nothing => return None,
+            Token::Any => gap = Gap::Any,
+            Token::AtLeastOne => gap = Gap::AtLeastOne,
             Token::GroupStart(_) | Token::GroupEnd(_) => {}
         }
     }
     let mut groups = vec![None; group_count];
-    let mut starts = vec![Place::FromStart(0); group_count];
-    let mut place = Place::FromStart(0);
+    let mut starts = vec![CaptureBound::FromStart(0); group_count];
+    let mut bound = CaptureBound::FromStart(0);
     for token in &found {
-        match (token, &mut place) {
-            (Token::Text(text), Place::FromStart(bytes)) => *bytes += text.len(),
-            (Token::Text(text), Place::FromEnd(bytes)) => *bytes -= text.len(),
-            (Token::Any | Token::AtLeastOne, place) => *place = Place::FromEnd(after.len()),
-            (Token::GroupStart(group), place) => starts[group - 1] = *place,
-            (Token::GroupEnd(group), place) => groups[group - 1] = Some((starts[group - 1], *place)),
+        match (token, &mut bound) {
+            (Token::Text(text), CaptureBound::FromStart(bytes)) => *bytes += text.len(),
+            (Token::Text(text), CaptureBound::FromEnd(bytes)) => *bytes -= text.len(),
+            (Token::Any | Token::AtLeastOne, bound) => *bound = CaptureBound::FromEnd(after.len()),
+            (Token::GroupStart(group), bound) => starts[group - 1] = *bound,
+            (Token::GroupEnd(group), bound) => groups[group - 1] = Some((starts[group - 1], *bound)),
         }
     }
-    // A group that the tree lost (`(a){0}`) is none that we could place.
+    // A group that is not in the tree (`(a){0}`) has no bounds.
     let groups: Box<[_]> = groups.into_iter().collect::<Option<_>>()?;
-    Some(Shape::Framed(Framed { prefix: before.into(), suffix: after.into(), middle, groups }))
+    Some(Strategy::PrefixSuffix(PrefixSuffix { prefix: before.into(), suffix: after.into(), gap, groups }))
 }
 
-impl Framed {
+impl PrefixSuffix {
     fn is_match(&self, text: &str) -> bool {
-        if self.middle == Middle::Nothing {
+        if self.gap == Gap::Nothing {
             return *text == *self.prefix;
         }
-        let bytes_min = self.prefix.len() + self.suffix.len() + usize::from(self.middle == Middle::AtLeastOne);
+        let bytes_min = self.prefix.len() + self.suffix.len() + usize::from(self.gap == Gap::AtLeastOne);
         text.len() >= bytes_min && text.starts_with(&*self.prefix) && text.ends_with(&*self.suffix)
     }
 }
 
-impl Place {
+impl CaptureBound {
     fn in_text(self, text: &str) -> usize {
         match self {
-            Place::FromStart(bytes) => bytes,
-            Place::FromEnd(bytes) => text.len() - bytes,
+            CaptureBound::FromStart(bytes) => bytes,
+            CaptureBound::FromEnd(bytes) => text.len() - bytes,
         }
     }
 }
 
-/// All the texts that `parts` in a row can match, sorted and unique, if they are few.
+/// Returns all texts that the sequence `parts` can match, sorted and unique, if they are few.
 fn literals(parts: &[Hir]) -> Option<Vec<Box<str>>> {
     let mut all = list_concat(parts)?;
     all.sort_unstable();
@@ -432,7 +484,7 @@ fn list(tree: &Hir) -> Option<Vec<String>> {
             let characters = || class.ranges().iter().flat_map(|range| range.start()..=range.end());
             (count <= LITERALS_MAX).then(|| characters().map(String::from).collect())
         }
-        // The tree has classes of bytes only for what never matches.
+        // The tree has classes of bytes only for expressions that never match.
         HirKind::Class(Class::Bytes(class)) => class.ranges().is_empty().then(Vec::new),
         HirKind::Look(_) => None,
         HirKind::Repetition(repetition) => {
@@ -473,19 +525,19 @@ fn list(tree: &Hir) -> Option<Vec<String>> {
 }
 
 fn common_prefix(sorted: &[Box<str>]) -> String {
-    // Between the first and the last in order lie all the others.
+    // All others lie between the first and the last in sorted order.
     let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return String::new() };
     first.chars().zip(last.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
 }
 
-/// The text that `parts` begin with in every case.
+/// Returns the text with which every match of the sequence `parts` begins.
 fn leading_text(parts: &[Hir]) -> String {
     let mut text = String::new();
     append_leading_text(parts, &mut text);
     text
 }
 
-/// Whether all of `parts` is text, so that what follows may be appended too.
+/// Appends the leading text of `parts`. Returns whether all of them are text, so that the next part may be appended.
 fn append_leading_text(parts: &[Hir], text: &mut String) -> bool {
     parts.iter().all(|part| match part.kind() {
         HirKind::Empty => true,
@@ -512,7 +564,7 @@ impl std::fmt::Debug for Regex {
 
 impl PartialEq for Regex {
     fn eq(&self, other: &Regex) -> bool {
-        self.source() == other.source()
+        self.source() == other.source() && self.0.is_anchored == other.0.is_anchored
     }
 }
 
