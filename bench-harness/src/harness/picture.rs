@@ -150,7 +150,7 @@ fn caption(results: &Results) -> String {
         results.date,
         scenario.targets,
         scenario.interval_s,
-        crate::report::count_of(scenario.rounds),
+        crate::statistics::count_of(scenario.rounds),
         scenario.duration_s,
         results.machine.cpu_model,
         results.machine.cores,

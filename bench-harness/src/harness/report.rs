@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::results::{Outcome, Results, Round, Runs};
-use crate::statistics::{Spread, digits};
+use crate::statistics::{Spread, count_of, digits};
 
 /// A figure of a round, if it has one.
 type Figure = Box<dyn Fn(&Round) -> Option<f64>>;
@@ -141,11 +141,6 @@ fn figures(results: &Results, out: &mut String) {
             row(out, &metric, cells.into_iter().map(cell));
         }
     }
-}
-
-/// "1 round", "3 rounds".
-pub fn count_of(rounds: usize) -> String {
-    format!("{rounds} round{}", if rounds == 1 { "" } else { "s" })
 }
 
 fn table_head<'a>(out: &mut String, titles: impl Iterator<Item = &'a str>) {

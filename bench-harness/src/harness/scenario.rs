@@ -193,7 +193,7 @@ impl Scenario {
             self.churn_percent,
             self.warm_up_s,
             self.duration_s,
-            crate::report::count_of(self.rounds),
+            crate::statistics::count_of(self.rounds),
         )
     }
 }

@@ -27,6 +27,11 @@ impl Spread {
     }
 }
 
+/// "1 round", "3 rounds".
+pub fn count_of(rounds: usize) -> String {
+    format!("{rounds} round{}", if rounds == 1 { "" } else { "s" })
+}
+
 /// A number with about three digits that count.
 pub fn digits(value: f64) -> String {
     let size = value.abs();

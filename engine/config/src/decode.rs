@@ -6,6 +6,7 @@
 //!   * a field that no section asked for is refused: forgetting to read a field cannot go unnoticed
 
 use crate::errors::{ConfigError, ERRORS_MAX};
+pub(crate) use crate::tree::Tree;
 use crate::yaml::{Kind, Mark, Node};
 use relabel::NameScheme;
 use std::cell::{Cell, RefCell};
@@ -36,19 +37,6 @@ pub(crate) trait Value: Sized {
 pub(crate) trait Section: Sized {
     fn read_fields(&mut self, fields: &mut Fields);
     fn write_fields(&self, out: &mut Vec<(String, Tree)>);
-}
-
-/// Plain data as it stands in a file. Public, because free-form parts of a configuration are kept so.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Tree {
-    /// Text that needs quotes if it looks like something else.
-    Text(String),
-    /// A number, boolean, duration or the like, printed as it is.
-    Plain(String),
-    /// Items in order.
-    List(Vec<Tree>),
-    /// Keys, each once, with their values.
-    Map(Vec<(String, Tree)>),
 }
 
 /// Where we are in which file, what holds there, and what was refused so far.
@@ -250,6 +238,23 @@ pub(crate) fn write_field<T: Value>(out: &mut Vec<(String, Tree)>, name: &str, v
     }
 }
 
+/// One of a set of words.
+pub(crate) fn read_choice<T: Copy>(
+    node: &Node,
+    cx: &Context,
+    any_case: bool,
+    choices: &[(&'static str, T)],
+) -> Option<T> {
+    let text = String::read(node, cx)?;
+    let is_word = |word: &str| word == text || any_case && word.eq_ignore_ascii_case(&text);
+    let found = choices.iter().find(|(word, _)| is_word(word));
+    if found.is_none() {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        cx.refuse(node.mark, format!("unknown value {text:?}; use one of {}", words.join(", ")));
+    }
+    found.map(|(_, choice)| *choice)
+}
+
 /// Declares a section: a struct with documented fields, their defaults, how it is read and how it is printed.
 ///
 /// `check` runs after the fields were read, still inside the section: it may refuse, complete, or take more fields.
@@ -341,7 +346,7 @@ macro_rules! choices {
         impl $crate::decode::Value for $Name {
             fn read(node: &$crate::yaml::Node, cx: &$crate::decode::Context) -> Option<$Name> {
                 let any_case: &[&str] = &[$(stringify!($any_case))?];
-                $crate::values::read_choice(node, cx, !any_case.is_empty(), &[$(($word, $Name::$Choice),)*])
+                $crate::decode::read_choice(node, cx, !any_case.is_empty(), &[$(($word, $Name::$Choice),)*])
             }
 
             fn write(&self) -> $crate::decode::Tree {

@@ -30,7 +30,7 @@ impl Config {
         let fleet =
             self.fleet.as_ref().map(|fleet| crate::Fleet { member: fleet.member.replace('$', "$$"), ..fleet.clone() });
         put("fleet", fleet.as_ref().map(Value::write));
-        crate::yaml::print(&Tree::Map(out))
+        crate::tree::print(&Tree::Map(out))
     }
 
     /// The files whose content makes up the configuration, as they exist now: the main file first. One that has come to

@@ -6,8 +6,8 @@ use crate::decode::{Context, Fields, Section, Tree, section};
 use crate::discovery::{Discovery, check_static_targets};
 use crate::http::HttpConfig;
 use crate::sections::check_scheme;
-use crate::types::{EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, Size, TIMEOUT_DEFAULT};
-use crate::units::format_duration;
+use crate::types::{EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, TIMEOUT_DEFAULT};
+use crate::units::{Size, format_duration};
 use crate::yaml::Node;
 use relabel::{NameScheme, Program};
 use std::path::PathBuf;
@@ -121,7 +121,7 @@ impl ScrapeConfig {
 
     /// The job as a file would say it, nothing left to inherit, secrets hidden.
     pub fn to_yaml(&self) -> String {
-        crate::yaml::print(&self.to_tree())
+        crate::tree::print(&self.to_tree())
     }
 
     pub(crate) fn to_tree(&self) -> Tree {

@@ -28,13 +28,13 @@ mod rule_tests;
 mod rules;
 mod secret;
 mod sections;
+mod tree;
 mod types;
 mod units;
 mod values;
 mod web;
 mod yaml;
 
-pub use decode::Tree;
 pub use discovery::*;
 pub use env::Env;
 pub use errors::{ConfigError, ConfigErrors};
@@ -52,8 +52,7 @@ pub use rule_tests::{
 pub use rules::{Place, RuleFile, RuleGroup, RuleSpec, load_rules, parse_rules, refusals};
 pub use secret::Secret;
 pub use sections::*;
-pub use types::{
-    Config, EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, Size, TIMEOUT_DEFAULT,
-};
-pub use units::{UnitError, format_duration, format_size, parse_duration, parse_size};
+pub use tree::Tree;
+pub use types::{Config, EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, TIMEOUT_DEFAULT};
+pub use units::{Size, UnitError, format_duration, format_size, parse_duration, parse_size};
 pub use web::{ClientAuth, HttpServerConfig, TlsServerConfig, WebConfig, load_web, parse_web};

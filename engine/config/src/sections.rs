@@ -7,7 +7,7 @@ use crate::Secret;
 use crate::decode::{Fields, choices, section};
 use crate::discovery::{Discovery, check_static_targets};
 use crate::http::{HttpConfig, TlsConfig, check_header};
-use crate::types::Size;
+use crate::units::Size;
 use relabel::Program;
 use series::Labels;
 use std::path::PathBuf;

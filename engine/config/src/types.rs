@@ -1,6 +1,7 @@
 //! What a configuration comes down to: the global settings and the jobs, everything inherited, compiled and checked.
 
 use crate::decode::{choices, section};
+use crate::units::Size;
 use crate::{
     Alerting, Discovery, Federation, Fleet, HttpConfig, Otlp, RemoteRead, RemoteWrite, Runtime, Storage, Tracing,
 };
@@ -167,10 +168,6 @@ pub struct ScrapeConfig {
     /// Where targets come from: static groups first, then the other mechanisms by name.
     pub discoveries: Vec<Discovery>,
 }
-
-/// A size in bytes, written with a unit: `512MB`. Units are powers of 1024.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub u64);
 
 choices! {
     /// A format that a target may be asked for.

@@ -1,82 +1,44 @@
 //! Durations and sizes as Prometheus writes them.
 
+use series::DurationError;
 use std::fmt::Write;
 use std::time::Duration;
 
-const MS: u64 = 1;
-const SECOND: u64 = 1000 * MS;
-const MINUTE: u64 = 60 * SECOND;
-const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
-const WEEK: u64 = 7 * DAY;
-const YEAR: u64 = 365 * DAY;
-/// Go keeps durations as nanoseconds in 63 bits; we refuse what it refuses.
-const DURATION_MS_MAX: u64 = (i64::MAX as u64) / 1_000_000;
-
-/// Units in the order in which they may follow each other, in milliseconds. The first three are printed only if nothing
-/// is left over.
-const DURATION_UNITS: [(&str, u64); 7] =
-    [("y", YEAR), ("w", WEEK), ("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND), ("ms", MS)];
-const EXACT_UNITS_COUNT: usize = 3;
-
 const SIZE_UNITS: [&str; 7] = ["", "K", "M", "G", "T", "P", "E"];
 
-/// Why a duration or a size was refused, with an example of a good one.
+/// A size in bytes, written with a unit: `512MB`. Units are powers of 1024.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// Why a duration or a size was refused, with an example of a valid one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UnitError(String);
 
-/// Reads `1h30m`, `500ms`, `0`: whole numbers with units, from years down to milliseconds, each at most once.
+/// Reads `1h30m`, `500ms`, `0`, as [`series::parse_duration`] does.
+///
+/// # Errors
+/// Prometheus' text, with an example of a valid duration.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    let invalid =
-        || UnitError(format!("not a valid duration string: {text:?}; write a number and a unit, such as 15s or 1h30m"));
-    let out_of_range = || UnitError(format!("duration out of range: {text:?}; at most 292y fit"));
-    match text {
-        "0" => return Ok(Duration::ZERO),
-        "" => return Err(UnitError("empty duration string; write a number and a unit, such as 15s".to_owned())),
-        _ => {}
-    }
-    let mut rest = text;
-    let mut units = DURATION_UNITS.iter();
-    let mut total_ms = 0_u64;
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, tail) = rest.split_at(digits);
-        let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let (unit, tail) = tail.split_at(letters);
-        let (_, unit_ms) = units.find(|(name, _)| *name == unit).ok_or_else(invalid)?;
-        if number.is_empty() {
-            return Err(invalid());
-        }
-        let number: u64 = number.parse().map_err(|_| out_of_range())?;
-        let part_ms = number.checked_mul(*unit_ms).ok_or_else(out_of_range)?;
-        total_ms = total_ms.checked_add(part_ms).filter(|ms| *ms <= DURATION_MS_MAX).ok_or_else(out_of_range)?;
-        rest = tail;
-    }
-    Ok(Duration::from_millis(total_ms))
+    let refused = |error: DurationError| {
+        UnitError(match error {
+            DurationError::Empty => format!("{error}; write a number and a unit, such as 15s"),
+            DurationError::Invalid => format!("{error}: {text:?}; write a number and a unit, such as 15s or 1h30m"),
+            DurationError::OutOfRange => format!("{error}: {text:?}; the longest duration is 292y"),
+        })
+    };
+    series::parse_duration(text).map(Duration::from_millis).map_err(refused)
 }
 
-/// Writes a duration so that [`parse_duration`] reads it: `1m30s`, `2w`, `0s`. Parts of a millisecond are cut off.
+/// Writes a duration so that [`parse_duration`] reads it: `1m30s`, `2w`, `0s`. Fractions of a millisecond are dropped.
 pub fn format_duration(duration: Duration) -> String {
-    let mut rest_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if rest_ms == 0 {
-        return "0s".to_owned();
-    }
-    let mut out = String::new();
-    for (index, (unit, unit_ms)) in DURATION_UNITS.iter().enumerate() {
-        if index < EXACT_UNITS_COUNT && !rest_ms.is_multiple_of(*unit_ms) {
-            continue;
-        }
-        let number = rest_ms / unit_ms;
-        if number > 0 {
-            write!(out, "{number}{unit}").expect("a string takes everything");
-            rest_ms %= unit_ms;
-        }
-    }
-    out
+    series::format_duration(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Reads `512MB`, `1.5GiB`, `0`: bytes with a unit, always by powers of 1024.
+/// Reads `512MB`, `1.5GiB`, `0` and returns bytes. All units are powers of 1024.
+///
+/// # Errors
+/// Prometheus' text, with an example of a valid size.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let invalid =
         || UnitError(format!("units: invalid size {text:?}; write a number and a unit, such as 512KB, 10MB or 2GB"));
@@ -96,11 +58,11 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
         let number: f64 = number.parse().map_err(|_| invalid())?;
         let prefix = unit.strip_suffix("iB").or_else(|| unit.strip_suffix('B')).ok_or_else(invalid)?;
         let power = SIZE_UNITS.iter().position(|name| *name == prefix).ok_or_else(invalid)?;
-        total += number * 1024_f64.powi(i32::try_from(power).expect("seven units"));
+        total += number * 1024_f64.powi(i32::try_from(power).expect("there are seven units"));
         rest = tail;
     }
     if total >= i64::MAX as f64 {
-        return Err(UnitError(format!("units: size {text:?} is out of range; at most 8EB fit")));
+        return Err(UnitError(format!("units: size {text:?} is out of range; the largest size is below 8EB")));
     }
     Ok(total as u64)
 }
@@ -115,7 +77,7 @@ pub fn format_size(bytes: u64) -> String {
         let number = (bytes >> (10 * power)) & 0x3ff;
         if number > 0 {
             let suffix = if power == 0 { "B" } else { "iB" };
-            write!(out, "{number}{unit}{suffix}").expect("a string takes everything");
+            write!(out, "{number}{unit}{suffix}").expect("writing into a String does not fail");
         }
     }
     out

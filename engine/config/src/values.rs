@@ -1,9 +1,8 @@
 //! How each type of value is read and printed.
 
-use crate::decode::{Context, Fields, Step, Tree, Value};
+use crate::decode::{Context, Fields, Step, Tree, Value, read_choice};
 use crate::secret::{HIDDEN, Secret};
-use crate::types::Size;
-use crate::units::{format_duration, format_size, parse_duration, parse_size};
+use crate::units::{Size, format_duration, format_size, parse_duration, parse_size};
 use crate::yaml::{Kind, Node, as_bool};
 use relabel::{NameScheme, Program, Rule, RuleSpec};
 use series::Labels;
@@ -21,23 +20,6 @@ fn refuse_shape<T>(node: &Node, cx: &Context, want: &str) -> Option<T> {
 fn refuse_type<T>(node: &Node, cx: &Context, want: &str) -> Option<T> {
     cx.refuse(node.mark, format!("cannot unmarshal {} into {want}", node.describe()));
     None
-}
-
-/// One of a set of words.
-pub(crate) fn read_choice<T: Copy>(
-    node: &Node,
-    cx: &Context,
-    any_case: bool,
-    choices: &[(&'static str, T)],
-) -> Option<T> {
-    let text = String::read(node, cx)?;
-    let is_word = |word: &str| word == text || any_case && word.eq_ignore_ascii_case(&text);
-    let found = choices.iter().find(|(word, _)| is_word(word));
-    if found.is_none() {
-        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-        cx.refuse(node.mark, format!("unknown value {text:?}; use one of {}", words.join(", ")));
-    }
-    found.map(|(_, choice)| *choice)
 }
 
 impl Value for String {

@@ -7,11 +7,9 @@
 //!   * size, depth and the number of nodes after expansion of aliases are bounded before anyone walks the tree
 //!   * no mapping has a key twice
 
-use crate::decode::Tree;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write;
 use std::rc::Rc;
 
 /// Far above any fleet's file, far below what would trouble the control plane.
@@ -79,7 +77,7 @@ impl Node {
 }
 
 /// What a word without quotes would be taken for.
-fn plain_tag(text: &str) -> &'static str {
+pub(crate) fn plain_tag(text: &str) -> &'static str {
     if as_bool(text).is_some() {
         "!!bool"
     } else if text.parse::<i128>().is_ok() {
@@ -258,97 +256,4 @@ fn merge(entries: Entries) -> Result<Entries, Refusal> {
         }
     }
     Ok(own)
-}
-
-/// Prints plain data as a YAML document.
-pub(crate) fn print(tree: &Tree) -> String {
-    let mut out = String::new();
-    match tree {
-        Tree::Map(entries) if entries.is_empty() => out.push_str("{}\n"),
-        Tree::Map(entries) => print_map(&mut out, entries, 0),
-        Tree::List(items) => print_list(&mut out, items, 0),
-        Tree::Plain(_) | Tree::Text(_) => print_value(&mut out, tree, 0),
-    }
-    out
-}
-
-fn print_map(out: &mut String, entries: &[(String, Tree)], indent: usize) {
-    for (index, (key, value)) in entries.iter().enumerate() {
-        // The first key of a list item stands behind its dash.
-        if index > 0 || !out.ends_with("- ") {
-            out.extend(std::iter::repeat_n(' ', indent));
-        }
-        print_text(out, key);
-        out.push(':');
-        print_value(out, value, indent);
-    }
-}
-
-fn print_list(out: &mut String, items: &[Tree], indent: usize) {
-    for item in items {
-        out.extend(std::iter::repeat_n(' ', indent));
-        match item {
-            Tree::Map(entries) if !entries.is_empty() => {
-                out.push_str("- ");
-                print_map(out, entries, indent + 2);
-            }
-            _ => {
-                out.push('-');
-                print_value(out, item, indent + 2);
-            }
-        }
-    }
-}
-
-/// What follows a colon or a dash, up to the end of the line or of the block.
-fn print_value(out: &mut String, value: &Tree, indent: usize) {
-    match value {
-        Tree::Map(entries) if entries.is_empty() => out.push_str(" {}\n"),
-        Tree::List(items) if items.is_empty() => out.push_str(" []\n"),
-        Tree::Map(entries) => {
-            out.push('\n');
-            print_map(out, entries, indent + 2);
-        }
-        // A list is as deep as the key it belongs to, as Go prints it.
-        Tree::List(items) => {
-            out.push('\n');
-            print_list(out, items, indent);
-        }
-        Tree::Plain(text) => out.extend([" ", text, "\n"]),
-        Tree::Text(text) => {
-            out.push(' ');
-            print_text(out, text);
-            out.push('\n');
-        }
-    }
-}
-
-/// A text, in quotes if it could be taken for anything else.
-fn print_text(out: &mut String, text: &str) {
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || "_-./$<>+(){}^;=~@".contains(c);
-    let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic() || "_/.$<(^".contains(c))
-        && text.chars().all(is_safe)
-        && plain_tag(text) == "!!str"
-        && !matches!(
-            text,
-            "null" | "Null" | "NULL" | "<<" | "..." | ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN"
-        );
-    if is_word {
-        out.push_str(text);
-        return;
-    }
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            c if c.is_control() || c == '\u{feff}' || ('\u{2028}'..='\u{2029}').contains(&c) => {
-                write!(out, "\\U{:08X}", u32::from(c)).expect("a string takes everything");
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
 }

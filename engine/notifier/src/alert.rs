@@ -1,35 +1,33 @@
-//! An alert as it goes to an Alertmanager, and the label rules that it passes on its way.
+//! An alert as it is sent to an Alertmanager, and its relabelling.
 
 use relabel::Program;
 use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 use series::{Labels, Rfc3339, Timestamp};
 
-/// What an Alertmanager is told: that this fires, or that it is over.
-///
-/// Written as the API v2 wants it.
+/// An alert that fires or has been resolved. It serializes to the form of the Alertmanager's API v2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
-    /// `alertname` among them; they are the alert's identity.
+    /// Identity of the alert; contains `alertname`.
     pub labels: Labels,
-    /// Texts for people.
+    /// Texts for the receivers of notifications.
     pub annotations: Labels,
     /// When it began to fire.
     pub starts_at: Timestamp,
-    /// When it was resolved; of one that fires, until when that holds if nothing more is heard of it.
+    /// When it was resolved. For a firing alert, the time at which the Alertmanager resolves it unless it is sent again.
     pub ends_at: Timestamp,
-    /// Where a person sees the expression.
+    /// Address of the page that shows the expression.
     pub generator_url: String,
 }
 
 impl Alert {
-    /// Whether it is over at `now`.
+    /// Returns whether it is resolved at `now`.
     pub fn is_resolved(&self, now: Timestamp) -> bool {
         self.ends_at <= now
     }
 
-    /// The alert with the labels that `external` adds to those it has, and what the rules make of them. `None` if they
-    /// drop it.
+    /// Returns the alert with `external` added to its labels and the rules applied to them, or `None` if the rules drop
+    /// it. Its own labels win over external ones.
     pub(crate) fn relabelled(&self, external: &Labels, rules: &Program) -> Option<Alert> {
         let mut labels = self.labels.to_builder();
         for (name, value) in external.iter() {
@@ -37,16 +35,16 @@ impl Alert {
                 labels.set(name, value);
             }
         }
-        if !rules.apply(&mut labels).is_kept() {
+        if !rules.apply(&mut labels).is_keep() {
             return None;
         }
-        // An Alertmanager refuses empty values.
+        // An Alertmanager rejects empty values.
         labels.retain(|_, value| !value.is_empty());
         Some(Alert { labels: labels.build(), ..self.clone() })
     }
 }
 
-/// Labels as a JSON object.
+/// Serializes labels as a JSON object.
 struct Object<'a>(&'a Labels);
 
 impl Serialize for Object<'_> {

@@ -1,10 +1,10 @@
-//! One Alertmanager: its queue, and the task that empties it.
+//! One Alertmanager: its queue, and the task that delivers from it.
 //!
 //! Invariants:
-//!   * one request at a time; it has the group's timeout and no other Alertmanager waits for it
-//!   * what fails is tried again after a pause; alerts that come meanwhile wait behind it
+//!   * one request at a time, within the timeout of the set; no other Alertmanager waits for it
+//!   * a failed batch is retried after a pause; alerts that arrive meanwhile are queued after it
 
-use crate::queue::{Counts, Outcome, Queue, Waiting};
+use crate::queue::{Counts, DeliveryOutcome, Queue, QueuedAlert};
 use crate::{Alert, Options};
 use client::{Client, Request, StatusCode, header};
 use hdrhistogram::Histogram;
@@ -14,31 +14,31 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use url::Url;
 
-/// Pause after the first failure; twice as long after each further one in a row, up to [`PAUSE_MAX`].
+/// Pause after the first failure. It doubles with each further failure in a row, up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
-/// Largest answer that is read; nothing in it is needed.
+/// Size of a response body up to which it is read. Its content is not used.
 pub const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// Longest delivery that is told from others, in microseconds.
+/// Longest duration of a delivery that the histogram resolves, in microseconds.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
-/// Whether the task goes on.
+/// What the task shall do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// Sends what waits, tries nothing twice, ends.
+    /// Send the queue once, without retries, then end.
     Draining,
-    /// Ends with what waits.
+    /// End and drop the queue.
     Ending,
 }
 
-/// An Alertmanager that gets alerts.
+/// An Alertmanager that alerts are sent to.
 pub struct Endpoint {
     pub url: Url,
     client: Client,
     timeout: Duration,
     queue: Mutex<Queue>,
-    /// Microseconds of each delivery that went well.
+    /// Durations of successful deliveries, in microseconds.
     latency_us: Mutex<Histogram<u64>>,
     wake: Notify,
     phase: watch::Sender<Phase>,
@@ -50,7 +50,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Endpoint {
-    /// Starts the task. It ends after [`Endpoint::end`].
+    /// Starts the task, which ends after [`Endpoint::end`].
     pub fn start(url: Url, client: Client, timeout: Duration, options: &Options) -> Arc<Endpoint> {
         let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, 2);
         let endpoint = Arc::new(Endpoint {
@@ -67,17 +67,17 @@ impl Endpoint {
         endpoint
     }
 
-    /// Takes alerts in, at once and always.
+    /// Queues alerts. Does not wait.
     pub fn push(&self, alerts: &[Arc<Alert>], now: Timestamp) {
         let dropped = lock(&self.queue).push(alerts.iter().cloned(), now);
         if dropped > 0 {
             let url = client::shown(&self.url);
-            tracing::warn!(alertmanager = url, dropped, "the queue of notifications is full; the oldest are dropped");
+            tracing::warn!(alertmanager = url, dropped, "notification queue is full, dropping oldest alerts");
         }
         self.wake.notify_one();
     }
 
-    /// Alerts that wait.
+    /// Returns the number of queued alerts.
     pub fn queue_length(&self) -> usize {
         lock(&self.queue).len()
     }
@@ -90,14 +90,14 @@ impl Endpoint {
         lock(&self.latency_us).clone()
     }
 
-    /// Lets the task end, with or without sending what waits.
+    /// Ends the task, after sending the queue or at once.
     pub fn end(&self, drain: bool) {
         self.phase.send_replace(if drain { Phase::Draining } else { Phase::Ending });
     }
 
     /// Waits until the task has ended.
     pub async fn ended(&self) {
-        // The sender is ours and lives as long as we do.
+        // The sender is a field of `self`, so the channel is open.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
@@ -121,7 +121,7 @@ impl Endpoint {
                 continue;
             }
             let outcome = self.deliver(batch).await;
-            if outcome != Outcome::Failed {
+            if outcome != DeliveryOutcome::Failed {
                 failures_in_row = 0;
                 continue;
             }
@@ -132,54 +132,62 @@ impl Endpoint {
             failures_in_row += 1;
             let _ = tokio::time::timeout(pause, phase.changed()).await;
         }
-        let left = lock(&self.queue).give_up();
+        let left = lock(&self.queue).drop_all();
         if left > 0 {
-            tracing::warn!(alertmanager = client::shown(&self.url), dropped = left, "notifications were not sent");
+            tracing::warn!(
+                alertmanager = client::shown(&self.url),
+                dropped = left,
+                "dropping unsent alerts at the end of an Alertmanager"
+            );
         }
         self.ended.send_replace(true);
     }
 
-    async fn deliver(&self, batch: Vec<Waiting>) -> Outcome {
+    async fn deliver(&self, batch: Vec<QueuedAlert>) -> DeliveryOutcome {
         let began = Instant::now();
         let mut phase = self.phase.subscribe();
         let posted = tokio::select! {
             posted = self.post(&batch) => posted,
             _ = phase.wait_for(|phase| *phase == Phase::Ending) => {
-                Err((Outcome::Failed, format!("{}: no answer before the end", client::shown(&self.url))))
+                Err((DeliveryOutcome::Failed, format!("{}: no response before the shutdown deadline", client::shown(&self.url))))
             }
         };
         let outcome = match posted {
             Ok(()) => {
                 let took = began.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
                 lock(&self.latency_us).saturating_record(took);
-                Outcome::Sent
+                DeliveryOutcome::Sent
             }
             Err((outcome, error)) => {
                 tracing::error!(alerts = batch.len(), error, "sending alerts failed");
                 outcome
             }
         };
-        let given_up = lock(&self.queue).done(batch, outcome);
-        if given_up > 0 {
-            tracing::warn!(alertmanager = client::shown(&self.url), dropped = given_up, "notifications were given up");
+        let dropped = lock(&self.queue).done(batch, outcome);
+        if dropped > 0 {
+            tracing::warn!(
+                alertmanager = client::shown(&self.url),
+                dropped,
+                "dropping alerts that could not be delivered"
+            );
         }
         outcome
     }
 
-    async fn post(&self, batch: &[Waiting]) -> Result<(), (Outcome, String)> {
+    async fn post(&self, batch: &[QueuedAlert]) -> Result<(), (DeliveryOutcome, String)> {
         let alerts: Vec<&Alert> = batch.iter().map(|waiting| &*waiting.alert).collect();
-        let body = serde_json::to_vec(&alerts).map_err(|error| (Outcome::Refused, error.to_string()))?;
+        let body = serde_json::to_vec(&alerts).map_err(|error| (DeliveryOutcome::Refused, error.to_string()))?;
         let request = Request::post(self.url.clone(), body).header(header::CONTENT_TYPE, "application/json");
         let status = match self.client.send(Request { timeout: Some(self.timeout), ..request }).await {
             Ok(response) => response.status,
-            Err(error) => return Err((Outcome::Failed, error.text)),
+            Err(error) => return Err((DeliveryOutcome::Failed, error.text)),
         };
         let text = || format!("{}: bad response status {status}", client::shown(&self.url));
         match status {
             _ if status.is_success() => Ok(()),
-            StatusCode::TOO_MANY_REQUESTS => Err((Outcome::Failed, text())),
-            _ if status.is_server_error() => Err((Outcome::Failed, text())),
-            _ => Err((Outcome::Refused, text())),
+            StatusCode::TOO_MANY_REQUESTS => Err((DeliveryOutcome::Failed, text())),
+            _ if status.is_server_error() => Err((DeliveryOutcome::Failed, text())),
+            _ => Err((DeliveryOutcome::Refused, text())),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The Alertmanagers of one entry of `alertmanagers`: found, relabelled, and each with its endpoint.
+//! The Alertmanagers of one entry of `alertmanagers`: discovered, relabelled, each with its endpoint.
 //!
 //! Invariants:
-//!   * an Alertmanager that is found again keeps its endpoint and its queue
-//!   * two addresses with one URL are one Alertmanager
+//!   * an Alertmanager that is discovered again keeps its endpoint and its queue
+//!   * two addresses with the same URL are one Alertmanager
 
 use crate::endpoint::{ANSWER_BYTES_MAX, Endpoint};
 use crate::{Alert, Options};
@@ -18,34 +18,34 @@ const ADDRESS: &str = "__address__";
 const SCHEME: &str = "__scheme__";
 const PATH: &str = "__alerts_path__";
 
-/// What was found, and what became of it.
+/// The discovered Alertmanagers.
 #[derive(Clone, Default)]
-pub struct Members {
+pub struct DiscoveredEndpoints {
     pub active: Vec<Arc<Endpoint>>,
     /// URLs of those that relabelling dropped.
     pub dropped: Vec<String>,
-    /// What is wrong: an address that is none, a list that cannot be read.
+    /// Errors of discovery: invalid addresses, lists that cannot be read.
     pub errors: Vec<String>,
 }
 
-/// One entry of `alertmanagers` at work.
-pub struct Group {
+/// One entry of `alertmanagers`.
+pub struct AlertmanagerSet {
     pub config: AlertmanagerConfig,
-    members: Arc<Mutex<Members>>,
+    members: Arc<Mutex<DiscoveredEndpoints>>,
     task: JoinHandle<()>,
 }
 
-impl Group {
-    /// Starts it. Alertmanagers that are known without waiting get alerts from now on.
-    pub async fn start(config: AlertmanagerConfig, options: Options, sd: &Sd) -> Group {
-        let members = Arc::new(Mutex::new(Members::default()));
+impl AlertmanagerSet {
+    /// Starts discovery. Statically configured Alertmanagers receive alerts from the return of this function on.
+    pub async fn start(config: AlertmanagerConfig, options: Options, sd: &Sd) -> AlertmanagerSet {
+        let members = Arc::new(Mutex::new(DiscoveredEndpoints::default()));
         let limits = ClientOptions { timeout: config.timeout, body_bytes_max: ANSWER_BYTES_MAX };
         let client = match Client::new(&config.http, limits) {
             Ok(client) => client,
             Err(error) => {
-                tracing::error!(%error, "alerts do not go to these Alertmanagers");
+                tracing::error!(%error, "invalid HTTP settings, no alerts are sent to these Alertmanagers");
                 lock(&members).errors.push(error.to_string());
-                return Group { config, members, task: tokio::spawn(async {}) };
+                return AlertmanagerSet { config, members, task: tokio::spawn(async {}) };
             }
         };
         let mut follow = Follow::start(&config.discoveries, sd).await;
@@ -57,14 +57,14 @@ impl Group {
                 update(&shared, &follow, &settings, &client, &options);
             }
         });
-        Group { config, members, task }
+        AlertmanagerSet { config, members, task }
     }
 
-    pub fn members(&self) -> Members {
+    pub fn members(&self) -> DiscoveredEndpoints {
         lock(&self.members).clone()
     }
 
-    /// Gives alerts to each Alertmanager, after the group's own rules.
+    /// Queues alerts for each Alertmanager, after applying the relabelling rules of the entry.
     pub fn push(&self, alerts: &[Arc<Alert>], now: Timestamp) {
         let rules = &self.config.alert_relabel_configs;
         let own: Vec<Arc<Alert>>;
@@ -80,34 +80,40 @@ impl Group {
         }
     }
 
-    /// Ends discovery, and lets the endpoints end.
+    /// Ends discovery and the endpoints.
     pub fn end(&self, drain: bool) {
         self.task.abort();
         lock(&self.members).active.iter().for_each(|endpoint| endpoint.end(drain));
     }
 }
 
-fn lock(members: &Mutex<Members>) -> std::sync::MutexGuard<'_, Members> {
+fn lock(members: &Mutex<DiscoveredEndpoints>) -> std::sync::MutexGuard<'_, DiscoveredEndpoints> {
     members.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn update(members: &Mutex<Members>, follow: &Follow, config: &AlertmanagerConfig, client: &Client, options: &Options) {
-    let mut found = Members { errors: follow.errors(), ..Members::default() };
+fn update(
+    members: &Mutex<DiscoveredEndpoints>,
+    follow: &Follow,
+    config: &AlertmanagerConfig,
+    client: &Client,
+    options: &Options,
+) {
+    let mut found = DiscoveredEndpoints { errors: follow.errors(), ..DiscoveredEndpoints::default() };
     let mut members = lock(members);
     for address in follow.addresses() {
-        match place(config, &address) {
-            Place::At(url) if found.active.iter().any(|endpoint| endpoint.url == url) => {}
-            Place::At(url) => {
+        match endpoint_address(config, &address) {
+            AlertmanagerAddress::Valid(url) if found.active.iter().any(|endpoint| endpoint.url == url) => {}
+            AlertmanagerAddress::Valid(url) => {
                 let known = members.active.iter().find(|endpoint| endpoint.url == url);
                 let start = || Endpoint::start(url.clone(), client.clone(), config.timeout, options);
                 found.active.push(known.map_or_else(start, Arc::clone));
             }
-            Place::Dropped(url) => found.dropped.push(url),
-            Place::Nowhere(error) => found.errors.push(error),
+            AlertmanagerAddress::Dropped(url) => found.dropped.push(url),
+            AlertmanagerAddress::Invalid(error) => found.errors.push(error),
         }
     }
     for error in found.errors.iter().filter(|error| !members.errors.contains(error)) {
-        tracing::error!(error, "looking for Alertmanagers");
+        tracing::error!(error, "discovery of Alertmanagers failed");
     }
     for gone in members.active.iter().filter(|old| !found.active.iter().any(|new| Arc::ptr_eq(old, new))) {
         gone.end(options.drain_on_shutdown);
@@ -116,20 +122,20 @@ fn update(members: &Mutex<Members>, follow: &Follow, config: &AlertmanagerConfig
 }
 
 #[derive(Debug)]
-enum Place {
-    At(Url),
+enum AlertmanagerAddress {
+    Valid(Url),
     Dropped(String),
-    Nowhere(String),
+    Invalid(String),
 }
 
-/// Where the Alertmanager with these labels is.
-fn place(config: &AlertmanagerConfig, found: &Labels) -> Place {
+/// Returns the address of the Alertmanager with these discovered labels.
+fn endpoint_address(config: &AlertmanagerConfig, found: &Labels) -> AlertmanagerAddress {
     let mut labels = found.to_builder();
     labels.set(SCHEME, &config.scheme);
     let prefix = config.path_prefix.trim_matches('/');
     let slash = if prefix.is_empty() { "" } else { "/" };
     labels.set(PATH, &format!("{slash}{prefix}/api/v2/alerts"));
-    // What was found says it better.
+    // Discovered labels win over those of the configuration.
     for name in [SCHEME, PATH] {
         if let Some(value) = found.get(name) {
             labels.set(name, value);
@@ -141,19 +147,22 @@ fn place(config: &AlertmanagerConfig, found: &Labels) -> Place {
         format!("{}://{}{slash}{path}", labels.get(SCHEME), labels.get(ADDRESS))
     };
     let before = text(&labels);
-    if !config.relabel_configs.apply(&mut labels).is_kept() {
-        return Place::Dropped(Url::parse(&before).map_or(before, |url| client::shown(&url)));
+    if !config.relabel_configs.apply(&mut labels).is_keep() {
+        return AlertmanagerAddress::Dropped(Url::parse(&before).map_or(before, |url| client::shown(&url)));
     }
     let address = labels.get(ADDRESS);
     if address.is_empty() || address.contains('/') {
-        return Place::Nowhere(format!("{address:?} is not a valid hostname"));
+        return AlertmanagerAddress::Invalid(format!("{address:?} is not a valid hostname"));
     }
     if !matches!(labels.get(SCHEME), "http" | "https") {
-        return Place::Nowhere(format!("{address}: unsupported protocol scheme {:?}", labels.get(SCHEME)));
+        return AlertmanagerAddress::Invalid(format!(
+            "{address}: unsupported protocol scheme {:?}",
+            labels.get(SCHEME)
+        ));
     }
     match Url::parse(&text(&labels)) {
-        Ok(url) => Place::At(url),
-        Err(error) => Place::Nowhere(format!("{address:?} is no address of an Alertmanager: {error}")),
+        Ok(url) => AlertmanagerAddress::Valid(url),
+        Err(error) => AlertmanagerAddress::Invalid(format!("{address:?} is not a valid Alertmanager address: {error}")),
     }
 }
 
@@ -165,10 +174,11 @@ mod tests {
     fn check(settings: &str, labels: &[(&str, &str)], want: &str) {
         let yaml = format!("alerting:\n  alertmanagers:\n    - {{{settings}}}\n");
         let config = config::parse_config("prometheus.yml".as_ref(), &yaml, &config::Env::process()).unwrap();
-        let got = match place(&config.alerting.alertmanagers[0], &Labels::from_pairs(labels.iter().copied())) {
-            Place::At(url) => url.to_string(),
-            Place::Dropped(url) => format!("dropped {url}"),
-            Place::Nowhere(error) => error,
+        let got = match endpoint_address(&config.alerting.alertmanagers[0], &Labels::from_pairs(labels.iter().copied()))
+        {
+            AlertmanagerAddress::Valid(url) => url.to_string(),
+            AlertmanagerAddress::Dropped(url) => format!("dropped {url}"),
+            AlertmanagerAddress::Invalid(error) => error,
         };
         assert_eq!(got, want);
     }

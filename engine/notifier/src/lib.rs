@@ -1,11 +1,11 @@
-//! Alerts to every Alertmanager of the configuration: relabelled, queued for each, delivered.
+//! Sends alerts to every Alertmanager of the configuration: relabelling, a queue for each, delivery.
 //!
-//! Who evaluates rules hands alerts to [`Notifier::send`], again and again while they fire; this crate knows nothing of
-//! rules and expressions.
+//! Rule evaluation calls [`Notifier::send`] with each alert, repeatedly while it fires. This crate knows nothing of rules
+//! and expressions.
 //!
 //! Invariants:
-//!   * every Alertmanager that is known gets every alert that its rules let pass
-//!   * `send` never waits: what cannot be delivered fills a queue of [`Options::queue_capacity`] and then pushes out the oldest
+//!   * every discovered Alertmanager is sent every alert that its relabelling rules do not drop
+//!   * `send` does not wait: undelivered alerts fill a queue of [`Options::queue_capacity`], which then drops the oldest
 //!   * an Alertmanager that hangs or fails delays no other
 
 mod alert;
@@ -16,26 +16,26 @@ pub mod queue;
 pub use alert::Alert;
 
 use config::{AlertmanagerConfig, Config};
-use group::Group;
+use group::AlertmanagerSet;
 use hdrhistogram::Histogram;
 use queue::Counts;
 use relabel::Program;
 use series::{Labels, Timestamp};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use targets::Sd;
 
-/// How long the notifications that wait may take at the end of the process.
+/// Time within which queued notifications are sent at the end of the process.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Settings of the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Alerts that may wait for one Alertmanager.
+    /// Capacity of the queue of one Alertmanager, in alerts.
     pub queue_capacity: usize,
-    /// Alerts in one request.
+    /// Largest number of alerts in one request.
     pub batch_max: usize,
-    /// Whether what waits is still sent at the end, and to an Alertmanager that is no longer in the list.
+    /// Whether queued alerts are sent at shutdown, and to an Alertmanager that is no longer discovered.
     pub drain_on_shutdown: bool,
 }
 
@@ -45,7 +45,7 @@ impl Default for Options {
     }
 }
 
-/// Takes alerts and delivers them. Cloning copies a pointer.
+/// Queues and delivers alerts. Cloning copies a pointer.
 #[derive(Clone)]
 pub struct Notifier(Arc<Inner>);
 
@@ -58,32 +58,32 @@ struct Inner {
 struct State {
     external_labels: Labels,
     rules: Program,
-    groups: Vec<Arc<Group>>,
+    groups: Vec<Arc<AlertmanagerSet>>,
 }
 
-/// One Alertmanager and what became of its alerts.
+/// State of one Alertmanager.
 #[derive(Clone, Debug)]
 pub struct AlertmanagerStats {
     pub url: String,
     pub counts: Counts,
     pub queue_length: usize,
-    /// Microseconds of each delivery that went well.
+    /// Durations of successful deliveries, in microseconds.
     pub latency_us: Histogram<u64>,
 }
 
-/// What is known of all Alertmanagers.
+/// State of all Alertmanagers.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     pub alertmanagers: Vec<AlertmanagerStats>,
     /// URLs of those that relabelling dropped.
     pub dropped: Vec<String>,
-    /// What is wrong with their discovery at the moment.
+    /// Current errors of their discovery.
     pub errors: Vec<String>,
     pub queue_capacity: usize,
 }
 
 impl Notifier {
-    /// Knows no Alertmanager before the first [`Notifier::reload`].
+    /// Returns a notifier without Alertmanagers; the first [`Notifier::reload`] adds them.
     pub fn new(options: Options, sd: Sd) -> Notifier {
         let state = State { external_labels: Labels::empty(), rules: Program::default(), groups: Vec::new() };
         Notifier(Arc::new(Inner { options, sd, state: Mutex::new(state) }))
@@ -93,8 +93,8 @@ impl Notifier {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over the section `alerting` and the external labels. Reloads follow each other, one at a time. A group with
-    /// equal settings goes on as it is; the Alertmanagers of others get what waits for them, and are forgotten.
+    /// Applies the section `alerting` and the external labels. Only one reload runs at a time. An entry with equal settings
+    /// stays as it is; the Alertmanagers of removed entries are sent their queues and are then removed.
     pub async fn reload(&self, config: &Config) {
         let mut old = self.state().groups.clone();
         let mut groups = Vec::with_capacity(config.alerting.alertmanagers.len());
@@ -102,7 +102,7 @@ impl Notifier {
             let settings: &AlertmanagerConfig = settings;
             let group = match old.iter().position(|group| group.config == *settings) {
                 Some(at) => old.swap_remove(at),
-                None => Arc::new(Group::start(settings.clone(), self.0.options.clone(), &self.0.sd).await),
+                None => Arc::new(AlertmanagerSet::start(settings.clone(), self.0.options.clone(), &self.0.sd).await),
             };
             groups.push(group);
         }
@@ -115,18 +115,18 @@ impl Notifier {
         old.iter().for_each(|group| group.end(self.0.options.drain_on_shutdown));
     }
 
-    /// Queues alerts for every Alertmanager. Never waits.
+    /// Queues alerts for every Alertmanager. Does not wait.
     pub fn send(&self, alerts: Vec<Alert>) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let now = Timestamp(series::clock::now_ms());
         let state = self.state();
         let relabelled = |alert: &Alert| alert.relabelled(&state.external_labels, &state.rules).map(Arc::new);
         let alerts: Vec<Arc<Alert>> = alerts.iter().filter_map(relabelled).collect();
         if !alerts.is_empty() {
-            state.groups.iter().for_each(|group| group.push(&alerts, Timestamp(now)));
+            state.groups.iter().for_each(|group| group.push(&alerts, now));
         }
     }
 
-    /// Alertmanagers with their queues, as they are now.
+    /// Returns the current state of all Alertmanagers.
     pub fn stats(&self) -> Stats {
         let groups = self.state().groups.clone();
         let mut stats = Stats { queue_capacity: self.0.options.queue_capacity, ..Stats::default() };
@@ -143,8 +143,8 @@ impl Notifier {
         stats
     }
 
-    /// Ends all deliveries. What waits is sent before, if the options say so, within `DRAIN_WITHIN`; `send` must not be
-    /// called any more.
+    /// Ends all deliveries, after sending the queues within `DRAIN_WITHIN` if the options say so. `send` must not be called
+    /// afterwards.
     pub async fn shutdown(&self) {
         let groups = std::mem::take(&mut self.state().groups);
         groups.iter().for_each(|group| group.end(self.0.options.drain_on_shutdown));

@@ -1,58 +1,58 @@
-//! What waits for one Alertmanager. A plain state machine: the clock is handed in, nothing here waits or sends.
+//! The queue of one Alertmanager: a state machine without I/O, whose clock is an argument.
 //!
 //! Invariants:
-//!   * at most `capacity` alerts wait; for a newer one the oldest goes and is counted
-//!   * an alert waits in its newest state only: the same labels, start and phase (firing or resolved) take the place of what
-//!     waits already. That it fired and that it is over are two phases, and are told in this order
-//!   * every alert that was pushed was sent, was dropped (both counted), was replaced by its newer state, or still waits
+//!   * at most `capacity` alerts are queued; a newer one drops the oldest, which is counted
+//!   * an alert is queued in its newest state only: an alert with the same labels, start and phase replaces a queued one.
+//!     Firing and resolved are two phases and are sent in this order
+//!   * every alert that was pushed was sent or dropped (both counted), replaced by its newer state, or is still queued
 
 use crate::Alert;
 use series::{Labels, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// How often an alert is tried before it is given up.
+/// Number of attempts after which an alert is dropped.
 pub const TRIES_MAX: u32 = 3;
 
-/// Same alert, same phase.
+/// Identifies an alert and its phase.
 type Key = (Labels, Timestamp, bool);
 
-/// An alert on its way.
+/// An alert in the queue or in a batch.
 #[derive(Clone, Debug)]
-pub struct Waiting {
+pub struct QueuedAlert {
     pub alert: Arc<Alert>,
-    /// Its place; lower ones are older.
-    place: u64,
+    /// Position in the queue; lower is older.
+    position: u64,
     tries: u32,
     is_resolved: bool,
 }
 
-impl Waiting {
+impl QueuedAlert {
     fn key(&self) -> Key {
         (self.alert.labels.clone(), self.alert.starts_at, self.is_resolved)
     }
 }
 
-/// What became of alerts so far.
+/// Counters of alerts by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Accepted by the Alertmanager.
     pub sent: u64,
-    /// Not accepted; once for each try.
+    /// Not accepted; counted once for each attempt.
     pub errors: u64,
-    /// Pushed out by newer ones, given up, or left when the queue ended.
+    /// Dropped for newer ones, after too many attempts, or at the end of the queue.
     pub dropped: u64,
     /// Replaced by a newer state before they were sent.
     pub replaced: u64,
 }
 
-/// What came of a batch.
+/// Outcome of sending a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     Sent,
-    /// It may go well another time.
+    /// A retry may succeed.
     Failed,
-    /// It will not.
+    /// A retry would fail again.
     Refused,
 }
 
@@ -60,9 +60,9 @@ pub enum Outcome {
 pub struct Queue {
     capacity: usize,
     batch_max: usize,
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, QueuedAlert>,
     places: HashMap<Key, u64>,
-    place_next: u64,
+    position_next: u64,
     counts: Counts,
 }
 
@@ -73,7 +73,7 @@ impl Queue {
             batch_max: batch_max.max(1),
             waiting: BTreeMap::new(),
             places: HashMap::new(),
-            place_next: 0,
+            position_next: 0,
             counts: Counts::default(),
         }
     }
@@ -90,26 +90,26 @@ impl Queue {
         self.counts
     }
 
-    /// Takes alerts in; tells how many were dropped for them.
+    /// Queues alerts. Returns how many older ones were dropped for them.
     pub fn push(&mut self, alerts: impl IntoIterator<Item = Arc<Alert>>, now: Timestamp) -> usize {
         let mut dropped = 0;
         for alert in alerts {
             let is_resolved = alert.is_resolved(now);
-            let mut waiting = Waiting { alert, place: self.place_next, tries: 0, is_resolved };
-            if let Some(place) = self.places.get(&waiting.key()) {
-                waiting.place = *place;
-                self.waiting.insert(*place, waiting);
+            let mut waiting = QueuedAlert { alert, position: self.position_next, tries: 0, is_resolved };
+            if let Some(position) = self.places.get(&waiting.key()) {
+                waiting.position = *position;
+                self.waiting.insert(*position, waiting);
                 self.counts.replaced += 1;
             } else {
-                self.place_next += 1;
+                self.position_next += 1;
                 dropped += self.insert(waiting);
             }
         }
         dropped
     }
 
-    /// The next to send, oldest first; empty if none waits. Each comes back by [`Queue::done`].
-    pub fn next_batch(&mut self) -> Vec<Waiting> {
+    /// Returns the next batch, oldest first; empty if none is queued. The caller returns each batch by [`Queue::done`].
+    pub fn next_batch(&mut self) -> Vec<QueuedAlert> {
         let mut batch = Vec::with_capacity(self.len().min(self.batch_max));
         while batch.len() < self.batch_max
             && let Some((_, waiting)) = self.waiting.pop_first()
@@ -120,10 +120,10 @@ impl Queue {
         batch
     }
 
-    /// Notes what came of a batch; what may be tried again waits at its old place. Tells how many were given up.
-    pub fn done(&mut self, batch: Vec<Waiting>, outcome: Outcome) -> usize {
+    /// Records the outcome of a batch and queues alerts for a retry at their old positions. Returns how many were dropped.
+    pub fn done(&mut self, batch: Vec<QueuedAlert>, outcome: DeliveryOutcome) -> usize {
         let count = batch.len() as u64;
-        if outcome == Outcome::Sent {
+        if outcome == DeliveryOutcome::Sent {
             self.counts.sent += count;
             return 0;
         }
@@ -131,11 +131,11 @@ impl Queue {
         let mut dropped = 0;
         for mut waiting in batch {
             waiting.tries += 1;
-            if outcome == Outcome::Refused || waiting.tries >= TRIES_MAX {
+            if outcome == DeliveryOutcome::Refused || waiting.tries >= TRIES_MAX {
                 self.counts.dropped += 1;
                 dropped += 1;
             } else if self.places.contains_key(&waiting.key()) {
-                // A newer state came while this one was under way.
+                // A newer state was pushed while this one was being sent.
                 self.counts.replaced += 1;
             } else {
                 dropped += self.insert(waiting);
@@ -144,8 +144,8 @@ impl Queue {
         dropped
     }
 
-    /// Gives up all that waits; tells how many they were.
-    pub fn give_up(&mut self) -> usize {
+    /// Drops all queued alerts. Returns how many there were.
+    pub fn drop_all(&mut self) -> usize {
         let dropped = self.waiting.len();
         self.counts.dropped += dropped as u64;
         self.waiting.clear();
@@ -153,10 +153,10 @@ impl Queue {
         dropped
     }
 
-    /// Puts one in its place, and drops the oldest beyond the capacity.
-    fn insert(&mut self, waiting: Waiting) -> usize {
-        self.places.insert(waiting.key(), waiting.place);
-        self.waiting.insert(waiting.place, waiting);
+    /// Inserts one at its position, and drops the oldest beyond the capacity.
+    fn insert(&mut self, waiting: QueuedAlert) -> usize {
+        self.places.insert(waiting.key(), waiting.position);
+        self.waiting.insert(waiting.position, waiting);
         let mut dropped = 0;
         while self.waiting.len() > self.capacity
             && let Some((_, oldest)) = self.waiting.pop_first()
@@ -190,8 +190,8 @@ mod tests {
     }
 
     /// Name, phase and version of each alert of a batch.
-    fn shown(batch: &[Waiting]) -> Vec<String> {
-        let show = |waiting: &Waiting| {
+    fn shown(batch: &[QueuedAlert]) -> Vec<String> {
+        let show = |waiting: &QueuedAlert| {
             let phase = if waiting.is_resolved { "resolved" } else { "firing" };
             let alert = &waiting.alert;
             format!("{} {phase} {}", alert.labels.get("alertname").unwrap(), alert.annotations.get("version").unwrap())
@@ -223,23 +223,23 @@ mod tests {
         queue.push(firing(0..3), NOW);
         let batch = queue.next_batch();
         queue.push([alert(1, false, "2")], NOW);
-        assert_eq!(queue.done(batch, Outcome::Failed), 0);
+        assert_eq!(queue.done(batch, DeliveryOutcome::Failed), 0);
         assert_eq!(shown(&queue.next_batch()), ["a0 firing 1", "a2 firing 1"]);
         assert_eq!(shown(&queue.next_batch()), ["a1 firing 2"]);
         assert_eq!(queue.counts(), Counts { errors: 2, replaced: 1, ..Counts::default() });
     }
 
     #[test]
-    fn what_fails_again_and_again_or_is_refused_is_given_up() {
+    fn alerts_are_dropped_after_too_many_failures_or_a_refusal() {
         let mut queue = Queue::new(10, 10);
         queue.push(firing(0..2), NOW);
         for tries in 1..=TRIES_MAX {
             let batch = queue.next_batch();
-            assert_eq!(queue.done(batch, Outcome::Failed), if tries == TRIES_MAX { 2 } else { 0 });
+            assert_eq!(queue.done(batch, DeliveryOutcome::Failed), if tries == TRIES_MAX { 2 } else { 0 });
         }
         queue.push(firing(2..3), NOW);
         let batch = queue.next_batch();
-        assert_eq!(queue.done(batch, Outcome::Refused), 1);
+        assert_eq!(queue.done(batch, DeliveryOutcome::Refused), 1);
         assert!(queue.is_empty());
         assert_eq!(queue.counts(), Counts { errors: 7, dropped: 3, ..Counts::default() });
     }
@@ -250,7 +250,7 @@ mod tests {
         queue.push(firing(0..2), NOW);
         let batch = queue.next_batch();
         queue.push(firing(2..4), NOW);
-        assert_eq!(queue.done(batch, Outcome::Failed), 2);
+        assert_eq!(queue.done(batch, DeliveryOutcome::Failed), 2);
         assert_eq!(shown(&queue.next_batch()), ["a2 firing 1", "a3 firing 1"]);
     }
 
@@ -261,8 +261,8 @@ mod tests {
         assert!(queue.is_empty());
     }
 
-    /// Alertmanagers that hang, fail, refuse and answer at random: no alert is lost without being counted, and what is sent
-    /// of one alert is never older than what was sent before.
+    /// With Alertmanagers that hang, fail, refuse and accept at random, no alert is lost without being counted, and an alert
+    /// is never sent in an older state than before.
     #[test]
     fn every_alert_is_accounted_for() {
         for seed in 1..=200_u64 {
@@ -294,8 +294,9 @@ mod tests {
                     // It hangs.
                     Some(batch) if next(3) == 0 => under_way = Some(batch),
                     Some(batch) => {
-                        let outcome = [Outcome::Sent, Outcome::Failed, Outcome::Refused][next(3) as usize];
-                        if outcome == Outcome::Sent {
+                        let outcome = [DeliveryOutcome::Sent, DeliveryOutcome::Failed, DeliveryOutcome::Refused]
+                            [next(3) as usize];
+                        if outcome == DeliveryOutcome::Sent {
                             for waiting in &batch {
                                 let version = waiting.alert.annotations.get("version").unwrap().parse().unwrap();
                                 let before = newest_sent.insert(waiting.key(), version);

@@ -1,7 +1,7 @@
-//! Upper and lower case as Go's `strings` maps them: letter by letter, one for one.
+//! Upper and lower case as Go's `strings` maps them: each letter to exactly one letter.
 //!
-//! Rust's own mapping is the full one: it makes "SS" of "ß" and looks at neighbours of a sigma. It is one letter for one
-//! nearly everywhere; the rest is here. Letters that Unicode paired after Go's tables were made follow Rust's tables.
+//! Rust's mapping is the full one of Unicode: it turns "ß" into "SS" and depends on the neighbours of a sigma. The two differ
+//! for a few letters, which are listed here. Letters that Unicode paired after Go's tables were made follow Rust's tables.
 
 /// Appends `text` in upper case.
 pub(crate) fn push_upper(text: &str, out: &mut String) {
@@ -18,7 +18,7 @@ fn upper(c: char) -> char {
     match (full.next(), full.next()) {
         (Some(one), None) => one,
         _ => match u32::from(c) {
-            // Greek vowels with a subscript iota have a letter of their own for titles, which serves as upper case.
+            // Greek vowels with a subscript iota have a title-case letter, which Go uses as upper case.
             code @ (0x1f80..=0x1f87 | 0x1f90..=0x1f97 | 0x1fa0..=0x1fa7) => char::from_u32(code + 8).unwrap_or(c),
             code @ (0x1fb3 | 0x1fc3 | 0x1ff3) => char::from_u32(code + 9).unwrap_or(c),
             _ => c,
@@ -30,7 +30,7 @@ fn lower(c: char) -> char {
     let mut full = c.to_lowercase();
     match (full.next(), full.next()) {
         (Some(one), None) => one,
-        // İ is the only one: Rust keeps its dot as a second character.
+        // Only İ: Rust appends its dot as a second character.
         _ => 'i',
     }
 }

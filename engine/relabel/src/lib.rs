@@ -1,19 +1,18 @@
 //! Relabelling rules compiled once, applied to targets and to series, and explained step by step.
 //!
-//! The promise: for every label set a program does what Prometheus' `relabel_configs` or `metric_relabel_configs` with
-//! the same text would do, and it refuses what Prometheus refuses, in the same words. Knows nothing of files, targets or
-//! scrapes: a configuration hands in [`RuleSpec`]s, the owner of a label set hands in a `LabelsBuilder`.
+//! A program has the effect of Prometheus' `relabel_configs` or `metric_relabel_configs` with the same text on every label
+//! set, and rejects what Prometheus rejects, with the same error text. This crate knows nothing of files, targets or
+//! scrapes: the configuration provides [`RuleSpec`]s, the owner of a label set provides a `LabelsBuilder`.
 //!
 //! Invariants:
-//!   * a compiled rule cannot fail: every check of names, numbers and expressions is done by [`Rule::compile`]
+//!   * applying a compiled rule cannot fail: [`Rule::compile`] checks all names, numbers and expressions
 //!   * programs are immutable and shared: cloning copies a pointer, any thread may apply one
 //!
-//! Where we differ: `labelmap` walks labels by name, Prometheus walks unchanged labels by name and then those that earlier
-//! rules set. It shows only if two names map to one, where the last wins.
+//! Difference from Prometheus: `labelmap` visits labels in order of their names, where Prometheus visits unchanged labels
+//! first and then those that earlier rules set. It is visible only if two names map to one; the last one wins.
 
-mod letters;
+mod case_mapping;
 mod rule;
-mod template;
 
 pub use rule::{Action, NameScheme, Rule, RuleError, RuleSpec};
 
@@ -22,58 +21,62 @@ use series::{Labels, LabelsBuilder};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Rules in the order in which they apply. Equality is that of what the rules were made from.
+/// Rules in the order in which they apply. Two programs are equal if their specs are.
 #[derive(Clone, Debug)]
 pub struct Program(Arc<[Rule]>);
 
-/// What becomes of a target or a series.
+/// Result of applying a program to the labels of a target or a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a dropped label set is left half changed"]
+#[must_use = "the labels of a dropped target or series are only partly changed"]
 pub enum Verdict {
+    /// The target or series stays, with the changed labels.
     Keep,
+    /// The target or series is dropped.
     Drop,
 }
 
-/// One rule's part in an explanation.
+/// The effect of one rule, for an explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Index of the rule in its program, from 0.
     pub rule_index: usize,
-    /// The rule as it would stand in a file, in one line.
+    /// The rule as one line of YAML.
     pub rendering: String,
     /// The labels after the rule.
     pub labels: Labels,
-    /// Whether the rule let the labels pass. If not, this is the last step.
+    /// Whether the rule did not drop the labels. If it did, this is the last step.
     pub kept: bool,
 }
 
-/// Which labels a program can read or write, whatever labels it is given.
+/// The labels that a program can read or write, for any input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LabelUse {
-    /// Any: a rule matches label names, or makes the name of its target from values.
+    /// Any label: a rule matches label names, or derives the name of its target from values.
     All,
-    /// No other than these. The program's verdict is the same for two label sets that agree on them, and so is what it
-    /// does to them; all other labels come out as they went in.
+    /// Only these. Two label sets that agree on them get the same verdict and the same changes; all other labels stay as
+    /// they are.
     Some(BTreeSet<Box<str>>),
 }
 
-/// Which rule of a list was refused, and why.
+/// Error of a rule in a list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("relabel rule {}: {error}", .rule_index + 1)]
 pub struct ProgramError {
     /// Index of the rule in the list, from 0. The text counts from 1.
     pub rule_index: usize,
+    /// Why the rule was rejected.
     pub error: RuleError,
 }
 
 impl Verdict {
-    pub fn is_kept(self) -> bool {
+    /// Returns whether it is [`Verdict::Keep`].
+    pub fn is_keep(self) -> bool {
         self == Verdict::Keep
     }
 }
 
 impl LabelUse {
-    /// Whether the program can read or write the label `name`.
+    /// Returns whether the program can read or write the label `name`.
     pub fn contains(&self, name: &str) -> bool {
         match self {
             LabelUse::All => true,
@@ -83,24 +86,27 @@ impl LabelUse {
 }
 
 impl Program {
-    /// Compiles all rules, or says which one is wrong.
+    /// Compiles all rules.
+    ///
+    /// # Errors
+    /// The first rule that is invalid.
     pub fn compile(specs: impl IntoIterator<Item = RuleSpec>, scheme: NameScheme) -> Result<Program, ProgramError> {
         let compile =
             |(rule_index, spec)| Rule::compile(spec, scheme).map_err(|error| ProgramError { rule_index, error });
         specs.into_iter().enumerate().map(compile).collect::<Result<Vec<_>, _>>().map(Program::from)
     }
 
-    /// The rules, in order.
+    /// Returns the rules, in order.
     pub fn rules(&self) -> &[Rule] {
         &self.0
     }
 
-    /// How many rules there are.
+    /// Returns the number of rules.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no rule: then everything is kept as it is.
+    /// Returns whether there is no rule, so that every label set is kept unchanged.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -116,13 +122,13 @@ impl Program {
         Verdict::Keep
     }
 
-    /// What each rule makes of `labels`, up to the one that drops.
+    /// Returns the effect of each rule on `labels`, up to the rule that drops them.
     pub fn explain(&self, labels: Labels) -> Vec<Step> {
         let mut labels = labels.to_builder();
         let mut scratch = Scratch::default();
         let mut steps = Vec::with_capacity(self.len());
         for (rule_index, rule) in self.0.iter().enumerate() {
-            let kept = rule.apply(&mut labels, &mut scratch).is_kept();
+            let kept = rule.apply(&mut labels, &mut scratch).is_keep();
             steps.push(Step { rule_index, rendering: rule.to_string(), labels: labels.build(), kept });
             if !kept {
                 break;
@@ -131,14 +137,13 @@ impl Program {
         steps
     }
 
-    /// Whether a rule can change the label `name`, whatever labels there are. If not, what it is after the program it is
-    /// before.
+    /// Returns whether a rule can change the label `name` of any label set. If not, the program leaves it as it is.
     pub fn may_write(&self, name: &str) -> bool {
         self.0.iter().any(|rule| rule.may_write(name))
     }
 
-    /// Which labels decide the outcome or can be part of it. Two targets whose own labels are not among them can share
-    /// the outcome for a series.
+    /// Returns the labels that the result depends on or that it can change. Targets whose own labels are not among them can
+    /// share the result for a series.
     pub fn reads_or_writes(&self) -> LabelUse {
         let mut names = BTreeSet::new();
         for rule in &*self.0 {
@@ -160,7 +165,7 @@ impl From<Vec<Rule>> for Program {
 }
 
 impl Default for Program {
-    /// The program without rules.
+    /// Returns the program without rules.
     fn default() -> Program {
         Program::from(Vec::new())
     }

@@ -1,10 +1,9 @@
-//! One rule: what a file said, whether that makes sense, and what it does to a label set.
+//! One relabelling rule: its specification, validation, compilation and effect on a label set.
 
 use crate::Verdict;
-use crate::letters;
-use crate::template::Template;
+use crate::case_mapping;
 use md5::{Digest, Md5};
-use series::{Groups, LabelsBuilder, Regex, is_legacy_label_name};
+use series::{Groups, LabelsBuilder, Regex, Replacement, is_legacy_label_name};
 use std::fmt;
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -13,36 +12,36 @@ const SEPARATOR: &str = ";";
 const REGEX: &str = "(.*)";
 const REPLACEMENT: &str = "$1";
 
-/// What a file said of one rule; `None` or empty: it said nothing.
+/// A rule as a file specifies it. `None` and empty mean that the field is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RuleSpec {
-    /// Labels whose values are joined to what the rule looks at.
+    /// Labels whose joined values are the input of the rule.
     pub source_labels: Vec<String>,
-    /// Between the joined values. Default `;`.
+    /// Text between the joined values. Default `;`.
     pub separator: Option<String>,
-    /// The label to compare with or to write; may hold `$1` for `replace`.
+    /// Label to compare with or to write. It may contain `$1` if the action is `replace`.
     pub target_label: String,
     /// Anchored expression. Default `(.*)`. `regex:` without a value is an empty expression, `Some("")`.
     pub regex: Option<String>,
-    /// For `hashmod`: into how many parts. 0: not given.
+    /// Divisor of `hashmod`. 0: absent.
     pub modulus: u64,
-    /// What to write. Default `$1`.
+    /// Value to write. Default `$1`.
     pub replacement: Option<String>,
-    /// In any case. Default `replace`.
+    /// Name of the action, in upper or lower case. Default `replace`.
     pub action: Option<String>,
 }
 
-/// Which label names are valid.
+/// The rule for valid label names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum NameScheme {
-    /// Any text that is not empty.
+    /// Any text but the empty one.
     #[default]
     Utf8,
     /// `[a-zA-Z_][a-zA-Z0-9_]*`
     Legacy,
 }
 
-/// What a rule does.
+/// The effect of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     Replace,
@@ -58,27 +57,27 @@ pub enum Action {
     Uppercase,
 }
 
-/// Why a rule was refused, in the words of Prometheus.
+/// Why a rule was rejected, with the error text of Prometheus.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RuleError {
-    /// The field to look at, by its name in the file. It may be one that is missing.
+    /// Name of the field at fault, which may be absent.
     pub field: &'static str,
     pub message: String,
 }
 
-/// A rule that can run. Equality is that of the spec and the name scheme.
+/// A compiled rule. Two are equal if their specs and name schemes are.
 #[derive(Clone, Debug)]
 pub struct Rule {
     spec: RuleSpec,
     scheme: NameScheme,
     action: Action,
     regex: Regex,
-    target: Template,
-    replacement: Template,
+    target: Replacement,
+    replacement: Replacement,
 }
 
-/// Buffers that the rules of one run share.
+/// Buffers that all rules of one run share.
 #[derive(Default)]
 pub(crate) struct Scratch {
     joined: String,
@@ -88,7 +87,7 @@ pub(crate) struct Scratch {
 }
 
 impl NameScheme {
-    /// Whether a label may have this name.
+    /// Returns whether a label may have this name.
     pub fn is_valid(self, name: &str) -> bool {
         match self {
             NameScheme::Utf8 => !name.is_empty(),
@@ -96,7 +95,7 @@ impl NameScheme {
         }
     }
 
-    /// Whether a label name could come of this template. With UTF-8 names every text could be one.
+    /// Returns whether this template can expand to a valid label name. With UTF-8 names every template can.
     fn is_valid_template(self, template: &str) -> bool {
         static LEGACY: LazyLock<Regex> =
             LazyLock::new(|| Regex::new("(?:(?:[a-zA-Z_]|\\$(?:\\{\\w+\\}|\\w+))+\\w*)+").expect("a valid expression"));
@@ -122,7 +121,7 @@ impl Action {
         Action::Uppercase,
     ];
 
-    /// Its name in a file.
+    /// Returns the name in a file.
     pub fn name(self) -> &'static str {
         match self {
             Action::Replace => "replace",
@@ -159,9 +158,12 @@ impl fmt::Display for Action {
 }
 
 impl Rule {
-    /// Checks and compiles what a file said. `scheme` is the validation scheme of label names that holds for the job.
+    /// Validates and compiles a rule. `scheme` is the validation scheme for label names of the job.
+    ///
+    /// # Errors
+    /// The first mistake, in the order in which Prometheus checks.
     pub fn compile(spec: RuleSpec, scheme: NameScheme) -> Result<Rule, RuleError> {
-        // Prometheus reads source labels by the UTF-8 rules under either scheme.
+        // Prometheus validates source labels by the UTF-8 scheme under either scheme.
         if let Some(name) = spec.source_labels.iter().find(|name| name.is_empty()) {
             return Err(refused("source_labels", format!("{name:?} is not a valid label name")));
         }
@@ -178,49 +180,52 @@ impl Rule {
             }
         };
         check(&spec, action, scheme)?;
-        let replacement = Template::parse(spec.replacement.as_deref().unwrap_or(REPLACEMENT), &regex);
-        let target = Template::parse(&spec.target_label, &regex);
+        let replacement = Replacement::parse(spec.replacement.as_deref().unwrap_or(REPLACEMENT), &regex);
+        let target = Replacement::parse(&spec.target_label, &regex);
         Ok(Rule { spec, scheme, action, regex, target, replacement })
     }
 
-    /// What the file said.
+    /// Returns the specification that the rule was compiled from.
     pub fn spec(&self) -> &RuleSpec {
         &self.spec
     }
 
+    /// Returns the validation scheme of label names.
     pub fn scheme(&self) -> NameScheme {
         self.scheme
     }
 
+    /// Returns the action.
     pub fn action(&self) -> Action {
         self.action
     }
 
+    /// Returns the names of the source labels.
     pub fn source_labels(&self) -> &[String] {
         &self.spec.source_labels
     }
 
-    /// Given or default.
+    /// Returns the separator, or its default.
     pub fn separator(&self) -> &str {
         self.spec.separator.as_deref().unwrap_or(SEPARATOR)
     }
 
-    /// Given or default, without anchors.
+    /// Returns the text of the expression, or its default, without anchors.
     pub fn regex(&self) -> &str {
         self.regex.source()
     }
 
-    /// "" if there is none.
+    /// Returns the target label, or "" if there is none.
     pub fn target_label(&self) -> &str {
         &self.spec.target_label
     }
 
-    /// Given or default.
+    /// Returns the replacement, or its default.
     pub fn replacement(&self) -> &str {
         self.spec.replacement.as_deref().unwrap_or(REPLACEMENT)
     }
 
-    /// 0 if there is none.
+    /// Returns the divisor, or 0 if there is none.
     pub fn modulus(&self) -> u64 {
         self.spec.modulus
     }
@@ -243,7 +248,8 @@ impl Rule {
                 labels.set(target, &scratch.value);
             }
             Action::Lowercase | Action::Uppercase => {
-                let push = if self.action == Action::Lowercase { letters::push_lower } else { letters::push_upper };
+                let push =
+                    if self.action == Action::Lowercase { case_mapping::push_lower } else { case_mapping::push_upper };
                 scratch.value.clear();
                 push(self.source(labels, &mut scratch.joined), &mut scratch.value);
                 labels.set(target, &scratch.value);
@@ -255,7 +261,7 @@ impl Rule {
         Verdict::Keep
     }
 
-    /// The joined values of the source labels. One label is looked at where it is.
+    /// Returns the joined values of the source labels. The value of a single label is not copied.
     fn source<'a>(&self, labels: &'a LabelsBuilder, joined: &'a mut String) -> &'a str {
         match &*self.spec.source_labels {
             [] => "",
@@ -288,7 +294,7 @@ impl Rule {
         if !self.scheme.is_valid(target) {
             return;
         }
-        // Copied, because both may point into the labels that change.
+        // Copied, because both may borrow from the labels that are changed.
         scratch.value.clear();
         self.replacement.append(source, &scratch.groups, &mut scratch.value);
         match self.target.constant() {
@@ -312,25 +318,25 @@ impl Rule {
         }
     }
 
-    /// Whether the rule can change the label `name`, whatever labels there are.
+    /// Returns whether the rule can change the label `name` of any label set.
     pub(crate) fn may_write(&self, name: &str) -> bool {
         match self.action {
             Action::Keep | Action::Drop | Action::KeepEqual | Action::DropEqual => false,
             Action::Replace => self.target.constant().is_none_or(|target| target == name),
             Action::HashMod | Action::Lowercase | Action::Uppercase => self.spec.target_label == name,
-            // A label of any name may be mapped to this one, unless all go to one name.
+            // Any label may be mapped to this name, unless all are mapped to one other name.
             Action::LabelMap => self.replacement.constant().is_none_or(|target| target == name),
             Action::LabelDrop => self.regex.is_match(name),
             Action::LabelKeep => !self.regex.is_match(name),
         }
     }
 
-    /// Names every label that the rule can read or write; false if that could be any.
+    /// Calls `list` with every label that the rule can read or write. Returns false if that may be any label.
     pub(crate) fn list_labels(&self, list: &mut impl FnMut(&str)) -> bool {
         match self.action {
             Action::LabelMap | Action::LabelDrop | Action::LabelKeep => return false,
             Action::Replace => match self.target.constant() {
-                // An invalid name is never written.
+                // An invalid name is not written.
                 Some(target) if self.scheme.is_valid(target) => list(target),
                 Some(_) => {}
                 None => return false,
@@ -354,7 +360,7 @@ fn refused(field: &'static str, message: String) -> RuleError {
     RuleError { field, message }
 }
 
-/// In the order in which Prometheus checks, so that of two mistakes the same one is named.
+/// Validates in the order in which Prometheus does, so that of two mistakes the same one is reported.
 fn check(spec: &RuleSpec, action: Action, scheme: NameScheme) -> Result<(), RuleError> {
     let target = &*spec.target_label;
     let replacement = spec.replacement.as_deref().unwrap_or(REPLACEMENT);
@@ -387,7 +393,7 @@ fn check(spec: &RuleSpec, action: Action, scheme: NameScheme) -> Result<(), Rule
         |fields: &[(&'static str, bool)]| fields.iter().find(|(_, given)| *given).map(|(field, _)| *field);
     match action {
         Action::KeepEqual | Action::DropEqual => {
-            // Even an expression that equals the default counts as given.
+            // An expression that equals the default is still present.
             let fields =
                 [("regex", spec.regex.is_some()), ("modulus", spec.modulus != 0), ("separator", separator_given)];
             superfluous(&fields).map_or(Ok(()), |field| {
@@ -421,7 +427,7 @@ impl PartialEq for Rule {
 impl Eq for Rule {}
 
 impl fmt::Display for Rule {
-    /// The rule in one line of YAML: what the file said, and the action in any case.
+    /// Writes the rule as one line of YAML: the fields that are present, and always the action.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let spec = &self.spec;
         f.write_str("{")?;
@@ -453,7 +459,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Double quotes with YAML's escapes.
+/// Writes a text in double quotes with YAML's escapes.
 fn write_quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("\"")?;
     for c in text.chars() {

@@ -38,7 +38,7 @@ fn labels(text: &str) -> Labels {
 fn check_scheme(scheme: NameScheme, rules: &[&str], before: &str, want: Option<&str>) {
     let mut builder = labels(before).to_builder();
     let verdict = program(rules, scheme).apply(&mut builder);
-    let got = verdict.is_kept().then(|| builder.build());
+    let got = verdict.is_keep().then(|| builder.build());
     assert_eq!(got, want.map(labels), "{rules:?} on {before}");
 }
 
@@ -201,7 +201,7 @@ fn rules_follow_each_other_until_one_drops() {
 #[test]
 fn an_empty_label_is_an_absent_one() {
     let mut builder = Labels::from_pairs([("meta_a", ""), ("a", "1")]).to_builder();
-    assert!(program(&["labelmap  re=meta_(.+)"], NameScheme::Utf8).apply(&mut builder).is_kept());
+    assert!(program(&["labelmap  re=meta_(.+)"], NameScheme::Utf8).apply(&mut builder).is_keep());
     assert_eq!(builder.get("a"), "1");
 }
 
@@ -455,8 +455,8 @@ fn a_program_does_what_its_rules_plainly_say() {
             assert_eq!(verdict, want_verdict, "{program:?} on {before}");
             assert_eq!(builder.build(), Labels::from_pairs(&want), "{program:?} on {before}");
             let last = program.explain(before.clone()).pop().unwrap();
-            assert_eq!((last.kept, last.labels), (verdict.is_kept(), builder.build()), "{program:?} on {before}");
-            kept += usize::from(verdict.is_kept());
+            assert_eq!((last.kept, last.labels), (verdict.is_keep(), builder.build()), "{program:?} on {before}");
+            kept += usize::from(verdict.is_keep());
 
             // Labels that the program says it does not use neither change nor change anything.
             let uses = program.reads_or_writes();

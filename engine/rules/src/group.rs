@@ -3,14 +3,14 @@
 //! Each rule writes under a name of its own, so that its series end when it yields them no more, whatever becomes of the
 //! rules beside it.
 
-use crate::alert::{Alerts, Element, Terms};
+use crate::alert::{AlertState, Alerts, Element, Terms};
 use crate::host::{Found, Host, Pending, as_numbers};
 use crate::load::GroupSpec;
-use crate::manager::{Place, Timings};
+use crate::options::{Options, Place};
 use crate::order;
 use crate::rule::{ALERT_NAME, ALERTS_FOR_STATE, Alerting, Rule};
 use crate::snapshot::{AlertView, GroupView, Health, RuleKind, RuleView};
-use crate::{AlertState, Options};
+use crate::stats::{Counters, Timings};
 use series::{Labels, METRIC_NAME, MatchOp, Matcher, Timestamp, Value};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,20 +19,6 @@ use template::{Context, Sample, Template};
 
 /// Rules that are asked together at most: what they ask of one target is answered in one go, and a scrape may wait for it.
 const RULES_TOGETHER_MAX: usize = 64;
-
-/// What is counted of a group for as long as there is one of its name.
-#[derive(Clone, Debug, Default)]
-pub struct Counters {
-    pub evaluations: u64,
-    pub failures: u64,
-    pub iterations: u64,
-    pub missed: u64,
-    /// Samples of the last evaluation.
-    pub samples: u64,
-    /// Seconds that the last evaluations of all rules took together.
-    pub rules_seconds: f64,
-    pub restore: Duration,
-}
 
 /// A group with everything it remembers.
 #[derive(Debug)]

@@ -8,105 +8,19 @@
 use crate::group::Group;
 use crate::host::Host;
 use crate::load::GroupSpec;
+use crate::options::Options;
 use crate::schedule::Schedule;
 use crate::snapshot::{GroupView, Snapshot};
-use hdrhistogram::Histogram;
+use crate::stats::Timings;
 use series::{Labels, Timestamp};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// How often to look whether queries can be answered, at the start.
 const READY_AGAIN_AFTER: Duration = Duration::from_millis(100);
-
-/// Settings of the command line.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// `--rules.alert.for-outage-tolerance`
-    pub for_outage_tolerance: Duration,
-    /// `--rules.alert.for-grace-period`
-    pub for_grace_period: Duration,
-    /// `--rules.alert.resend-delay`
-    pub resend_delay: Duration,
-    /// `--enable-feature=concurrent-rule-eval`
-    pub concurrent_rules: bool,
-    /// `--rules.max-concurrent-evals`
-    pub places: Places,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            for_outage_tolerance: Duration::from_secs(3600),
-            for_grace_period: Duration::from_secs(600),
-            resend_delay: Duration::from_secs(60),
-            concurrent_rules: false,
-            places: Places::new(4),
-        }
-    }
-}
-
-/// Threads that rules may have beside those of their groups.
-#[derive(Clone, Debug)]
-pub struct Places(Arc<AtomicUsize>);
-
-/// One of them, until it is dropped.
-pub struct Place(Arc<AtomicUsize>);
-
-impl Places {
-    pub fn new(count: usize) -> Places {
-        Places(Arc::new(AtomicUsize::new(count)))
-    }
-
-    /// A place, if one is free.
-    pub fn take(&self) -> Option<Place> {
-        let less = |free: usize| free.checked_sub(1);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok().map(|_| Place(self.0.clone()))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
-    }
-}
-
-/// How long evaluations took.
-#[derive(Debug)]
-pub struct Timings(Mutex<(Histogram<u64>, Histogram<u64>)>);
-
-impl Default for Timings {
-    fn default() -> Timings {
-        let histogram = || Histogram::new(3).expect("three digits are allowed");
-        Timings(Mutex::new((histogram(), histogram())))
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1)
-}
-
-impl Timings {
-    fn with<T>(&self, act: impl FnOnce(&mut (Histogram<u64>, Histogram<u64>)) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(crate) fn rule(&self, took: Duration) {
-        self.with(|(rules, _)| rules.saturating_record(micros(took)));
-    }
-
-    pub(crate) fn group(&self, took: Duration) {
-        self.with(|(_, groups)| groups.saturating_record(micros(took)));
-    }
-
-    /// Microseconds of rules, and of whole groups.
-    pub fn histograms(&self) -> (Histogram<u64>, Histogram<u64>) {
-        self.with(|both| both.clone())
-    }
-}
 
 /// Runs groups. Cloning copies a pointer.
 #[derive(Clone)]
@@ -143,7 +57,7 @@ struct Runner {
 }
 
 fn wall() -> Timestamp {
-    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64))
+    Timestamp(series::clock::now_ms())
 }
 
 impl Manager {

@@ -1,6 +1,7 @@
 //! What rules are and do, for the API and the pages: a copy that no evaluation changes.
 
 use crate::alert::AlertState;
+use crate::stats::Counters;
 use series::Labels;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub struct GroupView {
     pub evaluation_time: Duration,
     /// When it began, Unix milliseconds; None before the first.
     pub last_evaluation: Option<i64>,
-    pub counters: crate::Counters,
+    pub counters: Counters,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -153,7 +153,7 @@ impl Class {
         }
         self.add_target_labels(&mut labels);
         labels.retain(|_, value| !value.is_empty());
-        if !self.rules.is_empty() && !self.rules.apply(&mut labels).is_kept() {
+        if !self.rules.is_empty() && !self.rules.apply(&mut labels).is_keep() {
             return Outcome::Drop;
         }
         if labels.iter().next().is_none() {

@@ -53,7 +53,7 @@ pub fn build(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels) -> Built {
 pub fn build_with(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels, look: impl FnOnce(&LabelsBuilder)) -> Built {
     let discovered = discovered_labels(job, own, shared);
     let mut labels = discovered.to_builder();
-    if !job.relabel_configs.apply(&mut labels).is_kept() {
+    if !job.relabel_configs.apply(&mut labels).is_keep() {
         return Built::Dropped { discovered };
     }
     look(&labels);

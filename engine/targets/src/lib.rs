@@ -5,15 +5,17 @@ mod discovery;
 mod fleet;
 mod follow;
 mod manager;
+mod partition;
 mod placement;
 mod pool;
 mod target;
 
 pub use build::{Built, build};
 pub use discovery::{Group, List, ListReader, Sd, SdOptions};
-pub use fleet::{About, Division, FleetHandle, FleetStatus, IDS_MAX, Ids, about, members, rules};
+pub use fleet::{About, FleetHandle, FleetStatus, IDS_MAX, Ids, about, members, rules};
 pub use follow::Follow;
 pub use manager::{Manager, ManagerHandle, SdStats, pool_now};
+pub use partition::Division;
 pub use pool::BuildCache;
 pub use target::{
     DropReason, DroppedTarget, FailedTarget, OtherTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet,

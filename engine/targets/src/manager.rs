@@ -8,7 +8,7 @@
 //!   * updates are taken together for [`SETTLE`], so that a storm of them costs one pass
 
 use crate::discovery::{Found, Sd, SdOptions, Source, SourceId, UPDATES_MAX, Update};
-use crate::fleet::{Division, Share};
+use crate::partition::{Division, Share};
 use crate::placement::Placement;
 use crate::pool::{BuildCache, in_order};
 use crate::target::{Pool, Target, TargetDiff, TargetId, TargetSet};

@@ -7,7 +7,7 @@
 
 use crate::build::{Built, build, build_with, discovered_labels};
 use crate::discovery::{Group, List};
-use crate::fleet::{Division, Share};
+use crate::partition::{Division, Share};
 use crate::target::{DropReason, DroppedTarget, FailedTarget, Leaving, OtherTarget, Pool, Target, TargetId};
 use ahash::{HashMap, HashMapExt, HashSet};
 use config::ScrapeConfig;

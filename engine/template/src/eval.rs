@@ -1,6 +1,6 @@
-//! Walks the tree and writes what comes of it.
+//! Evaluates the tree and writes its output.
 
-use crate::functions::{Host, Plain};
+use crate::functions::{FunctionContext, FunctionKind};
 use crate::parse::{Command, Defined, Kind, Node, Operand, Pipeline};
 use crate::value::{Sample, Value};
 use crate::{CALLS_MAX, Context, OUTPUT_BYTES_MAX, Query, STEPS_MAX};
@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Where an expansion ended, and why.
+/// Why an expansion failed, and at which bytes of the text.
 pub struct ExecuteError {
     pub at: Range<usize>,
     pub what: String,
 }
 
-/// What became of a list of nodes.
+/// How the evaluation of a list of nodes ended.
 #[derive(PartialEq)]
 enum Flow {
     On,
@@ -24,7 +24,7 @@ enum Flow {
 
 struct Machine<'a> {
     defined: &'a Defined,
-    host: Host<'a>,
+    functions: FunctionContext<'a>,
     variables: Vec<(String, Value)>,
     out: String,
     steps: usize,
@@ -46,7 +46,7 @@ pub fn expand(nodes: &[Node], defined: &Defined, context: &Context, query: Query
     let variables = variables.into_iter().chain([("value", value)]).map(|(name, value)| (name.to_owned(), value));
     let mut machine = Machine {
         defined,
-        host: Host { query, external_url: context.external_url, now_ms: context.now_ms },
+        functions: FunctionContext { query, external_url: context.external_url, now_ms: context.now_ms },
         variables: variables.collect(),
         out: String::new(),
         steps: 0,
@@ -71,7 +71,7 @@ impl Machine<'_> {
         Ok(Flow::On)
     }
 
-    /// Nodes with variables of their own.
+    /// Evaluates nodes in a scope of their own.
     fn scope(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, ExecuteError> {
         let kept = self.variables.len();
         let flow = self.list(nodes, dot)?;
@@ -227,10 +227,10 @@ impl Machine<'_> {
                 format!("wrong number of args for {}: want {want} got {given}", function.name),
             ));
         }
-        let value = match function.plain {
-            // These stop at the first argument that decides.
-            Plain::And | Plain::Or => {
-                let decides = |value: &Value| value.is_true() == matches!(function.plain, Plain::Or);
+        let value = match function.kind {
+            // The arguments after the deciding one are not evaluated.
+            FunctionKind::And | FunctionKind::Or => {
+                let decides = |value: &Value| value.is_true() == matches!(function.kind, FunctionKind::Or);
                 let mut last = Value::Nil;
                 let mut decided = false;
                 for operand in rest {
@@ -242,13 +242,13 @@ impl Machine<'_> {
                 }
                 if decided { last } else { piped.unwrap_or(last) }
             }
-            Plain::Call(call) => {
+            FunctionKind::Call(call) => {
                 let mut arguments = Vec::with_capacity(given);
                 for operand in rest {
                     arguments.push(self.operand(operand, dot)?);
                 }
                 arguments.extend(piped);
-                let outcome = call(&arguments, &mut self.host);
+                let outcome = call(&arguments, &mut self.functions);
                 outcome.map_err(|what| error(&command.span, format!("error calling {}: {what}", function.name)))?
             }
         };

@@ -1,26 +1,24 @@
-//! The functions of a template: Go's own and Prometheus'.
+//! The functions of templates: Go's predefined ones and Prometheus'.
 
 use crate::value::{Sample, Value};
 use crate::{OUTPUT_BYTES_MAX, Query, humanize, printf};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use series::{DurationError, Regex, Replacement};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-/// Compiled size of a regular expression in a template.
-const REGEX_BYTES_MAX: usize = 1 << 20;
-
-/// What functions may ask for.
-pub struct Host<'a> {
+/// Data that functions may use besides their arguments.
+pub struct FunctionContext<'a> {
     pub query: Query<'a>,
     pub external_url: &'a str,
     pub now_ms: i64,
 }
 
-type Call = fn(&[Value], &mut Host) -> Result<Value, String>;
+type Call = fn(&[Value], &mut FunctionContext) -> Result<Value, String>;
 
-pub enum Plain {
+pub enum FunctionKind {
     And,
     Or,
     Call(Call),
@@ -28,9 +26,9 @@ pub enum Plain {
 
 pub struct Function {
     pub name: &'static str,
-    /// Fewest and most arguments.
+    /// Least and greatest number of arguments.
     pub arguments: (usize, usize),
-    pub plain: Plain,
+    pub kind: FunctionKind,
 }
 
 impl std::fmt::Debug for Function {
@@ -46,12 +44,12 @@ pub fn find(name: &str) -> Option<&'static Function> {
 const ANY: usize = usize::MAX;
 
 const fn function(name: &'static str, least: usize, most: usize, call: Call) -> Function {
-    Function { name, arguments: (least, most), plain: Plain::Call(call) }
+    Function { name, arguments: (least, most), kind: FunctionKind::Call(call) }
 }
 
 static FUNCTIONS: &[Function] = &[
-    Function { name: "and", arguments: (1, ANY), plain: Plain::And },
-    Function { name: "or", arguments: (1, ANY), plain: Plain::Or },
+    Function { name: "and", arguments: (1, ANY), kind: FunctionKind::And },
+    Function { name: "or", arguments: (1, ANY), kind: FunctionKind::Or },
     function("not", 1, 1, |a, _| Ok(Value::Bool(!a[0].is_true()))),
     function("len", 1, 1, |a, _| len(&a[0])),
     function("index", 1, ANY, |a, _| a[1..].iter().try_fold(a[0].clone(), |value, at| index(&value, at))),
@@ -76,8 +74,8 @@ static FUNCTIONS: &[Function] = &[
     function("ge", 2, 2, |a, _| {
         order(&a[0], &a[1]).map(|order| Value::Bool(order.is_some_and(|order| order != Ordering::Less)))
     }),
-    function("query", 1, 1, |a, host| {
-        let found = (host.query)(text(&a[0])?)?;
+    function("query", 1, 1, |a, context| {
+        let found = (context.query)(text(&a[0])?)?;
         Ok(Value::List(Rc::new(found.into_iter().map(|sample| Value::Sample(Rc::new(sample))).collect())))
     }),
     function("first", 1, 1, |a, _| match &a[0] {
@@ -93,8 +91,8 @@ static FUNCTIONS: &[Function] = &[
         Ok(Value::Map(Rc::new(named.collect::<BTreeMap<_, _>>())))
     }),
     function("safeHtml", 1, 1, |a, _| Ok(Value::text(text(&a[0])?))),
-    function("externalURL", 0, 0, |_, host| Ok(Value::text(host.external_url))),
-    function("pathPrefix", 0, 0, |_, host| Ok(Value::text(path_of(host.external_url)))),
+    function("externalURL", 0, 0, |_, context| Ok(Value::text(context.external_url))),
+    function("pathPrefix", 0, 0, |_, context| Ok(Value::text(path_of(context.external_url)))),
     function("match", 2, 2, |a, _| Ok(Value::Bool(regex(text(&a[0])?)?.is_match(text(&a[1])?)))),
     function("reReplaceAll", 3, 3, |a, _| replace_all(text(&a[0])?, text(&a[1])?, text(&a[2])?)),
     function("title", 1, 1, |a, _| Ok(Value::text(title(text(&a[0])?)))),
@@ -122,7 +120,7 @@ static FUNCTIONS: &[Function] = &[
     function("toTime", 1, 1, |a, _| time(number(&a[0])?).map(Value::Time)),
     function("toDuration", 1, 1, |a, _| nanos(number(&a[0])?).map(Value::Duration)),
     function("parseDuration", 1, 1, |a, _| parse_duration(text(&a[0])?).map(Value::Float)),
-    function("now", 0, 0, |_, host| Ok(Value::Float(host.now_ms as f64 / 1000.0))),
+    function("now", 0, 0, |_, context| Ok(Value::Float(context.now_ms as f64 / 1000.0))),
 ];
 
 fn wrong(value: &Value, want: &str) -> String {
@@ -157,9 +155,13 @@ fn number(value: &Value) -> Result<f64, String> {
 
 fn bounded(text: String) -> Result<Value, String> {
     if text.len() > OUTPUT_BYTES_MAX {
-        return Err(format!("more than {OUTPUT_BYTES_MAX} bytes"));
+        return Err(too_long());
     }
     Ok(Value::text(text))
+}
+
+fn too_long() -> String {
+    format!("more than {OUTPUT_BYTES_MAX} bytes")
 }
 
 fn len(value: &Value) -> Result<Value, String> {
@@ -215,7 +217,7 @@ fn slice(arguments: &[Value]) -> Result<Value, String> {
     }
 }
 
-/// As Go's `Sprint`: a space between two operands when neither is a string.
+/// Formats as Go's `Sprint`: with a space between two operands if neither is a string.
 fn print(arguments: &[Value]) -> String {
     let mut out = String::new();
     let mut last_text = true;
@@ -261,7 +263,7 @@ fn js(text: &str) -> String {
     out
 }
 
-/// A space is a plus, and these stay as they are.
+/// Encodes as Go's `QueryEscape`: a space becomes a plus.
 fn query_escape(text: &str) -> String {
     const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
     utf8_percent_encode(text, ESCAPED).to_string().replace(' ', "+")
@@ -276,7 +278,7 @@ fn path_of(url: &str) -> &str {
     rest.find('/').map_or("", |slash| rest[slash..].trim_end_matches('/'))
 }
 
-/// Values that can be compared are of one kind; numbers of two kinds cannot, as in Go.
+/// Compares values of one type. Numbers of different types are not comparable, as in Go.
 fn equal(one: &Value, other: &Value) -> Result<bool, String> {
     match (one, other) {
         (Value::Bool(one), Value::Bool(other)) => Ok(one == other),
@@ -312,29 +314,21 @@ fn sort_by_label(name: &str, vector: &Value) -> Result<Value, String> {
     Ok(Value::List(Rc::new(keyed.into_iter().map(|(_, item)| item).collect())))
 }
 
-fn regex(pattern: &str) -> Result<regex::Regex, String> {
-    let built = regex::RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build();
-    built.map_err(|error| format!("error parsing regexp: {error}"))
+fn regex(pattern: &str) -> Result<Regex, String> {
+    Regex::unanchored(pattern).map_err(|error| error.to_string())
 }
 
 fn replace_all(pattern: &str, replacement: &str, text: &str) -> Result<Value, String> {
     let regex = regex(pattern)?;
-    let mut out = String::new();
-    let mut at = 0;
-    for found in regex.captures_iter(text) {
-        let whole = found.get(0).expect("a match has a whole");
-        out.push_str(&text[at..whole.start()]);
-        found.expand(replacement, &mut out);
-        at = whole.end();
-        if out.len() > OUTPUT_BYTES_MAX {
-            return Err(format!("more than {OUTPUT_BYTES_MAX} bytes"));
-        }
-    }
-    out.push_str(&text[at..]);
-    bounded(out)
+    let replacement = Replacement::parse(replacement, &regex);
+    let replaced = regex.try_replace_all(text, |groups, out| {
+        replacement.append(text, groups, out);
+        if out.len() > OUTPUT_BYTES_MAX { Err(too_long()) } else { Ok(()) }
+    });
+    bounded(replaced?)
 }
 
-/// The first letter of each word in upper case; the others stay.
+/// Returns the text with the first letter of each word in upper case.
 fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut within = false;
@@ -350,7 +344,7 @@ fn title(text: &str) -> String {
     out
 }
 
-/// Host and port, where the text is both: `host:port`, `[v6]:port`.
+/// Splits `host:port` and `[v6]:port`.
 fn host_and_port(address: &str) -> Option<(&str, &str)> {
     if let Some(rest) = address.strip_prefix('[') {
         let (host, behind) = rest.split_once(']')?;
@@ -369,7 +363,7 @@ fn strip_domain(address: &str) -> String {
     port.map_or_else(|| short.to_owned(), |port| format!("{short}:{port}"))
 }
 
-/// Unix milliseconds.
+/// Converts seconds to Unix milliseconds.
 fn time(seconds: f64) -> Result<i64, String> {
     nanos(seconds).map(|nanos| nanos.div_euclid(1_000_000)).map_err(|_| match seconds.is_finite() {
         false => "value is NaN or Inf".into(),
@@ -392,38 +386,11 @@ fn nanos(seconds: f64) -> Result<i64, String> {
     Ok(nanos as i64)
 }
 
-/// Prometheus' durations, `1h30m`; seconds.
+/// Reads a duration such as `1h30m` and returns seconds.
 fn parse_duration(text: &str) -> Result<f64, String> {
-    const UNITS: [(&str, u64); 7] = [
-        ("y", 365 * 86_400_000),
-        ("w", 7 * 86_400_000),
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-        ("ms", 1),
-    ];
-    let bad = || format!("not a valid duration string: {text:?}");
-    if text == "0" {
-        return Ok(0.0);
-    }
-    if text.is_empty() {
-        return Err("empty duration string".into());
-    }
-    let (mut rest, mut total, mut least) = (text, 0u64, 0);
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |found| digits + found);
-        let unit = UNITS.iter().position(|(unit, _)| *unit == &rest[digits..unit_end]).ok_or_else(bad)?;
-        // Units go from large to small, each once.
-        if unit < least {
-            return Err(bad());
-        }
-        let count: u64 = rest[..digits].parse().map_err(|_| bad())?;
-        let more = count.checked_mul(UNITS[unit].1).and_then(|more| total.checked_add(more));
-        total = more.filter(|total| *total < 1 << 53).ok_or("duration out of range")?;
-        least = unit + 1;
-        rest = &rest[unit_end..];
-    }
-    Ok(total as f64 / 1000.0)
+    let ms = series::parse_duration(text).map_err(|error| match error {
+        DurationError::Invalid => format!("{error}: {text:?}"),
+        DurationError::Empty | DurationError::OutOfRange => error.to_string(),
+    })?;
+    Ok(ms as f64 / 1000.0)
 }

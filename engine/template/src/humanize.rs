@@ -1,4 +1,4 @@
-//! Numbers for people, as Prometheus' functions write them.
+//! Numbers with unit prefixes, as Prometheus' `humanize…` functions write them.
 
 use crate::printf::general;
 
@@ -6,7 +6,7 @@ const LARGE: [&str; 8] = ["k", "M", "G", "T", "P", "E", "Z", "Y"];
 const BINARY: [&str; 8] = ["ki", "Mi", "Gi", "Ti", "Pi", "Ei", "Zi", "Yi"];
 const SMALL: [&str; 8] = ["m", "u", "n", "p", "f", "a", "z", "y"];
 
-/// Four significant digits.
+/// Returns the number with four significant digits.
 fn four(value: f64) -> String {
     general(value, 4, false)
 }

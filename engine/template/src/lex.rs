@@ -1,8 +1,8 @@
-//! From text to tokens: literal text, and what stands between `{{` and `}}`.
+//! Splits text into tokens: literal text, and the contents of `{{` and `}}`.
 
 use std::ops::Range;
 
-/// Where parsing ended, as a byte of the text, and why.
+/// Why parsing failed, and at which byte of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
     pub at: usize,
@@ -34,7 +34,7 @@ pub enum Token {
     Comma,
 }
 
-/// A token, its place, and whether it stands apart from the one before.
+/// A token, its position, and whether white space precedes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lexed {
     pub token: Token,
@@ -83,7 +83,7 @@ fn push_text(tokens: &mut Vec<Lexed>, text: &str, at: usize) {
     }
 }
 
-/// Whether an action ends at `at`, and where the text goes on; true if its white space is not wanted.
+/// Returns, if an action ends at `at`, where the text continues and whether white space is trimmed from it.
 fn closes(text: &str, at: usize) -> Option<(usize, bool)> {
     let rest = &text[at..];
     if rest.starts_with("}}") {
@@ -93,7 +93,7 @@ fn closes(text: &str, at: usize) -> Option<(usize, bool)> {
     (trimmed.len() < rest.len() && trimmed.starts_with("-}}")).then(|| (text.len() - trimmed.len() + 3, true))
 }
 
-/// A comment is all there is in its action.
+/// Reads a comment, which is the only content of its action.
 fn comment(text: &str, inside: usize) -> Result<Option<(usize, bool)>, ParseError> {
     let start = text.len() - text[inside..].trim_start_matches(is_space).len();
     if !text[start..].starts_with("/*") {
@@ -104,7 +104,7 @@ fn comment(text: &str, inside: usize) -> Result<Option<(usize, bool)>, ParseErro
     closes(text, end).map(Some).ok_or_else(|| error("comment ends before closing delimiter"))
 }
 
-/// The tokens of one action; gives where the text goes on.
+/// Reads the tokens of one action. Returns where the text continues.
 fn action(text: &str, mut at: usize, tokens: &mut Vec<Lexed>) -> Result<(usize, bool), ParseError> {
     let start = at;
     let mut spaced = true;
@@ -208,7 +208,7 @@ fn number(text: &str, at: usize) -> Result<(Token, usize), ParseError> {
     token.map(|token| (token, at + length)).ok_or_else(bad)
 }
 
-/// A quoted string or character with Go's escapes.
+/// Reads a quoted string or character with Go's escapes.
 fn quoted(text: &str, at: usize) -> Result<(Token, usize), ParseError> {
     let quote = text.as_bytes()[at];
     let error = |what: &str| ParseError { at, what: what.into() };
@@ -225,7 +225,7 @@ fn quoted(text: &str, at: usize) -> Result<(Token, usize), ParseError> {
             Some(b'\\') => {
                 let escape = *bytes.get(i + 1).ok_or_else(|| error("unterminated quoted string"))?;
                 i += 2;
-                // Where the digits of a code begin, how many there are, and their base.
+                // Start of the digits of a character code, their number and their base.
                 let digits = match escape {
                     b'x' => Some((i, 2, 16)),
                     b'u' => Some((i, 4, 16)),

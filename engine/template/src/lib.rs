@@ -1,12 +1,13 @@
-//! Go's text templates with Prometheus' functions, as labels and annotations of alerts use them.
+//! Go's text templates with Prometheus' functions, for the labels and annotations of alerts.
 //!
-//! Language: <https://pkg.go.dev/text/template>; functions: Prometheus' template reference. Written here because no
-//! maintained crate has both. Not there: methods, and templates of other files (consoles).
+//! Language: <https://pkg.go.dev/text/template>; functions: Prometheus' template reference. No maintained crate has both.
+//! Not implemented: methods, and templates of other files (consoles).
 //!
 //! Invariants:
-//!   * text is parsed once; parsing ends at [`NESTING_MAX`] levels
-//!   * an expansion ends after [`STEPS_MAX`] nodes, [`CALLS_MAX`] nested templates or [`OUTPUT_BYTES_MAX`] bytes of output
-//!   * whatever the text, the labels and the answers of queries are, there is a string or an error with its place
+//!   * text is parsed once; more than [`NESTING_MAX`] levels are an error
+//!   * an expansion of more than [`STEPS_MAX`] nodes, [`CALLS_MAX`] nested templates or [`OUTPUT_BYTES_MAX`] bytes of output is
+//!     an error
+//!   * for any text, labels and query results, the outcome is a string or an error with line and column
 
 mod eval;
 mod functions;
@@ -22,16 +23,16 @@ use std::collections::BTreeMap;
 
 pub use value::Sample;
 
-/// How deep actions and parentheses may be nested.
+/// Levels to which actions and parentheses may be nested.
 pub const NESTING_MAX: usize = 100;
 /// Nodes that one expansion may visit.
 pub const STEPS_MAX: usize = 1_000_000;
-/// Templates that may be in the middle of calling each other.
+/// Depth of calls from template to template.
 pub const CALLS_MAX: usize = 100;
-/// Largest expansion.
+/// Size of an expansion, in bytes.
 pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
 
-/// Why a template has no expansion. The words are those of Go where it has any for the case.
+/// Why a template could not be parsed or expanded. The texts are Go's where Go has one for the case.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     #[error("error parsing template {name}: template: {name}:{line}: {what}")]
@@ -40,20 +41,20 @@ pub enum TemplateError {
     Execute { name: String, line: usize, column: usize, at: String, what: String },
 }
 
-/// What an alert's template may look at: `.Labels`, `.ExternalLabels`, `.ExternalURL`, `.Value`, and the variables
+/// Input of a template: `.Labels`, `.ExternalLabels`, `.ExternalURL`, `.Value`, and the variables
 /// `$labels`, `$externalLabels`, `$externalURL`, `$value`.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub labels: &'a Labels,
     pub external_labels: &'a Labels,
-    /// Where the server is reached from outside, without a slash at its end.
+    /// External URL of the server, without a trailing slash.
     pub external_url: &'a str,
     pub value: f64,
     /// The time of the evaluation, in Unix milliseconds.
     pub now_ms: i64,
 }
 
-/// Answers the `query` function: the expression's vector now, or why there is none.
+/// Implements the `query` function: returns the vector of an expression at the time of the evaluation, or an error.
 pub type Query<'a> = &'a mut dyn FnMut(&str) -> Result<Vec<Sample>, String>;
 
 /// A parsed template.
@@ -66,7 +67,7 @@ pub struct Template {
 }
 
 impl Template {
-    /// Parses; `name` is what errors call it.
+    /// Parses `text`. Errors refer to the template by `name`.
     pub fn parse(name: &str, text: &str) -> Result<Template, TemplateError> {
         let parsed = parse::parse(text).map_err(|error| TemplateError::Parse {
             name: name.to_owned(),
@@ -77,7 +78,7 @@ impl Template {
         Ok(Template { name: name.to_owned(), text: text.to_owned(), nodes, defined })
     }
 
-    /// The text with everything in it replaced.
+    /// Returns the text with all actions replaced by their output.
     pub fn expand(&self, context: &Context, query: Query) -> Result<String, TemplateError> {
         eval::expand(&self.nodes, &self.defined, context, query).map_err(|error| {
             let before = &self.text[..error.at.start];

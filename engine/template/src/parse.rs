@@ -1,4 +1,4 @@
-//! From tokens to a tree.
+//! Parses tokens into a tree.
 
 use crate::NESTING_MAX;
 use crate::functions;
@@ -11,7 +11,7 @@ type Span = Range<usize>;
 #[derive(Clone, Debug)]
 pub enum Node {
     Text(String),
-    /// Its value is printed, unless it only sets variables.
+    /// A pipeline whose value is printed, unless it only sets variables.
     Action(Pipeline),
     If(Pipeline, Vec<Node>, Vec<Node>),
     With(Pipeline, Vec<Node>, Vec<Node>),
@@ -27,7 +27,7 @@ pub enum Node {
 
 #[derive(Clone, Debug)]
 pub struct Pipeline {
-    /// Variables set to the value; declared here, or known before.
+    /// Variables that are set to the value, and whether they are declared here.
     pub sets: Vec<String>,
     pub declares: bool,
     pub commands: Vec<Command>,
@@ -44,7 +44,7 @@ pub struct Command {
 #[derive(Clone, Debug)]
 pub struct Operand {
     pub kind: Kind,
-    /// Fields taken of it, one after the other.
+    /// Fields that are selected from it, in order.
     pub fields: Vec<String>,
     pub span: Span,
 }
@@ -79,11 +79,11 @@ pub fn parse(text: &str) -> Result<(Vec<Node>, Defined), ParseError> {
     }
 }
 
-/// What ended a list of nodes.
+/// The action that ends a list of nodes.
 #[derive(PartialEq)]
 enum Ending {
     Text,
-    /// `{{else`; what follows is not read yet.
+    /// `{{else`; the rest of the action has not been read.
     Else,
     Closed,
 }
@@ -158,7 +158,7 @@ impl Parser {
         Ok(())
     }
 
-    /// Nodes up to `{{end}}`, `{{else` or the end of the text.
+    /// Parses nodes up to `{{end}}`, `{{else` or the end of the text.
     fn list(&mut self) -> Result<(Vec<Node>, Ending), ParseError> {
         self.deeper()?;
         let mut nodes = Vec::new();
@@ -218,7 +218,7 @@ impl Parser {
         match end {
             Ending::Text => return Err(self.error("unexpected EOF")),
             Ending::Closed => {}
-            // `{{else if x}}` is an `if` in the `else`, and shares its end.
+            // `{{else if x}}` is an `if` in the `else` that shares its `{{end}}`.
             Ending::Else if !self.is(&Token::Close) => {
                 let same = self.is_word(word) && word != "range";
                 if !same {
@@ -257,7 +257,7 @@ impl Parser {
         }
     }
 
-    /// The body of a template of its own: it sees no variables from outside.
+    /// Parses the body of a defined template, in which no outer variables are visible.
     fn body(&mut self, name: &str) -> Result<(), ParseError> {
         let outer = std::mem::replace(&mut self.variables, vec![String::new()]);
         let loops = std::mem::take(&mut self.loops);

@@ -1,9 +1,10 @@
 //! Go's `printf` for the values that templates have: flags, width, precision and the usual verbs.
 
 use crate::value::Value;
+use series::Quoted;
 use std::fmt::Write;
 
-/// Widest field and longest fraction.
+/// Largest width and precision, in characters.
 const WIDTH_MAX: usize = 1000;
 
 #[derive(Default)]
@@ -17,7 +18,7 @@ struct Spec {
     precision: Option<usize>,
 }
 
-/// The text of the format and its arguments; mistakes show in the text as Go shows them.
+/// Returns the formatted text. Mistakes of the format appear in the text, as they do in Go.
 pub fn printf(format: &str, arguments: &[Value]) -> String {
     let mut out = String::new();
     let mut next = 0;
@@ -129,8 +130,8 @@ fn one(spec: &Spec, verb: char, value: &Value) -> String {
         ('X', Value::Int(value)) => signed(radix(*value, 16).to_uppercase()),
         ('c', Value::Int(value)) => u32::try_from(*value).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').into(),
         ('U', Value::Int(value)) => format!("U+{value:04X}"),
-        ('s' | 'v', Value::Text(text)) => cut(text, spec.precision),
-        ('q', Value::Text(text)) => format!("{:?}", cut(text, spec.precision)),
+        ('s' | 'v', Value::Text(text)) => truncated(text, spec.precision),
+        ('q', Value::Text(text)) => Quoted(&truncated(text, spec.precision)).to_string(),
         ('x', Value::Text(text)) => text.bytes().map(|byte| format!("{byte:02x}")).collect(),
         ('X', Value::Text(text)) => text.bytes().map(|byte| format!("{byte:02X}")).collect(),
         ('t', Value::Bool(value)) => value.to_string(),
@@ -144,7 +145,7 @@ fn one(spec: &Spec, verb: char, value: &Value) -> String {
     }
 }
 
-fn cut(text: &str, precision: Option<usize>) -> String {
+fn truncated(text: &str, precision: Option<usize>) -> String {
     text.chars().take(precision.unwrap_or(usize::MAX)).collect()
 }
 
@@ -173,7 +174,7 @@ fn fixed(value: f64, precision: usize) -> String {
     special(value).unwrap_or_else(|| format!("{value:.precision$}"))
 }
 
-/// `1.5e+06`: at least two digits of exponent, and its sign.
+/// Returns `1.5e+06`: the exponent has a sign and at least two digits.
 fn exponential(value: f64, precision: usize) -> String {
     special(value).unwrap_or_else(|| {
         let text = format!("{value:.precision$e}");
@@ -186,7 +187,7 @@ fn exponential(value: f64, precision: usize) -> String {
     })
 }
 
-/// C's `%g` with so many significant digits; zeros at the end stay only where `sharp` asks for them.
+/// Returns C's `%g` with `precision` significant digits. Trailing zeros are removed unless `sharp` is set.
 pub fn general(value: f64, precision: usize, sharp: bool) -> String {
     if let Some(text) = special(value) {
         return text;

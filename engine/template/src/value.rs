@@ -5,27 +5,28 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::rc::Rc;
 
-/// A series of a query's answer.
+/// An element of a query's result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub labels: Labels,
     pub value: f64,
 }
 
+/// A value of a template.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// Nothing: a missing argument, the element of an empty map.
+    /// No value: a missing argument, the element of an empty map.
     Nil,
     Bool(bool),
     Int(i64),
     Float(f64),
     Text(Rc<str>),
     List(Rc<Vec<Value>>),
-    /// A key that is not there is an empty string.
+    /// A map of strings; a missing key is an empty string.
     Labels(Rc<Labels>),
-    /// What `args` makes.
+    /// A map that `args` returns.
     Map(Rc<BTreeMap<String, Value>>),
-    /// What a template begins with: a name that is not there is an error.
+    /// The initial value of dot. A missing name is an error.
     Root(Rc<BTreeMap<&'static str, Value>>),
     Sample(Rc<Sample>),
     /// Unix milliseconds.
@@ -39,7 +40,7 @@ impl Value {
         Value::Text(text.into())
     }
 
-    /// The words of Go for the type, in errors.
+    /// Returns Go's name of the type, for errors.
     pub fn type_name(&self) -> &'static str {
         match self {
             Value::Nil => "nil",
@@ -57,6 +58,7 @@ impl Value {
         }
     }
 
+    /// Returns whether `if` takes the value for true.
     pub fn is_true(&self) -> bool {
         match self {
             Value::Nil => false,
@@ -71,7 +73,7 @@ impl Value {
         }
     }
 
-    /// As `%v` prints it.
+    /// Appends the form of Go's `%v`.
     pub fn print(&self, out: &mut String) {
         // Writing into a string does not fail.
         let _ = match self {
@@ -132,7 +134,7 @@ fn print_all<'a>(items: impl Iterator<Item = (Option<&'a str>, Value)>, out: &mu
     }
 }
 
-/// `2026-01-02 03:04:05.678 +0000 UTC`, without zeros at the end of the fraction.
+/// Returns `2026-01-02 03:04:05.678 +0000 UTC`, without trailing zeros of the fraction.
 pub fn time_text(ms: i64) -> String {
     let (days, of_day) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
     let (year, month, day) = civil_from_days(days);
@@ -143,7 +145,7 @@ pub fn time_text(ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{fraction} +0000 UTC")
 }
 
-/// As Go prints durations: `1h2m3.5s`, `1.5ms`, `0s`.
+/// Returns a duration as Go prints it: `1h2m3.5s`, `1.5ms`, `0s`.
 fn duration_text(nanos: i64) -> String {
     let sign = if nanos < 0 { "-" } else { "" };
     let total = nanos.unsigned_abs();

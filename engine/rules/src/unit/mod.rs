@@ -61,40 +61,8 @@ fn start_of(text: &str) -> Result<i64, String> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Ok((seconds * 1000.0) as i64);
     }
-    rfc3339(text).ok_or_else(|| format!("start_timestamp {text:?} is neither Unix seconds nor RFC 3339"))
-}
-
-/// Unix milliseconds of `2021-01-01T00:00:00Z`, also with a fraction and another zone.
-fn rfc3339(text: &str) -> Option<i64> {
-    let number = |from: usize, to: usize| {
-        let digits = text.get(from..to)?;
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<i64>().ok())?
-    };
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let separators: String =
-        [4, 7, 10, 13, 16].iter().filter_map(|at| text.as_bytes().get(*at)).map(|b| *b as char).collect();
-    if separators != "--T::" || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    let rest = text.get(19..)?;
-    let zone_at = rest.find(['Z', '+', '-'])?;
-    let fraction: f64 = if zone_at == 0 { 0.0 } else { format!("0{}", &rest[..zone_at]).parse().ok()? };
-    let zone_minutes = match &rest[zone_at..] {
-        "Z" => 0,
-        zone => {
-            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-            let minutes = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
-            if zone.starts_with('-') { -minutes } else { minutes }
-        }
-    };
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-    let shifted_year = year - i64::from(month <= 2);
-    let (era, year_of_era) = (shifted_year.div_euclid(400), shifted_year.rem_euclid(400));
-    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = era * 146_097 + day_of_era - 719_468;
-    Some((days * 86_400 + hour * 3600 + (minute - zone_minutes) * 60 + second) * 1000 + (fraction * 1000.0) as i64)
+    let start = series::parse_rfc3339(text).map(|start| start.0);
+    start.ok_or_else(|| format!("start_timestamp {text:?} is neither Unix seconds nor RFC 3339"))
 }
 
 fn run_test(file: &RuleTests, test: &RuleTest, settings: &Settings, failures: &mut Vec<String>) -> Result<(), String> {

@@ -13,16 +13,11 @@ use std::path::Path;
 /// the test fails when a cycle is new or larger, and when an entry is no longer needed.
 #[rustfmt::skip]
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("bench-harness harness", "", "report results scenario"),
     ("engine/api", "", "alerting metrics remote_write rule_groups"),
-    ("engine/config", "", "decode discovery federation fleet http sections types values yaml"),
-    ("engine/rules", "", "group manager snapshot"),
     ("engine/shard", "", "core runtime"),
     ("engine/shard", "fetch", "client connect"),
-    ("engine/targets", "", "fleet manager pool"),
     ("storage/blocks", "", "bits xor"),
     ("storage/blocks", "", "chunk histogram"),
-    ("storage/series", "", "histogram value"),
     ("storage/tsdb", "", "head histograms log seal"),
 ];
 

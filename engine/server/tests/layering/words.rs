@@ -23,7 +23,7 @@ const RETIRED_TYPES: &[&str] = &[
     "About", "Begun", "Behind", "Border", "Built", "Finding", "Following", "Found", "Framed", "Go", "Guarded", "Halt",
     "Holder", "Home", "Judge", "Keeper", "Known", "Middle", "News", "Outward", "Piece", "Pieces", "Place", "Placed",
     "Places", "Placing", "Prepared", "Reached", "Received", "Refused", "Running", "Settled", "Stanza", "Surface", "Talk",
-    "Terms", "Turns", "Verdict", "Waiting", "Walk", "Walked", "Walker", "Wanted", "Ways", "Written",
+    "Terms", "Turns", "Waiting", "Walk", "Walked", "Walker", "Wanted", "Ways", "Written",
 ];
 
 /// The words of a name: `take_closed` and `TakeClosed` have "take" and "closed".

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use xxhash_rust::xxh64::xxh64;
 
@@ -164,7 +164,7 @@ fn write(path: &Path, groups: &[Arc<Group>]) -> std::io::Result<()> {
     let written = Written {
         format: FORMAT,
         kind: name.split('-').next().unwrap_or(""),
-        saved_ms: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        saved_ms: series::clock::now_ms().unsigned_abs(),
         groups: groups
             .iter()
             .map(|group| WrittenGroup { labels: Map(&group.labels), targets: group.targets.iter().map(Map).collect() })
@@ -206,8 +206,8 @@ fn read(path: &Path) -> Result<Option<Aged>, String> {
         Arc::new(Group { targets: group.targets.iter().map(labels).collect(), labels: labels(&group.labels) })
     };
     let groups = read.groups.iter().map(group).collect();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(Some((groups, now.saturating_sub(Duration::from_millis(read.saved_ms)))))
+    let age_ms = series::clock::now_ms().unsigned_abs().saturating_sub(read.saved_ms);
+    Ok(Some((groups, Duration::from_millis(age_ms))))
 }
 
 /// Removes files of sources that have been gone for long, and half-written ones.

@@ -11,7 +11,7 @@ pub fn members(settings: &Fleet, addresses: &[Labels]) -> Vec<Member> {
 
 fn member(settings: &Fleet, found: &Labels) -> Option<Member> {
     let mut labels = found.to_builder();
-    if !settings.relabel_configs.apply(&mut labels).is_kept() {
+    if !settings.relabel_configs.apply(&mut labels).is_keep() {
         return None;
     }
     let address = labels.get("__address__").to_owned();

@@ -1,11 +1,9 @@
 //! A part of the targets for each member of a fleet.
 
-mod division;
 mod members;
 mod peers;
 mod service;
 
-pub use division::{Division, Share};
 pub use members::{members, rules};
 pub use peers::{About, IDS_MAX, Ids};
 pub use service::{FleetHandle, FleetStatus, about};

@@ -8,11 +8,11 @@
 //!   * every trouble is in [`FleetStatus`], and once in the log
 
 use crate::discovery::Sd;
-use crate::fleet::division::Division;
 use crate::fleet::members::{members, rules};
 use crate::fleet::peers::{About, Peers};
 use crate::follow::Follow;
 use crate::manager::ManagerHandle;
+use crate::partition::Division;
 use crate::target::TargetId;
 use config::{Config, Fleet};
 use fleet::{Finding, Identity, View};

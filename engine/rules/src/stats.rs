@@ -1,0 +1,53 @@
+//! Counters and durations of rule evaluations.
+
+use hdrhistogram::Histogram;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// What is counted of a group for as long as there is one of its name.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    pub evaluations: u64,
+    pub failures: u64,
+    pub iterations: u64,
+    pub missed: u64,
+    /// Samples of the last evaluation.
+    pub samples: u64,
+    /// Seconds that the last evaluations of all rules took together.
+    pub rules_seconds: f64,
+    pub restore: Duration,
+}
+
+/// How long evaluations took.
+#[derive(Debug)]
+pub struct Timings(Mutex<(Histogram<u64>, Histogram<u64>)>);
+
+impl Default for Timings {
+    fn default() -> Timings {
+        let histogram = || Histogram::new(3).expect("three digits are allowed");
+        Timings(Mutex::new((histogram(), histogram())))
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
+impl Timings {
+    fn with<T>(&self, act: impl FnOnce(&mut (Histogram<u64>, Histogram<u64>)) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn rule(&self, took: Duration) {
+        self.with(|(rules, _)| rules.saturating_record(micros(took)));
+    }
+
+    pub(crate) fn group(&self, took: Duration) {
+        self.with(|(_, groups)| groups.saturating_record(micros(took)));
+    }
+
+    /// Microseconds of rules, and of whole groups.
+    pub fn histograms(&self) -> (Histogram<u64>, Histogram<u64>) {
+        self.with(|both| both.clone())
+    }
+}
