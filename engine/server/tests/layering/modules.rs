@@ -14,6 +14,7 @@ use std::path::Path;
 #[rustfmt::skip]
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("engine/api", "", "alerting metrics remote_write rule_groups"),
+    ("engine/query", "", "run service"),
     ("engine/shard", "", "core runtime"),
     ("engine/shard", "fetch", "client connect"),
     ("storage/blocks", "", "bits xor"),

@@ -122,7 +122,7 @@ fn retired_words_do_not_come_back() {
 fn names_are_split_into_words() {
     for (name, want) in [
         ("ask_with_older", &["ask", "with", "older"][..]),
-        ("ShardError", &["ask", "error"]),
+        ("MeetingRoom", &["meeting", "room"]),
         ("TASK_COUNT", &["task", "count"]),
         ("Rfc3339Text", &["rfc3339", "text"]),
     ] {
