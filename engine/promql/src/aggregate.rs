@@ -1,10 +1,10 @@
 //! Aggregations: groups of columns, and what becomes of each group at each time.
 
-use crate::annotations::Place;
-use crate::eval::context::{Context, EvalError, failed};
+use crate::annotations::AnnotationSink;
+use crate::eval::context::{EvalContext, EvalError, failed};
 use crate::eval::math::{self, HistogramSum, Mean, Sum, group_labels};
-use crate::eval::value::{Answer, Column, Point, histogram_point, is_absent};
-use crate::plan::grid::Grid;
+use crate::eval::value::{Column, Point, QueryValue, histogram_point, is_absent};
+use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Aggregate, AggregateOp};
 use ahash::AHashMap;
 use series::{Labels, METRIC_NAME, format_float_json};
@@ -18,23 +18,23 @@ struct Group {
 }
 
 fn groups(columns: &[Column], aggregate: &Aggregate) -> Vec<Group> {
-    let mut places: AHashMap<Labels, usize> = AHashMap::new();
+    let mut indexes: AHashMap<Labels, usize> = AHashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for (i, column) in columns.iter().enumerate() {
         let labels = group_labels(&column.labels, aggregate);
-        let place = *places.entry(labels).or_insert_with_key(|labels| {
+        let index = *indexes.entry(labels).or_insert_with_key(|labels| {
             groups.push(Group { labels: labels.clone(), drop_name: false, members: Vec::new() });
             groups.len() - 1
         });
-        groups[place].drop_name |= column.drop_name;
-        groups[place].members.push(i);
+        groups[index].drop_name |= column.drop_name;
+        groups[index].members.push(i);
     }
     groups
 }
 
-pub(crate) fn eval(context: &Context, aggregate: &Aggregate, grid: Grid) -> Result<Answer, EvalError> {
-    if let Some(columns) = context.reduced(aggregate, grid)? {
-        return Ok(Answer::Vector(columns));
+pub(crate) fn eval(context: &EvalContext, aggregate: &Aggregate, grid: StepGrid) -> Result<QueryValue, EvalError> {
+    if let Some(columns) = context.pushed_down(aggregate, grid)? {
+        return Ok(QueryValue::Vector(columns));
     }
     let scalar = match (&aggregate.parameter, aggregate.op) {
         (Some(parameter), op) if op != AggregateOp::CountValues => Some(context.scalar(parameter, grid)?),
@@ -47,11 +47,11 @@ pub(crate) fn eval(context: &Context, aggregate: &Aggregate, grid: Grid) -> Resu
         AggregateOp::CountValues => {
             let parameter = aggregate.parameter.as_ref().expect("the parser counts parameters");
             let label = context.text(parameter, grid)?;
-            return count_values(context, &columns, groups, &label, grid).map(Answer::Vector);
+            return count_values(context, &columns, groups, &label, grid).map(QueryValue::Vector);
         }
         AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio => {
             let scalar = scalar.expect("the parser counts parameters");
-            return select(context, aggregate, &columns, &groups, &scalar, grid).map(Answer::Vector);
+            return select(context, aggregate, &columns, &groups, &scalar, grid).map(QueryValue::Vector);
         }
         AggregateOp::Quantile => {
             let scalar = scalar.expect("the parser counts parameters");
@@ -111,10 +111,10 @@ pub(crate) fn eval(context: &Context, aggregate: &Aggregate, grid: Grid) -> Resu
     for column in &out {
         context.spend(column.size())?;
     }
-    Ok(Answer::Vector(out))
+    Ok(QueryValue::Vector(out))
 }
 
-fn ignore_histograms(context: &Context, column: &Column, aggregate: &Aggregate) {
+fn ignore_histograms(context: &EvalContext, column: &Column, aggregate: &Aggregate) {
     if column.histograms.iter().flatten().any(Option::is_some) {
         let text = format!("ignored histogram in {} aggregation", aggregate.op.name());
         context.notes.info(aggregate.expr.span, text);
@@ -123,10 +123,10 @@ fn ignore_histograms(context: &Context, column: &Column, aggregate: &Aggregate) 
 
 /// A function of all floats of a group at a time.
 fn reduce(
-    context: &Context,
+    context: &EvalContext,
     columns: &[Column],
     groups: Vec<Group>,
-    grid: Grid,
+    grid: StepGrid,
     aggregate: &Aggregate,
     of: impl Fn(&mut [f64], usize) -> f64,
 ) -> Vec<Column> {
@@ -150,9 +150,15 @@ fn reduce(
 }
 
 /// Sums and means, of floats or of histograms, never of both.
-fn sums(context: &Context, columns: &[Column], groups: Vec<Group>, grid: Grid, aggregate: &Aggregate) -> Vec<Column> {
+fn sums(
+    context: &EvalContext,
+    columns: &[Column],
+    groups: Vec<Group>,
+    grid: StepGrid,
+    aggregate: &Aggregate,
+) -> Vec<Column> {
     let as_mean = aggregate.op == AggregateOp::Avg;
-    let place = Place { notes: &context.notes, span: aggregate.expr.span };
+    let sink = AnnotationSink { notes: &context.notes, span: aggregate.expr.span };
     let mut out = Vec::with_capacity(groups.len());
     for group in groups {
         let mut column = Column::absent(group.labels, grid.count);
@@ -172,8 +178,8 @@ fn sums(context: &Context, columns: &[Column], groups: Vec<Group>, grid: Grid, a
             for (i, histogram) in member.histograms.iter().flatten().enumerate() {
                 if let Some(histogram) = histogram {
                     match histograms.entry(i) {
-                        std::collections::btree_map::Entry::Vacant(place) => {
-                            place.insert(HistogramSum::new(histogram, as_mean));
+                        std::collections::btree_map::Entry::Vacant(entry) => {
+                            entry.insert(HistogramSum::new(histogram, as_mean));
                         }
                         std::collections::btree_map::Entry::Occupied(mut sum) => sum.get_mut().add(histogram),
                     }
@@ -182,11 +188,11 @@ fn sums(context: &Context, columns: &[Column], groups: Vec<Group>, grid: Grid, a
         }
         for (i, seen) in seen.into_iter().enumerate() {
             match (seen, histograms.remove(&i)) {
-                (true, Some(_)) => place.warn("encountered a mix of histograms and floats for aggregation"),
+                (true, Some(_)) => sink.warn("encountered a mix of histograms and floats for aggregation"),
                 (true, None) => column.values[i] = if as_mean { means[i].get() } else { sums[i].get() },
-                (false, Some(sum)) => match sum.finish(&place) {
+                (false, Some(sum)) => match sum.finish(&sink) {
                     Some(histogram) => column.set(i, Some(histogram_point(histogram))),
-                    None => place.warn(
+                    None => sink.warn(
                         "vector contains a mix of histograms with exponential and custom buckets schemas for aggregation",
                     ),
                 },
@@ -200,12 +206,12 @@ fn sums(context: &Context, columns: &[Column], groups: Vec<Group>, grid: Grid, a
 
 /// Aggregations whose answer is some of the input.
 fn select(
-    context: &Context,
+    context: &EvalContext,
     aggregate: &Aggregate,
     columns: &[Column],
     groups: &[Group],
     parameter: &[f64],
-    grid: Grid,
+    grid: StepGrid,
 ) -> Result<Vec<Column>, EvalError> {
     use AggregateOp::*;
     let op = aggregate.op;
@@ -260,9 +266,9 @@ fn select(
                 }
                 Limitk => members.truncate(count(*parameter)),
                 _ => members.retain(|member| {
-                    let place = columns[*member].labels.hash64() as f64 / u64::MAX as f64;
+                    let share = columns[*member].labels.hash64() as f64 / u64::MAX as f64;
                     let ratio = parameter.clamp(-1.0, 1.0);
-                    if ratio >= 0.0 { place < ratio } else { place >= 1.0 + ratio }
+                    if ratio >= 0.0 { share < ratio } else { share >= 1.0 + ratio }
                 }),
             }
             for member in members {
@@ -288,11 +294,11 @@ fn count(parameter: f64) -> usize {
 }
 
 fn count_values(
-    context: &Context,
+    context: &EvalContext,
     columns: &[Column],
     groups: Vec<Group>,
     label: &str,
-    grid: Grid,
+    grid: StepGrid,
 ) -> Result<Vec<Column>, EvalError> {
     if label.is_empty() {
         return failed(format!("invalid label name {label:?}"));

@@ -16,12 +16,12 @@ pub struct Annotations {
 }
 
 #[derive(Default)]
-pub(crate) struct Notes {
+pub(crate) struct AnnotationCollector {
     warnings: RefCell<Vec<(String, Span)>>,
     infos: RefCell<Vec<(String, Span)>>,
 }
 
-impl Notes {
+impl AnnotationCollector {
     fn add(list: &RefCell<Vec<(String, Span)>>, text: String, span: Span) {
         let mut list = list.borrow_mut();
         if list.len() < KEPT_MAX && !list.iter().any(|(known, place)| *known == text && *place == span) {
@@ -30,11 +30,11 @@ impl Notes {
     }
 
     pub fn warn(&self, span: Span, text: impl Into<String>) {
-        Notes::add(&self.warnings, text.into(), span);
+        AnnotationCollector::add(&self.warnings, text.into(), span);
     }
 
     pub fn info(&self, span: Span, text: impl Into<String>) {
-        Notes::add(&self.infos, text.into(), span);
+        AnnotationCollector::add(&self.infos, text.into(), span);
     }
 
     pub fn finish(self, query: &str) -> Annotations {
@@ -58,12 +58,12 @@ pub(crate) fn for_metric(name: &str) -> String {
 }
 
 /// Where annotations go.
-pub(crate) struct Place<'a> {
-    pub notes: &'a Notes,
+pub(crate) struct AnnotationSink<'a> {
+    pub notes: &'a AnnotationCollector,
     pub span: Span,
 }
 
-impl Place<'_> {
+impl AnnotationSink<'_> {
     pub fn warn(&self, text: impl Into<String>) {
         self.notes.warn(self.span, text);
     }

@@ -1,33 +1,38 @@
 //! Operators between two sides.
 
-use crate::eval::context::{Context, EvalError, SAME_LABELS, failed};
-use crate::eval::value::{Answer, Column, Point, histogram_point, is_absent, without_name};
-use crate::plan::grid::Grid;
-use crate::syntax::ast::{Binary, BinaryOp, Cardinality, Matching};
+use crate::eval::context::{EvalContext, EvalError, SAME_LABELS, failed};
+use crate::eval::value::{Column, Point, QueryValue, histogram_point, is_absent, without_name};
+use crate::plan::grid::StepGrid;
+use crate::syntax::ast::{Binary, BinaryOp, Cardinality, VectorMatching};
 use crate::syntax::error::Span;
 use ahash::AHashMap;
 use series::histogram::ResetHint;
 use series::{Labels, METRIC_NAME};
 
-pub(crate) fn eval(context: &Context, binary: &Binary, span: Span, grid: Grid) -> Result<Answer, EvalError> {
+pub(crate) fn eval(
+    context: &EvalContext,
+    binary: &Binary,
+    span: Span,
+    grid: StepGrid,
+) -> Result<QueryValue, EvalError> {
     let op = binary.op;
     match (context.eval(&binary.left, grid)?, context.eval(&binary.right, grid)?) {
-        (Answer::Scalar(left), Answer::Scalar(right)) => {
+        (QueryValue::Scalar(left), QueryValue::Scalar(right)) => {
             let values = left.into_iter().zip(right).map(|(left, right)| scalar_op(op, left, right));
-            Ok(Answer::Scalar(values.collect()))
+            Ok(QueryValue::Scalar(values.collect()))
         }
-        (Answer::Vector(columns), Answer::Scalar(scalars)) => {
-            with_scalar(context, binary, span, columns, &scalars, false).map(Answer::Vector)
+        (QueryValue::Vector(columns), QueryValue::Scalar(scalars)) => {
+            with_scalar(context, binary, span, columns, &scalars, false).map(QueryValue::Vector)
         }
-        (Answer::Scalar(scalars), Answer::Vector(columns)) => {
-            with_scalar(context, binary, span, columns, &scalars, true).map(Answer::Vector)
+        (QueryValue::Scalar(scalars), QueryValue::Vector(columns)) => {
+            with_scalar(context, binary, span, columns, &scalars, true).map(QueryValue::Vector)
         }
-        (Answer::Vector(left), Answer::Vector(right)) => {
+        (QueryValue::Vector(left), QueryValue::Vector(right)) => {
             let matching = binary.matching.as_ref().expect("the parser gives vectors a matching");
             if op.is_set() {
-                Ok(Answer::Vector(set(context, op, matching, left, right, grid)?))
+                Ok(QueryValue::Vector(set(context, op, matching, left, right, grid)?))
             } else {
-                between(context, binary, matching, span, left, right, grid).map(Answer::Vector)
+                between(context, binary, matching, span, left, right, grid).map(QueryValue::Vector)
             }
         }
         _ => failed("binary expression must contain only scalar and instant vector types"),
@@ -71,7 +76,7 @@ fn scalar_op(op: BinaryOp, left: f64, right: f64) -> f64 {
 }
 
 /// What an operator makes of two points: the value, and for comparisons whether they hold.
-fn points(context: &Context, op: BinaryOp, left: &Point, right: &Point, span: Span) -> Option<(Point, bool)> {
+fn points(context: &EvalContext, op: BinaryOp, left: &Point, right: &Point, span: Span) -> Option<(Point, bool)> {
     use BinaryOp::*;
     let incompatible = || {
         let kind = |point: &Point| match point {
@@ -147,7 +152,7 @@ fn truth(holds: bool) -> Point {
 }
 
 fn with_scalar(
-    context: &Context,
+    context: &EvalContext,
     binary: &Binary,
     span: Span,
     columns: Vec<Column>,
@@ -190,7 +195,7 @@ fn with_scalar(
 }
 
 /// The labels by which series find each other.
-fn signature(labels: &Labels, matching: &Matching) -> Labels {
+fn signature(labels: &Labels, matching: &VectorMatching) -> Labels {
     let listed = |name: &str| matching.labels.iter().any(|label| label == name);
     if matching.on {
         Labels::from_sorted(labels.iter().filter(|(name, _)| listed(name)))
@@ -200,12 +205,12 @@ fn signature(labels: &Labels, matching: &Matching) -> Labels {
 }
 
 fn set(
-    context: &Context,
+    context: &EvalContext,
     op: BinaryOp,
-    matching: &Matching,
+    matching: &VectorMatching,
     left: Vec<Column>,
     right: Vec<Column>,
-    grid: Grid,
+    grid: StepGrid,
 ) -> Result<Vec<Column>, EvalError> {
     // Whether a signature is present, at each time.
     let presence = |columns: &[Column]| {
@@ -251,13 +256,13 @@ struct Pair {
 }
 
 fn between(
-    context: &Context,
+    context: &EvalContext,
     binary: &Binary,
-    matching: &Matching,
+    matching: &VectorMatching,
     span: Span,
     left: Vec<Column>,
     right: Vec<Column>,
-    grid: Grid,
+    grid: StepGrid,
 ) -> Result<Vec<Column>, EvalError> {
     let swapped = matching.cardinality == Cardinality::OneToMany;
     let (many, one) = if swapped { (right, left) } else { (left, right) };
@@ -371,7 +376,14 @@ fn duplicate<T>(new: &Column, known: &Column, labels: &Labels, swapped: bool) ->
 }
 
 /// The result for one pair; `many` is the left side unless swapped.
-fn element(context: &Context, binary: &Binary, many: &Point, one: &Point, swapped: bool, span: Span) -> Option<Point> {
+fn element(
+    context: &EvalContext,
+    binary: &Binary,
+    many: &Point,
+    one: &Point,
+    swapped: bool,
+    span: Span,
+) -> Option<Point> {
     let (left, right) = if swapped { (one, many) } else { (many, one) };
     let (value, holds) = points(context, binary.op, left, right, span)?;
     if binary.is_bool {
@@ -381,12 +393,12 @@ fn element(context: &Context, binary: &Binary, many: &Point, one: &Point, swappe
 }
 
 fn result_column(
-    context: &Context,
+    context: &EvalContext,
     binary: &Binary,
-    matching: &Matching,
+    matching: &VectorMatching,
     many: &Column,
     one: Option<&Column>,
-    grid: Grid,
+    grid: StepGrid,
 ) -> Column {
     let mut labels = many.labels.clone();
     let mut drop_name = many.drop_name;

@@ -17,15 +17,26 @@ mod run;
 mod syntax;
 
 pub use annotations::Annotations;
-pub use eval::context::{EvalError, Limits, Selected};
-pub use eval::partial::{NO_VALUE, Partial, nameless};
-pub use eval::value::{Answer, Column, Point, SelectedSeries, histogram_size, is_absent};
-pub use plan::grid::Grid;
+pub use eval::context::{EvalError, Limits, SelectResult};
+pub use eval::partial::{NO_VALUE, PartialAggregate, nameless};
+pub use eval::value::{Column, Point, QueryValue, SelectedSeries, histogram_size, is_absent};
+pub use plan::grid::StepGrid;
 pub use plan::planner::{Plan, PlanOptions};
-pub use plan::pushdown::Reduction;
+pub use plan::pushdown::Pushdown;
 pub use plan::select::Select;
-pub use run::Evaluated;
+pub use run::QueryResult;
 pub use syntax::ast::{Expr, Kind};
+/// The parts of the tree below [`Expr`].
+pub mod ast {
+    pub use crate::syntax::ast::*;
+}
+// Names of before, for crates that still use them.
+pub use eval::context::SelectResult as Selected;
+pub use eval::partial::PartialAggregate as Partial;
+pub use eval::value::QueryValue as Answer;
+pub use plan::grid::StepGrid as Grid;
+pub use plan::pushdown::Pushdown as Reduction;
+pub use run::QueryResult as Evaluated;
 pub use syntax::error::{ParseError, Span, position};
 pub use syntax::parse::{ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, selects_anything};
 pub use syntax::print::{format, tree};

@@ -1,10 +1,10 @@
 //! Evaluates a plan over the samples of its selects.
 
 use crate::annotations::Annotations;
-use crate::eval::context::{Context, EvalError, Limits, Selected, failed};
-use crate::eval::value::{Answer, Point};
+use crate::eval::context::{EvalContext, EvalError, Limits, SelectResult, failed};
+use crate::eval::value::{Point, QueryValue};
 use crate::functions::dispatch;
-use crate::plan::grid::Grid;
+use crate::plan::grid::StepGrid;
 use crate::plan::planner::Plan;
 use crate::syntax::ast::{Expr, Kind};
 use crate::{aggregate, binary};
@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 /// An answer with what its reader should know, and what it cost.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Evaluated {
-    pub answer: Answer,
+pub struct QueryResult {
+    pub value: QueryValue,
     pub annotations: Annotations,
     /// Samples that were looked at, as Prometheus counts them.
     pub samples: usize,
@@ -24,10 +24,10 @@ pub struct Evaluated {
 
 impl Plan {
     /// Evaluates over the answers of its selects, in their order.
-    pub fn eval(&self, mut data: Vec<Selected>, limits: Limits) -> Result<Evaluated, EvalError> {
+    pub fn eval(&self, mut data: Vec<SelectResult>, limits: Limits) -> Result<QueryResult, EvalError> {
         assert_eq!(data.len(), self.selects().len(), "an answer for every select");
         for (select, found) in self.selects().iter().zip(&mut data) {
-            let Selected::Series(found) = found else { continue };
+            let SelectResult::Series(found) = found else { continue };
             if select.histogram_stats {
                 found.iter_mut().for_each(|series| hint_resets(&mut series.histograms));
             }
@@ -41,29 +41,28 @@ impl Plan {
                 }
             }
         }
-        let context = Context::new(self, &data, limits, node);
-        let answer = context.eval(&self.expr, self.grid)?;
-        let answer = match answer {
-            Answer::Vector(columns) => Answer::Vector(context.without_dropped_names(columns)?),
+        let context = EvalContext::new(self, &data, limits, node);
+        let value = match context.eval(&self.expr, self.grid)? {
+            QueryValue::Vector(columns) => QueryValue::Vector(context.without_dropped_names(columns)?),
             other => other,
         };
         let (samples, samples_peak) = context.samples();
-        Ok(Evaluated { answer, annotations: context.notes.finish(&self.text), samples, samples_peak })
+        Ok(QueryResult { value, annotations: context.notes.finish(&self.text), samples, samples_peak })
     }
 }
 
-fn node(context: &Context, expr: &Expr, grid: Grid) -> Result<Answer, EvalError> {
+fn node(context: &EvalContext, expr: &Expr, grid: StepGrid) -> Result<QueryValue, EvalError> {
     context.spend(0)?;
     match &expr.kind {
         Kind::Paren(inner) => context.eval(inner, grid),
-        Kind::Number(number) => Ok(Answer::Scalar(vec![number.value; grid.count])),
-        Kind::String(text) => Ok(Answer::String(text.clone())),
+        Kind::Number(number) => Ok(QueryValue::Scalar(vec![number.value; grid.count])),
+        Kind::String(text) => Ok(QueryValue::String(text.clone())),
         Kind::InvalidString(quoted) => failed(format!("invalid label name {quoted}")),
-        Kind::Vector(selector) => Ok(Answer::Vector(context.select(selector, grid, false)?)),
-        Kind::Matrix { .. } | Kind::Subquery(_) => context.matrix(expr, grid).map(Answer::Matrix),
+        Kind::Vector(selector) => Ok(QueryValue::Vector(context.select(selector, grid, false)?)),
+        Kind::Matrix { .. } | Kind::Subquery(_) => context.matrix(expr, grid).map(QueryValue::Matrix),
         Kind::Negation(inner) => match context.eval(inner, grid)? {
-            Answer::Scalar(values) => Ok(Answer::Scalar(values.into_iter().map(|value| -value).collect())),
-            Answer::Vector(columns) => {
+            QueryValue::Scalar(values) => Ok(QueryValue::Scalar(values.into_iter().map(|value| -value).collect())),
+            QueryValue::Vector(columns) => {
                 let negated = context.map(columns, |point, _| match point {
                     Point::Float(value) => Some(Point::Float(-value)),
                     Point::Histogram(histogram) => {
@@ -72,7 +71,7 @@ fn node(context: &Context, expr: &Expr, grid: Grid) -> Result<Answer, EvalError>
                         Some(Point::Histogram(Arc::new(negated)))
                     }
                 });
-                negated.map(Answer::Vector)
+                negated.map(QueryValue::Vector)
             }
             _ => failed("unary expression only allowed on expressions of type scalar or instant vector"),
         },

@@ -1,6 +1,6 @@
 //! Queries that something bit into: a clear error or an answer, within bounds, and no panic.
 
-use promql::{Grid, Limits, ParseOptions, Plan, PlanOptions, Selected, SelectedSeries};
+use promql::{StepGrid, Limits, ParseOptions, Plan, PlanOptions, SelectResult, SelectedSeries};
 use series::{Labels, Sample, Timestamp};
 use std::sync::atomic::AtomicBool;
 
@@ -32,13 +32,13 @@ fn options() -> PlanOptions {
     PlanOptions { parse, delayed_name_removal: true, ..PlanOptions::default() }
 }
 
-fn data(plan: &Plan) -> Vec<Selected> {
+fn data(plan: &Plan) -> Vec<SelectResult> {
     let series = |i: usize| SelectedSeries {
         labels: Labels::from_pairs([("__name__", "m"), ("a", &i.to_string())]),
         samples: (0..30).map(|t| Sample { timestamp: Timestamp(t * 10_000), value: (t * (i as i64)) as f64 }).collect(),
         histograms: Vec::new(),
     };
-    plan.selects().iter().map(|_| Selected::Series((0..3).map(series).collect())).collect()
+    plan.selects().iter().map(|_| SelectResult::Series((0..3).map(series).collect())).collect()
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn no_mutation_does_harm() {
         }
         let Ok(plan) = plan else { continue };
         parsed += 1;
-        assert!(plan.grid == Grid::instant(300_000) || plan.grid.count == 11);
+        assert!(plan.grid == StepGrid::instant(300_000) || plan.grid.count == 11);
         let limits = Limits { samples_max: 200_000, deadline: None, stop: &never };
         evaluated += usize::from(plan.eval(data(&plan), limits).is_ok());
     }

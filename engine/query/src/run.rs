@@ -88,7 +88,7 @@ impl QueryService {
                 selectors: vec![select.matchers.clone()],
                 from: Timestamp(select.from),
                 to: Timestamp(select.to),
-                reduction: select.reduction.clone()?,
+                reduction: select.pushdown.clone()?,
                 samples_max,
             })
         });
@@ -97,7 +97,7 @@ impl QueryService {
         for plan in plans {
             // Each takes its own, whether the plan succeeds or not.
             let own: Vec<_> =
-                plan.selects().iter().map(|select| select.reduction.as_ref().and_then(|_| reduced.next())).collect();
+                plan.selects().iter().map(|select| select.pushdown.as_ref().and_then(|_| reduced.next())).collect();
             all.push(self.select_for(plan, own, lookback).await);
         }
         Ok(all)
@@ -113,7 +113,7 @@ impl QueryService {
         let mut data = Vec::with_capacity(reduced.len());
         for (select, reduced) in plan.selects().iter().zip(reduced) {
             data.push(match reduced.transpose()?.flatten() {
-                Some(partial) => Selected::Reduced(Box::new(partial)),
+                Some(partial) => Selected::Partial(Box::new(partial)),
                 None => Selected::Series(self.select(select, lookback).await?),
             });
         }

@@ -36,7 +36,7 @@ impl Host for ServerHost {
         let inner_step = self.running.borrow().config.global.evaluation_interval;
         let answers = self.runtime.block_on(self.queries.instant_many(exprs, at, inner_step));
         let elements = |answer: Result<QueryAnswer, QueryError>| {
-            let answer = answer.map_err(|error| error.to_string())?.evaluated.answer;
+            let answer = answer.map_err(|error| error.to_string())?.evaluated.value;
             answer.into_elements().ok_or_else(|| rules::NO_VECTOR.to_owned())
         };
         answers.into_iter().map(elements).collect()

@@ -41,11 +41,11 @@ struct JsonStream {
 impl JsonStream {
     fn new(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> JsonStream {
         let QueryAnswer { evaluated, grid, timings } = answer;
-        let Evaluated { answer, annotations, samples, samples_peak } = evaluated;
+        let Evaluated { value, annotations, samples, samples_peak } = evaluated;
         let Annotations { mut warnings, infos } = annotations;
         let mut tail = String::new();
         let mut truncated = false;
-        let (kind, rows) = match answer {
+        let (kind, rows) = match value {
             Answer::Scalar(values) if is_range => {
                 ("matrix", Rows::Columns(vec![scalar_column(values, grid)].into_iter()))
             }

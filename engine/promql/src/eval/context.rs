@@ -5,13 +5,13 @@
 //!     labels and a value at the same time
 //!   * the samples and points in memory are counted against the limit, and the deadline is looked at for every series
 
-use crate::annotations::Notes;
-use crate::eval::partial::Partial;
-use crate::eval::value::{Answer, Column, Point, SelectedSeries, histogram_size, is_absent, without_name};
+use crate::annotations::AnnotationCollector;
+use crate::eval::partial::PartialAggregate;
+use crate::eval::value::{Column, Point, QueryValue, SelectedSeries, histogram_size, is_absent, without_name};
 use crate::eval::window::{Window, edged, interpolate};
-use crate::plan::grid::{Grid, offset_ms};
+use crate::plan::grid::{StepGrid, offset_ms};
 use crate::plan::planner::Plan;
-use crate::syntax::ast::{Aggregate, Edges, Expr, Kind, Selector};
+use crate::syntax::ast::{Aggregate, Expr, Kind, RangeModifier, Selector};
 use crate::syntax::error::Span;
 use ahash::AHashMap;
 use series::histogram::ResetHint;
@@ -51,18 +51,18 @@ pub(crate) const TOO_MANY_SAMPLES: &str = "query processing would load too many 
 
 /// What answers a select.
 #[derive(Debug)]
-pub enum Selected {
+pub enum SelectResult {
     Series(Vec<SelectedSeries>),
-    /// Its reduction, carried out.
-    Reduced(Box<Partial>),
+    /// The aggregation over it, carried out.
+    Partial(Box<PartialAggregate>),
 }
 
 /// Everything a node needs.
-pub(crate) struct Context<'a> {
+pub(crate) struct EvalContext<'a> {
     pub plan: &'a Plan,
-    data: &'a [Selected],
+    data: &'a [SelectResult],
     limits: Limits<'a>,
-    pub notes: Notes,
+    pub notes: AnnotationCollector,
     points: Cell<usize>,
     looked_at: Cell<usize>,
     /// Evaluates one node: functions and operators know the context, and the context knows none of them.
@@ -70,7 +70,7 @@ pub(crate) struct Context<'a> {
 }
 
 /// Evaluates a node of the tree, children included.
-pub(crate) type NodeEvaluator = fn(&Context, &Expr, Grid) -> Result<Answer, EvalError>;
+pub(crate) type NodeEvaluator = fn(&EvalContext, &Expr, StepGrid) -> Result<QueryValue, EvalError>;
 
 /// Series with their samples, and the window that functions over ranges look through.
 pub(crate) struct Windows<'a> {
@@ -81,13 +81,13 @@ pub(crate) struct Windows<'a> {
     pub offset: i64,
     /// Fixed by `@`.
     pub at: Option<i64>,
-    pub edges: Edges,
+    pub modifier: RangeModifier,
 }
 
-impl<'a> Context<'a> {
-    pub fn new(plan: &'a Plan, data: &'a [Selected], limits: Limits<'a>, node: NodeEvaluator) -> Context<'a> {
+impl<'a> EvalContext<'a> {
+    pub fn new(plan: &'a Plan, data: &'a [SelectResult], limits: Limits<'a>, node: NodeEvaluator) -> EvalContext<'a> {
         let (points, looked_at) = (Cell::new(0), Cell::new(0));
-        Context { plan, data, limits, notes: Notes::default(), points, looked_at, node }
+        EvalContext { plan, data, limits, notes: AnnotationCollector::default(), points, looked_at, node }
     }
 
     /// Samples that were looked at, and the most points that were in memory.
@@ -110,48 +110,48 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn look(&self, samples: usize) {
+    fn count_scanned(&self, samples: usize) {
         self.looked_at.set(self.looked_at.get() + samples);
     }
 
-    pub fn eval(&self, expr: &Expr, grid: Grid) -> Result<Answer, EvalError> {
+    pub fn eval(&self, expr: &Expr, grid: StepGrid) -> Result<QueryValue, EvalError> {
         let answer = (self.node)(self, expr, grid)?;
-        if let Answer::Scalar(values) = &answer {
+        if let QueryValue::Scalar(values) = &answer {
             self.spend(values.len())?;
         }
         Ok(answer)
     }
 
-    pub fn vector(&self, expr: &Expr, grid: Grid) -> Result<Vec<Column>, EvalError> {
+    pub fn vector(&self, expr: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {
         match self.eval(expr, grid)? {
-            Answer::Vector(columns) => Ok(columns),
+            QueryValue::Vector(columns) => Ok(columns),
             _ => failed("expected type instant vector"),
         }
     }
 
-    pub fn scalar(&self, expr: &Expr, grid: Grid) -> Result<Vec<f64>, EvalError> {
+    pub fn scalar(&self, expr: &Expr, grid: StepGrid) -> Result<Vec<f64>, EvalError> {
         match self.eval(expr, grid)? {
-            Answer::Scalar(values) => Ok(values),
+            QueryValue::Scalar(values) => Ok(values),
             _ => failed("expected type scalar"),
         }
     }
 
-    pub fn text(&self, expr: &Expr, grid: Grid) -> Result<String, EvalError> {
+    pub fn text(&self, expr: &Expr, grid: StepGrid) -> Result<String, EvalError> {
         match self.eval(expr, grid)? {
-            Answer::String(text) => Ok(text),
+            QueryValue::String(text) => Ok(text),
             _ => failed("expected type string"),
         }
     }
 
     pub fn data(&self, selector: &Selector) -> &'a [SelectedSeries] {
         match &self.data[selector.select] {
-            Selected::Series(series) => series,
-            Selected::Reduced(_) => unreachable!("a reduction is taken by its aggregation"),
+            SelectResult::Series(series) => series,
+            SelectResult::Partial(_) => unreachable!("a partial aggregate is taken by its aggregation"),
         }
     }
 
     /// The aggregation over a select, if it was carried out where the samples are.
-    pub fn reduced(&self, aggregate: &Aggregate, grid: Grid) -> Result<Option<Vec<Column>>, EvalError> {
+    pub fn pushed_down(&self, aggregate: &Aggregate, grid: StepGrid) -> Result<Option<Vec<Column>>, EvalError> {
         let selector = match &aggregate.expr.inner().kind {
             Kind::Vector(selector) => selector,
             Kind::Call { args, .. } => match args.first().map(|arg| &arg.inner().kind) {
@@ -160,28 +160,28 @@ impl<'a> Context<'a> {
             },
             _ => return Ok(None),
         };
-        let Selected::Reduced(partial) = &self.data[selector.select] else { return Ok(None) };
-        assert_eq!(partial.grid(), grid, "a reduction is for the times at which its aggregation is evaluated");
+        let SelectResult::Partial(partial) = &self.data[selector.select] else { return Ok(None) };
+        assert_eq!(partial.grid(), grid, "a pushdown is for the times at which its aggregation is evaluated");
         let columns = partial.finish(&self.notes).expect("only final sums are handed in");
-        self.look(partial.samples());
+        self.count_scanned(partial.samples());
         self.spend(columns.len() * grid.count)?;
         Ok(Some(columns))
     }
 
     /// The newest sample within the lookback of each time; its time in seconds, if `timestamps`.
-    pub fn select(&self, selector: &Selector, grid: Grid, timestamps: bool) -> Result<Vec<Column>, EvalError> {
+    pub fn select(&self, selector: &Selector, grid: StepGrid, timestamps: bool) -> Result<Vec<Column>, EvalError> {
         let (at, offset) = (self.plan.at(selector.at), offset_ms(&selector.offset));
         let mut columns = Vec::new();
         for series in self.data(selector) {
             let mut column = Column::absent(series.labels.clone(), grid.count);
-            if selector.edges == Edges::Smoothed {
+            if selector.modifier == RangeModifier::Smoothed {
                 interpolate(series, grid, at, offset, self.plan.lookback, &mut column);
             } else {
                 newest(series, grid, at, offset, self.plan.lookback, timestamps, &mut column);
             }
             let size = column.size();
             self.spend(size)?;
-            self.look(size);
+            self.count_scanned(size);
             if size > 0 {
                 columns.push(column);
             }
@@ -189,7 +189,7 @@ impl<'a> Context<'a> {
         Ok(columns)
     }
 
-    pub fn matrix(&self, expr: &Expr, grid: Grid) -> Result<Vec<SelectedSeries>, EvalError> {
+    pub fn matrix(&self, expr: &Expr, grid: StepGrid) -> Result<Vec<SelectedSeries>, EvalError> {
         let windows = self.windows(expr, grid)?;
         let end = windows.at.unwrap_or(grid.start) - windows.offset;
         let within = |time: i64| time > end - windows.range && time <= end;
@@ -208,7 +208,7 @@ impl<'a> Context<'a> {
     }
 
     /// The samples behind a range selector or subquery.
-    pub fn windows(&self, expr: &Expr, grid: Grid) -> Result<Windows<'a>, EvalError> {
+    pub fn windows(&self, expr: &Expr, grid: StepGrid) -> Result<Windows<'a>, EvalError> {
         match &expr.kind {
             Kind::Paren(inner) => self.windows(inner, grid),
             Kind::Matrix { selector, range } => {
@@ -223,7 +223,7 @@ impl<'a> Context<'a> {
                     range: range.ms,
                     offset: offset_ms(&selector.offset),
                     at: self.plan.at(selector.at),
-                    edges: selector.edges,
+                    modifier: selector.modifier,
                 })
             }
             Kind::Subquery(subquery) => {
@@ -231,8 +231,8 @@ impl<'a> Context<'a> {
                 let (start, end) = at.map_or((grid.start, grid.end()), |at| (at, at));
                 let inner = self.plan.inner_grid(subquery, start, end);
                 let columns = match self.eval(&subquery.expr, inner)? {
-                    Answer::Vector(columns) => columns,
-                    Answer::Scalar(values) => vec![Column::new(Labels::empty(), values)],
+                    QueryValue::Vector(columns) => columns,
+                    QueryValue::Scalar(values) => vec![Column::new(Labels::empty(), values)],
                     _ => return failed("subquery is only allowed on instant vector"),
                 };
                 let dropped_names = columns.iter().map(|column| column.drop_name).collect();
@@ -264,7 +264,7 @@ impl<'a> Context<'a> {
                     range: subquery.range.ms,
                     offset: offset_ms(&subquery.offset),
                     at,
-                    edges: Edges::Plain,
+                    modifier: RangeModifier::Plain,
                 })
             }
             _ => failed("expected type range vector"),
@@ -275,7 +275,7 @@ impl<'a> Context<'a> {
     pub fn over_time(
         &self,
         expr: &Expr,
-        grid: Grid,
+        grid: StepGrid,
         keep_name: bool,
         of: impl Fn(&Window, usize) -> Option<Point>,
     ) -> Result<Vec<Column>, EvalError> {
@@ -291,15 +291,15 @@ impl<'a> Context<'a> {
                 let start = end - windows.range;
                 let floats = floats.to(&series.samples, start, end, |sample| sample.timestamp.0);
                 let histograms = histograms.to(&series.histograms, start, end, |(time, _)| *time);
-                if windows.edges != Edges::Plain {
-                    let point = edged(windows.edges, series, start, end, self.plan.lookback, |samples| {
+                if windows.modifier != RangeModifier::Plain {
+                    let point = edged(windows.modifier, series, start, end, self.plan.lookback, |samples| {
                         let window = Window {
                             labels: &series.labels,
                             floats: samples,
                             histograms: &[],
                             start,
                             end,
-                            edges: windows.edges,
+                            modifier: windows.modifier,
                         };
                         of(&window, i)
                     });
@@ -310,8 +310,9 @@ impl<'a> Context<'a> {
                 if floats.is_empty() && histograms.is_empty() {
                     continue;
                 }
-                self.look(floats.len() + histograms.len());
-                let window = Window { labels: &series.labels, floats, histograms, start, end, edges: Edges::Plain };
+                self.count_scanned(floats.len() + histograms.len());
+                let window =
+                    Window { labels: &series.labels, floats, histograms, start, end, modifier: RangeModifier::Plain };
                 if let Some(point) = of(&window, i) {
                     any = true;
                     match point {
@@ -388,16 +389,16 @@ impl<'a> Context<'a> {
 
     /// Joins columns of the same labels; two values at one time are an error, unless names are dropped at the end.
     pub fn unique(&self, columns: Vec<Column>) -> Result<Vec<Column>, EvalError> {
-        let mut places: AHashMap<Labels, usize> = AHashMap::with_capacity(columns.len());
+        let mut indexes: AHashMap<Labels, usize> = AHashMap::with_capacity(columns.len());
         let mut joined: Vec<Column> = Vec::with_capacity(columns.len());
         for column in columns {
-            match places.get(&column.labels) {
+            match indexes.get(&column.labels) {
                 None => {
-                    places.insert(column.labels.clone(), joined.len());
+                    indexes.insert(column.labels.clone(), joined.len());
                     joined.push(column);
                 }
-                Some(place) => {
-                    let first = &mut joined[*place];
+                Some(index) => {
+                    let first = &mut joined[*index];
                     first.drop_name |= column.drop_name;
                     for i in 0..column.values.len() {
                         if let Some(point) = column.point(i) {
@@ -450,7 +451,7 @@ impl Slide {
 /// Writes the newest sample of each time into the column.
 fn newest(
     series: &SelectedSeries,
-    grid: Grid,
+    grid: StepGrid,
     at: Option<i64>,
     offset: i64,
     lookback: i64,

@@ -1,6 +1,6 @@
 //! Arithmetic of samples: sums, means, quantiles, regression, and the labels of groups.
 
-use crate::annotations::Place;
+use crate::annotations::AnnotationSink;
 use crate::syntax::ast::Aggregate;
 use series::histogram::{Histogram, Incompatible, Reconciled, ResetHint};
 use series::{Labels, METRIC_NAME, Sample};
@@ -224,15 +224,15 @@ impl HistogramSum {
     }
 
     /// None if the histograms do not go together.
-    pub fn finish(self, place: &Place) -> Option<Histogram> {
+    pub fn finish(self, sink: &AnnotationSink) -> Option<Histogram> {
         if self.incompatible {
             return None;
         }
         if self.seen == [true; 2] {
-            place.warn("conflicting counter resets during histogram aggregation");
+            sink.warn("conflicting counter resets during histogram aggregation");
         }
         if self.rebounded {
-            place.info("mismatched custom buckets were reconciled during aggregation");
+            sink.info("mismatched custom buckets were reconciled during aggregation");
         }
         let mut total = self.total;
         if self.as_mean {

@@ -1,18 +1,18 @@
 //! Aggregations that are carried out where the samples are.
 //!
-//! `sum by (x) (rate(y[5m]))` needs of each series only what it adds to its group. A [`Reduction`] goes to the owners of
-//! the series; each fills a [`Partial`] of its own, and the partials are merged.
+//! `sum by (x) (rate(y[5m]))` needs of each series only what it adds to its group. A [`Pushdown`] goes to the owners of
+//! the series; each fills a [`PartialAggregate`] of its own, and the partials are merged.
 //!
 //! Samples of one target share their times, so the windows of all its series are found once, and a rate is a few plain
 //! loops over rows of values.
 
-use crate::annotations::Notes;
+use crate::annotations::AnnotationCollector;
 use crate::eval::math::{self, Sum, factor, group_labels};
-use crate::eval::value::{ABSENT, Column, is_absent, without_name};
+use crate::eval::value::{ABSENT, Column, is_absent, label_bytes, without_name};
 use crate::eval::window::{COUNTER_SUFFIXES, NOT_A_COUNTER, Window};
-use crate::plan::grid::Grid;
-use crate::plan::pushdown::{Function, Inner, Reduction};
-use crate::syntax::ast::{AggregateOp, Edges};
+use crate::plan::grid::StepGrid;
+use crate::plan::pushdown::{Function, Pushdown, SeriesInput};
+use crate::syntax::ast::{AggregateOp, RangeModifier};
 use ahash::AHashMap;
 use series::{Labels, STALE_NAN, Sample, Timestamp};
 use std::collections::BTreeSet;
@@ -41,9 +41,9 @@ impl Function {
 
 /// What some of the series add to each group.
 #[derive(Debug)]
-pub struct Partial {
-    reduction: Arc<Reduction>,
-    places: AHashMap<Labels, u32>,
+pub struct PartialAggregate {
+    pushdown: Arc<Pushdown>,
+    group_indexes: AHashMap<Labels, u32>,
     groups: Vec<Labels>,
     totals: Totals,
     samples: usize,
@@ -64,8 +64,8 @@ struct Totals {
 
 impl Totals {
     #[inline]
-    fn add(&mut self, place: u32, i: usize, value: f64) {
-        let at = place as usize * self.steps + i;
+    fn add(&mut self, group: u32, i: usize, value: f64) {
+        let at = group as usize * self.steps + i;
         let (best, count) = (&mut self.values[at], &mut self.counts[at]);
         match self.op {
             AggregateOp::Sum | AggregateOp::Avg => best.add(value),
@@ -89,12 +89,12 @@ struct Scratch {
     gaps: Vec<bool>,
 }
 
-impl Partial {
-    pub fn new(reduction: Arc<Reduction>) -> Partial {
-        let (op, steps) = (reduction.aggregate.op, reduction.grid.count);
-        Partial {
-            reduction,
-            places: AHashMap::new(),
+impl PartialAggregate {
+    pub fn new(pushdown: Arc<Pushdown>) -> PartialAggregate {
+        let (op, steps) = (pushdown.aggregate.op, pushdown.grid.count);
+        PartialAggregate {
+            pushdown,
+            group_indexes: AHashMap::new(),
             groups: Vec::new(),
             totals: Totals { op, steps, values: Vec::new(), counts: Vec::new() },
             samples: 0,
@@ -104,16 +104,16 @@ impl Partial {
     }
 
     /// The group of a series; it has to have samples.
-    pub fn place(&mut self, labels: &Labels) -> u32 {
-        if self.reduction.reset_corrected() {
+    pub fn group(&mut self, labels: &Labels) -> u32 {
+        if self.pushdown.reset_corrected() {
             let name = labels.metric_name();
             if !name.is_empty() && !COUNTER_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
                 self.no_counters.insert(name.to_owned());
             }
         }
-        let key = group_labels(labels, &self.reduction.aggregate);
+        let key = group_labels(labels, &self.pushdown.aggregate);
         let (groups, totals) = (&mut self.groups, &mut self.totals);
-        *self.places.entry(key).or_insert_with_key(|key| {
+        *self.group_indexes.entry(key).or_insert_with_key(|key| {
             groups.push(key.clone());
             totals.values.resize(groups.len() * totals.steps, Sum::default());
             totals.counts.resize(groups.len() * totals.steps, 0.0);
@@ -121,55 +121,69 @@ impl Partial {
         })
     }
 
-    /// Samples that were looked at so far.
+    /// [`PartialAggregate::group`] by its name of before.
+    pub fn place(&mut self, labels: &Labels) -> u32 {
+        self.group(labels)
+    }
+
+    /// Bytes of memory that the sums take.
+    pub fn bytes(&self) -> u64 {
+        let labels: usize = self.groups.iter().map(label_bytes).sum();
+        (self.totals.values.capacity() * size_of::<Sum>() + self.totals.counts.capacity() * size_of::<f64>() + labels)
+            as u64
+    }
+
+    /// Samples that were scanned so far.
     pub fn samples(&self) -> usize {
         self.samples
     }
 
     /// Takes series of one target: their groups, the times of the target's rows in order, and a row of values for each
     /// time, where markers stand for no value.
-    pub fn add_rows(&mut self, places: &[u32], times: &[i64], values: &[f64]) {
-        let width = places.len();
+    pub fn add_rows(&mut self, slot_groups: &[u32], times: &[i64], values: &[f64]) {
+        let width = slot_groups.len();
         assert_eq!(values.len(), width * times.len(), "a value for every series and time");
-        match self.reduction.inner {
-            Inner::Newest => self.add_newest(places, times, values),
-            Inner::Over(Function::Rate | Function::Increase | Function::Delta) => self.add_rates(places, times, values),
-            Inner::Over(_) => {
-                for (slot, place) in places.iter().enumerate() {
-                    self.add_slot(*place, slot, width, times, values);
+        match self.pushdown.inner {
+            SeriesInput::Newest => self.add_newest(slot_groups, times, values),
+            SeriesInput::Over(Function::Rate | Function::Increase | Function::Delta) => {
+                self.add_rates(slot_groups, times, values)
+            }
+            SeriesInput::Over(_) => {
+                for (slot, group) in slot_groups.iter().enumerate() {
+                    self.add_slot(*group, slot, width, times, values);
                 }
             }
         }
     }
 
-    fn add_slot(&mut self, place: u32, slot: usize, width: usize, times: &[i64], values: &[f64]) {
+    fn add_slot(&mut self, group: u32, slot: usize, width: usize, times: &[i64], values: &[f64]) {
         let mut samples = std::mem::take(&mut self.scratch.samples);
         samples.clear();
         let column = values.iter().skip(slot).step_by(width);
         let there = times.iter().zip(column).filter(|(_, value)| !is_absent(**value));
         samples.extend(there.map(|(time, value)| Sample { timestamp: Timestamp(*time), value: *value }));
-        self.add_series(place, &samples);
+        self.add_series(group, &samples);
         self.scratch.samples = samples;
     }
 
-    fn add_newest(&mut self, places: &[u32], times: &[i64], values: &[f64]) {
-        let Partial { reduction, totals, .. } = self;
-        let width = places.len();
+    fn add_newest(&mut self, slot_groups: &[u32], times: &[i64], values: &[f64]) {
+        let PartialAggregate { pushdown, totals, .. } = self;
+        let width = slot_groups.len();
         let mut next = 0;
-        for (i, time) in reduction.grid.times().enumerate() {
-            let time = reduction.at.unwrap_or(time) - reduction.offset;
+        for (i, time) in pushdown.grid.times().enumerate() {
+            let time = pushdown.at.unwrap_or(time) - pushdown.offset;
             while times.get(next).is_some_and(|at| *at <= time) {
                 next += 1;
             }
-            if next == 0 || times[next - 1] <= time - reduction.back {
+            if next == 0 || times[next - 1] <= time - pushdown.back {
                 continue;
             }
             let row = &values[(next - 1) * width..next * width];
             let mut present = 0;
-            for (place, value) in places.iter().zip(row) {
+            for (group, value) in slot_groups.iter().zip(row) {
                 if !is_absent(*value) {
                     present += 1;
-                    totals.add(*place, i, *value);
+                    totals.add(*group, i, *value);
                 }
             }
             self.samples += present;
@@ -177,9 +191,9 @@ impl Partial {
     }
 
     /// Rates of series that have a value at every time; the others one by one.
-    fn add_rates(&mut self, places: &[u32], times: &[i64], values: &[f64]) {
-        let Partial { reduction, totals, scratch, samples, .. } = self;
-        let width = places.len();
+    fn add_rates(&mut self, slot_groups: &[u32], times: &[i64], values: &[f64]) {
+        let PartialAggregate { pushdown, totals, scratch, samples, .. } = self;
+        let width = slot_groups.len();
         if times.is_empty() {
             return;
         }
@@ -192,7 +206,7 @@ impl Partial {
             }
         }
         // What resets took away, up to each row.
-        let counter = reduction.reset_corrected();
+        let counter = pushdown.reset_corrected();
         if counter {
             resets.clear();
             resets.resize(values.len(), 0.0);
@@ -204,11 +218,11 @@ impl Partial {
                 }
             }
         }
-        let per_second = reduction.inner == Inner::Over(Function::Rate);
+        let per_second = pushdown.inner == SeriesInput::Over(Function::Rate);
         let (mut from, mut to) = (0, 0);
-        for (i, time) in reduction.grid.times().enumerate() {
-            let end = reduction.at.unwrap_or(time) - reduction.offset;
-            let start = end - reduction.back;
+        for (i, time) in pushdown.grid.times().enumerate() {
+            let end = pushdown.at.unwrap_or(time) - pushdown.offset;
+            let start = end - pushdown.back;
             while times.get(to).is_some_and(|at| *at <= end) {
                 to += 1;
             }
@@ -233,37 +247,37 @@ impl Partial {
                 if counter {
                     change += resets[(to - 1) * width + slot] - resets[from * width + slot];
                     let share = first[slot] / change;
-                    if change > 0.0 && first[slot] >= 0.0 && share * (sampled as f64) < reduction.back as f64 {
+                    if change > 0.0 && first[slot] >= 0.0 && share * (sampled as f64) < pushdown.back as f64 {
                         factor = of(Some(share));
                     }
                 }
-                totals.add(places[slot], i, change * factor);
+                totals.add(slot_groups[slot], i, change * factor);
             }
         }
         if gaps.contains(&true) {
             let gaps = std::mem::take(gaps);
             for slot in (0..width).filter(|slot| gaps[*slot]) {
-                self.add_slot(places[slot], slot, width, times, values);
+                self.add_slot(slot_groups[slot], slot, width, times, values);
             }
             self.scratch.gaps = gaps;
         }
     }
 
     /// Takes a series, samples in order of time.
-    pub fn add_series(&mut self, place: u32, samples: &[Sample]) {
-        match self.reduction.inner {
-            Inner::Newest => {
+    pub fn add_series(&mut self, group: u32, samples: &[Sample]) {
+        match self.pushdown.inner {
+            SeriesInput::Newest => {
                 let times: Vec<i64> = samples.iter().map(|sample| sample.timestamp.0).collect();
                 let values: Vec<f64> = samples.iter().map(|sample| sample.value).collect();
-                self.add_newest(&[place], &times, &values);
+                self.add_newest(&[group], &times, &values);
             }
-            Inner::Over(function) => {
-                let Partial { reduction, totals, .. } = self;
+            SeriesInput::Over(function) => {
+                let PartialAggregate { pushdown, totals, .. } = self;
                 let labels = Labels::empty();
                 let (mut from, mut to) = (0, 0);
-                for (i, time) in reduction.grid.times().enumerate() {
-                    let end = reduction.at.unwrap_or(time) - reduction.offset;
-                    let start = end - reduction.back;
+                for (i, time) in pushdown.grid.times().enumerate() {
+                    let end = pushdown.at.unwrap_or(time) - pushdown.offset;
+                    let start = end - pushdown.back;
                     while samples.get(to).is_some_and(|sample| sample.timestamp.0 <= end) {
                         to += 1;
                     }
@@ -275,9 +289,10 @@ impl Partial {
                     }
                     self.samples += to - from;
                     let floats = &samples[from..to];
-                    let window = Window { labels: &labels, floats, histograms: &[], start, end, edges: Edges::Plain };
+                    let window =
+                        Window { labels: &labels, floats, histograms: &[], start, end, modifier: RangeModifier::Plain };
                     if let Some(value) = function.of(&window) {
-                        totals.add(place, i, value);
+                        totals.add(group, i, value);
                     }
                 }
             }
@@ -285,26 +300,26 @@ impl Partial {
     }
 
     /// The times for which it was made.
-    pub(crate) fn grid(&self) -> Grid {
-        self.reduction.grid
+    pub(crate) fn grid(&self) -> StepGrid {
+        self.pushdown.grid
     }
 
     /// Adds what another owner found.
-    pub fn merge(&mut self, other: Partial) {
-        assert!(Arc::ptr_eq(&self.reduction, &other.reduction), "partial sums of one reduction");
+    pub fn merge(&mut self, other: PartialAggregate) {
+        assert!(Arc::ptr_eq(&self.pushdown, &other.pushdown), "partial aggregates of one pushdown");
         let count = self.totals.steps;
         self.samples += other.samples;
-        for (group, labels) in other.groups.iter().enumerate() {
-            let place = self.place(labels);
+        for (theirs, labels) in other.groups.iter().enumerate() {
+            let group = self.group(labels);
             let totals = &mut self.totals;
             for i in 0..count {
-                let (value, found) = (other.totals.values[group * count + i], other.totals.counts[group * count + i]);
+                let (value, found) = (other.totals.values[theirs * count + i], other.totals.counts[theirs * count + i]);
                 if found == 0.0 {
                     continue;
                 }
-                let at = place as usize * count + i;
+                let at = group as usize * count + i;
                 let before = totals.counts[at];
-                totals.add(place, i, value.sum);
+                totals.add(group, i, value.sum);
                 if matches!(totals.op, AggregateOp::Sum | AggregateOp::Avg) {
                     totals.values[at].add(value.lost);
                 }
@@ -315,7 +330,7 @@ impl Partial {
     }
 
     /// The groups; None if a sum is more than a float holds and a mean has to be found another way.
-    pub(crate) fn finish(&self, notes: &Notes) -> Option<Vec<Column>> {
+    pub(crate) fn finish(&self, notes: &AnnotationCollector) -> Option<Vec<Column>> {
         let Totals { op, steps: count, values, counts } = &self.totals;
         let count = *count;
         let mut columns = Vec::with_capacity(self.groups.len());
@@ -338,14 +353,14 @@ impl Partial {
             }
         }
         for name in &self.no_counters {
-            notes.info(self.reduction.argument, format!("{NOT_A_COUNTER}: {name:?}"));
+            notes.info(self.pushdown.argument, format!("{NOT_A_COUNTER}: {name:?}"));
         }
         Some(columns)
     }
 
     /// Whether the sums can be trusted; see `finish`.
     pub fn is_final(&self) -> bool {
-        self.finish(&Notes::default()).is_some()
+        self.finish(&AnnotationCollector::default()).is_some()
     }
 }
 

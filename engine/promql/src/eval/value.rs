@@ -104,6 +104,13 @@ pub fn histogram_size(histogram: &Histogram) -> usize {
     8 + (histogram.positive.len() + histogram.negative.len()) / 2
 }
 
+/// Bytes that a label set of its own takes: its text, its index and two allocations.
+pub(crate) fn label_bytes(labels: &Labels) -> usize {
+    /// Headers and pointers of the two allocations, rounded up.
+    const OVERHEAD: usize = 80;
+    labels.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>() + OVERHEAD
+}
+
 /// The labels without the metric name.
 pub(crate) fn without_name(labels: &Labels) -> Labels {
     match labels.get(METRIC_NAME) {
@@ -119,7 +126,7 @@ pub(crate) fn histogram_point(histogram: Histogram) -> Point {
 
 /// What a query says, at each time of its grid.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
+pub enum QueryValue {
     Scalar(Vec<f64>),
     String(String),
     /// In no order that means anything, unless the query sorts.
@@ -128,16 +135,16 @@ pub enum Answer {
     Matrix(Vec<SelectedSeries>),
 }
 
-impl Answer {
+impl QueryValue {
     /// The elements of a vector at one time, or a scalar as one without labels; None for other kinds.
     pub fn into_elements(self) -> Option<Vec<(Labels, Value)>> {
         match self {
-            Answer::Scalar(values) => Some(vec![(Labels::empty(), Value::Float(values[0]))]),
-            Answer::Vector(columns) => {
+            QueryValue::Scalar(values) => Some(vec![(Labels::empty(), Value::Float(values[0]))]),
+            QueryValue::Vector(columns) => {
                 let element = |column: Column| column.point(0).map(|point| (column.labels, point.into()));
                 Some(columns.into_iter().filter_map(element).collect())
             }
-            Answer::String(_) | Answer::Matrix(_) => None,
+            QueryValue::String(_) | QueryValue::Matrix(_) => None,
         }
     }
 }

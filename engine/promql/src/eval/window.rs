@@ -1,10 +1,10 @@
 //! Functions of the samples in a window of time.
 
-use crate::annotations::{Place, for_metric};
+use crate::annotations::{AnnotationSink, for_metric};
 use crate::eval::math::{HistogramSum, factor, mean, seconds, sum};
 use crate::eval::value::{Column, Point, SelectedSeries};
-use crate::plan::grid::Grid;
-use crate::syntax::ast::Edges;
+use crate::plan::grid::StepGrid;
+use crate::syntax::ast::RangeModifier;
 use series::histogram::{Histogram, ResetHint};
 use series::{Labels, Sample, Timestamp};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(crate) struct Window<'a> {
     pub histograms: &'a [(i64, Arc<Histogram>)],
     pub start: i64,
     pub end: i64,
-    pub edges: Edges,
+    pub modifier: RangeModifier,
 }
 
 impl<'a> Window<'a> {
@@ -33,17 +33,17 @@ impl<'a> Window<'a> {
         self.labels.metric_name()
     }
 
-    fn mixed(&self, place: &Place) {
-        place.warn(format!("encountered a mix of histograms and floats{}", for_metric(self.name())));
+    fn mixed(&self, sink: &AnnotationSink) {
+        sink.warn(format!("encountered a mix of histograms and floats{}", for_metric(self.name())));
     }
 
     /// For functions that know floats only.
-    pub fn floats_only(&self, place: &Place) -> Option<&'a [Sample]> {
+    pub fn floats_only(&self, sink: &AnnotationSink) -> Option<&'a [Sample]> {
         if self.floats.is_empty() {
             return None;
         }
         if !self.histograms.is_empty() {
-            place.info(format!(
+            sink.info(format!(
                 "ignored histograms in a range containing both floats and histograms{}",
                 for_metric(self.name())
             ));
@@ -93,9 +93,9 @@ impl<'a> Window<'a> {
 
     /// Rate, increase and delta: the change between first and last sample, extended towards the ends of the window as far
     /// as Prometheus does.
-    pub fn extrapolated(&self, counter: bool, per_second: bool, place: &Place) -> Option<Point> {
+    pub fn extrapolated(&self, counter: bool, per_second: bool, sink: &AnnotationSink) -> Option<Point> {
         if !self.floats.is_empty() && !self.histograms.is_empty() {
-            self.mixed(place);
+            self.mixed(sink);
             return None;
         }
         if self.histograms.is_empty() {
@@ -105,7 +105,7 @@ impl<'a> Window<'a> {
             [first, .., last] => (first, last),
             _ => return None,
         };
-        let mut change = self.histogram_change(counter, place)?;
+        let mut change = self.histogram_change(counter, sink)?;
         let zero_share = (change.count > 0.0 && first.1.count >= 0.0).then(|| first.1.count / change.count);
         let zero_share = zero_share.filter(|_| counter);
         let factor = factor(first.0, last.0, self.histograms.len(), self.start, self.end, zero_share, per_second);
@@ -126,7 +126,7 @@ impl<'a> Window<'a> {
                 before = sample.value;
             }
         }
-        if self.edges != Edges::Plain {
+        if self.modifier != RangeModifier::Plain {
             return Some(if per_second { change / seconds(self.end - self.start) } else { change });
         }
         let zero_share = (counter && change > 0.0 && first.value >= 0.0).then(|| first.value / change);
@@ -134,13 +134,13 @@ impl<'a> Window<'a> {
         Some(change * factor(first, last, count, self.start, self.end, zero_share, per_second))
     }
 
-    fn histogram_change(&self, counter: bool, place: &Place) -> Option<Histogram> {
+    fn histogram_change(&self, counter: bool, sink: &AnnotationSink) -> Option<Histogram> {
         let all = self.histograms;
         let name = self.name();
-        let not_counter = || place.warn(format!("this native histogram metric is not a counter: {name:?}"));
+        let not_counter = || sink.warn(format!("this native histogram metric is not a counter: {name:?}"));
         let mixed_schemas = || {
             let text = "vector contains a mix of histograms with exponential and custom buckets schemas";
-            place.warn(format!("{text}{}", for_metric(name)));
+            sink.warn(format!("{text}{}", for_metric(name)));
         };
         let last = &all[all.len() - 1].1;
         let mut before = Arc::clone(&all[0].1);
@@ -197,10 +197,10 @@ impl<'a> Window<'a> {
                 before = Arc::clone(now);
             }
         } else if all[0].1.hint != ResetHint::Gauge || last.hint != ResetHint::Gauge {
-            place.warn(format!("this native histogram metric is not a gauge: {name:?}"));
+            sink.warn(format!("this native histogram metric is not a gauge: {name:?}"));
         }
         if rebounded {
-            place.info("mismatched custom buckets were reconciled during subtraction");
+            sink.info("mismatched custom buckets were reconciled during subtraction");
         }
         change.hint = ResetHint::Gauge;
         Some(change)
@@ -224,7 +224,7 @@ impl<'a> Window<'a> {
     }
 
     /// Between the last two samples.
-    pub fn instant_change(&self, counter: bool, place: &Place) -> Option<Point> {
+    pub fn instant_change(&self, counter: bool, sink: &AnnotationSink) -> Option<Point> {
         let tail = |count: usize| count.saturating_sub(2);
         let near = Window {
             floats: &self.floats[tail(self.floats.len())..],
@@ -243,22 +243,22 @@ impl<'a> Window<'a> {
                 let name = self.name();
                 let gauges = (before.hint == ResetHint::Gauge, last.hint == ResetHint::Gauge);
                 if counter && (gauges.0 || gauges.1) {
-                    place.warn(format!("this native histogram metric is not a counter: {name:?}"));
+                    sink.warn(format!("this native histogram metric is not a counter: {name:?}"));
                 }
                 if !(counter || gauges.0 && gauges.1) {
-                    place.warn(format!("this native histogram metric is not a gauge: {name:?}"));
+                    sink.warn(format!("this native histogram metric is not a gauge: {name:?}"));
                 }
                 let mut change = (**last).clone();
                 if !counter || !last.is_reset_after(before) {
                     match change.sub(before) {
                         Ok(done) if done.custom_bounds => {
-                            place.info("mismatched custom buckets were reconciled during subtraction");
+                            sink.info("mismatched custom buckets were reconciled during subtraction");
                         }
                         Ok(_) => {}
                         Err(_) => {
                             let text =
                                 "vector contains a mix of histograms with exponential and custom buckets schemas";
-                            place.warn(format!("{text}{}", for_metric(name)));
+                            sink.warn(format!("{text}{}", for_metric(name)));
                             return None;
                         }
                     }
@@ -270,16 +270,16 @@ impl<'a> Window<'a> {
                 Some(Point::Histogram(Arc::new(change)))
             }
             _ => {
-                self.mixed(place);
+                self.mixed(sink);
                 None
             }
         }
     }
 
     /// Sum or mean of floats or of histograms.
-    pub fn total(&self, as_mean: bool, place: &Place) -> Option<Point> {
+    pub fn total(&self, as_mean: bool, sink: &AnnotationSink) -> Option<Point> {
         if !self.floats.is_empty() && !self.histograms.is_empty() {
-            self.mixed(place);
+            self.mixed(sink);
             return None;
         }
         if self.histograms.is_empty() {
@@ -289,10 +289,10 @@ impl<'a> Window<'a> {
         for (_, histogram) in &self.histograms[1..] {
             total.add(histogram);
         }
-        match total.finish(place) {
+        match total.finish(sink) {
             None => {
                 let text = "vector contains a mix of histograms with exponential and custom buckets schemas";
-                place.warn(format!("{text}{}", for_metric(self.name())));
+                sink.warn(format!("{text}{}", for_metric(self.name())));
                 None
             }
             Some(histogram) => Some(Point::Histogram(Arc::new(histogram))),
@@ -344,7 +344,7 @@ fn between(before: &Sample, after: &Sample, time: i64, counter: bool) -> f64 {
 /// Writes what lies on the line between the samples around each time.
 pub(crate) fn interpolate(
     series: &SelectedSeries,
-    grid: Grid,
+    grid: StepGrid,
     at: Option<i64>,
     offset: i64,
     lookback: i64,
@@ -368,7 +368,7 @@ pub(crate) fn interpolate(
 
 /// The samples of an anchored or smoothed range, with those made for its edges, handed to `of`.
 pub(crate) fn edged(
-    edges: Edges,
+    modifier: RangeModifier,
     series: &SelectedSeries,
     start: i64,
     end: i64,
@@ -382,9 +382,9 @@ pub(crate) fn edged(
     let inside = &all[first..behind];
     let mut samples = Vec::with_capacity(inside.len() + 2);
     let put = |time: i64, value: f64| Sample { timestamp: Timestamp(time), value };
-    match edges {
-        Edges::Plain => unreachable!("plain ranges have no edges to make"),
-        Edges::Anchored => {
+    match modifier {
+        RangeModifier::Plain => unreachable!("plain ranges have no edges to make"),
+        RangeModifier::Anchored => {
             if inside.is_empty() {
                 return None;
             }
@@ -398,7 +398,7 @@ pub(crate) fn edged(
                 samples.push(put(end, inside[inside.len() - 1].value));
             }
         }
-        Edges::Smoothed => {
+        RangeModifier::Smoothed => {
             let after = all.get(behind).filter(|sample| sample.timestamp.0 <= end + lookback);
             match (before, inside.first().or(after)) {
                 (Some(before), Some(next)) => samples.push(put(start, between(before, next, start, true))),

@@ -1,27 +1,27 @@
 //! Which code carries out a function.
 
-use crate::eval::context::{Context, EvalError};
+use crate::eval::context::{EvalContext, EvalError};
 use crate::eval::math::seconds;
-use crate::eval::value::{Answer, Column, Point};
+use crate::eval::value::{Column, Point, QueryValue};
 use crate::functions::time::{bounded, float_function};
 use crate::functions::{histogram, label, rate};
-use crate::plan::grid::Grid;
+use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Expr, Kind};
 use crate::syntax::error::Span;
 use crate::syntax::signature::{Function, ValueType};
 use series::Labels;
 
 pub(crate) fn call(
-    context: &Context,
+    context: &EvalContext,
     function: &'static Function,
     args: &[Expr],
     span: Span,
-    grid: Grid,
-) -> Result<Answer, EvalError> {
+    grid: StepGrid,
+) -> Result<QueryValue, EvalError> {
     if function.args.contains(&ValueType::Matrix) {
-        return rate::over_time(context, function, args, grid).map(Answer::Vector);
+        return rate::over_time(context, function, args, grid).map(QueryValue::Vector);
     }
-    let constant = |value: f64| Ok(Answer::Scalar(vec![value; grid.count]));
+    let constant = |value: f64| Ok(QueryValue::Scalar(vec![value; grid.count]));
     let whole = context.plan.grid;
     match function.name {
         "pi" => constant(std::f64::consts::PI),
@@ -29,7 +29,7 @@ pub(crate) fn call(
         "end" => constant(seconds(context.plan.end)),
         "step" => constant(if context.plan.is_range { seconds(whole.step) } else { 0.0 }),
         "range" => constant(seconds(context.plan.end - whole.start)),
-        "time" => Ok(Answer::Scalar(grid.times().map(seconds).collect())),
+        "time" => Ok(QueryValue::Scalar(grid.times().map(seconds).collect())),
         "min_of" | "max_of" => {
             let (one, other) = (context.scalar(&args[0], grid)?, context.scalar(&args[1], grid)?);
             let pick = |(a, b): (f64, f64)| match function.name {
@@ -37,22 +37,22 @@ pub(crate) fn call(
                 "min_of" => a.min(b),
                 _ => a.max(b),
             };
-            Ok(Answer::Scalar(one.into_iter().zip(other).map(pick).collect()))
+            Ok(QueryValue::Scalar(one.into_iter().zip(other).map(pick).collect()))
         }
-        "scalar" => label::scalar(context, &args[0], grid).map(Answer::Scalar),
-        "vector" => Ok(Answer::Vector(vec![Column::new(Labels::empty(), context.scalar(&args[0], grid)?)])),
-        "absent" => label::absent(context, &args[0], grid).map(Answer::Vector),
-        "timestamp" => timestamp(context, &args[0], grid).map(Answer::Vector),
-        "start_timestamp" => Ok(Answer::Vector(Vec::new())),
-        "label_replace" => label::label_replace(context, args, grid).map(Answer::Vector),
-        "label_join" => label::label_join(context, args, grid).map(Answer::Vector),
-        "info" => label::info(context, args, grid).map(Answer::Vector),
+        "scalar" => label::scalar(context, &args[0], grid).map(QueryValue::Scalar),
+        "vector" => Ok(QueryValue::Vector(vec![Column::new(Labels::empty(), context.scalar(&args[0], grid)?)])),
+        "absent" => label::absent(context, &args[0], grid).map(QueryValue::Vector),
+        "timestamp" => timestamp(context, &args[0], grid).map(QueryValue::Vector),
+        "start_timestamp" => Ok(QueryValue::Vector(Vec::new())),
+        "label_replace" => label::label_replace(context, args, grid).map(QueryValue::Vector),
+        "label_join" => label::label_join(context, args, grid).map(QueryValue::Vector),
+        "info" => label::info(context, args, grid).map(QueryValue::Vector),
         "sort" | "sort_desc" | "sort_by_label" | "sort_by_label_desc" => {
-            label::sort(context, function.name, args, span, grid).map(Answer::Vector)
+            label::sort(context, function.name, args, span, grid).map(QueryValue::Vector)
         }
-        name if name.starts_with("histogram_") => histogram::call(context, name, args, grid).map(Answer::Vector),
+        name if name.starts_with("histogram_") => histogram::call(context, name, args, grid).map(QueryValue::Vector),
         "round" | "clamp" | "clamp_min" | "clamp_max" => {
-            bounded(context, function.name, args, grid).map(Answer::Vector)
+            bounded(context, function.name, args, grid).map(QueryValue::Vector)
         }
         name => {
             let columns = match args.first() {
@@ -61,12 +61,12 @@ pub(crate) fn call(
                 None => vec![Column::new(Labels::empty(), grid.times().map(seconds).collect())],
             };
             let of = float_function(name);
-            context.map_floats(columns, |value, _| of(value)).map(Answer::Vector)
+            context.map_floats(columns, |value, _| of(value)).map(QueryValue::Vector)
         }
     }
 }
 
-fn timestamp(context: &Context, arg: &Expr, grid: Grid) -> Result<Vec<Column>, EvalError> {
+fn timestamp(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {
     if let Kind::Vector(selector) = &arg.inner().kind {
         let columns = context.select(selector, grid, true)?;
         return context.map_floats(columns, |time, _| time);

@@ -3,9 +3,9 @@
 //! Source: the querying chapter of Prometheus on histogram_quantile and histogram_fraction.
 
 use crate::annotations::for_metric;
-use crate::eval::context::{Context, EvalError, failed};
+use crate::eval::context::{EvalContext, EvalError, failed};
 use crate::eval::value::{Column, Point, is_absent};
-use crate::plan::grid::Grid;
+use crate::plan::grid::StepGrid;
 use crate::syntax::ast::Expr;
 use crate::syntax::error::Span;
 use series::histogram::{Bucket, Histogram};
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// Classic buckets closer to each other than this share of their sum are taken for equal.
 const SMALL_DELTA: f64 = 1e-12;
 
-pub(crate) fn call(context: &Context, name: &str, args: &[Expr], grid: Grid) -> Result<Vec<Column>, EvalError> {
+pub(crate) fn call(context: &EvalContext, name: &str, args: &[Expr], grid: StepGrid) -> Result<Vec<Column>, EvalError> {
     let simple = |of: fn(&Histogram) -> f64| {
         let columns = context.vector(&args[0], grid)?;
 
@@ -89,7 +89,7 @@ struct Family {
 }
 
 /// Sorts a vector into histograms.
-fn gather(context: &Context, columns: Vec<Column>, span: Span, grid: Grid) -> Result<Vec<Family>, EvalError> {
+fn gather(context: &EvalContext, columns: Vec<Column>, span: Span, grid: StepGrid) -> Result<Vec<Family>, EvalError> {
     let mut families: BTreeMap<Labels, Family> = BTreeMap::new();
     for mut column in columns {
         let native = column.histograms.take();
@@ -127,9 +127,9 @@ fn family<'f>(families: &'f mut BTreeMap<Labels, Family>, labels: &Labels, colum
 }
 
 fn answers(
-    context: &Context,
+    context: &EvalContext,
     families: &[Family],
-    grid: Grid,
+    grid: StepGrid,
     of: impl Fn(&Family, usize) -> Option<f64>,
 ) -> Vec<Column> {
     let mut columns = Vec::with_capacity(families.len());
@@ -155,7 +155,7 @@ impl Family {
     }
 
     /// The one histogram of a time; both at once are neither.
-    fn either(&self, context: &Context, i: usize, span: Span) -> Option<Either<'_>> {
+    fn either(&self, context: &EvalContext, i: usize, span: Span) -> Option<Either<'_>> {
         let buckets = self.buckets(i);
         match (self.native.as_ref().and_then(|native| native.histogram(i)), buckets.is_empty()) {
             (Some(_), false) => {
@@ -169,7 +169,7 @@ impl Family {
         }
     }
 
-    fn quantile(&self, context: &Context, i: usize, q: f64, span: Span) -> Option<f64> {
+    fn quantile(&self, context: &EvalContext, i: usize, q: f64, span: Span) -> Option<f64> {
         let metric = for_metric(self.labels.metric_name());
         match self.either(context, i, span)? {
             Either::Native(histogram) => {
@@ -194,7 +194,7 @@ impl Family {
         }
     }
 
-    fn fraction(&self, context: &Context, i: usize, lower: f64, upper: f64, span: Span) -> Option<f64> {
+    fn fraction(&self, context: &EvalContext, i: usize, lower: f64, upper: f64, span: Span) -> Option<f64> {
         match self.either(context, i, span)? {
             Either::Native(histogram) => {
                 if histogram.sum.is_nan()

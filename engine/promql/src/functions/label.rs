@@ -1,15 +1,15 @@
 //! Functions of instant vectors that look at labels or at the vector as a whole.
 
-use crate::eval::context::{Context, EvalError, failed};
+use crate::eval::context::{EvalContext, EvalError, failed};
 use crate::eval::value::{ABSENT, Column, Point, is_absent};
-use crate::plan::grid::Grid;
+use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Expr, Kind, Selector};
 use crate::syntax::error::Span;
 use series::{Groups, Labels, METRIC_NAME, MatchOp, Matcher, Regex};
 use std::cmp::Ordering;
 
 /// The value of the only float of each time.
-pub(crate) fn scalar(context: &Context, arg: &Expr, grid: Grid) -> Result<Vec<f64>, EvalError> {
+pub(crate) fn scalar(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<f64>, EvalError> {
     let columns = context.vector(arg, grid)?;
     let mut values = vec![ABSENT; grid.count];
     let mut seen = vec![0u32; grid.count];
@@ -40,7 +40,7 @@ pub(crate) fn absent_labels(arg: &Expr) -> Labels {
     Labels::from_pairs(selector.matchers.iter().filter(once).map(|matcher| (matcher.name(), matcher.value())))
 }
 
-pub(crate) fn absent(context: &Context, arg: &Expr, grid: Grid) -> Result<Vec<Column>, EvalError> {
+pub(crate) fn absent(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {
     let mut column = Column::new(absent_labels(arg), vec![1.0; grid.count]);
     for present in context.vector(arg, grid)? {
         for i in 0..grid.count {
@@ -58,7 +58,7 @@ fn label_name(name: &str) -> Result<(), EvalError> {
 
 /// Sets a label of every column, where `of` gives a value.
 fn relabelled(
-    context: &Context,
+    context: &EvalContext,
     columns: Vec<Column>,
     name: &str,
     of: impl Fn(&Labels) -> Option<String>,
@@ -77,7 +77,7 @@ fn relabelled(
     context.unique(columns.into_iter().map(set).collect())
 }
 
-pub(crate) fn label_replace(context: &Context, args: &[Expr], grid: Grid) -> Result<Vec<Column>, EvalError> {
+pub(crate) fn label_replace(context: &EvalContext, args: &[Expr], grid: StepGrid) -> Result<Vec<Column>, EvalError> {
     let text = |i: usize| context.text(&args[i], grid);
     let (name, replacement, source, expression) = (text(1)?, text(2)?, text(3)?, text(4)?);
     let regex = Regex::new(&expression)
@@ -131,7 +131,7 @@ fn expand(template: &str, regex: &Regex, groups: &Groups, value: &str) -> String
     out
 }
 
-pub(crate) fn label_join(context: &Context, args: &[Expr], grid: Grid) -> Result<Vec<Column>, EvalError> {
+pub(crate) fn label_join(context: &EvalContext, args: &[Expr], grid: StepGrid) -> Result<Vec<Column>, EvalError> {
     let texts: Result<Vec<String>, EvalError> = args[1..].iter().map(|arg| context.text(arg, grid)).collect();
     let texts = texts?;
     let (name, separator, sources) = (&texts[0], &texts[1], &texts[2..]);
@@ -149,11 +149,11 @@ pub(crate) fn label_join(context: &Context, args: &[Expr], grid: Grid) -> Result
 }
 
 pub(crate) fn sort(
-    context: &Context,
+    context: &EvalContext,
     name: &str,
     args: &[Expr],
     span: Span,
-    grid: Grid,
+    grid: StepGrid,
 ) -> Result<Vec<Column>, EvalError> {
     let mut columns = context.vector(&args[0], grid)?;
     let names: Result<Vec<String>, EvalError> = args[1..].iter().map(|arg| context.text(arg, grid)).collect();
@@ -220,7 +220,7 @@ fn natural(one: &str, other: &str) -> Ordering {
 const IDENTIFYING: [&str; 2] = ["instance", "job"];
 
 /// Adds the labels of the info series with the same job and instance.
-pub(crate) fn info(context: &Context, args: &[Expr], grid: Grid) -> Result<Vec<Column>, EvalError> {
+pub(crate) fn info(context: &EvalContext, args: &[Expr], grid: StepGrid) -> Result<Vec<Column>, EvalError> {
     let base = context.vector(&args[0], grid)?;
     let Kind::Vector(selector) = &args[1].inner().kind else { return failed("expected label selectors only") };
     let (on_name, on_data): (Vec<&Matcher>, Vec<&Matcher>) =

@@ -1,34 +1,34 @@
 //! Functions of range vectors.
 
-use crate::annotations::Place;
-use crate::eval::context::{Context, EvalError, failed};
+use crate::annotations::AnnotationSink;
+use crate::eval::context::{EvalContext, EvalError, failed};
 use crate::eval::math::{self, seconds};
 use crate::eval::value::{ABSENT, Column, Point, is_absent};
 use crate::eval::window::{COUNTER_SUFFIXES, NOT_A_COUNTER, Window};
 use crate::functions::label;
-use crate::plan::grid::Grid;
-use crate::syntax::ast::{Edges, Expr, Kind};
+use crate::plan::grid::StepGrid;
+use crate::syntax::ast::{Expr, Kind, RangeModifier};
 use crate::syntax::signature::{Function, ValueType};
 
-/// A function of the floats of a window, at a place of the grid.
+/// A function of the floats of a window, at a sink of the grid.
 type OfFloats<'f> = dyn Fn(&Window, &[series::Sample], usize) -> Option<f64> + 'f;
 
 pub(crate) fn over_time(
-    context: &Context,
+    context: &EvalContext,
     function: &Function,
     args: &[Expr],
-    grid: Grid,
+    grid: StepGrid,
 ) -> Result<Vec<Column>, EvalError> {
     let name = function.name;
     let arg = args.iter().find(|arg| arg.value_type() == ValueType::Matrix).expect("its type was checked");
-    let place = Place { notes: &context.notes, span: arg.span };
+    let sink = AnnotationSink { notes: &context.notes, span: arg.span };
     let scalar = |i: usize| context.scalar(&args[i], grid);
     check_edges(name, arg)?;
     let float = |value: f64| Some(Point::Float(value));
     // For functions that histograms take no part in.
     let of_floats = |of: &OfFloats| {
         context.over_time(arg, grid, false, |window, i| {
-            let samples = window.floats_only(&place)?;
+            let samples = window.floats_only(&sink)?;
             of(window, samples, i).map(Point::Float)
         })
     };
@@ -39,19 +39,19 @@ pub(crate) fn over_time(
                 if !window.floats.is_empty() {
                     let metric = window.labels.metric_name();
                     if !metric.is_empty() && !COUNTER_SUFFIXES.iter().any(|suffix| metric.ends_with(suffix)) {
-                        place.info(format!("{NOT_A_COUNTER}: {metric:?}"));
+                        sink.info(format!("{NOT_A_COUNTER}: {metric:?}"));
                     }
                 }
-                window.extrapolated(true, name == "rate", &place)
+                window.extrapolated(true, name == "rate", &sink)
             })?;
             Ok(columns)
         }
-        "delta" => context.over_time(arg, grid, false, |window, _| window.extrapolated(false, false, &place)),
+        "delta" => context.over_time(arg, grid, false, |window, _| window.extrapolated(false, false, &sink)),
         "irate" | "idelta" => {
-            context.over_time(arg, grid, false, |window, _| window.instant_change(name == "irate", &place))
+            context.over_time(arg, grid, false, |window, _| window.instant_change(name == "irate", &sink))
         }
-        "sum_over_time" => context.over_time(arg, grid, false, |window, _| window.total(false, &place)),
-        "avg_over_time" => context.over_time(arg, grid, false, |window, _| window.total(true, &place)),
+        "sum_over_time" => context.over_time(arg, grid, false, |window, _| window.total(false, &sink)),
+        "avg_over_time" => context.over_time(arg, grid, false, |window, _| window.total(true, &sink)),
         "count_over_time" => context.over_time(arg, grid, false, |window, _| float(window.count() as f64)),
         "present_over_time" => context.over_time(arg, grid, false, |_, _| float(1.0)),
         "changes" => context.over_time(arg, grid, false, |window, _| float(window.changes())),
@@ -133,10 +133,10 @@ pub(crate) fn over_time(
 /// Anchored and smoothed ranges go with few functions.
 fn check_edges(name: &str, arg: &Expr) -> Result<(), EvalError> {
     let Kind::Matrix { selector, .. } = &arg.inner().kind else { return Ok(()) };
-    let (kind, allowed): (_, &[&str]) = match selector.edges {
-        Edges::Plain => return Ok(()),
-        Edges::Anchored => ("anchored", &["resets", "changes", "rate", "increase", "delta"]),
-        Edges::Smoothed => ("smoothed", &["rate", "increase", "delta"]),
+    let (kind, allowed): (_, &[&str]) = match selector.modifier {
+        RangeModifier::Plain => return Ok(()),
+        RangeModifier::Anchored => ("anchored", &["resets", "changes", "rate", "increase", "delta"]),
+        RangeModifier::Smoothed => ("smoothed", &["rate", "increase", "delta"]),
     };
     if allowed.contains(&name) {
         return Ok(());

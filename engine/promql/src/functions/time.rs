@@ -1,8 +1,8 @@
 //! Functions of one float, dates among them.
 
-use crate::eval::context::{Context, EvalError};
+use crate::eval::context::{EvalContext, EvalError};
 use crate::eval::value::{ABSENT, Column};
-use crate::plan::grid::Grid;
+use crate::plan::grid::StepGrid;
 use crate::syntax::ast::Expr;
 
 /// The function of this name.
@@ -87,7 +87,12 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// `round` and the functions that clamp.
-pub(crate) fn bounded(context: &Context, name: &str, args: &[Expr], grid: Grid) -> Result<Vec<Column>, EvalError> {
+pub(crate) fn bounded(
+    context: &EvalContext,
+    name: &str,
+    args: &[Expr],
+    grid: StepGrid,
+) -> Result<Vec<Column>, EvalError> {
     let columns = context.vector(&args[0], grid)?;
     let scalar = |i: usize| args.get(i).map(|arg| context.scalar(arg, grid)).transpose();
     let (first, second) = (scalar(1)?, scalar(2)?);

@@ -1,7 +1,7 @@
 //! The selects of an expression, with their ranges of time.
 
-use crate::plan::grid::{Grid, at_ms, inner_grid, offset_ms};
-use crate::plan::pushdown::Reduction;
+use crate::plan::grid::{StepGrid, at_ms, inner_grid, offset_ms};
+use crate::plan::pushdown::Pushdown;
 use crate::plan::select::Select;
 use crate::syntax::ast::*;
 use crate::syntax::error::{ParseError, position};
@@ -15,7 +15,7 @@ use std::time::Duration;
 const INNER_STEPS_MAX: i64 = 10_000_000;
 /// Steps of an aggregation that is carried out where the samples are: 24 bytes for each group and step there. As many as a
 /// range query may have.
-const REDUCTION_STEPS_MAX: usize = 11_001;
+const PUSHDOWN_STEPS_MAX: usize = 11_001;
 
 #[derive(Clone, Copy, Debug)]
 pub struct PlanOptions {
@@ -42,7 +42,7 @@ impl Default for PlanOptions {
 pub struct Plan {
     pub(crate) text: String,
     pub(crate) expr: Expr,
-    pub grid: Grid,
+    pub grid: StepGrid,
     /// Of the query; the last time of the grid may be before.
     pub(crate) end: i64,
     pub(crate) is_range: bool,
@@ -58,31 +58,31 @@ fn millis(duration: Duration) -> i64 {
 
 impl Plan {
     pub fn instant(text: &str, at: i64, options: &PlanOptions) -> Result<Plan, ParseError> {
-        Plan::new(text, Grid::instant(at), false, at, options)
+        Plan::new(text, StepGrid::instant(at), false, at, options)
     }
 
     pub fn range(text: &str, start: i64, end: i64, step: i64, options: &PlanOptions) -> Result<Plan, ParseError> {
-        Plan::new(text, Grid::range(start, end, step), true, end, options)
+        Plan::new(text, StepGrid::range(start, end, step), true, end, options)
     }
 
-    fn new(text: &str, grid: Grid, is_range: bool, end: i64, options: &PlanOptions) -> Result<Plan, ParseError> {
+    fn new(text: &str, grid: StepGrid, is_range: bool, end: i64, options: &PlanOptions) -> Result<Plan, ParseError> {
         let mut parse_options = options.parse;
         if is_range {
             (parse_options.step_ms, parse_options.range_ms) = (grid.step, end - grid.start);
         }
         let mut expr = parse(text, &parse_options)?;
-        let place = |mut error: ParseError| {
+        let with_position = |mut error: ParseError| {
             error.position = position(text, error.span.start);
             error
         };
         if is_range && !matches!(expr.value_type(), ValueType::Scalar | ValueType::Vector) {
             let kind = expr.value_type().documented();
             let text = format!("invalid expression type {kind:?} for range query, must be Scalar or instant Vector");
-            return Err(place(ParseError::at(expr.span, text)));
+            return Err(with_position(ParseError::at(expr.span, text)));
         }
         let lookback = millis(options.lookback).max(1);
         let inner_step = millis(options.inner_step).max(1);
-        let mut walk = Walk {
+        let mut planner = Planner {
             grid: (grid.start, end),
             lookback,
             inner_step,
@@ -90,8 +90,8 @@ impl Plan {
             histogram_stats: false,
             delayed_names: options.delayed_name_removal,
         };
-        walk.expr(&mut expr, grid).map_err(place)?;
-        let selects = walk.selects;
+        planner.expr(&mut expr, grid).map_err(with_position)?;
+        let selects = planner.selects;
         let delayed_names = options.delayed_name_removal;
         Ok(Plan { text: text.to_owned(), expr, grid, end, is_range, lookback, inner_step, delayed_names, selects })
     }
@@ -111,12 +111,12 @@ impl Plan {
     }
 
     /// The times of a subquery whose first evaluation is for `start`, and whose last for `end`.
-    pub(crate) fn inner_grid(&self, subquery: &Subquery, start: i64, end: i64) -> Grid {
+    pub(crate) fn inner_grid(&self, subquery: &Subquery, start: i64, end: i64) -> StepGrid {
         inner_grid(subquery, start, end, self.inner_step)
     }
 }
 
-struct Walk {
+struct Planner {
     /// Start and end of the whole query.
     grid: (i64, i64),
     lookback: i64,
@@ -126,9 +126,9 @@ struct Walk {
     delayed_names: bool,
 }
 
-impl Walk {
+impl Planner {
     /// `times` are those at which the node is evaluated; within a subquery they are not those of the query.
-    fn expr(&mut self, expr: &mut Expr, times: Grid) -> Result<(), ParseError> {
+    fn expr(&mut self, expr: &mut Expr, times: StepGrid) -> Result<(), ParseError> {
         let span = expr.span;
         match &mut expr.kind {
             Kind::Number(_) | Kind::String(_) | Kind::InvalidString(_) => Ok(()),
@@ -138,12 +138,12 @@ impl Walk {
                     self.expr(parameter, times)?;
                 }
                 self.expr(&mut aggregate.expr, times)?;
-                // The reduction is for the times of this node, be they those of the query or of a subquery.
-                if (1..=REDUCTION_STEPS_MAX).contains(&times.count) && !self.histogram_stats {
+                // The pushdown is for the times of this node, be they those of the query or of a subquery.
+                if (1..=PUSHDOWN_STEPS_MAX).contains(&times.count) && !self.histogram_stats {
                     let grid = self.grid;
                     let at = |selector: &Selector| at_ms(selector.at, grid);
-                    if let Some(reduction) = Reduction::of(aggregate, times, at, self.lookback, self.delayed_names) {
-                        self.selects.last_mut().expect("its own select").reduction = Some(Arc::new(reduction));
+                    if let Some(pushdown) = Pushdown::of(aggregate, times, at, self.lookback, self.delayed_names) {
+                        self.selects.last_mut().expect("its own select").pushdown = Some(Arc::new(pushdown));
                     }
                 }
                 Ok(())
@@ -170,12 +170,12 @@ impl Walk {
             }
             Kind::Matrix { selector, range } => {
                 let back = range.ms;
-                if selector.edges == Edges::Plain {
+                if selector.modifier == RangeModifier::Plain {
                     self.select(selector, times, back, false);
                 } else {
                     let lookback = self.lookback;
                     self.select(selector, times, back.saturating_add(lookback), false);
-                    if selector.edges == Edges::Smoothed {
+                    if selector.modifier == RangeModifier::Smoothed {
                         let select = self.selects.last_mut().expect("just pushed");
                         select.to = select.to.saturating_add(lookback);
                     }
@@ -206,7 +206,7 @@ impl Walk {
                         matchers: Vec::new(),
                         offset: None,
                         at: None,
-                        edges: Edges::Plain,
+                        modifier: RangeModifier::Plain,
                         select: usize::MAX,
                     };
                     self.info_select(&mut selector, times);
@@ -218,12 +218,12 @@ impl Walk {
         }
     }
 
-    fn select(&mut self, selector: &mut Selector, times: Grid, back: i64, is_instant: bool) {
+    fn select(&mut self, selector: &mut Selector, times: StepGrid, back: i64, is_instant: bool) {
         let (start, end) = at_ms(selector.at, self.grid).map_or((times.start, times.end()), |at| (at, at));
         let offset = offset_ms(&selector.offset);
         let from = start.saturating_sub(offset).saturating_sub(back).saturating_add(1);
         let mut to = end.saturating_sub(offset);
-        if is_instant && selector.edges == Edges::Smoothed {
+        if is_instant && selector.modifier == RangeModifier::Smoothed {
             to = to.saturating_add(self.lookback);
         }
         selector.select = self.selects.len();
@@ -233,13 +233,13 @@ impl Walk {
             to,
             is_instant,
             histogram_stats: self.histogram_stats,
-            reduction: None,
+            pushdown: None,
         });
     }
 
     /// Series that describe others: by the conditions on names, or `target_info`. Other conditions hold on the labels
     /// that they give, and are looked at later.
-    fn info_select(&mut self, selector: &mut Selector, times: Grid) {
+    fn info_select(&mut self, selector: &mut Selector, times: StepGrid) {
         let on_name = |matcher: &&Matcher| matcher.name() == METRIC_NAME;
         let mut matchers: Vec<Matcher> = selector.matchers.iter().filter(on_name).cloned().collect();
         let positive = |matcher: &Matcher| matches!(matcher.op(), MatchOp::Equal | MatchOp::Regex);
@@ -256,7 +256,7 @@ impl Walk {
             to: times.end(),
             is_instant: true,
             histogram_stats: false,
-            reduction: None,
+            pushdown: None,
         });
     }
 }

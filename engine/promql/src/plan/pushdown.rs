@@ -1,7 +1,7 @@
 //! Aggregations that can be carried out where the samples are.
 
-use crate::plan::grid::{Grid, offset_ms};
-use crate::syntax::ast::{Aggregate, AggregateOp, Edges, Expr, Kind, Selector};
+use crate::plan::grid::{StepGrid, offset_ms};
+use crate::syntax::ast::{Aggregate, AggregateOp, Expr, Kind, RangeModifier, Selector};
 use crate::syntax::error::Span;
 use series::{Labels, METRIC_NAME, MatchOp, Matcher};
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// What a series becomes before it is aggregated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Inner {
+pub(crate) enum SeriesInput {
     Newest,
     Over(Function),
 }
@@ -54,10 +54,10 @@ impl Function {
 
 /// An aggregation over a select that needs no more of a series than its samples.
 #[derive(Debug)]
-pub struct Reduction {
+pub struct Pushdown {
     pub(crate) aggregate: Arc<Aggregate>,
-    pub(crate) inner: Inner,
-    pub(crate) grid: Grid,
+    pub(crate) inner: SeriesInput,
+    pub(crate) grid: StepGrid,
     /// Fixed by `@`.
     pub(crate) at: Option<i64>,
     pub(crate) offset: i64,
@@ -68,15 +68,15 @@ pub struct Reduction {
     pub(crate) names_vanish: bool,
 }
 
-impl Reduction {
-    /// The reduction that an aggregation is, if it is one.
+impl Pushdown {
+    /// The pushdown of an aggregation, if it has one.
     pub(crate) fn of(
         aggregate: &Aggregate,
-        grid: Grid,
+        grid: StepGrid,
         at: impl Fn(&Selector) -> Option<i64>,
         lookback: i64,
         delayed_names: bool,
-    ) -> Option<Reduction> {
+    ) -> Option<Pushdown> {
         use AggregateOp::*;
         if !matches!(aggregate.op, Sum | Avg | Count | Min | Max | Group) {
             return None;
@@ -84,19 +84,19 @@ impl Reduction {
         let by_name = !aggregate.without && aggregate.labels.iter().any(|label| label == METRIC_NAME);
         let inner: &Expr = aggregate.expr.inner();
         let (selector, kind, back, argument) = match &inner.kind {
-            Kind::Vector(selector) => (selector, Inner::Newest, lookback, inner.span),
+            Kind::Vector(selector) => (selector, SeriesInput::Newest, lookback, inner.span),
             Kind::Call { function, args } if !by_name => {
                 let over = Function::named(function.name)?;
                 let Kind::Matrix { selector, range } = &args[0].inner().kind else { return None };
-                (selector, Inner::Over(over), range.ms, args[0].span)
+                (selector, SeriesInput::Over(over), range.ms, args[0].span)
             }
             _ => return None,
         };
-        if selector.edges != Edges::Plain {
+        if selector.modifier != RangeModifier::Plain {
             return None;
         }
         let one_name = |matcher: &Matcher| matcher.name() == METRIC_NAME && matcher.op() == MatchOp::Equal;
-        Some(Reduction {
+        Some(Pushdown {
             aggregate: Arc::new(aggregate.clone()),
             inner: kind,
             grid,
@@ -104,18 +104,18 @@ impl Reduction {
             offset: offset_ms(&selector.offset),
             back,
             argument,
-            names_vanish: kind != Inner::Newest && !delayed_names && !selector.matchers.iter().any(one_name),
+            names_vanish: kind != SeriesInput::Newest && !delayed_names && !selector.matchers.iter().any(one_name),
         })
     }
 
     /// Whether only the newest sample at each time matters.
     pub fn is_newest(&self) -> bool {
-        self.inner == Inner::Newest
+        self.inner == SeriesInput::Newest
     }
 
     /// Whether only the newest sample of all matters.
     pub fn is_single(&self) -> bool {
-        self.inner == Inner::Newest && (self.grid.count == 1 || self.at.is_some())
+        self.inner == SeriesInput::Newest && (self.grid.count == 1 || self.at.is_some())
     }
 
     /// Whether series of one target that differ in their names alone are an error.
@@ -134,6 +134,6 @@ impl Reduction {
     }
 
     pub(crate) fn reset_corrected(&self) -> bool {
-        matches!(self.inner, Inner::Over(Function::Rate | Function::Increase))
+        matches!(self.inner, SeriesInput::Over(Function::Rate | Function::Increase))
     }
 }

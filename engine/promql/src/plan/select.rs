@@ -1,6 +1,6 @@
 //! What a plan needs to know of stored series.
 
-use crate::plan::pushdown::Reduction;
+use crate::plan::pushdown::Pushdown;
 use series::Matcher;
 use std::sync::Arc;
 
@@ -15,6 +15,6 @@ pub struct Select {
     pub is_instant: bool,
     /// Of histograms only count and sum are looked at; then a reset is what the sample before says.
     pub histogram_stats: bool,
-    /// What the series are needed for, if it is an aggregation that their owners can carry out.
-    pub reduction: Option<Arc<Reduction>>,
+    /// The aggregation that the series are needed for, if their owners can carry it out.
+    pub pushdown: Option<Arc<Pushdown>>,
 }

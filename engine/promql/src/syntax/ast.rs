@@ -19,7 +19,7 @@ pub enum Kind {
     Vector(Selector),
     Matrix {
         selector: Selector,
-        range: Length,
+        range: DurationExpr,
     },
     Subquery(Box<Subquery>),
     Call {
@@ -41,7 +41,7 @@ pub struct Number {
 
 /// A length of time; arithmetic is done, with the steps and range of the query for which it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Length {
+pub struct DurationExpr {
     pub ms: i64,
     /// How an arithmetic expression was written.
     pub formula: Option<String>,
@@ -56,7 +56,7 @@ pub enum At {
 
 /// How samples at the edges of a range are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Edges {
+pub enum RangeModifier {
     #[default]
     Plain,
     Anchored,
@@ -69,20 +69,20 @@ pub struct Selector {
     pub name: Option<String>,
     /// All conditions, that on the name included.
     pub matchers: Vec<Matcher>,
-    pub offset: Option<Length>,
+    pub offset: Option<DurationExpr>,
     pub at: Option<At>,
-    pub edges: Edges,
-    /// Its place in [`crate::Plan::selects`].
+    pub modifier: RangeModifier,
+    /// Its index in [`crate::Plan::selects`].
     pub select: usize,
 }
 
 #[derive(Clone, Debug)]
 pub struct Subquery {
     pub expr: Expr,
-    pub range: Length,
+    pub range: DurationExpr,
     /// None: the default of the server.
-    pub step: Option<Length>,
-    pub offset: Option<Length>,
+    pub step: Option<DurationExpr>,
+    pub offset: Option<DurationExpr>,
     pub at: Option<At>,
 }
 
@@ -175,7 +175,7 @@ impl Cardinality {
 
 /// How the series of two vectors find each other.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Matching {
+pub struct VectorMatching {
     pub cardinality: Cardinality,
     /// Only these labels count, or all but these.
     pub on: bool,
@@ -193,7 +193,7 @@ pub struct Binary {
     pub right: Expr,
     pub is_bool: bool,
     /// Between two vectors.
-    pub matching: Option<Matching>,
+    pub matching: Option<VectorMatching>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

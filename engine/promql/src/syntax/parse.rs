@@ -247,7 +247,7 @@ impl Parser<'_> {
         if is_bool && !op.is_comparison() {
             return Err(ParseError::at(op_span, "bool modifier can only be used on comparison operators".into()));
         }
-        let mut matching = Matching {
+        let mut matching = VectorMatching {
             cardinality: if op.is_set() { Cardinality::ManyToMany } else { Cardinality::OneToOne },
             on: false,
             labels: Vec::new(),
@@ -309,7 +309,7 @@ impl Parser<'_> {
         Ok(Expr { kind: Kind::Binary(Box::new(Binary { op, left, right, is_bool, matching })), span })
     }
 
-    fn fill(&mut self, op: BinaryOp, matching: &mut Matching) -> Result<(), ParseError> {
+    fn fill(&mut self, op: BinaryOp, matching: &mut VectorMatching) -> Result<(), ParseError> {
         let span = self.span();
         if !self.options.fill_modifiers {
             let text = "binop fill modifiers are experimental and not enabled";
@@ -391,22 +391,22 @@ impl Parser<'_> {
             } else if (self.word_is("anchored") || self.word_is("smoothed"))
                 && matches!(expr.kind, Kind::Vector(_) | Kind::Matrix { .. })
             {
-                let edges = if self.word_is("anchored") { Edges::Anchored } else { Edges::Smoothed };
+                let edges = if self.word_is("anchored") { RangeModifier::Anchored } else { RangeModifier::Smoothed };
                 if !self.options.extended_range_selectors {
                     let text =
                         "is experimental and must be enabled with --enable-feature=promql-extended-range-selectors";
-                    let name = if edges == Edges::Anchored { "anchored" } else { "smoothed" };
+                    let name = if edges == RangeModifier::Anchored { "anchored" } else { "smoothed" };
                     return Err(self.fail(format!("{name} modifier {text}")));
                 }
                 match &mut expr.kind {
-                    Kind::Vector(_) if edges == Edges::Anchored => {
+                    Kind::Vector(_) if edges == RangeModifier::Anchored => {
                         return Err(self.fail("anchored modifier can only be used with range selectors"));
                     }
                     Kind::Vector(selector) | Kind::Matrix { selector, .. } => {
-                        if selector.edges != Edges::Plain {
+                        if selector.modifier != RangeModifier::Plain {
                             return Err(self.fail("anchored and smoothed modifiers cannot be used together"));
                         }
-                        selector.edges = edges;
+                        selector.modifier = edges;
                     }
                     _ => unreachable!("only selectors get here"),
                 }
@@ -643,7 +643,7 @@ impl Parser<'_> {
         if let Some(name) = &name {
             matchers.push(Matcher::new(METRIC_NAME, MatchOp::Equal, name).expect("no expression"));
         }
-        Ok(Selector { name, matchers, offset: None, at: None, edges: Edges::Plain, select: usize::MAX })
+        Ok(Selector { name, matchers, offset: None, at: None, modifier: RangeModifier::Plain, select: usize::MAX })
     }
 
     fn matcher(&mut self, name: &mut Option<String>, matchers: &mut Vec<Matcher>) -> Result<(), ParseError> {
@@ -710,7 +710,7 @@ impl Parser<'_> {
     }
 
     /// Signed; arithmetic in parentheses only.
-    fn offset(&mut self) -> Result<Length, ParseError> {
+    fn offset(&mut self) -> Result<DurationExpr, ParseError> {
         let start = self.span().start;
         let minus = self.take("-");
         if !minus {
@@ -721,19 +721,19 @@ impl Parser<'_> {
         self.make_length(seconds, plain, Span { start, end: self.last_end() })
     }
 
-    fn length(&mut self, context: &str, depth: usize) -> Result<Length, ParseError> {
+    fn length(&mut self, context: &str, depth: usize) -> Result<DurationExpr, ParseError> {
         let start = self.span().start;
         let (seconds, plain) = self.length_expr(context, 0, depth)?;
         self.make_length(seconds, plain, Span { start, end: self.last_end() })
     }
 
-    fn make_length(&self, seconds: f64, plain: bool, span: Span) -> Result<Length, ParseError> {
+    fn make_length(&self, seconds: f64, plain: bool, span: Span) -> Result<DurationExpr, ParseError> {
         let ms = (seconds * 1000.0).round();
         if !ms.is_finite() || ms.abs() > (i64::MAX / 1_000_000) as f64 {
             return Err(ParseError::at(span, "duration out of range".into()));
         }
         let formula = (!plain).then(|| self.text[span.start..span.end].to_owned());
-        Ok(Length { ms: ms as i64, formula })
+        Ok(DurationExpr { ms: ms as i64, formula })
     }
 
     /// Seconds, and whether it is one literal.

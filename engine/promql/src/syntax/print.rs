@@ -54,7 +54,7 @@ pub(crate) fn duration(ms: i64) -> String {
     out
 }
 
-fn length(length: &Length) -> String {
+fn length(length: &DurationExpr) -> String {
     length.formula.clone().unwrap_or_else(|| duration(length.ms))
 }
 
@@ -66,7 +66,7 @@ fn labels(names: &[String]) -> String {
     names.iter().map(|name| label(name)).collect::<Vec<_>>().join(", ")
 }
 
-fn suffix(offset: &Option<Length>, at: &Option<At>) -> String {
+fn suffix(offset: &Option<DurationExpr>, at: &Option<At>) -> String {
     let mut out = String::new();
     match at {
         None => {}
@@ -98,10 +98,10 @@ fn selector(selector: &Selector) -> String {
 }
 
 fn edges(selector: &Selector) -> &'static str {
-    match selector.edges {
-        Edges::Plain => "",
-        Edges::Anchored => " anchored",
-        Edges::Smoothed => " smoothed",
+    match selector.modifier {
+        RangeModifier::Plain => "",
+        RangeModifier::Anchored => " anchored",
+        RangeModifier::Smoothed => " smoothed",
     }
 }
 
@@ -246,7 +246,7 @@ fn node(expr: &Expr) -> Value {
                 "type": "vectorSelector", "name": selector.name.as_deref().unwrap_or(""),
                 "offset": selector.offset.as_ref().map_or(0, |offset| offset.ms),
                 "matchers": matchers(&selector.matchers), "timestamp": at, "startOrEnd": edge,
-                "anchored": selector.edges == Edges::Anchored, "smoothed": selector.edges == Edges::Smoothed,
+                "anchored": selector.modifier == RangeModifier::Anchored, "smoothed": selector.modifier == RangeModifier::Smoothed,
             })
         }
         Kind::Matrix { selector, range } => {
@@ -255,7 +255,7 @@ fn node(expr: &Expr) -> Value {
                 "type": "matrixSelector", "name": selector.name.as_deref().unwrap_or(""), "range": range.ms,
                 "offset": selector.offset.as_ref().map_or(0, |offset| offset.ms),
                 "matchers": matchers(&selector.matchers), "timestamp": at, "startOrEnd": edge,
-                "anchored": selector.edges == Edges::Anchored, "smoothed": selector.edges == Edges::Smoothed,
+                "anchored": selector.modifier == RangeModifier::Anchored, "smoothed": selector.modifier == RangeModifier::Smoothed,
             })
         }
         Kind::Subquery(subquery) => {

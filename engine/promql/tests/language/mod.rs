@@ -2,7 +2,7 @@
 
 use promql::notation::{Value, split_series, values};
 use promql::{
-    Answer, Column, Limits, ParseOptions, Partial, Plan, PlanOptions, Point, Selected, SelectedSeries,
+    QueryValue, Column, Limits, ParseOptions, PartialAggregate, Plan, PlanOptions, Point, SelectResult, SelectedSeries,
     parse_duration_ms,
 };
 use series::histogram::{BucketCount, Histogram, ResetHint};
@@ -299,8 +299,8 @@ fn expected(command: &str, body: &[&str]) -> Result<Expected, String> {
 
 fn string_literal(text: &str) -> Result<String, String> {
     let plan = Plan::instant(text, 0, &PlanOptions::default()).map_err(|error| error.to_string())?;
-    match plan.eval(Vec::new(), limits()).map_err(|error| error.to_string())?.answer {
-        Answer::String(text) => Ok(text),
+    match plan.eval(Vec::new(), limits()).map_err(|error| error.to_string())?.value {
+        QueryValue::String(text) => Ok(text),
         _ => Err(format!("no string: {text}")),
     }
 }
@@ -325,36 +325,36 @@ pub fn options() -> PlanOptions {
 }
 
 /// The series of a select, or their reduction where there is one and no histogram among them.
-fn answer(select: &promql::Select, found: Vec<SelectedSeries>) -> Selected {
+fn answer(select: &promql::Select, found: Vec<SelectedSeries>) -> SelectResult {
     let floats = found.iter().all(|series| series.histograms.is_empty());
-    let Some(reduction) = select.reduction.clone().filter(|_| floats) else { return Selected::Series(found) };
+    let Some(pushdown) = select.pushdown.clone().filter(|_| floats) else { return SelectResult::Series(found) };
     // Every second series goes to another owner.
-    let mut owners = [Partial::new(reduction.clone()), Partial::new(reduction.clone())];
+    let mut owners = [PartialAggregate::new(pushdown.clone()), PartialAggregate::new(pushdown.clone())];
     let mut names = std::collections::BTreeSet::new();
     for (i, series) in found.iter().enumerate() {
-        if reduction.names_vanish() && !names.insert(promql::nameless(&series.labels)) {
-            return Selected::Series(found);
+        if pushdown.names_vanish() && !names.insert(promql::nameless(&series.labels)) {
+            return SelectResult::Series(found);
         }
         let mut samples = series.samples.clone();
-        if !reduction.is_newest() {
+        if !pushdown.is_newest() {
             samples.retain(|sample| !series::is_stale(sample.value));
         }
         if samples.is_empty() {
             continue;
         }
         let owner = &mut owners[i % 2];
-        let place = owner.place(&series.labels);
+        let group = owner.group(&series.labels);
         if i % 3 == 0 {
-            owner.add_series(place, &samples);
+            owner.add_series(group, &samples);
         } else {
             let times: Vec<i64> = series.samples.iter().map(|sample| sample.timestamp.0).collect();
             let values: Vec<f64> = series.samples.iter().map(|sample| sample.value).collect();
-            owner.add_rows(&[place], &times, &values);
+            owner.add_rows(&[group], &times, &values);
         }
     }
     let [mut one, other] = owners;
     one.merge(other);
-    if one.is_final() { Selected::Reduced(Box::new(one)) } else { Selected::Series(found) }
+    if one.is_final() { SelectResult::Partial(Box::new(one)) } else { SelectResult::Series(found) }
 }
 
 fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
@@ -395,17 +395,17 @@ fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
         (Err(error), Some(Some(pattern))) if pattern.matches(&error) => return Ok(()),
         (Err(error), Some(Some(_))) => return Err(format!("fails otherwise: {error}")),
         (Err(error), None) => return Err(format!("fails: {error}")),
-        (Ok(evaluated), Some(_)) => return Err(format!("does not fail: {:?}", evaluated.answer)),
+        (Ok(evaluated), Some(_)) => return Err(format!("does not fail: {:?}", evaluated.value)),
         (Ok(evaluated), None) => evaluated,
     };
     annotated("warning", &expected.warn, expected.no_warn, &evaluated.annotations.warnings)?;
     annotated("info", &expected.info, expected.no_info, &evaluated.annotations.infos)?;
-    match evaluated.answer {
-        Answer::String(text) => match &expected.string {
+    match evaluated.value {
+        QueryValue::String(text) => match &expected.string {
             Some(want) if *want == text => Ok(()),
             want => Err(format!("string {text:?}, wanted {want:?}")),
         },
-        Answer::Scalar(got) => {
+        QueryValue::Scalar(got) => {
             let want = expected.scalar.or_else(|| expected.series.into_iter().next().map(|(_, values)| values));
             let want = want.ok_or("a scalar was not expected")?;
             {
@@ -414,7 +414,7 @@ fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
                 same(&column, &want, count)
             }
         }
-        Answer::Matrix(found) => {
+        QueryValue::Matrix(found) => {
             // The values of each series lie in the order of their times.
             for series in &found {
                 let mut points: Vec<(i64, Point)> =
@@ -438,7 +438,7 @@ fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
             }
             if found.len() == expected.series.len() { Ok(()) } else { Err("series are missing".into()) }
         }
-        Answer::Vector(mut columns) => {
+        QueryValue::Vector(mut columns) => {
             columns.retain(|column| !column.is_empty());
             if expected.ordered {
                 for (column, (labels, _)) in columns.iter().zip(&expected.series) {

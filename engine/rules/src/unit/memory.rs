@@ -107,7 +107,7 @@ impl Host for Memory {
     }
 
     fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<Found, String>> {
-        let found = |expr: &&str| self.evaluate(expr, at.0)?.answer.into_elements().ok_or_else(|| NO_VECTOR.into());
+        let found = |expr: &&str| self.evaluate(expr, at.0)?.value.into_elements().ok_or_else(|| NO_VECTOR.into());
         exprs.iter().map(found).collect()
     }
 

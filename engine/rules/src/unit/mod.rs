@@ -211,7 +211,7 @@ fn compare(
     wanted: &[ExpectedSample],
     fuzzy: bool,
 ) -> Result<Option<String>, String> {
-    let mut got: Elements = match world.evaluate(expr, at)?.answer {
+    let mut got: Elements = match world.evaluate(expr, at)?.value {
         Answer::Scalar(values) => vec![(Labels::empty(), Point::Float(values[0]))],
         Answer::Vector(columns) => {
             columns.into_iter().filter_map(|column| Some((column.labels.clone(), column.point(0)?))).collect()
