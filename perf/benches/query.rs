@@ -2,13 +2,13 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use perf::Random;
-use promql::{Limits, Plan, PlanOptions, Selected, SelectedSeries};
+use promql::budget::Budget;
+use promql::{Plan, PlanOptions, Selected, SelectedSeries};
 use series::{Labels, MatchOp, Matcher, Sample, Timestamp};
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tsdb::log::{Action, FileId, Journal, Options, TargetKey, Writer};
 use tsdb::{AppendScratch, GroupBuilder, Rows, SegmentLimits, SlotGroup, TargetHead};
 
@@ -126,7 +126,6 @@ fn evaluate(criterion: &mut Criterion) {
         SelectedSeries { labels, samples: samples.collect(), histograms: Vec::new() }
     };
     let series: Vec<SelectedSeries> = (0..SERIES).map(one).collect();
-    let stop = AtomicBool::new(false);
     let mut group = criterion.benchmark_group("evaluate/1000 series");
     group.throughput(Throughput::Elements(SERIES as u64));
     let end = 61 * INTERVAL_MS;
@@ -146,10 +145,7 @@ fn evaluate(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
                 data,
-                |data| {
-                    let limits = Limits { samples_max: usize::MAX, deadline: None, stop: &stop };
-                    plan.eval(data, limits).expect("an answer").samples
-                },
+                |data| plan.evaluate(data, &Budget::unlimited()).expect("an answer").samples,
                 BatchSize::LargeInput,
             );
         });

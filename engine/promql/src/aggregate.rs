@@ -3,12 +3,13 @@
 use crate::annotations::AnnotationSink;
 use crate::eval::context::{EvalContext, EvalError, failed};
 use crate::eval::math::{self, HistogramSum, Mean, Sum, group_labels};
-use crate::eval::value::{Column, Point, QueryValue, histogram_point, is_absent};
+use crate::eval::value::{Column, Point, QueryValue, heap_bytes, histogram_point, histogram_size, is_absent};
 use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Aggregate, AggregateOp};
 use ahash::AHashMap;
 use series::{Labels, METRIC_NAME, format_float_json};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Columns with the same labels of the grouping.
 struct Group {
@@ -33,91 +34,202 @@ fn groups(columns: &[Column], aggregate: &Aggregate) -> Vec<Group> {
 }
 
 pub(crate) fn eval(context: &EvalContext, aggregate: &Aggregate, grid: StepGrid) -> Result<QueryValue, EvalError> {
+    use AggregateOp::*;
     if let Some(columns) = context.pushed_down(aggregate, grid)? {
         return Ok(QueryValue::Vector(columns));
     }
-    let scalar = match (&aggregate.parameter, aggregate.op) {
-        (Some(parameter), op) if op != AggregateOp::CountValues => Some(context.scalar(parameter, grid)?),
+    let op = aggregate.op;
+    if matches!(op, Sum | Avg | Count | Group | Min | Max) {
+        return folded(context, aggregate, grid).map(QueryValue::Vector);
+    }
+    let scalar = match &aggregate.parameter {
+        Some(parameter) if op != CountValues => Some(context.scalar(parameter, grid)?),
         _ => None,
     };
     let columns = context.vector(&aggregate.expr, grid)?;
     let groups = groups(&columns, aggregate);
     let parameter_span = aggregate.parameter.as_ref().map_or(aggregate.expr.span, |parameter| parameter.span);
-    let out = match aggregate.op {
-        AggregateOp::CountValues => {
-            let parameter = aggregate.parameter.as_ref().expect("the parser counts parameters");
-            let label = context.text(parameter, grid)?;
-            return count_values(context, &columns, groups, &label, grid).map(QueryValue::Vector);
+    let out = match (op, scalar) {
+        (Stddev, _) => reduce(context, &columns, groups, grid, aggregate, |values, _| {
+            math::variance(values.iter().copied()).sqrt()
+        }),
+        (Stdvar, _) => {
+            reduce(context, &columns, groups, grid, aggregate, |values, _| math::variance(values.iter().copied()))
         }
-        AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio => {
-            let scalar = scalar.expect("the parser counts parameters");
-            return select(context, aggregate, &columns, &groups, &scalar, grid).map(QueryValue::Vector);
-        }
-        AggregateOp::Quantile => {
-            let scalar = scalar.expect("the parser counts parameters");
+        (Quantile, Some(scalar)) => {
             if !columns.is_empty() {
                 scalar.iter().for_each(|q| context.check_quantile(*q, parameter_span));
             }
             reduce(context, &columns, groups, grid, aggregate, |values, i| math::quantile(scalar[i], values))
         }
-        AggregateOp::Stddev => reduce(context, &columns, groups, grid, aggregate, |values, _| {
-            math::variance(values.iter().copied()).sqrt()
-        }),
-        AggregateOp::Stdvar => {
-            reduce(context, &columns, groups, grid, aggregate, |values, _| math::variance(values.iter().copied()))
-        }
-        AggregateOp::Sum | AggregateOp::Avg => sums(context, &columns, groups, grid, aggregate),
-        AggregateOp::Count | AggregateOp::Group => {
-            let counted = groups.into_iter().map(|group| {
-                let mut column = Column::absent(group.labels, grid.count);
-                column.drop_name = group.drop_name;
-                for member in &group.members {
-                    for i in 0..grid.count {
-                        if columns[*member].has(i) {
-                            let value = &mut column.values[i];
-                            *value = if is_absent(*value) || aggregate.op == AggregateOp::Group {
-                                1.0
-                            } else {
-                                *value + 1.0
-                            };
-                        }
-                    }
-                }
-                column
-            });
-            counted.collect()
-        }
-        AggregateOp::Min | AggregateOp::Max => {
-            let largest = aggregate.op == AggregateOp::Max;
-            let best = groups.into_iter().map(|group| {
-                let mut column = Column::absent(group.labels, grid.count);
-                column.drop_name = group.drop_name;
-                for member in &group.members {
-                    ignore_histograms(context, &columns[*member], aggregate);
-                    for (best, value) in column.values.iter_mut().zip(&columns[*member].values) {
-                        let better = if largest { *value > *best } else { *value < *best };
-                        // NaN counts only if there is nothing else.
-                        if !is_absent(*value) && (better || best.is_nan()) {
-                            *best = *value;
-                        }
-                    }
-                }
-                column
-            });
-            best.collect()
+        (_, Some(scalar)) => select(context, aggregate, &columns, &groups, &scalar, grid),
+        (_, None) => {
+            let parameter = aggregate.parameter.as_ref().expect("the parser counts parameters");
+            let label = context.text(parameter, grid)?;
+            count_values(context, &columns, groups, &label, grid)
         }
     };
-    let out: Vec<Column> = out.into_iter().filter(|column: &Column| !column.is_empty()).collect();
-    for column in &out {
-        context.spend(column.size())?;
+    out.map(QueryValue::Vector)
+}
+
+/// What an aggregation keeps of a group while the columns of its members pass by, one after the other.
+struct FoldedGroup {
+    column: Column,
+    fold: Fold,
+}
+
+/// State of each time.
+enum Fold {
+    /// The values of the column are the state.
+    Column,
+    Sums {
+        sums: Vec<Sum>,
+        seen: Vec<bool>,
+        histograms: BTreeMap<usize, HistogramSum>,
+    },
+    Means {
+        means: Vec<Mean>,
+        seen: Vec<bool>,
+        histograms: BTreeMap<usize, HistogramSum>,
+    },
+}
+
+/// Aggregations that need one member at a time.
+fn folded(context: &EvalContext, aggregate: &Aggregate, grid: StepGrid) -> Result<Vec<Column>, EvalError> {
+    let mut indexes: AHashMap<Labels, usize> = AHashMap::new();
+    let mut groups: Vec<FoldedGroup> = Vec::new();
+    context.each_column(&aggregate.expr, grid, &mut |member| {
+        let labels = group_labels(&member.labels, aggregate);
+        let index = match indexes.get(&labels) {
+            Some(index) => *index,
+            None => {
+                let column = context.new_column(labels.clone(), grid)?;
+                let fold = Fold::new(context, aggregate.op, grid)?;
+                groups.push(FoldedGroup { column, fold });
+                indexes.insert(labels, groups.len() - 1);
+                groups.len() - 1
+            }
+        };
+        let group = &mut groups[index];
+        group.column.drop_name |= member.drop_name;
+        group.add(context, aggregate, &member)
+    })?;
+    let sink = AnnotationSink { notes: &context.annotations, span: aggregate.expr.span };
+    let columns = groups.into_iter().map(|group| group.finish(&sink));
+    Ok(columns.filter(|column| !column.is_empty()).collect())
+}
+
+impl Fold {
+    fn new(context: &EvalContext, op: AggregateOp, grid: StepGrid) -> Result<Fold, EvalError> {
+        let count = grid.count;
+        let (seen, histograms) = (|| vec![false; count], BTreeMap::new());
+        Ok(match op {
+            AggregateOp::Sum => {
+                context.hold(0, count * (size_of::<Sum>() + 1))?;
+                Fold::Sums { sums: vec![Sum::default(); count], seen: seen(), histograms }
+            }
+            AggregateOp::Avg => {
+                context.hold(0, count * (size_of::<Mean>() + 1))?;
+                Fold::Means { means: vec![Mean::default(); count], seen: seen(), histograms }
+            }
+            _ => Fold::Column,
+        })
     }
-    Ok(QueryValue::Vector(out))
+}
+
+impl FoldedGroup {
+    fn add(&mut self, context: &EvalContext, aggregate: &Aggregate, member: &Column) -> Result<(), EvalError> {
+        let op = aggregate.op;
+        match &mut self.fold {
+            Fold::Sums { sums, seen, histograms } => {
+                for (i, value) in member.values.iter().enumerate() {
+                    if !is_absent(*value) {
+                        seen[i] = true;
+                        sums[i].add(*value);
+                    }
+                }
+                add_histograms(context, histograms, member, false)
+            }
+            Fold::Means { means, seen, histograms } => {
+                for (i, value) in member.values.iter().enumerate() {
+                    if !is_absent(*value) {
+                        seen[i] = true;
+                        means[i].add(*value);
+                    }
+                }
+                add_histograms(context, histograms, member, true)
+            }
+            Fold::Column if matches!(op, AggregateOp::Count | AggregateOp::Group) => {
+                for (i, value) in self.column.values.iter_mut().enumerate() {
+                    if member.has(i) {
+                        let is_first = is_absent(*value) || op == AggregateOp::Group;
+                        *value = if is_first { 1.0 } else { *value + 1.0 };
+                    }
+                }
+                Ok(())
+            }
+            Fold::Column => {
+                let largest = op == AggregateOp::Max;
+                ignore_histograms(context, member, aggregate);
+                for (best, value) in self.column.values.iter_mut().zip(&member.values) {
+                    let better = if largest { *value > *best } else { *value < *best };
+                    // NaN counts only if there is nothing else.
+                    if !is_absent(*value) && (better || best.is_nan()) {
+                        *best = *value;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self, sink: &AnnotationSink) -> Column {
+        let FoldedGroup { mut column, fold } = self;
+        let (values, seen, mut histograms): (Vec<f64>, _, _) = match fold {
+            Fold::Column => return column,
+            Fold::Sums { sums, seen, histograms } => (sums.into_iter().map(Sum::get).collect(), seen, histograms),
+            Fold::Means { means, seen, histograms } => (means.into_iter().map(Mean::get).collect(), seen, histograms),
+        };
+        for (i, (value, seen)) in values.into_iter().zip(seen).enumerate() {
+            match (seen, histograms.remove(&i)) {
+                (true, Some(_)) => sink.warn("encountered a mix of histograms and floats for aggregation"),
+                (true, None) => column.values[i] = value,
+                (false, Some(sum)) => match sum.finish(sink) {
+                    Some(histogram) => column.set(i, Some(histogram_point(histogram))),
+                    None => sink.warn(
+                        "vector contains a mix of histograms with exponential and custom buckets schemas for aggregation",
+                    ),
+                },
+                (false, None) => {}
+            }
+        }
+        column
+    }
+}
+
+fn add_histograms(
+    context: &EvalContext,
+    sums: &mut BTreeMap<usize, HistogramSum>,
+    member: &Column,
+    as_mean: bool,
+) -> Result<(), EvalError> {
+    for (i, histogram) in member.histograms.iter().flatten().enumerate() {
+        let Some(histogram) = histogram else { continue };
+        match sums.entry(i) {
+            Entry::Vacant(entry) => {
+                context.hold(histogram_size(histogram), size_of::<HistogramSum>() + heap_bytes(histogram))?;
+                entry.insert(HistogramSum::new(histogram, as_mean));
+            }
+            Entry::Occupied(mut sum) => sum.get_mut().add(histogram),
+        }
+    }
+    Ok(())
 }
 
 fn ignore_histograms(context: &EvalContext, column: &Column, aggregate: &Aggregate) {
     if column.histograms.iter().flatten().any(Option::is_some) {
         let text = format!("ignored histogram in {} aggregation", aggregate.op.name());
-        context.notes.info(aggregate.expr.span, text);
+        context.annotations.info(aggregate.expr.span, text);
     }
 }
 
@@ -129,11 +241,11 @@ fn reduce(
     grid: StepGrid,
     aggregate: &Aggregate,
     of: impl Fn(&mut [f64], usize) -> f64,
-) -> Vec<Column> {
+) -> Result<Vec<Column>, EvalError> {
     let mut values = Vec::new();
     let mut out = Vec::with_capacity(groups.len());
     for group in groups {
-        let mut column = Column::absent(group.labels, grid.count);
+        let mut column = context.new_column(group.labels, grid)?;
         column.drop_name = group.drop_name;
         group.members.iter().for_each(|member| ignore_histograms(context, &columns[*member], aggregate));
         for i in 0..grid.count {
@@ -144,64 +256,11 @@ fn reduce(
                 column.values[i] = of(&mut values, i);
             }
         }
-        out.push(column);
-    }
-    out
-}
-
-/// Sums and means, of floats or of histograms, never of both.
-fn sums(
-    context: &EvalContext,
-    columns: &[Column],
-    groups: Vec<Group>,
-    grid: StepGrid,
-    aggregate: &Aggregate,
-) -> Vec<Column> {
-    let as_mean = aggregate.op == AggregateOp::Avg;
-    let sink = AnnotationSink { notes: &context.notes, span: aggregate.expr.span };
-    let mut out = Vec::with_capacity(groups.len());
-    for group in groups {
-        let mut column = Column::absent(group.labels, grid.count);
-        column.drop_name = group.drop_name;
-        let mut sums = vec![Sum::default(); if as_mean { 0 } else { grid.count }];
-        let mut means = vec![Mean::default(); if as_mean { grid.count } else { 0 }];
-        let mut seen = vec![false; grid.count];
-        let mut histograms: BTreeMap<usize, HistogramSum> = BTreeMap::new();
-        for member in &group.members {
-            let member = &columns[*member];
-            for (i, value) in member.values.iter().enumerate() {
-                if !is_absent(*value) {
-                    seen[i] = true;
-                    if as_mean { means[i].add(*value) } else { sums[i].add(*value) }
-                }
-            }
-            for (i, histogram) in member.histograms.iter().flatten().enumerate() {
-                if let Some(histogram) = histogram {
-                    match histograms.entry(i) {
-                        std::collections::btree_map::Entry::Vacant(entry) => {
-                            entry.insert(HistogramSum::new(histogram, as_mean));
-                        }
-                        std::collections::btree_map::Entry::Occupied(mut sum) => sum.get_mut().add(histogram),
-                    }
-                }
-            }
+        if !column.is_empty() {
+            out.push(column);
         }
-        for (i, seen) in seen.into_iter().enumerate() {
-            match (seen, histograms.remove(&i)) {
-                (true, Some(_)) => sink.warn("encountered a mix of histograms and floats for aggregation"),
-                (true, None) => column.values[i] = if as_mean { means[i].get() } else { sums[i].get() },
-                (false, Some(sum)) => match sum.finish(&sink) {
-                    Some(histogram) => column.set(i, Some(histogram_point(histogram))),
-                    None => sink.warn(
-                        "vector contains a mix of histograms with exponential and custom buckets schemas for aggregation",
-                    ),
-                },
-                (false, None) => {}
-            }
-        }
-        out.push(column);
     }
-    out
+    Ok(out)
 }
 
 /// Aggregations whose answer is some of the input.
@@ -228,7 +287,9 @@ fn select(
                 let _ = series::format_float(*value, &mut got);
                 let _ = series::format_float(value.signum(), &mut cap);
                 let text = format!("ratio value should be between -1 and 1, got {got}, capping to {cap}");
-                context.notes.warn(aggregate.parameter.as_ref().map_or(aggregate.expr.span, |expr| expr.span), text);
+                context
+                    .annotations
+                    .warn(aggregate.parameter.as_ref().map_or(aggregate.expr.span, |expr| expr.span), text);
             }
         } else if value.is_nan() {
             return failed("Parameter value is NaN");
@@ -238,10 +299,10 @@ fn select(
             return failed(format!("Scalar value {value} underflows int64"));
         }
     }
-    let mut kept: Vec<Column> = columns
-        .iter()
-        .map(|column| Column { drop_name: column.drop_name, ..Column::absent(column.labels.clone(), grid.count) })
-        .collect();
+    let mut kept: Vec<Column> = Vec::with_capacity(columns.len());
+    for column in columns {
+        kept.push(Column { drop_name: column.drop_name, ..context.new_column(column.labels.clone(), grid)? });
+    }
     let mut order: Vec<usize> = Vec::new();
     for group in groups {
         if matches!(op, Topk | Bottomk) {
@@ -305,33 +366,38 @@ fn count_values(
     }
     let mut out: BTreeMap<Labels, Column> = BTreeMap::new();
     for group in groups {
-        for member in &group.members {
-            for i in 0..grid.count {
-                let value = match columns[*member].point(i) {
-                    None => continue,
-                    Some(Point::Float(value)) => {
-                        let mut text = String::new();
-                        // Writing into a string does not fail.
-                        let _ = plain_float(value, &mut text);
-                        text
-                    }
-                    Some(Point::Histogram(histogram)) => histogram.to_string(),
-                };
+        for i in 0..grid.count {
+            for member in &group.members {
+                let Some(point) = columns[*member].point(i) else { continue };
                 let mut builder = group.labels.to_builder();
-                builder.set(label, &value);
-                let labels = builder.build();
-                let column = out.entry(labels.clone()).or_insert_with(|| {
-                    let mut column = Column::absent(labels, grid.count);
-                    column.drop_name = group.drop_name && label != METRIC_NAME;
-                    column
-                });
+                builder.set(label, &value_text(&point));
+                let column = match out.entry(builder.build()) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => {
+                        let mut column = context.new_column(entry.key().clone(), grid)?;
+                        column.drop_name = group.drop_name && label != METRIC_NAME;
+                        entry.insert(column)
+                    }
+                };
                 let count = &mut column.values[i];
                 *count = if is_absent(*count) { 1.0 } else { *count + 1.0 };
             }
         }
     }
-    context.spend(out.len() * grid.count)?;
     Ok(out.into_values().collect())
+}
+
+/// A value as `count_values` writes it into a label.
+fn value_text(point: &Point) -> String {
+    match point {
+        Point::Float(value) => {
+            let mut text = String::new();
+            // Writing into a string does not fail.
+            let _ = plain_float(*value, &mut text);
+            text
+        }
+        Point::Histogram(histogram) => histogram.to_string(),
+    }
 }
 
 /// Digits without an exponent.

@@ -1,10 +1,11 @@
 //! Operators between two sides.
 
-use crate::eval::context::{EvalContext, EvalError, SAME_LABELS, failed};
+use crate::eval::context::{ColumnEvaluator, ColumnSink, EvalContext, EvalError, SAME_LABELS, failed};
 use crate::eval::value::{Column, Point, QueryValue, histogram_point, is_absent, without_name};
 use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Binary, BinaryOp, Cardinality, VectorMatching};
 use crate::syntax::error::Span;
+use crate::syntax::signature::ValueType;
 use ahash::AHashMap;
 use series::histogram::ResetHint;
 use series::{Labels, METRIC_NAME};
@@ -85,7 +86,7 @@ fn points(context: &EvalContext, op: BinaryOp, left: &Point, right: &Point, span
         };
         let (left, right, op) = (kind(left), kind(right), op.name());
         let text = format!("incompatible sample types encountered for binary operator {op:?}: {left} {op} {right}");
-        context.notes.info(span, text);
+        context.annotations.info(span, text);
         None
     };
     match (left, right) {
@@ -122,14 +123,14 @@ fn points(context: &EvalContext, op: BinaryOp, left: &Point, right: &Point, span
                 let name = if op == Add { "addition" } else { "subtraction" };
                 let Ok(done) = done else {
                     let text = format!("incompatible bucket layout encountered for binary operator {}", op.name());
-                    context.notes.warn(span, text);
+                    context.annotations.warn(span, text);
                     return None;
                 };
                 if done.resets_collide {
-                    context.notes.warn(span, format!("conflicting counter resets during histogram {name}"));
+                    context.annotations.warn(span, format!("conflicting counter resets during histogram {name}"));
                 }
                 if done.custom_bounds {
-                    context.notes.info(span, format!("mismatched custom buckets were reconciled during {name}"));
+                    context.annotations.info(span, format!("mismatched custom buckets were reconciled during {name}"));
                 }
                 if op == Sub {
                     result.hint = ResetHint::Gauge;
@@ -159,39 +160,70 @@ fn with_scalar(
     scalars: &[f64],
     swapped: bool,
 ) -> Result<Vec<Column>, EvalError> {
+    let of = |column| column_with_scalar(context, binary, span, column, scalars, swapped);
+    context.unique(columns.into_iter().filter_map(of).collect())
+}
+
+/// Evaluates an operator between a vector and a scalar column by column. None if it has other sides.
+pub(crate) fn each_with_scalar(
+    context: &EvalContext,
+    binary: &Binary,
+    span: Span,
+    grid: StepGrid,
+    sink: &mut ColumnSink,
+    columns: ColumnEvaluator,
+) -> Option<Result<(), EvalError>> {
+    let (vector, scalar, swapped) = match (binary.left.value_type(), binary.right.value_type()) {
+        (ValueType::Vector, ValueType::Scalar) => (&binary.left, &binary.right, false),
+        (ValueType::Scalar, ValueType::Vector) => (&binary.right, &binary.left, true),
+        _ => return None,
+    };
+    let mut evaluate = || {
+        let scalars = context.scalar(scalar, grid)?;
+        columns(context, vector, grid, &mut |column| {
+            column_with_scalar(context, binary, span, column, &scalars, swapped).map_or(Ok(()), &mut *sink)
+        })
+    };
+    Some(evaluate())
+}
+
+/// One column and a scalar; None if nothing is left.
+fn column_with_scalar(
+    context: &EvalContext,
+    binary: &Binary,
+    span: Span,
+    mut column: Column,
+    scalars: &[f64],
+    swapped: bool,
+) -> Option<Column> {
     let (op, is_bool) = (binary.op, binary.is_bool);
-    let drop_name = !keeps_name(op, is_bool);
     let plain = !op.is_comparison() && !matches!(op, BinaryOp::TrimUpper | BinaryOp::TrimLower);
-    let mut out = Vec::with_capacity(columns.len());
-    for mut column in columns {
-        if plain && column.histograms.is_none() {
-            for (value, scalar) in column.values.iter_mut().zip(scalars) {
-                if !is_absent(*value) {
-                    *value = if swapped { arithmetic(op, *scalar, *value) } else { arithmetic(op, *value, *scalar) };
-                }
-            }
-        } else {
-            for (i, scalar) in scalars.iter().enumerate() {
-                let Some(point) = column.point(i) else { continue };
-                let scalar = Point::Float(*scalar);
-                let (left, right) = if swapped { (&scalar, &point) } else { (&point, &scalar) };
-                let result = points(context, op, left, right, span).and_then(|(value, holds)| {
-                    if op.is_comparison() {
-                        // A filter keeps the vector's value, on whichever side it stands.
-                        if is_bool { Some(truth(holds)) } else { holds.then(|| point.clone()) }
-                    } else {
-                        Some(value)
-                    }
-                });
-                column.set(i, result);
-            }
-            if column.is_empty() {
-                continue;
+    if plain && column.histograms.is_none() {
+        for (value, scalar) in column.values.iter_mut().zip(scalars) {
+            if !is_absent(*value) {
+                *value = if swapped { arithmetic(op, *scalar, *value) } else { arithmetic(op, *value, *scalar) };
             }
         }
-        out.push(if drop_name { context.drop_name(column) } else { column });
+    } else {
+        for (i, scalar) in scalars.iter().enumerate() {
+            let Some(point) = column.point(i) else { continue };
+            let scalar = Point::Float(*scalar);
+            let (left, right) = if swapped { (&scalar, &point) } else { (&point, &scalar) };
+            let result = points(context, op, left, right, span).and_then(|(value, holds)| {
+                if op.is_comparison() {
+                    // A filter keeps the vector's value, on whichever side it is.
+                    if is_bool { Some(truth(holds)) } else { holds.then(|| point.clone()) }
+                } else {
+                    Some(value)
+                }
+            });
+            column.set(i, result);
+        }
+        if column.is_empty() {
+            return None;
+        }
     }
-    context.unique(out)
+    Some(if keeps_name(op, is_bool) { column } else { context.drop_name(column) })
 }
 
 /// The labels by which series find each other.
@@ -328,11 +360,14 @@ fn between(
                     _ => continue,
                 };
                 let Some(result) = element(context, binary, &point, &partner, swapped, span) else { continue };
-                let at = by_one.iter().position(|(which, _)| *which == chosen[i]).unwrap_or_else(|| {
-                    let partner = chosen[i].map(|partner| &one[partner]);
-                    by_one.push((chosen[i], result_column(context, binary, matching, column, partner, grid)));
-                    by_one.len() - 1
-                });
+                let at = match by_one.iter().position(|(which, _)| *which == chosen[i]) {
+                    Some(at) => at,
+                    None => {
+                        let partner = chosen[i].map(|partner| &one[partner]);
+                        by_one.push((chosen[i], result_column(context, binary, matching, column, partner, grid)?));
+                        by_one.len() - 1
+                    }
+                };
                 by_one[at].1.set(i, Some(result));
             }
             results.extend(by_one.into_iter().map(|(_, column)| column));
@@ -340,8 +375,8 @@ fn between(
         if let Some(fill) = fill_many {
             for partner in &pair.one {
                 let partner = &one[*partner];
-                let nothing = Column::absent(labels.clone(), grid.count);
-                let mut column = result_column(context, binary, matching, &nothing, Some(partner), grid);
+                let nothing = Column::absent(labels.clone(), 0);
+                let mut column = result_column(context, binary, matching, &nothing, Some(partner), grid)?;
                 for i in (0..grid.count).filter(|i| !matched[*i]) {
                     let Some(point) = partner.point(i) else { continue };
                     let result = element(context, binary, &Point::Float(fill), &point, swapped, span);
@@ -399,7 +434,7 @@ fn result_column(
     many: &Column,
     one: Option<&Column>,
     grid: StepGrid,
-) -> Column {
+) -> Result<Column, EvalError> {
     let mut labels = many.labels.clone();
     let mut drop_name = many.drop_name;
     if !keeps_name(binary.op, binary.is_bool) {
@@ -423,5 +458,5 @@ fn result_column(
         }
         labels = builder.build();
     }
-    Column { drop_name, ..Column::absent(labels, grid.count) }
+    Ok(Column { drop_name, ..context.new_column(labels, grid)? })
 }

@@ -17,7 +17,7 @@ mod run;
 mod syntax;
 
 pub use annotations::Annotations;
-pub use eval::context::{EvalError, Limits, SelectResult};
+pub use eval::context::{EvalError, SelectResult, SeriesBatch, SeriesSource};
 pub use eval::partial::{NO_VALUE, PartialAggregate, nameless};
 pub use eval::value::{Column, Point, QueryValue, SelectedSeries, histogram_size, is_absent};
 pub use plan::grid::StepGrid;

@@ -1,78 +1,63 @@
-//! Evaluates a plan over the samples of its selects.
+//! Evaluates a plan over the series of its selects: the walk through the tree.
 
 use crate::annotations::Annotations;
-use crate::eval::context::{EvalContext, EvalError, Limits, SelectResult, failed};
-use crate::eval::value::{Point, QueryValue};
+use crate::budget::{Budget, Charge};
+use crate::eval::context::{ColumnSink, EvalContext, EvalError, Evaluators, SelectResult, failed};
+use crate::eval::series::differ_without_names;
+use crate::eval::value::{Column, Point, QueryValue};
 use crate::functions::dispatch;
+use crate::functions::time::{float_function, is_float_function};
 use crate::plan::grid::StepGrid;
 use crate::plan::planner::Plan;
 use crate::syntax::ast::{Expr, Kind};
+use crate::syntax::signature::ValueType;
 use crate::{aggregate, binary};
-use series::histogram::{Histogram, ResetHint};
-use series::is_stale;
 use std::sync::Arc;
 
-/// An answer with what its reader should know, and what it cost.
-#[derive(Clone, Debug, PartialEq)]
+/// The value of a query, its annotations and its statistics.
+#[derive(Debug)]
 pub struct QueryResult {
     pub value: QueryValue,
     pub annotations: Annotations,
-    /// Samples that were looked at, as Prometheus counts them.
+    /// Samples that were scanned, as Prometheus counts them.
     pub samples: usize,
+    /// Most samples that were in memory.
     pub samples_peak: usize,
+    /// For the value: it is held until the value has been written.
+    pub charge: Charge,
 }
 
+const EVALUATORS: Evaluators = Evaluators { node, columns };
+
 impl Plan {
-    /// Evaluates over the answers of its selects, in their order.
-    pub fn eval(&self, mut data: Vec<SelectResult>, limits: Limits) -> Result<QueryResult, EvalError> {
-        assert_eq!(data.len(), self.selects().len(), "an answer for every select");
-        for (select, found) in self.selects().iter().zip(&mut data) {
-            let SelectResult::Series(found) = found else { continue };
-            if select.histogram_stats {
-                found.iter_mut().for_each(|series| hint_resets(&mut series.histograms));
-            }
-            if !select.is_instant {
-                for series in found {
-                    // Ranges know no markers.
-                    if series.samples.iter().any(|sample| is_stale(sample.value)) {
-                        series.samples.retain(|sample| !is_stale(sample.value));
-                    }
-                    series.histograms.retain(|(_, histogram)| !is_stale(histogram.sum));
-                }
-            }
-        }
-        let context = EvalContext::new(self, &data, limits, node);
+    /// Evaluates over the results of its selects, in their order, and charges `budget` with what is held.
+    ///
+    /// # Errors
+    /// [`EvalError`]. Nothing stays charged then.
+    pub fn evaluate(&self, selects: Vec<SelectResult>, budget: &Budget) -> Result<QueryResult, EvalError> {
+        assert_eq!(selects.len(), self.selects().len(), "a result for every select");
+        let context = EvalContext::new(self, selects, budget, EVALUATORS);
         let value = match context.eval(&self.expr, self.grid)? {
             QueryValue::Vector(columns) => QueryValue::Vector(context.without_dropped_names(columns)?),
             other => other,
         };
         let (samples, samples_peak) = context.samples();
-        Ok(QueryResult { value, annotations: context.notes.finish(&self.text), samples, samples_peak })
+        let (annotations, charge) = context.finish();
+        Ok(QueryResult { value, annotations: annotations.finish(&self.text), samples, samples_peak, charge })
     }
 }
 
 fn node(context: &EvalContext, expr: &Expr, grid: StepGrid) -> Result<QueryValue, EvalError> {
-    context.spend(0)?;
     match &expr.kind {
         Kind::Paren(inner) => context.eval(inner, grid),
-        Kind::Number(number) => Ok(QueryValue::Scalar(vec![number.value; grid.count])),
+        Kind::Number(number) => context.new_values(number.value, grid).map(QueryValue::Scalar),
         Kind::String(text) => Ok(QueryValue::String(text.clone())),
         Kind::InvalidString(quoted) => failed(format!("invalid label name {quoted}")),
         Kind::Vector(selector) => Ok(QueryValue::Vector(context.select(selector, grid, false)?)),
         Kind::Matrix { .. } | Kind::Subquery(_) => context.matrix(expr, grid).map(QueryValue::Matrix),
         Kind::Negation(inner) => match context.eval(inner, grid)? {
             QueryValue::Scalar(values) => Ok(QueryValue::Scalar(values.into_iter().map(|value| -value).collect())),
-            QueryValue::Vector(columns) => {
-                let negated = context.map(columns, |point, _| match point {
-                    Point::Float(value) => Some(Point::Float(-value)),
-                    Point::Histogram(histogram) => {
-                        let mut negated = (*histogram).clone();
-                        negated.scale(-1.0);
-                        Some(Point::Histogram(Arc::new(negated)))
-                    }
-                });
-                negated.map(QueryValue::Vector)
-            }
+            QueryValue::Vector(columns) => context.map(columns, negated).map(QueryValue::Vector),
             _ => failed("unary expression only allowed on expressions of type scalar or instant vector"),
         },
         Kind::Binary(binary) => binary::eval(context, binary, expr.span, grid),
@@ -81,14 +66,73 @@ fn node(context: &EvalContext, expr: &Expr, grid: StepGrid) -> Result<QueryValue
     }
 }
 
-/// Says of samples of unknown past whether they follow a reset.
-fn hint_resets(histograms: &mut [(i64, Arc<Histogram>)]) {
-    for i in 1..histograms.len() {
-        let (before, now) = histograms.split_at_mut(i);
-        let (before, now) = (&before[i - 1].1, &mut now[0].1);
-        if now.hint == ResetHint::Unknown && !is_stale(now.sum) {
-            let hint = if now.detect_reset(before) { ResetHint::Reset } else { ResetHint::NotReset };
-            Arc::make_mut(now).hint = hint;
+fn negated(point: Point, _: usize) -> Option<Point> {
+    Some(match point {
+        Point::Float(value) => Point::Float(-value),
+        Point::Histogram(histogram) => {
+            let mut negated = (*histogram).clone();
+            negated.scale(-1.0);
+            Point::Histogram(Arc::new(negated))
         }
+    })
+}
+
+/// Hands the columns of a vector to `sink`. Nodes that handle each series by itself do so one by one, as long as dropping
+/// the name cannot make two series the same; the others are evaluated whole.
+fn columns(context: &EvalContext, expr: &Expr, grid: StepGrid, sink: &mut ColumnSink) -> Result<(), EvalError> {
+    let single = |expr: &Expr| differ_without_names(series_of(expr)) || context.plan.delayed_names;
+    match &expr.kind {
+        Kind::Paren(inner) => return columns(context, inner, grid, sink),
+        Kind::Vector(selector) => {
+            context.check()?;
+            return context.each_newest(selector, grid, false, sink);
+        }
+        Kind::Negation(inner) if inner.value_type() == ValueType::Vector && single(expr) => {
+            return columns(context, inner, grid, &mut |column| mapped(context.map_column(column, negated), sink));
+        }
+        Kind::Binary(binary) if single(expr) => {
+            if let Some(done) = binary::each_with_scalar(context, binary, expr.span, grid, sink, columns) {
+                return done;
+            }
+        }
+        Kind::Call { function, args } if single(expr) => {
+            if function.args.contains(&ValueType::Matrix) && function.name != "absent_over_time" {
+                return dispatch::each_over_time(context, function, args, grid, sink);
+            }
+            if let ([arg], true) = (&args[..], is_float_function(function.name)) {
+                let of = float_function(function.name);
+                return columns(context, arg, grid, &mut |column| {
+                    mapped(context.map_floats_of(column, |value, _| of(value)), sink)
+                });
+            }
+        }
+        _ => {}
+    }
+    match context.eval(expr, grid)? {
+        QueryValue::Vector(columns) => columns.into_iter().try_for_each(sink),
+        QueryValue::Scalar(values) => sink(Column::new(series::Labels::empty(), values)),
+        _ => failed("expected type instant vector"),
+    }
+}
+
+fn mapped(column: Option<Column>, sink: &mut ColumnSink) -> Result<(), EvalError> {
+    column.map_or(Ok(()), sink)
+}
+
+/// The expression whose series become those of `expr`, one by one; `expr` itself where that is not so.
+fn series_of(expr: &Expr) -> &Expr {
+    match &expr.kind {
+        Kind::Paren(inner) | Kind::Negation(inner) => series_of(inner),
+        Kind::Binary(binary) => match (binary.left.value_type(), binary.right.value_type()) {
+            (ValueType::Vector, ValueType::Scalar) => series_of(&binary.left),
+            (ValueType::Scalar, ValueType::Vector) => series_of(&binary.right),
+            _ => expr,
+        },
+        Kind::Call { function, args } if is_float_function(function.name) => args.first().map_or(expr, series_of),
+        Kind::Call { function, args } if function.args.contains(&ValueType::Matrix) => {
+            args.iter().find(|arg| arg.value_type() == ValueType::Matrix).map_or(expr, series_of)
+        }
+        Kind::Subquery(subquery) => series_of(&subquery.expr),
+        _ => expr,
     }
 }

@@ -1,8 +1,8 @@
 //! Queries that something bit into: a clear error or an answer, within bounds, and no panic.
 
-use promql::{StepGrid, Limits, ParseOptions, Plan, PlanOptions, SelectResult, SelectedSeries};
+use promql::budget::{Budget, BudgetLimits};
+use promql::{ParseOptions, Plan, PlanOptions, SelectResult, SelectedSeries, StepGrid};
 use series::{Labels, Sample, Timestamp};
-use std::sync::atomic::AtomicBool;
 
 const QUERIES: [&str; 14] = [
     r#"sum by (a, b) (rate(m_total{x=~"a|b",y!="c"}[5m])) / on (a) group_left (z) {"ütf.8", c!~".+"}"#,
@@ -52,7 +52,6 @@ fn no_mutation_does_harm() {
     let words: Vec<&str> =
         QUERIES.iter().flat_map(|query| query.split_inclusive([' ', '(', ')', '[', '{', ','])).collect();
     let (mut parsed, mut evaluated) = (0, 0);
-    let never = AtomicBool::new(false);
     for round in 0..10_000 {
         let mut query = QUERIES[round % QUERIES.len()].as_bytes().to_vec();
         for _ in 0..=number(4) {
@@ -90,8 +89,8 @@ fn no_mutation_does_harm() {
         let Ok(plan) = plan else { continue };
         parsed += 1;
         assert!(plan.grid == StepGrid::instant(300_000) || plan.grid.count == 11);
-        let limits = Limits { samples_max: 200_000, deadline: None, stop: &never };
-        evaluated += usize::from(plan.eval(data(&plan), limits).is_ok());
+        let limits = Budget::new(BudgetLimits { samples_max: 200_000, ..BudgetLimits::default() }, None);
+        evaluated += usize::from(plan.evaluate(data(&plan), &limits).is_ok());
     }
     assert!(parsed > 500 && evaluated > 200, "{parsed} parsed, {evaluated} evaluated: the mutations are too wild");
 }
@@ -115,8 +114,8 @@ fn nesting_and_length_end_in_an_error() {
     let many_steps = Plan::instant("m[10000y:1ms]", 0, &options);
     assert!(many_steps.is_err());
     let plan = Plan::instant("count_over_time(vector(1)[1000d:1m])", 0, &options).unwrap();
-    let never = AtomicBool::new(false);
-    let small = Limits { samples_max: 1000, deadline: None, stop: &never };
-    let error = plan.eval(Vec::new(), small).unwrap_err().to_string();
-    assert_eq!(error, "query processing would load too many samples into memory in query execution");
+    let small = Budget::new(BudgetLimits { samples_max: 1000, ..BudgetLimits::default() }, None);
+    let error = plan.evaluate(Vec::new(), &small).unwrap_err().to_string();
+    let prometheus = "query processing would load too many samples into memory in query execution";
+    assert_eq!(error, format!("{prometheus} (at least 1440000 samples needed, --query.max-samples=1000)"));
 }

@@ -45,6 +45,7 @@ impl From<EvalError> for QueryError {
     fn from(error: EvalError) -> QueryError {
         match error {
             EvalError::Execution(text) => QueryError::Execution(text),
+            EvalError::TooLarge(error) => QueryError::Execution(error.to_string()),
             EvalError::Timeout => QueryError::Timeout(error.to_string()),
             EvalError::Canceled => QueryError::Canceled,
         }

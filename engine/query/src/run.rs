@@ -1,9 +1,9 @@
 //! Carries plans out: admission, selects, evaluation.
 
 use crate::error::QueryError;
-use crate::gather::StopOnDrop;
 use crate::service::QueryService;
-use promql::{EvalError, Evaluated, Grid, Limits, Partial, Plan, PlanOptions, Select, Selected, SelectedSeries};
+use promql::budget::{Budget, BudgetLimits};
+use promql::{EvalError, Evaluated, Grid, Partial, Plan, PlanOptions, Select, Selected, SelectedSeries};
 use series::Timestamp;
 use shard::{InstantRequest, RangeRequest, ReduceRequest};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct QueryOptions {
 }
 
 /// The answer to a query.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct QueryAnswer {
     pub evaluated: Evaluated,
     /// The times of the answer.
@@ -53,23 +53,24 @@ impl QueryService {
         let deadline = started + options.timeout;
         let permit = self.admission.admit(options.timeout).await?;
         let queued = started.elapsed();
-        let stop = StopOnDrop::default();
-        let stopping = stop.0.clone();
+        let samples_max = self.settings.samples_max as u64;
+        let limits = BudgetLimits { samples_max, deadline: Some(deadline), ..BudgetLimits::default() };
+        let budgets: Vec<Budget> = plans.iter().map(|_| Budget::new(limits, None)).collect();
+        // Cancelled when the client goes.
+        let _guards: Vec<_> = budgets.iter().map(Budget::cancel_on_drop).collect();
         let left = deadline.saturating_duration_since(Instant::now());
         let data = tokio::time::timeout(left, self.select_all(&plans, options.plan.lookback)).await;
         let data = data.map_err(|_| QueryError::from(EvalError::Timeout))??;
         let selected = started.elapsed() - queued;
-        let samples_max = self.settings.samples_max;
         let work = move || {
             // Held until the evaluation has ended, whether somebody waits or not.
             let _permit = permit;
-            let limits = Limits { samples_max, deadline: Some(deadline), stop: &stopping };
-            let eval = |(plan, data): (Arc<Plan>, Result<_, QueryError>)| {
-                let evaluated = plan.eval(data?, limits)?;
+            let eval = |((plan, data), budget): ((Arc<Plan>, Result<_, QueryError>), Budget)| {
+                let evaluated = plan.evaluate(data?, &budget)?;
                 let timings = Timings { queued, selected, total: started.elapsed() };
                 Ok(QueryAnswer { evaluated, grid: plan.grid, timings })
             };
-            plans.into_iter().zip(data).map(eval).collect::<Vec<Result<QueryAnswer, QueryError>>>()
+            plans.into_iter().zip(data).zip(budgets).map(eval).collect::<Vec<Result<QueryAnswer, QueryError>>>()
         };
         let evaluated = tokio::task::spawn_blocking(work).await;
         evaluated.map_err(|error| QueryError::Internal(format!("evaluation ended: {error}")))

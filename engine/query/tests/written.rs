@@ -40,7 +40,7 @@ async fn now(shards: &Shards, at: i64) -> Vec<String> {
     let service = service(shards);
     let options = QueryOptions { plan: service.settings().plan, timeout: service.settings().timeout };
     let answer = service.instant(r#"{__name__!=""}"#, Timestamp(at), &options).await.unwrap();
-    let elements = answer.evaluated.answer.into_elements().unwrap();
+    let elements = answer.evaluated.value.into_elements().unwrap();
     let mut found: Vec<String> = elements.iter().map(|(labels, value)| format!("{labels} {value:?}")).collect();
     found.sort();
     let series = raw(shards, at - 300_000, at).await;

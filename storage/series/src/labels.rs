@@ -46,6 +46,13 @@ impl Inner {
 }
 
 impl Labels {
+    /// Returns the bytes of memory that the set takes, shared by its clones.
+    pub fn bytes(&self) -> usize {
+        /// Headers of three allocations and the two lengths.
+        const OVERHEAD: usize = 80;
+        self.0.text.len() + size_of_val(&*self.0.ends) + OVERHEAD
+    }
+
     /// Returns the set without labels.
     pub fn empty() -> Labels {
         Labels::from_sorted(std::iter::empty())

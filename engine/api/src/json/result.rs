@@ -41,7 +41,7 @@ struct JsonStream {
 impl JsonStream {
     fn new(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> JsonStream {
         let QueryAnswer { evaluated, grid, timings } = answer;
-        let Evaluated { value, annotations, samples, samples_peak } = evaluated;
+        let Evaluated { value, annotations, samples, samples_peak, charge: _ } = evaluated;
         let Annotations { mut warnings, infos } = annotations;
         let mut tail = String::new();
         let mut truncated = false;

@@ -1,45 +1,50 @@
-//! What every node of an evaluation needs: samples, limits, annotations, and evaluation over windows.
+//! What every node of an evaluation needs: the plan, the budget, annotations, and operations on columns.
 //!
 //! Invariants:
-//!   * a node gives, for all times of its grid at once, one column per series; no two columns of an answer have the same
+//!   * a node yields, for all times of its grid at once, one column per series; no two columns of a value have the same
 //!     labels and a value at the same time
-//!   * the samples and points in memory are counted against the limit, and the deadline is looked at for every series
+//!   * after a node, the evaluation is charged with its value and with nothing else that the node took
+//!   * each select is taken once, and its samples are released as soon as they have become columns
 
 use crate::annotations::AnnotationCollector;
+use crate::budget::{Budget, BudgetError, Charge};
 use crate::eval::partial::PartialAggregate;
-use crate::eval::value::{Column, Point, QueryValue, SelectedSeries, histogram_size, is_absent, without_name};
-use crate::eval::window::{Window, edged, interpolate};
-use crate::plan::grid::{StepGrid, offset_ms};
+use crate::eval::value::{Column, Point, QueryValue, SelectedSeries, is_absent, without_name};
+use crate::plan::grid::StepGrid;
 use crate::plan::planner::Plan;
-use crate::syntax::ast::{Aggregate, Expr, Kind, RangeModifier, Selector};
+use crate::syntax::ast::Expr;
 use crate::syntax::error::Span;
 use ahash::AHashMap;
-use series::histogram::ResetHint;
-use series::{Labels, Sample, Timestamp, is_stale};
-use std::borrow::Cow;
-use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use series::Labels;
+use std::cell::{Cell, RefCell};
 
-/// What a query may use.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits<'a> {
-    pub samples_max: usize,
-    pub deadline: Option<Instant>,
-    /// Set when nobody waits any more.
-    pub stop: &'a AtomicBool,
-}
+/// The evaluation charges its budget in steps of so many samples and bytes; a limit is exact for what the evaluation itself
+/// holds.
+const CHARGE_SAMPLES: u64 = 4096;
+const CHARGE_BYTES: u64 = 64 << 10;
 
-/// Why there is no answer.
+/// Why there is no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
     #[error("{0}")]
     Execution(String),
+    /// It needs more samples or memory than it may use.
+    #[error("{0}")]
+    TooLarge(BudgetError),
     #[error("query timed out in expression evaluation")]
     Timeout,
     #[error("query was canceled in expression evaluation")]
     Canceled,
+}
+
+impl From<BudgetError> for EvalError {
+    fn from(error: BudgetError) -> EvalError {
+        match error {
+            BudgetError::Timeout => EvalError::Timeout,
+            BudgetError::Canceled => EvalError::Canceled,
+            error => EvalError::TooLarge(error),
+        }
+    }
 }
 
 pub(crate) fn failed<T>(text: impl Into<String>) -> Result<T, EvalError> {
@@ -47,79 +52,166 @@ pub(crate) fn failed<T>(text: impl Into<String>) -> Result<T, EvalError> {
 }
 
 pub(crate) const SAME_LABELS: &str = "vector cannot contain metrics with the same labelset";
-pub(crate) const TOO_MANY_SAMPLES: &str = "query processing would load too many samples into memory in query execution";
 
-/// What answers a select.
+/// Some of the series of a select, and the charge for their memory if they have one.
 #[derive(Debug)]
+pub struct SeriesBatch {
+    pub series: Vec<SelectedSeries>,
+    pub charge: Option<Charge>,
+}
+
+/// Yields the series of a select batch by batch: a series comes whole and once. The evaluation asks for a batch when it
+/// has made columns of the one before.
+pub trait SeriesSource: Send {
+    /// None after the last one.
+    fn next_batch(&mut self) -> Result<Option<SeriesBatch>, EvalError>;
+}
+
+/// The result of a select.
 pub enum SelectResult {
     Series(Vec<SelectedSeries>),
+    Batches(Box<dyn SeriesSource>),
     /// The aggregation over it, carried out.
     Partial(Box<PartialAggregate>),
 }
 
-/// Everything a node needs.
-pub(crate) struct EvalContext<'a> {
-    pub plan: &'a Plan,
-    data: &'a [SelectResult],
-    limits: Limits<'a>,
-    pub notes: AnnotationCollector,
-    points: Cell<usize>,
-    looked_at: Cell<usize>,
-    /// Evaluates one node: functions and operators know the context, and the context knows none of them.
-    node: NodeEvaluator,
+impl std::fmt::Debug for SelectResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SelectResult::Series(series) => f.debug_tuple("Series").field(series).finish(),
+            SelectResult::Batches(_) => f.write_str("Batches"),
+            SelectResult::Partial(partial) => f.debug_tuple("Partial").field(partial).finish(),
+        }
+    }
 }
 
 /// Evaluates a node of the tree, children included.
 pub(crate) type NodeEvaluator = fn(&EvalContext, &Expr, StepGrid) -> Result<QueryValue, EvalError>;
 
-/// Series with their samples, and the window that functions over ranges look through.
-pub(crate) struct Windows<'a> {
-    pub series: Cow<'a, [SelectedSeries]>,
-    /// Of each series, whether its name is not part of the answer.
-    pub dropped_names: Vec<bool>,
-    pub range: i64,
-    pub offset: i64,
-    /// Fixed by `@`.
-    pub at: Option<i64>,
-    pub modifier: RangeModifier,
+/// Takes columns one by one.
+pub(crate) type ColumnSink<'s> = dyn FnMut(Column) -> Result<(), EvalError> + 's;
+
+/// Evaluates a node that yields a vector, column by column where the node allows it.
+pub(crate) type ColumnEvaluator = fn(&EvalContext, &Expr, StepGrid, &mut ColumnSink) -> Result<(), EvalError>;
+
+/// How nodes are evaluated. Functions and operators know the context; the context knows none of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Evaluators {
+    pub node: NodeEvaluator,
+    pub columns: ColumnEvaluator,
+}
+
+/// Everything a node needs.
+pub(crate) struct EvalContext<'a> {
+    pub plan: &'a Plan,
+    pub annotations: AnnotationCollector,
+    /// Of each select, until it is taken.
+    selects: Vec<RefCell<Option<SelectResult>>>,
+    evaluators: Evaluators,
+    budget: &'a Budget,
+    /// What the evaluation holds: samples and bytes.
+    held: Cell<(u64, u64)>,
+    /// At least what it holds, but for one step.
+    charge: RefCell<Charge>,
+    samples_peak: Cell<u64>,
+    scanned: Cell<u64>,
 }
 
 impl<'a> EvalContext<'a> {
-    pub fn new(plan: &'a Plan, data: &'a [SelectResult], limits: Limits<'a>, node: NodeEvaluator) -> EvalContext<'a> {
-        let (points, looked_at) = (Cell::new(0), Cell::new(0));
-        EvalContext { plan, data, limits, notes: AnnotationCollector::default(), points, looked_at, node }
+    pub fn new(
+        plan: &'a Plan,
+        selects: Vec<SelectResult>,
+        budget: &'a Budget,
+        evaluators: Evaluators,
+    ) -> EvalContext<'a> {
+        EvalContext {
+            plan,
+            annotations: AnnotationCollector::default(),
+            selects: selects.into_iter().map(|select| RefCell::new(Some(select))).collect(),
+            evaluators,
+            budget,
+            held: Cell::new((0, 0)),
+            charge: RefCell::new(Charge::empty(budget)),
+            samples_peak: Cell::new(0),
+            scanned: Cell::new(0),
+        }
     }
 
-    /// Samples that were looked at, and the most points that were in memory.
+    /// The annotations, and the charge for what the evaluation holds at its end: its value.
+    pub fn finish(self) -> (AnnotationCollector, Charge) {
+        (self.annotations, self.charge.into_inner())
+    }
+
+    // --- account ----------------------------------------------------------------------------------------------------
+
+    /// Looks at the deadline and at cancellation.
+    pub fn check(&self) -> Result<(), EvalError> {
+        Ok(self.budget.check()?)
+    }
+
+    /// Counts samples and bytes that came into memory.
+    pub fn hold(&self, samples: usize, bytes: usize) -> Result<(), EvalError> {
+        let (before_samples, before_bytes) = self.held.get();
+        let (samples, bytes) = (before_samples + samples as u64, before_bytes + bytes as u64);
+        self.samples_peak.set(self.samples_peak.get().max(samples));
+        let max = self.budget.limits().samples_max;
+        if samples > max {
+            return Err(BudgetError::Samples { needed: samples, max }.into());
+        }
+        let mut charge = self.charge.borrow_mut();
+        let (missing_samples, missing_bytes) =
+            (samples.saturating_sub(charge.samples()), bytes.saturating_sub(charge.bytes()));
+        if missing_samples >= CHARGE_SAMPLES || missing_bytes >= CHARGE_BYTES {
+            charge.grow(missing_samples, missing_bytes)?;
+        }
+        self.held.set((samples, bytes));
+        Ok(())
+    }
+
+    /// Fails if so many samples more cannot be held for a moment.
+    pub fn touch(&self, samples: usize) -> Result<(), EvalError> {
+        let samples = self.held.get().0 + samples as u64;
+        self.samples_peak.set(self.samples_peak.get().max(samples));
+        let max = self.budget.limits().samples_max;
+        if samples > max { Err(BudgetError::Samples { needed: samples, max }.into()) } else { Ok(()) }
+    }
+
+    /// Counts samples and bytes that left memory.
+    pub fn release(&self, samples: usize, bytes: usize) {
+        let (before_samples, before_bytes) = self.held.get();
+        self.set_held((before_samples.saturating_sub(samples as u64), before_bytes.saturating_sub(bytes as u64)));
+    }
+
+    fn set_held(&self, held: (u64, u64)) {
+        self.held.set(held);
+        let mut charge = self.charge.borrow_mut();
+        let (spare_samples, spare_bytes) =
+            (charge.samples().saturating_sub(held.0), charge.bytes().saturating_sub(held.1));
+        if spare_samples >= CHARGE_SAMPLES || spare_bytes >= CHARGE_BYTES {
+            charge.shrink(spare_samples, spare_bytes);
+        }
+    }
+
+    /// Counts samples that were scanned, as Prometheus' statistics do.
+    pub fn count_scanned(&self, samples: usize) {
+        self.scanned.set(self.scanned.get() + samples as u64);
+    }
+
+    /// Samples that were scanned, and the most that were in memory.
     pub fn samples(&self) -> (usize, usize) {
-        (self.looked_at.get(), self.points.get())
+        (self.scanned.get() as usize, self.samples_peak.get() as usize)
     }
 
-    /// Looks at the deadline, and counts points that came into memory.
-    pub fn spend(&self, points: usize) -> Result<(), EvalError> {
-        self.points.set(self.points.get() + points);
-        if self.points.get() > self.limits.samples_max {
-            return failed(TOO_MANY_SAMPLES);
-        }
-        if self.limits.stop.load(Ordering::Relaxed) {
-            return Err(EvalError::Canceled);
-        }
-        match self.limits.deadline {
-            Some(deadline) if Instant::now() > deadline => Err(EvalError::Timeout),
-            _ => Ok(()),
-        }
-    }
-
-    fn count_scanned(&self, samples: usize) {
-        self.looked_at.set(self.looked_at.get() + samples);
-    }
+    // --- nodes ------------------------------------------------------------------------------------------------------
 
     pub fn eval(&self, expr: &Expr, grid: StepGrid) -> Result<QueryValue, EvalError> {
-        let answer = (self.node)(self, expr, grid)?;
-        if let QueryValue::Scalar(values) = &answer {
-            self.spend(values.len())?;
-        }
-        Ok(answer)
+        self.check()?;
+        let before = self.held.get();
+        let value = (self.evaluators.node)(self, expr, grid)?;
+        // What the node took for itself is gone; its value stays.
+        self.set_held(before);
+        self.hold(value.samples(), value.bytes())?;
+        Ok(value)
     }
 
     pub fn vector(&self, expr: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {
@@ -127,6 +219,17 @@ impl<'a> EvalContext<'a> {
             QueryValue::Vector(columns) => Ok(columns),
             _ => failed("expected type instant vector"),
         }
+    }
+
+    /// Evaluates a vector and hands its columns to `sink`, one after the other where the expression allows it: then no more
+    /// than one is in memory. The column is released when `sink` returns.
+    pub fn each_column(&self, expr: &Expr, grid: StepGrid, sink: &mut ColumnSink) -> Result<(), EvalError> {
+        (self.evaluators.columns)(self, expr, grid, &mut |column| {
+            let (samples, bytes) = (column.size(), column.bytes());
+            sink(column)?;
+            self.release(samples, bytes);
+            Ok(())
+        })
     }
 
     pub fn scalar(&self, expr: &Expr, grid: StepGrid) -> Result<Vec<f64>, EvalError> {
@@ -143,241 +246,84 @@ impl<'a> EvalContext<'a> {
         }
     }
 
-    pub fn data(&self, selector: &Selector) -> &'a [SelectedSeries] {
-        match &self.data[selector.select] {
-            SelectResult::Series(series) => series,
-            SelectResult::Partial(_) => unreachable!("a partial aggregate is taken by its aggregation"),
+    /// The result of a select, which is taken once.
+    pub fn take_select(&self, index: usize) -> SelectResult {
+        self.selects[index].borrow_mut().take().expect("a selector is evaluated once")
+    }
+
+    /// Takes the result of a select if its aggregation was carried out where the samples are.
+    pub fn take_partial(&self, index: usize) -> Option<Box<PartialAggregate>> {
+        let mut select = self.selects[index].borrow_mut();
+        match &*select {
+            Some(SelectResult::Partial(_)) => {}
+            _ => return None,
+        }
+        match select.take() {
+            Some(SelectResult::Partial(partial)) => Some(partial),
+            _ => None,
         }
     }
 
-    /// The aggregation over a select, if it was carried out where the samples are.
-    pub fn pushed_down(&self, aggregate: &Aggregate, grid: StepGrid) -> Result<Option<Vec<Column>>, EvalError> {
-        let selector = match &aggregate.expr.inner().kind {
-            Kind::Vector(selector) => selector,
-            Kind::Call { args, .. } => match args.first().map(|arg| &arg.inner().kind) {
-                Some(Kind::Matrix { selector, .. }) => selector,
-                _ => return Ok(None),
-            },
-            _ => return Ok(None),
-        };
-        let SelectResult::Partial(partial) = &self.data[selector.select] else { return Ok(None) };
-        assert_eq!(partial.grid(), grid, "a pushdown is for the times at which its aggregation is evaluated");
-        let columns = partial.finish(&self.notes).expect("only final sums are handed in");
-        self.count_scanned(partial.samples());
-        self.spend(columns.len() * grid.count)?;
-        Ok(Some(columns))
+    // --- columns ----------------------------------------------------------------------------------------------------
+
+    /// A column without values, counted as held.
+    pub fn new_column(&self, labels: Labels, grid: StepGrid) -> Result<Column, EvalError> {
+        self.hold(0, Column::bytes_of(&labels, grid.count))?;
+        Ok(Column::absent(labels, grid.count))
     }
 
-    /// The newest sample within the lookback of each time; its time in seconds, if `timestamps`.
-    pub fn select(&self, selector: &Selector, grid: StepGrid, timestamps: bool) -> Result<Vec<Column>, EvalError> {
-        let (at, offset) = (self.plan.at(selector.at), offset_ms(&selector.offset));
-        let mut columns = Vec::new();
-        for series in self.data(selector) {
-            let mut column = Column::absent(series.labels.clone(), grid.count);
-            if selector.modifier == RangeModifier::Smoothed {
-                interpolate(series, grid, at, offset, self.plan.lookback, &mut column);
-            } else {
-                newest(series, grid, at, offset, self.plan.lookback, timestamps, &mut column);
-            }
-            let size = column.size();
-            self.spend(size)?;
-            self.count_scanned(size);
-            if size > 0 {
-                columns.push(column);
+    /// As many values as the grid has times, counted as held.
+    pub fn new_values(&self, value: f64, grid: StepGrid) -> Result<Vec<f64>, EvalError> {
+        self.hold(grid.count, grid.count * size_of::<f64>())?;
+        Ok(vec![value; grid.count])
+    }
+
+    /// A function of each value and its index in the grid; names are dropped. None if nothing is left.
+    pub fn map_column(&self, mut column: Column, of: impl Fn(Point, usize) -> Option<Point>) -> Option<Column> {
+        for i in 0..column.values.len() {
+            if let Some(point) = column.point(i) {
+                column.set(i, of(point, i));
             }
         }
-        Ok(columns)
+        (!column.is_empty()).then(|| self.drop_name(column))
     }
 
-    pub fn matrix(&self, expr: &Expr, grid: StepGrid) -> Result<Vec<SelectedSeries>, EvalError> {
-        let windows = self.windows(expr, grid)?;
-        let end = windows.at.unwrap_or(grid.start) - windows.offset;
-        let within = |time: i64| time > end - windows.range && time <= end;
-        let mut found = Vec::new();
-        for (series, dropped) in windows.series.iter().zip(&windows.dropped_names) {
-            let labels = if *dropped { without_name(&series.labels) } else { series.labels.clone() };
-            let samples: Vec<Sample> =
-                series.samples.iter().filter(|sample| within(sample.timestamp.0)).copied().collect();
-            let histograms: Vec<_> = series.histograms.iter().filter(|(time, _)| within(*time)).cloned().collect();
-            self.spend(samples.len())?;
-            if !samples.is_empty() || !histograms.is_empty() {
-                found.push(SelectedSeries { labels, samples, histograms });
+    /// A function of floats; histograms vanish. None if nothing is left.
+    pub fn map_floats_of(&self, mut column: Column, of: impl Fn(f64, usize) -> f64) -> Option<Column> {
+        column.histograms = None;
+        for (i, value) in column.values.iter_mut().enumerate() {
+            if !is_absent(*value) {
+                *value = of(*value, i);
             }
         }
-        Ok(found)
+        (!column.is_empty()).then(|| self.drop_name(column))
     }
 
-    /// The samples behind a range selector or subquery.
-    pub fn windows(&self, expr: &Expr, grid: StepGrid) -> Result<Windows<'a>, EvalError> {
-        match &expr.kind {
-            Kind::Paren(inner) => self.windows(inner, grid),
-            Kind::Matrix { selector, range } => {
-                let series = self.data(selector);
-                for one in series {
-                    let histograms: usize = one.histograms.iter().map(|(_, histogram)| histogram_size(histogram)).sum();
-                    self.spend(one.samples.len() + histograms)?;
-                }
-                Ok(Windows {
-                    series: Cow::Borrowed(series),
-                    dropped_names: vec![false; series.len()],
-                    range: range.ms,
-                    offset: offset_ms(&selector.offset),
-                    at: self.plan.at(selector.at),
-                    modifier: selector.modifier,
-                })
-            }
-            Kind::Subquery(subquery) => {
-                let at = self.plan.at(subquery.at);
-                let (start, end) = at.map_or((grid.start, grid.end()), |at| (at, at));
-                let inner = self.plan.inner_grid(subquery, start, end);
-                let columns = match self.eval(&subquery.expr, inner)? {
-                    QueryValue::Vector(columns) => columns,
-                    QueryValue::Scalar(values) => vec![Column::new(Labels::empty(), values)],
-                    _ => return failed("subquery is only allowed on instant vector"),
-                };
-                let dropped_names = columns.iter().map(|column| column.drop_name).collect();
-                let mut series = Vec::with_capacity(columns.len());
-                for column in columns {
-                    let floats = inner.times().zip(&column.values).filter(|(_, value)| !is_absent(**value));
-                    let samples =
-                        floats.map(|(time, value)| Sample { timestamp: Timestamp(time), value: *value }).collect();
-                    let histograms = match column.histograms {
-                        None => Vec::new(),
-                        // What a point of another time says of the sample before it does not hold here.
-                        Some(list) => inner
-                            .times()
-                            .zip(list)
-                            .filter_map(|(time, histogram)| {
-                                let mut histogram = histogram?;
-                                if !matches!(histogram.hint, ResetHint::Gauge | ResetHint::Unknown) {
-                                    Arc::make_mut(&mut histogram).hint = ResetHint::Unknown;
-                                }
-                                Some((time, histogram))
-                            })
-                            .collect(),
-                    };
-                    series.push(SelectedSeries { labels: column.labels, samples, histograms });
-                }
-                Ok(Windows {
-                    series: Cow::Owned(series),
-                    dropped_names,
-                    range: subquery.range.ms,
-                    offset: offset_ms(&subquery.offset),
-                    at,
-                    modifier: RangeModifier::Plain,
-                })
-            }
-            _ => failed("expected type range vector"),
-        }
-    }
-
-    /// A function of each window of each series, at each time. Windows without samples give nothing.
-    pub fn over_time(
-        &self,
-        expr: &Expr,
-        grid: StepGrid,
-        keep_name: bool,
-        of: impl Fn(&Window, usize) -> Option<Point>,
-    ) -> Result<Vec<Column>, EvalError> {
-        let windows = self.windows(expr, grid)?;
-        let mut columns = Vec::with_capacity(windows.series.len());
-        for (series, dropped) in windows.series.iter().zip(&windows.dropped_names) {
-            let mut column = Column::absent(series.labels.clone(), grid.count);
-            let mut floats = Slide::default();
-            let mut histograms = Slide::default();
-            let mut any = false;
-            for (i, time) in grid.times().enumerate() {
-                let end = windows.at.unwrap_or(time) - windows.offset;
-                let start = end - windows.range;
-                let floats = floats.to(&series.samples, start, end, |sample| sample.timestamp.0);
-                let histograms = histograms.to(&series.histograms, start, end, |(time, _)| *time);
-                if windows.modifier != RangeModifier::Plain {
-                    let point = edged(windows.modifier, series, start, end, self.plan.lookback, |samples| {
-                        let window = Window {
-                            labels: &series.labels,
-                            floats: samples,
-                            histograms: &[],
-                            start,
-                            end,
-                            modifier: windows.modifier,
-                        };
-                        of(&window, i)
-                    });
-                    any |= point.is_some();
-                    column.set(i, point);
-                    continue;
-                }
-                if floats.is_empty() && histograms.is_empty() {
-                    continue;
-                }
-                self.count_scanned(floats.len() + histograms.len());
-                let window =
-                    Window { labels: &series.labels, floats, histograms, start, end, modifier: RangeModifier::Plain };
-                if let Some(point) = of(&window, i) {
-                    any = true;
-                    match point {
-                        Point::Float(value) => column.values[i] = value,
-                        point => column.set(i, Some(point)),
-                    }
-                }
-            }
-            self.spend(grid.count)?;
-            if any {
-                column.drop_name = *dropped;
-                columns.push(if keep_name { column } else { self.drop_name(column) });
-            }
-        }
-        self.unique(columns)
-    }
-
-    /// A function of each value and its place in the grid; names are dropped.
+    /// [`EvalContext::map_column`] of each column.
     pub fn map(
         &self,
         columns: Vec<Column>,
         of: impl Fn(Point, usize) -> Option<Point>,
     ) -> Result<Vec<Column>, EvalError> {
-        let mut mapped = Vec::with_capacity(columns.len());
-        for mut column in columns {
-            for i in 0..column.values.len() {
-                if let Some(point) = column.point(i) {
-                    column.set(i, of(point, i));
-                }
-            }
-            if !column.is_empty() {
-                mapped.push(self.drop_name(column));
-            }
-        }
-        self.unique(mapped)
+        self.unique(columns.into_iter().filter_map(|column| self.map_column(column, &of)).collect())
     }
 
-    /// A function of floats; histograms vanish.
+    /// [`EvalContext::map_floats_of`] of each column.
     pub fn map_floats(&self, columns: Vec<Column>, of: impl Fn(f64, usize) -> f64) -> Result<Vec<Column>, EvalError> {
-        let mut mapped = Vec::with_capacity(columns.len());
-        for mut column in columns {
-            column.histograms = None;
-            for (i, value) in column.values.iter_mut().enumerate() {
-                if !is_absent(*value) {
-                    *value = of(*value, i);
-                }
-            }
-            if !column.is_empty() {
-                mapped.push(self.drop_name(column));
-            }
-        }
-        self.unique(mapped)
+        self.unique(columns.into_iter().filter_map(|column| self.map_floats_of(column, &of)).collect())
     }
 
-    /// A quantile out of bounds is answered, with a warning.
+    /// Warns of a quantile that is out of bounds; it is evaluated all the same.
     pub fn check_quantile(&self, q: f64, span: Span) {
         if q.is_nan() || !(0.0..=1.0).contains(&q) {
             let mut text = "quantile value should be between 0 and 1, got ".to_owned();
             // Writing into a string does not fail.
             let _ = series::format_float(q, &mut text);
-            self.notes.warn(span, text);
+            self.annotations.warn(span, text);
         }
     }
 
-    /// Takes the name off, now or at the end.
+    /// Drops the name, now or at the end.
     pub fn drop_name(&self, mut column: Column) -> Column {
         if self.plan.delayed_names {
             column.drop_name = true;
@@ -387,7 +333,7 @@ impl<'a> EvalContext<'a> {
         column
     }
 
-    /// Joins columns of the same labels; two values at one time are an error, unless names are dropped at the end.
+    /// Joins columns of the same labels; two values at one time are an error.
     pub fn unique(&self, columns: Vec<Column>) -> Result<Vec<Column>, EvalError> {
         let mut indexes: AHashMap<Labels, usize> = AHashMap::with_capacity(columns.len());
         let mut joined: Vec<Column> = Vec::with_capacity(columns.len());
@@ -426,64 +372,5 @@ impl<'a> EvalContext<'a> {
             column
         });
         self.unique(named.collect())
-    }
-}
-
-/// A window that moves over sorted samples.
-#[derive(Default)]
-struct Slide {
-    from: usize,
-    to: usize,
-}
-
-impl Slide {
-    fn to<'s, T>(&mut self, all: &'s [T], start: i64, end: i64, time: impl Fn(&T) -> i64) -> &'s [T] {
-        while all.get(self.to).is_some_and(|one| time(one) <= end) {
-            self.to += 1;
-        }
-        while self.from < self.to && time(&all[self.from]) <= start {
-            self.from += 1;
-        }
-        &all[self.from..self.to]
-    }
-}
-
-/// Writes the newest sample of each time into the column.
-fn newest(
-    series: &SelectedSeries,
-    grid: StepGrid,
-    at: Option<i64>,
-    offset: i64,
-    lookback: i64,
-    timestamps: bool,
-    column: &mut Column,
-) {
-    let (mut floats, mut histograms) = (0, 0);
-    for (i, time) in grid.times().enumerate() {
-        let time = at.unwrap_or(time) - offset;
-        while series.samples.get(floats).is_some_and(|sample| sample.timestamp.0 <= time) {
-            floats += 1;
-        }
-        while series.histograms.get(histograms).is_some_and(|(at, _)| *at <= time) {
-            histograms += 1;
-        }
-        let float = floats.checked_sub(1).map(|newest| &series.samples[newest]);
-        let histogram = histograms.checked_sub(1).map(|newest| &series.histograms[newest]);
-        let float_time = float.map_or(i64::MIN, |sample| sample.timestamp.0);
-        let histogram_time = histogram.map_or(i64::MIN, |(at, _)| *at);
-        let oldest = time - lookback;
-        if float_time > histogram_time {
-            let sample = float.expect("it has a time");
-            if float_time > oldest && !is_stale(sample.value) {
-                column.values[i] = if timestamps { float_time as f64 / 1000.0 } else { sample.value };
-            }
-        } else if let Some((at, histogram)) = histogram
-            && *at > oldest
-            && !is_stale(histogram.sum)
-        {
-            let point =
-                if timestamps { Point::Float(*at as f64 / 1000.0) } else { Point::Histogram(Arc::clone(histogram)) };
-            column.set(i, Some(point));
-        }
     }
 }

@@ -3,5 +3,6 @@
 pub(crate) mod context;
 pub(crate) mod math;
 pub(crate) mod partial;
+pub(crate) mod series;
 pub(crate) mod value;
 pub(crate) mod window;

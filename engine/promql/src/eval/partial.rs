@@ -8,7 +8,7 @@
 
 use crate::annotations::AnnotationCollector;
 use crate::eval::math::{self, Sum, factor, group_labels};
-use crate::eval::value::{ABSENT, Column, is_absent, label_bytes, without_name};
+use crate::eval::value::{ABSENT, Column, is_absent, without_name};
 use crate::eval::window::{COUNTER_SUFFIXES, NOT_A_COUNTER, Window};
 use crate::plan::grid::StepGrid;
 use crate::plan::pushdown::{Function, Pushdown, SeriesInput};
@@ -128,9 +128,14 @@ impl PartialAggregate {
 
     /// Bytes of memory that the sums take.
     pub fn bytes(&self) -> u64 {
-        let labels: usize = self.groups.iter().map(label_bytes).sum();
+        let labels: usize = self.groups.iter().map(Labels::bytes).sum();
         (self.totals.values.capacity() * size_of::<Sum>() + self.totals.counts.capacity() * size_of::<f64>() + labels)
             as u64
+    }
+
+    /// Number of groups.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups.len()
     }
 
     /// Samples that were scanned so far.

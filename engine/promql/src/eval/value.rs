@@ -12,6 +12,20 @@ pub struct SelectedSeries {
     pub histograms: Vec<(i64, Arc<Histogram>)>,
 }
 
+impl SelectedSeries {
+    /// Samples as Prometheus counts them.
+    pub(crate) fn size(&self) -> usize {
+        self.samples.len() + self.histograms.iter().map(|(_, histogram)| histogram_size(histogram)).sum::<usize>()
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.labels.bytes()
+            + self.samples.capacity() * size_of::<Sample>()
+            + self.histograms.iter().map(|(_, histogram)| 16 + heap_bytes(histogram)).sum::<usize>()
+    }
+}
+
 /// "No value here". Arithmetic never makes these bits, and samples with them are markers, which selects leave out.
 pub(crate) const ABSENT: f64 = STALE_NAN;
 
@@ -91,6 +105,30 @@ impl Column {
             && self.histograms.as_ref().is_none_or(|list| list.iter().all(Option::is_none))
     }
 
+    /// Bytes of a column of floats.
+    pub(crate) fn bytes_of(labels: &Labels, count: usize) -> usize {
+        size_of::<Column>() + labels.bytes() + count * size_of::<f64>()
+    }
+
+    /// Bytes of its histograms. Neighbours often share one.
+    pub(crate) fn histogram_bytes(&self) -> usize {
+        let Some(list) = &self.histograms else { return 0 };
+        let mut bytes = list.len() * size_of::<Option<Arc<Histogram>>>();
+        let mut before: Option<&Arc<Histogram>> = None;
+        for histogram in list.iter().flatten() {
+            if before.is_none_or(|before| !Arc::ptr_eq(before, histogram)) {
+                bytes += heap_bytes(histogram);
+            }
+            before = Some(histogram);
+        }
+        bytes
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        Column::bytes_of(&self.labels, self.values.len()) + self.histogram_bytes()
+    }
+
     /// Points in memory, a histogram counted as Prometheus does: one for each 16 bytes.
     pub fn size(&self) -> usize {
         let histograms = self.histograms.iter().flatten().flatten();
@@ -104,11 +142,10 @@ pub fn histogram_size(histogram: &Histogram) -> usize {
     8 + (histogram.positive.len() + histogram.negative.len()) / 2
 }
 
-/// Bytes that a label set of its own takes: its text, its index and two allocations.
-pub(crate) fn label_bytes(labels: &Labels) -> usize {
-    /// Headers and pointers of the two allocations, rounded up.
-    const OVERHEAD: usize = 80;
-    labels.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>() + OVERHEAD
+/// Bytes of a histogram on the heap.
+pub(crate) fn heap_bytes(histogram: &Histogram) -> usize {
+    let buckets = histogram.positive.len() + histogram.negative.len();
+    size_of::<Histogram>() + buckets * size_of::<series::histogram::BucketCount>()
 }
 
 /// The labels without the metric name.
@@ -136,6 +173,26 @@ pub enum QueryValue {
 }
 
 impl QueryValue {
+    /// Samples in memory, as Prometheus counts them.
+    pub(crate) fn samples(&self) -> usize {
+        match self {
+            QueryValue::Scalar(values) => values.len(),
+            QueryValue::String(_) => 0,
+            QueryValue::Vector(columns) => columns.iter().map(Column::size).sum(),
+            QueryValue::Matrix(series) => series.iter().map(SelectedSeries::size).sum(),
+        }
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            QueryValue::Scalar(values) => values.capacity() * size_of::<f64>(),
+            QueryValue::String(text) => text.capacity(),
+            QueryValue::Vector(columns) => columns.iter().map(Column::bytes).sum(),
+            QueryValue::Matrix(series) => series.iter().map(SelectedSeries::bytes).sum(),
+        }
+    }
+
     /// The elements of a vector at one time, or a scalar as one without labels; None for other kinds.
     pub fn into_elements(self) -> Option<Vec<(Labels, Value)>> {
         match self {

@@ -1,6 +1,6 @@
 //! Which code carries out a function.
 
-use crate::eval::context::{EvalContext, EvalError};
+use crate::eval::context::{ColumnSink, EvalContext, EvalError};
 use crate::eval::math::seconds;
 use crate::eval::value::{Column, Point, QueryValue};
 use crate::functions::time::{bounded, float_function};
@@ -19,9 +19,14 @@ pub(crate) fn call(
     grid: StepGrid,
 ) -> Result<QueryValue, EvalError> {
     if function.args.contains(&ValueType::Matrix) {
-        return rate::over_time(context, function, args, grid).map(QueryValue::Vector);
+        let mut columns = Vec::new();
+        each_over_time(context, function, args, grid, &mut |column| {
+            columns.push(column);
+            Ok(())
+        })?;
+        return context.unique(columns).map(QueryValue::Vector);
     }
-    let constant = |value: f64| Ok(QueryValue::Scalar(vec![value; grid.count]));
+    let constant = |value: f64| context.new_values(value, grid).map(QueryValue::Scalar);
     let whole = context.plan.grid;
     match function.name {
         "pi" => constant(std::f64::consts::PI),
@@ -29,7 +34,10 @@ pub(crate) fn call(
         "end" => constant(seconds(context.plan.end)),
         "step" => constant(if context.plan.is_range { seconds(whole.step) } else { 0.0 }),
         "range" => constant(seconds(context.plan.end - whole.start)),
-        "time" => Ok(QueryValue::Scalar(grid.times().map(seconds).collect())),
+        "time" => {
+            context.hold(grid.count, grid.count * size_of::<f64>())?;
+            Ok(QueryValue::Scalar(grid.times().map(seconds).collect()))
+        }
         "min_of" | "max_of" => {
             let (one, other) = (context.scalar(&args[0], grid)?, context.scalar(&args[1], grid)?);
             let pick = |(a, b): (f64, f64)| match function.name {
@@ -58,12 +66,26 @@ pub(crate) fn call(
             let columns = match args.first() {
                 Some(arg) => context.vector(arg, grid)?,
                 // The functions of dates look at the time of evaluation if they are given nothing.
-                None => vec![Column::new(Labels::empty(), grid.times().map(seconds).collect())],
+                None => {
+                    context.hold(grid.count, grid.count * size_of::<f64>())?;
+                    vec![Column::new(Labels::empty(), grid.times().map(seconds).collect())]
+                }
             };
             let of = float_function(name);
             context.map_floats(columns, |value, _| of(value)).map(QueryValue::Vector)
         }
     }
+}
+
+/// Evaluates a function of a range vector, one series after the other.
+pub(crate) fn each_over_time(
+    context: &EvalContext,
+    function: &Function,
+    args: &[Expr],
+    grid: StepGrid,
+    sink: &mut ColumnSink,
+) -> Result<(), EvalError> {
+    rate::over_time(context, function, args, grid, sink)
 }
 
 fn timestamp(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {

@@ -35,7 +35,7 @@ pub(crate) fn call(context: &EvalContext, name: &str, args: &[Expr], grid: StepG
             q.iter().for_each(|q| context.check_quantile(*q, args[0].span));
             let histograms = gather(context, context.vector(&args[1], grid)?, args[1].span, grid)?;
             let columns =
-                answers(context, &histograms, grid, |family, i| family.quantile(context, i, q[i], args[1].span));
+                answers(context, &histograms, grid, |family, i| family.quantile(context, i, q[i], args[1].span))?;
             context.unique(columns)
         }
         "histogram_quantiles" => {
@@ -57,7 +57,7 @@ pub(crate) fn call(context: &EvalContext, name: &str, args: &[Expr], grid: StepG
                     }
                     for mut column in answers(context, &histograms, grid, |family, at| {
                         if at == i { family.quantile(context, i, q, args[0].span) } else { None }
-                    }) {
+                    })? {
                         let mut builder = column.labels.to_builder();
                         builder.set(&label, &value);
                         column.labels = builder.build();
@@ -72,7 +72,7 @@ pub(crate) fn call(context: &EvalContext, name: &str, args: &[Expr], grid: StepG
             let histograms = gather(context, context.vector(&args[2], grid)?, args[2].span, grid)?;
             let columns = answers(context, &histograms, grid, |family, i| {
                 family.fraction(context, i, lower[i], upper[i], args[2].span)
-            });
+            })?;
             context.unique(columns)
         }
         _ => unreachable!("{name} is in the table of functions"),
@@ -94,7 +94,7 @@ fn gather(context: &EvalContext, columns: Vec<Column>, span: Span, grid: StepGri
     for mut column in columns {
         let native = column.histograms.take();
         if let Some(histograms) = native {
-            let mut native = Column::absent(column.labels.clone(), grid.count);
+            let mut native = context.new_column(column.labels.clone(), grid)?;
             native.histograms = Some(histograms);
             let family = family(&mut families, &column.labels, &column);
             family.native = Some(native);
@@ -106,7 +106,7 @@ fn gather(context: &EvalContext, columns: Vec<Column>, span: Span, grid: StepGri
         let Ok(bound) = parse_float(le) else {
             let metric = column.labels.metric_name();
             let text = format!("bucket label \"le\" is missing or has a malformed value of {le:?}");
-            context.notes.warn(span, format!("{text}{}", for_metric(metric)));
+            context.annotations.warn(span, format!("{text}{}", for_metric(metric)));
             continue;
         };
         let mut builder = column.labels.to_builder();
@@ -131,10 +131,10 @@ fn answers(
     families: &[Family],
     grid: StepGrid,
     of: impl Fn(&Family, usize) -> Option<f64>,
-) -> Vec<Column> {
+) -> Result<Vec<Column>, EvalError> {
     let mut columns = Vec::with_capacity(families.len());
     for family in families {
-        let mut column = Column::absent(family.labels.clone(), grid.count);
+        let mut column = context.new_column(family.labels.clone(), grid)?;
         column.drop_name = family.drop_name;
         for i in 0..grid.count {
             if let Some(value) = of(family, i) {
@@ -145,7 +145,7 @@ fn answers(
             columns.push(context.drop_name(column));
         }
     }
-    columns
+    Ok(columns)
 }
 
 impl Family {
@@ -160,7 +160,7 @@ impl Family {
         match (self.native.as_ref().and_then(|native| native.histogram(i)), buckets.is_empty()) {
             (Some(_), false) => {
                 let text = "vector contains a mix of classic and native histograms";
-                context.notes.warn(span, format!("{text}{}", for_metric(self.labels.metric_name())));
+                context.annotations.warn(span, format!("{text}{}", for_metric(self.labels.metric_name())));
                 None
             }
             (Some(histogram), true) => Some(Either::Native(histogram)),
@@ -176,7 +176,7 @@ impl Family {
                 let (value, skewed) = native_quantile(q, histogram);
                 if let Some(how) = skewed {
                     let text = format!("input to histogram_quantile has NaN observations, result is {how}{metric}");
-                    context.notes.info(span, text);
+                    context.annotations.info(span, text);
                 }
                 Some(value)
             }
@@ -187,7 +187,7 @@ impl Family {
                         "(see https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile)";
                     let text =
                         format!("input to histogram_quantile needed to be fixed for monotonicity {place}{metric}");
-                    context.notes.info(span, text);
+                    context.annotations.info(span, text);
                 }
                 Some(value)
             }
@@ -207,7 +207,7 @@ impl Family {
                     if total < histogram.count {
                         let text =
                             "input to histogram_fraction has NaN observations, which are excluded from all fractions";
-                        context.notes.info(span, format!("{text}{}", for_metric(self.labels.metric_name())));
+                        context.annotations.info(span, format!("{text}{}", for_metric(self.labels.metric_name())));
                     }
                 }
                 Some(native_fraction(lower, upper, histogram))

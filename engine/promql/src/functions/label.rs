@@ -10,17 +10,18 @@ use std::cmp::Ordering;
 
 /// The value of the only float of each time.
 pub(crate) fn scalar(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<f64>, EvalError> {
-    let columns = context.vector(arg, grid)?;
-    let mut values = vec![ABSENT; grid.count];
+    let mut values = context.new_values(ABSENT, grid)?;
+    context.hold(0, grid.count * size_of::<u32>())?;
     let mut seen = vec![0u32; grid.count];
-    for column in &columns {
+    context.each_column(arg, grid, &mut |column| {
         for (i, value) in column.values.iter().enumerate() {
             if !is_absent(*value) {
                 values[i] = *value;
-                seen[i] += 1;
+                seen[i] = seen[i].saturating_add(1);
             }
         }
-    }
+        Ok(())
+    })?;
     Ok(values.into_iter().zip(seen).map(|(value, seen)| if seen == 1 { value } else { f64::NAN }).collect())
 }
 
@@ -41,14 +42,15 @@ pub(crate) fn absent_labels(arg: &Expr) -> Labels {
 }
 
 pub(crate) fn absent(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {
-    let mut column = Column::new(absent_labels(arg), vec![1.0; grid.count]);
-    for present in context.vector(arg, grid)? {
+    let mut column = Column::new(absent_labels(arg), context.new_values(1.0, grid)?);
+    context.each_column(arg, grid, &mut |present| {
         for i in 0..grid.count {
             if present.has(i) {
                 column.values[i] = ABSENT;
             }
         }
-    }
+        Ok(())
+    })?;
     Ok(if column.is_empty() { Vec::new() } else { vec![column] })
 }
 
@@ -160,7 +162,7 @@ pub(crate) fn sort(
     let names = names?;
     if context.plan.is_range {
         let text = "sort is ineffective for range queries since results are always ordered by labels";
-        context.notes.warn(span, text);
+        context.annotations.warn(span, text);
         return Ok(columns);
     }
     let descending = name.ends_with("_desc");
@@ -278,19 +280,29 @@ pub(crate) fn info(context: &EvalContext, args: &[Expr], grid: StepGrid) -> Resu
             if !enriched && needs_match {
                 continue;
             }
-            put(&mut by_labels, builder.build(), column.drop_name, grid.count, i, point);
+            put(context, &mut by_labels, builder.build(), column.drop_name, grid, i, point)?;
         }
         out.extend(by_labels);
     }
     context.unique(out)
 }
 
-fn put(columns: &mut Vec<Column>, labels: Labels, drop_name: bool, count: usize, i: usize, point: Point) {
-    let place = columns.iter().position(|column| column.labels == labels).unwrap_or_else(|| {
-        let mut column = Column::absent(labels, count);
-        column.drop_name = drop_name;
-        columns.push(column);
-        columns.len() - 1
-    });
-    columns[place].set(i, Some(point));
+fn put(
+    context: &EvalContext,
+    columns: &mut Vec<Column>,
+    labels: Labels,
+    drop_name: bool,
+    grid: StepGrid,
+    i: usize,
+    point: Point,
+) -> Result<(), EvalError> {
+    let index = match columns.iter().position(|column| column.labels == labels) {
+        Some(index) => index,
+        None => {
+            columns.push(Column { drop_name, ..context.new_column(labels, grid)? });
+            columns.len() - 1
+        }
+    };
+    columns[index].set(i, Some(point));
+    Ok(())
 }

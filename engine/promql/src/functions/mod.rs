@@ -4,4 +4,4 @@ pub(crate) mod dispatch;
 mod histogram;
 mod label;
 mod rate;
-mod time;
+pub(crate) mod time;

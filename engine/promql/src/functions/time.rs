@@ -5,6 +5,18 @@ use crate::eval::value::{ABSENT, Column};
 use crate::plan::grid::StepGrid;
 use crate::syntax::ast::Expr;
 
+/// Whether [`float_function`] knows the name.
+pub(crate) fn is_float_function(name: &str) -> bool {
+    FLOAT_FUNCTIONS.contains(&name)
+}
+
+#[rustfmt::skip]
+const FLOAT_FUNCTIONS: [&str; 31] = [
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "deg", "exp", "floor", "ln",
+    "log10", "log2", "rad", "sgn", "sin", "sinh", "sqrt", "tan", "tanh", "day_of_month", "day_of_week", "day_of_year",
+    "days_in_month", "hour", "minute", "month", "year",
+];
+
 /// The function of this name.
 pub(crate) fn float_function(name: &str) -> fn(f64) -> f64 {
     match name {

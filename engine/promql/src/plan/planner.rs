@@ -96,9 +96,14 @@ impl Plan {
         Ok(Plan { text: text.to_owned(), expr, grid, end, is_range, lookback, inner_step, delayed_names, selects })
     }
 
-    /// What has to be selected, in the order in which [`Plan::eval`] takes the answers.
+    /// What has to be selected, in the order in which [`Plan::evaluate`] takes the answers.
     pub fn selects(&self) -> &[Select] {
         &self.selects
+    }
+
+    /// The end of the query; the last time of the grid may be before.
+    pub fn end(&self) -> i64 {
+        self.end
     }
 
     pub fn value_type(&self) -> ValueType {

@@ -1,15 +1,15 @@
 //! The test language: `load`, `clear` and `eval`, as Prometheus' promqltest describes it.
 
+use promql::budget::{Budget, BudgetLimits};
 use promql::notation::{Value, split_series, values};
 use promql::{
-    QueryValue, Column, Limits, ParseOptions, PartialAggregate, Plan, PlanOptions, Point, SelectResult, SelectedSeries,
+    Column, ParseOptions, PartialAggregate, Plan, PlanOptions, Point, QueryValue, SelectResult, SelectedSeries,
     parse_duration_ms,
 };
 use series::histogram::{BucketCount, Histogram, ResetHint};
 use series::{Labels, METRIC_NAME, Matcher, NORMAL_NAN, Regex, Sample, Timestamp, parse_float};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 pub struct Outcome {
     pub passed: usize,
@@ -299,16 +299,14 @@ fn expected(command: &str, body: &[&str]) -> Result<Expected, String> {
 
 fn string_literal(text: &str) -> Result<String, String> {
     let plan = Plan::instant(text, 0, &PlanOptions::default()).map_err(|error| error.to_string())?;
-    match plan.eval(Vec::new(), limits()).map_err(|error| error.to_string())?.value {
+    match plan.evaluate(Vec::new(), &budget()).map_err(|error| error.to_string())?.value {
         QueryValue::String(text) => Ok(text),
         _ => Err(format!("no string: {text}")),
     }
 }
 
-static NEVER: AtomicBool = AtomicBool::new(false);
-
-fn limits() -> Limits<'static> {
-    Limits { samples_max: 10_000_000, deadline: None, stop: &NEVER }
+fn budget() -> Budget {
+    Budget::new(BudgetLimits { samples_max: 10_000_000, ..BudgetLimits::default() }, None)
 }
 
 pub fn options() -> PlanOptions {
@@ -388,7 +386,7 @@ fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
             .selects()
             .iter()
             .map(|select| answer(select, storage.select(&select.matchers, select.from, select.to)));
-        plan.eval(data.collect(), limits()).map_err(|error| error.to_string())
+        plan.evaluate(data.collect(), &budget()).map_err(|error| error.to_string())
     });
     let evaluated = match (run, &expected.fail) {
         (Err(_), Some(None)) => return Ok(()),

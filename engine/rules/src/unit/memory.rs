@@ -2,18 +2,16 @@
 
 use crate::host::{Found, Host, NO_VECTOR, Pending};
 use notifier::Alert;
+use promql::budget::{Budget, BudgetLimits};
 use promql::notation::Value;
-use promql::{Evaluated, Limits, Plan, PlanOptions, Selected, SelectedSeries};
+use promql::{Evaluated, Plan, PlanOptions, Selected, SelectedSeries};
 use series::histogram::{Histogram, ResetHint};
 use series::{Labels, Matcher, STALE_NAN, Timestamp};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Samples that a query may look at, as Prometheus' default has it.
-const SAMPLES_MAX: usize = 50_000_000;
-
-static NEVER: AtomicBool = AtomicBool::new(false);
+const SAMPLES_MAX: u64 = 50_000_000;
 
 /// A world without clock and files. Remembers what it was told.
 pub struct Memory {
@@ -56,8 +54,8 @@ impl Memory {
                 |select: &promql::Select| Selected::Series(state.select(&select.matchers, select.from, select.to));
             plan.selects().iter().map(select).collect()
         };
-        let limits = Limits { samples_max: SAMPLES_MAX, deadline: None, stop: &NEVER };
-        plan.eval(data, limits).map_err(|error| error.to_string())
+        let limits = BudgetLimits { samples_max: SAMPLES_MAX, ..BudgetLimits::default() };
+        plan.evaluate(data, &Budget::new(limits, None)).map_err(|error| error.to_string())
     }
 }
 
