@@ -41,6 +41,7 @@ test: test-deps
 ## The long forms of the fault tests; the power cut needs root and a loop device.
 soak: test-deps
 	RINGSCRAPE_CRASH_SEEDS=5000 $(CARGO) test --release --locked -p ringscrape-tsdb --test crashes
+	RINGSCRAPE_PROMQL_CASES=3000000 $(CARGO) test --release --locked -p ringscrape-promql --test differential -- --nocapture
 	RINGSCRAPE_KILL_ROUNDS=5000 $(CARGO) test --release --locked -p ringscrape-server --test durability kill
 	$(CARGO) test --release --locked -p ringscrape-server --test durability power_cut -- --ignored --nocapture
 
