@@ -3,10 +3,10 @@
 use crate::syntax::error::{Span, position};
 use std::cell::RefCell;
 
-/// How many of each kind an answer carries.
+/// Annotations of each kind in a result.
 const SHOWN_MAX: usize = 10;
-/// How many different ones are kept while evaluating.
-const KEPT_MAX: usize = 1000;
+/// Different annotations that are collected while evaluating.
+const COLLECTED_MAX: usize = 1000;
 
 /// What an answer's reader should know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(crate) struct AnnotationCollector {
 impl AnnotationCollector {
     fn add(list: &RefCell<Vec<(String, Span)>>, text: String, span: Span) {
         let mut list = list.borrow_mut();
-        if list.len() < KEPT_MAX && !list.iter().any(|(known, place)| *known == text && *place == span) {
+        if list.len() < COLLECTED_MAX && !list.iter().any(|(known, place)| *known == text && *place == span) {
             list.push((text, span));
         }
     }
