@@ -1,8 +1,8 @@
 //! Bits of a chunk, highest first, and the numbers that are packed in them.
 
-use crate::xor::ChunkError;
+use crate::error::{ChunkError, UNEXPECTED_END};
 
-pub const SHORT: ChunkError = ChunkError("it ends early");
+const SHORT: ChunkError = ChunkError(UNEXPECTED_END);
 
 /// No window of significant bits yet.
 const NO_WINDOW: u32 = 0xff;

@@ -1,16 +1,14 @@
-//! A chunk of either kind, and chunks of samples that may be of both.
+//! A chunk: samples of one series, encoded.
 
-use crate::{histogram, xor};
-use series::{Histogram, STALE_NAN, Value};
-use std::sync::Arc;
-use xor::ChunkError;
-
-/// Samples of a chunk that is written anew.
-const SAMPLES_MAX: usize = 120;
+/// Numbers of the encodings: floats, histograms of whole counts, histograms of floats.
+pub const XOR: u8 = 1;
+pub const HISTOGRAM: u8 = 2;
+pub const FLOAT_HISTOGRAM: u8 = 3;
 
 /// A chunk with its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
+    /// Times of its first and its last sample.
     pub min: i64,
     pub max: i64,
     pub encoding: u8,
@@ -24,13 +22,7 @@ impl Chunk {
     }
 
     pub fn is_float(&self) -> bool {
-        self.encoding == xor::XOR
-    }
-
-    /// Reads all samples, in order.
-    pub fn decode(&self, sample: impl FnMut(i64, Value)) -> Result<(), ChunkError> {
-        let Chunk { min, max, encoding, ref bytes } = *self;
-        ChunkRef { min, max, encoding, bytes }.decode(sample)
+        self.encoding == XOR
     }
 }
 
@@ -46,69 +38,5 @@ pub struct ChunkRef<'a> {
 impl ChunkRef<'_> {
     pub fn to_owned(&self) -> Chunk {
         Chunk { min: self.min, max: self.max, encoding: self.encoding, bytes: self.bytes.to_vec() }
-    }
-
-    /// Reads all samples, in order.
-    pub fn decode(&self, mut sample: impl FnMut(i64, Value)) -> Result<(), ChunkError> {
-        match self.encoding {
-            xor::XOR => xor::decode(self.bytes, |at, value| sample(at, Value::Float(value))),
-            encoding => histogram::decode(encoding, self.bytes, |at, histogram| {
-                sample(at, Value::Histogram(Arc::new(histogram)));
-            }),
-        }
-    }
-}
-
-/// Chunks of samples of one series in order of time. A marker behind a histogram is one of a histogram, so that it needs
-/// no chunk of its own.
-pub fn encode(samples: &[(i64, Value)]) -> Vec<Chunk> {
-    let mut chunks = Vec::new();
-    let mut histograms: Vec<(i64, Arc<Histogram>)> = Vec::new();
-    let mut floats: Vec<(i64, f64)> = Vec::new();
-    for (at, value) in samples {
-        match value {
-            Value::Float(_) if value.is_stale() && !histograms.is_empty() => {
-                histograms.push((*at, Arc::new(Histogram { sum: STALE_NAN, ..Histogram::default() })));
-            }
-            Value::Float(value) => {
-                chunks.append(&mut histogram::encode(&histograms));
-                histograms.clear();
-                floats.push((*at, *value));
-            }
-            Value::Histogram(histogram) => {
-                chunks.extend(floats.chunks(SAMPLES_MAX).map(encode_floats));
-                floats.clear();
-                histograms.push((*at, histogram.clone()));
-            }
-        }
-    }
-    chunks.append(&mut histogram::encode(&histograms));
-    chunks.extend(floats.chunks(SAMPLES_MAX).map(encode_floats));
-    chunks
-}
-
-fn encode_floats(samples: &[(i64, f64)]) -> Chunk {
-    let (mut encoder, mut bytes) = (xor::Encoder::default(), Vec::new());
-    samples.iter().for_each(|(at, value)| encoder.push(*at, *value, &mut bytes));
-    encoder.finish(0, &mut bytes);
-    Chunk { min: samples[0].0, max: samples[samples.len() - 1].0, encoding: xor::XOR, bytes }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kinds_take_turns() {
-        let histogram = |count: f64| Value::Histogram(Arc::new(Histogram { count, ..Histogram::default() }));
-        let (float, stale) = (Value::Float(1.0), Value::Float(STALE_NAN));
-        let values = [&float, &stale, &histogram(1.0), &histogram(2.0), &stale, &float, &histogram(3.0)];
-        let samples: Vec<(i64, Value)> = (0..).zip(values.map(Clone::clone)).collect();
-        let chunks = encode(&samples);
-        let kinds: Vec<(u8, u16)> = chunks.iter().map(|chunk| (chunk.encoding, chunk.samples())).collect();
-        assert_eq!(kinds, [(xor::XOR, 2), (histogram::HISTOGRAM, 3), (xor::XOR, 1), (histogram::HISTOGRAM, 1)]);
-        let mut read = Vec::new();
-        chunks.iter().for_each(|chunk| chunk.decode(|at, value| read.push((at, value.is_stale()))).unwrap());
-        assert_eq!(read, samples.iter().map(|(at, value)| (*at, value.is_stale())).collect::<Vec<_>>());
     }
 }

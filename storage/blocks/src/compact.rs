@@ -1,84 +1,29 @@
 //! Several blocks into one, and which.
 //!
 //! Invariants:
-//!   * one series at a time is in memory, whatever the blocks hold
+//!   * one series at a time is in memory, whatever the blocks hold; beside it the symbols, and what the writer needs
 //!   * of two samples at one time the first block's stays; chunks that overlap nothing are copied as they are
+//!   * a block that cannot be read whole is an error that names its file; nothing of the new block stays
 
-use crate::chunk::{Chunk, encode};
-use crate::reader::{Block, Found};
+use crate::merge::merge_chunks;
+use crate::reader::{Block, BlockReader, IdReader, SeriesEntry};
 use crate::writer::BlockWriter;
-use crate::xor::ChunkError;
 use crate::{BlockError, Compaction, Meta, Parent};
-use series::Value;
+use series::Labels;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Writes one block with everything in `blocks`; None if nothing was left. Ends early when told to `stop`.
+/// Writes one block with everything in `blocks`; None if nothing was left. Ends early when told to `stop`. `yield_now` is
+/// called for every series.
 pub fn compact(
     parent: &Path,
     ulid: &str,
     blocks: &[&Block],
     stop: &AtomicBool,
-    mut breathe: impl FnMut(),
+    yield_now: impl FnMut(),
 ) -> Result<Option<Meta>, BlockError> {
-    let failed = |error: std::io::Error| BlockError::new(&parent.join(ulid), 0, error.to_string());
-    let mut symbols = BTreeSet::new();
-    for block in blocks {
-        for name in block.label_names() {
-            symbols.insert(name.to_owned());
-            symbols.extend(block.label_values(name).map(str::to_owned));
-        }
-    }
-    let mut writer = BlockWriter::new(parent, ulid, &symbols).map_err(failed)?;
-    drop(symbols);
-    let ids: Vec<Vec<u32>> = blocks.iter().map(|block| block.ids(&[])).collect::<Result<_, _>>()?;
-    let mut next = vec![0usize; blocks.len()];
-    let mut heads: BinaryHeap<Reverse<(series::Labels, usize)>> = BinaryHeap::new();
-    let mut current: Vec<Option<Found>> = vec![None; blocks.len()];
-    let advance = |block: usize, next: &mut [usize], current: &mut [Option<Found>]| {
-        current[block] = None;
-        while let Some(id) = ids[block].get(next[block]) {
-            next[block] += 1;
-            current[block] = blocks[block].series(*id, i64::MIN, i64::MAX)?;
-            if current[block].is_some() {
-                break;
-            }
-        }
-        Ok::<_, BlockError>(current[block].as_ref().map(|found| Reverse((found.labels.clone(), block))))
-    };
-    for block in 0..blocks.len() {
-        heads.extend(advance(block, &mut next, &mut current)?);
-    }
-    while let Some(Reverse((labels, first))) = heads.pop() {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let mut of_series = vec![first];
-        while heads.peek().is_some_and(|Reverse((other, _))| *other == labels) {
-            of_series.extend(heads.pop().map(|Reverse((_, block))| block));
-        }
-        let mut chunks = Vec::new();
-        for block in of_series {
-            let found = current[block].take().expect("its labels were on the heap");
-            let deleted = blocks[block].deleted(found.id);
-            for chunk in blocks[block].chunks(&found)? {
-                let touched = deleted.iter().any(|(min, max)| chunk.min <= *max && chunk.max >= *min);
-                chunks.push((chunk, if touched { deleted.clone() } else { Vec::new() }));
-            }
-            heads.extend(advance(block, &mut next, &mut current)?);
-        }
-        let merged = merge_chunks(chunks)
-            .map_err(|error| BlockError::new(blocks[first].folder(), 0, format!("series {labels}: {error}")))?;
-        if !merged.is_empty() {
-            writer.add_series(&labels, &merged).map_err(failed)?;
-        }
-        breathe();
-    }
-    if writer.stats().num_series == 0 {
-        return Ok(None);
-    }
     let mut sources: BTreeSet<String> = BTreeSet::new();
     let (mut min, mut max, mut level) = (i64::MAX, i64::MIN, 0);
     for meta in blocks.iter().map(|block| block.meta()) {
@@ -103,51 +48,116 @@ pub fn compact(
         other: blocks.first().map(|block| block.meta().other.clone()).unwrap_or_default(),
         ..Meta::default()
     };
-    writer.finish(meta).map(Some).map_err(failed)
+    merge_blocks(parent, ulid, blocks, meta, stop, yield_now)
 }
 
-/// What came of merging chunks.
-pub type Merged = Vec<Chunk>;
+/// A block that is read series by series.
+struct Input<'a> {
+    block: &'a Block,
+    reader: BlockReader<'a>,
+    ids: IdReader<'a>,
+    current: Option<SeriesEntry>,
+}
 
-/// Chunks of one series without overlap, in order of time. Each comes with the ranges that are deleted from it; of two
-/// samples at one time, the one that comes first stays, a marker gives way to a sample.
-pub fn merge_chunks(mut chunks: Vec<(Chunk, Vec<(i64, i64)>)>) -> Result<Merged, ChunkError> {
-    chunks.sort_by_key(|(chunk, _)| chunk.min);
-    let mut merged: Vec<Chunk> = Vec::with_capacity(chunks.len());
-    let mut rest = chunks.into_iter().peekable();
-    while let Some((chunk, deleted)) = rest.next() {
-        let mut max = chunk.max;
-        let mut group = vec![(chunk, deleted)];
-        while let Some(next) = rest.next_if(|(next, _)| next.min <= max) {
-            max = max.max(next.0.max);
-            group.push(next);
-        }
-        if let [(_, deleted)] = &group[..]
-            && deleted.is_empty()
+impl Input<'_> {
+    /// Goes on to the next series that has chunks.
+    fn advance(&mut self) -> Result<(), BlockError> {
+        self.current = None;
+        while self.current.is_none()
+            && let Some(id) = self.ids.next()?
         {
-            merged.extend(group.into_iter().map(|(chunk, _)| chunk));
-            continue;
+            self.current = self.reader.series(id, i64::MIN, i64::MAX)?;
         }
-        let mut samples: Vec<(i64, Value)> = Vec::new();
-        for (chunk, deleted) in &group {
-            chunk.decode(|at, value| {
-                if !deleted.iter().any(|(min, max)| at >= *min && at <= *max) {
-                    samples.push((at, value));
-                }
-            })?;
-        }
-        // Stable: equal times stay in the order in which they came.
-        samples.sort_by_key(|(at, value)| (*at, value.is_stale()));
-        samples.dedup_by_key(|(at, _)| *at);
-        merged.append(&mut encode(&samples));
+        Ok(())
     }
-    Ok(merged)
+
+    fn labels(&self) -> Option<Labels> {
+        self.current.as_ref().map(|entry| entry.labels.clone())
+    }
+}
+
+/// Like [`compact`], with the meta of the new block but for its ULID and counts.
+pub(crate) fn merge_blocks(
+    parent: &Path,
+    ulid: &str,
+    blocks: &[&Block],
+    meta: Meta,
+    stop: &AtomicBool,
+    mut yield_now: impl FnMut(),
+) -> Result<Option<Meta>, BlockError> {
+    let failed = |error: std::io::Error| BlockError::io(&parent.join(ulid), 0, &error);
+    let mut symbols = BTreeSet::new();
+    for block in blocks {
+        block.each_symbol(|text| {
+            if !symbols.contains(text) {
+                symbols.insert(text.to_owned());
+            }
+            true
+        })?;
+    }
+    let mut writer = BlockWriter::new(parent, ulid, &symbols).map_err(failed)?;
+    drop(symbols);
+    let mut inputs = Vec::with_capacity(blocks.len());
+    let mut heads: BinaryHeap<Reverse<(Labels, usize)>> = BinaryHeap::new();
+    for (i, block) in blocks.iter().enumerate() {
+        let mut input = Input { block, reader: block.reader(), ids: block.all_ids()?, current: None };
+        input.advance()?;
+        heads.extend(input.labels().map(|labels| Reverse((labels, i))));
+        inputs.push(input);
+    }
+    while let Some(Reverse((labels, first))) = heads.pop() {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let mut of_series = vec![first];
+        while heads.peek().is_some_and(|Reverse((other, _))| *other == labels) {
+            of_series.extend(heads.pop().map(|Reverse((_, input))| input));
+        }
+        let mut chunks = Vec::new();
+        for i in &of_series {
+            let input = &mut inputs[*i];
+            let entry = input.current.as_ref().expect("its labels were on the heap");
+            let deleted = input.block.deleted(entry.id);
+            chunks.extend(input.reader.chunks(entry)?.into_iter().map(|chunk| (chunk, deleted.clone())));
+        }
+        let merged = match merge_chunks(chunks) {
+            Ok(merged) => merged,
+            Err(error) => {
+                // Which of the chunks it is was not looked at before.
+                let mut found = None;
+                for i in &of_series {
+                    let input = &mut inputs[*i];
+                    let entry = input.current.as_ref().expect("its labels were on the heap");
+                    input.reader.verify_series(entry, |error| found = found.take().or(Some(error)));
+                }
+                let other = || BlockError::new(blocks[first].folder(), 0, format!("series {labels}: {error}"));
+                return Err(found.unwrap_or_else(other));
+            }
+        };
+        if !merged.is_empty() {
+            writer.add_series(&labels, &merged).map_err(failed)?;
+        }
+        for i in of_series {
+            inputs[i].advance()?;
+            let Some(next) = inputs[i].labels() else { continue };
+            if next <= labels {
+                let reason = format!("series {next} is not behind {labels}");
+                return Err(BlockError::new(&blocks[i].folder().join("index"), 0, reason));
+            }
+            heads.push(Reverse((next, i)));
+        }
+        yield_now();
+    }
+    if writer.stats().num_series == 0 {
+        return Ok(None);
+    }
+    writer.finish(meta).map(Some).map_err(failed)
 }
 
 /// Which blocks to compact next, by Prometheus' rules: overlapping ones; else the oldest full range of `ranges`
 /// (ascending, milliseconds); else a large block of which more than 5 % is deleted. Metas with their tombstones.
 pub fn plan(metas: &[(&Meta, u64)], ranges: &[i64]) -> Vec<String> {
-    let mut sorted: Vec<&(&Meta, u64)> = metas.iter().collect();
+    let mut sorted: Vec<&(&Meta, u64)> = metas.iter().filter(|(meta, _)| !meta.compaction.failed).collect();
     sorted.sort_by_key(|(meta, _)| meta.min_time);
     let ulids = |group: &[&(&Meta, u64)]| group.iter().map(|(meta, _)| meta.ulid.clone()).collect::<Vec<_>>();
     // Overlapping blocks first.
@@ -180,11 +190,10 @@ pub fn plan(metas: &[(&Meta, u64)], ranges: &[i64]) -> Vec<String> {
                 continue;
             }
             let group = &older[at..at + in_range];
-            let failed = group.iter().any(|(meta, _)| meta.compaction.failed);
             let (first, end) = (group[0].0.min_time, group[in_range - 1].0.max_time);
             let full = end - first == *range || end <= last_start;
             let small = group.iter().all(|(meta, _)| meta.max_time - meta.min_time <= smaller.max(range - 1));
-            if in_range > 1 && full && small && !failed {
+            if in_range > 1 && full && small {
                 return ulids(group);
             }
             at += in_range;
@@ -200,8 +209,6 @@ pub fn plan(metas: &[(&Meta, u64)], ranges: &[i64]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xor;
-    use series::Histogram;
 
     fn meta(ulid: &str, min: i64, max: i64) -> Meta {
         Meta { ulid: ulid.into(), min_time: min, max_time: max, ..Meta::default() }
@@ -237,39 +244,5 @@ mod tests {
         let newest = meta("n", 60, 80);
         assert_eq!(plan(&[(&worn, 10), (&newest, 0)], &[20, 60, 180]), ["w"]);
         assert_eq!(plan(&[(&worn, 2), (&newest, 0)], &[20, 60, 180]), Vec::<String>::new());
-    }
-
-    #[test]
-    fn overlapping_chunks_are_merged_and_the_first_sample_stays() {
-        let chunk = |samples: &[(i64, f64)]| {
-            let samples: Vec<_> = samples.iter().map(|(at, value)| (*at, Value::Float(*value))).collect();
-            encode(&samples).remove(0)
-        };
-        let a = chunk(&[(1, 1.0), (3, 3.0), (5, series::STALE_NAN)]);
-        let b = chunk(&[(3, 9.0), (4, 4.0), (5, 5.0)]);
-        let c = chunk(&[(10, 10.0), (11, 11.0)]);
-        let merged = merge_chunks(vec![(a, vec![]), (c.clone(), vec![]), (b, vec![(4, 4)])]).unwrap();
-        let mut read = Vec::new();
-        xor::decode(&merged[0].bytes, |at, value| read.push((at, value))).unwrap();
-        assert_eq!(read, [(1, 1.0), (3, 3.0), (5, 5.0)]);
-        assert_eq!(merged[1], c);
-    }
-
-    #[test]
-    fn histograms_are_merged_with_floats_and_each_other() {
-        let histogram = |count: f64| Value::Histogram(Histogram { count, ..Histogram::default() }.into());
-        let chunk = |samples: &[(i64, Value)]| (encode(samples).remove(0), vec![]);
-        let merged = merge_chunks(vec![
-            chunk(&[(1, histogram(1.0)), (5, histogram(5.0)), (9, histogram(9.0))]),
-            chunk(&[(2, histogram(2.0)), (5, histogram(4.0))]),
-            chunk(&[(6, Value::Float(6.0)), (9, Value::Float(series::STALE_NAN))]),
-        ]);
-        let mut read = Vec::new();
-        for chunk in merged.unwrap() {
-            let before = read.len();
-            chunk.decode(|at, value| read.push((at, matches!(value, Value::Float(_))))).unwrap();
-            assert_eq!((chunk.min, chunk.max), (read[before].0, read[read.len() - 1].0));
-        }
-        assert_eq!(read, [(1, false), (2, false), (5, false), (6, true), (9, false)]);
     }
 }

@@ -9,15 +9,12 @@
 
 use crate::bits::{BitWriter, Bits, XorWindow, put_varbit_int, put_varbit_uint};
 use crate::chunk::Chunk;
-use crate::xor::ChunkError;
+pub use crate::chunk::{FLOAT_HISTOGRAM, HISTOGRAM};
+use crate::error::{ChunkError, UNEXPECTED_END};
 use ahash::AHashSet;
 use series::histogram::{BucketCount, CUSTOM_SCHEMA, ResetHint, SCHEMA_MAX};
 use series::{Histogram, is_stale};
 use std::sync::Arc;
-
-/// Numbers of the encodings in a chunk: whole counts, and floats.
-pub const HISTOGRAM: u8 = 2;
-pub const FLOAT_HISTOGRAM: u8 = 3;
 
 /// Samples of a chunk that is written here, and counts of buckets in all of them.
 const SAMPLES_MAX: usize = 120;
@@ -370,7 +367,7 @@ pub fn decode(encoding: u8, chunk: &[u8], sample: impl FnMut(i64, Histogram)) ->
 }
 
 fn decode_run<C: Column>(chunk: &[u8], mut sample: impl FnMut(i64, Histogram)) -> Result<(), ChunkError> {
-    let (head, bytes) = chunk.split_first_chunk::<3>().ok_or(crate::bits::SHORT)?;
+    let (head, bytes) = chunk.split_first_chunk::<3>().ok_or(ChunkError(UNEXPECTED_END))?;
     let (samples, flags) = (u16::from_be_bytes([head[0], head[1]]), head[2] & FLAGS);
     if samples == 0 {
         return Ok(());

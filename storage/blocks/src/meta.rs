@@ -65,16 +65,23 @@ impl Meta {
     pub fn read(folder: &Path) -> Result<Meta, crate::BlockError> {
         let path = folder.join("meta.json");
         let bad = |reason: String| crate::BlockError::new(&path, 0, reason);
-        let length = std::fs::metadata(&path).map_err(|error| bad(error.to_string()))?.len();
+        let io = |error: std::io::Error| crate::BlockError::io(&path, 0, &error);
+        let length = std::fs::metadata(&path).map_err(io)?.len();
         if length > META_BYTES_MAX {
             return Err(bad(format!("{length} bytes are too many")));
         }
-        let text = std::fs::read(&path).map_err(|error| bad(error.to_string()))?;
+        let text = std::fs::read(&path).map_err(io)?;
         let meta: Meta = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         match meta.version {
             1 => Ok(meta),
-            version => Err(bad(format!("version {version}, only 1 is known"))),
+            got => Err(crate::BlockError { file: path, offset: 0, fault: crate::Fault::Version { want: 1, got } }),
         }
+    }
+
+    /// Replaces the file of a block that is complete.
+    pub fn replace(&self, folder: &Path) -> std::io::Result<()> {
+        let text = serde_json::to_vec_pretty(self).expect("strings and numbers only");
+        crate::file::replace(&folder.join("meta.json"), &text)
     }
 
     pub fn write(&self, folder: &Path) -> std::io::Result<()> {

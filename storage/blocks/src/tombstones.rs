@@ -1,6 +1,7 @@
 //! What was deleted from a block without writing it anew.
 
-use crate::{BlockError, Cursor, TOMBSTONES_MAGIC, file, put_uvarint};
+use crate::codec::{ByteCursor, put_uvarint, put_varint};
+use crate::{BlockError, Fault, TOMBSTONES_MAGIC, file};
 use ahash::AHashMap;
 use std::path::Path;
 
@@ -15,7 +16,7 @@ impl Tombstones {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Tombstones::default()),
-            Err(error) => return Err(BlockError::new(&path, 0, error.to_string())),
+            Err(error) => return Err(BlockError::io(&path, 0, &error)),
         };
         let bad = |reason: &str| BlockError::new(&path, 0, reason);
         let (head, rest) = bytes.split_at_checked(5).ok_or_else(|| bad("it ends early"))?;
@@ -23,12 +24,17 @@ impl Tombstones {
             return Err(bad("no tombstones of version 1"));
         }
         let (stones, sum) = rest.split_last_chunk::<4>().ok_or_else(|| bad("it ends early"))?;
-        if crc32c::crc32c(stones) != u32::from_be_bytes(*sum) {
-            return Err(bad("the checksum does not fit"));
+        let (want, got) = (u32::from_be_bytes(*sum), crc32c::crc32c(stones));
+        if want != got {
+            return Err(BlockError {
+                file: path,
+                offset: bytes.len() as u64 - 4,
+                fault: Fault::Checksum { want, got },
+            });
         }
         let mut all = Tombstones::default();
-        let mut cursor = Cursor(stones);
-        while !cursor.0.is_empty() {
+        let mut cursor = ByteCursor::new(stones);
+        while !cursor.is_empty() {
             let mut stone = || {
                 let series = u32::try_from(cursor.uvarint()?).map_err(|_| "a series is out of range")?;
                 Ok((series, cursor.varint()?, cursor.varint()?))
@@ -63,8 +69,8 @@ impl Tombstones {
         for (series, ranges) in series {
             for (min, max) in ranges {
                 put_uvarint(u64::from(*series), &mut stones);
-                put_uvarint((min << 1 ^ min >> 63) as u64, &mut stones);
-                put_uvarint((max << 1 ^ max >> 63) as u64, &mut stones);
+                put_varint(*min, &mut stones);
+                put_varint(*max, &mut stones);
             }
         }
         let mut bytes = TOMBSTONES_MAGIC.to_be_bytes().to_vec();

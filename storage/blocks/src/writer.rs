@@ -2,12 +2,14 @@
 //!
 //! Invariants:
 //!   * the folder has its final name only when every byte in it is durable
+//!   * a writer that is dropped before its end removes its unfinished folder
 //!   * memory: the symbols, and about one byte per label of each series for the postings
 
 use crate::chunk::Chunk;
+use crate::codec::{put_uvarint, put_varint};
 use crate::file::{sync_folder, write_synced};
 use crate::meta::{Meta, Stats};
-use crate::{CHUNKS_MAGIC, INDEX_MAGIC, TOMBSTONES_MAGIC, put_uvarint};
+use crate::{CHUNKS_MAGIC, INDEX_MAGIC, TOMBSTONES_MAGIC};
 use ahash::AHashMap;
 use series::Labels;
 use std::collections::BTreeSet;
@@ -31,10 +33,25 @@ struct Postings {
     count: u32,
 }
 
-/// A block under construction. Dropped without [`BlockWriter::finish`], it leaves its unfinished folder.
+/// A folder that is removed unless its block is finished.
+struct UnfinishedFolder {
+    path: PathBuf,
+    is_finished: bool,
+}
+
+impl Drop for UnfinishedFolder {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // What cannot be removed now is at the next start.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// A block under construction. Dropped without [`BlockWriter::finish`], it removes its unfinished folder.
 pub struct BlockWriter {
     parent: PathBuf,
-    folder: PathBuf,
+    folder: UnfinishedFolder,
     ulid: String,
     index: BufWriter<File>,
     index_at: u64,
@@ -55,9 +72,10 @@ pub struct BlockWriter {
 impl BlockWriter {
     /// Begins a block in `parent`. `symbols` are all names and values of the labels to come.
     pub fn new(parent: &Path, ulid: &str, symbols: &BTreeSet<String>) -> io::Result<BlockWriter> {
-        let folder = parent.join(format!("{ulid}{UNFINISHED}"));
-        std::fs::create_dir_all(folder.join("chunks"))?;
-        let index = BufWriter::with_capacity(BUFFER_BYTES, File::create(folder.join("index"))?);
+        let path = parent.join(format!("{ulid}{UNFINISHED}"));
+        let folder = UnfinishedFolder { path, is_finished: false };
+        std::fs::create_dir_all(folder.path.join("chunks"))?;
+        let index = BufWriter::with_capacity(BUFFER_BYTES, File::create(folder.path.join("index"))?);
         let mut writer = BlockWriter {
             parent: parent.to_owned(),
             folder,
@@ -153,14 +171,13 @@ impl BlockWriter {
         for (i, chunk) in chunks.iter().enumerate() {
             let reference = self.put_chunk(chunk)?;
             if i == 0 {
-                put_uvarint((chunk.min << 1 ^ chunk.min >> 63) as u64, &mut entry);
+                put_varint(chunk.min, &mut entry);
                 put_uvarint(chunk.max.wrapping_sub(chunk.min) as u64, &mut entry);
                 put_uvarint(reference, &mut entry);
             } else {
                 put_uvarint(chunk.min.wrapping_sub(last_max) as u64, &mut entry);
                 put_uvarint(chunk.max.wrapping_sub(chunk.min) as u64, &mut entry);
-                let step = reference.wrapping_sub(last_reference) as i64;
-                put_uvarint((step << 1 ^ step >> 63) as u64, &mut entry);
+                put_varint(reference.wrapping_sub(last_reference) as i64, &mut entry);
             }
             (last_max, last_reference) = (chunk.max, reference);
             self.stats.num_samples += u64::from(chunk.samples());
@@ -189,7 +206,7 @@ impl BlockWriter {
         if self.chunks.is_none() || self.chunk_at + length > CHUNK_FILE_BYTES_MAX {
             self.end_chunk_file()?;
             self.chunk_file += 1;
-            let path = self.folder.join("chunks").join(format!("{:06}", self.chunk_file));
+            let path = self.folder.path.join("chunks").join(format!("{:06}", self.chunk_file));
             let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?);
             file.write_all(&CHUNKS_MAGIC.to_be_bytes())?;
             file.write_all(&[1, 0, 0, 0])?;
@@ -271,14 +288,15 @@ impl BlockWriter {
         let mut tombstones = TOMBSTONES_MAGIC.to_be_bytes().to_vec();
         tombstones.push(1);
         tombstones.extend_from_slice(&crc32c::crc32c(&[]).to_be_bytes());
-        write_synced(&self.folder.join("tombstones"), &tombstones)?;
+        write_synced(&self.folder.path.join("tombstones"), &tombstones)?;
         meta.ulid = self.ulid.clone();
         meta.version = 1;
         meta.stats = self.stats;
-        meta.write(&self.folder)?;
-        sync_folder(&self.folder.join("chunks"))?;
-        sync_folder(&self.folder)?;
-        std::fs::rename(&self.folder, self.parent.join(&self.ulid))?;
+        meta.write(&self.folder.path)?;
+        sync_folder(&self.folder.path.join("chunks"))?;
+        sync_folder(&self.folder.path)?;
+        std::fs::rename(&self.folder.path, self.parent.join(&self.ulid))?;
+        self.folder.is_finished = true;
         sync_folder(&self.parent)?;
         Ok(meta)
     }

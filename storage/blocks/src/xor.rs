@@ -3,16 +3,11 @@
 //! Source: Pelkonen et al., "Gorilla: a fast, scalable, in-memory time series database", VLDB 2015, with the widths of
 //! Prometheus. Format: docs/format/block.md.
 
-use crate::bits::{BitWriter, Bits, SHORT, XorWindow};
+use crate::bits::{BitWriter, Bits, XorWindow};
+pub use crate::chunk::XOR;
+pub use crate::error::ChunkError;
+use crate::error::UNEXPECTED_END;
 use std::ops::Range;
-
-/// The encoding's number in a chunk.
-pub const XOR: u8 = 1;
-
-/// Bytes that are no chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("chunk is damaged: {0}")]
-pub struct ChunkError(pub &'static str);
 
 /// Writes one chunk after the other, each into a buffer of its caller.
 #[derive(Debug, Default)]
@@ -198,7 +193,7 @@ pub fn encode_steps(times: &Times, steps: &[(u32, f64)], out: &mut Vec<u8>) {
 
 /// Reads all samples of an XOR chunk, in order.
 pub fn decode(chunk: &[u8], mut sample: impl FnMut(i64, f64)) -> Result<(), ChunkError> {
-    let (head, bytes) = chunk.split_first_chunk::<2>().ok_or(SHORT)?;
+    let (head, bytes) = chunk.split_first_chunk::<2>().ok_or(ChunkError(UNEXPECTED_END))?;
     let count = u16::from_be_bytes(*head);
     let mut bits = Bits::new(bytes);
     let (mut at, mut delta, mut value) = (0i64, 0u64, 0u64);
@@ -351,6 +346,6 @@ mod tests {
             assert!(count <= 65_535);
         }
         assert!(refused > 1000, "{refused}");
-        assert_eq!(decode(&[], |_, _| ()), Err(SHORT));
+        assert_eq!(decode(&[], |_, _| ()), Err(ChunkError(UNEXPECTED_END)));
     }
 }

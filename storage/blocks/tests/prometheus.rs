@@ -262,9 +262,13 @@ fn damaged_files_are_errors_that_name_them() {
 fn half_blocks_are_never_seen() {
     let folder = tempfile::tempdir().unwrap();
     let writer = BlockWriter::new(folder.path(), ULIDS[0], &BTreeSet::new()).unwrap();
-    drop(writer);
-    assert!(!folder.path().join(ULIDS[0]).exists());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    // A process that is killed does not drop its writer.
+    std::mem::forget(writer);
+    assert!(!folder.path().join(ULIDS[0]).exists());
     blocks::remove_leftovers(folder.path()).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    // One whose write fails leaves nothing.
+    drop(BlockWriter::new(folder.path(), ULIDS[0], &BTreeSet::new()).unwrap());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

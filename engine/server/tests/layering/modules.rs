@@ -17,8 +17,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("engine/query", "", "run service"),
     ("engine/shard", "", "core runtime"),
     ("engine/shard", "fetch", "client connect"),
-    ("storage/blocks", "", "bits xor"),
-    ("storage/blocks", "", "chunk histogram"),
     ("storage/tsdb", "", "head histograms log seal"),
 ];
 
