@@ -44,7 +44,7 @@ impl From<query::QueryError> for ApiError {
         use query::QueryError;
         let (status, kind) = match &error {
             QueryError::Syntax(_) => (StatusCode::BAD_REQUEST, "bad_data"),
-            QueryError::Execution(_) | QueryError::Limit(_) | QueryError::Storage(_) => {
+            QueryError::Execution(_) | QueryError::Limit(_) | QueryError::TooManySamples | QueryError::Storage(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "execution")
             }
             QueryError::Timeout(_) => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),

@@ -5,6 +5,7 @@
 //!   * what the guards refuse is refused before a line is written
 
 use crate::params::Params;
+use crate::read_params::selectors;
 use crate::state::State;
 use ahash::RandomState;
 use axum::Extension;
@@ -13,7 +14,6 @@ use axum::extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use exposition::Escaping;
-use promql::parse_selector;
 use query::{Federation, StreamError};
 use series::{Labels, Matcher};
 use shard::FederateRequest;
@@ -103,16 +103,13 @@ pub async fn federate(
         bytes: 0,
         outcome: "cut",
     };
-    let mut selectors = Vec::new();
-    for text in params.all("match[]") {
-        match parse_selector(text) {
-            Ok(matchers) => selectors.push(matchers),
-            Err(error) => {
-                let counter = &counters.refused_selector;
-                return request.refuse(StatusCode::BAD_REQUEST, counter, "bad selector", error.to_string());
-            }
+    let selectors = match selectors(&params) {
+        Ok(selectors) => selectors,
+        Err(error) => {
+            let counter = &counters.refused_selector;
+            return request.refuse(StatusCode::BAD_REQUEST, counter, "bad selector", error);
         }
-    }
+    };
     let escaping = negotiate(&headers);
     let kind = format!("text/plain; version=0.0.4; charset=utf-8; escaping={}", escaping.as_str());
     if selectors.is_empty() {

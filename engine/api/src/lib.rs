@@ -14,6 +14,7 @@ mod metrics;
 mod pages;
 mod params;
 mod query;
+mod read_params;
 mod remote;
 mod remote_state;
 mod remote_write;

@@ -3,11 +3,12 @@
 use crate::answer::{ApiError, ApiResult, Data};
 use crate::json::result::respond;
 use crate::params::Params;
+use crate::read_params::limit;
 use crate::state::{State, now_ms};
 use axum::extract;
 use axum::response::Response;
 use promql::{ParseError, ParseOptions};
-use query::{QueryError, QueryOptions};
+use query::{Origin, QueryError, QueryOptions};
 use serde_json::{Value, json};
 use series::Timestamp;
 use std::time::Duration;
@@ -49,12 +50,12 @@ fn options(state: &State, params: &Params) -> Result<QueryOptions, ApiError> {
         lookback => lookback,
     };
     let timeout = duration(params, "timeout", settings.timeout)?.min(settings.timeout);
-    Ok(QueryOptions { plan, timeout })
+    Ok(QueryOptions { plan, timeout, origin: Origin::Api })
 }
 
 pub async fn query(state: S, params: Params) -> Result<Response, ApiError> {
     let at = params.time("time", now_ms())?;
-    let limit = limit(&params)?;
+    let limit = series_max(&params)?;
     let options = options(&state, &params)?;
     let expr = params.get("query").unwrap_or("");
     let answer = state.parts.query.instant(expr, Timestamp(at), &options).await.map_err(failed)?;
@@ -88,7 +89,7 @@ pub async fn query_range(state: S, params: Params) -> Result<Response, ApiError>
         let text = "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)";
         return Err(ApiError::bad_data(text));
     }
-    let limit = limit(&params)?;
+    let limit = series_max(&params)?;
     let options = options(&state, &params)?;
     let expr = params.get("query").unwrap_or("");
     let times = (Timestamp(start), Timestamp(end));
@@ -96,9 +97,9 @@ pub async fn query_range(state: S, params: Params) -> Result<Response, ApiError>
     Ok(respond(answer, true, limit, wants_stats(&params)))
 }
 
-/// Series of an answer; 0 is no limit.
-fn limit(params: &Params) -> Result<usize, ApiError> {
-    Ok(match params.limit("limit")? {
+/// Most series of an answer.
+fn series_max(params: &Params) -> Result<usize, ApiError> {
+    Ok(match limit(params)? {
         0 => usize::MAX,
         limit => limit,
     })

@@ -4,12 +4,13 @@
 //!   * a body is bounded before it is read, and its unpacked length before it is unpacked
 //!   * 2xx means that the log has every sample
 
+use crate::read_params::refuse_everything;
 use crate::state::State;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use query::{QueryError, SelectRequest};
+use query::{QueryError, RawSeries, SelectRequest};
 use remote::{DecodeError, Message, ResponseType, SeriesAnswer, WriteLimits};
 use series::{Labels, MatchOp, Matcher, Timestamp};
 use shard::{ReceiveOutcome, Received, ShardError};
@@ -50,7 +51,9 @@ impl From<ShardError> for RequestError {
 impl From<QueryError> for RequestError {
     fn from(error: QueryError) -> RequestError {
         let status = match error {
-            QueryError::Limit(_) | QueryError::Syntax(_) | QueryError::Execution(_) => StatusCode::BAD_REQUEST,
+            QueryError::Limit(_) | QueryError::TooManySamples | QueryError::Syntax(_) | QueryError::Execution(_) => {
+                StatusCode::BAD_REQUEST
+            }
             QueryError::Storage(_) | QueryError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             QueryError::Timeout(_) | QueryError::Canceled | QueryError::Unavailable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -201,21 +204,27 @@ async fn answer(state: &State, request: Request) -> Result<Response, RequestErro
     let external = state.running().config.global.external_labels.clone();
     let samples_max = match kind {
         ResponseType::Samples => settings.read_samples_max,
-        ResponseType::StreamedXorChunks => state.parts.query.settings().samples_max,
+        // A stream is bounded by the memory of its query.
+        ResponseType::StreamedXorChunks => 0,
     };
     let mut left = samples_max;
     let mut answers: Vec<Vec<SeriesAnswer>> = Vec::with_capacity(request.queries.len());
+    // For the memory of the answers, until they have been written.
+    let mut charges = Vec::with_capacity(request.queries.len());
     for query in request.queries {
+        refuse_everything(&query.matchers).map_err(|error| RequestError::new(StatusCode::BAD_REQUEST, error))?;
         let matchers = query.matchers.into_iter().map(|matcher| without_external(matcher, &external)).collect();
         let (from, to) = (Timestamp(query.from), Timestamp(query.to));
         // What earlier questions have taken counts; a limit of 0 would be none.
         let request = SelectRequest { matchers, from, to, samples_max: left };
-        let found = state.parts.query.select_raw(request).await.map_err(|error| match error {
-            QueryError::Limit(_) => {
-                RequestError::new(StatusCode::BAD_REQUEST, format!("exceeded sample limit ({samples_max})"))
-            }
-            error => error.into(),
-        })?;
+        let RawSeries { series: found, charge } =
+            state.parts.query.select_raw(request).await.map_err(|error| match error {
+                QueryError::TooManySamples => {
+                    RequestError::new(StatusCode::BAD_REQUEST, format!("exceeded sample limit ({samples_max})"))
+                }
+                error => error.into(),
+            })?;
+        charges.push(charge);
         if samples_max > 0 {
             let histograms = found.iter().flat_map(|series| &series.histograms);
             let histograms: usize = histograms.map(|(_, histogram)| promql::histogram_size(histogram)).sum();
@@ -235,7 +244,10 @@ async fn answer(state: &State, request: Request) -> Result<Response, RequestErro
     }
     Ok(match kind {
         ResponseType::Samples => {
-            let whole = move || remote::pack(&remote::encode_samples(&answers));
+            let whole = move || {
+                let _charges = charges;
+                remote::pack(&remote::encode_samples(&answers))
+            };
             let body = tokio::task::spawn_blocking(whole).await;
             let body = body.map_err(|error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
             let headers = [(header::CONTENT_TYPE, "application/x-protobuf"), (header::CONTENT_ENCODING, "snappy")];
@@ -243,7 +255,10 @@ async fn answer(state: &State, request: Request) -> Result<Response, RequestErro
         }
         ResponseType::StreamedXorChunks => {
             let frames = remote::Frames::new(answers, settings.frame_bytes_max);
-            let frames = frames.map(Ok::<_, std::convert::Infallible>);
+            let frames = frames.map(move |frame| {
+                let _charges = &charges;
+                Ok::<_, std::convert::Infallible>(frame)
+            });
             let kind = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
             let body = Body::from_stream(futures_lite::stream::iter(frames));
             ([(header::CONTENT_TYPE, kind)], body).into_response()

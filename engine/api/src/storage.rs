@@ -1,15 +1,17 @@
 //! `/api/v1`: what is stored, and how: series and labels; the state of the data folder; admin.
 
 use crate::answer::{ApiError, ApiResult, Data};
+use crate::json::labels::{write_labels, write_text};
+use crate::json::list::respond;
 use crate::params::Params;
+use crate::read_params::{api_selectors, label_name, limit};
 use crate::state::{State, now_ms};
 use axum::extract;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use promql::parse_selector;
-use query::LabelRequest;
+use query::{LabelRequest, LabelTexts, SeriesLabels};
 use serde::Serialize;
-use series::{Labels, Matcher, Timestamp};
+use series::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,62 +33,46 @@ fn store(state: &State) -> Result<&Arc<Store>, ApiError> {
     state.parts.shards.store().ok_or_else(|| unavailable("this server keeps no data folder"))
 }
 
-fn object(labels: &Labels) -> BTreeMap<String, String> {
-    labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+/// Which series the parameters select, and in which range of time: without one, all that is kept. None for a range that
+/// ends before it begins: nothing is in it.
+fn label_request(params: &Params) -> Result<Option<LabelRequest>, ApiError> {
+    let limit = limit(params)?;
+    let (from, to) = (params.time("start", i64::MIN)?, params.time("end", i64::MAX)?);
+    let selectors = api_selectors(params)?;
+    Ok((from <= to).then_some(LabelRequest { selectors, from: Timestamp(from), to: Timestamp(to), limit }))
 }
 
-/// Which series the parameters select, and in which range of time.
-fn label_request(state: &State, params: &Params, required: bool) -> Result<LabelRequest, ApiError> {
-    let mut selectors: Vec<Vec<Matcher>> = Vec::new();
-    let invalid = |error: String| ApiError::bad_data(format!("invalid parameter \"match[]\": {error}"));
-    for text in params.all("match[]") {
-        let parsed = parse_selector(text).map_err(|error| invalid(error.to_string()))?;
-        if promql::selects_anything(&parsed) {
-            return Err(invalid("match[] must contain at least one non-empty matcher".to_owned()));
-        }
-        selectors.push(parsed);
+pub async fn series(state: S, params: Params) -> Result<Response, ApiError> {
+    if params.all("match[]").next().is_none() {
+        return Err(ApiError::bad_data("no match[] parameter provided"));
     }
-    if selectors.is_empty() {
-        if required {
-            return Err(ApiError::bad_data("no match[] parameter provided"));
-        }
-        selectors.push(Vec::new());
-    }
-    let to = params.time("end", now_ms())?;
-    let from = params.time("start", to - state.parts.query.settings().plan.lookback.as_millis() as i64)?;
-    if from > to {
-        return Err(ApiError::bad_data("invalid parameter \"end\": end timestamp must not be before start time"));
-    }
-    Ok(LabelRequest { selectors, from: Timestamp(from), to: Timestamp(to) })
+    let Some(request) = label_request(&params)? else { return Ok(nothing()) };
+    let SeriesLabels { sets, is_truncated, charge } = state.parts.query.series(request).await?;
+    Ok(respond(sets, write_labels, is_truncated, charge))
 }
 
-pub async fn series(state: S, params: Params) -> ApiResult<Vec<BTreeMap<String, String>>> {
-    let limit = limit_or_all(&params)?;
-    let sets = state.parts.query.series(label_request(&state, &params, true)?).await?;
-    Ok(Data(sets.iter().take(limit).map(object).collect()))
+fn respond_texts(found: LabelTexts) -> Response {
+    let LabelTexts { texts, is_truncated, charge } = found;
+    respond(texts, |out, text| write_text(out, text), is_truncated, charge)
 }
 
-pub async fn label_names(state: S, params: Params) -> ApiResult<Vec<String>> {
-    let limit = limit_or_all(&params)?;
-    let names = state.parts.query.label_names(label_request(&state, &params, false)?).await?;
-    Ok(Data(names.into_iter().take(limit).collect()))
+/// An answer without entries.
+fn nothing() -> Response {
+    Data(Vec::<()>::new()).into_response()
 }
 
-pub async fn label_values(state: S, name: extract::Path<String>, params: Params) -> ApiResult<Vec<String>> {
-    let limit = limit_or_all(&params)?;
+pub async fn label_names(state: S, params: Params) -> Result<Response, ApiError> {
+    let Some(request) = label_request(&params)? else { return Ok(nothing()) };
+    Ok(respond_texts(state.parts.query.label_names(request).await?))
+}
+
+pub async fn label_values(state: S, name: extract::Path<String>, params: Params) -> Result<Response, ApiError> {
+    let name = label_name(&name);
     if name.is_empty() {
         return Err(ApiError::bad_data("invalid label name: \"\""));
     }
-    let values = state.parts.query.label_values(&name, label_request(&state, &params, false)?).await?;
-    Ok(Data(values.into_iter().take(limit).collect()))
-}
-
-/// In these endpoints a limit of 0 is none.
-fn limit_or_all(params: &Params) -> Result<usize, ApiError> {
-    Ok(match params.limit("limit")? {
-        0 => usize::MAX,
-        limit => limit,
-    })
+    let Some(request) = label_request(&params)? else { return Ok(nothing()) };
+    Ok(respond_texts(state.parts.query.label_values(&name, request).await?))
 }
 
 // --- status -------------------------------------------------------------------------------------------------------
@@ -230,14 +216,10 @@ async fn on_folder<T: Send + 'static>(
 pub async fn delete_series(state: S, params: Params) -> Result<Response, ApiError> {
     let store = admin(&state)?;
     state.parts.query.check_ready()?;
-    let mut selectors = Vec::new();
-    for text in params.all("match[]") {
-        let parsed = parse_selector(text);
-        selectors.push(parsed.map_err(|error| ApiError::bad_data(format!("invalid parameter \"match[]\": {error}")))?);
-    }
-    if selectors.is_empty() {
+    if params.all("match[]").next().is_none() {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
+    let selectors = api_selectors(&params)?;
     let now = now_ms();
     let (from, to) = (params.time("start", i64::MIN)?, params.time("end", i64::MAX)?);
     on_folder(store, move |store| selectors.iter().try_for_each(|matchers| store.delete(matchers, from, to, now)))

@@ -4,7 +4,8 @@ use api::{Parts, Running, State};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use query::{QueryService, QuerySettings};
+use promql::budget::Charge;
+use query::{MemoryBounds, QueryService, QuerySettings};
 use serde_json::{Value, json};
 use series::{Labels, Timestamp};
 use shard::{
@@ -130,10 +131,13 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                 }
                 Command::Reduce(requests, _, reply) => {
                     let partial = |request: &shard::ReduceRequest| promql::Partial::new(request.reduction.clone());
-                    let refused = |request| Ok(whole_series_wanted(partial(request)));
+                    let refused = |request: &shard::ReduceRequest| Ok(whole_series_wanted(partial(request), request));
                     drop(reply.send(requests.iter().map(refused).collect()));
                 }
-                Command::Range(_, reply) => drop(reply.send(Ok(Vec::new()))),
+                Command::Range(request, reply) => {
+                    let charge = Charge::empty(&request.budget);
+                    drop(reply.send(Ok(shard::RangeAnswer { pieces: Vec::new(), charge })));
+                }
                 Command::Labels(_, reply) => drop(reply.send(Ok(shard::LabelsAnswer::default()))),
                 Command::Receive(_, reply) => drop(reply.send(Ok(shard::ReceiveOutcome::default()))),
                 Command::WriteRows(_, reply) => drop(reply.send(Ok(shard::WriteOutcome::default()))),
@@ -146,7 +150,7 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
 }
 
 /// An answer of a core that leaves an aggregation to the asker.
-fn whole_series_wanted(partial: promql::Partial) -> shard::ReduceAnswer {
+fn whole_series_wanted(partial: promql::Partial, request: &shard::ReduceRequest) -> shard::ReduceAnswer {
     shard::ReduceAnswer {
         partial,
         whole: Vec::new(),
@@ -155,6 +159,7 @@ fn whole_series_wanted(partial: promql::Partial) -> shard::ReduceAnswer {
         pieces_identities: Default::default(),
         refused: true,
         samples: 0,
+        charge: Charge::empty(&request.budget),
     }
 }
 
@@ -195,6 +200,8 @@ fn state(count: usize) -> State {
         timeout: Duration::from_secs(10),
         concurrency: 4,
         samples_max: 1000,
+        memory: MemoryBounds::new(None, None),
+        panics_on: None,
     };
     State::new(Parts {
         notifier: notifier::Notifier::new(notifier::Options::default(), targets::Sd::default()),

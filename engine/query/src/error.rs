@@ -1,5 +1,6 @@
 //! Why a query has no answer. The texts that equal Prometheus' stay here, so that the API and the rules agree.
 
+use promql::budget::BudgetError;
 use promql::{EvalError, ParseError};
 use shard::{LimitError, ShardError};
 
@@ -16,9 +17,12 @@ pub enum QueryError {
     Timeout(String),
     #[error("query was canceled in expression evaluation")]
     Canceled,
-    /// A limit was reached while samples or series were read.
-    #[error(transparent)]
-    Limit(#[from] LimitError),
+    /// A bound of samples or memory was reached; the text names the flag to raise.
+    #[error("{0}")]
+    Limit(String),
+    /// More samples than the request itself allows.
+    #[error("query processing would load too many samples into memory in query execution")]
+    TooManySamples,
     /// Chunks or blocks could not be read.
     #[error("reading blocks: {0}")]
     Storage(String),
@@ -35,8 +39,27 @@ impl From<ShardError> for QueryError {
         match error {
             ShardError::Timeout { .. } => QueryError::Timeout(error.to_string()),
             ShardError::Stopped { .. } | ShardError::NotKept(_) => QueryError::Unavailable(error.to_string()),
-            ShardError::Limit(limit) => QueryError::Limit(limit),
+            ShardError::Limit(limit) => limit.into(),
             ShardError::Blocks(text) => QueryError::Storage(text),
+        }
+    }
+}
+
+impl From<LimitError> for QueryError {
+    fn from(error: LimitError) -> QueryError {
+        match error {
+            LimitError::Samples => QueryError::TooManySamples,
+            LimitError::Budget(error) => error.into(),
+        }
+    }
+}
+
+impl From<BudgetError> for QueryError {
+    fn from(error: BudgetError) -> QueryError {
+        match error {
+            BudgetError::Timeout => QueryError::Timeout(error.to_string()),
+            BudgetError::Canceled => QueryError::Canceled,
+            _ => QueryError::Limit(error.to_string()),
         }
     }
 }
@@ -45,7 +68,7 @@ impl From<EvalError> for QueryError {
     fn from(error: EvalError) -> QueryError {
         match error {
             EvalError::Execution(text) => QueryError::Execution(text),
-            EvalError::TooLarge(error) => QueryError::Execution(error.to_string()),
+            EvalError::TooLarge(error) => error.into(),
             EvalError::Timeout => QueryError::Timeout(error.to_string()),
             EvalError::Canceled => QueryError::Canceled,
         }

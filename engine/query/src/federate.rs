@@ -6,8 +6,10 @@
 
 use crate::error::QueryError;
 use crate::gather::merge::Newest;
-use crate::gather::{Gatherer, StopOnDrop, storage_error};
+use crate::gather::{Gatherer, storage_error};
+use crate::task::QueryTask;
 use ahash::{AHashMap, AHashSet};
+use promql::budget::CancelOnDrop;
 use series::{METRIC_NAME, Sample, Timestamp};
 use shard::federate::{
     Begun, Claim, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owner, Owners, PIECE_BYTES, PIECES_WAITING_MAX, Talk,
@@ -28,6 +30,9 @@ pub struct StreamError {
 /// A request under way.
 pub struct Federation {
     request: Arc<FederateRequest>,
+    task: QueryTask,
+    /// Cancels what is read for it when it is dropped.
+    cancel: Option<CancelOnDrop>,
     cores: Vec<Core>,
     leftovers: std::vec::IntoIter<InstantSample>,
     waiting: Option<InstantSample>,
@@ -64,21 +69,23 @@ impl Core {
 
 impl Gatherer {
     /// Asks every core for what matches; the answer tells how much that is, and becomes a text when it is begun.
-    pub async fn federate(&self, request: FederateRequest) -> Result<Federation, QueryError> {
+    pub async fn federate(&self, task: QueryTask, request: FederateRequest) -> Result<Federation, QueryError> {
         let request = Arc::new(request);
         let now = Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64));
         let after = now.plus_ms(-(request.lookback.as_millis() as i64));
         let older = self.older(after.plus_ms(1));
-        let asked = self.request_summaries(&request, older, after).await?;
-        if self.older(after.plus_ms(1)) == older {
-            return Ok(asked);
+        let mut federation = self.request_summaries(&task, &request, older, after).await?;
+        if self.older(after.plus_ms(1)) != older {
+            // Chunks came meanwhile.
+            federation = self.request_summaries(&task, &request, Older::Perhaps, after).await?;
         }
-        // Chunks came meanwhile.
-        self.request_summaries(&request, Older::Perhaps, after).await
+        federation.cancel = Some(task.budget.cancel_on_drop());
+        Ok(federation)
     }
 
     async fn request_summaries(
         &self,
+        task: &QueryTask,
         request: &Arc<FederateRequest>,
         older: Older,
         after: Timestamp,
@@ -98,6 +105,8 @@ impl Gatherer {
         }
         Ok(Federation {
             request: request.clone(),
+            task: task.clone(),
+            cancel: None,
             cores,
             leftovers: Vec::new().into_iter(),
             waiting: None,
@@ -135,9 +144,8 @@ impl Federation {
         if partial || self.begun.clashing || !identities.is_empty() {
             let (claims, leftovers) = self.claims(identities, partial).await?;
             let (request, whole) = (self.request.clone(), std::mem::take(&mut self.begun.whole));
-            let stop = StopOnDrop::default();
-            let stopping = stop.0.clone();
-            let chosen = tokio::task::spawn_blocking(move || {
+            let stopping = self.task.budget.cancel_flag();
+            let chosen = self.task.on_thread(move || {
                 let mut chosen = choose(claims);
                 let mut newest = Newest::default();
                 leftovers.into_iter().for_each(|sample| newest.take(sample));
@@ -177,7 +185,7 @@ impl Federation {
                 });
                 Ok((chosen.owners, leftovers))
             });
-            let (chosen, leftovers) = chosen.await.map_err(storage_error)??;
+            let (chosen, leftovers) = chosen.await?;
             owners = chosen;
             self.leftovers = leftovers.into_iter();
             self.waiting = self.leftovers.next();
@@ -292,6 +300,7 @@ mod tests {
     use super::*;
     use ahash::RandomState;
     use exposition::Escaping;
+    use promql::budget::Budget;
     use series::Labels;
     use std::time::Duration;
 
@@ -330,7 +339,10 @@ mod tests {
             value: *value,
         };
         let mut leftovers = leftovers.iter().map(sample).collect::<Vec<_>>().into_iter();
+        let task = QueryTask::new("", Budget::unlimited(), Arc::default());
         Federation {
+            cancel: None,
+            task,
             request: Arc::new(FederateRequest {
                 selectors: Vec::new(),
                 allow: Vec::new(),

@@ -1,17 +1,23 @@
 //! The one service that every read of stored samples goes through.
 //!
-//! The API, the rules, remote read and federation ask [`QueryService`] and nothing else, so that its limits hold for all
-//! of them together. It admits a query, reads what the plan selects from shards, chunk files and blocks, and evaluates.
-//! Knows no HTTP, no JSON, no rules and no configuration files.
+//! The API, the rules, remote read and federation send their queries to [`QueryService`] and nowhere else, so that its
+//! limits hold for all of them together. It admits a query, reads what the plan selects from shards, chunk files and
+//! blocks, and evaluates. Knows no HTTP, no JSON, no rules and no configuration files.
 
 mod admission;
 mod error;
 mod federate;
 mod gather;
+pub mod isolation;
+mod memory;
 mod run;
 mod service;
+pub mod stats;
+mod task;
 
+pub use admission::Origin;
 pub use error::QueryError;
 pub use federate::{Federation, StreamError};
+pub use memory::MemoryBounds;
 pub use run::{QueryAnswer, QueryOptions, Timings};
-pub use service::{LabelRequest, QueryService, QuerySettings, SelectRequest};
+pub use service::{LabelRequest, LabelTexts, QueryService, QuerySettings, RawSeries, SelectRequest, SeriesLabels};

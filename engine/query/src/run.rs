@@ -1,11 +1,18 @@
 //! Carries plans out: admission, selects, evaluation.
 
+use crate::admission::Origin;
 use crate::error::QueryError;
+use crate::gather::Gathered;
 use crate::service::QueryService;
-use promql::budget::{Budget, BudgetLimits};
-use promql::{EvalError, Evaluated, Grid, Partial, Plan, PlanOptions, Select, Selected, SelectedSeries};
+use crate::stats::{QueryStats, Slice};
+use crate::task::QueryTask;
+use promql::budget::{Budget, Charge};
+use promql::{
+    EvalError, PartialAggregate, Plan, PlanOptions, QueryResult, Select, SelectResult, SeriesBatch, SeriesSource,
+    StepGrid,
+};
 use series::Timestamp;
-use shard::{InstantRequest, RangeRequest, ReduceRequest};
+use shard::ReduceRequest;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,93 +20,160 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub struct QueryOptions {
     pub plan: PlanOptions,
-    /// Longest time, the wait for a slot included.
+    /// Longest time, the wait for a place included.
     pub timeout: Duration,
+    pub origin: Origin,
 }
 
 /// The answer to a query.
 #[derive(Debug)]
 pub struct QueryAnswer {
-    pub evaluated: Evaluated,
+    /// The charge in it is for the memory of the answer, until it has been written.
+    pub evaluated: QueryResult,
     /// The times of the answer.
-    pub grid: Grid,
+    pub grid: StepGrid,
     pub timings: Timings,
 }
 
 /// How long the parts of a query took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    /// Waiting for a slot.
+    /// Waiting for a place.
     pub queued: Duration,
     /// Reading what the plan selects.
     pub selected: Duration,
     pub total: Duration,
 }
 
+/// A plan, and its query.
+#[derive(Clone)]
+pub(crate) struct PlannedQuery {
+    pub plan: Arc<Plan>,
+    pub task: QueryTask,
+}
+
+/// What answers the selects of a plan, and the charges for partial aggregates in it.
+type SelectedData = (Vec<SelectResult>, Vec<Charge>);
+
+/// Series that have been read, as one batch: their charge goes with them.
+struct ReadSeries(Option<SeriesBatch>);
+
+impl SeriesSource for ReadSeries {
+    fn next_batch(&mut self) -> Result<Option<SeriesBatch>, EvalError> {
+        Ok(self.0.take())
+    }
+}
+
 impl QueryService {
-    /// Carries one plan out within its limits.
-    pub(crate) async fn run(&self, plan: Plan, options: &QueryOptions) -> Result<QueryAnswer, QueryError> {
-        self.run_all(vec![Arc::new(plan)], options).await?.pop().expect("one plan, one answer")
+    /// A query with a budget of its own, which ends at `deadline`.
+    pub(crate) fn task(&self, text: &str, deadline: Instant) -> QueryTask {
+        let budget = Budget::new(self.budget_limits(deadline), Some(self.pool.clone()));
+        QueryTask::new(text, budget, self.stats.clone())
     }
 
-    /// Carries plans out together: with one permit and one deadline, each within the limit of samples.
+    /// Carries plans out together: in one place and with one deadline, each within its own budget.
     pub(crate) async fn run_all(
         &self,
-        plans: Vec<Arc<Plan>>,
+        plans: Vec<(String, Arc<Plan>)>,
         options: &QueryOptions,
     ) -> Result<Vec<Result<QueryAnswer, QueryError>>, QueryError> {
         self.gatherer.check_ready()?;
+        if plans.is_empty() {
+            return Ok(Vec::new());
+        }
         let started = Instant::now();
         let deadline = started + options.timeout;
-        let permit = self.admission.admit(options.timeout).await?;
+        let planned = |(text, plan): (String, Arc<Plan>)| PlannedQuery { plan, task: self.task(&text, deadline) };
+        let queries: Vec<PlannedQuery> = plans.into_iter().map(planned).collect();
+        let origin = options.origin.as_str();
+        let _active: Vec<_> = queries.iter().map(|query| self.stats.begin(query.task.text.clone(), origin)).collect();
+        // Whoever waits for the answer may leave: then everything that works for it stops.
+        let _cancel: Vec<_> = queries.iter().map(|query| query.task.budget.cancel_on_drop()).collect();
+        let outcome = self.run_admitted(queries, options, started).await;
+        let count_error = |error: &QueryError| match error {
+            QueryError::Timeout(_) => QueryStats::add(&self.stats.timeouts, 1),
+            QueryError::Canceled => QueryStats::add(&self.stats.canceled, 1),
+            QueryError::Limit(_) | QueryError::TooManySamples => QueryStats::add(&self.stats.limits, 1),
+            _ => {}
+        };
+        match &outcome {
+            Err(error) => count_error(error),
+            Ok(all) => all.iter().filter_map(|one| one.as_ref().err()).for_each(count_error),
+        }
+        outcome
+    }
+
+    async fn run_admitted(
+        &self,
+        queries: Vec<PlannedQuery>,
+        options: &QueryOptions,
+        started: Instant,
+    ) -> Result<Vec<Result<QueryAnswer, QueryError>>, QueryError> {
+        let permit = self.admission.admit(options.origin, options.timeout).await?;
         let queued = started.elapsed();
-        let samples_max = self.settings.samples_max as u64;
-        let limits = BudgetLimits { samples_max, deadline: Some(deadline), ..BudgetLimits::default() };
-        let budgets: Vec<Budget> = plans.iter().map(|_| Budget::new(limits, None)).collect();
-        // Cancelled when the client goes.
-        let _guards: Vec<_> = budgets.iter().map(Budget::cancel_on_drop).collect();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let data = tokio::time::timeout(left, self.select_all(&plans, options.plan.lookback)).await;
+        let left = options.timeout.saturating_sub(queued);
+        let data = tokio::time::timeout(left, self.select_all(&queries, options.plan.lookback)).await;
         let data = data.map_err(|_| QueryError::from(EvalError::Timeout))??;
         let selected = started.elapsed() - queued;
-        let work = move || {
-            // Held until the evaluation has ended, whether somebody waits or not.
-            let _permit = permit;
-            let eval = |((plan, data), budget): ((Arc<Plan>, Result<_, QueryError>), Budget)| {
-                let evaluated = plan.evaluate(data?, &budget)?;
-                let timings = Timings { queued, selected, total: started.elapsed() };
-                Ok(QueryAnswer { evaluated, grid: plan.grid, timings })
+        let mut answers = Vec::with_capacity(queries.len());
+        let permit = Arc::new(permit);
+        for (PlannedQuery { plan, task }, data) in queries.into_iter().zip(data) {
+            let data = match data {
+                Ok(data) => data,
+                Err(error) => {
+                    answers.push(Err(error));
+                    continue;
+                }
             };
-            plans.into_iter().zip(data).zip(budgets).map(eval).collect::<Vec<Result<QueryAnswer, QueryError>>>()
-        };
-        let evaluated = tokio::task::spawn_blocking(work).await;
-        evaluated.map_err(|error| QueryError::Internal(format!("evaluation ended: {error}")))
+            let (budget, permit, grid) = (task.budget.clone(), permit.clone(), plan.grid);
+            let panics = self.settings.panics_on.as_deref() == Some(&*task.text);
+            let evaluation = task.on_thread(move || {
+                // Held until the evaluation has ended, whether somebody waits or not.
+                let _permit = permit;
+                assert!(!panics, "a test wants this query to panic");
+                let (selects, _charges) = data;
+                Ok(plan.evaluate(selects, &budget)?)
+            });
+            let before = started.elapsed();
+            answers.push(evaluation.await.map(|evaluated| {
+                let total = started.elapsed();
+                let times =
+                    [(Slice::QueueTime, queued), (Slice::PrepareTime, selected), (Slice::InnerEval, total - before)];
+                self.stats.record(&times);
+                QueryStats::add(&self.stats.samples, evaluated.samples as u64);
+                QueryAnswer { evaluated, grid, timings: Timings { queued, selected, total } }
+            }));
+        }
+        Ok(answers)
     }
 
     /// What answers the selects of plans.
     async fn select_all(
         &self,
-        plans: &[Arc<Plan>],
+        queries: &[PlannedQuery],
         lookback: Duration,
-    ) -> Result<Vec<Result<Vec<Selected>, QueryError>>, QueryError> {
-        let samples_max = self.settings.samples_max;
-        let selects = plans.iter().flat_map(|plan| plan.selects());
-        let requests = selects.filter_map(|select| {
+    ) -> Result<Vec<Result<SelectedData, QueryError>>, QueryError> {
+        let selects = queries.iter().flat_map(|query| query.plan.selects().iter().map(move |select| (query, select)));
+        let requests = selects.filter_map(|(query, select)| {
             Some(ReduceRequest {
                 selectors: vec![select.matchers.clone()],
                 from: Timestamp(select.from),
                 to: Timestamp(select.to),
                 reduction: select.pushdown.clone()?,
-                samples_max,
+                budget: query.task.budget.clone(),
             })
         });
-        let mut reduced = self.gatherer.reduce(requests.collect()).await?.into_iter();
-        let mut all = Vec::with_capacity(plans.len());
-        for plan in plans {
+        let requests: Vec<ReduceRequest> = requests.collect();
+        let mut reduced = match queries.first() {
+            Some(first) => self.gatherer.reduce(&first.task, requests).await?.into_iter(),
+            None => Vec::new().into_iter(),
+        };
+        let mut all = Vec::with_capacity(queries.len());
+        for query in queries {
             // Each takes its own, whether the plan succeeds or not.
-            let own: Vec<_> =
-                plan.selects().iter().map(|select| select.pushdown.as_ref().and_then(|_| reduced.next())).collect();
-            all.push(self.select_for(plan, own, lookback).await);
+            let selects = query.plan.selects().iter();
+            let own: Vec<_> = selects.map(|select| select.pushdown.as_ref().and_then(|_| reduced.next())).collect();
+            all.push(self.select_for(query, own, lookback).await);
         }
         Ok(all)
     }
@@ -107,31 +181,45 @@ impl QueryService {
     /// What answers the selects of one plan, with the outcomes of its aggregations.
     async fn select_for(
         &self,
-        plan: &Plan,
-        reduced: Vec<Option<Result<Option<Partial>, QueryError>>>,
+        query: &PlannedQuery,
+        reduced: Vec<Option<Result<Option<(PartialAggregate, Charge)>, QueryError>>>,
         lookback: Duration,
-    ) -> Result<Vec<Selected>, QueryError> {
+    ) -> Result<SelectedData, QueryError> {
         let mut data = Vec::with_capacity(reduced.len());
-        for (select, reduced) in plan.selects().iter().zip(reduced) {
-            data.push(match reduced.transpose()?.flatten() {
-                Some(partial) => Selected::Partial(Box::new(partial)),
-                None => Selected::Series(self.select(select, lookback).await?),
-            });
+        let mut charges = Vec::with_capacity(reduced.len());
+        for (select, reduced) in query.plan.selects().iter().zip(reduced) {
+            let result = match reduced.transpose()?.flatten() {
+                Some((partial, charge)) => {
+                    charges.push(charge);
+                    SelectResult::Partial(Box::new(partial))
+                }
+                None => match self.select(&query.task, select, lookback).await? {
+                    Some(Gathered { series, charge }) => {
+                        let batch = SeriesBatch { series, charge: Some(charge) };
+                        SelectResult::Batches(Box::new(ReadSeries(Some(batch))))
+                    }
+                    None => SelectResult::Series(Vec::new()),
+                },
+            };
+            data.push(result);
         }
-        Ok(data)
+        Ok((data, charges))
     }
 
-    async fn select(&self, select: &Select, lookback: Duration) -> Result<Vec<SelectedSeries>, QueryError> {
+    async fn select(
+        &self,
+        task: &QueryTask,
+        select: &Select,
+        lookback: Duration,
+    ) -> Result<Option<Gathered>, QueryError> {
         let (from, to) = (Timestamp(select.from), Timestamp(select.to));
-        let selectors = vec![select.matchers.clone()];
-        let samples_max = self.settings.samples_max;
         if select.is_instant && select.to - select.from == lookback.as_millis() as i64 - 1 {
-            let request = InstantRequest { selectors, at: to, lookback, series_max: samples_max };
-            return self.gatherer.instant(request).await;
+            return self.gatherer.instant(task, &select.matchers, to, lookback).await.map(Some);
         }
         if from > to {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        self.gatherer.range(RangeRequest { selectors, from, to, samples_max, labels_only: false }).await
+        // What is read counts as memory; samples are counted where the evaluation holds them.
+        self.gatherer.range(task, select.matchers.clone(), (from, to), 0).await.map(Some)
     }
 }

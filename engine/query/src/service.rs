@@ -1,28 +1,33 @@
 //! The service and its questions.
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Origin};
 use crate::error::QueryError;
 use crate::federate::Federation;
-use crate::gather::Gatherer;
+use crate::gather::{Gathered, Gatherer};
+use crate::memory::MemoryBounds;
 use crate::run::{QueryAnswer, QueryOptions};
+use crate::stats::QueryStats;
+use promql::budget::{BudgetLimits, Charge, MemoryPool};
 use promql::{Plan, PlanOptions, SelectedSeries};
 use series::{Labels, Matcher, Timestamp};
-use shard::{FederateRequest, RangeRequest, Shards};
-use std::collections::BTreeSet;
+use shard::{FederateRequest, LabelsWanted, Shards};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What queries may do and use.
 #[derive(Clone, Debug)]
 pub struct QuerySettings {
     /// Features, and how far back an instant select looks.
     pub plan: PlanOptions,
-    /// Longest time of a query, the wait for a slot included.
+    /// Longest time of a query, the wait for a place included.
     pub timeout: Duration,
     /// Queries that run at once.
     pub concurrency: usize,
-    /// Most samples that a query may load.
+    /// Most samples that the evaluation of a query may hold at once; 0 is no limit.
     pub samples_max: usize,
+    pub memory: MemoryBounds,
+    /// For tests: the evaluation of this expression panics.
+    pub panics_on: Option<String>,
 }
 
 /// Answers every question about stored samples. There is one in a process, so that its limits hold.
@@ -30,15 +35,39 @@ pub struct QueryService {
     pub(crate) gatherer: Gatherer,
     pub(crate) settings: QuerySettings,
     pub(crate) admission: Admission,
+    pub(crate) pool: Arc<MemoryPool>,
+    pub(crate) stats: Arc<QueryStats>,
 }
 
 /// Series with samples in `[from, to]` that satisfy one of the selectors.
 #[derive(Clone, Debug)]
 pub struct LabelRequest {
-    /// Each a list of matchers that must all hold.
+    /// Each a list of matchers that must all hold; none at all means every series.
     pub selectors: Vec<Vec<Matcher>>,
     pub from: Timestamp,
     pub to: Timestamp,
+    /// Most entries of the answer; 0 is no limit.
+    pub limit: usize,
+}
+
+/// Names of labels, or values of one, sorted.
+#[derive(Debug)]
+pub struct LabelTexts {
+    pub texts: Vec<Arc<str>>,
+    /// Whether the limit left some out.
+    pub is_truncated: bool,
+    /// For the memory of the answer, until it has been written.
+    pub charge: Charge,
+}
+
+/// Label sets of series, sorted.
+#[derive(Debug)]
+pub struct SeriesLabels {
+    pub sets: Vec<Labels>,
+    /// Whether the limit left some out.
+    pub is_truncated: bool,
+    /// For the memory of the answer, until it has been written.
+    pub charge: Charge,
 }
 
 /// Samples in `[from, to]`, staleness markers included, of series that satisfy all matchers.
@@ -47,18 +76,39 @@ pub struct SelectRequest {
     pub matchers: Vec<Matcher>,
     pub from: Timestamp,
     pub to: Timestamp,
-    /// Most samples of the answer; 0 is no limit.
+    /// Most samples of the answer, beside what memory bounds; 0 is no limit.
     pub samples_max: usize,
 }
 
+/// Series as they are stored, sorted by labels.
+#[derive(Debug)]
+pub struct RawSeries {
+    pub series: Vec<SelectedSeries>,
+    /// For the memory of the answer, until it has been written.
+    pub charge: Charge,
+}
+
 impl QueryService {
-    pub fn new(shards: Shards, settings: QuerySettings) -> QueryService {
+    pub fn new(shards: Shards, mut settings: QuerySettings) -> QueryService {
+        if settings.samples_max == 0 {
+            settings.samples_max = usize::MAX;
+        }
         let admission = Admission::new(settings.concurrency);
-        QueryService { gatherer: Gatherer::new(shards), settings, admission }
+        let pool = MemoryPool::new(settings.memory.total_bytes_max);
+        QueryService { gatherer: Gatherer::new(shards), settings, admission, pool, stats: Arc::default() }
     }
 
     pub fn settings(&self) -> &QuerySettings {
         &self.settings
+    }
+
+    pub fn stats(&self) -> &QueryStats {
+        &self.stats
+    }
+
+    /// Memory of all queries together.
+    pub fn memory(&self) -> &MemoryPool {
+        &self.pool
     }
 
     /// Whether questions can be answered in full: the logs of the last run have been read.
@@ -71,9 +121,17 @@ impl QueryService {
         self.gatherer.check_ready()
     }
 
+    pub(crate) fn budget_limits(&self, deadline: Instant) -> BudgetLimits {
+        BudgetLimits {
+            samples_max: self.settings.samples_max as u64,
+            bytes_max: self.settings.memory.query_bytes_max,
+            deadline: Some(deadline),
+        }
+    }
+
     /// Evaluates an expression at one time.
     pub async fn instant(&self, expr: &str, at: Timestamp, options: &QueryOptions) -> Result<QueryAnswer, QueryError> {
-        self.run(Plan::instant(expr, at.0, &options.plan)?, options).await
+        self.run(expr, Plan::instant(expr, at.0, &options.plan)?, options).await
     }
 
     /// Evaluates an expression from `start` to `end`, every `step_ms` milliseconds.
@@ -84,11 +142,16 @@ impl QueryService {
         step_ms: i64,
         options: &QueryOptions,
     ) -> Result<QueryAnswer, QueryError> {
-        self.run(Plan::range(expr, start.0, end.0, step_ms, &options.plan)?, options).await
+        self.run(expr, Plan::range(expr, start.0, end.0, step_ms, &options.plan)?, options).await
     }
 
-    /// Evaluates expressions at one time. What they aggregate is read together; where that fails as a whole, each is
-    /// evaluated alone, so that one that takes too long harms no other.
+    async fn run(&self, expr: &str, plan: Plan, options: &QueryOptions) -> Result<QueryAnswer, QueryError> {
+        let plans = vec![(expr.to_owned(), Arc::new(plan))];
+        self.run_all(plans, options).await?.pop().expect("one plan, one answer")
+    }
+
+    /// Evaluates expressions of rules at one time. What they aggregate is read together; where that fails as a whole, each
+    /// is evaluated alone, so that one that takes too long harms no other.
     pub async fn instant_many(
         &self,
         exprs: &[&str],
@@ -96,10 +159,13 @@ impl QueryService {
         inner_step: Duration,
     ) -> Vec<Result<QueryAnswer, QueryError>> {
         let plan = PlanOptions { inner_step, ..self.settings.plan };
-        let options = QueryOptions { plan, timeout: self.settings.timeout };
-        let plan_of = |expr: &&str| Plan::instant(expr, at.0, &options.plan).map(Arc::new).map_err(QueryError::from);
-        let plans: Vec<Result<Arc<Plan>, QueryError>> = exprs.iter().map(plan_of).collect();
-        let valid: Vec<Arc<Plan>> = plans.iter().filter_map(|plan| plan.as_ref().ok()).cloned().collect();
+        let options = QueryOptions { plan, timeout: self.settings.timeout, origin: Origin::Rules };
+        let plan_of = |expr: &&str| match Plan::instant(expr, at.0, &options.plan) {
+            Ok(plan) => Ok(((*expr).to_owned(), Arc::new(plan))),
+            Err(error) => Err(QueryError::from(error)),
+        };
+        let plans: Vec<Result<(String, Arc<Plan>), QueryError>> = exprs.iter().map(plan_of).collect();
+        let valid = plans.iter().filter_map(|plan| plan.as_ref().ok()).cloned().collect();
         let mut together = self.run_all(valid, &options).await.ok().map(Vec::into_iter);
         let mut all = Vec::with_capacity(plans.len());
         for plan in plans {
@@ -115,36 +181,61 @@ impl QueryService {
         all
     }
 
-    /// Label sets of series, sorted.
-    pub async fn series(&self, request: LabelRequest) -> Result<Vec<Labels>, QueryError> {
-        self.check_ready()?;
-        let LabelRequest { selectors, from, to } = request;
-        self.gatherer.label_sets(selectors, (from, to), self.settings.samples_max).await
+    /// Label sets of series.
+    pub async fn series(&self, request: LabelRequest) -> Result<SeriesLabels, QueryError> {
+        let found = self.within_timeout("series", async |task| self.gatherer.label_sets(task, request).await).await?;
+        let (sets, is_truncated) = (found.entries.into_iter().collect(), found.is_truncated);
+        Ok(SeriesLabels { sets, is_truncated, charge: found.charge })
     }
 
-    /// Names of labels, sorted.
-    pub async fn label_names(&self, request: LabelRequest) -> Result<Vec<String>, QueryError> {
-        let sets = self.series(request).await?;
-        let names: BTreeSet<&str> = sets.iter().flat_map(|labels| labels.iter().map(|(name, _)| name)).collect();
-        Ok(names.into_iter().map(str::to_owned).collect())
+    /// Names of labels.
+    pub async fn label_names(&self, request: LabelRequest) -> Result<LabelTexts, QueryError> {
+        self.label_texts("label names", request, LabelsWanted::Names).await
     }
 
-    /// Values of the label `name`, sorted.
-    pub async fn label_values(&self, name: &str, request: LabelRequest) -> Result<Vec<String>, QueryError> {
-        let sets = self.series(request).await?;
-        let values: BTreeSet<&str> = sets.iter().filter_map(|labels| labels.get(name)).collect();
-        Ok(values.into_iter().map(str::to_owned).collect())
+    /// Values of the label `name`.
+    pub async fn label_values(&self, name: &str, request: LabelRequest) -> Result<LabelTexts, QueryError> {
+        self.label_texts("label values", request, LabelsWanted::Values(name.to_owned())).await
     }
 
-    /// Samples as they are stored, sorted by labels.
-    pub async fn select_raw(&self, request: SelectRequest) -> Result<Vec<SelectedSeries>, QueryError> {
+    async fn label_texts(
+        &self,
+        text: &str,
+        request: LabelRequest,
+        wanted: LabelsWanted,
+    ) -> Result<LabelTexts, QueryError> {
+        let read = async |task: &_| self.gatherer.label_texts(task, request, wanted).await;
+        let found = self.within_timeout(text, read).await?;
+        let (texts, is_truncated) = (found.entries.into_iter().collect(), found.is_truncated);
+        Ok(LabelTexts { texts, is_truncated, charge: found.charge })
+    }
+
+    /// Samples as they are stored.
+    pub async fn select_raw(&self, request: SelectRequest) -> Result<RawSeries, QueryError> {
         let SelectRequest { matchers, from, to, samples_max } = request;
-        let request = RangeRequest { selectors: vec![matchers], from, to, samples_max, labels_only: false };
-        self.gatherer.range(request).await
+        let read = async |task: &_| self.gatherer.range(task, matchers, (from, to), samples_max).await;
+        let Gathered { series, charge } = self.within_timeout("stored samples", read).await?;
+        Ok(RawSeries { series, charge })
     }
 
     /// Newest samples as text.
     pub async fn federate(&self, request: FederateRequest) -> Result<Federation, QueryError> {
-        self.gatherer.federate(request).await
+        let deadline = Instant::now() + self.settings.timeout;
+        self.gatherer.federate(self.task("federation", deadline), request).await
+    }
+
+    /// Reads with a budget of its own. The budget is cancelled when the time is over, or when the caller leaves.
+    async fn within_timeout<T>(
+        &self,
+        text: &str,
+        read: impl AsyncFnOnce(&crate::task::QueryTask) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        self.check_ready()?;
+        let task = self.task(text, Instant::now() + self.settings.timeout);
+        let _cancel = task.budget.cancel_on_drop();
+        match tokio::time::timeout(self.settings.timeout, read(&task)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(promql::EvalError::Timeout.into()),
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Questions that are asked together, on a core that is made up here.
 
-use query::{QueryError, QueryService, QuerySettings};
+use promql::budget::Charge;
+use query::{MemoryBounds, QueryError, QueryService, QuerySettings};
 use series::{Labels, Sample, Timestamp};
-use shard::{Command, Shards};
+use shard::{Command, RangeAnswer, ReduceRequest, Shards};
 use std::time::Duration;
 use tsdb::Piece;
 
@@ -16,13 +17,14 @@ async fn expressions_that_fail_together_are_asked_alone() {
                 Command::Reduce(requests, _, reply) if requests.len() > 1 => drop(reply),
                 Command::Reduce(requests, _, reply) => {
                     let partial = promql::Partial::new(requests[0].reduction.clone());
-                    drop(reply.send(vec![Ok(whole_series_wanted(partial))]));
+                    drop(reply.send(vec![Ok(whole_series_wanted(partial, &requests[0]))]));
                 }
-                Command::Range(_, reply) => {
+                Command::Range(request, reply) => {
                     let samples = vec![Sample { timestamp: Timestamp(5), value: 2.5 }];
-                    drop(
-                        reply.send(Ok(vec![Piece { samples, ..Piece::new(Labels::from_pairs([("__name__", "a")])) }])),
-                    );
+                    let labels = Labels::from_pairs([("__name__", "a")]);
+                    let (pieces, charge) =
+                        (vec![Piece { samples, ..Piece::new(labels) }], Charge::empty(&request.budget));
+                    drop(reply.send(Ok(RangeAnswer { pieces, charge })));
                 }
                 _ => unreachable!("nothing else is asked"),
             }
@@ -33,6 +35,8 @@ async fn expressions_that_fail_together_are_asked_alone() {
         timeout: Duration::from_secs(30),
         concurrency: 1,
         samples_max: 1000,
+        memory: MemoryBounds::new(None, None),
+        panics_on: None,
     };
     let queries = QueryService::new(Shards::new(vec![queue], None), settings);
     let exprs = ["max(max_over_time(a[1m]))", "sum(", "count(count_over_time(a[1m]))"];
@@ -44,7 +48,7 @@ async fn expressions_that_fail_together_are_asked_alone() {
 }
 
 /// An answer of a core that leaves an aggregation to the asker.
-fn whole_series_wanted(partial: promql::Partial) -> shard::ReduceAnswer {
+fn whole_series_wanted(partial: promql::Partial, request: &ReduceRequest) -> shard::ReduceAnswer {
     shard::ReduceAnswer {
         partial,
         whole: Vec::new(),
@@ -53,5 +57,6 @@ fn whole_series_wanted(partial: promql::Partial) -> shard::ReduceAnswer {
         pieces_identities: Default::default(),
         refused: true,
         samples: 0,
+        charge: Charge::empty(&request.budget),
     }
 }

@@ -1,7 +1,7 @@
 //! Samples that no scrape brings, on real cores with a real log.
 
 use promql::SelectedSeries;
-use query::{QueryOptions, QueryService, QuerySettings, SelectRequest};
+use query::{MemoryBounds, Origin, QueryOptions, QueryService, QuerySettings, SelectRequest};
 use series::{Labels, MatchOp, Matcher, Timestamp, Value};
 use shard::{Options, Shards, WriteOutcome, default_cpus, start};
 use std::time::Duration;
@@ -24,6 +24,8 @@ fn service(shards: &Shards) -> QueryService {
         timeout: Duration::from_secs(30),
         concurrency: 4,
         samples_max: 0,
+        memory: MemoryBounds::new(None, None),
+        panics_on: None,
     };
     QueryService::new(shards.clone(), settings)
 }
@@ -32,13 +34,14 @@ fn service(shards: &Shards) -> QueryService {
 async fn raw(shards: &Shards, after: i64, to: i64) -> Vec<SelectedSeries> {
     let (from, to) = (Timestamp(after + 1), Timestamp(to));
     let matchers = all().remove(0);
-    service(shards).select_raw(SelectRequest { matchers, from, to, samples_max: 0 }).await.unwrap()
+    service(shards).select_raw(SelectRequest { matchers, from, to, samples_max: 0 }).await.unwrap().series
 }
 
 /// Newest samples as `labels value @ms`, sorted; an instant query agrees.
 async fn now(shards: &Shards, at: i64) -> Vec<String> {
     let service = service(shards);
-    let options = QueryOptions { plan: service.settings().plan, timeout: service.settings().timeout };
+    let options =
+        QueryOptions { plan: service.settings().plan, timeout: service.settings().timeout, origin: Origin::Api };
     let answer = service.instant(r#"{__name__!=""}"#, Timestamp(at), &options).await.unwrap();
     let elements = answer.evaluated.value.into_elements().unwrap();
     let mut found: Vec<String> = elements.iter().map(|(labels, value)| format!("{labels} {value:?}")).collect();

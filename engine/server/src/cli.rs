@@ -243,6 +243,13 @@ pub struct Serve {
     /// Most samples that one question may load into memory.
     #[arg(long = "query.max-samples", default_value_t = 50_000_000)]
     pub query_max_samples: usize,
+    /// Memory that one query may use: samples, label sets, values and the answer. Default: half of
+    /// --query.max-memory-total.
+    #[arg(long = "query.max-memory-per-query", value_parser = parse_size)]
+    pub query_max_memory_per_query: Option<u64>,
+    /// Memory that all queries together may use. Default: a quarter of the memory that this process may have.
+    #[arg(long = "query.max-memory-total", value_parser = parse_size)]
+    pub query_max_memory_total: Option<u64>,
     /// How far back an instant query looks for the newest sample.
     #[arg(long = "query.lookback-delta", default_value = "5m", value_parser = parse_duration)]
     pub query_lookback_delta: Duration,
@@ -286,6 +293,8 @@ pub struct Serve {
     pub log_format: String,
 }
 
+/// For tests: the expression in this variable panics when it is evaluated.
+const PANIC_VARIABLE: &str = "RINGSCRAPE_TEST_PANICKING_QUERY";
 /// Lets rules of a group that do not read each other be evaluated at once.
 const RULE_FEATURE: &str = "concurrent-rule-eval";
 
@@ -379,6 +388,8 @@ impl Serve {
             timeout: self.query_timeout,
             concurrency: self.query_max_concurrency,
             samples_max: self.query_max_samples,
+            memory: query::MemoryBounds::new(self.query_max_memory_per_query, self.query_max_memory_total),
+            panics_on: std::env::var(PANIC_VARIABLE).ok(),
         }
     }
 }
@@ -485,6 +496,9 @@ impl Cli {
         set("query.timeout", config::format_duration(serve.query_timeout));
         set("query.max-concurrency", serve.query_max_concurrency.to_string());
         set("query.max-samples", serve.query_max_samples.to_string());
+        let bytes = |bytes: Option<u64>| bytes.map_or(String::new(), |bytes| format!("{bytes}B"));
+        set("query.max-memory-per-query", bytes(serve.query_max_memory_per_query));
+        set("query.max-memory-total", bytes(serve.query_max_memory_total));
         set("web.cors.origin", serve.web_cors_origin.clone().unwrap_or_default());
         set("query.lookback-delta", config::format_duration(serve.query_lookback_delta));
         let notifier = serve.notifier_options();

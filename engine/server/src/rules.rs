@@ -60,10 +60,9 @@ impl Host for ServerHost {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<(Labels, series::Sample)>, String> {
-        let samples_max = self.queries.settings().samples_max;
-        let request = SelectRequest { matchers: matchers.to_vec(), from, to, samples_max };
+        let request = SelectRequest { matchers: matchers.to_vec(), from, to, samples_max: 0 };
         let found = self.runtime.block_on(self.queries.select_raw(request)).map_err(|error| error.to_string())?;
-        Ok(found.into_iter().filter_map(|series| Some((series.labels, *series.samples.last()?))).collect())
+        Ok(found.series.into_iter().filter_map(|series| Some((series.labels, *series.samples.last()?))).collect())
     }
 
     fn notify(&self, alerts: Vec<Alert>) {

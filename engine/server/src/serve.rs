@@ -36,9 +36,13 @@ pub fn run(cli: &Cli) -> ExitCode {
         return ExitCode::FAILURE;
     }
     small_pages();
-    // A core whose task panics would go on half alive; the process ends instead and is started again.
+    // A core whose task panics would go on half alive; the process ends instead and is started again. A query that panics
+    // costs itself.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if query::isolation::note_panic(panic) {
+            return;
+        }
         report(panic);
         std::process::abort();
     }));

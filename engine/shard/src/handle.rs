@@ -165,11 +165,20 @@ impl Shards {
 
     /// Sends a command to every core at once and waits for all replies; they come in core order.
     pub async fn request_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Result<Vec<T>, ShardError> {
+        self.request_all_within(ANSWER_TIMEOUT, command).await
+    }
+
+    /// The same for a command on which a core may work longer than [`ANSWER_TIMEOUT`]: each waits for `timeout`.
+    pub async fn request_all_within<T>(
+        &self,
+        timeout: Duration,
+        command: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> Result<Vec<T>, ShardError> {
         let mut answers = Vec::with_capacity(self.count());
         for (core, queue) in self.queues.iter().enumerate() {
             let (reply, answer) = oneshot::channel();
             let send = queue.send_async(command(reply));
-            match tokio::time::timeout(ANSWER_TIMEOUT, send).await {
+            match tokio::time::timeout(timeout, send).await {
                 Err(_) => return Err(ShardError::Timeout { core }),
                 Ok(Err(_)) => return Err(ShardError::Stopped { core }),
                 Ok(Ok(())) => answers.push(answer),
@@ -177,7 +186,7 @@ impl Shards {
         }
         let mut values = Vec::with_capacity(answers.len());
         for (core, answer) in answers.into_iter().enumerate() {
-            match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            match tokio::time::timeout(timeout, answer).await {
                 Err(_) => return Err(ShardError::Timeout { core }),
                 Ok(Err(_)) => return Err(ShardError::Stopped { core }),
                 Ok(Ok(value)) => values.push(value),

@@ -26,7 +26,7 @@ pub use federate::{Begun, Claim, FederateRequest, Go, Lines, Owner, Owners, Talk
 pub use handle::{ANSWER_TIMEOUT, COMMANDS_MAX, ShardError, Shards};
 pub use message::{
     Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
-    MetadataRequest, Older, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
+    MetadataRequest, Older, RangeAnswer, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
 };
 pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};

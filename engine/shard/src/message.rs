@@ -6,8 +6,9 @@ use crate::federate::{FederateRequest, Talk};
 use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
 use crate::written::{NotKept, ReceiveOutcome, ReceiveRequest, WriteOutcome, WriteRowsRequest};
 use ahash::{AHashMap, AHashSet};
+use promql::budget::{Budget, BudgetError, Charge};
 use promql::{Partial, Reduction};
-use series::{Labels, Matcher, Timestamp};
+use series::{Labels, Matcher, Sample, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 use targets::{TargetDiff, TargetId};
@@ -26,7 +27,7 @@ pub enum Command {
     /// Newest values of matching series, as text.
     Federate(Arc<FederateRequest>, Older, Talk),
     /// Samples of matching series that are not in chunks yet.
-    Range(Arc<RangeRequest>, oneshot::Sender<Result<Vec<Piece>, LimitError>>),
+    Range(Arc<RangeRequest>, oneshot::Sender<Result<RangeAnswer, LimitError>>),
     /// Names, values or label sets of matching series, in memory.
     Labels(Arc<LabelsRequest>, oneshot::Sender<Result<LabelsAnswer, LimitError>>),
     /// Aggregate matching series, for all of these requests in one go; answered as they are asked.
@@ -61,8 +62,7 @@ pub struct InstantRequest {
     pub selectors: Vec<Vec<Matcher>>,
     pub at: Timestamp,
     pub lookback: Duration,
-    /// Most series one core may answer with; 0 is no limit.
-    pub series_max: usize,
+    pub budget: Budget,
 }
 
 /// What a core knows of newest samples.
@@ -76,6 +76,8 @@ pub struct InstantAnswer {
     pub histograms: Vec<Piece>,
     /// Ids of the targets behind `samples`.
     pub whole: Vec<u64>,
+    /// For what is in this answer.
+    pub charge: Option<Charge>,
 }
 
 /// Samples of the union of `selectors` in `[from, to]`, staleness markers included.
@@ -84,11 +86,20 @@ pub struct RangeRequest {
     pub selectors: Vec<Vec<Matcher>>,
     pub from: Timestamp,
     pub to: Timestamp,
-    /// Most samples of the whole answer; 0 is no limit.
+    /// Most samples of the whole answer, beside what the budget bounds; 0 is no limit.
     pub samples_max: usize,
     /// Only which series there are, not their samples: one stands for all, and a series whose samples in the range were
     /// deleted may be among them.
     pub labels_only: bool,
+    pub budget: Budget,
+}
+
+/// Samples in memory; several pieces may be of one series.
+#[derive(Debug)]
+pub struct RangeAnswer {
+    pub pieces: Vec<Piece>,
+    /// For `pieces`.
+    pub charge: Charge,
 }
 
 /// A question about the labels of series that satisfy one of `selectors` and have rows in `[from, to]`.
@@ -101,6 +112,7 @@ pub struct LabelsRequest {
     pub wanted: LabelsWanted,
     /// Most entries of the answer; 0 is no limit.
     pub limit: usize,
+    pub budget: Budget,
 }
 
 /// What a question about labels asks for.
@@ -116,7 +128,7 @@ pub enum LabelsWanted {
 
 /// The entries that one core knows. Those that a limit cuts off are the last in order for names and values, and any for
 /// series.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct LabelsAnswer {
     /// Names or values, sorted, each once.
     pub texts: Vec<Arc<str>>,
@@ -124,6 +136,8 @@ pub struct LabelsAnswer {
     pub series: Vec<Labels>,
     /// Whether the limit cut entries off.
     pub is_truncated: bool,
+    /// For what is in this answer.
+    pub charge: Option<Charge>,
 }
 
 /// An aggregation over the series of a selector with samples in `[from, to]`.
@@ -133,8 +147,7 @@ pub struct ReduceRequest {
     pub from: Timestamp,
     pub to: Timestamp,
     pub reduction: Arc<Reduction>,
-    /// Most samples that are loaded; 0 is no limit.
-    pub samples_max: usize,
+    pub budget: Budget,
 }
 
 /// What a core makes of an aggregation.
@@ -152,7 +165,10 @@ pub struct ReduceAnswer {
     pub pieces_identities: AHashSet<u64>,
     /// The aggregation has to be carried out over whole series.
     pub refused: bool,
+    /// Samples that were looked at.
     pub samples: usize,
+    /// For what is in this answer.
+    pub charge: Charge,
 }
 
 /// Live series by label.
@@ -185,11 +201,24 @@ pub struct TargetMetadata {
     pub metrics: Vec<Arc<Metadata>>,
 }
 
-/// An answer would be larger than asked for.
+/// Why a core gives no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    #[error("more than {series_max} series match on one core; narrow the selector or raise the limit")]
-    Series { series_max: usize },
+    /// More than the request's `samples_max`.
     #[error("query processing would load too many samples into memory in query execution")]
     Samples,
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+}
+
+/// Bytes that a piece takes in memory.
+pub fn piece_bytes(piece: &Piece) -> u64 {
+    let histograms = piece.histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram));
+    let samples = piece.samples.len() + histograms.sum::<usize>();
+    (size_of::<Piece>() + piece.labels.bytes() + samples * size_of::<Sample>()) as u64
+}
+
+/// Bytes that a newest sample takes in memory.
+pub fn instant_sample_bytes(sample: &InstantSample) -> u64 {
+    (size_of::<InstantSample>() + sample.labels.bytes()) as u64
 }

@@ -1,10 +1,11 @@
 //! Aggregations over the heads of a core.
 
-use crate::message::{LimitError, Older, ReduceAnswer, ReduceRequest};
+use crate::message::{LimitError, Older, ReduceAnswer, ReduceRequest, piece_bytes};
 use crate::select::Matching;
 use crate::written::{HistogramHolder, Holder};
 use ahash::{AHashMap, AHashSet, RandomState};
 use promql::Partial;
+use promql::budget::{BudgetError, Charge};
 use series::{Labels, METRIC_NAME, Timestamp};
 use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
@@ -66,6 +67,27 @@ struct Work<'a> {
     places: AHashMap<(*const Wanted, u64), Rc<[u32]>>,
     /// Lists of groups in which series differ in more than their names.
     told_apart: AHashSet<u64>,
+    partial_account: PartialAccount,
+}
+
+/// What the partial sums of an aggregation are charged with. They are measured when their groups may have grown by an
+/// eighth: measuring looks at every group.
+#[derive(Default)]
+struct PartialAccount {
+    bytes: u64,
+    /// How often the groups of slots were found anew, and when to measure next.
+    grown: usize,
+    measured_at: usize,
+}
+
+impl PartialAccount {
+    fn charge(&mut self, partial: &Partial, charge: &mut Charge) -> Result<(), BudgetError> {
+        let bytes = partial.bytes();
+        charge.grow(0, bytes.saturating_sub(self.bytes))?;
+        self.bytes = self.bytes.max(bytes);
+        self.measured_at = self.grown + self.grown / 8 + 1;
+        Ok(())
+    }
 }
 
 impl<'a> Reducing<'a> {
@@ -208,9 +230,18 @@ impl<'a> Work<'a> {
             pieces_identities: AHashSet::new(),
             refused: false,
             samples: 0,
+            charge: Charge::empty(&request.budget),
         };
         let matching = Matching::new(&request.selectors);
-        Work { place, request, answer: Ok(answer), matching, places: AHashMap::new(), told_apart: AHashSet::new() }
+        Work {
+            place,
+            request,
+            answer: Ok(answer),
+            matching,
+            places: AHashMap::new(),
+            told_apart: AHashSet::new(),
+            partial_account: PartialAccount::default(),
+        }
     }
 
     /// Which of its matchers the labels of a target satisfy.
@@ -237,6 +268,7 @@ impl<'a> Work<'a> {
         for (group, wanted) in groups {
             let Some(columns) = &wanted.of_works[at] else { return false };
             let places = self.places.entry((Rc::as_ptr(wanted), target_key)).or_insert_with(|| {
+                self.partial_account.grown += 1;
                 let place = |(slot, _): &(u32, u32)| partial.place(&group.series_labels(*slot as usize, target));
                 columns.iter().map(place).collect()
             });
@@ -270,7 +302,12 @@ impl<'a> Work<'a> {
             answer.samples += values.len();
             answer.partial.add_rows(places, times, values);
             answer.identities.push(identity);
-            self.check();
+            let account = &mut self.partial_account;
+            if account.grown >= account.measured_at
+                && let Err(error) = account.charge(&answer.partial, &mut answer.charge)
+            {
+                self.answer = Err(error.into());
+            }
         }
     }
 
@@ -294,16 +331,12 @@ impl<'a> Work<'a> {
         let mut pieces: Vec<Piece> = Vec::new();
         let (from, to) = (self.request.from, self.request.to);
         answer.samples += self.matching.range(holder, from, to, visible, &mut pieces);
+        if let Err(error) = answer.charge.grow(0, pieces.iter().map(piece_bytes).sum()) {
+            self.answer = Err(error.into());
+            return;
+        }
         answer.pieces_identities.extend(pieces.iter().map(|piece| identity(hashing, &piece.labels)));
         answer.pieces.append(&mut pieces);
-        self.check();
-    }
-
-    fn check(&mut self) {
-        let max = self.request.samples_max;
-        if max > 0 && self.answer.as_ref().is_ok_and(|answer| answer.samples > max) {
-            self.answer = Err(LimitError::Samples);
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::labels::write_labels;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use promql::budget::Charge;
 use promql::{Annotations, Answer, Column, Evaluated, Grid, SelectedSeries};
 use query::QueryAnswer;
 use serde_json::{Value, json};
@@ -36,12 +37,14 @@ struct JsonStream {
     grid: Grid,
     is_range: bool,
     first: bool,
+    /// For the memory of the answer, until it has been written.
+    _charge: Charge,
 }
 
 impl JsonStream {
     fn new(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> JsonStream {
         let QueryAnswer { evaluated, grid, timings } = answer;
-        let Evaluated { value, annotations, samples, samples_peak, charge: _ } = evaluated;
+        let Evaluated { value, annotations, samples, samples_peak, charge } = evaluated;
         let Annotations { mut warnings, infos } = annotations;
         let mut tail = String::new();
         let mut truncated = false;
@@ -106,7 +109,7 @@ impl JsonStream {
             }
         }
         tail.push('}');
-        JsonStream { head: Some(head), rows, tail: Some(tail), grid, is_range, first: true }
+        JsonStream { head: Some(head), rows, tail: Some(tail), grid, is_range, first: true, _charge: charge }
     }
 }
 

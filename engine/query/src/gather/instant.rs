@@ -1,46 +1,62 @@
 //! Newest samples.
 
 use super::merge::Newest;
-use super::{Gatherer, Hint, storage_error};
+use super::{Gathered, Gatherer, Hint, PieceMeter, storage_error};
 use crate::error::QueryError;
+use crate::task::QueryTask;
 use ahash::AHashSet;
 use promql::SelectedSeries;
-use series::{Sample, Value};
-use shard::{Command, InstantRequest};
+use promql::budget::Charge;
+use series::{Matcher, Sample, Timestamp, Value};
+use shard::{Command, InstantRequest, InstantSample};
 use std::sync::Arc;
+use std::time::Duration;
 
 impl Gatherer {
-    /// The newest sample of every matching series, sorted by labels. A series that has both floats and histograms comes
-    /// with the newest of each: the evaluation takes the newer.
-    pub async fn instant(&self, request: InstantRequest) -> Result<Vec<SelectedSeries>, QueryError> {
-        let request = Arc::new(request);
-        let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
+    /// The newest sample in `(at - lookback, at]` of every matching series, sorted by labels. A series that has both floats
+    /// and histograms comes with the newest of each: the evaluation takes the newer.
+    pub async fn instant(
+        &self,
+        task: &QueryTask,
+        matchers: &[Matcher],
+        at: Timestamp,
+        lookback: Duration,
+    ) -> Result<Gathered, QueryError> {
+        let budget = task.budget.clone();
+        let request = Arc::new(InstantRequest { selectors: vec![matchers.to_vec()], at, lookback, budget });
+        let after = at.plus_ms(-(lookback.as_millis() as i64));
         let asked = request.clone();
         let command = move |older, reply| Command::Instant(asked.clone(), older, reply);
-        self.read((after.plus_ms(1), Hint::Used), command, move |replies, later| {
+        self.read(task, (after.plus_ms(1), Hint::Used), command, move |replies, later| {
+            let mut charge = Charge::empty(&request.budget);
             let mut samples = Vec::new();
-            let mut histograms = Vec::new();
             let mut newest = Newest::default();
             let mut whole = AHashSet::new();
             for reply in replies {
                 let mut reply = reply?;
+                reply.charge.into_iter().for_each(|more| charge.merge(more));
                 samples.append(&mut reply.samples);
                 reply.partial.into_iter().for_each(|sample| newest.take(sample));
                 reply.histograms.into_iter().for_each(|piece| newest.take_piece(piece));
                 whole.extend(reply.whole);
             }
             if let Some(store) = later.store {
+                let mut meter = PieceMeter::new(request.budget.meter());
                 let skip = |target| whole.contains(&target);
                 let take = |piece| {
+                    let fits = meter.add(&piece);
                     newest.take_piece(piece);
-                    true
+                    fits
                 };
                 let (from, to) = (after.plus_ms(1), request.at);
                 store.select(&request.selectors, from, to, skip, later.stop, take).map_err(storage_error)?;
+                charge.merge(meter.finish()?);
             }
+            request.budget.check()?;
+            let mut histograms = Vec::new();
             for (labels, timestamp, value) in newest.into_values() {
                 match value {
-                    Value::Float(value) => samples.push(shard::InstantSample { labels, timestamp, value }),
+                    Value::Float(value) => samples.push(InstantSample { labels, timestamp, value }),
                     Value::Histogram(histogram) => histograms.push(SelectedSeries {
                         labels,
                         samples: Vec::new(),
@@ -48,14 +64,14 @@ impl Gatherer {
                     }),
                 }
             }
-            Ok(joined(samples, histograms))
+            Ok(Gathered { series: joined(samples, histograms), charge })
         })
         .await
     }
 }
 
 /// Two targets may yield the same labels: the newer sample stays.
-fn joined(mut samples: Vec<shard::InstantSample>, histograms: Vec<SelectedSeries>) -> Vec<SelectedSeries> {
+fn joined(mut samples: Vec<InstantSample>, histograms: Vec<SelectedSeries>) -> Vec<SelectedSeries> {
     samples.sort_unstable_by(|one, other| one.labels.cmp(&other.labels).then(other.timestamp.cmp(&one.timestamp)));
     samples.dedup_by(|later, kept| later.labels == kept.labels);
     let of_floats = samples.into_iter().map(|sample| SelectedSeries {

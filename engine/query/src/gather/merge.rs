@@ -20,11 +20,6 @@ impl SeriesMap {
         histograms.append(&mut piece.histograms);
     }
 
-    /// Notes that a series exists, with one sample that stands for all of its samples.
-    pub fn add_labels(&mut self, labels: Labels, at: Timestamp) {
-        self.0.entry(labels).or_insert_with(|| (vec![Sample { timestamp: at, value: 0.0 }], Vec::new()));
-    }
-
     /// The series that have a sample, sorted by labels; the samples of each in order of time, no two of one kind at one
     /// time.
     pub fn into_sorted(self) -> Vec<SelectedSeries> {

@@ -11,12 +11,20 @@ mod range;
 mod reduce;
 
 use crate::error::QueryError;
+use crate::task::QueryTask;
+use promql::SelectedSeries;
+use promql::budget::{Charge, Meter};
 use series::Timestamp;
-use shard::{Command, Older, ShardError, Shards};
+use shard::message::piece_bytes;
+use shard::{ANSWER_TIMEOUT, Command, Older, ShardError, Shards};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use tokio::sync::oneshot;
-use tsdb::Store;
+use tsdb::{Piece, Store};
+
+/// The deadline of a query ends the wait for its shards, not this: it only has to come later.
+const AFTER_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Reads from the shards and the data folder. Cloning copies pointers.
 #[derive(Clone)]
@@ -29,18 +37,15 @@ pub(crate) struct Gatherer {
 pub(crate) struct Later<'a> {
     /// The data folder, if it holds anything from the start of the read on.
     pub store: Option<&'a Store>,
-    /// Set when nobody waits for the answer any more.
+    /// Set when the query is cancelled.
     pub stop: &'a AtomicBool,
 }
 
-/// Sets a flag when the future that waits for an answer is dropped.
-#[derive(Default)]
-pub(crate) struct StopOnDrop(pub Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// Series, and the charge for them.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    pub series: Vec<SelectedSeries>,
+    pub charge: Charge,
 }
 
 /// Whether the shards use the hint about older data, and so have to be asked again if it changed meanwhile.
@@ -86,24 +91,25 @@ impl Gatherer {
     /// a head and its chunks.
     pub async fn read<A: Send + 'static, T: Send + 'static>(
         &self,
+        task: &QueryTask,
         (from, hint): (Timestamp, Hint),
         command: impl Fn(Older, oneshot::Sender<A>) -> Command,
         finish: impl FnOnce(Vec<A>, Later) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
+        task.budget.check()?;
+        let timeout = task.time_left(ANSWER_TIMEOUT) + AFTER_DEADLINE;
         let older = self.older(from);
-        let mut replies = self.shards.request_all(|reply| command(older, reply)).await?;
+        let mut replies = self.shards.request_all_within(timeout, |reply| command(older, reply)).await?;
         if hint == Hint::Used && self.older(from) != older {
-            replies = self.shards.request_all(|reply| command(Older::Perhaps, reply)).await?;
+            replies = self.shards.request_all_within(timeout, |reply| command(Older::Perhaps, reply)).await?;
         }
-        let store = self.store.clone();
-        let stop = StopOnDrop::default();
-        let stopping = stop.0.clone();
+        let (store, stop) = (self.store.clone(), task.budget.cancel_flag());
         let work = move || {
             // Chunks are looked at only now, after the shards.
             let store = store.as_deref().filter(|store| holds(store, from));
-            finish(replies, Later { store, stop: &stopping })
+            finish(replies, Later { store, stop: &stop })
         };
-        tokio::task::spawn_blocking(work).await.map_err(|error| QueryError::Internal(error.to_string()))?
+        task.on_thread(work).await
     }
 }
 
@@ -113,4 +119,38 @@ fn holds(store: &Store, from: Timestamp) -> bool {
 
 pub(crate) fn storage_error(error: impl std::fmt::Display) -> QueryError {
     ShardError::Blocks(error.to_string()).into()
+}
+
+/// Charges what comes out of chunks and blocks, and remembers why it had to stop.
+pub(crate) struct PieceMeter {
+    meter: Meter,
+    failure: Option<QueryError>,
+}
+
+impl PieceMeter {
+    pub fn new(meter: Meter) -> PieceMeter {
+        PieceMeter { meter, failure: None }
+    }
+
+    /// Counts a piece; false if reading has to stop.
+    pub fn add(&mut self, piece: &Piece) -> bool {
+        if let Err(error) = self.meter.add(0, piece_bytes(piece)) {
+            self.failure = Some(error.into());
+        }
+        self.failure.is_none()
+    }
+
+    /// Reading has to stop for another reason.
+    pub fn fail(&mut self, error: QueryError) -> bool {
+        self.failure = Some(error);
+        false
+    }
+
+    /// The charge for all pieces.
+    pub fn finish(self) -> Result<Charge, QueryError> {
+        match self.failure {
+            Some(error) => Err(error),
+            None => Ok(self.meter.into_charge()?),
+        }
+    }
 }

@@ -1,48 +1,63 @@
 //! Samples of a range of time.
 
 use super::merge::{SeriesMap, weight};
-use super::{Gatherer, Hint, storage_error};
+use super::{Gathered, Gatherer, Hint, PieceMeter, storage_error};
 use crate::error::QueryError;
-use promql::SelectedSeries;
-use shard::{Command, LimitError, RangeRequest};
+use crate::task::QueryTask;
+use promql::budget::Charge;
+use series::{Matcher, Timestamp};
+use shard::{Command, RangeRequest};
 use std::sync::Arc;
 
 impl Gatherer {
-    /// Samples of matching series from memory, chunks and blocks, sorted by labels.
-    pub async fn range(&self, request: RangeRequest) -> Result<Vec<SelectedSeries>, QueryError> {
-        let request = Arc::new(request);
+    /// Samples of matching series in `[from, to]` from memory, chunks and blocks, sorted by labels. More samples than
+    /// `samples_max` are an error; 0 is no limit.
+    pub async fn range(
+        &self,
+        task: &QueryTask,
+        matchers: Vec<Matcher>,
+        (from, to): (Timestamp, Timestamp),
+        samples_max: usize,
+    ) -> Result<Gathered, QueryError> {
+        let (selectors, budget) = (vec![matchers], task.budget.clone());
+        let request = Arc::new(RangeRequest { selectors, from, to, samples_max, labels_only: false, budget });
         let (asked, store) = (request.clone(), self.store.clone());
         let command = move |_, reply| Command::Range(asked.clone(), reply);
-        self.read((request.from, Hint::Unused), command, move |replies, later| {
-            let max = if request.samples_max == 0 { usize::MAX } else { request.samples_max };
+        self.read(task, (from, Hint::Unused), command, move |replies, later| {
+            let max = if samples_max == 0 { usize::MAX } else { samples_max };
+            let mut charge = Charge::empty(&request.budget);
             let mut all = SeriesMap::default();
             let mut samples = 0;
             for reply in replies {
-                for mut piece in reply? {
+                let reply = reply?;
+                charge.merge(reply.charge);
+                for mut piece in reply.pieces {
                     if let Some(store) = &store {
                         store.hide(&mut piece);
                     }
                     samples += weight(&piece);
                     all.add(piece);
-                    if samples > max {
-                        return Err(LimitError::Samples.into());
-                    }
+                }
+                if samples > max {
+                    return Err(QueryError::TooManySamples);
                 }
             }
-            let Some(store) = later.store else { return Ok(all.into_sorted()) };
-            let (selectors, from, to) = (&request.selectors, request.from, request.to);
-            if request.labels_only {
-                let add = |labels, at| all.add_labels(labels, at);
-                store.select_labels(selectors, from, to, later.stop, add).map_err(storage_error)?;
-                return Ok(all.into_sorted());
+            if let Some(store) = later.store {
+                let mut meter = PieceMeter::new(request.budget.meter());
+                let take = |piece| {
+                    samples += weight(&piece);
+                    if samples > max {
+                        return meter.fail(QueryError::TooManySamples);
+                    }
+                    let fits = meter.add(&piece);
+                    all.add(piece);
+                    fits
+                };
+                store.select(&request.selectors, from, to, |_| false, later.stop, take).map_err(storage_error)?;
+                charge.merge(meter.finish()?);
             }
-            let take = |piece| {
-                samples += weight(&piece);
-                all.add(piece);
-                samples <= max
-            };
-            store.select(selectors, from, to, |_| false, later.stop, take).map_err(storage_error)?;
-            if samples > max { Err(LimitError::Samples.into()) } else { Ok(all.into_sorted()) }
+            request.budget.check()?;
+            Ok(Gathered { series: all.into_sorted(), charge })
         })
         .await
     }

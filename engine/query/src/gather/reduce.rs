@@ -1,22 +1,24 @@
 //! Aggregations that the shards carry out.
 
 use super::merge::in_order;
-use super::{Gatherer, Hint, Later, storage_error};
+use super::{Gatherer, Hint, Later, PieceMeter, storage_error};
 use crate::error::QueryError;
+use crate::task::QueryTask;
 use ahash::{AHashMap, AHashSet};
-use promql::Partial;
+use promql::PartialAggregate;
+use promql::budget::Charge;
 use series::{Labels, Sample, Timestamp};
 use shard::{Command, LimitError, ReduceAnswer, ReduceRequest};
 use std::sync::Arc;
 use tsdb::Piece;
 
-/// The outcome of one aggregation; None if it needs whole series.
-pub(crate) type Reduced = Result<Option<Partial>, QueryError>;
+/// The outcome of one aggregation, with the charge for it; None if it needs whole series.
+pub(crate) type Reduced = Result<Option<(PartialAggregate, Charge)>, QueryError>;
 
 impl Gatherer {
     /// Carries aggregations out where the samples are; those over the same time read them together. An aggregation that
     /// yields None needs whole series: the caller then selects these.
-    pub async fn reduce(&self, requests: Vec<ReduceRequest>) -> Result<Vec<Reduced>, QueryError> {
+    pub async fn reduce(&self, task: &QueryTask, requests: Vec<ReduceRequest>) -> Result<Vec<Reduced>, QueryError> {
         let Some(from) = requests.iter().map(|request| request.from).min() else { return Ok(Vec::new()) };
         if self.store.as_ref().is_some_and(|store| store.hides()) {
             return Ok(requests.iter().map(|_| Ok(None)).collect());
@@ -24,7 +26,7 @@ impl Gatherer {
         let requests: Arc<[ReduceRequest]> = requests.into();
         let asked = requests.clone();
         let command = move |older, reply| Command::Reduce(asked.clone(), older, reply);
-        self.read((from, Hint::Used), command, move |replies, later| {
+        self.read(task, (from, Hint::Used), command, move |replies, later| {
             let mut of_shards: Vec<_> = replies.into_iter().map(Vec::into_iter).collect();
             let of_request = |request| {
                 let replies = of_shards.iter_mut().filter_map(Iterator::next).collect();
@@ -38,16 +40,16 @@ impl Gatherer {
 
 /// Joins what the shards and the store hold for one request.
 fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>>, later: &Later) -> Reduced {
-    let mut all = Partial::new(request.reduction.clone());
+    let mut all = PartialAggregate::new(request.reduction.clone());
     let (mut whole, mut identities) = (AHashSet::new(), AHashSet::new());
     let (mut pieces, mut pieces_identities) = (Vec::new(), AHashSet::new());
-    let mut samples = 0;
+    let mut charge = Charge::empty(&request.budget);
     for reply in replies {
         let mut reply = reply?;
+        charge.merge(reply.charge);
         if reply.refused || !reply.identities.iter().all(|identity| identities.insert(*identity)) {
             return Ok(None);
         }
-        samples += reply.samples;
         all.merge(reply.partial);
         whole.extend(reply.whole);
         pieces.append(&mut reply.pieces);
@@ -56,34 +58,30 @@ fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>
     if pieces_identities.iter().any(|identity| identities.contains(identity)) {
         return Ok(None);
     }
-    let too_many = |samples: usize| request.samples_max > 0 && samples > request.samples_max;
-    if too_many(samples) {
-        return Err(LimitError::Samples.into());
-    }
     let store = later.store.filter(|store| super::holds(store, request.from));
     if pieces.is_empty() && store.is_none() {
-        return Ok(all.is_final().then_some(all));
+        return Ok(all.is_final().then_some((all, charge)));
     }
+    let mut meter = PieceMeter::new(request.budget.meter());
     let mut series: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
     let mut any_histograms = false;
     let mut take = |mut piece: Piece| {
-        samples += piece.samples.len();
         any_histograms |= !piece.histograms.is_empty();
         series.entry(piece.labels).or_default().append(&mut piece.samples);
-        !any_histograms && !too_many(samples)
+        !any_histograms
     };
     let fits = pieces.into_iter().all(&mut take);
     if let (Some(store), true) = (store, fits) {
         let (from, to): (Timestamp, Timestamp) = (request.from, request.to);
         let skip = |target| whole.contains(&target);
+        let take = |piece: Piece| meter.add(&piece) && take(piece);
         store.select(&request.selectors, from, to, skip, later.stop, take).map_err(storage_error)?;
     }
+    charge.merge(meter.finish()?);
+    request.budget.check()?;
     if any_histograms {
         // These are aggregated as whole series.
         return Ok(None);
-    }
-    if too_many(samples) {
-        return Err(LimitError::Samples.into());
     }
     let mut names = AHashSet::new();
     for (labels, mut samples) in series {
@@ -99,5 +97,5 @@ fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>
             all.add_series(place, &samples);
         }
     }
-    Ok(all.is_final().then_some(all))
+    Ok(all.is_final().then_some((all, charge)))
 }

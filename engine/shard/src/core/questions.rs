@@ -6,7 +6,8 @@ use super::{Core, TARGETS_PER_TURN, pause, spawn, wall_ms, wall_us};
 use crate::ingest::MetadataCache;
 use crate::message::{
     Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
-    MetadataRequest, Older, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
+    MetadataRequest, Older, RangeAnswer, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
+    instant_sample_bytes, piece_bytes,
 };
 use crate::reduce::Reducing;
 use crate::select::Matching;
@@ -15,6 +16,7 @@ use crate::sys;
 use crate::written::Holder;
 use ahash::AHashMap;
 use glommio::timer::Timer;
+use promql::budget::Charge;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -117,13 +119,13 @@ impl Core {
         let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
         let mut matching = Matching::new(&request.selectors);
         let mut answer = InstantAnswer::default();
+        let mut meter = request.budget.meter();
         let read = |holder: &Holder| {
             let visible = self.journal.borrow().visible();
+            let (samples, partial) = (answer.samples.len(), answer.partial.len());
             matching.instant(holder, after, request.at, visible, older, &mut answer);
-            match request.series_max {
-                max if max > 0 && answer.samples.len() > max => Err(LimitError::Series { series_max: max }),
-                _ => Ok(()),
-            }
+            let new = answer.samples[samples..].iter().chain(&answer.partial[partial..]);
+            Ok(meter.add(0, new.map(instant_sample_bytes).sum())?)
         };
         if !self.each_holder(read, gone).await? {
             return Ok(InstantAnswer::default());
@@ -132,13 +134,16 @@ impl Core {
         for holder in self.histogram_holders() {
             matching.newest_histograms(&holder, after, request.at, visible, &mut answer.histograms);
         }
+        meter.add(0, answer.histograms.iter().map(piece_bytes).sum())?;
+        answer.charge = Some(meter.into_charge()?);
         Ok(answer)
     }
 
     /// Samples in memory of what matches; nothing once the asker has `gone`.
-    async fn range(&self, request: &RangeRequest, gone: impl Fn() -> bool) -> Result<Vec<Piece>, LimitError> {
+    async fn range(&self, request: &RangeRequest, gone: impl Fn() -> bool) -> Result<RangeAnswer, LimitError> {
         let mut matching = Matching::new(&request.selectors);
-        let mut pieces = Vec::new();
+        let mut meter = request.budget.meter();
+        let mut pieces: Vec<Piece> = Vec::new();
         let mut samples = 0;
         let read = |holder: &Holder| {
             let visible = self.journal.borrow().visible();
@@ -147,13 +152,14 @@ impl Core {
             if request.labels_only {
                 samples -= pieces[before..].iter_mut().map(|piece| piece.samples.drain(1..).len()).sum::<usize>();
             }
+            meter.add(0, pieces[before..].iter().map(piece_bytes).sum())?;
             match request.samples_max {
                 max if max > 0 && samples > max => Err(LimitError::Samples),
                 _ => Ok(()),
             }
         };
         if !self.each_holder(read, gone).await? {
-            return Ok(Vec::new());
+            return Ok(RangeAnswer { pieces: Vec::new(), charge: Charge::empty(&request.budget) });
         }
         let visible = self.journal.borrow().visible();
         for holder in self.histogram_holders() {
@@ -164,8 +170,9 @@ impl Core {
             } else if request.samples_max > 0 && samples > request.samples_max {
                 return Err(LimitError::Samples);
             }
+            meter.add(0, pieces[before..].iter().map(piece_bytes).sum())?;
         }
-        Ok(pieces)
+        Ok(RangeAnswer { pieces, charge: meter.into_charge()? })
     }
 
     /// Labels of what matches in memory; nothing once the asker has `gone`.
@@ -175,10 +182,12 @@ impl Core {
             selectors.push(Vec::new());
         }
         let (from, to) = (request.from, request.to);
-        let range = RangeRequest { selectors, from, to, samples_max: 0, labels_only: true };
-        let sets = self.range(&range, gone).await?.into_iter().map(|piece| piece.labels);
+        let budget = request.budget.clone();
+        let range = RangeRequest { selectors, from, to, samples_max: 0, labels_only: true, budget };
+        let RangeAnswer { pieces, charge } = self.range(&range, gone).await?;
+        let sets = pieces.into_iter().map(|piece| piece.labels);
         let limit = if request.limit == 0 { usize::MAX } else { request.limit };
-        let mut answer = LabelsAnswer::default();
+        let mut answer = LabelsAnswer { charge: Some(charge), ..LabelsAnswer::default() };
         let mut texts: BTreeSet<Arc<str>> = BTreeSet::new();
         match &request.wanted {
             LabelsWanted::Series => answer.series = sets.collect(),

@@ -1,0 +1,62 @@
+//! A list as the data of an answer, written in pieces as fast as the client takes them.
+
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use promql::budget::Charge;
+use serde_json::json;
+
+/// How much of an answer is made at a time.
+const PIECE_BYTES: usize = 64 << 10;
+/// Prometheus' warning about a list that a limit has shortened.
+pub const TRUNCATED: &str = "results truncated due to limit";
+
+/// A list that is written item by item.
+struct ListStream<I, W> {
+    items: I,
+    write: W,
+    head: Option<&'static str>,
+    tail: Option<String>,
+    is_first: bool,
+    /// For the memory of the items, until they have been written.
+    _charge: Charge,
+}
+
+impl<I: Iterator, W: Fn(&mut String, &I::Item)> Iterator for ListStream<I, W> {
+    type Item = Result<String, std::convert::Infallible>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut out = self.head.take().unwrap_or_default().to_owned();
+        while out.len() < PIECE_BYTES {
+            let Some(item) = self.items.next() else {
+                out += &self.tail.take().unwrap_or_default();
+                break;
+            };
+            if !std::mem::take(&mut self.is_first) {
+                out.push(',');
+            }
+            (self.write)(&mut out, &item);
+        }
+        (!out.is_empty()).then_some(Ok(out))
+    }
+}
+
+/// The response with a list, each item written by `write`.
+pub fn respond<T: Send + 'static>(
+    items: Vec<T>,
+    write: impl Fn(&mut String, &T) + Send + 'static,
+    is_truncated: bool,
+    charge: Charge,
+) -> Response {
+    let warnings = if is_truncated { format!(",\"warnings\":{}", json!([TRUNCATED])) } else { String::new() };
+    let stream = ListStream {
+        items: items.into_iter(),
+        write,
+        head: Some("{\"status\":\"success\",\"data\":["),
+        tail: Some(format!("]{warnings}}}")),
+        is_first: true,
+        _charge: charge,
+    };
+    let body = Body::from_stream(futures_lite::stream::iter(stream));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}

@@ -1,0 +1,183 @@
+//! The query service of a whole server: isolation, memory, clients that leave, questions about labels.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use support::{FakeTarget, Ringscrape, encode, request, until};
+
+fn config(target: &FakeTarget) -> String {
+    format!(
+        "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: j\n    static_configs: [{{targets: ['{}']}}]\n",
+        target.address
+    )
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// The outcome of an instant query.
+fn query(server: &Ringscrape, expr: &str) -> (u16, Value) {
+    let answer = server.get(&format!("/api/v1/query?query={}", encode(expr)));
+    (answer.status, serde_json::from_str(&answer.body).unwrap_or(Value::Null))
+}
+
+#[test]
+fn an_evaluation_that_panics_costs_its_query() {
+    let target = FakeTarget::saying("a 1\n");
+    let panicking = "RINGSCRAPE_TEST_PANICKING_QUERY=sum(a) + 1";
+    let server = Ringscrape::start_under(&["env", panicking], &config(&target), &[]);
+    server.until_ready();
+    until("it is scraped", || (query(&server, "a").1["data"]["result"].as_array()?.len() == 1).then_some(()));
+    let (status, body) = query(&server, "sum(a) + 1");
+    assert_eq!((status, &body["errorType"]), (500, &json!("internal")), "{body}");
+    let error = body["error"].as_str().unwrap();
+    let id = error.strip_prefix("internal error ").unwrap().split(':').next().unwrap();
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains(id)).unwrap_or_else(|| panic!("{id} is not in {log}"));
+    assert!(line.contains("sum(a) + 1") && line.contains("a test wants this query to panic"), "{line}");
+    assert_eq!(query(&server, "sum(a) + 2").0, 200, "the server goes on");
+    assert_eq!(server.metric("ringscrape_queries_failed_total{reason=\"panic\"}"), Some(1.0));
+    let scrapes = target.requests.lock().unwrap().len();
+    until("it still scrapes", || (target.requests.lock().unwrap().len() > scrapes + 1).then_some(()));
+}
+
+#[test]
+fn selectors_that_select_everything_are_refused_by_all_who_take_them() {
+    let target = FakeTarget::saying("a 1\n");
+    let server = Ringscrape::start(&config(&target), &["--web.enable-admin-api"]);
+    until("it is scraped", || (server.federate("a").len() == 1).then_some(()));
+    let text = "match[] must contain at least one non-empty matcher";
+    for selector in ["{}", "{job=~\".*\"}", "{none=\"\"}"] {
+        let selector = encode(selector);
+        for (method, path) in [
+            ("GET", "/api/v1/series"),
+            ("GET", "/api/v1/labels"),
+            ("GET", "/api/v1/label/job/values"),
+            ("GET", "/federate"),
+            ("POST", "/api/v1/admin/tsdb/delete_series"),
+        ] {
+            let answer = request(server.address, method, &format!("{path}?match[]=a&match[]={selector}"), &[]);
+            assert_eq!(answer.status, 400, "{path} {selector}");
+            assert!(answer.body.contains(text), "{path} {selector}: {}", answer.body);
+        }
+    }
+    assert_eq!(server.federate("a").len(), 1, "nothing was deleted");
+    let deleted = server.post("/api/v1/admin/tsdb/delete_series?match[]=a");
+    assert_eq!(deleted.status, 204, "{}", deleted.body);
+}
+
+#[test]
+fn labels_are_those_of_all_that_is_kept() {
+    let target = FakeTarget::saying("a{x=\"1\"} 1\nb{x=\"2\",y=\"3\"} 1\n");
+    let server = Ringscrape::start(&config(&target), &[]);
+    until("it is scraped", || (server.federate("{__name__=~\"a|b\"}").len() == 2).then_some(()));
+    target.now_says("a{x=\"1\"} 1\n");
+    until("one has ended", || server.federate("b").is_empty().then_some(()));
+    // Without times, what has ended is there, too; with times, what has samples in them.
+    assert_eq!(server.api("/api/v1/label/x/values"), json!(["1", "2"]));
+    assert_eq!(server.api("/api/v1/series?match[]=b").as_array().unwrap().len(), 1);
+    assert!(server.api("/api/v1/labels").as_array().unwrap().contains(&json!("y")));
+    let later = now() + 3600.0;
+    assert_eq!(server.api(&format!("/api/v1/label/x/values?start={later}&end={}", later + 60.0)), json!([]));
+    assert_eq!(server.api(&format!("/api/v1/labels?start={later}&end={}", later - 60.0)), json!([]), "no range at all");
+    // Limits cut with a warning, names may be escaped.
+    let limited = server.get("/api/v1/label/x/values?limit=1");
+    let want = json!({"status": "success", "data": ["1"], "warnings": ["results truncated due to limit"]});
+    assert_eq!(serde_json::from_str::<Value>(&limited.body).unwrap(), want);
+    let whole = server.get("/api/v1/label/x/values?limit=2");
+    assert_eq!(serde_json::from_str::<Value>(&whole.body).unwrap(), json!({"status": "success", "data": ["1", "2"]}));
+    let series = server.get(&format!("/api/v1/series?match[]={}&limit=1", encode("{x!=\"\"}")));
+    let series: Value = serde_json::from_str(&series.body).unwrap();
+    assert_eq!(series["data"].as_array().unwrap().len(), 1);
+    assert_eq!(series["warnings"], json!(["results truncated due to limit"]));
+    assert_eq!(server.api("/api/v1/label/U__x/values"), json!(["1", "2"]));
+    assert_eq!(server.api("/api/v1/label/U___78_/values"), json!(["1", "2"]));
+    for (parameter, error) in [
+        ("limit=-1", "invalid parameter \"limit\": limit must be non-negative"),
+        ("limit=x", "invalid parameter \"limit\": strconv.Atoi: parsing \"x\": invalid syntax"),
+    ] {
+        for path in ["labels?", "label/x/values?", "series?match[]=a&", "query?query=a&"] {
+            let answer = server.get(&format!("/api/v1/{path}{parameter}"));
+            let body: Value = serde_json::from_str(&answer.body).unwrap();
+            assert_eq!((answer.status, &body["error"]), (400, &json!(error)), "{path}");
+        }
+    }
+}
+
+/// Expressions that would take far more memory than they may.
+const BOMBS: [&str; 8] = [
+    "count_over_time({job=\"j\"}[100d:1s])",
+    "sum_over_time(a[30d:1s])",
+    "max_over_time((a + on() group_left() vector(time()))[10d:1s])",
+    "count_values(\"v\", sum_over_time(a[50d:1s])[1h:1s])",
+    "quantile_over_time(0.9, (a * 2)[100d:1s])",
+    "label_replace(a[100d:1s], \"x\", \"y\", \"z\", \"\")",
+    "rate(a[100d:1s])",
+    "absent_over_time(({job=\"j\"} or {job=\"j\"})[60d:1s])",
+];
+
+fn resident_mib(server: &Ringscrape) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+/// Forty bombs at once end each with an answer or an error, beside scrapes and small queries.
+#[test]
+fn bombs_end_and_harm_nobody() {
+    let lines: String = (0..100).map(|i| format!("a{{i=\"{i}\"}} {i}\n")).collect();
+    let target = FakeTarget::saying(&lines);
+    let flags = ["--query.max-memory-total=96MB", "--query.max-memory-per-query=48MB", "--query.timeout=20s"];
+    let server = Ringscrape::start(&config(&target), &flags);
+    until("it is scraped", || (query(&server, "a").1["data"]["result"].as_array()?.len() == 100).then_some(()));
+    let before = resident_mib(&server);
+    let address = server.address;
+    let bombs: Vec<_> = (0..40)
+        .map(|i| {
+            std::thread::spawn(move || {
+                let expr = encode(BOMBS[i % BOMBS.len()]);
+                let answer = request(address, "GET", &format!("/api/v1/query?query={expr}&timeout=20s"), &[]);
+                (BOMBS[i % BOMBS.len()], answer.status, answer.body)
+            })
+        })
+        .collect();
+    let mut peak = before;
+    while bombs.iter().any(|bomb| !bomb.is_finished()) {
+        peak = peak.max(resident_mib(&server));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for bomb in bombs {
+        let (expr, status, body) = bomb.join().unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{expr}: {error}: {body}"));
+        assert!([200, 400, 422, 503].contains(&status), "{expr}: {status} {body}");
+        assert!(status == 200 || body["error"].as_str().is_some_and(|error| !error.is_empty()), "{expr}: {body}");
+    }
+    println!("resident: {before} MiB before, {peak} MiB at most");
+    assert_eq!(query(&server, "count(a)").0, 200, "the server goes on");
+    until("everything is given back", || (server.metric("ringscrape_query_memory_bytes")? == 0.0).then_some(()));
+}
+
+/// A client that leaves ends its query: its place and its memory are free again long before the timeout.
+#[test]
+fn clients_that_leave_end_their_queries() {
+    let lines: String = (0..200).map(|i| format!("a{{i=\"{i}\"}} {i}\n")).collect();
+    let target = FakeTarget::saying(&lines);
+    let flags = ["--query.max-concurrency=2", "--query.timeout=100s"];
+    let server = Ringscrape::start(&config(&target), &flags);
+    until("it is scraped", || (query(&server, "a").1["data"]["result"].as_array()?.len() == 200).then_some(()));
+    let expr = encode("sum(sum_over_time(a[1d:1s]))");
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        let times = format!("start={}&end={}&step=10", now() - 86_400.0, now());
+        write!(stream, "GET /api/v1/query_range?query={expr}&{times} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let left = Instant::now();
+    until("they have ended", || (server.metric("prometheus_engine_queries")? == 0.0).then_some(()));
+    assert_eq!(query(&server, "count(a)").0, 200);
+    assert!(left.elapsed() < Duration::from_secs(20), "after {:?}", left.elapsed());
+}
