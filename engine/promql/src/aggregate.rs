@@ -3,7 +3,7 @@
 use crate::annotations::AnnotationSink;
 use crate::eval::context::{EvalContext, EvalError, failed};
 use crate::eval::math::{self, HistogramSum, Mean, Sum, group_labels};
-use crate::eval::value::{Column, Point, QueryValue, heap_bytes, histogram_point, histogram_size, is_absent};
+use crate::eval::value::{ABSENT, Column, Point, QueryValue, heap_bytes, histogram_point, histogram_size, is_absent};
 use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Aggregate, AggregateOp};
 use ahash::AHashMap;
@@ -364,27 +364,53 @@ fn count_values(
     if label.is_empty() {
         return failed(format!("invalid label name {label:?}"));
     }
-    let mut out: BTreeMap<Labels, Column> = BTreeMap::new();
+    // Of each new series the times at which it has a value, in order, and how many members have it.
+    let mut counted: BTreeMap<Labels, ValueCounts> = BTreeMap::new();
     for group in groups {
         for i in 0..grid.count {
             for member in &group.members {
                 let Some(point) = columns[*member].point(i) else { continue };
                 let mut builder = group.labels.to_builder();
                 builder.set(label, &value_text(&point));
-                let column = match out.entry(builder.build()) {
+                let counts = match counted.entry(builder.build()) {
                     Entry::Occupied(entry) => entry.into_mut(),
                     Entry::Vacant(entry) => {
-                        let mut column = context.new_column(entry.key().clone(), grid)?;
-                        column.drop_name = group.drop_name && label != METRIC_NAME;
-                        entry.insert(column)
+                        context.hold(0, size_of::<ValueCounts>() + entry.key().bytes())?;
+                        let drop_name = group.drop_name && label != METRIC_NAME;
+                        entry.insert(ValueCounts { drop_name, first: i, counts: Vec::new() })
                     }
                 };
-                let count = &mut column.values[i];
+                if i < counts.first {
+                    // Another group has the same labels, and the value before.
+                    let missing = counts.first - i;
+                    context.hold(0, missing * size_of::<f64>())?;
+                    counts.counts.splice(0..0, std::iter::repeat_n(ABSENT, missing));
+                    counts.first = i;
+                }
+                // A value that comes again after a while has gaps in between.
+                let at = i - counts.first;
+                if at >= counts.counts.len() {
+                    context.hold(1, (at + 1 - counts.counts.len()) * size_of::<f64>())?;
+                    counts.counts.resize(at + 1, ABSENT);
+                }
+                let count = &mut counts.counts[at];
                 *count = if is_absent(*count) { 1.0 } else { *count + 1.0 };
             }
         }
     }
-    Ok(out.into_values().collect())
+    let column = |(labels, counts): (Labels, ValueCounts)| {
+        let mut column = Column::starting_at(counts.first, labels, counts.counts);
+        column.drop_name = counts.drop_name;
+        column
+    };
+    Ok(counted.into_iter().map(column).collect())
+}
+
+/// How often a value occurs, from the first time at which it does.
+struct ValueCounts {
+    drop_name: bool,
+    first: usize,
+    counts: Vec<f64>,
 }
 
 /// A value as `count_values` writes it into a label.

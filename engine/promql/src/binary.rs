@@ -342,7 +342,7 @@ fn between(
         // Pairs that a filter drops are ambiguous, too.
         if matching.cardinality == Cardinality::OneToOne && pair.many.len() > 1 {
             let twice = |i: usize| pair.many.iter().filter(|column| many[**column].has(i)).count() > 1;
-            if (0..grid.count).any(|i| chosen[i].is_some() && twice(i)) {
+            if (0..grid.count).any(|i| (chosen[i].is_some() || fill_one.is_some()) && twice(i)) {
                 return failed(MANY_TO_ONE);
             }
         }
@@ -448,10 +448,12 @@ fn result_column(
         let listed = |name: &str| matching.labels.iter().any(|label| label == name);
         labels = Labels::from_sorted(labels.iter().filter(|(name, _)| listed(name) == matching.on));
     }
-    if let (Some(one), false) = (one, matching.include.is_empty()) {
+    if !matching.include.is_empty() {
+        // A value that was filled in has the labels of the match alone.
+        let one = one.map_or_else(|| signature(&many.labels, matching), |one| one.labels.clone());
         let mut builder = labels.to_builder();
         for name in &matching.include {
-            match one.labels.get(name) {
+            match one.get(name) {
                 Some(value) => builder.set(name, value),
                 None => builder.remove(name),
             }

@@ -3,7 +3,7 @@
 use crate::annotations::Annotations;
 use crate::budget::{Budget, Charge};
 use crate::eval::context::{ColumnSink, EvalContext, EvalError, Evaluators, SelectResult, failed};
-use crate::eval::series::differ_without_names;
+use crate::eval::series::{NewestSample, differ_without_names};
 use crate::eval::value::{Column, Point, QueryValue};
 use crate::functions::dispatch;
 use crate::functions::time::{float_function, is_float_function};
@@ -37,12 +37,12 @@ impl Plan {
     pub fn evaluate(&self, selects: Vec<SelectResult>, budget: &Budget) -> Result<QueryResult, EvalError> {
         assert_eq!(selects.len(), self.selects().len(), "a result for every select");
         let context = EvalContext::new(self, selects, budget, EVALUATORS);
-        let value = match context.eval(&self.expr, self.grid)? {
-            QueryValue::Vector(columns) => QueryValue::Vector(context.without_dropped_names(columns)?),
+        let value = match context.eval_final(self.expr.inner(), self.grid)? {
+            QueryValue::Vector(columns) => QueryValue::Vector(context.without_dropped_names(columns, self.grid)?),
             other => other,
         };
         let (samples, samples_peak) = context.samples();
-        let (annotations, charge) = context.finish();
+        let (annotations, charge) = context.finish()?;
         Ok(QueryResult { value, annotations: annotations.finish(&self.text), samples, samples_peak, charge })
     }
 }
@@ -53,7 +53,9 @@ fn node(context: &EvalContext, expr: &Expr, grid: StepGrid) -> Result<QueryValue
         Kind::Number(number) => context.new_values(number.value, grid).map(QueryValue::Scalar),
         Kind::String(text) => Ok(QueryValue::String(text.clone())),
         Kind::InvalidString(quoted) => failed(format!("invalid label name {quoted}")),
-        Kind::Vector(selector) => Ok(QueryValue::Vector(context.select(selector, grid, false)?)),
+        Kind::Vector(selector) => {
+            Ok(QueryValue::Vector(context.select(selector, grid, NewestSample::Value, expr.span)?))
+        }
         Kind::Matrix { .. } | Kind::Subquery(_) => context.matrix(expr, grid).map(QueryValue::Matrix),
         Kind::Negation(inner) => match context.eval(inner, grid)? {
             QueryValue::Scalar(values) => Ok(QueryValue::Scalar(values.into_iter().map(|value| -value).collect())),
@@ -85,7 +87,7 @@ fn columns(context: &EvalContext, expr: &Expr, grid: StepGrid, sink: &mut Column
         Kind::Paren(inner) => return columns(context, inner, grid, sink),
         Kind::Vector(selector) => {
             context.check()?;
-            return context.each_newest(selector, grid, false, sink);
+            return context.each_newest(selector, grid, NewestSample::Value, expr.span, sink);
         }
         Kind::Negation(inner) if inner.value_type() == ValueType::Vector && single(expr) => {
             return columns(context, inner, grid, &mut |column| mapped(context.map_column(column, negated), sink));

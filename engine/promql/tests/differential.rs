@@ -187,6 +187,7 @@ fn plainly(case: &Case, stored: &[Stored]) -> Result<Table, String> {
         lookback: case.options.lookback.as_millis() as i64,
         inner_step: case.options.inner_step.as_millis() as i64,
         delayed_names: case.options.delayed_name_removal,
+        stats: false.into(),
     };
     let mut table = Table::new();
     for (i, time) in grid.times().enumerate() {

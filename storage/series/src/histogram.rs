@@ -238,16 +238,21 @@ impl Histogram {
 
     /// Returns all populated buckets, from the lowest to the highest.
     pub fn buckets(&self) -> impl DoubleEndedIterator<Item = Bucket> + '_ {
-        let zero = (self.zero_count != 0.0 && !self.is_custom()).then_some(Bucket {
+        // As in Prometheus, a zero bucket of a negative count is no bucket here.
+        let zero = (self.zero_count > 0.0 && !self.is_custom()).then(|| self.zero_bucket());
+        let negative = self.negative.iter().rev().map(|bucket| self.negative_bucket(*bucket));
+        let positive = self.positive.iter().map(|bucket| self.positive_bucket(*bucket));
+        negative.chain(zero).chain(positive)
+    }
+
+    fn zero_bucket(&self) -> Bucket {
+        Bucket {
             lower: -self.zero_threshold,
             upper: self.zero_threshold,
             lower_inclusive: true,
             upper_inclusive: true,
             count: self.zero_count,
-        });
-        let negative = self.negative.iter().rev().map(|bucket| self.negative_bucket(*bucket));
-        let positive = self.positive.iter().map(|bucket| self.positive_bucket(*bucket));
-        negative.chain(zero).chain(positive)
+        }
     }
 
     /// Returns `bucket` with its bounds restricted to one side of zero, if it is the zero bucket and other buckets exist on
@@ -529,14 +534,7 @@ impl Histogram {
             bucket.count = part(self.negative_bucket(*bucket), false);
         }
         if !self.is_custom() && self.zero_count != 0.0 {
-            let zero = Bucket {
-                lower: -self.zero_threshold,
-                upper: self.zero_threshold,
-                lower_inclusive: true,
-                upper_inclusive: true,
-                count: self.zero_count,
-            };
-            out.zero_count = part(self.one_sided(zero), true);
+            out.zero_count = part(self.one_sided(self.zero_bucket()), true);
         }
         for bucket in &mut out.positive {
             bucket.count = part(self.positive_bucket(*bucket), false);
@@ -580,7 +578,11 @@ impl fmt::Display for Histogram {
         format_float(self.count, f)?;
         f.write_str(", sum:")?;
         format_float(self.sum, f)?;
-        for bucket in self.buckets() {
+        // Every bucket that is not empty, a negative zero bucket among them.
+        let negative = self.negative.iter().rev().map(|bucket| self.negative_bucket(*bucket));
+        let zero = (self.zero_count != 0.0 && !self.is_custom()).then(|| self.zero_bucket());
+        let positive = self.positive.iter().map(|bucket| self.positive_bucket(*bucket));
+        for bucket in negative.chain(zero).chain(positive) {
             f.write_str(if bucket.lower_inclusive { ", [" } else { ", (" })?;
             format_float(bucket.lower, f)?;
             f.write_str(",")?;

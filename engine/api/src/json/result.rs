@@ -49,9 +49,7 @@ impl JsonStream {
         let mut tail = String::new();
         let mut truncated = false;
         let (kind, rows) = match value {
-            Answer::Scalar(values) if is_range => {
-                ("matrix", Rows::Columns(vec![scalar_column(values, grid)].into_iter()))
-            }
+            Answer::Scalar(values) if is_range => ("matrix", Rows::Columns(vec![scalar_column(values)].into_iter())),
             Answer::Scalar(values) => {
                 write_point(&mut tail, grid.start, values[0]);
                 ("scalar", Rows::None)
@@ -113,10 +111,8 @@ impl JsonStream {
     }
 }
 
-fn scalar_column(values: Vec<f64>, grid: Grid) -> Column {
-    let mut column = Column::absent(Labels::empty(), grid.count);
-    column.values = values;
-    column
+fn scalar_column(values: Vec<f64>) -> Column {
+    Column::of_floats(Labels::empty(), values)
 }
 
 impl Iterator for JsonStream {
@@ -213,18 +209,17 @@ fn write_column(out: &mut String, column: &Column, grid: Grid, is_range: bool) {
     out.push_str("{\"metric\":");
     write_labels(out, &column.labels);
     if is_range {
-        let floats = column.values.iter().enumerate().filter(|(_, value)| !promql::is_absent(**value));
+        let floats = column.floats();
         write_list(
             out,
             "values",
-            floats.map(|(i, value)| move |out: &mut String| write_point(out, grid.time(i), *value)),
+            floats.map(|(i, value)| move |out: &mut String| write_point(out, grid.time(i), value)),
         );
-        let histograms = column.histograms.iter().flatten().enumerate();
-        let histograms = histograms.filter_map(|(i, histogram)| histogram.as_ref().map(|histogram| (i, histogram)));
         write_list(
             out,
             "histograms",
-            histograms
+            column
+                .histograms()
                 .map(|(i, histogram)| move |out: &mut String| write_histogram_point(out, grid.time(i), histogram)),
         );
     } else if let Some(histogram) = column.histogram(0) {
@@ -232,7 +227,8 @@ fn write_column(out: &mut String, column: &Column, grid: Grid, is_range: bool) {
         write_histogram_point(out, grid.start, histogram);
     } else {
         out.push_str(",\"value\":");
-        write_point(out, grid.start, column.values[0]);
+        let value = column.floats().next().map_or(f64::NAN, |(_, value)| value);
+        write_point(out, grid.start, value);
     }
     out.push('}');
 }

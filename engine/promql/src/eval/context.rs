@@ -138,8 +138,12 @@ impl<'a> EvalContext<'a> {
     }
 
     /// The annotations, and the charge for what the evaluation holds at its end: its value.
-    pub fn finish(self) -> (AnnotationCollector, Charge) {
-        (self.annotations, self.charge.into_inner())
+    pub fn finish(self) -> Result<(AnnotationCollector, Charge), EvalError> {
+        let (samples, bytes) = self.held.get();
+        let mut charge = self.charge.into_inner();
+        charge.grow(samples.saturating_sub(charge.samples()), bytes.saturating_sub(charge.bytes()))?;
+        charge.shrink(charge.samples() - samples, charge.bytes() - bytes);
+        Ok((self.annotations, charge))
     }
 
     // --- account ----------------------------------------------------------------------------------------------------
@@ -204,7 +208,19 @@ impl<'a> EvalContext<'a> {
 
     // --- nodes ------------------------------------------------------------------------------------------------------
 
+    /// Evaluates a node for another: its columns have a value for each time.
     pub fn eval(&self, expr: &Expr, grid: StepGrid) -> Result<QueryValue, EvalError> {
+        match self.eval_final(expr, grid)? {
+            QueryValue::Vector(columns) => {
+                let expanded: Result<_, _> = columns.into_iter().map(|column| self.expanded(column, grid)).collect();
+                expanded.map(QueryValue::Vector)
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// Evaluates the node that yields the result: series that live shortly have only as many values as they need.
+    pub fn eval_final(&self, expr: &Expr, grid: StepGrid) -> Result<QueryValue, EvalError> {
         self.check()?;
         let before = self.held.get();
         let value = (self.evaluators.node)(self, expr, grid)?;
@@ -219,6 +235,14 @@ impl<'a> EvalContext<'a> {
             QueryValue::Vector(columns) => Ok(columns),
             _ => failed("expected type instant vector"),
         }
+    }
+
+    /// One value for each time of the grid, counted as held.
+    pub fn expanded(&self, column: Column, grid: StepGrid) -> Result<Column, EvalError> {
+        if column.len() != grid.count {
+            self.hold(0, (grid.count - column.len()) * size_of::<f64>())?;
+        }
+        Ok(column.expanded(grid.count))
     }
 
     /// Evaluates a vector and hands its columns to `sink`, one after the other where the expression allows it: then no more
@@ -360,17 +384,21 @@ impl<'a> EvalContext<'a> {
         Ok(joined)
     }
 
-    pub fn without_dropped_names(&self, columns: Vec<Column>) -> Result<Vec<Column>, EvalError> {
+    /// Drops the names that were to be dropped at the end.
+    pub fn without_dropped_names(&self, columns: Vec<Column>, grid: StepGrid) -> Result<Vec<Column>, EvalError> {
         if !columns.iter().any(|column| column.drop_name) {
             return Ok(columns);
         }
-        let named = columns.into_iter().map(|mut column| {
-            if column.drop_name {
-                column.labels = without_name(&column.labels);
-                column.drop_name = false;
-            }
-            column
-        });
-        self.unique(named.collect())
+        let named: Result<Vec<Column>, EvalError> = columns
+            .into_iter()
+            .map(|mut column| {
+                if column.drop_name {
+                    column.labels = without_name(&column.labels);
+                    column.drop_name = false;
+                }
+                self.expanded(column, grid)
+            })
+            .collect();
+        self.unique(named?)
     }
 }

@@ -1,9 +1,10 @@
 //! Arithmetic of samples: sums, means, quantiles, regression, and the labels of groups.
 
 use crate::annotations::AnnotationSink;
+use crate::eval::value::is_metadata;
 use crate::syntax::ast::Aggregate;
 use series::histogram::{Histogram, Incompatible, Reconciled, ResetHint};
-use series::{Labels, METRIC_NAME, Sample};
+use series::{Labels, Sample};
 
 pub(crate) fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
@@ -291,7 +292,7 @@ pub(crate) fn smoothed(samples: &[Sample], factor: f64, trend_factor: f64) -> Op
 pub(crate) fn group_labels(labels: &Labels, aggregate: &Aggregate) -> Labels {
     let listed = |name: &str| aggregate.labels.iter().any(|label| label == name);
     if aggregate.without {
-        Labels::from_sorted(labels.iter().filter(|(name, _)| !listed(name) && *name != METRIC_NAME))
+        Labels::from_sorted(labels.iter().filter(|(name, _)| !listed(name) && !is_metadata(name)))
     } else {
         Labels::from_sorted(labels.iter().filter(|(name, _)| listed(name)))
     }

@@ -47,7 +47,8 @@ pub struct PartialAggregate {
     groups: Vec<Labels>,
     totals: Totals,
     samples: usize,
-    no_counters: BTreeSet<String>,
+    /// Names of series in each group that are not those of counters.
+    no_counters: BTreeSet<(u32, String)>,
     scratch: Scratch,
 }
 
@@ -105,13 +106,17 @@ impl PartialAggregate {
 
     /// The group of a series; it has to have samples.
     pub fn group(&mut self, labels: &Labels) -> u32 {
+        let group = self.group_of(group_labels(labels, &self.pushdown.aggregate));
         if self.pushdown.reset_corrected() {
             let name = labels.metric_name();
             if !name.is_empty() && !COUNTER_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
-                self.no_counters.insert(name.to_owned());
+                self.no_counters.insert((group, name.to_owned()));
             }
         }
-        let key = group_labels(labels, &self.pushdown.aggregate);
+        group
+    }
+
+    fn group_of(&mut self, key: Labels) -> u32 {
         let (groups, totals) = (&mut self.groups, &mut self.totals);
         *self.group_indexes.entry(key).or_insert_with_key(|key| {
             groups.push(key.clone());
@@ -195,7 +200,7 @@ impl PartialAggregate {
         }
     }
 
-    /// Rates of series that have a value at every time; the others one by one.
+    /// Rates of series that have a finite value at every time; the others one by one.
     fn add_rates(&mut self, slot_groups: &[u32], times: &[i64], values: &[f64]) {
         let PartialAggregate { pushdown, totals, scratch, samples, .. } = self;
         let width = slot_groups.len();
@@ -207,7 +212,7 @@ impl PartialAggregate {
         gaps.resize(width, false);
         for row in values.chunks_exact(width) {
             for (gap, value) in gaps.iter_mut().zip(row) {
-                *gap |= is_absent(*value);
+                *gap |= is_absent(*value) || value.is_infinite();
             }
         }
         // What resets took away, up to each row.
@@ -315,7 +320,10 @@ impl PartialAggregate {
         let count = self.totals.steps;
         self.samples += other.samples;
         for (theirs, labels) in other.groups.iter().enumerate() {
-            let group = self.group(labels);
+            let group = self.group_of(labels.clone());
+            let (this, next) = (theirs as u32, theirs as u32 + 1);
+            let names = other.no_counters.range((this, String::new())..(next, String::new()));
+            self.no_counters.extend(names.map(|(_, name)| (group, name.clone())));
             let totals = &mut self.totals;
             for i in 0..count {
                 let (value, found) = (other.totals.values[theirs * count + i], other.totals.counts[theirs * count + i]);
@@ -331,7 +339,6 @@ impl PartialAggregate {
                 totals.counts[at] = before + found;
             }
         }
-        self.no_counters.extend(other.no_counters);
     }
 
     /// The groups; None if a sum is more than a float holds and a mean has to be found another way.
@@ -357,7 +364,9 @@ impl PartialAggregate {
                 columns.push(column);
             }
         }
-        for name in &self.no_counters {
+        // A rate needs two samples; a group without any has had none to warn of.
+        let has_value = |group: u32| counts[group as usize * count..][..count].iter().any(|found| *found > 0.0);
+        for (_, name) in self.no_counters.iter().filter(|(group, _)| has_value(*group)) {
             notes.info(self.pushdown.argument, format!("{NOT_A_COUNTER}: {name:?}"));
         }
         Some(columns)

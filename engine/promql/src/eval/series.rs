@@ -1,13 +1,27 @@
 //! From the series of selects to columns, one series after the other.
 
+use crate::annotations::AnnotationSink;
 use crate::eval::context::{ColumnSink, EvalContext, EvalError, SelectResult, failed};
+use crate::eval::extended::{between, reach, smooth, without_markers};
+use crate::eval::math::seconds;
 use crate::eval::value::{Column, Point, SelectedSeries, is_absent, without_name};
-use crate::eval::window::{Window, edged, interpolate};
+use crate::eval::window::Window;
 use crate::plan::grid::{StepGrid, offset_ms};
 use crate::syntax::ast::{Aggregate, Expr, Kind, RangeModifier, Selector};
+use crate::syntax::error::Span;
 use series::histogram::{Histogram, ResetHint};
 use series::{METRIC_NAME, MatchOp, Sample, Timestamp, is_stale};
 use std::sync::Arc;
+
+/// What is wanted of the newest sample of a time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NewestSample {
+    Value,
+    /// Its time in seconds.
+    Time,
+    /// The same of floats; histograms as they are.
+    TimeOfFloat,
+}
 
 /// The windows that functions of a range vector see.
 #[derive(Clone, Copy)]
@@ -55,6 +69,7 @@ impl EvalContext<'_> {
             self.check()?;
             if select.histogram_stats {
                 hint_resets(&mut series.histograms);
+                series.histograms.iter_mut().for_each(|(_, histogram)| keep_stats(histogram));
             }
             if !select.is_instant {
                 // Ranges know no markers.
@@ -95,21 +110,24 @@ impl EvalContext<'_> {
         Ok(Some(partial.finish(&self.annotations).expect("only final partial aggregates are handed in")))
     }
 
-    /// One column per series: the newest sample within the lookback of each time, or its time in seconds if `timestamps`.
+    /// One column per series: the newest sample within the lookback of each time, or what is wanted of it.
     pub fn each_newest(
         &self,
         selector: &Selector,
         grid: StepGrid,
-        timestamps: bool,
+        wanted: NewestSample,
+        span: Span,
         sink: &mut ColumnSink,
     ) -> Result<(), EvalError> {
         let (at, offset) = (self.plan.at(selector.at), offset_ms(&selector.offset));
-        self.each_selected(selector, &mut |series| {
+        let annotations = AnnotationSink { notes: &self.annotations, span };
+        self.each_selected(selector, &mut |mut series| {
             let mut column = self.new_column(series.labels.clone(), grid)?;
-            if selector.modifier == RangeModifier::Smoothed {
-                interpolate(&series, grid, at, offset, self.plan.lookback, &mut column);
+            if selector.modifier == RangeModifier::Smoothed && wanted == NewestSample::Value {
+                without_markers(&mut series);
+                smooth(&series, grid, at, offset, self.plan.lookback, &annotations, &mut column);
             } else {
-                newest(&series, grid, at, offset, self.plan.lookback, timestamps, &mut column);
+                newest(&series, grid, at, offset, self.plan.lookback, wanted, &mut column);
             }
             let size = column.size();
             self.count_scanned(size);
@@ -123,9 +141,15 @@ impl EvalContext<'_> {
     }
 
     /// The same, all of them.
-    pub fn select(&self, selector: &Selector, grid: StepGrid, timestamps: bool) -> Result<Vec<Column>, EvalError> {
+    pub fn select(
+        &self,
+        selector: &Selector,
+        grid: StepGrid,
+        wanted: NewestSample,
+        span: Span,
+    ) -> Result<Vec<Column>, EvalError> {
         let mut columns = Vec::new();
-        self.each_newest(selector, grid, timestamps, &mut |column| {
+        self.each_newest(selector, grid, wanted, span, &mut |column| {
             columns.push(column);
             Ok(())
         })?;
@@ -231,27 +255,25 @@ impl EvalContext<'_> {
         let mut widest = 0;
         for (i, time) in grid.times().enumerate() {
             let (start, end) = spec.bounds(time);
-            let point = if modifier == RangeModifier::Plain {
+            let (floats, histograms) = if modifier == RangeModifier::Plain {
                 let floats = floats.to(&series.samples, start, end, |sample| sample.timestamp.0);
-                let histograms = histograms.to(&series.histograms, start, end, |(time, _)| *time);
-                if floats.is_empty() && histograms.is_empty() {
-                    continue;
-                }
-                let size = floats.len() + histograms.len();
-                self.count_scanned(size);
-                // Prometheus counts the samples of one window of one series at a time.
-                if size > widest {
-                    widest = size;
-                    self.touch(size)?;
-                }
-                of(&Window { labels: &series.labels, floats, histograms, start, end, modifier }, i)
+                (floats, histograms.to(&series.histograms, start, end, |(time, _)| *time))
             } else {
-                edged(modifier, series, start, end, self.plan.lookback, |floats| {
-                    let window = Window { labels: &series.labels, floats, histograms: &[], start, end, modifier };
-                    of(&window, i)
-                })
+                let (from, to) = reach(modifier, start, end, self.plan.lookback);
+                let floats = between(&series.samples, from, to, |sample| sample.timestamp.0);
+                (floats, between(&series.histograms, from, to, |(time, _)| *time))
             };
-            match point {
+            if floats.is_empty() && histograms.is_empty() {
+                continue;
+            }
+            let size = floats.len() + histograms.len();
+            self.count_scanned(size);
+            // Prometheus counts the samples of one window of one series at a time.
+            if size > widest {
+                widest = size;
+                self.touch(size)?;
+            }
+            match of(&Window { labels: &series.labels, floats, histograms, start, end, modifier }, i) {
                 None => {}
                 Some(Point::Float(value)) => column.values[i] = value,
                 Some(point) => column.set(i, Some(point)),
@@ -289,6 +311,12 @@ fn hint_resets(histograms: &mut [(i64, Arc<Histogram>)]) {
     }
 }
 
+/// Leaves count, sum, hint and kind.
+fn keep_stats(histogram: &mut Arc<Histogram>) {
+    let Histogram { hint, schema, count, sum, .. } = **histogram;
+    *histogram = Arc::new(Histogram { hint, schema, count, sum, ..Histogram::default() });
+}
+
 /// A window that moves over sorted samples.
 #[derive(Default)]
 struct Slide {
@@ -315,7 +343,7 @@ fn newest(
     at: Option<i64>,
     offset: i64,
     lookback: i64,
-    timestamps: bool,
+    wanted: NewestSample,
     column: &mut Column,
 ) {
     let (mut floats, mut histograms) = (0, 0);
@@ -335,14 +363,18 @@ fn newest(
         if float_time > histogram_time {
             let sample = float.expect("it has a time");
             if float_time > oldest && !is_stale(sample.value) {
-                column.values[i] = if timestamps { float_time as f64 / 1000.0 } else { sample.value };
+                let is_value = wanted == NewestSample::Value;
+                column.values[i] = if is_value { sample.value } else { seconds(float_time) };
             }
         } else if let Some((at, histogram)) = histogram
             && *at > oldest
             && !is_stale(histogram.sum)
         {
-            let point =
-                if timestamps { Point::Float(*at as f64 / 1000.0) } else { Point::Histogram(Arc::clone(histogram)) };
+            let point = if wanted == NewestSample::Time {
+                Point::Float(seconds(*at))
+            } else {
+                Point::Histogram(Arc::clone(histogram))
+            };
             column.set(i, Some(point));
         }
     }

@@ -54,33 +54,83 @@ pub struct Column {
     pub labels: Labels,
     /// The name is not part of the answer, though functions of labels still see it.
     pub(crate) drop_name: bool,
+    /// The index in the grid of the first value. It is 0, and there is a value for each time, but in the final result:
+    /// there a series that lives shortly has only as many values as it needs.
+    pub(crate) first: usize,
     /// Absent where there is no value, or a histogram.
-    pub values: Vec<f64>,
+    pub(crate) values: Vec<f64>,
     /// As many as values, if there is a histogram at all.
-    pub histograms: Option<Vec<Option<Arc<Histogram>>>>,
+    pub(crate) histograms: Option<Vec<Option<Arc<Histogram>>>>,
 }
 
 impl Column {
+    /// A column of floats that begins at an index of the grid.
+    pub(crate) fn starting_at(first: usize, labels: Labels, values: Vec<f64>) -> Column {
+        Column { first, ..Column::new(labels, values) }
+    }
+
+    /// The number of values that it has memory for.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// One value for each of `count` times.
+    pub(crate) fn expanded(mut self, count: usize) -> Column {
+        if self.values.len() == count {
+            assert_eq!(self.first, 0, "all times of the grid");
+            return self;
+        }
+        let (first, end) = (self.first, self.first + self.values.len());
+        assert!(end <= count, "within the grid");
+        let mut values = vec![ABSENT; count];
+        values[first..end].copy_from_slice(&self.values);
+        let histograms = self.histograms.take().map(|list| {
+            let mut all = vec![None; count];
+            all[first..end].clone_from_slice(&list);
+            all
+        });
+        Column { first: 0, values, histograms, ..self }
+    }
+
+    /// Index in the grid and value of every float.
+    pub fn floats(&self) -> impl Iterator<Item = (usize, f64)> + '_ {
+        let values = self.values.iter().enumerate().filter(|(_, value)| !is_absent(**value));
+        values.map(|(i, value)| (self.first + i, *value))
+    }
+
+    /// Index in the grid and value of every histogram.
+    pub fn histograms(&self) -> impl Iterator<Item = (usize, &Arc<Histogram>)> {
+        let list = self.histograms.iter().flatten().enumerate();
+        list.filter_map(|(i, histogram)| Some((self.first + i, histogram.as_ref()?)))
+    }
+
+    /// A column of floats, one for each time.
+    pub fn of_floats(labels: Labels, values: Vec<f64>) -> Column {
+        Column::new(labels, values)
+    }
+
     pub(crate) fn new(labels: Labels, values: Vec<f64>) -> Column {
-        Column { labels, drop_name: false, values, histograms: None }
+        Column { labels, drop_name: false, first: 0, values, histograms: None }
     }
 
     pub fn histogram(&self, i: usize) -> Option<&Arc<Histogram>> {
-        self.histograms.as_ref()?[i].as_ref()
+        self.histograms.as_ref()?.get(i.checked_sub(self.first)?)?.as_ref()
     }
 
     pub fn point(&self, i: usize) -> Option<Point> {
-        if !is_absent(self.values[i]) {
-            return Some(Point::Float(self.values[i]));
+        match i.checked_sub(self.first).and_then(|i| self.values.get(i)) {
+            Some(value) if !is_absent(*value) => Some(Point::Float(*value)),
+            _ => self.histogram(i).cloned().map(Point::Histogram),
         }
-        self.histogram(i).cloned().map(Point::Histogram)
     }
 
     pub fn has(&self, i: usize) -> bool {
-        !is_absent(self.values[i]) || self.histogram(i).is_some()
+        let value = i.checked_sub(self.first).and_then(|i| self.values.get(i));
+        value.is_some_and(|value| !is_absent(*value)) || self.histogram(i).is_some()
     }
 
     pub(crate) fn set(&mut self, i: usize, point: Option<Point>) {
+        debug_assert_eq!(self.first, 0, "columns are expanded before they change");
         if let Some(histograms) = &mut self.histograms {
             histograms[i] = None;
         }
@@ -148,12 +198,17 @@ pub(crate) fn heap_bytes(histogram: &Histogram) -> usize {
     size_of::<Histogram>() + buckets * size_of::<series::histogram::BucketCount>()
 }
 
-/// The labels without the metric name.
+/// Whether a label says what a metric is: its name, type or unit.
+pub(crate) fn is_metadata(name: &str) -> bool {
+    matches!(name, METRIC_NAME | "__type__" | "__unit__")
+}
+
+/// The labels without those that say what the metric is.
 pub(crate) fn without_name(labels: &Labels) -> Labels {
-    match labels.get(METRIC_NAME) {
-        None => labels.clone(),
-        Some(_) => Labels::from_sorted(labels.iter().filter(|(name, _)| *name != METRIC_NAME)),
+    if !labels.iter().any(|(name, _)| is_metadata(name)) {
+        return labels.clone();
     }
+    Labels::from_sorted(labels.iter().filter(|(name, _)| !is_metadata(name)))
 }
 
 /// A histogram as a point.

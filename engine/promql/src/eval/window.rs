@@ -2,11 +2,10 @@
 
 use crate::annotations::{AnnotationSink, for_metric};
 use crate::eval::math::{HistogramSum, factor, mean, seconds, sum};
-use crate::eval::value::{Column, Point, SelectedSeries};
-use crate::plan::grid::StepGrid;
+use crate::eval::value::Point;
 use crate::syntax::ast::RangeModifier;
 use series::histogram::{Histogram, ResetHint};
-use series::{Labels, Sample, Timestamp};
+use series::{Labels, Sample};
 use std::sync::Arc;
 
 /// Suffixes of names that counters have.
@@ -14,7 +13,7 @@ pub(crate) const COUNTER_SUFFIXES: [&str; 4] = ["_total", "_sum", "_count", "_bu
 
 pub(crate) const NOT_A_COUNTER: &str = "metric might not be a counter, name does not end in _total/_sum/_count/_bucket";
 
-/// Samples in `(start, end]`; at least one.
+/// Samples in `(start, end]`, or as far around as the modifier reaches; at least one.
 pub(crate) struct Window<'a> {
     pub labels: &'a Labels,
     pub floats: &'a [Sample],
@@ -98,6 +97,9 @@ impl<'a> Window<'a> {
             self.mixed(sink);
             return None;
         }
+        if self.modifier != RangeModifier::Plain {
+            return self.extended(counter, per_second, sink);
+        }
         if self.histograms.is_empty() {
             return self.extrapolated_floats(counter, per_second).map(Point::Float);
         }
@@ -113,6 +115,20 @@ impl<'a> Window<'a> {
         Some(Point::Histogram(Arc::new(change)))
     }
 
+    /// The change from edge to edge of an anchored or smoothed window.
+    fn extended(&self, counter: bool, per_second: bool, sink: &AnnotationSink) -> Option<Point> {
+        let range = seconds(self.end - self.start);
+        if self.histograms.is_empty() {
+            let change = self.extended_floats(counter)?;
+            return Some(Point::Float(if per_second { change / range } else { change }));
+        }
+        let mut change = self.extended_histograms(counter, sink)?;
+        if per_second {
+            change.divide(range);
+        }
+        Some(Point::Histogram(Arc::new(change)))
+    }
+
     #[inline]
     pub fn extrapolated_floats(&self, counter: bool, per_second: bool) -> Option<f64> {
         let [first, .., last] = self.floats else { return None };
@@ -125,9 +141,6 @@ impl<'a> Window<'a> {
                 }
                 before = sample.value;
             }
-        }
-        if self.modifier != RangeModifier::Plain {
-            return Some(if per_second { change / seconds(self.end - self.start) } else { change });
         }
         let zero_share = (counter && change > 0.0 && first.value >= 0.0).then(|| first.value / change);
         let (first, last, count) = (first.timestamp.0, last.timestamp.0, self.floats.len());
@@ -332,87 +345,4 @@ impl<'a> Window<'a> {
         }
         resets as f64
     }
-}
-
-/// The value at `time` on the line between two samples; after a reset a counter counts from zero.
-fn between(before: &Sample, after: &Sample, time: i64, counter: bool) -> f64 {
-    let base = if counter && after.value < before.value { 0.0 } else { before.value };
-    let share = (time - before.timestamp.0) as f64 / (after.timestamp.0 - before.timestamp.0) as f64;
-    base + (after.value - base) * share
-}
-
-/// Writes what lies on the line between the samples around each time.
-pub(crate) fn interpolate(
-    series: &SelectedSeries,
-    grid: StepGrid,
-    at: Option<i64>,
-    offset: i64,
-    lookback: i64,
-    column: &mut Column,
-) {
-    for (i, time) in grid.times().enumerate() {
-        let time = at.unwrap_or(time) - offset;
-        let next = series.samples.partition_point(|sample| sample.timestamp.0 <= time);
-        let before =
-            next.checked_sub(1).map(|i| &series.samples[i]).filter(|sample| sample.timestamp.0 > time - lookback);
-        let before = before.filter(|sample| !series::is_stale(sample.value));
-        let after = series.samples.get(next).filter(|sample| sample.timestamp.0 <= time + lookback);
-        let after = after.filter(|sample| !series::is_stale(sample.value));
-        column.values[i] = match (before, after) {
-            (Some(before), Some(after)) => between(before, after, time, false),
-            (Some(before), None) => before.value,
-            _ => continue,
-        };
-    }
-}
-
-/// The samples of an anchored or smoothed range, with those made for its edges, handed to `of`.
-pub(crate) fn edged(
-    modifier: RangeModifier,
-    series: &SelectedSeries,
-    start: i64,
-    end: i64,
-    lookback: i64,
-    of: impl FnOnce(&[Sample]) -> Option<Point>,
-) -> Option<Point> {
-    let all = &series.samples;
-    let first = all.partition_point(|sample| sample.timestamp.0 <= start);
-    let behind = all.partition_point(|sample| sample.timestamp.0 <= end);
-    let before = first.checked_sub(1).map(|i| &all[i]).filter(|sample| sample.timestamp.0 > start - lookback);
-    let inside = &all[first..behind];
-    let mut samples = Vec::with_capacity(inside.len() + 2);
-    let put = |time: i64, value: f64| Sample { timestamp: Timestamp(time), value };
-    match modifier {
-        RangeModifier::Plain => unreachable!("plain ranges have no edges to make"),
-        RangeModifier::Anchored => {
-            if inside.is_empty() {
-                return None;
-            }
-            match before {
-                Some(before) => samples.push(put(start, before.value)),
-                None if inside[0].timestamp.0 > start => samples.push(put(start, inside[0].value)),
-                None => {}
-            }
-            samples.extend_from_slice(inside);
-            if inside[inside.len() - 1].timestamp.0 < end {
-                samples.push(put(end, inside[inside.len() - 1].value));
-            }
-        }
-        RangeModifier::Smoothed => {
-            let after = all.get(behind).filter(|sample| sample.timestamp.0 <= end + lookback);
-            match (before, inside.first().or(after)) {
-                (Some(before), Some(next)) => samples.push(put(start, between(before, next, start, true))),
-                (Some(before), None) => samples.push(put(start, before.value)),
-                (None, Some(next)) => samples.push(put(start, next.value)),
-                (None, None) => return None,
-            }
-            samples.extend_from_slice(inside);
-            match (inside.last().or(before), after) {
-                (Some(last), Some(after)) => samples.push(put(end, between(last, after, end, true))),
-                (Some(last), None) => samples.push(put(end, last.value)),
-                (None, _) => {}
-            }
-        }
-    }
-    if samples.is_empty() { None } else { of(&samples) }
 }

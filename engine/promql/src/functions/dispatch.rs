@@ -2,6 +2,7 @@
 
 use crate::eval::context::{ColumnSink, EvalContext, EvalError};
 use crate::eval::math::seconds;
+use crate::eval::series::NewestSample;
 use crate::eval::value::{Column, Point, QueryValue};
 use crate::functions::time::{bounded, float_function};
 use crate::functions::{histogram, label, rate};
@@ -90,7 +91,7 @@ pub(crate) fn each_over_time(
 
 fn timestamp(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {
     if let Kind::Vector(selector) = &arg.inner().kind {
-        let columns = context.select(selector, grid, true)?;
+        let columns = context.select(selector, grid, NewestSample::Time, arg.span)?;
         return context.map_floats(columns, |time, _| time);
     }
     let columns = context.vector(arg, grid)?;

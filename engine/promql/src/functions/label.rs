@@ -1,6 +1,7 @@
 //! Functions of instant vectors that look at labels or at the vector as a whole.
 
 use crate::eval::context::{EvalContext, EvalError, failed};
+use crate::eval::series::NewestSample;
 use crate::eval::value::{ABSENT, Column, Point, is_absent};
 use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Expr, Kind, Selector};
@@ -236,7 +237,10 @@ pub(crate) fn info(context: &EvalContext, args: &[Expr], grid: StepGrid) -> Resu
             && (positive || (labels.metric_name().ends_with("_info") && labels.metric_name().len() > "_info".len()))
     };
     let key = |labels: &Labels| IDENTIFYING.map(|name| labels.get(name).unwrap_or("").to_owned());
-    let infos = context.select(selector, grid, true)?;
+    let infos = context.select(selector, grid, NewestSample::TimeOfFloat, args[1].span)?;
+    if infos.iter().any(|info| info.histograms().next().is_some()) {
+        return failed("info sample should be float");
+    }
     let mut by_key: ahash::AHashMap<[String; 2], Vec<&Column>> = ahash::AHashMap::new();
     for info in &infos {
         by_key.entry(key(&info.labels)).or_default().push(info);
@@ -256,9 +260,13 @@ pub(crate) fn info(context: &EvalContext, args: &[Expr], grid: StepGrid) -> Resu
             // Of each info metric the newest series counts.
             let mut newest: Vec<&Column> = Vec::new();
             for candidate in candidates.iter().filter(|candidate| candidate.has(i)) {
-                match newest.iter_mut().find(|known| known.labels.metric_name() == candidate.labels.metric_name()) {
+                let name = candidate.labels.metric_name();
+                match newest.iter_mut().find(|known| known.labels.metric_name() == name) {
                     None => newest.push(candidate),
                     Some(known) if candidate.values[i] > known.values[i] => *known = candidate,
+                    Some(known) if candidate.values[i] == known.values[i] => {
+                        return failed(format!("found duplicate series for info metric {name}"));
+                    }
                     Some(_) => {}
                 }
             }
@@ -273,6 +281,10 @@ pub(crate) fn info(context: &EvalContext, args: &[Expr], grid: StepGrid) -> Resu
                     let wanted = on_data.is_empty() || on_data.iter().any(|matcher| matcher.name() == name);
                     let own = name == METRIC_NAME || IDENTIFYING.contains(&name);
                     if wanted && !own && column.labels.get(name).is_none() {
+                        let known = builder.get(name);
+                        if !known.is_empty() && known != value {
+                            return failed(format!("conflicting label: {name}"));
+                        }
                         builder.set(name, value);
                     }
                 }

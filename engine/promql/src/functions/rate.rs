@@ -79,7 +79,8 @@ fn values(samples: &[series::Sample]) -> Vec<f64> {
 /// Functions of all samples of a window, histograms included.
 fn of_samples(name: &str) -> Option<fn(&Window, &AnnotationSink) -> Option<Point>> {
     fn rate(window: &Window, per_second: bool, sink: &AnnotationSink) -> Option<Point> {
-        if !window.floats.is_empty() {
+        // A rate needs two samples to be worth an annotation.
+        if window.floats.len() > 1 {
             let metric = window.labels.metric_name();
             if !metric.is_empty() && !COUNTER_SUFFIXES.iter().any(|suffix| metric.ends_with(suffix)) {
                 sink.info(format!("{NOT_A_COUNTER}: {metric:?}"));
@@ -97,8 +98,8 @@ fn of_samples(name: &str) -> Option<fn(&Window, &AnnotationSink) -> Option<Point
         "avg_over_time" => |window, sink| window.total(true, sink),
         "count_over_time" => |window, _| Some(Point::Float(window.count() as f64)),
         "present_over_time" => |_, _| Some(Point::Float(1.0)),
-        "changes" => |window, _| Some(Point::Float(window.changes())),
-        "resets" => |window, _| Some(Point::Float(window.resets())),
+        "changes" => |window, _| Some(Point::Float(window.anchored()?.changes())),
+        "resets" => |window, _| Some(Point::Float(window.anchored()?.resets())),
         "first_over_time" => |window, _| Some(window.first().1),
         "last_over_time" => |window, _| Some(window.last().1),
         "ts_of_first_over_time" => |window, _| Some(Point::Float(seconds(window.first().0))),

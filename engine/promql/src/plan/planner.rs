@@ -154,8 +154,13 @@ impl Planner {
                 Ok(())
             }
             Kind::Binary(binary) => {
+                // What trims a histogram looks at its buckets.
+                let outer = self.histogram_stats;
+                self.histogram_stats &= !matches!(binary.op, BinaryOp::TrimUpper | BinaryOp::TrimLower);
                 self.expr(&mut binary.left, times)?;
-                self.expr(&mut binary.right, times)
+                self.expr(&mut binary.right, times)?;
+                self.histogram_stats = outer;
+                Ok(())
             }
             Kind::Subquery(subquery) => {
                 let (start, end) = at_ms(subquery.at, self.grid).map_or((times.start, times.end()), |at| (at, at));
@@ -195,6 +200,17 @@ impl Planner {
                     name if name.starts_with("histogram_") => self.histogram_stats = false,
                     _ => {}
                 }
+                if is_info && args.len() == 1 {
+                    args.push(Expr { kind: Kind::Vector(any_info()), span });
+                }
+                if is_info {
+                    // What is known of a series is looked up for the time of its samples.
+                    let (at, offset) =
+                        first_selector(&args[0]).map_or((None, None), |first| (first.at, first.offset.clone()));
+                    if let Kind::Vector(selector) = &mut args[1].kind {
+                        (selector.at, selector.offset) = (at, offset);
+                    }
+                }
                 for (i, arg) in args.iter_mut().enumerate() {
                     if is_info && i == 1 {
                         if let Kind::Vector(selector) = &mut arg.kind {
@@ -203,19 +219,6 @@ impl Planner {
                     } else {
                         self.expr(arg, times)?;
                     }
-                }
-                if is_info && args.len() == 1 {
-                    // As if `{}` were written: every label of target_info.
-                    let mut selector = Selector {
-                        name: None,
-                        matchers: Vec::new(),
-                        offset: None,
-                        at: None,
-                        modifier: RangeModifier::Plain,
-                        select: usize::MAX,
-                    };
-                    self.info_select(&mut selector, times);
-                    args.push(Expr { kind: Kind::Vector(selector), span });
                 }
                 self.histogram_stats = outer;
                 Ok(())
@@ -254,14 +257,43 @@ impl Planner {
             matchers.push(Matcher::new(METRIC_NAME, MatchOp::Regex, ".+_info").expect("a valid expression"));
         }
         selector.select = self.selects.len();
-        let from = times.start.saturating_sub(self.lookback).saturating_add(1);
+        let (start, end) = at_ms(selector.at, self.grid).map_or((times.start, times.end()), |at| (at, at));
+        let offset = offset_ms(&selector.offset);
+        let from = start.saturating_sub(offset).saturating_sub(self.lookback).saturating_add(1);
         self.selects.push(Select {
             matchers,
             from,
-            to: times.end(),
+            to: end.saturating_sub(offset),
             is_instant: true,
             histogram_stats: false,
             pushdown: None,
         });
+    }
+}
+
+/// `{}`: every label of target_info.
+fn any_info() -> Selector {
+    Selector {
+        name: None,
+        matchers: Vec::new(),
+        offset: None,
+        at: None,
+        modifier: RangeModifier::Plain,
+        select: usize::MAX,
+    }
+}
+
+/// The first selector of an expression, in the order of the text.
+fn first_selector(expr: &Expr) -> Option<&Selector> {
+    match &expr.kind {
+        Kind::Number(_) | Kind::String(_) | Kind::InvalidString(_) => None,
+        Kind::Vector(selector) | Kind::Matrix { selector, .. } => Some(selector),
+        Kind::Subquery(subquery) => first_selector(&subquery.expr),
+        Kind::Call { args, .. } => args.iter().find_map(first_selector),
+        Kind::Negation(inner) | Kind::Paren(inner) => first_selector(inner),
+        Kind::Binary(binary) => first_selector(&binary.left).or_else(|| first_selector(&binary.right)),
+        Kind::Aggregate(aggregate) => {
+            aggregate.parameter.as_ref().and_then(first_selector).or_else(|| first_selector(&aggregate.expr))
+        }
     }
 }

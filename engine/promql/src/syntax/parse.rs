@@ -687,7 +687,7 @@ impl Parser<'_> {
 
     fn time(&mut self) -> Result<At, ParseError> {
         if let Token::Word(word) = self.peek().clone() {
-            let at = match word.as_str() {
+            let at = match word.to_ascii_lowercase().as_str() {
                 "start" => At::Start,
                 "end" => At::End,
                 _ => return Err(self.unexpected_for("@", "timestamp")),
@@ -782,13 +782,14 @@ impl Parser<'_> {
                 self.next();
                 Ok((ms as f64 / 1000.0, true))
             }
+            // A sign binds as multiplication does: powers come first.
             Token::Sign("-") => {
                 self.next();
-                Ok((-self.length_operand(context, depth + 1)?.0, false))
+                Ok((-self.length_expr(context, BinaryOp::Pow.binding(), depth + 1)?.0, false))
             }
             Token::Sign("+") => {
                 self.next();
-                self.length_operand(context, depth + 1)
+                self.length_expr(context, BinaryOp::Pow.binding(), depth + 1)
             }
             Token::Sign("(") => {
                 self.next();
@@ -796,7 +797,10 @@ impl Parser<'_> {
                 self.want(")", context)?;
                 Ok((value, false))
             }
-            Token::Word(word) if matches!(word.as_str(), "step" | "range" | "min_of" | "max_of") => {
+            Token::Word(word)
+                if ["step", "range", "min_of", "max_of"].contains(&word.to_ascii_lowercase().as_str()) =>
+            {
+                let word = word.to_ascii_lowercase();
                 self.next();
                 self.want("(", context)?;
                 let value = match word.as_str() {

@@ -407,8 +407,7 @@ fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
             let want = expected.scalar.or_else(|| expected.series.into_iter().next().map(|(_, values)| values));
             let want = want.ok_or("a scalar was not expected")?;
             {
-                let mut column = empty(count);
-                column.values = got;
+                let column = Column::of_floats(Labels::empty(), got);
                 same(&column, &want, count)
             }
         }
@@ -461,10 +460,6 @@ fn eval(storage: &Storage, line: &str, body: &[&str]) -> Result<(), String> {
             }
         }
     }
-}
-
-fn empty(count: usize) -> Column {
-    Column::absent(Labels::empty(), count)
 }
 
 fn annotated(kind: &str, wanted: &[Option<Pattern>], none: bool, got: &[String]) -> Result<(), String> {

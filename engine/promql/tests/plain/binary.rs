@@ -89,7 +89,11 @@ fn values(op: BinaryOp, left: &Value, right: &Value) -> Option<(Value, bool)> {
 impl Plain<'_> {
     pub fn binary(&self, binary: &Binary, time: i64) -> Outcome<Result1> {
         let (op, is_bool) = (binary.op, binary.is_bool);
-        match (self.eval(&binary.left, time)?, self.eval(&binary.right, time)?) {
+        let outer = self.stats.get();
+        self.stats.set(outer && !is_trim(op));
+        let sides = (self.eval(&binary.left, time), self.eval(&binary.right, time));
+        self.stats.set(outer);
+        match (sides.0?, sides.1?) {
             (Result1::Scalar(a), Result1::Scalar(b)) => Ok(Result1::Scalar(if op.is_comparison() {
                 truth(holds(op, a, b))
             } else if is_trim(op) {
@@ -180,7 +184,7 @@ impl Plain<'_> {
             let Some(value) = partner.map(|partner| &partner.value).or(filled.as_ref()) else {
                 continue;
             };
-            if matching.cardinality == Cardinality::OneToOne && matched.contains(&signature) && partner.is_some() {
+            if matching.cardinality == Cardinality::OneToOne && matched.contains(&signature) {
                 return Err("multiple matches for labels".into());
             }
             matched.push(signature);
@@ -218,12 +222,13 @@ impl Plain<'_> {
             element.labels = Labels::from_pairs(element.labels.iter().filter(|(name, _)| listed(name) == matching.on));
         }
         let mut builder = element.labels.to_builder();
-        if let Some(one) = one {
-            for name in &matching.include {
-                match one.labels.get(name) {
-                    Some(value) => builder.set(name, value),
-                    None => builder.remove(name),
-                }
+        // What was filled in has the labels of the match alone.
+        let one =
+            one.map_or_else(|| Self::signature(&many.labels, matching.on, &matching.labels), |one| one.labels.clone());
+        for name in &matching.include {
+            match one.get(name) {
+                Some(value) => builder.set(name, value),
+                None => builder.remove(name),
             }
         }
         element.labels = builder.build();

@@ -128,15 +128,29 @@ impl Plain<'_> {
                 Result1::Vector(elements)
             }
             "sort_by_label" | "sort_by_label_desc" => Result1::Vector(vector(0)?),
-            "histogram_quantile" => Result1::Vector(self.quantiles(scalar(0)?, vector(1)?, |q, one| one.quantile(q))?),
-            "histogram_fraction" => {
-                let (low, high) = (scalar(0)?, scalar(1)?);
-                Result1::Vector(self.quantiles(low, vector(2)?, |low, one| one.fraction(low, high))?)
+            "histogram_quantile" => {
+                let outer = self.stats.replace(false);
+                let (q, elements) = (scalar(0), vector(1));
+                self.stats.set(outer);
+                Result1::Vector(self.quantiles(q?, elements?, |q, one| one.quantile(q))?)
             }
-            name if name.starts_with("histogram_") => Result1::Vector(self.map(vector(0)?, |value| match value {
-                Value::Float(_) => None,
-                Value::Histogram(histogram) => float(of_histogram(name, histogram)),
-            })?),
+            "histogram_fraction" => {
+                let outer = self.stats.replace(false);
+                let (low, high, elements) = (scalar(0), scalar(1), vector(2));
+                self.stats.set(outer);
+                let high = high?;
+                Result1::Vector(self.quantiles(low?, elements?, |low, one| one.fraction(low, high))?)
+            }
+            name if name.starts_with("histogram_") => {
+                let stats = matches!(name, "histogram_count" | "histogram_sum" | "histogram_avg");
+                let outer = self.stats.replace(stats);
+                let elements = vector(0);
+                self.stats.set(outer);
+                Result1::Vector(self.map(elements?, |value| match value {
+                    Value::Float(_) => None,
+                    Value::Histogram(histogram) => float(of_histogram(name, histogram)),
+                })?)
+            }
             "round" | "clamp" | "clamp_min" | "clamp_max" => {
                 let other: Outcome<Vec<f64>> = args[1..].iter().map(|arg| self.scalar(arg, time)).collect();
                 let other = other?;

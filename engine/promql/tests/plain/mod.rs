@@ -65,6 +65,8 @@ pub struct Plain<'a> {
     pub lookback: i64,
     pub inner_step: i64,
     pub delayed_names: bool,
+    /// Of histograms count and sum alone are wanted.
+    pub stats: std::cell::Cell<bool>,
 }
 
 pub fn seconds(ms: i64) -> f64 {
@@ -164,8 +166,13 @@ impl Plain<'_> {
         }
     }
 
-    fn selected(&self, selector: &Selector) -> impl Iterator<Item = &Stored> {
-        self.stored.iter().filter(|one| selector.matchers.iter().all(|matcher| matcher.matches_labels(&one.labels)))
+    fn selected(&self, selector: &Selector) -> Vec<Stored> {
+        let matching = |one: &&Stored| selector.matchers.iter().all(|matcher| matcher.matches_labels(&one.labels));
+        let mut found: Vec<Stored> = self.stored.iter().filter(matching).cloned().collect();
+        if self.stats.get() {
+            found.iter_mut().for_each(|stored| keep_stats(&mut stored.samples));
+        }
+        found
     }
 
     /// The time of the newest sample, and the sample, within the lookback.
@@ -182,7 +189,7 @@ impl Plain<'_> {
         };
         let element =
             |stored: &Stored| Some(Element { labels: stored.labels.clone(), drop_name: false, value: value(stored)? });
-        self.selected(selector).filter_map(element).collect()
+        self.selected(selector).iter().filter_map(element).collect()
     }
 
     /// The times of the newest samples, in seconds.
@@ -192,7 +199,7 @@ impl Plain<'_> {
             let (at, _) = self.newest(stored, time)?;
             Some(Element { labels: stored.labels.clone(), drop_name: false, value: Value::Float(seconds(at)) })
         };
-        self.selected(selector).filter_map(element).collect()
+        self.selected(selector).iter().filter_map(element).collect()
     }
 
     pub fn range(&self, expr: &Expr, time: i64) -> Outcome<Vec<Range>> {
@@ -208,7 +215,7 @@ impl Plain<'_> {
                     let labels = stored.labels.clone();
                     Range { labels, drop_name: false, samples, start, end, modifier: selector.modifier }
                 };
-                Ok(self.selected(selector).map(of_series).filter(|range| !range.samples.is_empty()).collect())
+                Ok(self.selected(selector).iter().map(of_series).filter(|range| !range.samples.is_empty()).collect())
             }
             Kind::Subquery(subquery) => self.subquery(subquery, time),
             _ => Err("no range vector".into()),
@@ -223,7 +230,10 @@ impl Plain<'_> {
         // Multiples of the step within the window.
         let mut at = start.div_euclid(step) * step + step;
         while at <= end {
-            for element in self.vector(&subquery.expr, at)? {
+            let outer = self.stats.replace(false);
+            let elements = self.vector(&subquery.expr, at);
+            self.stats.set(outer);
+            for element in elements? {
                 let known = all.iter_mut().find(|range| range.labels == element.labels);
                 let range = match known {
                     Some(range) => range,
@@ -261,6 +271,22 @@ impl Plain<'_> {
             }
         }
         unique(out)
+    }
+}
+
+/// Leaves of each histogram count and sum, and whether it follows a reset.
+fn keep_stats(samples: &mut [(i64, Value)]) {
+    let mut before: Option<Arc<Histogram>> = None;
+    for (_, value) in samples {
+        let Value::Histogram(histogram) = value else { continue };
+        let mut hint = histogram.hint;
+        if let (series::histogram::ResetHint::Unknown, Some(before)) = (hint, &before) {
+            use series::histogram::ResetHint::{NotReset, Reset};
+            hint = if histogram.detect_reset(before) { Reset } else { NotReset };
+        }
+        let (schema, count, sum) = (histogram.schema, histogram.count, histogram.sum);
+        let stats = Histogram { hint, schema, count, sum, ..Histogram::default() };
+        before = Some(std::mem::replace(histogram, Arc::new(stats)));
     }
 }
 

@@ -17,71 +17,184 @@ pub fn detached(value: Value) -> Value {
     }
 }
 
-fn float(value: &Value) -> f64 {
-    match value {
-        Value::Float(value) => *value,
-        Value::Histogram(_) => f64::NAN,
+/// The value at `time` on the line between two samples; a counter that was reset between them began again at zero.
+fn line(before: &(i64, Value), after: &(i64, Value), time: i64, counter: bool) -> Option<Value> {
+    if time == before.0 {
+        return Some(before.1.clone());
+    }
+    if time == after.0 {
+        return Some(after.1.clone());
+    }
+    let share = (time - before.0) as f64 / (after.0 - before.0) as f64;
+    match (&before.1, &after.1) {
+        (Value::Float(low), Value::Float(high)) => {
+            let base = if counter && high < low { 0.0 } else { *low };
+            Some(Value::Float(base + (high - base) * share))
+        }
+        (Value::Histogram(low), Value::Histogram(high)) => {
+            let mut value = (**high).clone();
+            let reset = counter && high.is_reset_after(low);
+            if !reset {
+                value.sub(low).ok()?;
+            }
+            value.scale(share);
+            if !reset {
+                value.add(low).ok()?;
+            }
+            Some(Value::Histogram(Arc::new(value)))
+        }
+        _ => None,
     }
 }
 
-/// The value at `time` on the line between two samples.
-fn line(before: (i64, f64), after: (i64, f64), time: i64) -> f64 {
-    before.1 + (after.1 - before.1) * ((time - before.0) as f64 / (after.0 - before.0) as f64)
+fn are_mixed(samples: &[(i64, Value)]) -> bool {
+    let floats = samples.iter().filter(|(_, value)| matches!(value, Value::Float(_))).count();
+    floats != 0 && floats != samples.len()
 }
 
 /// A smoothed instant selector.
 pub fn smoothed_at(stored: &Stored, time: i64, lookback: i64) -> Option<Value> {
-    let usable = |(_, value): &&(i64, Value)| !is_marker(value);
-    let before = stored.samples.iter().rfind(|(at, _)| *at <= time);
-    let before = before.filter(|(at, _)| *at > time - lookback).filter(usable)?;
-    let after = stored.samples.iter().find(|(at, _)| *at > time);
-    let after = after.filter(|(at, _)| *at <= time + lookback).filter(usable);
-    Some(Value::Float(match after {
-        None => float(&before.1),
-        Some(after) => line((before.0, float(&before.1)), (after.0, float(&after.1)), time),
-    }))
+    let near = |(at, value): &&(i64, Value)| *at > time - lookback && *at <= time + lookback && !is_marker(value);
+    let samples: Vec<(i64, Value)> = stored.samples.iter().filter(near).cloned().collect();
+    if are_mixed(&samples) {
+        return None;
+    }
+    let before = samples.iter().rfind(|(at, _)| *at <= time)?;
+    match samples.iter().find(|(at, _)| *at > time) {
+        Some(after) => line(before, after, time, false),
+        None => Some(before.1.clone()),
+    }
 }
 
-/// The samples of a window; those at its edges are made where the modifier asks for them.
+/// The samples of a window, or of what a modifier looks at around it.
 pub fn within(all: &[(i64, Value)], start: i64, end: i64, modifier: RangeModifier, lookback: i64) -> Vec<(i64, Value)> {
-    let inside: Vec<(i64, Value)> = all.iter().filter(|(at, _)| *at > start && *at <= end).cloned().collect();
-    let before = all.iter().rfind(|(at, _)| *at <= start && *at > start - lookback);
-    let after = all.iter().find(|(at, _)| *at > end && *at <= end + lookback);
-    let mut out = Vec::new();
-    match modifier {
-        RangeModifier::Plain => return inside,
-        RangeModifier::Anchored => {
-            if inside.is_empty() {
-                return Vec::new();
-            }
-            out.push((start, before.unwrap_or(&inside[0]).1.clone()));
-            out.extend_from_slice(&inside);
-            if inside[inside.len() - 1].0 < end {
-                out.push((end, inside[inside.len() - 1].1.clone()));
-            }
-        }
-        RangeModifier::Smoothed => {
-            // A counter that was reset between two samples began again at zero.
-            let on_line = |before: &(i64, Value), after: &(i64, Value), time: i64| {
-                let (low, high) = (float(&before.1), float(&after.1));
-                let base = if high < low { 0.0 } else { low };
-                Value::Float(line((before.0, base), (after.0, high), time))
+    let (from, to) = match modifier {
+        RangeModifier::Plain => (start, end),
+        RangeModifier::Anchored => (start - lookback, end),
+        RangeModifier::Smoothed => (start - lookback, end + lookback),
+    };
+    all.iter().filter(|(at, _)| *at > from && *at <= to).cloned().collect()
+}
+
+/// Rate, increase and delta of an anchored or smoothed range.
+fn extended(range: &Range, counter: bool, per_second: bool) -> Option<Value> {
+    let (start, end) = (range.start, range.end);
+    let smoothed = range.modifier == RangeModifier::Smoothed;
+    if are_mixed(&range.samples) {
+        return None;
+    }
+    let inside: Vec<&(i64, Value)> = range.samples.iter().filter(|(at, _)| *at > start && *at <= end).collect();
+    let before = range.samples.iter().rfind(|(at, _)| *at <= start);
+    let after = range.samples.iter().find(|(at, _)| *at > end);
+    let first = *inside.first().or(after.as_ref())?;
+    let last = inside.last().copied().or(before)?;
+    if inside.is_empty() && !(smoothed && before.is_some() && after.is_some()) {
+        return None;
+    }
+    let left = match before {
+        Some(before) if smoothed => line(before, first, start, counter)?,
+        Some(before) => before.1.clone(),
+        None => first.1.clone(),
+    };
+    let right = match after {
+        Some(after) if smoothed && last.0 != end => line(last, after, end, counter)?,
+        _ => last.1.clone(),
+    };
+    let length = seconds(end - start);
+    // The values in order, without that at the end itself.
+    let mut values = vec![left.clone()];
+    values.extend(inside.iter().filter(|(at, _)| *at < end).map(|(_, value)| value.clone()));
+    match (&left, &right) {
+        (Value::Float(first), Value::Float(last)) => {
+            values.push(right.clone());
+            let fell = |pair: &[Value]| match pair {
+                [Value::Float(a), Value::Float(b)] if b < a => *a,
+                _ => 0.0,
             };
-            match (before, inside.first().or(after)) {
-                (Some(before), Some(next)) => out.push((start, on_line(before, next, start))),
-                (Some(before), None) => out.push((start, before.1.clone())),
-                (None, Some(next)) => out.push((start, next.1.clone())),
-                (None, None) => return Vec::new(),
+            let lost: f64 = if counter { values.windows(2).map(fell).sum() } else { 0.0 };
+            let change = last - first + lost;
+            Some(Value::Float(if per_second { change / length } else { change }))
+        }
+        (Value::Histogram(left), Value::Histogram(right)) => {
+            let all: Vec<&Arc<Histogram>> = range
+                .samples
+                .iter()
+                .filter_map(|(at, value)| match value {
+                    Value::Histogram(histogram) if smoothed || *at <= end => Some((*at, histogram)),
+                    _ => None,
+                })
+                .filter(|(at, _)| {
+                    before.is_none_or(|before| *at >= before.0)
+                        && (*at <= end || after.is_some_and(|after| *at == after.0))
+                })
+                .map(|(_, histogram)| histogram)
+                .collect();
+            if all.iter().any(|one| one.is_custom() != all[0].is_custom()) {
+                return None;
             }
-            out.extend_from_slice(&inside);
-            match (inside.last().or(before), after) {
-                (Some(last), Some(after)) => out.push((end, on_line(last, after, end))),
-                (Some(last), None) => out.push((end, last.1.clone())),
-                (None, _) => {}
+            let mut change = (**right).clone();
+            change.sub(left).ok()?;
+            if counter {
+                let mut steps: Vec<&Histogram> = values
+                    .iter()
+                    .filter_map(|value| match value {
+                        Value::Histogram(histogram) => Some(&**histogram),
+                        Value::Float(_) => None,
+                    })
+                    .collect();
+                let ends_inside = last.0 == end || after.is_none() || !smoothed;
+                if ends_inside && last.0 < end && steps.len() > 1 {
+                    // The last sample is the right edge.
+                    steps.pop();
+                }
+                let spent = smoothed
+                    && before.is_some_and(|before| match (&before.1, &first.1) {
+                        (Value::Histogram(a), Value::Histogram(b)) => before.0 < start && b.is_reset_after(a),
+                        _ => false,
+                    });
+                let Value::Histogram(first) = &first.1 else { return None };
+                if spent {
+                    // The line at the start has that reset in it.
+                    steps = steps.split_off(1);
+                    if steps.is_empty() {
+                        steps = if inside.is_empty() { Vec::new() } else { vec![first] };
+                        if !inside.is_empty() && Arc::ptr_eq(first, right) {
+                            steps.clear();
+                        }
+                    }
+                }
+                if !steps.is_empty() {
+                    steps.push(right);
+                }
+                for pair in steps.windows(2) {
+                    if pair[1].is_reset_after(pair[0]) {
+                        change.add(pair[0]).ok()?;
+                    }
+                }
             }
+            if per_second {
+                change.divide(length);
+            }
+            change.hint = ResetHint::Gauge;
+            Some(Value::Histogram(Arc::new(change)))
+        }
+        _ => None,
+    }
+}
+
+/// The samples over which an anchored range counts: its own, and of each kind the one that it begins with.
+fn anchored(range: &Range) -> Vec<(i64, Value)> {
+    let mut all = Vec::new();
+    for is_float in [true, false] {
+        let kind: Vec<&(i64, Value)> =
+            range.samples.iter().filter(|(_, value)| matches!(value, Value::Float(_)) == is_float).collect();
+        if kind.iter().any(|(at, _)| *at > range.start) {
+            all.extend(kind.iter().rfind(|(at, _)| *at <= range.start).map(|sample| (**sample).clone()));
+            all.extend(kind.iter().filter(|(at, _)| *at > range.start).map(|sample| (**sample).clone()));
         }
     }
-    out
+    all.sort_by_key(|(at, _)| *at);
+    all
 }
 
 fn floats(range: &Range) -> Vec<(i64, f64)> {
@@ -119,6 +232,9 @@ fn growth(range: &Range, first: i64, last: i64, count: usize, to_zero: Option<f6
 }
 
 fn extrapolated(range: &Range, counter: bool, per_second: bool) -> Option<Value> {
+    if range.modifier != RangeModifier::Plain {
+        return extended(range, counter, per_second);
+    }
     let (floats, histograms) = (floats(range), histograms(range));
     if !floats.is_empty() && !histograms.is_empty() {
         return None;
@@ -132,9 +248,6 @@ fn extrapolated(range: &Range, counter: bool, per_second: bool) -> Option<Value>
         let mut change = last.1 - first.1;
         if counter {
             change += floats.windows(2).filter(|pair| pair[1].1 < pair[0].1).map(|pair| pair[0].1).sum::<f64>();
-        }
-        if range.modifier != RangeModifier::Plain {
-            return Some(Value::Float(if per_second { change / length } else { change }));
         }
         let sampled = seconds(last.0 - first.0);
         let to_zero = (counter && change > 0.0 && first.1 >= 0.0).then(|| sampled * (first.1 / change));
@@ -344,7 +457,11 @@ fn over_samples(name: &str, range: &Range, scalars: &[f64], time: i64) -> Option
     let only_floats = floats(range);
     let values: Vec<f64> = only_floats.iter().map(|(_, value)| *value).collect();
     let of_floats = |value: Option<f64>| if values.is_empty() { None } else { value.map(Value::Float) };
-    let pairs = || range.samples.windows(2);
+    let counted = if range.modifier == RangeModifier::Anchored { anchored(range) } else { range.samples.clone() };
+    if counted.is_empty() {
+        return None;
+    }
+    let pairs = || counted.windows(2);
     let (first, last) = (&range.samples[0], &range.samples[range.samples.len() - 1]);
     match name {
         "rate" => extrapolated(range, true, true),

@@ -265,6 +265,11 @@ impl Writer<'_> {
             return self.selector() + &self.times();
         }
         match self.random.below(24) {
+            0 if self.modifiers && self.random.one_in(3) => format!("{} smoothed{}", self.selector(), self.times()),
+            1 if self.modifiers && self.random.one_in(4) => {
+                let function = self.random.pick(&["changes", "resets"]);
+                format!("{function}({}[{}] anchored{})", self.selector(), self.random.pick(&DURATIONS), self.times())
+            }
             0..=2 => self.selector() + &self.times(),
             3..=7 => self.aggregation(depth),
             8..=11 => self.binary(depth),
@@ -276,8 +281,7 @@ impl Writer<'_> {
                 _ if self.modifiers => {
                     let function = self.random.pick(&["rate", "increase", "delta"]);
                     let modifier = self.random.pick(&["anchored", "smoothed"]);
-                    // Floats alone.
-                    let name = self.random.pick(&NAMES[..3]);
+                    let name = self.random.pick(&NAMES);
                     format!("{function}({name}[{}] {modifier}{})", self.random.pick(&DURATIONS), self.times())
                 }
                 _ => format!("rate({})", self.matrix(depth)),
