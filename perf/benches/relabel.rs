@@ -73,7 +73,7 @@ fn targets(c: &mut Criterion) {
     group.bench_function("ten_rules_1000_targets", |b| {
         let run = |targets: &mut Vec<LabelsBuilder>| {
             for target in targets {
-                assert!(program.apply(target).is_kept());
+                assert!(program.apply(target).is_keep());
                 black_box(target.build());
             }
         };

@@ -249,6 +249,7 @@ fn reduce(
         column.drop_name = group.drop_name;
         group.members.iter().for_each(|member| ignore_histograms(context, &columns[*member], aggregate));
         for i in 0..grid.count {
+            context.check()?;
             values.clear();
             let members = group.members.iter().map(|member| columns[*member].values[i]);
             values.extend(members.filter(|value| !is_absent(*value)));
@@ -309,6 +310,7 @@ fn select(
             group.members.iter().for_each(|member| ignore_histograms(context, &columns[*member], aggregate));
         }
         for (i, parameter) in parameter.iter().enumerate() {
+            context.check()?;
             let mut members: Vec<usize> =
                 group.members.iter().copied().filter(|member| columns[*member].has(i)).collect();
             match op {
@@ -368,6 +370,7 @@ fn count_values(
     let mut counted: BTreeMap<Labels, ValueCounts> = BTreeMap::new();
     for group in groups {
         for i in 0..grid.count {
+            context.check()?;
             for member in &group.members {
                 let Some(point) = columns[*member].point(i) else { continue };
                 let mut builder = group.labels.to_builder();

@@ -325,6 +325,7 @@ fn between(
     let fills = fill_many.is_some() || fill_one.is_some();
     let mut out: Vec<Column> = Vec::new();
     for (labels, pair) in &list {
+        context.check()?;
         // Which column of the one side speaks at each time.
         let mut chosen: Vec<Option<usize>> = vec![None; grid.count];
         for column in &pair.one {
@@ -348,6 +349,7 @@ fn between(
         }
         let mut results: Vec<Column> = Vec::new();
         for column in &pair.many {
+            context.check()?;
             let column = &many[*column];
             // The answer's labels may depend on the series of the one side.
             let mut by_one: Vec<(Option<usize>, Column)> = Vec::new();

@@ -119,3 +119,31 @@ fn nesting_and_length_end_in_an_error() {
     let prometheus = "query processing would load too many samples into memory in query execution";
     assert_eq!(error, format!("{prometheus} (at least 1440000 samples needed, --query.max-samples=1000)"));
 }
+
+/// As deep as the parser allows, on a thread with as little stack as those that evaluate queries.
+#[test]
+fn deep_expressions_fit_the_stack() {
+    const STACK_BYTES: usize = 2 << 20;
+    let nested = |open: &str, close: &str, count: usize| open.repeat(count) + "m" + &close.repeat(count);
+    let texts = [
+        nested("abs(", ")", 240),
+        nested("-(", ")", 120),
+        nested("1 + (", ")", 120),
+        nested("m and (", ")", 120),
+        nested("sum by (a) (", ")", 240),
+        nested("topk(2, ", ")", 240),
+        nested("max_over_time((", ")[1m:1m])", 80),
+        nested("sum(rate((", ")[1m:1m]))", 60),
+        nested("label_replace(", r#", "b", "$1", "a", "(.*)")"#, 240),
+        vec!["m"; 240].join(" or "),
+    ];
+    for text in texts {
+        let evaluate = move || {
+            let plan =
+                Plan::range(&text, 0, 300_000, 30_000, &options()).unwrap_or_else(|error| panic!("{error}: {text}"));
+            plan.evaluate(data(&plan), &Budget::unlimited()).map(drop).map_err(|error| error.to_string())
+        };
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(evaluate).unwrap();
+        thread.join().expect("no panic").unwrap();
+    }
+}

@@ -60,7 +60,7 @@ pub struct SeriesBatch {
     pub charge: Option<Charge>,
 }
 
-/// Yields the series of a select batch by batch: a series comes whole and once. The evaluation asks for a batch when it
+/// Yields the series of a select batch by batch: each series is whole and comes once. The evaluation fetches a batch when it
 /// has made columns of the one before.
 pub trait SeriesSource: Send {
     /// None after the last one.

@@ -45,6 +45,8 @@ pub struct PartialAggregate {
     pushdown: Arc<Pushdown>,
     group_indexes: AHashMap<Labels, u32>,
     groups: Vec<Labels>,
+    /// Bytes of the groups' labels.
+    label_bytes: usize,
     totals: Totals,
     samples: usize,
     /// Names of series in each group that are not those of counters.
@@ -97,6 +99,7 @@ impl PartialAggregate {
             pushdown,
             group_indexes: AHashMap::new(),
             groups: Vec::new(),
+            label_bytes: 0,
             totals: Totals { op, steps, values: Vec::new(), counts: Vec::new() },
             samples: 0,
             no_counters: BTreeSet::new(),
@@ -120,6 +123,8 @@ impl PartialAggregate {
         let (groups, totals) = (&mut self.groups, &mut self.totals);
         *self.group_indexes.entry(key).or_insert_with_key(|key| {
             groups.push(key.clone());
+            // The label set, and its places in the list and in the map.
+            self.label_bytes += key.bytes() + 2 * size_of::<Labels>() + size_of::<u64>();
             totals.values.resize(groups.len() * totals.steps, Sum::default());
             totals.counts.resize(groups.len() * totals.steps, 0.0);
             groups.len() as u32 - 1
@@ -133,9 +138,8 @@ impl PartialAggregate {
 
     /// Bytes of memory that the sums take.
     pub fn bytes(&self) -> u64 {
-        let labels: usize = self.groups.iter().map(Labels::bytes).sum();
-        (self.totals.values.capacity() * size_of::<Sum>() + self.totals.counts.capacity() * size_of::<f64>() + labels)
-            as u64
+        let Totals { values, counts, .. } = &self.totals;
+        (values.capacity() * size_of::<Sum>() + counts.capacity() * size_of::<f64>() + self.label_bytes) as u64
     }
 
     /// Number of groups.
@@ -149,7 +153,7 @@ impl PartialAggregate {
     }
 
     /// Takes series of one target: their groups, the times of the target's rows in order, and a row of values for each
-    /// time, where markers stand for no value.
+    /// time. A staleness marker means that there is no value.
     pub fn add_rows(&mut self, slot_groups: &[u32], times: &[i64], values: &[f64]) {
         let width = slot_groups.len();
         assert_eq!(values.len(), width * times.len(), "a value for every series and time");
@@ -378,10 +382,10 @@ impl PartialAggregate {
     }
 }
 
-/// A marker that stands for no value in rows.
+/// The staleness marker: in rows it means that there is no value.
 pub const NO_VALUE: f64 = STALE_NAN;
 
-/// The labels by which series are told apart once their names are gone.
+/// Returns the labels that are left when the name is dropped.
 pub fn nameless(labels: &Labels) -> Labels {
     without_name(labels)
 }

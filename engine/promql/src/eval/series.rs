@@ -13,6 +13,9 @@ use series::histogram::{Histogram, ResetHint};
 use series::{METRIC_NAME, MatchOp, Sample, Timestamp, is_stale};
 use std::sync::Arc;
 
+/// Within one series, deadline and cancellation are looked at after so many samples: some milliseconds of any function.
+const CHECK_SAMPLES: usize = 1 << 16;
+
 /// What is wanted of the newest sample of a time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NewestSample {
@@ -252,7 +255,7 @@ impl EvalContext<'_> {
     ) -> Result<(), EvalError> {
         let (mut floats, mut histograms) = (Slide::default(), Slide::default());
         let modifier = spec.modifier;
-        let mut widest = 0;
+        let (mut widest, mut unchecked) = (0, 0);
         for (i, time) in grid.times().enumerate() {
             let (start, end) = spec.bounds(time);
             let (floats, histograms) = if modifier == RangeModifier::Plain {
@@ -268,6 +271,11 @@ impl EvalContext<'_> {
             }
             let size = floats.len() + histograms.len();
             self.count_scanned(size);
+            unchecked += size;
+            if unchecked >= CHECK_SAMPLES {
+                unchecked = 0;
+                self.check()?;
+            }
             // Prometheus counts the samples of one window of one series at a time.
             if size > widest {
                 widest = size;
@@ -287,7 +295,7 @@ impl EvalContext<'_> {
 fn inner_series(column: Column, inner: StepGrid) -> SelectedSeries {
     let floats = inner.times().zip(&column.values).filter(|(_, value)| !is_absent(**value));
     let samples = floats.map(|(time, value)| Sample { timestamp: Timestamp(time), value: *value }).collect();
-    // What a point of another time says of the sample before it does not hold here.
+    // A hint refers to the sample before in the stored series, which need not be the one before here.
     let detached = |mut histogram: Arc<Histogram>| {
         if !matches!(histogram.hint, ResetHint::Gauge | ResetHint::Unknown) {
             Arc::make_mut(&mut histogram).hint = ResetHint::Unknown;

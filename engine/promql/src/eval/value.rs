@@ -198,12 +198,12 @@ pub(crate) fn heap_bytes(histogram: &Histogram) -> usize {
     size_of::<Histogram>() + buckets * size_of::<series::histogram::BucketCount>()
 }
 
-/// Whether a label says what a metric is: its name, type or unit.
+/// Whether a label describes the metric: its name, type or unit.
 pub(crate) fn is_metadata(name: &str) -> bool {
     matches!(name, METRIC_NAME | "__type__" | "__unit__")
 }
 
-/// The labels without those that say what the metric is.
+/// Returns the labels without name, type and unit.
 pub(crate) fn without_name(labels: &Labels) -> Labels {
     if !labels.iter().any(|(name, _)| is_metadata(name)) {
         return labels.clone();
@@ -216,7 +216,7 @@ pub(crate) fn histogram_point(histogram: Histogram) -> Point {
     Point::Histogram(Arc::new(histogram))
 }
 
-/// What a query says, at each time of its grid.
+/// The value of a query at each time of its grid.
 #[derive(Clone, Debug, PartialEq)]
 pub enum QueryValue {
     Scalar(Vec<f64>),

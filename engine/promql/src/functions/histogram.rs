@@ -134,6 +134,7 @@ fn answers(
 ) -> Result<Vec<Column>, EvalError> {
     let mut columns = Vec::with_capacity(families.len());
     for family in families {
+        context.check()?;
         let mut column = context.new_column(family.labels.clone(), grid)?;
         column.drop_name = family.drop_name;
         for i in 0..grid.count {
@@ -442,7 +443,7 @@ fn variance(histogram: &Histogram) -> f64 {
     let mut sum = crate::eval::math::Sum::default();
     for bucket in histogram.buckets() {
         let value = if histogram.is_custom() {
-            // Buckets without end stand for their other bound.
+            // A bucket without a bound on one side has the value of its other bound.
             match (bucket.lower.is_finite(), bucket.upper.is_finite()) {
                 (true, true) => f64::midpoint(bucket.lower, bucket.upper),
                 (false, true) if bucket.upper > 0.0 => bucket.upper / 2.0,

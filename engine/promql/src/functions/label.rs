@@ -26,7 +26,7 @@ pub(crate) fn scalar(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Resul
     Ok(values.into_iter().zip(seen).map(|(value, seen)| if seen == 1 { value } else { f64::NAN }).collect())
 }
 
-/// The labels that an absent series would have: those that a selector asks for by value, once.
+/// The labels of an absent series: those with exactly one equality matcher.
 pub(crate) fn absent_labels(arg: &Expr) -> Labels {
     let selector: &Selector = match &arg.inner().kind {
         Kind::Vector(selector) => selector,
@@ -59,7 +59,7 @@ fn label_name(name: &str) -> Result<(), EvalError> {
     if name.is_empty() { failed(format!("invalid label name {name:?}")) } else { Ok(()) }
 }
 
-/// Sets a label of every column, where `of` gives a value.
+/// Sets a label of every column, where `of` returns a value.
 fn relabelled(
     context: &EvalContext,
     columns: Vec<Column>,
@@ -219,7 +219,7 @@ fn natural(one: &str, other: &str) -> Ordering {
     one.len().cmp(&other.len())
 }
 
-/// Labels that tell which info series belongs to a series.
+/// Labels that a series and its info series have in common.
 const IDENTIFYING: [&str; 2] = ["instance", "job"];
 
 /// Adds the labels of the info series with the same job and instance.

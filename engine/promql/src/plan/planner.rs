@@ -38,7 +38,7 @@ impl Default for PlanOptions {
     }
 }
 
-/// An expression, the times at which it is asked, and what it needs.
+/// An expression, the times at which it is evaluated, and the selects that it needs.
 pub struct Plan {
     pub(crate) text: String,
     pub(crate) expr: Expr,

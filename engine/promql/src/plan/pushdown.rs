@@ -7,7 +7,7 @@ use series::{Labels, METRIC_NAME, MatchOp, Matcher};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// What a series becomes before it is aggregated.
+/// The value of each series that is aggregated: its newest sample, or a function of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SeriesInput {
     Newest,
@@ -64,7 +64,7 @@ pub struct Pushdown {
     /// How far back a sample counts: the range, or the lookback.
     pub(crate) back: i64,
     pub(crate) argument: Span,
-    /// Functions take the name away; without it, series may be told apart no more.
+    /// The function drops the name, and series may differ in their names alone.
     pub(crate) names_vanish: bool,
 }
 
@@ -118,7 +118,7 @@ impl Pushdown {
         self.inner == SeriesInput::Newest && (self.grid.count == 1 || self.at.is_some())
     }
 
-    /// Whether series of one target that differ in their names alone are an error.
+    /// Whether series that differ in their names alone are an error.
     pub fn names_vanish(&self) -> bool {
         self.names_vanish
     }

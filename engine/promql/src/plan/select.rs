@@ -13,7 +13,7 @@ pub struct Select {
     pub to: i64,
     /// Only the newest sample at each time matters.
     pub is_instant: bool,
-    /// Of histograms only count and sum are looked at; then a reset is what the sample before says.
+    /// Only count and sum of histograms are needed.
     pub histogram_stats: bool,
     /// The aggregation that the series are needed for, if their owners can carry it out.
     pub pushdown: Option<Arc<Pushdown>>,

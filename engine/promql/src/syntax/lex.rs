@@ -275,7 +275,7 @@ pub(crate) fn duration_ms(word: &str) -> Option<Result<i64, String>> {
     Some(Ok(total))
 }
 
-/// A string in double, single or back quotes, with Go's escapes; gives its end, too.
+/// Reads a string in double, single or back quotes, with Go's escapes. Returns it and its end.
 fn string(text: &str, start: usize) -> Result<(Token, usize), ParseError> {
     let bytes = text.as_bytes();
     let quote = bytes[start];

@@ -94,7 +94,7 @@ pub fn parse_metric(text: &str) -> Result<series::Labels, ParseError> {
 }
 
 /// Reads a selector as `match[]` takes it: a name, braces, or both, and nothing else. As with Prometheus it may select
-/// everything, such as `{}`, and a keyword may be a name; whoever minds the former asks [`selects_anything`].
+/// everything, such as `{}`, and a keyword may be a name; callers that refuse the former use [`selects_anything`].
 pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseError> {
     let run = || {
         let options = ParseOptions::default();

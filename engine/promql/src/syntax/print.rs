@@ -14,7 +14,7 @@ pub fn format(text: &str, options: &ParseOptions) -> Result<String, ParseError> 
     Ok(pretty(&parse(text, options)?, 0))
 }
 
-/// The tree of the query as `/api/v1/parse_query` gives it.
+/// Returns the tree of the query in the form of `/api/v1/parse_query`.
 pub fn tree(text: &str, options: &ParseOptions) -> Result<Value, ParseError> {
     Ok(node(&parse(text, options)?))
 }

@@ -1,6 +1,6 @@
 //! The functions of the language: names, arguments and results.
 
-/// What an expression gives.
+/// The type of an expression's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueType {
     Scalar,
