@@ -93,15 +93,6 @@ pub fn rfc3339_of(time: SystemTime) -> String {
     rfc3339(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64))
 }
 
-/// The day counted from 1970-01-01 of a date (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
 /// A span as people read it: `1.2s`, `35ms`.
 pub fn short_duration(duration: Duration) -> String {
     match duration.as_secs_f64() {

@@ -52,43 +52,7 @@ fn parse_time(text: &str) -> Option<i64> {
         // Beyond this, milliseconds do not fit.
         return (seconds.abs() < 9.2e15).then_some((seconds * 1000.0).round() as i64);
     }
-    let number = |from: usize, to: usize| {
-        let digits = text.get(from..to)?;
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<i64>().ok())?
-    };
-    let separators = [(4, b"-"), (7, b"-"), (13, b":"), (16, b":")];
-    let bytes = text.as_bytes();
-    if separators.iter().any(|(at, want)| bytes.get(*at) != Some(&want[0])) || !matches!(bytes.get(10)?, b'T' | b't') {
-        return None;
-    }
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let rest = text.get(19..)?;
-    let (fraction, zone) = match rest.strip_prefix('.') {
-        Some(rest) => {
-            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            (format!("0.{}", rest.get(..digits)?).parse::<f64>().ok()?, rest.get(digits..)?)
-        }
-        None => (0.0, rest),
-    };
-    let zone_minutes = match zone {
-        "Z" | "z" => 0,
-        _ => {
-            let sign = match zone.as_bytes().first()? {
-                b'+' => 1,
-                b'-' => -1,
-                _ => return None,
-            };
-            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-            sign * (hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?)
-        }
-    };
-    let days = crate::answer::days_from_civil(year, month, day);
-    let seconds = days * 86_400 + hour * 3600 + (minute - zone_minutes) * 60 + second;
-    Some(seconds * 1000 + (fraction * 1000.0) as i64)
+    series::parse_rfc3339(text).map(|time| time.0)
 }
 
 impl<S: Sync> FromRequest<S> for Params {

@@ -12,8 +12,6 @@ use series::{Histogram, is_stale};
 const BUCKETS_MAX: usize = 8192;
 /// The finest schema that is taken, at our finest resolution, as Prometheus does.
 const SCHEMA_RESERVED_MAX: i32 = 52;
-/// The largest whole number that a bucket's difference may have.
-const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Why a histogram is not taken. The texts are Prometheus'.
 pub type Invalid = String;
@@ -152,7 +150,7 @@ fn checked(
     if histogram.count < 0.0 {
         return Err(format!("observation count is {}: histogram's observation count is negative", histogram.count));
     }
-    if !is_float && histogram.count > WHOLE_MAX {
+    if !is_float && histogram.count > series::EXACT_INTEGER_MAX {
         return Err(format!("observation count is {}: more than 2^53 are not kept exactly", histogram.count));
     }
     let count = histogram.count;

@@ -150,8 +150,7 @@ fn chunks(answer: SeriesAnswer) -> Vec<Chunk> {
     let mut samples: Vec<(i64, Value)> = floats.collect();
     if !answer.histograms.is_empty() {
         samples.extend(answer.histograms.into_iter().map(|(at, histogram)| (at, Value::Histogram(histogram))));
-        samples.sort_by_key(|(at, value)| (*at, value.is_stale()));
-        samples.dedup_by_key(|(at, _)| *at);
+        series::order::dedupe(&mut samples);
     }
     blocks::encode(&samples)
 }

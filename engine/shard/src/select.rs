@@ -62,8 +62,7 @@ impl<'a> Matching<'a> {
         let mut pieces = Vec::new();
         self.range(holder, after.plus_ms(1), at, visible, &mut pieces);
         for Piece { labels, samples, .. } in pieces {
-            let newest = samples.iter().max_by_key(|sample| (sample.timestamp, !series::is_stale(sample.value)));
-            if let Some(series::Sample { timestamp, value }) = newest.copied() {
+            if let Some(series::Sample { timestamp, value }) = series::order::newest(samples) {
                 answer.partial.push(InstantSample { labels, timestamp, value });
             }
         }

@@ -552,8 +552,7 @@ mod tests {
                 .unwrap();
             }
             let in_order = |mut samples: Vec<Sample>| {
-                samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
-                samples.dedup_by_key(|sample| sample.timestamp);
+                series::order::dedupe(&mut samples);
                 // A marker behind a marker says nothing more.
                 samples.dedup_by(|one, before| series::is_stale(one.value) && series::is_stale(before.value));
                 samples.into_iter().map(|sample| (sample.timestamp.0, sample.value.to_bits())).collect()

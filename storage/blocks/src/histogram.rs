@@ -29,9 +29,6 @@ const NO_RESET: u8 = 0b0100_0000;
 const GAUGE: u8 = 0b1100_0000;
 const FLAGS: u8 = 0b1100_0000;
 
-/// Counts up to here are whole numbers that a float tells apart.
-const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
-
 /// A zero threshold of 2^k is one byte for k from -243 to 10.
 const THRESHOLD_EXPONENTS: std::ops::RangeInclusive<i64> = -243..=10;
 const THRESHOLD_BYTE_BIAS: i64 = 244;
@@ -41,7 +38,7 @@ const BOUND_THOUSANDTHS_MAX: f64 = 33_554_430.0;
 
 /// Whether every count is a whole number.
 fn is_whole(histogram: &Histogram) -> bool {
-    let whole = |count: f64| count.fract() == 0.0 && (0.0..=WHOLE_MAX).contains(&count);
+    let whole = |count: f64| count.fract() == 0.0 && (0.0..=series::EXACT_INTEGER_MAX).contains(&count);
     let mut buckets = histogram.positive.iter().chain(&histogram.negative);
     whole(histogram.count) && whole(histogram.zero_count) && buckets.all(|bucket| whole(bucket.count))
 }

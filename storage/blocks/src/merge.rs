@@ -49,9 +49,7 @@ pub fn merge_chunks(mut chunks: Vec<(Chunk, Vec<(i64, i64)>)>) -> Result<Merged,
                 return Err(OUTSIDE);
             }
         }
-        // Stable: equal times stay in the order in which they came.
-        samples.sort_by_key(|(at, value)| (*at, value.is_stale()));
-        samples.dedup_by_key(|(at, _)| *at);
+        series::order::dedupe(&mut samples);
         merged.append(&mut encode(&samples));
     }
     Ok(merged)

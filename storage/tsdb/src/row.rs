@@ -22,8 +22,6 @@ const STAMP_RUNS: u8 = 4;
 /// A group with more changes than this has a mask instead of a list of places.
 const PLACES_MAX: u32 = 7;
 const MASK: u8 = 0xff;
-/// Integers up to here are exact in a double, and so are their differences in an i64.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Bytes that are not a row of these slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,7 +49,7 @@ pub enum Direction {
 #[inline]
 fn exact_integer(value: f64) -> Option<i64> {
     let integer = value as i64;
-    (value.abs() <= EXACT_MAX && (integer as f64).to_bits() == value.to_bits()).then_some(integer)
+    (value.abs() <= series::EXACT_INTEGER_MAX && (integer as f64).to_bits() == value.to_bits()).then_some(integer)
 }
 
 #[inline]

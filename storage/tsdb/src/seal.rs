@@ -155,10 +155,7 @@ pub fn seal(segment: &Segment) -> Sealed {
                 samples.clear();
                 samples.extend(said.map(|(row, at)| (*at, column[*row])));
                 samples.extend(markers(&stale_at, slot, &times));
-                if !samples.is_sorted_by(|one, next| one.0 < next.0) {
-                    samples.sort_by_key(|(at, _)| *at);
-                    samples.dedup_by_key(|(at, _)| *at);
-                }
+                series::order::dedupe(&mut samples);
                 samples.iter().for_each(|(at, value)| push(*at, *value, &mut chunk));
             } else {
                 let ends_here = |row: usize| row + 1 == times.len() && segment.goes_on(base + slot);

@@ -55,12 +55,11 @@ pub(crate) fn float_function(name: &str) -> fn(f64) -> f64 {
         "day_of_week" => |value| (date(value).days + 4).rem_euclid(7) as f64,
         "day_of_year" => |value| {
             let date = date(value);
-            (date.days - days_from_civil(date.year, 1, 1) + 1) as f64
+            (date.days - series::days_from_civil(date.year, 1, 1) + 1) as f64
         },
         "days_in_month" => |value| {
             let Date { year, month, .. } = date(value);
-            let (next_year, next_month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
-            (days_from_civil(next_year, next_month, 1) - days_from_civil(year, month, 1)) as f64
+            series::days_in_month(year, month) as f64
         },
         "hour" => |value| (whole_seconds(value).rem_euclid(86_400) / 3600) as f64,
         "minute" => |value| (whole_seconds(value).rem_euclid(3600) / 60) as f64,
@@ -88,14 +87,6 @@ fn date(value: f64) -> Date {
     let days = whole_seconds(value).div_euclid(86_400);
     let (year, month, day) = series::civil_from_days(days);
     Date { days, year, month, day }
-}
-
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
 /// `round` and the functions that clamp.

@@ -242,37 +242,11 @@ fn hex_float(digits: &str) -> Option<f64> {
 
 /// `1h30m`, units from large to small, each once. None if it does not look like one.
 pub(crate) fn duration_ms(word: &str) -> Option<Result<i64, String>> {
-    const UNITS: [(&str, i64); 7] = [
-        ("y", 31_536_000_000),
-        ("w", 604_800_000),
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-        ("ms", 1),
-    ];
-    let mut rest = word;
-    let mut units = UNITS.iter();
-    let mut total: i64 = 0;
-    if rest.is_empty() {
-        return None;
+    match series::parse_duration(word) {
+        Ok(ms) => Some(Ok(ms as i64)),
+        Err(error @ series::DurationError::OutOfRange) => Some(Err(error.to_string())),
+        Err(_) => None,
     }
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let letters = rest[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
-        if digits == 0 || letters == 0 {
-            return None;
-        }
-        let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
-        rest = &rest[digits + letters..];
-        let unit_ms = units.find(|(name, _)| *name == unit)?.1;
-        let ms = number.parse::<i64>().ok().and_then(|number| number.checked_mul(unit_ms));
-        match ms.and_then(|ms| total.checked_add(ms)).filter(|total| *total <= i64::MAX / 1_000_000) {
-            Some(sum) => total = sum,
-            None => return Some(Err("duration out of range".into())),
-        }
-    }
-    Some(Ok(total))
 }
 
 /// Reads a string in double, single or back quotes, with Go's escapes. Returns it and its end.

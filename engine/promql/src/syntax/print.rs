@@ -28,30 +28,8 @@ fn number(value: f64) -> String {
 
 /// `1h30m`: the largest units that fit.
 pub(crate) fn duration(ms: i64) -> String {
-    if ms == 0 {
-        return "0s".into();
-    }
-    let mut out = String::from(if ms < 0 { "-" } else { "" });
-    let mut rest = ms.unsigned_abs();
-    // Years, weeks and days only if nothing is left over.
-    for (unit, size, exact) in [
-        ("y", 31_536_000_000u64, true),
-        ("w", 604_800_000, true),
-        ("d", 86_400_000, false),
-        ("h", 3_600_000, false),
-        ("m", 60_000, false),
-        ("s", 1000, false),
-        ("ms", 1, false),
-    ] {
-        if exact && !rest.is_multiple_of(size) {
-            continue;
-        }
-        if rest / size > 0 {
-            out += &format!("{}{unit}", rest / size);
-            rest %= size;
-        }
-    }
-    out
+    let sign = if ms < 0 { "-" } else { "" };
+    format!("{sign}{}", series::format_duration(ms.unsigned_abs()))
 }
 
 fn length(length: &DurationExpr) -> String {

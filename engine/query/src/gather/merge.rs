@@ -56,11 +56,7 @@ fn histograms_in_order(histograms: &mut Timed) {
 
 /// Sorts by time. Of several samples at one time the first stays, and a marker gives way to a sample.
 pub(crate) fn in_order(samples: &mut Vec<Sample>) {
-    if samples.is_sorted_by(|one, other| one.timestamp < other.timestamp) {
-        return;
-    }
-    samples.sort_by_key(|sample| (sample.timestamp, series::is_stale(sample.value)));
-    samples.dedup_by_key(|sample| sample.timestamp);
+    series::order::dedupe(samples);
 }
 
 /// The newest sample of each series; at one time a marker gives way to a sample.
@@ -89,12 +85,10 @@ impl Newest {
     }
 
     pub fn take_piece(&mut self, piece: Piece) {
-        let newest = piece.histograms.into_iter().max_by_key(|(at, one)| (*at, !series::is_stale(one.sum)));
-        if let Some((at, histogram)) = newest {
+        if let Some((at, histogram)) = series::order::newest(piece.histograms) {
             self.take_value(piece.labels.clone(), Timestamp(at), Value::Histogram(histogram));
         }
-        let newest = piece.samples.iter().max_by_key(|sample| (sample.timestamp, !series::is_stale(sample.value)));
-        if let Some(Sample { timestamp, value }) = newest.copied() {
+        if let Some(Sample { timestamp, value }) = series::order::newest(piece.samples) {
             self.take_value(piece.labels, timestamp, Value::Float(value));
         }
     }

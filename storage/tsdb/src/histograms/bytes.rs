@@ -10,11 +10,10 @@ const MARKER: u8 = 1 << 0;
 const WHOLE: u8 = 1 << 1;
 const HINT_SHIFT: u8 = 2;
 
-/// Counts up to here are whole numbers that a float tells apart.
-const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
-
 fn is_whole(histogram: &Histogram) -> bool {
-    let whole = |count: f64| count.fract() == 0.0 && (0.0..=WHOLE_MAX).contains(&count) && !count.is_sign_negative();
+    let whole = |count: f64| {
+        count.fract() == 0.0 && (0.0..=series::EXACT_INTEGER_MAX).contains(&count) && !count.is_sign_negative()
+    };
     let mut buckets = histogram.positive.iter().chain(&histogram.negative);
     whole(histogram.count) && whole(histogram.zero_count) && buckets.all(|bucket| whole(bucket.count))
 }

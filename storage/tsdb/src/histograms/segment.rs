@@ -11,7 +11,7 @@ use crate::log::{Journal, SegmentMark, TargetKey};
 use crate::seal::Sealed;
 use ahash::AHashMap;
 use blocks::{Chunk, ChunkRef, histogram};
-use series::{Histogram, Timestamp, is_stale};
+use series::{Histogram, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -231,10 +231,7 @@ impl HistogramSegment {
 
 /// Sorts samples by time. Of two at one time the first stays, a marker gives way.
 pub fn in_order(samples: &mut Timed) {
-    if !samples.is_sorted_by(|one, next| one.0 < next.0) {
-        samples.sort_by_key(|(at, histogram)| (*at, is_stale(histogram.sum)));
-        samples.dedup_by_key(|(at, _)| *at);
-    }
+    series::order::dedupe(samples);
 }
 
 /// A slot's entry in a file of chunks: checksum, then the chunks with their times, encodings and lengths.
