@@ -1,49 +1,55 @@
-//! From YAML nodes to values: one trait for values, one macro for sections, one place that knows where we are.
+//! Decodes YAML nodes into values: a trait for values, a macro for sections, and a context with the current path.
 //!
 //! Invariants:
-//!   * every refusal carries file, line, column and the path of the field; reading goes on after it, so that one run
+//! * every error has file, line, column and the path of the field; reading continues after it, so that one run
 //!     shows up to [`ERRORS_MAX`] of them
-//!   * a field that no section asked for is refused: forgetting to read a field cannot go unnoticed
+//! * a field that no section has read is an error, so a field cannot be forgotten unnoticed
 
 use crate::errors::{ConfigError, ERRORS_MAX};
 pub(crate) use crate::tree::Tree;
-use crate::yaml::{Kind, Mark, Node};
+use crate::yaml::{Kind, Node, SourceLocation};
 use relabel::NameScheme;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Something that stands behind a key or in a list.
+/// A value of a field or an item of a list.
 pub(crate) trait Value: Sized {
-    /// Reads a node; on failure the refusal is in `cx` already.
+    /// Reads a node. On failure returns `None` after adding an error to `cx`.
     fn read(node: &Node, cx: &Context) -> Option<Self>;
 
-    /// As it would stand in a file, secrets hidden.
+    /// Returns the value as it is written in a file, with secrets hidden.
     fn write(&self) -> Tree;
 
-    /// Whether it is the empty value of its type: such a field is not printed unless its default is another.
+    /// Returns whether it is the empty value of its type. Such a field is not printed unless its default is not empty.
     fn is_empty(&self) -> bool {
         false
     }
 
-    /// What a key without a value means; `None`: the same as no key.
+    /// Returns the value of a field whose value is null; `None`: as if the field were absent.
     fn of_null() -> Option<Self> {
+        None
+    }
+
+    /// Returns the value of a null within a list or a free mapping; `None`: it is an error there. Go's decoder gives such
+    /// a null the zero value of its type, which Prometheus accepts for texts and lists.
+    fn of_null_element() -> Option<Self> {
         None
     }
 }
 
-/// Something made of the fields of a mapping.
+/// A struct that is read from the fields of a mapping.
 pub(crate) trait Section: Sized {
     fn read_fields(&mut self, fields: &mut Fields);
     fn write_fields(&self, out: &mut Vec<(String, Tree)>);
 }
 
-/// Where we are in which file, what holds there, and what was refused so far.
+/// The file and path being read, settings that hold there, and the errors so far.
 pub(crate) struct Context<'a> {
-    /// How the file is called in messages.
+    /// Name of the file in messages.
     pub file: &'a Path,
-    /// Relative paths in the file start here. Absolute.
+    /// Base of relative paths in the file. Absolute.
     pub folder: &'a Path,
     /// The name scheme of the section being read.
     pub scheme: Cell<NameScheme>,
@@ -51,10 +57,10 @@ pub(crate) struct Context<'a> {
     errors: RefCell<Vec<ConfigError>>,
 }
 
-/// The fields of one mapping, taken one by one.
+/// The fields of a mapping, which are read one by one.
 pub(crate) struct Fields<'a> {
     pub cx: &'a Context<'a>,
-    mark: Mark,
+    mark: SourceLocation,
     entries: &'a [(Rc<Node>, Rc<Node>)],
     known: BTreeSet<&'static str>,
 }
@@ -69,9 +75,9 @@ impl<'a> Context<'a> {
         self.errors.into_inner()
     }
 
-    /// Notes a refusal at `mark`, unless there are too many already or a part of the same field was refused: what a
-    /// check then misses is probably what could not be read.
-    pub fn refuse(&self, mark: Mark, message: impl Into<String>) {
+    /// Adds an error at `mark`, unless there are too many already or a part of the same field has an error: a failed
+    /// check is then probably a consequence.
+    pub fn refuse(&self, mark: SourceLocation, message: impl Into<String>) {
         let mut errors = self.errors.borrow_mut();
         let path = self.path.borrow().clone();
         let is_known = errors.iter().any(|error| {
@@ -98,7 +104,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// One step from a section to what it holds.
+/// A step of a path: a key or an index.
 pub(crate) enum Step<'a> {
     Key(&'a str),
     Index(usize),
@@ -116,7 +122,7 @@ impl Step<'_> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of a mapping; `None` after a refusal. A null counts as an empty mapping.
+    /// Returns the fields of a mapping; `None` after an error. A null counts as an empty mapping.
     pub fn of(node: &'a Node, cx: &'a Context<'a>, what: &str) -> Option<Fields<'a>> {
         let entries: &[_] = match &node.kind {
             Kind::Map(entries) => entries,
@@ -136,17 +142,17 @@ impl<'a> Fields<'a> {
         self.entries.iter().find(|(key, _)| key.text() == Some(name))
     }
 
-    /// Whether the field has a value; an empty text is none, as for Prometheus.
+    /// Returns whether the field has a value. An empty text counts as none, as in Prometheus.
     pub fn has(&self, name: &str) -> bool {
         self.entry(name).is_some_and(|(_, node)| !matches!(node.kind, Kind::Null) && node.text() != Some(""))
     }
 
-    /// The text of a field, without taking it.
+    /// Returns the text of a field, without marking it as read.
     pub fn text(&self, name: &str) -> Option<&'a str> {
         self.entry(name).and_then(|(_, node)| node.text())
     }
 
-    /// The value of a field; `None` if it is absent or was refused.
+    /// Reads the value of a field; `None` if it is absent or has an error.
     pub fn take<T: Value>(&mut self, name: &'static str) -> Option<T> {
         self.known.insert(name);
         let (_, node) = self.entry(name)?;
@@ -156,25 +162,25 @@ impl<'a> Fields<'a> {
         self.cx.within(Step::Key(name), || T::read(node, self.cx))
     }
 
-    /// The node of a field, for those that read it themselves.
+    /// Returns the node of a field, for callers that read it themselves.
     pub fn take_node(&mut self, name: &'static str) -> Option<&'a Node> {
         self.known.insert(name);
         self.entry(name).map(|(_, node)| &**node)
     }
 
-    /// That of `names` which is in the mapping, the first of them that is, or the last one if none is.
+    /// Returns the first of `names` that is in the mapping, or the last one if none is.
     pub fn last_of(&self, names: &[&'static str]) -> &'static str {
         let found = names.iter().find(|name| self.has(name));
         found.or(names.last()).copied().unwrap_or_default()
     }
 
-    /// Refuses the value of a field; the section itself if the field is missing.
+    /// Adds an error at the value of a field, or at the section if the field is missing.
     pub fn refuse(&self, name: &str, message: &str) {
         let mark = self.entry(name).map_or(self.mark, |(_, node)| node.mark);
         self.cx.within(Step::Key(name), || self.cx.refuse(mark, message));
     }
 
-    /// Refuses what nobody asked for.
+    /// Adds an error for each field that was not read.
     pub fn finish(self, what: &str) {
         for (key, _) in self.entries {
             let Some(name) = key.text() else {
@@ -195,7 +201,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads a whole section: fields, checks, and nothing else in it.
+/// Reads a complete section: its fields, its checks, and an error for every other field.
 pub(crate) fn read_section<T: Section>(mut value: T, node: &Node, cx: &Context, what: &str) -> Option<T> {
     let mut fields = Fields::of(node, cx, what)?;
     value.read_fields(&mut fields);
@@ -203,13 +209,13 @@ pub(crate) fn read_section<T: Section>(mut value: T, node: &Node, cx: &Context, 
     Some(value)
 }
 
-/// As much of a key as can be the name of a field: a value that slipped into it, perhaps a secret, is not repeated.
+/// Returns the start of a key that can be the name of a field: a value in the wrong place, possibly a secret, is not repeated.
 fn shown(key: &str) -> &str {
     let end = key.find(|c: char| !c.is_ascii_alphanumeric() && !"_-.".contains(c));
     &key[..end.unwrap_or(key.len()).min(60)]
 }
 
-/// The known name that takes the fewest edits, if they are few for its length.
+/// Returns the known name with the smallest edit distance, if that is small for its length.
 fn closest(name: &str, known: &BTreeSet<&'static str>) -> Option<&'static str> {
     if name.len() > 60 {
         return None;
@@ -231,14 +237,14 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Prints a field unless both its value and its default are empty.
+/// Appends a field unless both its value and its default are empty.
 pub(crate) fn write_field<T: Value>(out: &mut Vec<(String, Tree)>, name: &str, value: &T, default: &T) {
     if !value.is_empty() || !default.is_empty() {
         out.push((name.to_owned(), value.write()));
     }
 }
 
-/// One of a set of words.
+/// Reads one of a set of words.
 pub(crate) fn read_choice<T: Copy>(
     node: &Node,
     cx: &Context,

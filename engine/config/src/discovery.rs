@@ -703,7 +703,7 @@ impl FileSdConfig {
 fn is_file_pattern(path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
     let has_ending = [".json", ".yml", ".yaml", ".JSON", ".YML", ".YAML"].iter().any(|ending| name.ends_with(ending));
-    has_ending && name.matches('*').count() <= 1 && !path.parent().is_some_and(|p| p.to_string_lossy().contains('*'))
+    has_ending && !path.parent().is_some_and(|p| p.to_string_lossy().contains('*'))
 }
 
 impl HttpSdConfig {

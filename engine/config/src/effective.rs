@@ -1,4 +1,4 @@
-//! What a configuration comes down to, for people: as YAML, as a list of files, as what this build leaves undone.
+//! Views of a configuration: as YAML, as a list of files, and as a list of settings without effect in this build.
 
 use crate::decode::{Tree, Value};
 use crate::discovery::Discovery;
@@ -14,14 +14,14 @@ impl Config {
         let mut put = |name: &str, value: Option<Tree>| out.extend(value.map(|value| (name.to_owned(), value)));
         put("global", Some(escaped(self.global.write())));
         put("runtime", self.runtime.as_ref().map(Value::write));
-        put("rule_files", given(&self.rule_files));
-        put("scrape_config_files", given(&self.scrape_config_files));
+        put("rule_files", unless_empty(&self.rule_files));
+        put("scrape_config_files", unless_empty(&self.scrape_config_files));
         let own_jobs = &self.scrape_configs[..self.own_jobs_count];
         let jobs = || Tree::List(own_jobs.iter().map(|job| job.to_tree()).collect());
         put("scrape_configs", (!own_jobs.is_empty()).then(jobs));
-        put("alerting", given(&self.alerting));
-        put("remote_write", given(&self.remote_write));
-        put("remote_read", given(&self.remote_read));
+        put("alerting", unless_empty(&self.alerting));
+        put("remote_write", unless_empty(&self.remote_write));
+        put("remote_read", unless_empty(&self.remote_read));
         put("storage", self.storage.as_ref().map(Value::write));
         put("tracing", self.tracing.as_ref().map(Value::write));
         put("otlp", self.otlp.as_ref().map(Value::write));
@@ -40,8 +40,8 @@ impl Config {
         std::iter::once(self.file.clone()).chain(more).collect()
     }
 
-    /// What the file asks for and this build does not do, each as a few words for a warning.
-    pub fn not_carried_out(&self) -> Vec<String> {
+    /// Returns the settings that this build does not implement, each as a few words for a warning.
+    pub fn unsupported_settings(&self) -> Vec<String> {
         let tsdb = |asks: &dyn Fn(&crate::TsdbConfig) -> bool| {
             self.storage.as_ref().and_then(|storage| storage.tsdb.as_ref()).is_some_and(asks)
         };
@@ -67,7 +67,7 @@ impl Config {
         let mut names: Vec<String> =
             sections.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect();
         for job in &self.scrape_configs {
-            let fields = job.not_carried_out();
+            let fields = job.unsupported_settings();
             if !fields.is_empty() {
                 names.push(format!("{} of job {:?}", fields.join(", "), job.job_name));
             }
@@ -77,8 +77,8 @@ impl Config {
 }
 
 impl ScrapeConfig {
-    /// Fields of the job that this build does not act on.
-    fn not_carried_out(&self) -> Vec<String> {
+    /// Returns the fields of the job that this build does not implement.
+    fn unsupported_settings(&self) -> Vec<String> {
         let fields = [
             ("scrape_native_histograms", self.scrape_native_histograms),
             ("convert_classic_histograms_to_nhcb", self.convert_classic_histograms_to_nhcb),
@@ -99,11 +99,11 @@ impl ScrapeConfig {
     }
 }
 
-fn given<T: Value>(value: &T) -> Option<Tree> {
+fn unless_empty<T: Value>(value: &T) -> Option<Tree> {
     (!value.is_empty()).then(|| value.write())
 }
 
-/// External labels have had their variables replaced: a dollar sign that is left is meant.
+/// Variables in external labels were expanded already, so a remaining dollar sign is literal.
 fn escaped(global: Tree) -> Tree {
     let Tree::Map(mut fields) = global else { return global };
     for (_, labels) in fields.iter_mut().filter(|(name, _)| name == "external_labels") {

@@ -1,4 +1,4 @@
-//! Environment variables, handed in so that a test can own them, and their expansion in external labels.
+//! Environment variables, as an argument so that tests can set them, and their expansion in external labels.
 
 use std::collections::BTreeMap;
 

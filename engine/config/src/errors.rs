@@ -1,15 +1,15 @@
-//! What is wrong with a configuration: where it stands and what to do about it.
+//! Errors of a configuration: location, cause and advice.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Refusals that one load collects; more would only scroll the first ones away.
+/// Largest number of errors that one load collects.
 pub(crate) const ERRORS_MAX: usize = 20;
 
-/// One refusal.
+/// An error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file as it was named to us.
+    /// The file, as the caller named it.
     pub file: PathBuf,
     /// From 1; 0 if the file could not be read at all.
     pub line: usize,
@@ -17,11 +17,11 @@ pub struct ConfigError {
     pub column: usize,
     /// The field, such as `scrape_configs[2].scrape_timeout`; empty for the file as a whole.
     pub path: String,
-    /// What is wrong and what to do.
+    /// Cause and advice.
     pub message: String,
 }
 
-/// All refusals of one load, up to a bound; never empty. Displays as one line each.
+/// All errors of one load, up to a bound; never empty. Displays one line for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub(crate) Vec<ConfigError>);
 

@@ -2,8 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
-/// Paths that exist now and match, sorted. What cannot be listed matches nothing; a pattern without special characters
-/// gives the path itself if it exists.
+/// Returns the existing paths that match, sorted. A folder that cannot be listed has no matches. A pattern without special
+/// characters matches the path itself if it exists.
 pub fn glob(pattern: &Path) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::new()];
     for component in pattern.components() {
@@ -29,11 +29,50 @@ fn list(folder: &Path, pattern: &str) -> Vec<PathBuf> {
     matching.map(|name| folder.join(name)).collect()
 }
 
-/// Whether a file name matches. A broken class matches nothing.
+/// Returns whether the pattern is well-formed by the rules of Go's `filepath.Match`.
+pub(crate) fn is_valid_pattern(pattern: &str) -> bool {
+    /// Reads a character of a class, which may be escaped.
+    fn class_character(rest: &mut std::str::Chars) -> Option<()> {
+        match rest.next()? {
+            '-' | ']' => None,
+            '\\' => rest.next().map(|_| ()),
+            _ => Some(()),
+        }
+    }
+    fn class(rest: &mut std::str::Chars) -> Option<()> {
+        if rest.as_str().starts_with('^') {
+            rest.next();
+        }
+        let mut is_empty = true;
+        while is_empty || !rest.as_str().starts_with(']') {
+            class_character(rest)?;
+            if rest.as_str().starts_with('-') {
+                rest.next();
+                class_character(rest)?;
+            }
+            is_empty = false;
+        }
+        rest.next().map(|_| ())
+    }
+    let mut rest = pattern.chars();
+    while let Some(character) = rest.next() {
+        let is_valid = match character {
+            '\\' => rest.next().is_some(),
+            '[' => class(&mut rest).is_some(),
+            _ => true,
+        };
+        if !is_valid {
+            return false;
+        }
+    }
+    true
+}
+
+/// Returns whether a file name matches. A malformed class matches nothing.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
-    // Where the last star stood, and up to where it has matched: on a mismatch it takes one more.
+    // Position of the last star and the end of its match, which a later mismatch extends by one character.
     let mut star = None;
     let (mut p, mut n) = (0, 0);
     while n < name.len() || p < pattern.len() {
@@ -58,7 +97,7 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     true
 }
 
-/// How long the start of the pattern is that matches this one character.
+/// Returns the length of the start of the pattern that matches this one character.
 fn match_one(pattern: &[char], c: char) -> Option<usize> {
     match pattern {
         ['?', ..] => Some(1),

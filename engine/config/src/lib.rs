@@ -1,15 +1,15 @@
-//! prometheus.yml read strictly into values that can run, or an error with file, line and advice.
+//! Reads prometheus.yml strictly into values that can run, or returns errors with file, line and advice.
 //!
-//! Every field of Prometheus 3.14 is known by its name, with its default and its rules, whether or not this build acts on
-//! it; [`Config::not_carried_out`] says on which it does not. Knows nothing of targets, shards or the network: what is
+//! Every field of Prometheus 3.14 is known with its name, default and rules, whether or not this build implements
+//! it; [`Config::unsupported_settings`] says on which it does not. Knows nothing of targets, shards or the network: what is
 //! read here is the same on every machine with the same files and environment.
 //!
 //! Invariants:
-//!   * [`load`] gives a whole configuration or errors, never a part
-//!   * nothing is left as text that would have to be read again: durations, sizes, URLs, rules and labels are values
-//!   * a secret leaves only through [`Secret::reveal`]
+//! * [`load`] returns a complete configuration or errors, never a part
+//! * no text is left that would have to be parsed again: durations, sizes, URLs, rules and labels are values
+//! * a secret is accessible only through [`Secret::reveal`]
 //!
-//! How it is read: `yaml` makes nodes with places, `decode` walks them by the sections that `types`, `job`, `http`,
+//! How it is read: `yaml` builds nodes with source locations, `decode` reads them by the sections that `types`, `job`, `http`,
 //! `discovery` and `sections` declare, `load` puts the files together.
 
 mod decode;
@@ -49,10 +49,11 @@ pub use relabel::NameScheme;
 pub use rule_tests::{
     AlertTest, ExpectedAlert, ExpectedSample, ExprTest, InputSeries, RuleTest, RuleTests, load_rule_tests,
 };
-pub use rules::{Place, RuleFile, RuleGroup, RuleSpec, load_rules, parse_rules, refusals};
+pub use rules::{RuleFile, RuleGroup, RuleSpec, load_rules, parse_rules, refusals};
 pub use secret::Secret;
 pub use sections::*;
 pub use tree::Tree;
 pub use types::{Config, EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, TIMEOUT_DEFAULT};
 pub use units::{Size, UnitError, format_duration, format_size, parse_duration, parse_size};
 pub use web::{ClientAuth, HttpServerConfig, TlsServerConfig, WebConfig, load_web, parse_web};
+pub use yaml::SourceLocation;

@@ -1,4 +1,4 @@
-//! Known mistakes of federation that are no errors: what a hub or an edge is configured to do and nobody wants.
+//! Warnings about known mistakes of federation that are no errors.
 
 use crate::types::{Config, ScrapeConfig};
 use crate::units::format_duration;
@@ -8,7 +8,7 @@ use series::{METRIC_NAME, MatchOp, Matcher};
 const PROBES: [&str; 6] = ["a", "up", "node_cpu_seconds_total", "job:requests:rate5m", "Zq9", "0"];
 
 impl Config {
-    /// Mistakes that can be seen in this configuration alone, as sentences.
+    /// Returns the mistakes that this configuration shows by itself, as sentences.
     pub fn lint(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for job in self.scrape_configs.iter().filter(|job| is_federation(job)) {
@@ -24,7 +24,7 @@ impl Config {
             for selector in selectors {
                 any = true;
                 match promql::parse_selector(selector) {
-                    Ok(matchers) if matchers.iter().all(lets_all_pass) => warnings.push(format!(
+                    Ok(matchers) if matchers.iter().all(matches_everything) => warnings.push(format!(
                         "job {name:?} asks for every series of the edge by {selector:?}: name what the hub needs, such \
                          as '{{__name__=~\"job:.*\"}}'"
                     )),
@@ -53,8 +53,8 @@ impl Config {
         warnings
     }
 
-    /// Mistakes of this hub that can be seen beside the configuration of one of its edges.
-    pub fn lint_beside(&self, edge: &Config) -> Vec<String> {
+    /// Returns the mistakes of this hub that the configuration of one of its edges shows, as sentences.
+    pub fn lint_with_edge(&self, edge: &Config) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut jobs = self.scrape_configs.iter().filter(|job| is_federation(job)).peekable();
         let edge_is_hub = edge.scrape_configs.iter().any(|job| is_federation(job));
@@ -92,8 +92,8 @@ fn is_federation(job: &ScrapeConfig) -> bool {
     job.metrics_path.trim_end_matches('/').ends_with("/federate")
 }
 
-/// Whether a matcher says nothing: judged by what it lets pass, not by its spelling.
-fn lets_all_pass(matcher: &Matcher) -> bool {
+/// Returns whether a matcher matches every value, by its effect and not by its spelling.
+fn matches_everything(matcher: &Matcher) -> bool {
     let absent = matcher.name() == METRIC_NAME || matcher.matches("") || matcher.op() == MatchOp::Regex;
     absent && PROBES.iter().all(|probe| matcher.matches(probe))
 }

@@ -1,12 +1,12 @@
-//! Files to a [`Config`].
+//! Loads files into a [`Config`].
 
 use crate::decode::{Context, Fields, Section, Step, Value};
 use crate::env::Env;
 use crate::errors::{ConfigError, ConfigErrors, ERRORS_MAX};
-use crate::glob::glob;
+use crate::glob::{glob, is_valid_pattern};
 use crate::job::name_scheme;
 use crate::types::{Config, Global, ScrapeConfig};
-use crate::yaml::{FILE_BYTES_MAX, Kind, Mark, Node, parse};
+use crate::yaml::{FILE_BYTES_MAX, Kind, Node, SourceLocation, parse};
 use relabel::NameScheme;
 use series::{Labels, LabelsBuilder};
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, ConfigErrors> {
     parse_config(path, &read(path)?, env)
 }
 
-/// The same for a text that is at hand, as if `path` held it. The files that it names are read.
+/// Does the same for a text, as if it were the content of `path`. The files that it names are read.
 pub fn parse_config(path: &Path, text: &str, env: &Env) -> Result<Config, ConfigErrors> {
     let file = std::path::absolute(path)
         .map_err(|error| ConfigErrors::unreadable(path.to_owned(), format!("cannot be found: {error}")))?;
@@ -52,7 +52,7 @@ pub fn parse_config(path: &Path, text: &str, env: &Env) -> Result<Config, Config
     Err(ConfigErrors(errors))
 }
 
-/// Any YAML as plain data, for files of other programs that a configuration points at.
+/// Parses any YAML as plain data, for files of other programs that a configuration refers to.
 pub fn parse_yaml(text: &str) -> Result<crate::Tree, String> {
     let cx = Context::new(Path::new(""), Path::new("/"), NameScheme::Utf8);
     let node = parse(text).map_err(|(mark, message)| format!("{}:{}: {message}", mark.line, mark.column))?;
@@ -63,7 +63,7 @@ pub fn parse_yaml(text: &str) -> Result<crate::Tree, String> {
     }
 }
 
-/// The text of a file, within the bound of size.
+/// Reads the text of a file, within the bound of size.
 pub(crate) fn read(path: &Path) -> Result<String, ConfigErrors> {
     let unreadable = |message: String| ConfigErrors::unreadable(path.to_owned(), message);
     let mut bytes = Vec::new();
@@ -85,7 +85,7 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigErrors> {
     })
 }
 
-/// Where a job name was first seen, for the refusal of the second.
+/// Where each job name was first used, for the error of the second use.
 type JobNames = HashMap<String, String>;
 
 /// The top level of the main file. A new section is one more line here and one more field of [`Config`].
@@ -196,12 +196,18 @@ fn refuse_second(item: &Node, name: &str, cx: &Context, names: &mut JobNames) {
     }
 }
 
-/// Glob patterns, made absolute. A `*` may stand in the last part only, as Prometheus has it.
+/// Reads glob patterns and makes them absolute. As in Prometheus, a `*` may be in the last part only.
 fn read_patterns(fields: &mut Fields, name: &'static str, what: &str) -> Vec<PathBuf> {
     let texts: Vec<String> = fields.take(name).unwrap_or_default();
     let has_early_star = |text: &str| text.find('*').is_some_and(|at| text[at..].contains('/'));
     for text in texts.iter().filter(|text| has_early_star(text) || text.is_empty() || text.contains('\0')) {
         fields.refuse(name, &format!("invalid {what} path {text:?}; a `*` may stand in the last part only"));
+    }
+    for text in texts.iter().filter(|text| !is_valid_pattern(text)) {
+        fields.refuse(
+            name,
+            &format!("error retrieving {what}s for {text}: syntax error in pattern; close the bracket or escape it"),
+        );
     }
     texts.iter().map(|text| fields.cx.absolute(text)).collect()
 }
@@ -229,8 +235,8 @@ fn read_jobs_file(path: &Path, global: &Global, names: &mut JobNames) -> Result<
             fields.finish("a scrape config file");
             jobs
         }),
-        Err((Mark { line, column }, message)) => {
-            cx.refuse(Mark { line, column }, message);
+        Err((SourceLocation { line, column }, message)) => {
+            cx.refuse(SourceLocation { line, column }, message);
             None
         }
     };

@@ -1,7 +1,7 @@
 //! Rule files: Prometheus' groups, read as strictly as prometheus.yml.
 //!
-//! What an expression or a template says is not known here; each carries its [`Place`], so that who compiles it can say
-//! where a mistake stands.
+//! Expressions and templates are not parsed here; each has its [`SourceLocation`], so that errors of compiling it can
+//! refer to it.
 //!
 //! Invariants:
 //!   * a group's name is unique in its file, and a rule either records or alerts
@@ -9,26 +9,13 @@
 
 use crate::decode::{Context, Fields, Step, Value};
 use crate::errors::{ConfigError, ConfigErrors, ERRORS_MAX};
-use crate::yaml::{Kind, Mark, Node, parse};
+use crate::yaml::{Kind, Node, SourceLocation, parse};
 use relabel::NameScheme;
 use series::METRIC_NAME;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
-
-/// Where a value stands in its file, from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    pub line: usize,
-    pub column: usize,
-}
-
-impl From<Mark> for Place {
-    fn from(mark: Mark) -> Place {
-        Place { line: mark.line, column: mark.column }
-    }
-}
 
 /// A file with its groups, in order.
 #[derive(Clone, Debug)]
@@ -50,7 +37,7 @@ pub struct RuleGroup {
     /// Labels of every rule that does not set them itself.
     pub labels: Vec<(String, String)>,
     pub rules: Vec<RuleSpec>,
-    pub place: Place,
+    pub place: SourceLocation,
 }
 
 /// One rule as it is written.
@@ -68,10 +55,10 @@ pub struct RuleSpec {
     pub labels: Vec<(String, String)>,
     /// Templates.
     pub annotations: Vec<(String, String)>,
-    pub place: Place,
-    pub expr_place: Place,
-    pub labels_place: Place,
-    pub annotations_place: Place,
+    pub place: SourceLocation,
+    pub expr_place: SourceLocation,
+    pub labels_place: SourceLocation,
+    pub annotations_place: SourceLocation,
 }
 
 /// Reads a rule file.
@@ -158,7 +145,7 @@ fn read_group(node: &Node, cx: &Context) -> Option<RuleGroup> {
                 |(index, item): (usize, &Rc<Node>)| cx.within(Step::Index(index), || read_rule(item, &name, index, cx));
             cx.within(Step::Key("rules"), || items(rules, cx, "rules").iter().enumerate().filter_map(read).collect())
         },
-        place: node.mark.into(),
+        place: node.mark,
         name,
     };
     fields.finish("a rule group");
@@ -185,7 +172,7 @@ fn read_labels(fields: &mut Fields, field: &'static str, what: &str) -> Vec<(Str
 
 fn read_rule(node: &Node, group: &str, index: usize, cx: &Context) -> Option<RuleSpec> {
     let mut fields = Fields::of(node, cx, "a rule")?;
-    let place = |fields: &mut Fields, name| fields.take_node(name).map_or(node.mark, |node| node.mark).into();
+    let place = |fields: &mut Fields, name| fields.take_node(name).map_or(node.mark, |node| node.mark);
     let record: String = fields.take("record").unwrap_or_default();
     let alert: String = fields.take("alert").unwrap_or_default();
     let is_alert = !alert.is_empty();
@@ -201,7 +188,7 @@ fn read_rule(node: &Node, group: &str, index: usize, cx: &Context) -> Option<Rul
         keep_firing: fields.take("keep_firing_for").unwrap_or_default(),
         labels: read_labels(&mut fields, "labels", "label"),
         annotations: read_labels(&mut fields, "annotations", "annotation"),
-        place: node.mark.into(),
+        place: node.mark,
         name,
     };
     match (record.is_empty(), alert.is_empty()) {

@@ -108,8 +108,8 @@ choices! {
 }
 
 section! {
-    /// How samples wait for a remote end.
-    pub struct QueueConfig in "queue_config" {
+    /// How samples are queued for an endpoint.
+    pub struct QueueConfig in "queue_config", check = QueueConfig::check {
         /// Samples that a queue shard holds. Default 10000.
         capacity: u64 = 10_000,
         /// Default 50.
@@ -128,6 +128,26 @@ section! {
         retry_on_http_429: bool = false,
         /// Older samples are not sent. Default 0s: all are.
         sample_age_limit: Duration = Duration::ZERO,
+    }
+}
+
+impl QueueConfig {
+    fn check(&mut self, fields: &mut Fields) {
+        let counts = [
+            ("max_shards", self.max_shards),
+            ("min_shards", self.min_shards),
+            ("max_samples_per_send", self.max_samples_per_send),
+            ("capacity", self.capacity),
+        ];
+        for (name, _) in counts.iter().filter(|(_, value)| *value == 0) {
+            fields.refuse(name, &format!("remote write queue {name} must be positive; write at least 1"));
+        }
+        if self.min_shards > self.max_shards {
+            fields.refuse("min_shards", "remote write queue min_shards must not be greater than max_shards");
+        }
+        if self.max_backoff < self.min_backoff {
+            fields.refuse("max_backoff", "remote write queue max_backoff must not be less than min_backoff");
+        }
     }
 }
 
@@ -425,9 +445,9 @@ section! {
     }
 }
 
-/// `http` and `https` are what we can speak.
+/// Refuses schemes other than `http` and `https`, in any case.
 pub(crate) fn check_scheme(fields: &mut Fields, scheme: &str) {
-    if !matches!(scheme, "http" | "https") {
+    if !["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
         fields.refuse("scheme", &format!("unknown scheme {scheme:?}; write http or https"));
     }
 }

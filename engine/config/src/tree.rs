@@ -56,7 +56,7 @@ fn print_list(out: &mut String, items: &[Tree], indent: usize) {
     }
 }
 
-/// What follows a colon or a dash, up to the end of the line or of the block.
+/// Prints a value after a colon or a dash, up to the end of the line or of the block.
 fn print_value(out: &mut String, value: &Tree, indent: usize) {
     match value {
         Tree::Map(entries) if entries.is_empty() => out.push_str(" {}\n"),
@@ -79,7 +79,7 @@ fn print_value(out: &mut String, value: &Tree, indent: usize) {
     }
 }
 
-/// A text, in quotes if it could be taken for anything else.
+/// Prints a text, in quotes if it could be read as anything else.
 fn print_text(out: &mut String, text: &str) {
     let is_safe = |c: char| c.is_ascii_alphanumeric() || "_-./$<>+(){}^;=~@".contains(c);
     let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic() || "_/.$<(^".contains(c))

@@ -1,4 +1,4 @@
-//! How each type of value is read and printed.
+//! Reading and printing of each type of value.
 
 use crate::decode::{Context, Fields, Step, Tree, Value, read_choice};
 use crate::secret::{HIDDEN, Secret};
@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 use url::Url;
 
-/// For a field that wants a list or a mapping.
+/// Adds an error for a field that requires a list or a mapping.
 fn refuse_shape<T>(node: &Node, cx: &Context, want: &str) -> Option<T> {
     cx.refuse(node.mark, format!("cannot unmarshal {} into {want}", node.tag()));
     None
 }
 
-/// For a field that wants one word.
+/// Adds an error for a field that requires one word.
 fn refuse_type<T>(node: &Node, cx: &Context, want: &str) -> Option<T> {
     cx.refuse(node.mark, format!("cannot unmarshal {} into {want}", node.describe()));
     None
@@ -36,6 +36,10 @@ impl Value for String {
 
     fn is_empty(&self) -> bool {
         self.is_empty()
+    }
+
+    fn of_null_element() -> Option<String> {
+        Some(String::new())
     }
 }
 
@@ -95,7 +99,8 @@ impl Value for i64 {
     }
 }
 
-/// Integers of YAML 1.1: decimal, `0x`, `0b`, octal by `0` or `0o`, underscores between digits; also `1e6`.
+/// Reads an integer of YAML 1.1: decimal, `0x`, `0b`, octal by `0` or `0o`, underscores between digits. A float up to 2^64 is
+/// truncated, as Go's decoder does: `1e6`, `2.5`.
 fn parse_integer(text: &str) -> Option<u64> {
     let text: String = text.strip_prefix('+').unwrap_or(text).chars().filter(|c| *c != '_').collect();
     let based = |prefix: &str, base| text.strip_prefix(prefix).map(|digits| u64::from_str_radix(digits, base).ok());
@@ -108,9 +113,10 @@ fn parse_integer(text: &str) -> Option<u64> {
         return u64::from_str_radix(digits, 8).ok();
     }
     text.parse().ok().or_else(|| {
+        const END: f64 = 18_446_744_073_709_551_616.0;
         let number: f64 = text.starts_with(|c: char| c.is_ascii_digit()).then(|| text.parse().ok())??;
-        // Above 2^53 a float no longer says which integer was meant.
-        (number.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&number)).then_some(number as u64)
+        // 2^64 itself passes Go's check, and its conversion on amd64 gives 2^63.
+        (number <= END).then_some(if number == END { 1 << 63 } else { number as u64 })
     })
 }
 
@@ -174,6 +180,10 @@ impl Value for Secret {
     fn is_empty(&self) -> bool {
         self.reveal().is_empty()
     }
+
+    fn of_null_element() -> Option<Secret> {
+        Some(Secret::new(String::new()))
+    }
 }
 
 impl Value for PathBuf {
@@ -198,7 +208,7 @@ impl Value for Url {
             Ok(_) => Err("host is missing in URL".to_owned()),
             Err(error) => Err(error.to_string()),
         }
-        // The text is not repeated: it may hold a password.
+        // The text is not repeated, because it may contain a password.
         .map_err(|error| cx.refuse(node.mark, format!("not a URL: {error}; write it as http://host:port/path")))
         .ok()
     }
@@ -227,7 +237,7 @@ impl Value for NameScheme {
     }
 }
 
-/// An empty text counts as absent: Prometheus cannot tell the two apart.
+/// An empty text counts as absent, because Prometheus does not distinguish the two.
 impl<T: Value> Value for Option<T> {
     fn read(node: &Node, cx: &Context) -> Option<Option<T>> {
         match &node.kind {
@@ -257,14 +267,15 @@ impl<T: Value> Value for Vec<T> {
         let mut all_good = true;
         for (index, item) in items.iter().enumerate() {
             cx.within(Step::Index(index), || {
-                if matches!(item.kind, Kind::Null) {
-                    cx.refuse(item.mark, "empty or null item in a list; remove the dash or write the item");
-                    all_good = false;
-                } else if let Some(value) = T::read(item, cx) {
-                    values.push(value);
-                } else {
-                    all_good = false;
-                }
+                let value = match item.kind {
+                    Kind::Null => T::of_null_element().or_else(|| {
+                        cx.refuse(item.mark, "empty or null item in a list; remove the dash or write the item");
+                        None
+                    }),
+                    _ => T::read(item, cx),
+                };
+                all_good &= value.is_some();
+                values.extend(value);
             });
         }
         all_good.then_some(values)
@@ -276,6 +287,10 @@ impl<T: Value> Value for Vec<T> {
 
     fn is_empty(&self) -> bool {
         self.is_empty()
+    }
+
+    fn of_null_element() -> Option<Vec<T>> {
+        Some(Vec::new())
     }
 }
 
@@ -289,7 +304,8 @@ impl<T: Value> Value for Vec<(String, T)> {
         let mut all_good = true;
         for (key, node) in entries {
             let value = String::read(key, cx).and_then(|key| {
-                let value = cx.within(Step::Key(&key), || T::read(node, cx))?;
+                let null = || if matches!(node.kind, Kind::Null) { T::of_null_element() } else { None };
+                let value = null().or_else(|| cx.within(Step::Key(&key), || T::read(node, cx)))?;
                 Some((key, value))
             });
             all_good &= value.is_some();
@@ -350,7 +366,7 @@ impl Value for Tree {
     }
 }
 
-/// An expression, of which a key without a value makes an empty one.
+/// An expression, which is empty if the field is null.
 struct Expression(String);
 
 impl Value for Expression {

@@ -1,7 +1,7 @@
-//! YAML text to a tree of nodes that know where they stand, and plain data to YAML text.
+//! Parses YAML text into a tree of nodes with source locations.
 //!
-//! Anchors, aliases and merge keys work as Go programs know them. Where we differ: a second document in the file is
-//! refused if it holds anything, where Prometheus would ignore it in silence.
+//! Anchors, aliases and merge keys work as in Go programs. Difference from Prometheus: a second document in the file is
+//! an error if it is not empty, where Prometheus ignores it.
 //!
 //! Invariants:
 //!   * size, depth and the number of nodes after expansion of aliases are bounded before anyone walks the tree
@@ -12,25 +12,27 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-/// Far above any fleet's file, far below what would trouble the control plane.
+/// Size of a file, in bytes: far above any real file, far below what would delay the control plane.
 pub(crate) const FILE_BYTES_MAX: usize = 64 << 20;
-/// Prometheus' own sections nest about ten deep.
+/// Levels of nesting. Prometheus' own sections nest about ten levels.
 const DEPTH_MAX: usize = 100;
-/// Nodes that aliases may add to those that stand in the file.
+/// Number of nodes that aliases may add to those of the file.
 const ALIAS_NODES_MAX: usize = 1_000_000;
 
-/// A place in a file, from 1, columns in characters.
+/// A location in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub struct SourceLocation {
+    /// Line, from 1.
     pub line: usize,
+    /// Column in characters, from 1.
     pub column: usize,
 }
 
 #[derive(Debug)]
 pub(crate) struct Node {
-    pub mark: Mark,
+    pub mark: SourceLocation,
     pub kind: Kind,
-    /// Nodes from here down, each alias counted in full.
+    /// Number of nodes of this subtree, with each alias expanded.
     nodes_count: usize,
 }
 
@@ -46,7 +48,7 @@ pub(crate) enum Kind {
 }
 
 impl Node {
-    /// The text of a scalar.
+    /// Returns the text of a scalar.
     pub fn text(&self) -> Option<&str> {
         match &self.kind {
             Kind::Plain(text) | Kind::Text(text) => Some(text),
@@ -54,7 +56,7 @@ impl Node {
         }
     }
 
-    /// What it is, in the words of Go's YAML package.
+    /// Returns the tag by which errors of Go's YAML package name it.
     pub fn tag(&self) -> &'static str {
         match &self.kind {
             Kind::Null => "!!null",
@@ -76,7 +78,7 @@ impl Node {
     }
 }
 
-/// What a word without quotes would be taken for.
+/// Returns the tag of a word without quotes.
 pub(crate) fn plain_tag(text: &str) -> &'static str {
     if as_bool(text).is_some() {
         "!!bool"
@@ -89,7 +91,7 @@ pub(crate) fn plain_tag(text: &str) -> &'static str {
     }
 }
 
-/// Booleans of YAML 1.1, as Go programs accept them.
+/// Reads a boolean of YAML 1.1, as Go programs accept them.
 pub(crate) fn as_bool(text: &str) -> Option<bool> {
     match text {
         "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Some(true),
@@ -101,61 +103,63 @@ pub(crate) fn as_bool(text: &str) -> Option<bool> {
 /// Keys and values of a mapping, in the order of the file.
 pub(crate) type Entries = Vec<(Rc<Node>, Rc<Node>)>;
 
-/// A list or mapping that is still open. `key` waits for its value.
-enum Open {
+/// A list or mapping whose end has not been read. `key` is the key of the next value.
+enum OpenCollection {
     List { items: Vec<Rc<Node>> },
     Map { entries: Entries, key: Option<Rc<Node>> },
 }
 
 struct Builder {
-    open: Vec<(Open, Mark, usize)>,
+    open: Vec<(OpenCollection, SourceLocation, usize)>,
     anchors: HashMap<usize, Rc<Node>>,
     root: Option<Rc<Node>>,
     nodes_count: usize,
     aliased_count: usize,
 }
 
-type Refusal = (Mark, String);
+type ReadError = (SourceLocation, String);
 
 /// Reads the one document of a file. An empty file is a null.
-pub(crate) fn parse(text: &str) -> Result<Rc<Node>, Refusal> {
+pub(crate) fn parse(text: &str) -> Result<Rc<Node>, ReadError> {
     if text.len() > FILE_BYTES_MAX {
         let message = format!("the file has {} bytes; at most {FILE_BYTES_MAX} are read, split it", text.len());
-        return Err((Mark { line: 1, column: 1 }, message));
+        return Err((SourceLocation { line: 1, column: 1 }, message));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder =
         Builder { open: Vec::new(), anchors: HashMap::new(), root: None, nodes_count: 0, aliased_count: 0 };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
-            let mark = Mark { line: error.marker().line(), column: error.marker().col() + 1 };
+            let mark = SourceLocation { line: error.marker().line(), column: error.marker().col() + 1 };
             (mark, format!("this is not YAML: {}; check quotes and indentation", error.info()))
         })?;
         builder.take(event, span)?;
     }
-    Ok(builder
-        .root
-        .unwrap_or_else(|| Rc::new(Node { mark: Mark { line: 1, column: 1 }, kind: Kind::Null, nodes_count: 1 })))
+    Ok(builder.root.unwrap_or_else(|| {
+        Rc::new(Node { mark: SourceLocation { line: 1, column: 1 }, kind: Kind::Null, nodes_count: 1 })
+    }))
 }
 
 impl Builder {
-    fn take(&mut self, event: Event, span: Span) -> Result<(), Refusal> {
-        let mark = Mark { line: span.start.line(), column: span.start.col() + 1 };
+    fn take(&mut self, event: Event, span: Span) -> Result<(), ReadError> {
+        let mark = SourceLocation { line: span.start.line(), column: span.start.col() + 1 };
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let kind = scalar(text, style, tag, mark)?;
                 self.close(Node { mark, kind, nodes_count: 1 }, anchor)
             }
-            Event::SequenceStart(anchor, _) => self.open(Open::List { items: Vec::new() }, mark, anchor),
-            Event::MappingStart(anchor, _) => self.open(Open::Map { entries: Vec::new(), key: None }, mark, anchor),
+            Event::SequenceStart(anchor, _) => self.open(OpenCollection::List { items: Vec::new() }, mark, anchor),
+            Event::MappingStart(anchor, _) => {
+                self.open(OpenCollection::Map { entries: Vec::new(), key: None }, mark, anchor)
+            }
             Event::SequenceEnd | Event::MappingEnd => {
                 let (open, mark, anchor) = self.open.pop().ok_or((mark, "unexpected end".to_owned()))?;
                 let (kind, nodes_count) = match open {
-                    Open::List { items } => {
+                    OpenCollection::List { items } => {
                         let count: usize = items.iter().map(|node| node.nodes_count).sum();
                         (Kind::List(items), count)
                     }
-                    Open::Map { entries, .. } => {
+                    OpenCollection::Map { entries, .. } => {
                         let entries = merge(entries)?;
                         let count: usize = entries.iter().map(|(key, node)| key.nodes_count + node.nodes_count).sum();
                         (Kind::Map(entries), count)
@@ -181,7 +185,7 @@ impl Builder {
         }
     }
 
-    fn open(&mut self, open: Open, mark: Mark, anchor: usize) -> Result<(), Refusal> {
+    fn open(&mut self, open: OpenCollection, mark: SourceLocation, anchor: usize) -> Result<(), ReadError> {
         if self.open.len() == DEPTH_MAX {
             return Err((mark, format!("more than {DEPTH_MAX} levels of nesting; flatten this")));
         }
@@ -189,7 +193,7 @@ impl Builder {
         Ok(())
     }
 
-    fn close(&mut self, node: Node, anchor: usize) -> Result<(), Refusal> {
+    fn close(&mut self, node: Node, anchor: usize) -> Result<(), ReadError> {
         self.nodes_count += 1;
         let node = Rc::new(node);
         if anchor > 0 {
@@ -198,10 +202,10 @@ impl Builder {
         self.place(node)
     }
 
-    fn place(&mut self, node: Rc<Node>) -> Result<(), Refusal> {
+    fn place(&mut self, node: Rc<Node>) -> Result<(), ReadError> {
         match self.open.last_mut() {
-            Some((Open::List { items }, ..)) => items.push(node),
-            Some((Open::Map { entries, key }, ..)) => match key.take() {
+            Some((OpenCollection::List { items }, ..)) => items.push(node),
+            Some((OpenCollection::Map { entries, key }, ..)) => match key.take() {
                 None => *key = Some(node),
                 Some(key) => entries.push((key, node)),
             },
@@ -213,7 +217,7 @@ impl Builder {
     }
 }
 
-fn scalar(text: Cow<str>, style: ScalarStyle, tag: Option<Cow<Tag>>, mark: Mark) -> Result<Kind, Refusal> {
+fn scalar(text: Cow<str>, style: ScalarStyle, tag: Option<Cow<Tag>>, mark: SourceLocation) -> Result<Kind, ReadError> {
     let suffix = tag.as_ref().filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
     if suffix == Some("binary") {
         return Err((mark, "!!binary values are not read; write the text itself".to_owned()));
@@ -228,7 +232,7 @@ fn scalar(text: Cow<str>, style: ScalarStyle, tag: Option<Cow<Tag>>, mark: Mark)
 
 /// Refuses keys that stand there twice and carries out merge keys: what stands in the mapping itself wins, then the
 /// first of several that are merged.
-fn merge(entries: Entries) -> Result<Entries, Refusal> {
+fn merge(entries: Entries) -> Result<Entries, ReadError> {
     let is_merge = |key: &Node| matches!(&key.kind, Kind::Plain(text) if text == "<<");
     let (merges, mut own): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, _)| is_merge(key));
     let mut seen = HashSet::new();

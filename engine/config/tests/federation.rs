@@ -47,12 +47,12 @@ fn known_mistakes_are_warned_of() {
 fn a_hub_is_compared_with_its_edges() {
     let hub = load("hub.yml", &(job("") + "global: {scrape_interval: 15s, evaluation_interval: 15s}\n"));
     let edge = load("edge.yml", "rule_files: [r.yml]\n");
-    let warnings = hub.lint_beside(&edge);
+    let warnings = hub.lint_with_edge(&edge);
     assert_eq!(warnings.len(), 2, "{warnings:#?}");
     assert!(warnings[0].contains("every 15s, the evaluation_interval in") && warnings[0].contains("edge.yml is 1m"));
     assert!(warnings[1].contains("no global.external_labels"));
-    assert_eq!(edge.lint_beside(&hub), Vec::<String>::new());
-    assert_eq!(hub.lint_beside(&hub), Vec::<String>::new());
+    assert_eq!(edge.lint_with_edge(&hub), Vec::<String>::new());
+    assert_eq!(hub.lint_with_edge(&hub), Vec::<String>::new());
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn examples_load_without_a_warning() {
     }
     for hub in &all {
         for edge in &all {
-            assert_eq!(hub.lint_beside(edge), Vec::<String>::new());
+            assert_eq!(hub.lint_with_edge(edge), Vec::<String>::new());
         }
     }
 }

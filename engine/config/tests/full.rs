@@ -54,7 +54,7 @@ fn everything_is_read() {
 
 #[test]
 fn what_is_not_carried_out_is_named() {
-    let names = full().not_carried_out();
+    let names = full().unsupported_settings();
     let want = [
         "sigv4, azuread and google_iam of remote_write",
         "send_exemplars of remote_write",

@@ -158,7 +158,7 @@ fn structure_is_strict() {
     );
     check_bad("global: {}\nglobal: {}\n", &["2:1 already set in map"]);
     check_bad("scrape_configs:\n-\n", &["2:2 scrape_configs[0]: empty or null scrape config section"]);
-    check_bad("rule_files:\n- a\n- ~\n", &["3:3 rule_files[1]: empty or null"]);
+    check_bad("rule_files:\n- a\n- ~\n", &["2:1 rule_files: invalid rule file path \"\""]);
     check_bad(
         &job("sample_limit: many"),
         &["3:19 scrape_configs[0].sample_limit: cannot unmarshal !!str `many` into uint"],
@@ -381,4 +381,68 @@ fn text_that_is_not_utf8_has_a_place() {
     let errors = load(&path, &env()).expect_err("no text");
     let places: Vec<_> = errors.iter().map(|error| (error.line, error.column)).collect();
     assert_eq!(places, [(2, 3)]);
+}
+
+/// What Go's decoder accepts: a null text in a list or mapping is empty, numbers are texts, floats are truncated.
+#[test]
+fn nulls_and_numbers_are_read_as_go_reads_them() {
+    check_good(
+        &job("static_configs: [{targets: ['x:1'], labels: {a: null, b: 5, c: 1.50, d: true}}]"),
+        &["b: \"5\"", "c: \"1.50\"", "d: \"true\""],
+    );
+    check_good("global: {external_labels: {a: null, b: ~, c: x}}", &["c: x"]);
+    check_good(&job("params: {m: null, n: [null, 5]}"), &["- \"5\""]);
+    check_good(&job("static_configs: [{targets: [null, 'x:1']}]"), &["- \"x:1\""]);
+    check_good("remote_write: [{url: 'http://a/', headers: {a: null}}]", &["http://a/"]);
+    check_bad(&job("static_configs: [null]"), &["3:22 scrape_configs[0].static_configs[0]: null"]);
+    let hashmod = |modulus: &str| {
+        job(&format!("relabel_configs: [{{action: hashmod, modulus: {modulus}, target_label: x, source_labels: [a]}}]"))
+    };
+    for (modulus, want) in [
+        ("18446744073709551615", "modulus: 18446744073709551615\n"),
+        ("18446744073709551616", "modulus: 9223372036854775808\n"),
+        ("1e3", "modulus: 1000\n"),
+        ("2.5", "modulus: 2\n"),
+    ] {
+        check_good(&hashmod(modulus), &[want]);
+    }
+    check_bad(
+        &hashmod("1e30"),
+        &["3:51 scrape_configs[0].relabel_configs[0].modulus: cannot unmarshal !!float `1e30`"],
+    );
+    check_good(&job("scheme: HTTPS"), &["scheme: HTTPS"]);
+}
+
+#[test]
+fn patterns_are_checked_as_go_checks_them() {
+    for good in ["a*b*.yml", "[a-z]*.yml", "[^a-z].yml", "a\\[.yml", "[\\]].yml"] {
+        check_good(&format!("rule_files: ['{good}']"), &["rule_files:"]);
+    }
+    for bad in ["a[.yml", "[]a].yml", "[^]a].yml", "[-a].yml", "[a-].yml", "a\\"] {
+        check_bad(&format!("rule_files: ['{bad}']"), &["1:13 rule_files: syntax error in pattern"]);
+    }
+    check_bad("rule_files: ['x/*/y.yml']", &["1:13 rule_files: invalid rule file path"]);
+    check_good(&job("file_sd_configs: [{files: ['a*b*.yml']}]"), &["a*b*.yml"]);
+    check_bad(
+        &job("file_sd_configs: [{files: ['x/*/a.yml']}]"),
+        &["3:31 scrape_configs[0].file_sd_configs[0].files: x/*/a.yml"],
+    );
+}
+
+#[test]
+fn queues_of_remote_write_that_cannot_work_are_refused() {
+    let queue = |settings: &str| format!("remote_write:\n- url: http://a/\n  queue_config: {{{settings}}}\n");
+    check_good(&queue("capacity: 10, max_samples_per_send: 500"), &["capacity: 10"]);
+    for name in ["max_shards", "min_shards", "max_samples_per_send", "capacity"] {
+        let text = queue(&format!("{name}: 0"));
+        let errors = load_text(&text).expect_err("a queue of zero is refused");
+        assert!(errors.contains(&format!("remote write queue {name} must be positive")), "{errors}");
+    }
+    for (settings, want) in [
+        ("min_shards: 51", "min_shards must not be greater than max_shards"),
+        ("min_backoff: 6s", "max_backoff must not be less than min_backoff"),
+    ] {
+        let errors = load_text(&queue(settings)).expect_err("contradictory settings are refused");
+        assert!(errors.contains(&format!("remote write queue {want}")), "{errors}");
+    }
 }

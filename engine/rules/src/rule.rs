@@ -1,4 +1,4 @@
-//! One rule, compiled.
+//! A compiled rule.
 
 use config::{ConfigError, RuleSpec};
 use promql::{ParseOptions, Plan, PlanOptions, Select};
@@ -15,31 +15,31 @@ pub const ALERT_STATE: &str = "alertstate";
 /// A rule that can be evaluated.
 #[derive(Debug)]
 pub struct Rule {
-    /// Of the recorded metric or of the alert.
+    /// Name of the recorded metric or of the alert.
     pub name: String,
     /// The canonical form of the expression.
     pub expr: String,
-    /// The group's and its own, as written.
+    /// Labels of the group and of the rule, before templates.
     pub labels: Labels,
-    /// None: the rule records.
+    /// None for a recording rule.
     pub alert: Option<Alerting>,
-    /// What its name selectors may read: of each select the matchers on the name.
+    /// For each select of the expression, its matchers on the metric name.
     reads: Vec<Vec<Matcher>>,
 }
 
-/// What makes a rule alert.
+/// Fields of an alerting rule.
 #[derive(Debug)]
 pub struct Alerting {
     pub hold: Duration,
     pub keep_firing: Duration,
-    /// As written.
+    /// Before templates.
     pub annotations: Labels,
     pub label_templates: Vec<(String, Template)>,
     pub annotation_templates: Vec<(String, Template)>,
 }
 
 impl Rule {
-    /// Compiles what is written; mistakes come with their place.
+    /// Compiles a rule. Errors have their source location.
     pub fn compile(
         spec: &RuleSpec,
         group: &config::RuleGroup,
@@ -49,7 +49,7 @@ impl Rule {
     ) -> Result<Rule, Vec<ConfigError>> {
         let mut errors = Vec::new();
         let here = format!("group {:?}, rule {number}, {:?}", group.name, spec.name);
-        let mut refuse = |place: config::Place, message: String| {
+        let mut refuse = |place: config::SourceLocation, message: String| {
             errors.push(ConfigError {
                 file: file.to_owned(),
                 line: place.line,
@@ -66,7 +66,7 @@ impl Rule {
                 expr = parsed.to_string();
                 let options = PlanOptions { parse: *parse, ..PlanOptions::default() };
                 if let Ok(plan) = Plan::instant(&spec.expr, 0, &options) {
-                    reads = plan.selects().iter().map(on_name).collect();
+                    reads = plan.selects().iter().map(name_matchers).collect();
                 }
             }
         }
@@ -102,20 +102,20 @@ impl Rule {
         Ok(Rule { name: spec.name.clone(), expr, labels, alert, reads })
     }
 
-    /// Whether its expression may select what `other` writes.
+    /// Returns whether its expression may select series that `other` writes.
     pub fn may_read(&self, other: &Rule) -> bool {
         let written: &[&str] = if other.alert.is_some() { &[ALERTS, ALERTS_FOR_STATE] } else { &[&other.name] };
         let may = |matchers: &Vec<Matcher>| written.iter().any(|name| matchers.iter().all(|m| m.matches(name)));
         self.reads.iter().any(may)
     }
 
-    /// Everything that decides what it does: equal for rules between which a reload changes nothing.
+    /// Returns everything that the rule's behaviour depends on: equal for rules that a reload may leave as they are.
     pub fn fingerprint(&self) -> String {
         let alert = self.alert.as_ref().map(|alert| (alert.hold, alert.keep_firing, alert.annotations.to_string()));
         format!("{:?} {:?} {} {alert:?}", self.name, self.expr, self.labels)
     }
 }
 
-fn on_name(select: &Select) -> Vec<Matcher> {
+fn name_matchers(select: &Select) -> Vec<Matcher> {
     select.matchers.iter().filter(|matcher| matcher.name() == METRIC_NAME).cloned().collect()
 }

@@ -15,7 +15,7 @@ pub fn config(files: &[PathBuf]) -> ExitCode {
                 verdict = rule_files(&config).unwrap_or(verdict);
                 let targets = config.scrape_configs.len();
                 say!("  SUCCESS: {} is valid: {targets} scrape configs", file.display());
-                let passive = config.not_carried_out();
+                let passive = config.unsupported_settings();
                 if !passive.is_empty() {
                     say!("  NOTE: read and checked, but not carried out by this build: {}", passive.join(", "));
                 }
@@ -30,7 +30,7 @@ pub fn config(files: &[PathBuf]) -> ExitCode {
     }
     // Hubs and edges that are checked together know of each other.
     let pairs = good.iter().flat_map(|hub| good.iter().map(move |edge| (hub, edge)));
-    pairs.flat_map(|(hub, edge)| hub.lint_beside(edge)).for_each(|warning| say!("WARNING: {warning}"));
+    pairs.flat_map(|(hub, edge)| hub.lint_with_edge(edge)).for_each(|warning| say!("WARNING: {warning}"));
     verdict
 }
 

@@ -106,7 +106,7 @@ impl Reloader {
 /// One line that names what was read and checked and is not carried out by this build, and one for each known mistake.
 pub fn warn_of(config: &Config) {
     config.lint().into_iter().for_each(|warning| tracing::warn!("{warning}"));
-    let passive = config.not_carried_out();
+    let passive = config.unsupported_settings();
     if !passive.is_empty() {
         tracing::warn!(sections = passive.join(", "), "read and checked, but not carried out by this build");
     }
