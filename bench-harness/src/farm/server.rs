@@ -381,7 +381,7 @@ impl<'a> Loop<'a> {
             self.connections[token] = Some(connection);
             return;
         }
-        connection.stream.say_farewell();
+        connection.stream.send_close_notify();
         if let Output::Payload { .. } = connection.output {
             self.farm.stats.scrape_ended(connection.slot);
         }
@@ -435,9 +435,9 @@ impl<'a> Loop<'a> {
             };
             // The buffer is lent out and put back, so that the next request finds it allocated.
             let mut input = std::mem::take(&mut c.input);
-            let ask = Ask::read(&input[..end]);
-            c.close_after_reply = ask.close;
-            self.answer(c, token, ask);
+            let request = RequestHead::read(&input[..end]);
+            c.close_after_reply = request.close;
+            self.answer(c, token, request);
             input.drain(..end + 4);
             c.input = input;
             if self.write(c, token)? == Fate::Drop {
@@ -505,9 +505,9 @@ impl<'a> Loop<'a> {
     }
 
     /// Chooses the reply.
-    fn answer(&mut self, c: &mut Connection<'a>, token: usize, ask: Ask) {
+    fn answer(&mut self, c: &mut Connection<'a>, token: usize, request: RequestHead) {
         let farm = self.farm;
-        let path = ask.path.split_once('?').map_or(ask.path, |(path, _)| path);
+        let path = request.path.split_once('?').map_or(request.path, |(path, _)| path);
         let kind = match path {
             "/metrics" => Some(farm.kind_of(c.slot)),
             "/metrics/node" => Some(Kind::Node),
@@ -520,7 +520,7 @@ impl<'a> Loop<'a> {
             let payload = farm.payload(kind);
             let variants = &payload.variants;
             let now = Instant::now();
-            let gzip = ask.gzip && !farm.plain_only;
+            let gzip = request.gzip && !farm.plain_only;
             let scrape = farm.stats.scrape_began(c.slot, gzip, now) as usize;
             let variant = &variants[(c.slot + scrape) % variants.len()];
             let response = if gzip { &variant.gzip } else { &variant.plain };
@@ -532,7 +532,7 @@ impl<'a> Loop<'a> {
         }
         let json = "Content-Type: application/json\r\n";
         let text = "Content-Type: text/plain; charset=utf-8\r\n";
-        let page = match (ask.method, path) {
+        let page = match (request.method, path) {
             (_, "/") => reply("200 OK", text, index_page().as_bytes()),
             (_, "/stats") => reply("200 OK", json, farm.stats.json().as_bytes()),
             (_, "/stats/targets") => reply("200 OK", json, farm.stats.targets_json().as_bytes()),
@@ -576,14 +576,14 @@ fn index_page() -> String {
 }
 
 /// What matters of a request head.
-struct Ask<'a> {
+struct RequestHead<'a> {
     method: &'a str,
     path: &'a str,
     gzip: bool,
     close: bool,
 }
 
-impl<'a> Ask<'a> {
+impl<'a> RequestHead<'a> {
     /// Reads a head without its empty line. What cannot be read becomes the path "", which is no page.
     fn read(head: &'a [u8]) -> Self {
         let mut lines = head.split(|&byte| byte == b'\n');
@@ -591,18 +591,18 @@ impl<'a> Ask<'a> {
         let mut words = request_line.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let version = words.next().unwrap_or_default();
-        let mut ask = Self { method, path, gzip: false, close: version != "HTTP/1.1" };
+        let mut request = Self { method, path, gzip: false, close: version != "HTTP/1.1" };
         for line in lines {
             if let Some(value) = header(line, b"accept-encoding:") {
-                ask.gzip = contains_ignoring_case(value, b"gzip");
+                request.gzip = contains_ignoring_case(value, b"gzip");
             } else if let Some(value) = header(line, b"connection:") {
-                ask.close |= contains_ignoring_case(value, b"close");
+                request.close |= contains_ignoring_case(value, b"close");
             } else if let Some(value) = header(line, b"content-length:") {
                 // Bodies are not read; their bytes must not be taken for the next request.
-                ask.close |= value.trim_ascii() != b"0";
+                request.close |= value.trim_ascii() != b"0";
             }
         }
-        ask
+        request
     }
 }
 
@@ -620,8 +620,8 @@ mod tests {
 
     #[track_caller]
     fn check(head: &str, method: &str, path: &str, gzip: bool, close: bool) {
-        let ask = Ask::read(head.as_bytes());
-        assert_eq!((ask.method, ask.path, ask.gzip, ask.close), (method, path, gzip, close));
+        let request = RequestHead::read(head.as_bytes());
+        assert_eq!((request.method, request.path, request.gzip, request.close), (method, path, gzip, close));
     }
 
     #[test]

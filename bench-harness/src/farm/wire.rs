@@ -75,7 +75,7 @@ impl Wire {
     }
 
     /// Says that nothing more comes.
-    pub fn say_farewell(&mut self) {
+    pub fn send_close_notify(&mut self) {
         if let Wire::Tls(tls) = self {
             tls.connection.send_close_notify();
             _ = self.hand_on();

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::compare::free_port;
-use crate::contender::{Contender, Places};
+use crate::contender::{Contender, RunPaths};
 use crate::farm::Farm;
 use crate::http::Client;
 use crate::machine;
@@ -128,7 +128,7 @@ fn start(
     work: &Path,
 ) -> anyhow::Result<(Process, Client)> {
     let port = free_port()?;
-    let places = Places { program, config, data, targets: config, port, sink_port: 0 };
+    let places = RunPaths { program, config, data, targets: config, port, sink_port: 0 };
     let arguments = contender.arguments.iter().map(|argument| places.fill(argument));
     let arguments = arguments.chain(more.iter().map(|&argument| argument.to_owned()));
     let output = work.join(format!("{}.log", contender.name));

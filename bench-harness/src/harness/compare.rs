@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use crate::contender::{Contender, Places};
+use crate::contender::{Contender, RunPaths};
 use crate::farm::{Farm, Served, Sink};
 use crate::http::Client;
 use crate::machine::{self, Machine};
 use crate::process::{self, Process};
-use crate::results::{Acceptance, Asked, Evaluated, FORMAT, Outcome, Restart, Results, Round, Runs, Skipped};
+use crate::results::{
+    Acceptance, Evaluated, FORMAT, Outcome, QueryMeasurement, Restart, Results, Round, Runs, Skipped,
+};
 use crate::rules;
 use crate::scenario::{Rules, Scenario};
 use crate::statistics::Spread;
@@ -62,7 +64,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn say(&self, what: &str) {
+    fn report(&self, what: &str) {
         let elapsed = self.start.elapsed().as_secs();
         eprintln!("[{:3}:{:02}] {}{what}", elapsed / 60, elapsed % 60, self.heading);
     }
@@ -109,7 +111,7 @@ pub fn run(plan: Plan) -> anyhow::Result<Results> {
             let outcome = match field.run(contender, program) {
                 Ok(result) => Outcome::Measured(Box::new(result)),
                 Err(error) => {
-                    field.progress.say(&format!("failed: {error:#}"));
+                    field.progress.report(&format!("failed: {error:#}"));
                     Outcome::Failed(format!("{error:#}"))
                 }
             };
@@ -127,7 +129,7 @@ fn order(contenders: usize, round: usize) -> impl Iterator<Item = usize> {
 }
 
 /// A contender at work.
-struct Running {
+struct RunningContender {
     process: Process,
     client: Client,
     sink: Option<Sink>,
@@ -135,7 +137,7 @@ struct Running {
     before: Served,
 }
 
-impl Running {
+impl RunningContender {
     /// Samples that it says have arrived.
     fn counted(&self, contender: &Contender) -> anyhow::Result<u64> {
         match &self.sink {
@@ -163,22 +165,22 @@ impl Field<'_> {
         let load = machine::load();
         let data = folder.join("data");
         std::fs::create_dir(&data)?;
-        self.progress.say("starting");
+        self.progress.report("starting");
         let port = free_port()?;
         let sink = contender.forwards().then(|| Sink::start(scenario.cpus_farm.as_deref(), folder)).transpose()?;
         let config = folder.join("prometheus.yml");
         let sink_port = sink.as_ref().map_or(0, |sink| sink.port);
         let targets = &self.farm.targets_file;
-        let places = Places { program, config: &config, data: &data, targets, port, sink_port };
+        let places = RunPaths { program, config: &config, data: &data, targets, port, sink_port };
         std::fs::write(&config, self.config(contender, &places))?;
         let before = self.farm.served()?;
         self.farm.reset()?;
         let client = Client::local(port, Duration::from_secs(scenario.answer_s));
         let process = self.start(contender, &places, folder)?;
-        let mut running = Running { process, client, sink, before };
+        let mut running = RunningContender { process, client, sink, before };
         running.process.wait_until("to be ready", READY_PATIENCE, || running.client.is_ok(&contender.ready))?;
 
-        self.progress.say(&format!("warming up for {} s", scenario.warm_up_s));
+        self.progress.report(&format!("warming up for {} s", scenario.warm_up_s));
         self.sleep(&mut running.process, scenario.warm_up_s)?;
         let mut seen = 0;
         running.process.wait_until("every target's first scrape", FIRST_SCRAPES_PATIENCE, || {
@@ -186,37 +188,39 @@ impl Field<'_> {
             seen >= scenario.targets as u64
         })?;
 
-        self.progress.say(&format!("measuring for {} s", scenario.duration_s));
+        self.progress.report(&format!("measuring for {} s", scenario.duration_s));
         let (mut round, cpu_per_s) = self.window(&mut running, &data)?;
         round.load = load;
         round.acceptance = self.acceptance(contender, &running)?;
         let per_million = (round.cpu_user_s + round.cpu_system_s) / round.samples as f64 * 1e6;
-        self.progress.say(&format!("{per_million:.3} CPU s per million samples, {} MB", round.rss_bytes / 1_000_000));
+        self.progress
+            .report(&format!("{per_million:.3} CPU s per million samples, {} MB", round.rss_bytes / 1_000_000));
 
         round.syscalls_per_scrape = self.system_calls(&running);
         if contender.stores {
             for query in &scenario.queries {
-                self.progress.say(&format!("query: {}", query.name));
+                self.progress.report(&format!("query: {}", query.name));
                 let parameters = [("query", query.expr.as_str())];
-                round.queries.push(self.ask(&running, &query.name, "/api/v1/query", &parameters, cpu_per_s));
+                round.queries.push(self.measure_query(&running, &query.name, "/api/v1/query", &parameters, cpu_per_s));
             }
         }
         if let Some(selector) = scenario.federate.as_ref().filter(|_| contender.federates) {
-            self.progress.say("federation");
-            round.federation = Some(self.ask(&running, "federation", "/federate", &[("match[]", selector)], cpu_per_s));
+            self.progress.report("federation");
+            round.federation =
+                Some(self.measure_query(&running, "federation", "/federate", &[("match[]", selector)], cpu_per_s));
         }
         if let Some(rules) = scenario.rules.as_ref().filter(|_| contender.stores) {
-            self.progress.say(&format!("{} recording rules for {} s", rules.count, rules.duration_s));
+            self.progress.report(&format!("{} recording rules for {} s", rules.count, rules.duration_s));
             round.rules = Some(self.evaluate(&mut running, rules, &config, folder, cpu_per_s)?);
         }
         if scenario.restart {
-            self.progress.say("kill -9, and a start on what it has kept");
+            self.progress.report("kill -9, and a start on what it has kept");
             round.restart = Some(self.restart(contender, running, &places, folder)?);
         }
         Ok(round)
     }
 
-    fn config(&self, contender: &Contender, places: &Places) -> String {
+    fn config(&self, contender: &Contender, places: &RunPaths) -> String {
         let Scenario { interval_s, .. } = self.scenario;
         format!(
             "global:\n  scrape_interval: {interval_s}s\n  scrape_timeout: {}s\nscrape_configs:\n  - job_name: farm\n    \
@@ -227,7 +231,7 @@ impl Field<'_> {
         )
     }
 
-    fn start(&self, contender: &Contender, places: &Places, folder: &Path) -> anyhow::Result<Process> {
+    fn start(&self, contender: &Contender, places: &RunPaths, folder: &Path) -> anyhow::Result<Process> {
         let arguments =
             contender.arguments.iter().chain(&self.scenario.arguments).map(|argument| places.fill(argument));
         let cpus = self.scenario.cpus_contender.as_deref();
@@ -244,7 +248,7 @@ impl Field<'_> {
     }
 
     /// The window; returns CPU seconds per second as well, for what runs beside scraping.
-    fn window(&self, running: &mut Running, data: &Path) -> anyhow::Result<(Round, f64)> {
+    fn window(&self, running: &mut RunningContender, data: &Path) -> anyhow::Result<(Round, f64)> {
         self.farm.reset()?;
         let served_before = self.farm.served()?;
         let folder_before = process::folder_bytes(data);
@@ -287,7 +291,7 @@ impl Field<'_> {
     }
 
     /// Waits until what was served has been counted, then looks that no more was than could be.
-    fn acceptance(&self, contender: &Contender, running: &Running) -> anyhow::Result<Acceptance> {
+    fn acceptance(&self, contender: &Contender, running: &RunningContender) -> anyhow::Result<Acceptance> {
         let since_start = |served: Served| served.samples_ever - running.before.samples_ever;
         let served = since_start(self.farm.served()?);
         let end = Instant::now() + ARRIVAL_PATIENCE;
@@ -303,7 +307,7 @@ impl Field<'_> {
         Ok(Acceptance { served, counted, fault })
     }
 
-    fn system_calls(&self, running: &Running) -> Option<f64> {
+    fn system_calls(&self, running: &RunningContender) -> Option<f64> {
         if !process::on_path("perf") {
             return None;
         }
@@ -314,7 +318,14 @@ impl Field<'_> {
         (scrapes > 0).then_some(calls as f64 / scrapes as f64)
     }
 
-    fn ask(&self, running: &Running, name: &str, path: &str, parameters: &[(&str, &str)], cpu_per_s: f64) -> Asked {
+    fn measure_query(
+        &self,
+        running: &RunningContender,
+        name: &str,
+        path: &str,
+        parameters: &[(&str, &str)],
+        cpu_per_s: f64,
+    ) -> QueryMeasurement {
         let mut walls = Vec::new();
         let mut cpus = Vec::new();
         let mut answer_bytes = 0;
@@ -329,13 +340,13 @@ impl Field<'_> {
         };
         let fault = (0..self.scenario.repeats).find_map(|_| once().err()).map(|error| format!("{error:#}"));
         let median = |values: Vec<f64>| Spread::of(values).map_or(0.0, |spread| spread.median);
-        Asked { name: name.to_owned(), wall_ms: median(walls), cpu_ms: median(cpus), answer_bytes, fault }
+        QueryMeasurement { name: name.to_owned(), wall_ms: median(walls), cpu_ms: median(cpus), answer_bytes, fault }
     }
 
     /// Has rules evaluated for a while, beside scraping.
     fn evaluate(
         &self,
-        running: &mut Running,
+        running: &mut RunningContender,
         rules: &Rules,
         config: &Path,
         folder: &Path,
@@ -376,12 +387,12 @@ impl Field<'_> {
     fn restart(
         &self,
         contender: &Contender,
-        running: Running,
-        places: &Places,
+        running: RunningContender,
+        places: &RunPaths,
         folder: &Path,
     ) -> anyhow::Result<Restart> {
         let samples = running.counted(contender)?;
-        let Running { process, client, .. } = running;
+        let RunningContender { process, client, .. } = running;
         let mut restart = Restart { samples, rss_before_bytes: process.memory()?.rss_bytes, ..Restart::default() };
         process.kill()?;
         let start = Instant::now();

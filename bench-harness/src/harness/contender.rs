@@ -53,7 +53,7 @@ fn default_extra() -> u64 {
 
 /// What a place between braces stands for in one run.
 #[derive(Debug)]
-pub struct Places<'a> {
+pub struct RunPaths<'a> {
     pub program: &'a Path,
     pub config: &'a Path,
     pub data: &'a Path,
@@ -75,7 +75,7 @@ impl Contender {
         let mut contender: Self = toml::from_str(text)?;
         contender.name = name.to_owned();
         for text in contender.arguments.iter().chain([&contender.config]) {
-            check_places(text)?;
+            check_placeholders(text)?;
         }
         ensure!(contender.ready.starts_with('/'), "ready: \"{}\"; a path such as /-/ready", contender.ready);
         ensure!(!contender.counter.is_empty(), "counter: a metric's name, or \"{SINK}\"");
@@ -124,7 +124,7 @@ fn find_in(program: &str, folders: impl Iterator<Item = PathBuf>) -> Option<Path
 }
 
 /// An error for a place in braces that nobody fills in.
-pub fn check_places(text: &str) -> anyhow::Result<()> {
+pub fn check_placeholders(text: &str) -> anyhow::Result<()> {
     for (at, _) in text.match_indices('{') {
         let word: &str = text[at + 1..].split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap_or_default();
         let is_place = text[at + 1 + word.len()..].starts_with('}') && !word.is_empty();
@@ -133,7 +133,7 @@ pub fn check_places(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Places<'_> {
+impl RunPaths<'_> {
     /// The text with every place filled in.
     pub fn fill(&self, text: &str) -> String {
         text.replace("{program}", &self.program.to_string_lossy())
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn places_are_filled() {
         let (program, folder) = (Path::new("/bin/x"), Path::new("/tmp/d"));
-        let places = Places { program, config: folder, data: folder, targets: folder, port: 7, sink_port: 8 };
+        let places = RunPaths { program, config: folder, data: folder, targets: folder, port: 7, sink_port: 8 };
         assert_eq!(places.fill("{program} {data} {port}/{sink_port} {other}"), "/bin/x /tmp/d 7/8 {other}");
     }
 

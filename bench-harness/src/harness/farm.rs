@@ -46,7 +46,7 @@ fn beside(program: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Waits for the line that says the port.
-fn port_said(process: &mut Process, output: &Path, start: &str) -> anyhow::Result<u16> {
+fn reported_port(process: &mut Process, output: &Path, start: &str) -> anyhow::Result<u16> {
     let mut port = None;
     process.wait_until("the start", START_PATIENCE, || {
         let text = std::fs::read_to_string(output).unwrap_or_default();
@@ -77,7 +77,7 @@ impl Farm {
             arguments.push("--plain".into());
         }
         let mut process = Process::start("the farm", &program, &arguments, scenario.cpus_farm.as_deref(), &output)?;
-        let port = port_said(&mut process, &output, "farm listening on 127.0.0.1:")?;
+        let port = reported_port(&mut process, &output, "farm listening on 127.0.0.1:")?;
         let list = std::process::Command::new(&program)
             .args(["targets", "--format", "file_sd", "--count", &scenario.targets.to_string()])
             .args(["--port", &port.to_string()])
@@ -148,7 +148,7 @@ impl Sink {
         _ = std::fs::remove_file(&output);
         let program = beside("harness")?;
         let mut process = Process::start("the sink", &program, ["sink", "--listen", "0"], cpus, &output)?;
-        let port = port_said(&mut process, &output, "sink listening on 127.0.0.1:")?;
+        let port = reported_port(&mut process, &output, "sink listening on 127.0.0.1:")?;
         Ok(Self { _process: process, client: Client::local(port, Duration::from_secs(30)), port })
     }
 

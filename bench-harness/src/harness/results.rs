@@ -84,8 +84,8 @@ pub struct Round {
     pub deviation_max_us: u64,
     pub deviation_p99_ms: Option<u64>,
     pub deviation_p999_ms: Option<u64>,
-    pub queries: Vec<Asked>,
-    pub federation: Option<Asked>,
+    pub queries: Vec<QueryMeasurement>,
+    pub federation: Option<QueryMeasurement>,
     pub rules: Option<Evaluated>,
     pub restart: Option<Restart>,
 }
@@ -116,7 +116,7 @@ pub struct Acceptance {
 
 /// A question, asked several times; medians.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct QueryMeasurement {
     pub name: String,
     pub wall_ms: f64,
     /// What the process used meanwhile, less what scraping takes in that time.
@@ -237,7 +237,7 @@ pub(crate) mod tests {
             deviation_max_us: 2_100,
             deviation_p99_ms: Some(1),
             deviation_p999_ms: Some(5),
-            queries: vec![Asked {
+            queries: vec![QueryMeasurement {
                 name: "count of all".into(),
                 wall_ms: 10.0 * factor,
                 cpu_ms: 5.0 * factor,

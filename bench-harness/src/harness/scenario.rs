@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::contender::check_places;
+use crate::contender::check_placeholders;
 
 /// More targets than these need more addresses than a machine is likely to have memory for.
 const TARGETS_MAX: usize = 1_000_000;
@@ -155,7 +155,7 @@ impl Scenario {
             "duration_s: {}; two intervals at least, or the edges are all that is measured",
             self.duration_s
         );
-        self.arguments.iter().try_for_each(|argument| check_places(argument))?;
+        self.arguments.iter().try_for_each(|argument| check_placeholders(argument))?;
         ensure!(self.rounds > 0 && self.repeats > 0, "rounds, repeats: at least 1");
         if let Some(rules) = &self.rules {
             ensure!(self.payload == "app", "rules: they are over the app payload");

@@ -16,7 +16,7 @@ use maud::html;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::path::Path;
-use targets::{About, IDS_MAX, Ids, about};
+use targets::{IDS_MAX, Ids, MemberStatus, about};
 
 type S = extract::State<State>;
 
@@ -74,7 +74,7 @@ fn is_equal(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// `GET /api/v1/fleet/member`
-pub async fn member(state: S, headers: HeaderMap) -> ApiResult<About> {
+pub async fn member(state: S, headers: HeaderMap) -> ApiResult<MemberStatus> {
     allow(&state, &headers)?;
     let labels = &state.running().config.global.external_labels;
     Ok(Data(about(&state.parts.fleet.status(), labels, &state.parts.targets)))

@@ -15,7 +15,7 @@ use shard::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use targets::{Built, DropReason, DroppedTarget, FailedTarget, ManagerHandle, OtherTarget, Pool, TargetSet};
+use targets::{DropReason, DroppedTarget, FailedTarget, ManagerHandle, OtherTarget, Pool, TargetBuild, TargetSet};
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
@@ -46,7 +46,9 @@ fn pools(config: &config::Config, count: usize) -> TargetSet {
                 ("__address__", &format!("{}-{i}:1", job.job_name)),
                 ("__meta_x", "<script>alert(1)</script>"),
             ]);
-            let Built::Target(target) = targets::build(job, &own, &labels(&[("note", "<script>")])) else { panic!() };
+            let TargetBuild::Target(target) = targets::build(job, &own, &labels(&[("note", "<script>")])) else {
+                panic!()
+            };
             Arc::new(target)
         };
         Arc::new(Pool {
@@ -204,10 +206,10 @@ fn state(count: usize) -> State {
         panics_on: None,
     };
     State::new(Parts {
-        notifier: notifier::Notifier::new(notifier::Options::default(), targets::Sd::default()),
+        notifier: notifier::Notifier::new(notifier::Options::default(), targets::DiscoveryContext::default()),
         remote_write: remote_write::RemoteWrite::none(),
         rules: rules::Manager::new(
-            Arc::new(rules::unit::Memory::new(promql::PlanOptions::default())),
+            Arc::new(rules::unit::MemoryBackend::new(promql::PlanOptions::default())),
             rules::Options::default(),
         ),
         query: Arc::new(QueryService::new(shards.clone(), settings)),

@@ -1,11 +1,11 @@
-//! Which member of a fleet scrapes a target, what a change of members moves, and whether members can be told apart.
+//! Which member of a fleet scrapes a target, which targets a change of members moves, and whether external labels are unique.
 //!
-//! Pure: no clock, no sockets, no configuration. Two members that hand in the same list get the same answers, on any
+//! Pure functions: no clock, no sockets, no configuration. Two members with the same list compute the same result, on any
 //! machine.
 //!
 //! Invariants:
 //!   * as long as there is a member, every target has an owner
-//!   * without a bound of load, a member that joins takes targets and no other change happens; one that leaves is the
+//! * without a bound of load, a joining member receives targets and nothing else moves; a leaving member is the
 //!     mirror (decision 020)
 
 mod plan;
@@ -13,5 +13,5 @@ mod unique;
 mod view;
 
 pub use plan::{Load, Move, Plan, plan};
-pub use unique::{Finding, Identity, check};
+pub use unique::{Identity, LabelProblem, check};
 pub use view::{MEMBERS_MAX, Member, Mode, Problem, Rules, View, key_of};

@@ -1,21 +1,21 @@
-//! What a changed list of members moves.
+//! The targets that a changed list of members moves.
 
 use crate::view::View;
 use std::collections::BTreeMap;
 
-/// What happens to the targets when one view follows another.
+/// The effect on targets when one view follows another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Load of every member of either view, by name.
     pub loads: Vec<Load>,
-    /// What moves, in the order of the targets.
+    /// The moves, in the order of the targets.
     pub moves: Vec<Move>,
-    /// How many of `moves` are between two members that were there before and are there after.
+    /// Number of `moves` between two members of both views.
     pub stray_count: usize,
     pub targets_count: usize,
 }
 
-/// Targets of a member; `None`: it is not in that view.
+/// Number of targets of a member in each view; `None`: it is not in that view.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
     pub member: String,
@@ -23,18 +23,18 @@ pub struct Load {
     pub after: Option<usize>,
 }
 
-/// One owner of one target becomes another.
+/// A change of one owner of one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
     /// Index in the list of keys.
     pub target: usize,
-    /// `None`: the target gets one owner more.
+    /// `None`: the target gets an additional owner.
     pub from: Option<String>,
-    /// `None`: one less.
+    /// `None`: the target loses an owner.
     pub to: Option<String>,
 }
 
-/// Compares two views over the same targets; `keys` are in order, none twice.
+/// Compares two views over the same targets. `keys` are sorted and unique.
 pub fn plan(before: &View, after: &View, keys: &[impl AsRef<str>]) -> Plan {
     let (old, new) = (before.divide(keys), after.divide(keys));
     let mut loads: BTreeMap<&str, (Option<usize>, Option<usize>)> = BTreeMap::new();

@@ -1,11 +1,11 @@
-//! Whether members can be told apart by their external labels.
+//! Whether the external labels of members are unique.
 //!
-//! Members whose labels are the same but for the replica labels are replicas of each other; they need different replicas.
+//! Members whose labels differ in replica labels only are replicas of each other, and need different replica labels.
 
 use series::Labels;
 use std::collections::BTreeMap;
 
-/// Who says what of itself.
+/// External labels of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Name of a member, or of a file.
@@ -13,45 +13,45 @@ pub struct Identity {
     pub external_labels: Labels,
 }
 
-/// What is wrong.
+/// A problem of external labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// These have the same labels: what they send or upload is taken for one.
+pub enum LabelProblem {
+    /// These members have the same labels: receivers cannot distinguish their samples and blocks.
     Same { members: Vec<String>, labels: Labels },
-    /// It has none at all. Alone this is a warning.
+    /// It has no external labels. For a single member this is a warning.
     Missing { member: String },
-    /// It has the labels of others, but none of the replica labels that tell those apart.
+    /// It has the labels of others, but none of the replica labels that distinguish those.
     NoReplica { member: String, others: Vec<String> },
 }
 
-impl Finding {
-    /// Whether something goes wrong as it is; else it may.
+impl LabelProblem {
+    /// Returns whether it is an error; otherwise it is a warning.
     pub fn is_error(&self) -> bool {
-        !matches!(self, Finding::Missing { .. })
+        !matches!(self, LabelProblem::Missing { .. })
     }
 }
 
-impl std::fmt::Display for Finding {
+impl std::fmt::Display for LabelProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Finding::Same { members, labels } => write!(
+            LabelProblem::Same { members, labels } => write!(
                 f,
                 "{} have the same external_labels {labels}: their samples mix wherever both are sent; give each a label \
                  of its own",
                 members.join(" and ")
             ),
-            Finding::Missing { member } => {
+            LabelProblem::Missing { member } => {
                 write!(f, "{member} has no external_labels; give it some before a second one has none either")
             }
-            Finding::NoReplica { member, others } => {
+            LabelProblem::NoReplica { member, others } => {
                 write!(f, "{member} has the external_labels of {} but no replica label; add it", others.join(" and "))
             }
         }
     }
 }
 
-/// Compares all with all. Findings come in the order of the first member that each concerns.
-pub fn check(identities: &[Identity], replica_labels: &[String]) -> Vec<Finding> {
+/// Compares all members. Problems are in the order of the first member that each concerns.
+pub fn check(identities: &[Identity], replica_labels: &[String]) -> Vec<LabelProblem> {
     let mut findings = Vec::new();
     let mut same: BTreeMap<&Labels, Vec<usize>> = BTreeMap::new();
     let mut kin: BTreeMap<Labels, Vec<usize>> = BTreeMap::new();
@@ -59,7 +59,7 @@ pub fn check(identities: &[Identity], replica_labels: &[String]) -> Vec<Finding>
     for (index, identity) in identities.iter().enumerate() {
         let labels = &identity.external_labels;
         if labels.is_empty() {
-            findings.push((index, Finding::Missing { member: identity.member.clone() }));
+            findings.push((index, LabelProblem::Missing { member: identity.member.clone() }));
         }
         same.entry(labels).or_default().push(index);
         kin.entry(Labels::from_sorted(labels.iter().filter(|(name, _)| !is_replica(name)))).or_default().push(index);
@@ -67,7 +67,7 @@ pub fn check(identities: &[Identity], replica_labels: &[String]) -> Vec<Finding>
     let name = |index: &usize| identities[*index].member.clone();
     for (labels, members) in &same {
         if members.len() > 1 {
-            let finding = Finding::Same { members: members.iter().map(name).collect(), labels: (*labels).clone() };
+            let finding = LabelProblem::Same { members: members.iter().map(name).collect(), labels: (*labels).clone() };
             findings.push((members[0], finding));
         }
     }
@@ -78,7 +78,7 @@ pub fn check(identities: &[Identity], replica_labels: &[String]) -> Vec<Finding>
             && !identities[**alone].external_labels.is_empty()
         {
             let others = with.into_iter().map(name).collect();
-            findings.push((**alone, Finding::NoReplica { member: name(alone), others }));
+            findings.push((**alone, LabelProblem::NoReplica { member: name(alone), others }));
         }
     }
     findings.sort_by_key(|(index, _)| *index);
@@ -96,10 +96,10 @@ mod tests {
             external_labels: Labels::from_pairs(labels.iter().copied()),
         };
         let identities: Vec<Identity> = all.iter().map(identity).collect();
-        let short = |finding: Finding| match finding {
-            Finding::Same { members, .. } => format!("same {}", members.join(",")),
-            Finding::Missing { member } => format!("missing {member}"),
-            Finding::NoReplica { member, others } => format!("no replica {member} {}", others.join(",")),
+        let short = |finding: LabelProblem| match finding {
+            LabelProblem::Same { members, .. } => format!("same {}", members.join(",")),
+            LabelProblem::Missing { member } => format!("missing {member}"),
+            LabelProblem::NoReplica { member, others } => format!("no replica {member} {}", others.join(",")),
         };
         let got: Vec<String> = check(&identities, &["replica".to_owned()]).into_iter().map(short).collect();
         assert_eq!(got, want);

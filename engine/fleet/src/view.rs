@@ -1,38 +1,38 @@
-//! The members as one of them sees them, and who owns what.
+//! The members of a fleet, and the owners of targets.
 //!
-//! Owners are found by rendezvous hashing (Thaler and Ravishankar, 1998): every member gets a score for a target from a
-//! hash of both, and the highest wins. Scores are weighted as by Schindelhauer and Schomaker (2005). A ring on which each
-//! member had endlessly many virtual nodes would divide alike; so there are none to configure. A bound of load is that of
+//! Owners are chosen by rendezvous hashing (Thaler and Ravishankar, 1998): every member has a score for a target from a
+//! hash of both, and the highest wins. Scores are weighted as by Schindelhauer and Schomaker (2005). A ring with
+//! infinitely many virtual nodes per member would divide in the same way; so there is no number of nodes to configure. The bound of load is that of
 //! Mirrokni, Thorup and Zadimoghaddam (2016) over these scores instead of a ring.
 //!
 //! Invariants:
 //!   * names are unique, members are in the order of their names
-//!   * an owner list holds a member once, and as many as `replicas` and the number of members allow
+//! * a list of owners contains a member once, and as many members as `replicas` and the fleet allow
 
 use md5::{Digest, Md5};
 use xxhash_rust::xxh64::xxh64;
 
-/// Members of one fleet. More are an error of the list, and those behind are left out.
+/// Largest number of members. More are an error of the list, and the last ones are ignored.
 pub const MEMBERS_MAX: usize = 1_000;
-/// Weights are held between this and its inverse, so that a wrong one cannot take everything.
+/// Largest weight; the smallest is its inverse. A mistaken weight cannot attract all targets.
 const WEIGHT_MAX: f64 = 1_000.0;
 
 /// One process of the fleet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
     pub name: String,
-    /// `host:port` where it answers the others.
+    /// `host:port` at which it serves the other members.
     pub address: String,
-    /// Where it stands; empty: nowhere in particular.
+    /// Zone; empty: none.
     pub zone: String,
-    /// How much it takes in relation to others; 1 is usual.
+    /// Relative share of targets; the default is 1.
     pub weight: f64,
-    /// Its number under `hashmod`, where the order of names is not that of the numbers.
+    /// Its number for `hashmod`, if it is not given by the order of names.
     pub shard: Option<u32>,
 }
 
 impl Member {
-    /// A member of usual weight.
+    /// Returns a member with the default weight.
     pub fn named(name: &str) -> Member {
         Member { name: name.to_owned(), address: String::new(), zone: String::new(), weight: 1.0, shard: None }
     }
@@ -46,15 +46,15 @@ pub enum Mode {
     Hashmod,
 }
 
-/// How targets are divided.
+/// Rules of division.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     pub mode: Mode,
-    /// Owners of each target.
+    /// Number of owners of each target.
     pub replicas: usize,
-    /// Whether the owners of a target stand in different zones as far as there are zones.
+    /// Whether the owners of a target are in different zones, as far as there are enough zones.
     pub zones: bool,
-    /// How far above its share a member may be loaded, such as 1.25; `None`: no bound.
+    /// Largest load of a member as a multiple of its share, such as 1.25; `None`: no bound.
     pub load_max: Option<f64>,
 }
 
@@ -64,12 +64,12 @@ impl Default for Rules {
     }
 }
 
-/// What is wrong with a list of members.
+/// A problem of a list of members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// Two entries with one name and different addresses. The one with the lower address counts.
+    /// Two entries with one name and different addresses. The one with the lower address is used.
     Duplicate { name: String, addresses: Vec<String> },
-    /// A weight that is no positive number, or out of all proportion.
+    /// A weight that is not a positive number, or beyond the bounds.
     Weight { name: String },
     /// More than [`MEMBERS_MAX`].
     TooMany { count: usize },
@@ -102,22 +102,22 @@ impl std::fmt::Display for Problem {
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
     members: Vec<Member>,
-    /// Hash of each name.
+    /// Hash of the name of each member.
     seeds: Vec<u64>,
     rules: Rules,
-    /// All weights are the same: scores are compared as integers.
+    /// Whether all weights are equal, so that scores are compared as integers.
     is_even: bool,
-    /// Members by their number under `hashmod`.
+    /// Members by their number for `hashmod`.
     numbered: Vec<usize>,
 }
 
-/// What is hashed of a target: the values of the labels, joined as `hashmod` joins them.
+/// Returns the hash key of a target: the values of the labels, joined as by `hashmod`.
 pub fn key_of<'a>(values: impl IntoIterator<Item = &'a str>) -> String {
     values.into_iter().collect::<Vec<_>>().join(";")
 }
 
 impl View {
-    /// A view of this list, made fit for use, and what was wrong with it. The order of the list does not matter.
+    /// Returns a view of this list, and the problems of the list. Its order does not matter.
     pub fn new(mut members: Vec<Member>, rules: Rules) -> (View, Vec<Problem>) {
         let mut problems = Vec::new();
         members.sort_by(|one, other| (&one.name, &one.address).cmp(&(&other.name, &other.address)));
@@ -168,12 +168,12 @@ impl View {
         self.members.is_empty()
     }
 
-    /// Index of the member with this name.
+    /// Returns the index of the member with this name.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.members.binary_search_by(|member| member.name.as_str().cmp(name)).ok()
     }
 
-    /// Equal for members that divide alike.
+    /// Returns a hash that is equal for members with the same division.
     pub fn fingerprint(&self) -> u64 {
         let mut text = format!("{:?}", self.rules);
         for member in &self.members {
@@ -182,7 +182,7 @@ impl View {
         xxh64(text.as_bytes(), 0)
     }
 
-    /// Owners of a target, the first of them the one that would stay with one replica. Not bounded: see
+    /// Returns the owners of a target; the first is the only owner with one replica. The load is not bounded, see
     /// [`View::divide`].
     pub fn owners(&self, key: &str) -> Vec<usize> {
         match self.rules.mode {
@@ -191,7 +191,7 @@ impl View {
         }
     }
 
-    /// Whether a member is among the owners of a target.
+    /// Returns whether a member is among the owners of a target.
     pub fn owns(&self, member: usize, key: &str) -> bool {
         if self.rules.mode == Mode::Ring && self.rules.replicas == 1 {
             return self.best(key) == Some(member);
@@ -199,15 +199,15 @@ impl View {
         self.owners(key).contains(&member)
     }
 
-    /// Whether owners depend on all targets, so that [`View::divide`] is needed.
+    /// Returns whether owners depend on all targets, so that [`View::divide`] is needed.
     pub fn is_bounded(&self) -> bool {
         self.rules.mode == Mode::Ring && self.rules.load_max.is_some()
     }
 
-    /// Owners of all targets of a list that is in order and holds none twice, within the bound of load if there is one.
+    /// Returns the owners of all targets of a sorted, unique list, within the bound of load if there is one.
     ///
-    /// The targets are taken in the order of their hashes, so that every member that sees the same list comes to the same
-    /// result; each goes to its best members that have room.
+    /// The targets are assigned in the order of their hashes, so that every member with the same list computes the same
+    /// result. Each is assigned to its best members below the bound.
     pub fn divide(&self, keys: &[impl AsRef<str>]) -> Vec<Vec<usize>> {
         let Some(load_max) = self.rules.load_max.filter(|_| self.is_bounded()) else {
             return keys.iter().map(|key| self.owners(key.as_ref())).collect();
@@ -225,7 +225,7 @@ impl View {
             let preferred = self.preferred(keys[index].as_ref());
             let with_room: Vec<usize> = preferred.iter().copied().filter(|member| room[*member] > 0).collect();
             let mut chosen = self.spread(&with_room);
-            // The last few may find room in fewer members than there are to be owners: then the bound gives way.
+            // The last targets may find fewer members below the bound than replicas; then the bound is exceeded.
             chosen.extend(preferred.iter().copied().filter(|member| room[*member] == 0));
             chosen.truncate(replicas);
             for member in &chosen {
@@ -240,7 +240,7 @@ impl View {
         self.rules.replicas.clamp(1, self.members.len().max(1))
     }
 
-    /// Number under Prometheus' `hashmod`, and the next ones for further replicas.
+    /// Returns the member by Prometheus' `hashmod`, and the next ones for further replicas.
     fn modulo(&self, key: &str) -> Vec<usize> {
         if self.members.is_empty() {
             return Vec::new();
@@ -252,12 +252,12 @@ impl View {
         (0..self.replicas()).map(|step| self.numbered[(first + step) % count]).collect()
     }
 
-    /// The hash of a member and a target.
+    /// Returns the hash of a member and a target.
     fn hash(&self, member: usize, key_hash: u64) -> u64 {
         xxh64(&key_hash.to_le_bytes(), self.seeds[member])
     }
 
-    /// Greater is better. A hash becomes a number in (0, 1), whose logarithm is divided by the weight.
+    /// Returns the score; greater is better. The hash becomes a number in (0, 1), whose logarithm is divided by the weight.
     fn score(&self, member: usize, key_hash: u64) -> f64 {
         let unit = ((self.hash(member, key_hash) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
         unit.ln() / self.members[member].weight
@@ -274,7 +274,7 @@ impl View {
         }
     }
 
-    /// All members, the best first.
+    /// Returns all members, the best first.
     fn preferred(&self, key: &str) -> Vec<usize> {
         let key_hash = xxh64(key.as_bytes(), 0);
         let mut members: Vec<usize> = (0..self.members.len()).collect();
@@ -287,7 +287,7 @@ impl View {
         members
     }
 
-    /// The first of these, each in a zone of its own as long as there are zones, then whoever is next.
+    /// Returns the first of these, each in a zone of its own as long as there are zones, then the next ones.
     fn spread(&self, preferred: &[usize]) -> Vec<usize> {
         let replicas = self.replicas();
         if !self.rules.zones || replicas == 1 {

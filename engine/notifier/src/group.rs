@@ -10,7 +10,7 @@ use client::{Client, ClientOptions};
 use config::AlertmanagerConfig;
 use series::{Labels, Timestamp};
 use std::sync::{Arc, Mutex, PoisonError};
-use targets::{Follow, Sd};
+use targets::{DiscoveryContext, DiscoveryWatcher};
 use tokio::task::JoinHandle;
 use url::Url;
 
@@ -37,7 +37,7 @@ pub struct AlertmanagerSet {
 
 impl AlertmanagerSet {
     /// Starts discovery. Statically configured Alertmanagers receive alerts from the return of this function on.
-    pub async fn start(config: AlertmanagerConfig, options: Options, sd: &Sd) -> AlertmanagerSet {
+    pub async fn start(config: AlertmanagerConfig, options: Options, sd: &DiscoveryContext) -> AlertmanagerSet {
         let members = Arc::new(Mutex::new(DiscoveredEndpoints::default()));
         let limits = ClientOptions { timeout: config.timeout, body_bytes_max: ANSWER_BYTES_MAX };
         let client = match Client::new(&config.http, limits) {
@@ -48,7 +48,7 @@ impl AlertmanagerSet {
                 return AlertmanagerSet { config, members, task: tokio::spawn(async {}) };
             }
         };
-        let mut follow = Follow::start(&config.discoveries, sd).await;
+        let mut follow = DiscoveryWatcher::start(&config.discoveries, sd).await;
         update(&members, &follow, &config, &client, &options);
         let (shared, settings) = (members.clone(), config.clone());
         let task = tokio::spawn(async move {
@@ -93,7 +93,7 @@ fn lock(members: &Mutex<DiscoveredEndpoints>) -> std::sync::MutexGuard<'_, Disco
 
 fn update(
     members: &Mutex<DiscoveredEndpoints>,
-    follow: &Follow,
+    follow: &DiscoveryWatcher,
     config: &AlertmanagerConfig,
     client: &Client,
     options: &Options,
@@ -154,7 +154,7 @@ fn endpoint_address(config: &AlertmanagerConfig, found: &Labels) -> Alertmanager
     if address.is_empty() || address.contains('/') {
         return AlertmanagerAddress::Invalid(format!("{address:?} is not a valid hostname"));
     }
-    if !matches!(labels.get(SCHEME), "http" | "https") {
+    if !["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(labels.get(SCHEME))) {
         return AlertmanagerAddress::Invalid(format!(
             "{address}: unsupported protocol scheme {:?}",
             labels.get(SCHEME)

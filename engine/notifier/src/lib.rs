@@ -23,7 +23,7 @@ use relabel::Program;
 use series::{Labels, Timestamp};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use targets::Sd;
+use targets::DiscoveryContext;
 
 /// Time within which queued notifications are sent at the end of the process.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ pub struct Notifier(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    sd: Sd,
+    sd: DiscoveryContext,
     state: Mutex<State>,
 }
 
@@ -84,7 +84,7 @@ pub struct Stats {
 
 impl Notifier {
     /// Returns a notifier without Alertmanagers; the first [`Notifier::reload`] adds them.
-    pub fn new(options: Options, sd: Sd) -> Notifier {
+    pub fn new(options: Options, sd: DiscoveryContext) -> Notifier {
         let state = State { external_labels: Labels::empty(), rules: Program::default(), groups: Vec::new() };
         Notifier(Arc::new(Inner { options, sd, state: Mutex::new(state) }))
     }

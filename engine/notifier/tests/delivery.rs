@@ -4,7 +4,7 @@ use notifier::{Alert, AlertmanagerStats, Notifier, Options};
 use series::{Labels, Timestamp};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use targets::Sd;
+use targets::DiscoveryContext;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -143,7 +143,7 @@ async fn every_alertmanager_gets_every_alert_as_its_group_says() {
 ",
         &[&plain, &other],
     );
-    let notifier = Notifier::new(Options::default(), Sd::default());
+    let notifier = Notifier::new(Options::default(), DiscoveryContext::default());
     notifier.send(alerts(0..1));
     notifier.reload(&config).await;
     notifier.send(alerts(1..3));
@@ -175,7 +175,7 @@ async fn hung_alertmanager_fills_its_own_queue_and_delays_no_other() {
     let config =
         config("  alertmanagers: [{timeout: 1h, static_configs: [{targets: ['<0>', '<1>']}]}]\n", &[&hung, &good]);
     let options = Options { queue_capacity: 10, batch_max: 4, drain_on_shutdown: false };
-    let notifier = Notifier::new(options, Sd::default());
+    let notifier = Notifier::new(options, DiscoveryContext::default());
     notifier.reload(&config).await;
     notifier.send(alerts(0..4));
     until("the first batch hangs", || stats(&notifier, &hung).queue_length == 0).await;
@@ -196,7 +196,7 @@ async fn failures_are_tried_again_and_refusals_are_not() {
     for (status, tries) in [(500, 3), (429, 3), (400, 1), (302, 1)] {
         let fake = Fake::start(Mood::Answers(status)).await;
         let config = config("  alertmanagers: [{static_configs: [{targets: ['<0>']}]}]\n", &[&fake]);
-        let notifier = Notifier::new(Options::default(), Sd::default());
+        let notifier = Notifier::new(Options::default(), DiscoveryContext::default());
         notifier.reload(&config).await;
         notifier.send(alerts(0..2));
         until("they are given up", || stats(&notifier, &fake).counts.dropped == 2).await;
@@ -207,7 +207,7 @@ async fn failures_are_tried_again_and_refusals_are_not() {
     }
     let fake = Fake::start(Mood::Answers(503)).await;
     let config = config("  alertmanagers: [{static_configs: [{targets: ['<0>']}]}]\n", &[&fake]);
-    let notifier = Notifier::new(Options::default(), Sd::default());
+    let notifier = Notifier::new(Options::default(), DiscoveryContext::default());
     notifier.reload(&config).await;
     notifier.send(alerts(0..1));
     until("it fails once", || stats(&notifier, &fake).counts.errors == 1).await;
@@ -221,7 +221,7 @@ async fn failures_are_tried_again_and_refusals_are_not() {
 async fn slow_alertmanager_is_given_its_timeout() {
     let fake = Fake::start(Mood::Hangs).await;
     let config = config("  alertmanagers: [{timeout: 100ms, static_configs: [{targets: ['<0>']}]}]\n", &[&fake]);
-    let notifier = Notifier::new(Options::default(), Sd::default());
+    let notifier = Notifier::new(Options::default(), DiscoveryContext::default());
     notifier.reload(&config).await;
     notifier.send(alerts(0..1));
     until("it is given up", || stats(&notifier, &fake).counts.dropped == 1).await;
@@ -233,7 +233,7 @@ async fn slow_alertmanager_is_given_its_timeout() {
 async fn what_waits_is_sent_before_the_end() {
     let (good, failing) = (Fake::start(Mood::Answers(200)).await, Fake::start(Mood::Answers(500)).await);
     let config = config("  alertmanagers: [{static_configs: [{targets: ['<0>', '<1>']}]}]\n", &[&good, &failing]);
-    let notifier = Notifier::new(Options { batch_max: 1, ..Options::default() }, Sd::default());
+    let notifier = Notifier::new(Options { batch_max: 1, ..Options::default() }, DiscoveryContext::default());
     notifier.reload(&config).await;
     notifier.send(alerts(0..20));
     notifier.shutdown().await;
@@ -248,8 +248,10 @@ async fn reload_keeps_queues_and_changes_the_list() {
     let (hung, next) = (Fake::start(Mood::Hangs).await, Fake::start(Mood::Answers(200)).await);
     std::fs::write(&file, format!("[{{\"targets\": [\"{}\"]}}]", hung.address)).unwrap();
     let group = format!("    - timeout: 1h\n      file_sd_configs: [{{files: ['{}']}}]\n", file.display());
-    let notifier =
-        Notifier::new(Options { batch_max: 1, drain_on_shutdown: false, ..Options::default() }, Sd::default());
+    let notifier = Notifier::new(
+        Options { batch_max: 1, drain_on_shutdown: false, ..Options::default() },
+        DiscoveryContext::default(),
+    );
     notifier.reload(&config(&format!("  alertmanagers:\n{group}"), &[])).await;
     notifier.send(alerts(0..3));
     until("one is under way, two wait", || stats(&notifier, &hung).queue_length == 2).await;
@@ -339,7 +341,10 @@ alerting:
         );
         config::parse_config("prometheus.yml".as_ref(), &yaml, &config::Env::process()).unwrap()
     };
-    let pair = [Notifier::new(Options::default(), Sd::default()), Notifier::new(Options::default(), Sd::default())];
+    let pair = [
+        Notifier::new(Options::default(), DiscoveryContext::default()),
+        Notifier::new(Options::default(), DiscoveryContext::default()),
+    ];
     for (notifier, replica) in pair.iter().zip(["a", "b"]) {
         notifier.reload(&member(replica)).await;
         notifier.send(vec![alert("Down")]);

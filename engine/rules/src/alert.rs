@@ -1,15 +1,15 @@
-//! The states of one rule's alerts: a plain machine that is told the time and what the expression yields.
+//! The states of the alerts of one rule: a state machine whose inputs are the time and the result of the expression.
 //!
 //! Invariants:
 //!   * an alert is identified by its labels
-//!   * a resolved alert is remembered for [`RESOLVED_KEPT_MS`], so that an Alertmanager that was away hears of it
+//! * a resolved alert is kept for [`RESOLVED_RETENTION_MS`], so that an Alertmanager that was unreachable still receives it
 
 use crate::rule::{ALERT_NAME, ALERT_STATE, ALERTS, ALERTS_FOR_STATE};
 use series::{Labels, METRIC_NAME, Sample, Timestamp, is_stale};
 use std::collections::{BTreeMap, HashMap};
 
-/// How long a resolved alert is remembered.
-const RESOLVED_KEPT_MS: i64 = 15 * 60 * 1000;
+/// Time for which a resolved alert is kept and sent.
+const RESOLVED_RETENTION_MS: i64 = 15 * 60 * 1000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AlertState {
@@ -36,7 +36,7 @@ pub struct Element {
     pub value: f64,
 }
 
-/// One alert. Times are milliseconds.
+/// An alert. Times are Unix milliseconds.
 #[derive(Clone, Debug)]
 pub struct Alert {
     pub state: AlertState,
@@ -49,9 +49,9 @@ pub struct Alert {
     pub keep_firing_since: Option<i64>,
 }
 
-/// What holds for all alerts of a rule.
+/// Durations and limit that hold for all alerts of a rule.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct AlertTimings {
     pub hold_ms: i64,
     pub keep_firing_ms: i64,
     /// 0 is no limit.
@@ -64,7 +64,7 @@ pub struct Alerts {
     pub active: BTreeMap<Labels, Alert>,
 }
 
-/// Whether an alert has to be sent, again or for the first time.
+/// Returns whether an alert has to be sent, for the first time or again.
 fn resend_needed(alert: &Alert, now: i64, resend_delay_ms: i64) -> bool {
     if alert.state == AlertState::Pending {
         return false;
@@ -77,8 +77,8 @@ fn resend_needed(alert: &Alert, now: i64, resend_delay_ms: i64) -> bool {
 }
 
 impl Alerts {
-    /// One evaluation: takes what the expression yields at `now`. An error is Prometheus' and clears what it has to.
-    pub fn step(&mut self, now: i64, elements: Vec<Element>, terms: Terms) -> Result<(), String> {
+    /// Applies the result of the expression at `now`. Errors have Prometheus' texts, and clear the same alerts as there.
+    pub fn step(&mut self, now: i64, elements: Vec<Element>, terms: AlertTimings) -> Result<(), String> {
         let mut result: HashMap<Labels, Element> = HashMap::with_capacity(elements.len());
         for element in elements {
             if result.insert(element.labels.clone(), element).is_some() {
@@ -116,7 +116,7 @@ impl Alerts {
                     let since = *alert.keep_firing_since.get_or_insert(now);
                     now - since < terms.keep_firing_ms
                 };
-                let is_old = alert.resolved_at.is_some_and(|at| now - at > RESOLVED_KEPT_MS);
+                let is_old = alert.resolved_at.is_some_and(|at| now - at > RESOLVED_RETENTION_MS);
                 kept = alert.state != AlertState::Pending && !is_old;
                 if !keeps_firing {
                     if alert.state != AlertState::Inactive {
@@ -140,7 +140,7 @@ impl Alerts {
         Ok(())
     }
 
-    /// `ALERTS` and `ALERTS_FOR_STATE` of what is pending or firing.
+    /// Returns the samples of `ALERTS` and `ALERTS_FOR_STATE` for pending and firing alerts.
     pub fn rows(&self, name: &str) -> Vec<(Labels, f64)> {
         let mut rows = Vec::with_capacity(2 * self.active.len());
         for (labels, alert) in self.active.iter().filter(|(_, alert)| alert.state != AlertState::Inactive) {
@@ -155,7 +155,7 @@ impl Alerts {
         rows
     }
 
-    /// What has to be sent now; it counts as sent.
+    /// Returns the alerts to send at `now` and marks them as sent.
     pub fn notices(
         &mut self,
         now: i64,
@@ -169,7 +169,7 @@ impl Alerts {
                 continue;
             }
             alert.last_sent_at = Some(now);
-            // Two evaluations or deliveries may fail before it counts as resolved.
+            // Two evaluations or deliveries may fail before the Alertmanager resolves it.
             let valid_until = now + 4 * interval_ms.max(resend_delay_ms);
             notices.push(notifier::Alert {
                 labels: labels.clone(),
@@ -182,8 +182,8 @@ impl Alerts {
         notices
     }
 
-    /// Takes over since when alerts were pending in the last run. `known`: the newest sample of each of the rule's
-    /// `ALERTS_FOR_STATE`, by labels without the name.
+    /// Restores since when alerts were pending in the last run. `known` has the newest sample of each of the rule's
+    /// `ALERTS_FOR_STATE` series, by labels without the name.
     pub fn restore(&mut self, now: i64, known: &HashMap<Labels, Sample>, hold_ms: i64, grace_ms: i64) {
         for (labels, alert) in &mut self.active {
             let Some(sample) = known.get(labels).filter(|sample| !is_stale(sample.value)) else { continue };
@@ -191,7 +191,7 @@ impl Alerts {
             let active_at = sample.value as i64 * 1000;
             let remaining = hold_ms - (down_at - active_at);
             alert.active_at = if remaining <= 0 {
-                // It fired when we went down, and does again with the next evaluation.
+                // It fired when the process ended, and fires again with the next evaluation.
                 active_at
             } else if remaining < grace_ms {
                 now + grace_ms - hold_ms
@@ -201,7 +201,7 @@ impl Alerts {
         }
     }
 
-    /// Moves all times: the clock was set.
+    /// Moves all times by the change of the wall clock.
     pub fn shift(&mut self, ms: i64) {
         for alert in self.active.values_mut() {
             alert.active_at += ms;
@@ -213,7 +213,7 @@ impl Alerts {
         }
     }
 
-    /// The highest state of any alert.
+    /// Returns the highest state of any alert.
     pub fn state(&self) -> AlertState {
         self.active.values().map(|alert| alert.state).max().unwrap_or(AlertState::Inactive)
     }

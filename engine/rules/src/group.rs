@@ -1,12 +1,12 @@
-//! A group at work: its rules with their states, evaluated once when told the time.
+//! A rule group with the states of its rules, and one evaluation of it.
 //!
-//! Each rule writes under a name of its own, so that its series end when it yields them no more, whatever becomes of the
-//! rules beside it.
+//! Each rule is a push source of its own, so that its series end when it no longer yields them, independent of the other
+//! rules.
 
-use crate::alert::{AlertState, Alerts, Element, Terms};
-use crate::host::{Found, Host, Pending, as_numbers};
+use crate::alert::{AlertState, AlertTimings, Alerts, Element};
+use crate::host::{PendingWrite, RuleBackend, VectorElements, as_numbers};
 use crate::load::GroupSpec;
-use crate::options::{Options, Place};
+use crate::options::{ConcurrencyPermit, Options};
 use crate::order;
 use crate::rule::{ALERT_NAME, ALERTS_FOR_STATE, Alerting, Rule};
 use crate::snapshot::{AlertView, GroupView, Health, RuleKind, RuleView};
@@ -17,64 +17,64 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use template::{Context, Sample, Template};
 
-/// Rules that are asked together at most: what they ask of one target is answered in one go, and a scrape may wait for it.
+/// Largest number of rules whose queries are sent together: a shard answers them without yielding, while scrapes wait.
 const RULES_TOGETHER_MAX: usize = 64;
 
-/// A group with everything it remembers.
+/// A rule group and its state.
 #[derive(Debug)]
 pub struct Group {
     pub spec: Arc<GroupSpec>,
     rules: Vec<RuleState>,
-    /// Rules in the order in which they are evaluated; those of one part are asked together.
+    /// Indices of rules in the order of evaluation. The queries of one part are sent together.
     runs: Vec<Vec<usize>>,
-    /// The same for rules that may be evaluated concurrently.
-    waves: Vec<Vec<usize>>,
+    /// The same, for concurrent evaluation.
+    stages: Vec<Vec<usize>>,
     reads_earlier: Vec<bool>,
     counters: Counters,
     evaluation_time: Duration,
     last_evaluation: Option<i64>,
-    /// Names under which rules wrote that are gone; their series end with the next evaluation.
+    /// Push sources of removed rules. Their series end with the next evaluation.
     ended: Vec<String>,
 }
 
 #[derive(Debug)]
 struct RuleState {
     rule: Arc<Rule>,
-    /// Under which name it writes.
+    /// Name of its push source.
     source: String,
     alerts: Alerts,
-    /// Whether alerts of the last run have been looked for; rows are written only then.
+    /// Whether the alerts of the last run were restored. Rows are written only afterwards.
     restored: bool,
     health: Health,
     last_error: Option<String>,
-    /// Whether that is only about a template: the rule goes on.
+    /// Whether the error is that of a template, which does not stop the rule.
     is_complaint: bool,
     evaluation_time: Duration,
     last_evaluation: Option<i64>,
 }
 
-/// What all rules of one evaluation share.
+/// Inputs of one evaluation that all rules share.
 #[derive(Clone, Copy)]
-struct Round<'a> {
+struct GroupRun<'a> {
     spec: &'a GroupSpec,
     options: &'a Options,
-    host: &'a dyn Host,
+    host: &'a dyn RuleBackend,
     at: i64,
     wall: i64,
 }
 
-/// What a rule writes at one time.
+/// The row that a rule writes at one time.
 type Rows = Vec<(Labels, Value)>;
 
-/// What came of one rule.
+/// The outcome of one rule.
 struct Outcome {
     samples: u64,
     failed: bool,
-    pending: Option<Pending>,
+    pending: Option<PendingWrite>,
 }
 
 impl Group {
-    /// `restored`: whether there is nothing to take over from an earlier run.
+    /// `restored`: whether there is nothing to restore from an earlier run.
     pub fn new(spec: Arc<GroupSpec>, restored: bool) -> Group {
         let mut seen: HashMap<String, usize> = HashMap::new();
         let state = |rule: &Arc<Rule>| {
@@ -97,7 +97,7 @@ impl Group {
         Group {
             rules: spec.rules.iter().map(state).collect(),
             runs: parts(&order::runs(&spec.rules)),
-            waves: parts(&order::waves(&spec.rules)),
+            stages: parts(&order::evaluation_stages(&spec.rules)),
             reads_earlier: order::reads_earlier(&spec.rules),
             counters: Counters::default(),
             evaluation_time: Duration::ZERO,
@@ -107,7 +107,7 @@ impl Group {
         }
     }
 
-    /// Takes over what an older version of the group remembers: of each rule with the same name and labels.
+    /// Takes over the state of an older version of the group, for each rule with the same name and labels.
     pub fn take_over(&mut self, old: Group) {
         self.counters = old.counters;
         self.evaluation_time = old.evaluation_time;
@@ -128,15 +128,22 @@ impl Group {
         self.ended.extend(known.into_keys());
     }
 
-    /// One evaluation for the time `at`; `wall` is the time of the clock.
-    pub fn evaluate(&mut self, at: Timestamp, wall: Timestamp, host: &dyn Host, options: &Options, timings: &Timings) {
+    /// Evaluates the group for the time `at`. `wall` is the time of the wall clock.
+    pub fn evaluate(
+        &mut self,
+        at: Timestamp,
+        wall: Timestamp,
+        host: &dyn RuleBackend,
+        options: &Options,
+        timings: &Timings,
+    ) {
         let started = Instant::now();
         let spec = self.spec.clone();
-        let round = Round { spec: &spec, options, host, at: at.0, wall: wall.0 };
+        let round = GroupRun { spec: &spec, options, host, at: at.0, wall: wall.0 };
         let mut samples = 0;
-        let mut waiting: Vec<(usize, Pending)> = Vec::new();
+        let mut waiting: Vec<(usize, PendingWrite)> = Vec::new();
         let mut failures = HashSet::new();
-        let parts = if options.concurrent_rules { &self.waves } else { &self.runs };
+        let parts = if options.concurrent_rules { &self.stages } else { &self.runs };
         for now in parts.clone() {
             if now.iter().any(|i| self.reads_earlier[*i]) {
                 self.settle(&mut waiting, &mut failures);
@@ -154,7 +161,7 @@ impl Group {
         let written_at = Timestamp(at.0 - millis(spec.query_offset));
         for source in std::mem::take(&mut self.ended) {
             if let Err(error) = host.write(&source, written_at, Vec::new())() {
-                tracing::warn!(group = spec.name, error, "series of a rule that is gone could not be ended");
+                tracing::warn!(group = spec.name, error, "ending the series of a removed rule failed");
             }
         }
         self.counters.evaluations += self.rules.len() as u64;
@@ -167,8 +174,8 @@ impl Group {
         timings.group(self.evaluation_time);
     }
 
-    /// Waits for what was written.
-    fn settle(&mut self, waiting: &mut Vec<(usize, Pending)>, failures: &mut HashSet<usize>) {
+    /// Waits until all writes are visible.
+    fn settle(&mut self, waiting: &mut Vec<(usize, PendingWrite)>, failures: &mut HashSet<usize>) {
         for (i, pending) in waiting.drain(..) {
             if let Err(error) = pending() {
                 self.rules[i].fail(&self.spec, error);
@@ -177,33 +184,34 @@ impl Group {
         }
     }
 
-    /// Evaluates rules that do not read each other. They are asked together; concurrently, in as many parts as the server
-    /// has places for further threads.
-    fn evaluate_together(&mut self, now: &[usize], round: Round, timings: &Timings) -> Vec<(usize, Outcome)> {
+    /// Evaluates rules that do not read each other. Their queries are sent together; with concurrent evaluation, in as many parts
+    /// as there are permits for further threads.
+    fn evaluate_together(&mut self, now: &[usize], round: GroupRun, timings: &Timings) -> Vec<(usize, Outcome)> {
         let mut states: Vec<(usize, &mut RuleState)> =
             self.rules.iter_mut().enumerate().filter(|(i, _)| now.contains(i)).collect();
         if !round.options.concurrent_rules {
-            return evaluate_as_asked(&mut states, round, timings);
+            return evaluate_part(&mut states, round, timings);
         }
-        let places: Vec<Place> = std::iter::from_fn(|| round.options.places.take()).take(now.len() - 1).collect();
+        let places: Vec<ConcurrencyPermit> =
+            std::iter::from_fn(|| round.options.concurrency.take()).take(now.len() - 1).collect();
         let mut parts = states.chunks_mut(now.len().div_ceil(places.len() + 1));
         let own = parts.next().expect("there is a rule");
         std::thread::scope(|scope| {
             let start = |(part, place)| {
                 scope.spawn(move || {
-                    let _place: Place = place;
-                    evaluate_as_asked(part, round, timings)
+                    let _place: ConcurrencyPermit = place;
+                    evaluate_part(part, round, timings)
                 })
             };
             let running: Vec<_> = parts.zip(places).map(start).collect();
-            let mut done = evaluate_as_asked(own, round, timings);
+            let mut done = evaluate_part(own, round, timings);
             done.extend(running.into_iter().flat_map(|thread| thread.join().expect("a rule does not panic")));
             done
         })
     }
 
-    /// Looks for alerts of the last run, once.
-    pub fn restore(&mut self, now: Timestamp, host: &dyn Host, options: &Options) {
+    /// Restores the alerts of the last run, once.
+    pub fn restore(&mut self, now: Timestamp, host: &dyn RuleBackend, options: &Options) {
         let started = Instant::now();
         let grace_ms = millis(options.for_grace_period);
         let from = now.plus_ms(-millis(options.for_outage_tolerance));
@@ -228,14 +236,14 @@ impl Group {
                     state.alerts.restore(now.0, &known, hold_ms, grace_ms);
                 }
                 Err(error) => {
-                    tracing::error!(alert = state.rule.name, error, "'for' state could not be restored");
+                    tracing::error!(alert = state.rule.name, error, "restoring the 'for' state failed");
                 }
             }
         }
         self.counters.restore = started.elapsed();
     }
 
-    /// The clock was set by so much.
+    /// Moves all times of alerts by the change of the wall clock.
     pub fn shift(&mut self, ms: i64) {
         self.rules.iter_mut().for_each(|rule| rule.alerts.shift(ms));
     }
@@ -245,12 +253,12 @@ impl Group {
         self.counters.iterations += count;
     }
 
-    /// Names under which its rules write.
+    /// Returns the push sources of its rules.
     pub fn sources(&self) -> Vec<String> {
         self.rules.iter().map(|rule| rule.source.clone()).chain(self.ended.iter().cloned()).collect()
     }
 
-    /// The alerts of rules of this name, firing ones only.
+    /// Returns the firing alerts of rules with this name.
     pub fn firing(&self, alert: &str) -> Vec<(Labels, Labels)> {
         let rules = self.rules.iter().filter(|state| state.rule.alert.is_some() && state.rule.name == alert);
         let alerts = rules.flat_map(|state| &state.alerts.active);
@@ -258,7 +266,7 @@ impl Group {
         firing.map(|(labels, alert)| (labels.clone(), alert.annotations.clone())).collect()
     }
 
-    /// What went wrong with its rules the last time, by their names; a template that failed is no such thing.
+    /// Returns the errors of its rules in the last evaluation, by their names. Errors of templates are not included.
     pub fn errors(&self) -> impl Iterator<Item = (&str, &str)> {
         let failed = self.rules.iter().filter(|state| !state.is_complaint);
         failed.filter_map(|state| Some((state.rule.name.as_str(), state.last_error.as_deref()?)))
@@ -278,7 +286,7 @@ impl Group {
     }
 }
 
-/// The rules of each stage, in parts that are not too large.
+/// Returns the rules of each stage, in parts of bounded size.
 fn parts(stages: &[usize]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..stages.len()).collect();
     order.sort_by_key(|i| stages[*i]);
@@ -286,8 +294,8 @@ fn parts(stages: &[usize]) -> Vec<Vec<usize>> {
     together.flat_map(|stage| stage.chunks(RULES_TOGETHER_MAX)).map(<[usize]>::to_vec).collect()
 }
 
-/// Asks what rules ask, all at once, then takes what each yields.
-fn evaluate_as_asked(states: &mut [(usize, &mut RuleState)], round: Round, timings: &Timings) -> Vec<(usize, Outcome)> {
+/// Sends the queries of all rules together, then processes the result of each.
+fn evaluate_part(states: &mut [(usize, &mut RuleState)], round: GroupRun, timings: &Timings) -> Vec<(usize, Outcome)> {
     let started = Instant::now();
     let at = Timestamp(round.at - millis(round.spec.query_offset));
     let rules: Vec<Arc<Rule>> = states.iter().map(|(_, state)| state.rule.clone()).collect();
@@ -311,8 +319,14 @@ impl RuleState {
         self.is_complaint = false;
     }
 
-    /// Takes what its expression yields; `asked` is its share of the time that this took.
-    fn take(&mut self, found: Result<Found, String>, asked: Duration, round: Round, timings: &Timings) -> Outcome {
+    /// Processes the result of its expression. `asked` is its share of the duration of the queries.
+    fn take(
+        &mut self,
+        found: Result<VectorElements, String>,
+        asked: Duration,
+        round: GroupRun,
+        timings: &Timings,
+    ) -> Outcome {
         let started = Instant::now();
         let rows = found.and_then(|found| self.rows(found, round));
         let outcome = match rows {
@@ -325,7 +339,7 @@ impl RuleState {
                 }
                 let at = Timestamp(round.at - millis(round.spec.query_offset));
                 let samples = rows.len() as u64;
-                // Before the last run's rows have been looked for, an empty row would end them.
+                // Before the rows of the last run were read, an empty row would end their series.
                 let writes = self.restored || self.rule.alert.is_none();
                 let pending = writes.then(|| round.host.write(&self.source, at, rows));
                 Outcome { samples, failed, pending }
@@ -341,8 +355,8 @@ impl RuleState {
         outcome
     }
 
-    /// What it writes, and a complaint that keeps it from being healthy.
-    fn rows(&mut self, found: Found, round: Round) -> Result<(Rows, Option<String>), String> {
+    /// Returns the row to write, and an error that makes the rule unhealthy.
+    fn rows(&mut self, found: VectorElements, round: GroupRun) -> Result<(Rows, Option<String>), String> {
         let rule = self.rule.clone();
         match &rule.alert {
             None => recorded(&rule, found, round.spec.limit).map(|rows| (rows, None)),
@@ -355,12 +369,15 @@ impl RuleState {
         rule: &Rule,
         alert: &Alerting,
         found: Vec<Sample>,
-        round: Round,
+        round: GroupRun,
     ) -> Result<(Rows, Option<String>), String> {
         let mut complaint = None;
         let elements = found.iter().map(|sample| element(rule, alert, sample, round, &mut complaint)).collect();
-        let terms =
-            Terms { hold_ms: millis(alert.hold), keep_firing_ms: millis(alert.keep_firing), limit: round.spec.limit };
+        let terms = AlertTimings {
+            hold_ms: millis(alert.hold),
+            keep_firing_ms: millis(alert.keep_firing),
+            limit: round.spec.limit,
+        };
         self.alerts.step(round.at, elements, terms)?;
         let link = table_link(&round.spec.external_url, &rule.expr);
         let resend_ms = millis(round.options.resend_delay);
@@ -409,13 +426,13 @@ impl RuleState {
     }
 }
 
-/// Where a person sees an expression as a table.
+/// Returns the address of the page that shows an expression as a table.
 fn table_link(external_url: &str, expr: &str) -> String {
     let query: String = url::form_urlencoded::byte_serialize(expr.as_bytes()).collect();
     format!("{external_url}/graph?g0.expr={query}&g0.tab=1")
 }
 
-fn recorded(rule: &Rule, found: Found, limit: usize) -> Result<Rows, String> {
+fn recorded(rule: &Rule, found: VectorElements, limit: usize) -> Result<Rows, String> {
     let mut seen = HashSet::with_capacity(found.len());
     let mut rows = Vec::with_capacity(found.len());
     for (labels, value) in found {
@@ -434,8 +451,8 @@ fn recorded(rule: &Rule, found: Found, limit: usize) -> Result<Rows, String> {
     Ok(rows)
 }
 
-/// An element with its labels and annotations; a template that fails shows its error in the text.
-fn element(rule: &Rule, alert: &Alerting, sample: &Sample, round: Round, complaint: &mut Option<String>) -> Element {
+/// Returns an element with its labels and annotations. The error of a template appears in its text.
+fn element(rule: &Rule, alert: &Alerting, sample: &Sample, round: GroupRun, complaint: &mut Option<String>) -> Element {
     let context = Context {
         labels: &sample.labels,
         external_labels: &round.spec.external_labels,

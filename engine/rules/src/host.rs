@@ -1,20 +1,20 @@
-//! What rules need of the world.
+//! The interface between rules and the system that runs them.
 
 use notifier::Alert;
 use series::{Labels, Matcher, Timestamp, Value};
 use template::Sample;
 
-/// Waits until a write can be seen by queries.
-pub type Pending = Box<dyn FnOnce() -> Result<(), String> + Send>;
+/// Waits until a write is visible to queries.
+pub type PendingWrite = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
-/// The error of an expression that yields a string or a matrix.
+/// Error of an expression that yields a string or a matrix.
 pub const NO_VECTOR: &str = "rule result is not a vector or scalar";
 
-/// The elements of a vector.
-pub type Found = Vec<(Labels, Value)>;
+/// The elements of an instant vector.
+pub type VectorElements = Vec<(Labels, Value)>;
 
-/// Elements as alerts and templates know them, where a histogram is nothing but there.
-pub fn as_numbers(found: Found) -> Vec<Sample> {
+/// Returns the elements as numbers, as alerts and templates use them. A histogram has no number.
+pub fn as_numbers(found: VectorElements) -> Vec<Sample> {
     let number = |value| match value {
         Value::Float(value) => value,
         Value::Histogram(_) => 0.0,
@@ -22,24 +22,24 @@ pub fn as_numbers(found: Found) -> Vec<Sample> {
     found.into_iter().map(|(labels, value)| Sample { labels, value: number(value) }).collect()
 }
 
-/// Answers queries and takes what rules yield. Its methods may block.
-pub trait Host: Send + Sync {
-    /// Whether queries can be answered in full: the logs of the last run have been read. Does not block.
+/// Executes queries and stores the results of rules. Its methods may block.
+pub trait RuleBackend: Send + Sync {
+    /// Returns whether queries have complete data, because the logs of the last run were replayed. Does not block.
     fn is_ready(&self) -> bool;
 
-    /// What each of these expressions yields: the elements of a vector; a scalar is one element without labels. Those
-    /// that are asked together may share their work.
-    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<Found, String>>;
+    /// Returns the elements of each of these expressions; a scalar is one element without labels. Expressions of one call
+    /// may share work.
+    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<VectorElements, String>>;
 
-    /// The same for one.
-    fn query(&self, expr: &str, at: Timestamp) -> Result<Found, String> {
+    /// Evaluates one expression.
+    fn query(&self, expr: &str, at: Timestamp) -> Result<VectorElements, String> {
         self.query_all(&[expr], at).pop().expect("one expression, one answer")
     }
 
-    /// Writes the rows of one rule at one time. Series of `source` that are not among them end.
-    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, Value)>) -> Pending;
+    /// Writes the row of one rule at one time. Series of `source` that are not in it end.
+    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, Value)>) -> PendingWrite;
 
-    /// The newest sample in `[from, to]` of every series that satisfies the matchers, markers of staleness included.
+    /// Returns the newest sample in `[from, to]` of every series that satisfies the matchers, staleness markers included.
     fn newest(
         &self,
         matchers: &[Matcher],
@@ -47,6 +47,6 @@ pub trait Host: Send + Sync {
         to: Timestamp,
     ) -> Result<Vec<(Labels, series::Sample)>, String>;
 
-    /// Hands alerts on to who notifies. Never waits.
+    /// Passes alerts to the notifier. Does not wait.
     fn notify(&self, alerts: Vec<Alert>);
 }

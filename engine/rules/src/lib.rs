@@ -1,13 +1,13 @@
 //! Recording and alerting rules: from rule files to recorded rows and alerts, and the unit tests of both.
 //!
-//! Knows no core, no socket and no clock but the timer of [`Manager`]: whoever runs rules hands in a [`Host`] that
-//! answers queries and takes what the rules yield. There are two, the server and the runner of unit tests.
+//! This crate knows no shard, no socket and no clock but the timer of [`Manager`]. A [`RuleBackend`] executes queries and
+//! stores results. There are two: the server, and the runner of unit tests.
 //!
 //! Invariants:
-//!   * rule files are taken over as a whole or not at all; what is wrong is told with file and line
-//!   * a rule that fails harms no other: it is unhealthy with Prometheus' message, and its series stay as they are
-//!   * of the rules of a group the later sees what the earlier wrote
-//!   * how long an alert has been pending or firing is counted by evaluations, so that a clock that jumps neither
+//! * rule files are applied as a whole or not at all; errors have file and line
+//! * a rule that fails affects no other: it is unhealthy with Prometheus' message, and its series stay as they are
+//! * a rule of a group sees what earlier rules of the group wrote
+//! * the time for which an alert is pending or firing is counted by evaluations, so that a jump of the clock neither
 //!     fires nor resolves it
 
 mod alert;
@@ -25,10 +25,10 @@ pub mod unit;
 
 pub use alert::AlertState;
 pub use group::Group;
-pub use host::{Found, Host, NO_VECTOR, Pending};
+pub use host::{NO_VECTOR, PendingWrite, RuleBackend, VectorElements};
 pub use load::{Duplicate, GroupSpec, Settings, compile, duplicates, load};
 pub use manager::Manager;
-pub use options::{Options, Places};
+pub use options::{ConcurrencyLimit, Options};
 pub use rule::Rule;
 pub use snapshot::{AlertView, GroupView, Health, RuleKind, RuleView, Snapshot};
 pub use stats::{Counters, Timings};

@@ -1,4 +1,4 @@
-//! Rule files to groups that can run, and what a check of them finds beside mistakes.
+//! Compiles rule files into groups, and finds duplicates.
 
 use crate::rule::Rule;
 use config::{Config, ConfigErrors, RuleFile};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What groups inherit.
+/// Settings that groups inherit.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub interval: Duration,
@@ -34,7 +34,7 @@ impl Settings {
     }
 }
 
-/// A group, compiled.
+/// A compiled group.
 #[derive(Debug)]
 pub struct GroupSpec {
     pub file: PathBuf,
@@ -54,7 +54,7 @@ impl GroupSpec {
         format!("{};{}", self.file.display(), self.name)
     }
 
-    /// Equal for groups between which a reload changes nothing.
+    /// Equal for groups that a reload may leave as they are.
     pub fn fingerprint(&self) -> String {
         let rules: Vec<String> = self.rules.iter().map(|rule| rule.fingerprint()).collect();
         format!(
@@ -69,7 +69,7 @@ impl GroupSpec {
     }
 }
 
-/// The groups of one file, or every mistake in its expressions and templates.
+/// Compiles the groups of one file, or returns every error in its expressions and templates.
 pub fn compile(file: &RuleFile, settings: &Settings) -> Result<Vec<GroupSpec>, ConfigErrors> {
     let mut errors = Vec::new();
     let mut groups = Vec::with_capacity(file.groups.len());
@@ -95,7 +95,7 @@ pub fn compile(file: &RuleFile, settings: &Settings) -> Result<Vec<GroupSpec>, C
     if errors.is_empty() { Ok(groups) } else { Err(config::refusals(errors)) }
 }
 
-/// The groups of all files that the patterns name, in the order of files and groups. All are good, or none is taken.
+/// Compiles the groups of all files that match the patterns, in the order of files and groups, or returns all errors.
 pub fn load(patterns: &[PathBuf], settings: &Settings) -> Result<Vec<GroupSpec>, ConfigErrors> {
     let mut groups = Vec::new();
     let mut errors = Vec::new();
@@ -112,14 +112,14 @@ fn load_one(path: &Path, settings: &Settings) -> Result<Vec<GroupSpec>, ConfigEr
     compile(&config::load_rules(path, settings.scheme)?, settings)
 }
 
-/// Rules of one name and one set of labels, which may yield the same series.
+/// Rules with the same name and labels, which may yield the same series.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Duplicate {
     pub name: String,
     pub labels: Labels,
 }
 
-/// Rules of a file that look like another one of it.
+/// Returns the rules of a file that have the name and labels of another one in it.
 pub fn duplicates(groups: &[GroupSpec]) -> Vec<Duplicate> {
     let mut seen: HashMap<(&str, &Labels), usize> = HashMap::new();
     for rule in groups.iter().flat_map(|group| &group.rules) {

@@ -1,12 +1,12 @@
-//! Runs groups, each on its phase, and takes over new rule files.
+//! Runs groups, each at its phase, and applies changed rule files.
 //!
 //! Invariants:
-//!   * a group is evaluated by one thread at a time, and never twice for one time
-//!   * a reload leaves groups that did not change as they are; the states of rules that stay go on in the new group
-//!   * the series of rules that are gone end
+//! * a group is evaluated by one thread at a time, and at most once for a time
+//! * a reload leaves unchanged groups as they are; rules that stay keep their states in a changed group
+//! * the series of removed rules end
 
 use crate::group::Group;
-use crate::host::Host;
+use crate::host::RuleBackend;
 use crate::load::GroupSpec;
 use crate::options::Options;
 use crate::schedule::Schedule;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-/// How often to look whether queries can be answered, at the start.
+/// Interval at which a start checks whether queries have complete data.
 const READY_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Runs groups. Cloning copies a pointer.
@@ -27,31 +27,31 @@ const READY_AGAIN_AFTER: Duration = Duration::from_millis(100);
 pub struct Manager(Arc<Inner>);
 
 struct Inner {
-    host: Arc<dyn Host>,
+    host: Arc<dyn RuleBackend>,
     options: Options,
     timings: Timings,
     /// For the monotonic clock.
     started: Instant,
-    running: Mutex<Running>,
-    /// Reloads follow each other.
+    running: Mutex<RunningGroups>,
+    /// Serializes reloads.
     reloading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Running {
+struct RunningGroups {
     groups: Vec<Runner>,
-    /// Of the groups; there also while a reload has them.
+    /// Views of the groups; they remain while a reload owns the groups.
     views: Vec<watch::Receiver<Arc<GroupView>>>,
-    /// Whether groups were taken over before: those that come later have nothing to restore.
+    /// Whether groups were applied before: later groups have nothing to restore.
     loaded: bool,
 }
 
-/// A group and the task that has it evaluated.
+/// A group and the task that evaluates it.
 struct Runner {
     key: String,
     fingerprint: String,
     view: watch::Receiver<Arc<GroupView>>,
-    /// Ends the task, which gives the group back.
+    /// Ends the task, which returns the group.
     stop: oneshot::Sender<()>,
     task: JoinHandle<Group>,
 }
@@ -61,18 +61,18 @@ fn wall() -> Timestamp {
 }
 
 impl Manager {
-    /// Knows no group before the first [`Manager::reload`].
-    pub fn new(host: Arc<dyn Host>, options: Options) -> Manager {
+    /// Returns a manager without groups; the first [`Manager::reload`] adds them.
+    pub fn new(host: Arc<dyn RuleBackend>, options: Options) -> Manager {
         let (timings, started) = (Timings::default(), Instant::now());
         let (running, reloading) = (Mutex::default(), tokio::sync::Mutex::default());
         Manager(Arc::new(Inner { host, options, timings, started, running, reloading }))
     }
 
-    fn running<T>(&self, act: impl FnOnce(&mut Running) -> T) -> T {
+    fn running<T>(&self, act: impl FnOnce(&mut RunningGroups) -> T) -> T {
         act(&mut self.0.running.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes over these groups. Waits for evaluations of groups that changed.
+    /// Applies these groups. Waits for evaluations of changed groups.
     pub async fn reload(&self, specs: Vec<GroupSpec>) {
         let _one = self.0.reloading.lock().await;
         let (old, loaded) = self.running(|running| (std::mem::take(&mut running.groups), running.loaded));
@@ -101,7 +101,7 @@ impl Manager {
             place(one).cmp(&place(other))
         });
         let views = groups.iter().map(|runner| runner.view.clone()).collect();
-        self.running(|running| *running = Running { groups, views, loaded: true });
+        self.running(|running| *running = RunningGroups { groups, views, loaded: true });
         for runner in old.into_values() {
             if let Some(group) = runner.stop().await {
                 self.end_series(&group).await;
@@ -109,18 +109,18 @@ impl Manager {
         }
     }
 
-    /// Ends the series of a group that is gone.
+    /// Ends the series of a removed group.
     async fn end_series(&self, group: &Group) {
         let (host, sources) = (self.0.host.clone(), group.sources());
         let end = move || {
             let at = wall();
             let waiting: Vec<_> = sources.iter().map(|source| host.write(source, at, Vec::new())).collect();
             waiting.into_iter().filter_map(|pending| pending().err()).for_each(|error| {
-                tracing::warn!(error, "series of a rule that is gone could not be ended");
+                tracing::warn!(error, "ending the series of a removed rule failed");
             });
         };
         if let Err(error) = tokio::task::spawn_blocking(end).await {
-            tracing::error!(%error, "ending series");
+            tracing::error!(%error, "ending series failed");
         }
     }
 
@@ -135,7 +135,7 @@ impl Manager {
         self.0.started.elapsed().as_millis() as i64
     }
 
-    /// Has a group evaluated again and again until it is stopped.
+    /// Evaluates a group at its times until it is stopped.
     async fn evaluate(
         self,
         mut group: Group,
@@ -172,12 +172,12 @@ impl Manager {
                     tracing::warn!(
                         group = group.spec.name,
                         ms = tick.jumped_ms,
-                        "the clock was set; alerts keep their age"
+                        "the wall clock was set; alerts keep their age"
                     );
                     group.shift(tick.jumped_ms);
                 }
                 group.evaluate(Timestamp(tick.at), wall(), &*inner.host, &inner.options, &inner.timings);
-                // The first evaluation may have come before the data that alerts depend on.
+                // The first evaluation may run before the data that alerts depend on is available.
                 if rounds == 2 {
                     group.restore(wall(), &*inner.host, &inner.options);
                 }
@@ -186,13 +186,13 @@ impl Manager {
             };
             group = match tokio::task::spawn_blocking(work).await {
                 Ok(group) => group,
-                // Only at the end of the process: a panic ends it, too.
+                // Only at the end of the process, because a panic ends it as well.
                 Err(_) => return std::future::pending().await,
             };
         }
     }
 
-    /// What all rules are and do at the moment.
+    /// Returns the current state of all rules.
     pub fn snapshot(&self) -> Snapshot {
         self.running(|running| Snapshot { groups: running.views.iter().map(|view| view.borrow().clone()).collect() })
     }
@@ -201,7 +201,7 @@ impl Manager {
         &self.0.timings
     }
 
-    /// Ends all evaluations; the series stay, so that a restart goes on with them.
+    /// Ends all evaluations. The series do not end, so that a restart continues them.
     pub async fn shutdown(&self) {
         let _one = self.0.reloading.lock().await;
         for runner in self.running(|running| std::mem::take(&mut running.groups)) {
@@ -211,9 +211,9 @@ impl Manager {
 }
 
 impl Runner {
-    /// Waits for the evaluation that is under way.
+    /// Waits for the current evaluation.
     async fn stop(self) -> Option<Group> {
-        // A task that has ended already does not listen.
+        // The receiver is gone if the task has ended already.
         let _ = self.stop.send(());
         self.task.await.ok()
     }

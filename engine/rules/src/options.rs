@@ -16,7 +16,7 @@ pub struct Options {
     /// `--enable-feature=concurrent-rule-eval`
     pub concurrent_rules: bool,
     /// `--rules.max-concurrent-evals`
-    pub places: Places,
+    pub concurrency: ConcurrencyLimit,
 }
 
 impl Default for Options {
@@ -26,31 +26,31 @@ impl Default for Options {
             for_grace_period: Duration::from_secs(600),
             resend_delay: Duration::from_secs(60),
             concurrent_rules: false,
-            places: Places::new(4),
+            concurrency: ConcurrencyLimit::new(4),
         }
     }
 }
 
-/// Threads that rules may have beside those of their groups.
+/// Number of threads that rules may use besides those of their groups.
 #[derive(Clone, Debug)]
-pub struct Places(Arc<AtomicUsize>);
+pub struct ConcurrencyLimit(Arc<AtomicUsize>);
 
-/// One of them, until it is dropped.
-pub struct Place(Arc<AtomicUsize>);
+/// A permit for one thread; dropping it releases the permit.
+pub struct ConcurrencyPermit(Arc<AtomicUsize>);
 
-impl Places {
-    pub fn new(count: usize) -> Places {
-        Places(Arc::new(AtomicUsize::new(count)))
+impl ConcurrencyLimit {
+    pub fn new(count: usize) -> ConcurrencyLimit {
+        ConcurrencyLimit(Arc::new(AtomicUsize::new(count)))
     }
 
-    /// A place, if one is free.
-    pub fn take(&self) -> Option<Place> {
+    /// Returns a permit if one is free.
+    pub fn take(&self) -> Option<ConcurrencyPermit> {
         let less = |free: usize| free.checked_sub(1);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok().map(|_| Place(self.0.clone()))
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).ok().map(|_| ConcurrencyPermit(self.0.clone()))
     }
 }
 
-impl Drop for Place {
+impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }

@@ -1,11 +1,11 @@
-//! When a group is evaluated: a fixed phase on the wall clock, counted by the clock that never jumps.
+//! The times at which a group is evaluated: a fixed phase of the wall clock, measured by the monotonic clock.
 //!
 //! Invariants:
 //!   * times of evaluation lie on `phase + n * interval`
-//!   * a tick is an evaluation or is counted as missed
-//!   * when the wall clock is set, the phase holds on the new time, and how far it was set is told
+//! * each tick is an evaluation or is counted as missed
+//! * when the wall clock is set, the phase applies to the new time, and the change is reported
 
-/// A difference between the clocks that is no drift.
+/// Difference between the clocks above which the wall clock counts as set.
 const JUMP_MS_MIN: i64 = 1500;
 
 #[derive(Debug)]
@@ -14,25 +14,25 @@ pub struct Schedule {
     phase_ms: i64,
     /// Wall-clock time of the next evaluation.
     next_at: i64,
-    /// When that is by the monotonic clock.
+    /// The same time by the monotonic clock.
     due: i64,
 }
 
-/// One evaluation.
+/// A due evaluation.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Tick {
     pub at: i64,
-    /// Evaluations before it that could not take place.
+    /// Number of evaluations before it that were missed.
     pub missed: u64,
-    /// How far the wall clock was set since the last one.
+    /// Change of the wall clock since the last evaluation.
     pub jumped_ms: i64,
 }
 
 impl Schedule {
-    /// `hash` decides the phase. `wall` and `now` are the two clocks, in milliseconds.
+    /// `hash` determines the phase. `wall` and `now` are the two clocks, in milliseconds.
     pub fn start(hash: u64, interval_ms: i64, wall: i64, now: i64) -> Schedule {
         let interval_ms = interval_ms.max(1);
-        // As Prometheus: by the nanosecond.
+        // In nanoseconds, as Prometheus does.
         let phase_ms = (hash % (interval_ms as u64).saturating_mul(1_000_000) / 1_000_000) as i64;
         let mut schedule = Schedule { interval_ms, phase_ms, next_at: 0, due: 0 };
         schedule.next_at = schedule.slot(wall) + interval_ms;
@@ -40,17 +40,17 @@ impl Schedule {
         schedule
     }
 
-    /// The last time of evaluation that is not after `wall`.
+    /// Returns the last time of evaluation that is not after `wall`.
     fn slot(&self, wall: i64) -> i64 {
         (wall - self.phase_ms).div_euclid(self.interval_ms) * self.interval_ms + self.phase_ms
     }
 
-    /// When the next evaluation is due, by the monotonic clock.
+    /// Returns when the next evaluation is due, by the monotonic clock.
     pub fn due(&self) -> i64 {
         self.due
     }
 
-    /// The evaluation that is due, once `now` is not before [`Schedule::due`].
+    /// Returns the due evaluation. `now` must not be before [`Schedule::due`].
     pub fn tick(&mut self, wall: i64, now: i64) -> Tick {
         let late = (now - self.due).max(0);
         let missed = late / self.interval_ms;

@@ -1,4 +1,4 @@
-//! What rules are and do, for the API and the pages: a copy that no evaluation changes.
+//! An immutable copy of the state of all rules, for the API and the pages.
 
 use crate::alert::AlertState;
 use crate::stats::Counters;
@@ -21,9 +21,9 @@ pub struct GroupView {
     /// 0 is no limit.
     pub limit: usize,
     pub rules: Vec<RuleView>,
-    /// How long the last evaluation took.
+    /// Duration of the last evaluation.
     pub evaluation_time: Duration,
-    /// When it began, Unix milliseconds; None before the first.
+    /// Start of the last evaluation in Unix milliseconds; None before the first.
     pub last_evaluation: Option<i64>,
     pub counters: Counters,
 }
@@ -50,7 +50,7 @@ pub struct RuleView {
     pub name: String,
     /// The expression.
     pub query: String,
-    /// As written.
+    /// Before templates.
     pub labels: Labels,
     pub health: Health,
     pub last_error: Option<String>,
@@ -66,12 +66,12 @@ pub enum RuleKind {
     Alerting {
         /// The highest state of its alerts.
         state: AlertState,
-        /// How long an alert is pending.
+        /// Time for which an alert is pending.
         hold: Duration,
         keep_firing: Duration,
-        /// As written.
+        /// Before templates.
         annotations: Labels,
-        /// Those that are pending or firing, sorted by labels.
+        /// Pending and firing alerts, sorted by labels.
         alerts: Vec<AlertView>,
     },
 }

@@ -4,21 +4,21 @@ use hdrhistogram::Histogram;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// What is counted of a group for as long as there is one of its name.
+/// Counters of a group. They persist while a group of its name exists.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     pub evaluations: u64,
     pub failures: u64,
     pub iterations: u64,
     pub missed: u64,
-    /// Samples of the last evaluation.
+    /// Number of samples of the last evaluation.
     pub samples: u64,
-    /// Seconds that the last evaluations of all rules took together.
+    /// Total duration of the last evaluations of all rules, in seconds.
     pub rules_seconds: f64,
     pub restore: Duration,
 }
 
-/// How long evaluations took.
+/// Durations of evaluations.
 #[derive(Debug)]
 pub struct Timings(Mutex<(Histogram<u64>, Histogram<u64>)>);
 
@@ -46,7 +46,7 @@ impl Timings {
         self.with(|(_, groups)| groups.saturating_record(micros(took)));
     }
 
-    /// Microseconds of rules, and of whole groups.
+    /// Returns the durations of rules, and of whole groups, in microseconds.
     pub fn histograms(&self) -> (Histogram<u64>, Histogram<u64>) {
         self.with(|both| both.clone())
     }

@@ -3,8 +3,8 @@
 use promql::PlanOptions;
 use promql::notation::Value;
 use relabel::NameScheme;
-use rules::unit::Memory;
-use rules::{AlertState, Group, Health, Options, Places, RuleKind, Settings, Timings, compile};
+use rules::unit::MemoryBackend;
+use rules::{AlertState, ConcurrencyLimit, Group, Health, Options, RuleKind, Settings, Timings, compile};
 use series::{Labels, Timestamp};
 use std::path::Path;
 use std::sync::Arc;
@@ -30,14 +30,14 @@ fn group(rules: &str, restored: bool) -> Group {
 /// A group and its world, by the minute.
 struct Bench {
     group: Group,
-    world: Memory,
+    world: MemoryBackend,
     options: Options,
 }
 
 impl Bench {
     fn new(rules: &str) -> Bench {
         let options = Options::default();
-        Bench { group: group(rules, true), world: Memory::new(PlanOptions::default()), options }
+        Bench { group: group(rules, true), world: MemoryBackend::new(PlanOptions::default()), options }
     }
 
     fn set(&self, series: &str, minute: i64, value: f64) {
@@ -52,7 +52,7 @@ impl Bench {
 
     /// What an expression yields, as text.
     fn ask(&self, expr: &str, minute: i64) -> Vec<String> {
-        let found = rules::Host::query(&self.world, expr, Timestamp(minute * 60_000)).unwrap();
+        let found = rules::RuleBackend::query(&self.world, expr, Timestamp(minute * 60_000)).unwrap();
         let text = |(labels, value): &(_, series::Value)| match value {
             series::Value::Float(value) => format!("{labels} {value}"),
             series::Value::Histogram(histogram) => format!("{labels} {histogram}"),
@@ -101,7 +101,7 @@ fn concurrent_rules_see_the_same() {
         .map(|concurrent| {
             let mut bench = Bench::new(rules);
             bench.options.concurrent_rules = concurrent;
-            bench.options.places = Places::new(3);
+            bench.options.concurrency = ConcurrencyLimit::new(3);
             for minute in 0..5 {
                 bench.set("m{x=\"1\"}", minute, minute as f64);
                 bench.step(minute);

@@ -317,7 +317,7 @@ impl Serve {
             for_grace_period: self.rules_alert_for_grace_period,
             resend_delay: self.rules_alert_resend_delay,
             concurrent_rules: self.has(RULE_FEATURE),
-            places: rules::Places::new(self.rules_max_concurrent_evals),
+            concurrency: rules::ConcurrencyLimit::new(self.rules_max_concurrent_evals),
         }
     }
 

@@ -144,7 +144,8 @@ async fn plan(out: &mut impl Write, options: &FleetPlan) -> anyhow::Result<()> {
         let Some(section) = section else {
             bail!("the configuration has no section fleet; say who is there with --members=a,b,c");
         };
-        let mut follow = targets::Follow::start(&section.discoveries, &targets::Sd::default()).await;
+        let mut follow =
+            targets::DiscoveryWatcher::start(&section.discoveries, &targets::DiscoveryContext::default()).await;
         let listed = async {
             while follow.addresses().is_empty() {
                 follow.changed().await;

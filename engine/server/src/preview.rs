@@ -7,7 +7,7 @@ use shard::Preview;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use targets::{Built, Target};
+use targets::{Target, TargetBuild};
 
 /// Prints a report per target; exit code 1 if one has a problem.
 pub fn run(options: &Options) -> ExitCode {
@@ -63,9 +63,9 @@ fn of_url(options: &Options) -> Result<Target, String> {
     ];
     labels.extend(url.query_pairs().map(|(name, value)| (format!("__param_{name}"), value.into_owned())));
     match targets::build(&job, &Labels::from_pairs(labels), &Labels::empty()) {
-        Built::Target(target) => Ok(target),
-        Built::Failed { error, .. } => Err(error),
-        Built::Dropped { .. } => unreachable!("the job has no rules"),
+        TargetBuild::Target(target) => Ok(target),
+        TargetBuild::Failed { error, .. } => Err(error),
+        TargetBuild::Dropped { .. } => unreachable!("the job has no rules"),
     }
 }
 

@@ -5,7 +5,7 @@ use api::Running;
 use config::{Config, ConfigErrors};
 use notifier::{Alert, Notifier};
 use query::{QueryAnswer, QueryError, QueryService, SelectRequest};
-use rules::{Duplicate, Found, GroupSpec, Host, Pending, Settings};
+use rules::{Duplicate, GroupSpec, PendingWrite, RuleBackend, Settings, VectorElements};
 use series::{Labels, Matcher, Timestamp, Value};
 use shard::Shards;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ pub struct ServerHost {
     pub runtime: Handle,
 }
 
-impl Host for ServerHost {
+impl RuleBackend for ServerHost {
     fn is_ready(&self) -> bool {
         self.queries.is_ready()
     }
 
-    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<Found, String>> {
+    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<VectorElements, String>> {
         let inner_step = self.running.borrow().config.global.evaluation_interval;
         let answers = self.runtime.block_on(self.queries.instant_many(exprs, at, inner_step));
         let elements = |answer: Result<QueryAnswer, QueryError>| {
@@ -42,7 +42,7 @@ impl Host for ServerHost {
         answers.into_iter().map(elements).collect()
     }
 
-    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, Value)>) -> Pending {
+    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, Value)>) -> PendingWrite {
         let (shards, source) = (self.shards.clone(), source.to_owned());
         // Under way at once, so that the next rule need not wait for the log.
         let written = self.runtime.spawn(async move { shards.write_rows(&source, at, rows).await });

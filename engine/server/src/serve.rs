@@ -168,7 +168,7 @@ async fn control_plane(
     remote_write.reload(&config).await;
     let (running_to, running) = watch::channel(Arc::new(api::Running::good(config.clone())));
     let sink = shards.clone();
-    let discovery = targets::Sd::start(targets::SdOptions {
+    let discovery = targets::DiscoveryContext::start(targets::SdOptions {
         keep_in: serve.discovery_keep_lists.then(|| serve.storage_tsdb_path.join("discovery")),
         dns_servers: serve.discovery_dns_server.clone(),
     });

@@ -1,4 +1,4 @@
-//! One discovered address and a job's settings to a target, or the reason why it is none.
+//! Builds a target from a discovered address and the settings of its job, or returns why there is none.
 
 use crate::target::{Scheme, Target, TargetId, TargetUrl};
 use config::ScrapeConfig;
@@ -18,8 +18,8 @@ const CLASSIC_TO_NHCB: &str = "__convert_classic_histograms_to_nhcb__";
 const ALWAYS_CLASSIC: &str = "__always_scrape_classic_histograms__";
 const NATIVE: &str = "__scrape_native_histograms__";
 
-/// What Go leaves alone in a path.
-const PATH_KEPT: &AsciiSet = &NON_ALPHANUMERIC
+/// Characters that Go does not encode in a path.
+const PATH_UNENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
@@ -33,37 +33,42 @@ const PATH_KEPT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b';')
     .remove(b'=')
     .remove(b'@');
-/// What Go leaves alone in a query.
-const QUERY_KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
+/// Characters that Go does not encode in a query.
+const QUERY_UNENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
 
-/// What became of a discovered address.
+/// Result of building a target.
 #[derive(Debug)]
-pub enum Built {
+pub enum TargetBuild {
     Target(Target),
     Dropped { discovered: Labels },
     Failed { discovered: Labels, error: String },
 }
 
-/// Builds the target of `own` labels (`__address__` among them) in a group with `shared` labels.
-pub fn build(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels) -> Built {
+/// Builds the target of an address with `own` labels, `__address__` among them, in a group with `shared` labels.
+pub fn build(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels) -> TargetBuild {
     build_with(job, own, shared, |_| {})
 }
 
-/// The same. `look` sees the labels after relabelling, if they are kept.
-pub fn build_with(job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels, look: impl FnOnce(&LabelsBuilder)) -> Built {
+/// Does the same. `look` is called with the labels after relabelling, unless they are dropped.
+pub fn build_with(
+    job: &Arc<ScrapeConfig>,
+    own: &Labels,
+    shared: &Labels,
+    look: impl FnOnce(&LabelsBuilder),
+) -> TargetBuild {
     let discovered = discovered_labels(job, own, shared);
     let mut labels = discovered.to_builder();
     if !job.relabel_configs.apply(&mut labels).is_keep() {
-        return Built::Dropped { discovered };
+        return TargetBuild::Dropped { discovered };
     }
     look(&labels);
     match finish(job, labels, &discovered) {
-        Ok(target) => Built::Target(target),
-        Err(error) => Built::Failed { discovered, error },
+        Ok(target) => TargetBuild::Target(target),
+        Err(error) => TargetBuild::Failed { discovered, error },
     }
 }
 
-/// Labels before relabelling, in Prometheus' order of precedence.
+/// Returns the labels before relabelling, in Prometheus' order of precedence.
 pub fn discovered_labels(job: &ScrapeConfig, own: &Labels, shared: &Labels) -> Labels {
     let (interval, timeout) =
         (config::format_duration(job.scrape_interval), config::format_duration(job.scrape_timeout));
@@ -80,7 +85,7 @@ pub fn discovered_labels(job: &ScrapeConfig, own: &Labels, shared: &Labels) -> L
         (NATIVE, flag(job.scrape_native_histograms)),
     ];
     let params = params.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    // Of equal names the first one stays. An empty value hides what the group says, and gives way to a default.
+    // Of equal names the first one wins. An empty value hides the value of the group, and a default replaces it.
     let mut labels: Vec<(&str, &str)> = own.iter().chain(shared.iter()).collect();
     let settle = |labels: &mut Vec<(&str, &str)>| {
         labels.sort_by_key(|(name, _)| *name);
@@ -151,8 +156,8 @@ fn duration(labels: &LabelsBuilder, name: &str, what: &str) -> Result<Duration, 
 
 fn url(job: &ScrapeConfig, labels: &LabelsBuilder, address: &str) -> Result<TargetUrl, String> {
     let scheme = match labels.get(SCHEME) {
-        "" | "http" => Scheme::Http,
-        "https" => Scheme::Https,
+        scheme if scheme.is_empty() || scheme.eq_ignore_ascii_case("http") => Scheme::Http,
+        scheme if scheme.eq_ignore_ascii_case("https") => Scheme::Https,
         other => return Err(format!("unsupported protocol scheme {other:?}")),
     };
     let (host, port) = split_address(address)?;
@@ -161,11 +166,11 @@ fn url(job: &ScrapeConfig, labels: &LabelsBuilder, address: &str) -> Result<Targ
     let slash = if path.starts_with('/') { "" } else { "/" };
     let query = query(job, labels);
     let question = if query.is_empty() { "" } else { "?" };
-    let path_and_query = format!("{slash}{}{question}{query}", utf8_percent_encode(path, PATH_KEPT));
+    let path_and_query = format!("{slash}{}{question}{query}", utf8_percent_encode(path, PATH_UNENCODED));
     Ok(TargetUrl { scheme, host, port, authority: address.to_owned(), path_and_query })
 }
 
-/// The parameters as Go encodes them: sorted by name, a space as `+`. A `__param_` label takes the first value's place.
+/// Returns the parameters as Go encodes them: sorted by name, a space as `+`. A `__param_` label replaces the first value.
 fn query(job: &ScrapeConfig, labels: &LabelsBuilder) -> String {
     let mut params: Vec<(String, Vec<String>)> = job.params.clone();
     for (name, value) in labels.iter() {
@@ -177,12 +182,12 @@ fn query(job: &ScrapeConfig, labels: &LabelsBuilder) -> String {
         }
     }
     params.sort();
-    let encode = |text: &str| utf8_percent_encode(text, QUERY_KEPT).to_string().replace(' ', "+");
+    let encode = |text: &str| utf8_percent_encode(text, QUERY_UNENCODED).to_string().replace(' ', "+");
     let pairs = params.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
     pairs.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect::<Vec<_>>().join("&")
 }
 
-/// Host (an IPv6 address without brackets) and port of `host`, `host:port`, `[v6]` or `[v6]:port`.
+/// Returns host (an IPv6 address without brackets) and port of `host`, `host:port`, `[v6]` or `[v6]:port`.
 fn split_address(address: &str) -> Result<(String, Option<u16>), String> {
     let invalid = || format!("{address:?} is not a valid hostname");
     let number = |text: &str| text.parse::<u16>().map_err(|_| invalid());
@@ -196,6 +201,8 @@ fn split_address(address: &str) -> Result<(String, Option<u16>), String> {
         return Ok((host.to_owned(), port));
     }
     match address.rsplit_once(':') {
+        // The port of the scheme, as Go's client has it.
+        Some((host, "")) if !host.is_empty() && !host.contains(':') => Ok((host.to_owned(), None)),
         Some((host, _)) if host.contains(':') => Err(invalid()),
         Some((host, port)) if !host.is_empty() => Ok((host.to_owned(), Some(number(port)?))),
         Some(_) => Err(invalid()),
@@ -223,18 +230,18 @@ mod tests {
     use super::*;
     use crate::test_job;
 
-    fn built(settings: &str, own: &[(&str, &str)], shared: &[(&str, &str)]) -> Built {
+    fn built(settings: &str, own: &[(&str, &str)], shared: &[(&str, &str)]) -> TargetBuild {
         let labels = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied());
         build(&test_job("j", settings), &labels(own), &labels(shared))
     }
 
-    /// Labels on samples and URL.
+    /// Returns the labels of samples, and the URL.
     #[track_caller]
     fn check(settings: &str, own: &[(&str, &str)], shared: &[(&str, &str)], want: &str) {
         let got = match built(settings, own, shared) {
-            Built::Target(target) => format!("{} {}", target.labels, target.url),
-            Built::Dropped { .. } => "dropped".to_owned(),
-            Built::Failed { error, .. } => error,
+            TargetBuild::Target(target) => format!("{} {}", target.labels, target.url),
+            TargetBuild::Dropped { .. } => "dropped".to_owned(),
+            TargetBuild::Failed { error, .. } => error,
         };
         assert_eq!(got, want, "{settings}");
     }
@@ -265,6 +272,8 @@ mod tests {
             r#"{instance="[::1]:9", job="j"} http://[::1]:9/m"#,
         );
         check("scheme: https", &[("__address__", "x")], &[], r#"{instance="x", job="j"} https://x/metrics"#);
+        check("scheme: HTTPS", &[("__address__", "x")], &[], r#"{instance="x", job="j"} https://x/metrics"#);
+        check("", &[("__address__", "x:")], &[], r#"{instance="x:", job="j"} http://x:/metrics"#);
         check(
             "params: {b: ['1', '2'], a: ['x y&']}",
             X,
@@ -283,7 +292,7 @@ mod tests {
     #[test]
     fn default_port_is_for_the_connection_only() {
         for (settings, port) in [("", 80), ("scheme: https", 443)] {
-            let Built::Target(target) = built(settings, &[("__address__", "x")], &[]) else { panic!() };
+            let TargetBuild::Target(target) = built(settings, &[("__address__", "x")], &[]) else { panic!() };
             assert_eq!((target.url.port, target.url.authority.as_str()), (port, "x"));
         }
     }
@@ -309,14 +318,14 @@ mod tests {
             &[("__scrape_native_histograms__", "maybe")],
             r#"error parsing __scrape_native_histograms__: strconv.ParseBool: parsing "maybe": invalid syntax"#,
         );
-        let Built::Failed { error, .. } = built("", X, &[("__scrape_interval__", "soon")]) else { panic!() };
+        let TargetBuild::Failed { error, .. } = built("", X, &[("__scrape_interval__", "soon")]) else { panic!() };
         assert!(error.starts_with("error parsing scrape interval: "), "{error}");
     }
 
     #[test]
     fn identity_is_not_touched_by_times_and_limits() {
         let id = |settings: &str, shared: &[(&str, &str)]| {
-            let Built::Target(target) = built(settings, X, shared) else { panic!() };
+            let TargetBuild::Target(target) = built(settings, X, shared) else { panic!() };
             target.id
         };
         let plain = id("", &[]);

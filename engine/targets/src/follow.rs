@@ -1,45 +1,45 @@
-//! What several mechanisms find together, for those who look for something else than scrape targets.
+//! The addresses of several discovery sources together, for callers that need no scrape targets: Alertmanagers and members.
 
-use crate::discovery::{Sd, Source, SourceId, UPDATES_MAX, Update};
+use crate::discovery::{DiscoveryContext, Source, SourceId, UPDATES_MAX, Update};
 use config::Discovery;
 use series::Labels;
 use tokio::sync::mpsc;
 
-/// Mechanisms at work; they end when this is dropped.
-pub struct Follow {
+/// Running discovery sources. They end when this is dropped.
+pub struct DiscoveryWatcher {
     sources: Vec<Source>,
     updates: mpsc::Receiver<Update>,
-    // Keeps the channel open where no mechanism does.
+    // Keeps the channel open if there is no source.
     _updates_to: mpsc::Sender<Update>,
 }
 
-impl Follow {
-    /// Starts them. What is known without waiting is there at once: what is stated, and lists that were kept.
-    pub async fn start(discoveries: &[Discovery], sd: &Sd) -> Follow {
+impl DiscoveryWatcher {
+    /// Starts the sources. Static addresses and cached lists are available at once.
+    pub async fn start(discoveries: &[Discovery], sd: &DiscoveryContext) -> DiscoveryWatcher {
         let (updates_to, updates) = mpsc::channel(UPDATES_MAX);
         let mut sources = Vec::with_capacity(discoveries.len());
         for (number, discovery) in (0..).zip(discoveries) {
             let updates = updates_to.clone();
             sources.push(Source::start(SourceId(number), discovery, updates, sd).await);
         }
-        Follow { sources, updates, _updates_to: updates_to }
+        DiscoveryWatcher { sources, updates, _updates_to: updates_to }
     }
 
-    /// The addresses as they are now: each with `__address__` and all labels that it was found with.
+    /// Returns the current addresses, each with `__address__` and all labels of its discovery.
     pub fn addresses(&self) -> Vec<Labels> {
         let groups = self.sources.iter().flat_map(|source| source.found.groups.iter());
         groups.flat_map(|group| group.targets.iter().map(|own| own.merged(&group.labels))).collect()
     }
 
-    /// What is wrong with the mechanisms at the moment; their last good lists are in use.
+    /// Returns the current errors of the sources, whose last valid lists stay in use.
     pub fn errors(&self) -> Vec<String> {
         self.sources.iter().flat_map(|source| source.found.errors.iter().cloned()).collect()
     }
 
-    /// Waits until there may be something new.
+    /// Waits until addresses or errors may have changed.
     pub async fn changed(&mut self) {
         let mut news = self.updates.recv().await;
-        // Those that wait already are taken along.
+        // Further updates in the queue are applied at the same time.
         while let Some(update) = news {
             if let Some(source) = self.sources.iter_mut().find(|source| source.id == update.source) {
                 source.found = update.found;
@@ -61,8 +61,9 @@ mod tests {
         std::fs::write(&file, "[{targets: ['b:1'], labels: {zone: z}}]").unwrap();
         let settings =
             format!("static_configs: [{{targets: ['a:1']}}]\nfile_sd_configs: [{{files: ['{}']}}]", file.display());
-        let mut follow = Follow::start(&test_job("j", &settings).discoveries, &Sd::default()).await;
-        let addresses = |follow: &Follow| {
+        let mut follow =
+            DiscoveryWatcher::start(&test_job("j", &settings).discoveries, &DiscoveryContext::default()).await;
+        let addresses = |follow: &DiscoveryWatcher| {
             let all = follow.addresses();
             all.iter().map(|labels| labels.get("__address__").unwrap().to_owned()).collect::<Vec<_>>()
         };

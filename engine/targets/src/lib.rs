@@ -1,4 +1,4 @@
-//! Who is to be scraped: discovery, target labels, placement on cores, and the diff between two such answers.
+//! Discovery of targets, their labels, their placement on shards, and differences between two target sets.
 
 mod build;
 mod discovery;
@@ -10,19 +10,19 @@ mod placement;
 mod pool;
 mod target;
 
-pub use build::{Built, build};
-pub use discovery::{Group, List, ListReader, Sd, SdOptions};
-pub use fleet::{About, FleetHandle, FleetStatus, IDS_MAX, Ids, about, members, rules};
-pub use follow::Follow;
+pub use build::{TargetBuild, build};
+pub use discovery::{DiscoveryContext, Group, List, ListReader, SdOptions};
+pub use fleet::{FleetHandle, FleetStatus, IDS_MAX, Ids, MemberStatus, about, members, rules};
+pub use follow::DiscoveryWatcher;
 pub use manager::{Manager, ManagerHandle, SdStats, pool_now};
-pub use partition::Division;
+pub use partition::FleetPartition;
 pub use pool::BuildCache;
 pub use target::{
     DropReason, DroppedTarget, FailedTarget, OtherTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet,
     TargetUrl,
 };
 
-/// A job with these further lines of YAML.
+/// Returns a job with these further lines of YAML.
 #[cfg(test)]
 fn test_job(name: &str, settings: &str) -> std::sync::Arc<config::ScrapeConfig> {
     let settings: String = settings.lines().map(|line| format!("    {line}\n")).collect();

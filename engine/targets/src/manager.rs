@@ -1,14 +1,14 @@
-//! Keeps the targets of all jobs up to date: sources in, differences per core out.
+//! Keeps the targets of all jobs up to date: reads updates of sources and sends differences to shards.
 //!
-//! One task owns everything; the rest of the program sends it messages and watches what it publishes.
+//! One task owns the state. The rest of the program sends it messages and watches the target set that it publishes.
 //!
 //! Invariants:
-//!   * a job whose settings are equal to those it had keeps its `Arc`, its sources and its targets
-//!   * what the cores have been told and what is published are the same, but for the time of a message
-//!   * updates are taken together for [`SETTLE`], so that a storm of them costs one pass
+//! * a job with unchanged settings keeps its `Arc`, its sources and its targets
+//! * the targets on the shards and the published ones are the same, apart from the delay of a message
+//! * updates are collected for [`SETTLE`], so that a burst costs one pass
 
-use crate::discovery::{Found, Sd, SdOptions, Source, SourceId, UPDATES_MAX, Update};
-use crate::partition::{Division, Share};
+use crate::discovery::{DiscoveryContext, DiscoveryState, SdOptions, Source, SourceId, UPDATES_MAX, Update};
+use crate::partition::{FleetPartition, PartitionView};
 use crate::placement::Placement;
 use crate::pool::{BuildCache, in_order};
 use crate::target::{Pool, Target, TargetDiff, TargetId, TargetSet};
@@ -20,27 +20,27 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// How long updates are collected before the targets are built anew.
+/// Time for which updates are collected before targets are rebuilt.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How long a look at a job's targets waits for sources that have to be asked.
+/// Time within which [`pool_now`] waits for sources that are not static.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Messages waiting for the manager.
+/// Capacity of the manager's message queue.
 const MESSAGES_MAX: usize = 16;
 
-/// Figures of service discovery, as operators know them from Prometheus.
+/// Counters of service discovery, with the meaning of Prometheus' metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SdStats {
-    /// Addresses found for each job, before relabelling.
+    /// Discovered addresses of each job, before relabelling.
     pub discovered_targets: BTreeMap<String, u64>,
-    /// Failed attempts of each mechanism (`file`, …) to get its list.
+    /// Failed attempts of each mechanism (`file`, …) to read its list.
     pub failures_total: BTreeMap<&'static str, u64>,
-    /// Attempts of each mechanism, and the time that they took together.
+    /// Number of attempts of each mechanism, and their total duration.
     pub attempts: BTreeMap<&'static str, (u64, Duration)>,
-    /// News of Kubernetes' objects, by event and role.
+    /// Events of Kubernetes objects, by event and role.
     pub kubernetes_events: BTreeMap<(&'static str, &'static str), u64>,
     /// Lists received from sources.
     pub received_updates_total: u64,
-    /// Times that targets were built anew.
+    /// Number of rebuilds of targets.
     pub updates_total: u64,
     pub last_update: Option<SystemTime>,
 }
@@ -48,13 +48,13 @@ pub struct SdStats {
 enum Message {
     Reload(Arc<Config>, oneshot::Sender<()>),
     Costs(HashMap<TargetId, f64>),
-    /// How the targets are divided from now on; `None`: all are ours.
-    Divide(Option<Arc<Division>>),
-    /// Targets that other members scrape by now.
+    /// How targets are divided from now on. `None`: this process owns all of them.
+    Divide(Option<Arc<FleetPartition>>),
+    /// Targets that other members have scraped.
     Release(HashSet<TargetId>),
 }
 
-/// How the rest of the program reaches the manager. Cloning copies pointers.
+/// Handle to the manager. Cloning copies pointers.
 #[derive(Clone)]
 pub struct ManagerHandle {
     messages: mpsc::Sender<Message>,
@@ -63,14 +63,14 @@ pub struct ManagerHandle {
 }
 
 impl ManagerHandle {
-    /// A handle that shows these targets and nothing else, for tests of those who only look.
+    /// Returns a handle that publishes these targets, for tests of readers.
     pub fn showing(set: TargetSet) -> ManagerHandle {
         let (messages, _) = mpsc::channel(1);
         ManagerHandle { messages, set: watch::channel(Arc::new(set)).1, stats: watch::channel(SdStats::default()).1 }
     }
 
-    /// Takes over the jobs of a configuration. Returns once the targets that are known without waiting are on their
-    /// cores.
+    /// Applies the jobs of a configuration. Returns once the targets that are available without waiting were sent to their
+    /// shards.
     pub async fn reload(&self, config: Arc<Config>) {
         let (reply, done) = oneshot::channel();
         if self.messages.send(Message::Reload(config, reply)).await.is_ok() {
@@ -78,23 +78,23 @@ impl ManagerHandle {
         }
     }
 
-    /// Tells what targets cost, for those that are placed from now on.
+    /// Sets the cost of targets, for targets that are placed from now on.
     pub async fn set_costs(&self, costs: HashMap<TargetId, f64>) {
         let _ = self.messages.send(Message::Costs(costs)).await;
     }
 
-    /// Divides the targets of all jobs among the members of a fleet. What is scraped here and is another's goes on until
+    /// Divides the targets of all jobs among the members of a fleet. A target of another member that is scraped here stays until
     /// it is released.
-    pub async fn divide(&self, division: Option<Arc<Division>>) {
+    pub async fn divide(&self, division: Option<Arc<FleetPartition>>) {
         let _ = self.messages.send(Message::Divide(division)).await;
     }
 
-    /// Ends these without markers: other members scrape them.
+    /// Removes these targets without staleness markers, because other members scrape them.
     pub async fn release(&self, targets: HashSet<TargetId>) {
         let _ = self.messages.send(Message::Release(targets)).await;
     }
 
-    /// The targets of all jobs, now and as they change.
+    /// Returns the targets of all jobs, and their changes.
     pub fn watch(&self) -> watch::Receiver<Arc<TargetSet>> {
         self.set.clone()
     }
@@ -113,10 +113,10 @@ struct Job {
     cache: BuildCache,
 }
 
-/// The targets of one job as its sources know them now, without following them. Waits for sources that have to be asked.
+/// Returns the current targets of one job, once, without watching its sources. Waits for sources that are not static.
 pub async fn pool_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> Pool {
     let (updates, mut inbox) = mpsc::channel(UPDATES_MAX);
-    let sd = Sd::start(SdOptions { keep_in: None, ..options.clone() });
+    let sd = DiscoveryContext::start(SdOptions { keep_in: None, ..options.clone() });
     let mut sources = Vec::new();
     for (number, discovery) in job.discoveries.iter().enumerate() {
         let id = SourceId(number as u64);
@@ -140,27 +140,27 @@ pub async fn pool_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> Pool {
     BuildCache::default().build_pool(job, lists, errors, None, None)
 }
 
-/// The task's state.
+/// State of the task.
 pub struct Manager {
     sink: Sink,
     placement: Placement,
     jobs: BTreeMap<String, Job>,
     sources: Vec<Source>,
     source_next: u64,
-    division: Option<Arc<Division>>,
-    /// Filled for one rebuild only: what is gone after it is no longer known here.
+    division: Option<Arc<FleetPartition>>,
+    /// Filled for one rebuild only: a target that is gone after it is no longer listed here.
     released: HashSet<TargetId>,
-    /// What the cores have, by job.
+    /// The targets on the shards, by job.
     told: BTreeMap<String, Arc<Pool>>,
     updates_to: mpsc::Sender<Update>,
-    sd: Sd,
+    sd: DiscoveryContext,
     set: watch::Sender<Arc<TargetSet>>,
     stats: watch::Sender<SdStats>,
 }
 
 impl Manager {
-    /// Starts the task. `sink` carries a difference to a core; it is awaited, one after the other.
-    pub fn start<F, D>(cores: usize, sd: Sd, sink: F) -> ManagerHandle
+    /// Starts the task. `sink` sends a difference to a shard; calls are awaited one after the other.
+    pub fn start<F, D>(cores: usize, sd: DiscoveryContext, sink: F) -> ManagerHandle
     where
         F: Fn(usize, TargetDiff) -> D + Send + 'static,
         D: Future<Output = ()> + Send + 'static,
@@ -227,11 +227,12 @@ impl Manager {
         }
     }
 
-    /// Notes what a source has found, and which jobs that concerns.
+    /// Records an update of a source, and which jobs it affects.
     fn take(&mut self, update: Update, changed: &mut BTreeSet<String>) {
         self.stats.send_modify(|stats| stats.received_updates_total += 1);
         let Some(source) = self.sources.iter_mut().find(|source| source.id == update.source) else { return };
-        let same = |found: &Found| (&found.groups, &found.errors) == (&update.found.groups, &update.found.errors);
+        let same =
+            |found: &DiscoveryState| (&found.groups, &found.errors) == (&update.found.groups, &update.found.errors);
         let is_news = !same(&source.found);
         source.found = update.found;
         if is_news {
@@ -260,7 +261,7 @@ impl Manager {
                 used.insert(source.0);
                 sources.push(source);
             }
-            // What is on its way to other members stays so under new settings.
+            // Targets in a handover stay in it under new settings.
             let pool = before.unwrap_or_else(|| Arc::new(Pool::empty(job)));
             jobs.insert(name.clone(), Job { job: job.clone(), sources, pool, cache: BuildCache::default() });
             changed.push(name);
@@ -271,7 +272,7 @@ impl Manager {
         self.publish().await;
     }
 
-    /// The source of a discovery: a running one with equal settings, or a new one.
+    /// Returns the source of a discovery: a running one with equal settings, or a new one.
     async fn source(&mut self, discovery: &Discovery) -> SourceId {
         if let Some(source) = self.sources.iter().find(|source| source.discovery == *discovery) {
             return source.id;
@@ -294,11 +295,11 @@ impl Manager {
         let sources: Vec<&Source> = self.sources.iter().filter(|source| job.sources.contains(&source.id)).collect();
         let lists = sources.iter().map(|source| source.found.groups.clone()).collect();
         let errors = sources.iter().flat_map(|source| source.found.errors.iter().cloned()).collect();
-        let share = self.division.as_ref().map(|division| Share { division, released: &self.released });
+        let share = self.division.as_ref().map(|division| PartitionView { division, released: &self.released });
         job.pool = Arc::new(job.cache.build_pool(&job.job, lists, errors, Some(&job.pool), share));
     }
 
-    /// Tells the cores what is different, then everybody.
+    /// Sends the differences to the shards, then publishes the target set.
     async fn publish(&mut self) {
         let mut diffs: BTreeMap<usize, TargetDiff> = BTreeMap::new();
         let mut told = std::mem::take(&mut self.told);
@@ -345,7 +346,7 @@ impl Manager {
     }
 }
 
-/// Adds to `diffs` what makes one list of a job's targets the other. Both are in order and hold a target once.
+/// Adds the differences between two lists of a job's targets to `diffs`. Both lists are sorted and hold each target once.
 fn differences(
     old: &[Arc<Target>],
     new: &[Arc<Target>],
@@ -385,7 +386,7 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// What the cores have, kept by applying differences as they come.
+    /// The targets on the shards, by applying differences as they arrive.
     #[derive(Default)]
     struct Cores {
         targets: Vec<HashMap<TargetId, Arc<Target>>>,
@@ -403,7 +404,7 @@ mod tests {
             let state = Cores { targets: vec![HashMap::new(); cores], ..Cores::default() };
             let cores_state = Arc::new(Mutex::new(state));
             let sink = cores_state.clone();
-            let handle = Manager::start(cores, Sd::default(), move |core, diff| {
+            let handle = Manager::start(cores, DiscoveryContext::default(), move |core, diff| {
                 let mut cores = sink.lock().unwrap();
                 let (added, updated, removed) = cores.counts;
                 cores.counts = (added + diff.add.len(), updated + diff.update.len(), removed + diff.remove.len());
@@ -425,7 +426,7 @@ mod tests {
             self.handle.reload(Arc::new(config)).await;
         }
 
-        /// Instances on the cores; checks that they are those published, each on one core.
+        /// Returns the instances on the shards; checks that they are the published ones, each on one shard.
         fn instances(&self) -> Vec<String> {
             let cores = self.cores.lock().unwrap();
             let mut on_cores: Vec<String> =

@@ -1,30 +1,30 @@
-//! Which core scrapes a target: a consistent ring with bounded load, weighted by what targets cost.
+//! The choice of a shard for each target: consistent hashing with bounded load, weighted by the cost of targets.
 //!
-//! The idea is that of consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, 2016): a target goes to
-//! the first core behind it on the ring that is not overloaded.
+//! Source: consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, 2016). A target is placed on the first
+//! shard after it on the ring that is not overloaded.
 //!
 //! Invariants:
-//!   * a target keeps its core for as long as it is there: its history lies on that core
-//!   * a new target never goes to a core with more than [`LOAD_MAX`] times the average load, itself counted
+//! * a target stays on its shard for as long as it exists, because its head is there
+//! * a new target is never placed on a shard with more than [`LOAD_MAX`] times the average load, the target included
 
 use crate::target::TargetId;
 use std::collections::HashMap;
 use xxhash_rust::xxh64::xxh64;
 
-/// Places of one core on the ring.
+/// Number of points of one shard on the ring.
 const VIRTUAL_NODES: u64 = 128;
-/// How far above the average a core may be loaded.
+/// Largest load of a shard, as a multiple of the average.
 const LOAD_MAX: f64 = 1.15;
 
-/// Who is where.
+/// The placement of all targets.
 #[derive(Debug)]
 pub struct Placement {
-    /// Place on the ring and core, sorted.
+    /// Points on the ring with their shards, sorted.
     ring: Vec<(u64, usize)>,
-    /// Core and weight of every target.
+    /// Shard and weight of every target.
     placed: HashMap<TargetId, (usize, f64)>,
     load: Vec<f64>,
-    /// Cost of targets as far as it is known, in any unit.
+    /// Measured cost of targets, in an arbitrary unit.
     costs: HashMap<TargetId, f64>,
     cost_average: f64,
 }
@@ -40,7 +40,7 @@ impl Placement {
         Placement { ring, placed: HashMap::new(), load: vec![0.0; cores], costs: HashMap::new(), cost_average: 1.0 }
     }
 
-    /// What targets have been seen to cost; weighs those that are placed from now on.
+    /// Sets the measured cost of targets, which weighs those that are placed from now on.
     pub fn set_costs(&mut self, costs: HashMap<TargetId, f64>) {
         let good: Vec<f64> = costs.values().copied().filter(|cost| cost.is_finite() && *cost > 0.0).collect();
         if !good.is_empty() {
@@ -49,12 +49,12 @@ impl Placement {
         self.costs = costs;
     }
 
-    /// The core of a target that is placed.
+    /// Returns the shard of a target that is placed.
     pub fn core_of(&self, id: TargetId) -> Option<usize> {
         self.placed.get(&id).map(|(core, _)| *core)
     }
 
-    /// Places a target and returns its core; one that is placed stays.
+    /// Places a target and returns its shard. A target that is placed already stays where it is.
     pub fn place(&mut self, id: TargetId) -> usize {
         if let Some(core) = self.core_of(id) {
             return core;
@@ -62,7 +62,7 @@ impl Placement {
         let cost = self.costs.get(&id).copied().filter(|cost| cost.is_finite() && *cost > 0.0);
         let weight = cost.unwrap_or(self.cost_average) / self.cost_average;
         let bound = LOAD_MAX * (self.load.iter().sum::<f64>() + weight) / self.load.len() as f64;
-        // Hashed once more, so that the ring and the scrape phase do not share their bits.
+        // Hashed again, so that ring and scrape phase depend on different bits.
         let start = self.ring.partition_point(|(place, _)| *place < xxh64(&id.0.to_le_bytes(), 1));
         let (behind, before) = self.ring.split_at(start);
         let mut candidates = before.iter().chain(behind).map(|(_, core)| *core);
@@ -76,7 +76,7 @@ impl Placement {
         core
     }
 
-    /// Forgets a target; returns the core it was on.
+    /// Removes a target. Returns the shard it was on.
     pub fn remove(&mut self, id: TargetId) -> Option<usize> {
         let (core, weight) = self.placed.remove(&id)?;
         self.load[core] -= weight;
@@ -134,7 +134,7 @@ mod tests {
     fn one_core_more_moves_few() {
         let (mut seven, mut eight) = (Placement::new(7), Placement::new(8));
         let moved = ids(10_000).filter(|id| seven.place(*id) != eight.place(*id)).count();
-        // An eighth has to move; bounded load moves some more.
+        // An eighth has to move, and some more because of the bounded load.
         assert!(moved < 10_000 / 4, "{moved} moved");
     }
 }

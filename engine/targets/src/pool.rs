@@ -1,13 +1,13 @@
-//! All targets of a job out of what its sources have found.
+//! Builds all targets of a job from the lists of its sources.
 //!
 //! Invariants:
-//!   * what was built before and has not changed is not built again: a change of one address costs one relabelling, and a
-//!     walk over the others that hashes no label
-//!   * a target that is the same as before is the same `Arc`, so that its owners see at once that nothing has changed
+//! * an unchanged address is not built again: a change of one address costs one relabelling, and a pass over the others
+//! without hashing labels
+//! * an unchanged target is the same `Arc`, so that a comparison of pointers suffices
 
-use crate::build::{Built, build, build_with, discovered_labels};
+use crate::build::{TargetBuild, build, build_with, discovered_labels};
 use crate::discovery::{Group, List};
-use crate::partition::{Division, Share};
+use crate::partition::{FleetPartition, PartitionView};
 use crate::target::{DropReason, DroppedTarget, FailedTarget, Leaving, OtherTarget, Pool, Target, TargetId};
 use ahash::{HashMap, HashMapExt, HashSet};
 use config::ScrapeConfig;
@@ -15,30 +15,30 @@ use series::Labels;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-/// Addresses of other members of the fleet that a pool lists; its count goes on. `keep_dropped_targets` may lower it.
+/// Largest number of addresses of other members that a pool lists; all are counted. `keep_dropped_targets` may lower it.
 const OTHERS_LISTED_MAX: usize = 1000;
 
-/// What became of each discovered address of a job, kept from one list to the next. It belongs to one job's settings.
+/// The result for each discovered address of a job, kept from one list to the next. It is valid for the settings of one job.
 #[derive(Default)]
 pub struct BuildCache {
     /// The lists of the last build.
     lists: Vec<List>,
-    /// What is known of each of their addresses, in order.
-    known: Vec<Known>,
-    /// By which members were divided when the owners in `known` were found out.
-    division: Option<Arc<Division>>,
+    /// The state of each of their addresses, in order.
+    known: Vec<AddressState>,
+    /// The partition for which the owners in `known` were computed.
+    division: Option<Arc<FleetPartition>>,
 }
 
-/// What is known of an address.
+/// State of a discovered address.
 #[derive(Clone, Default)]
-struct Known {
-    /// `None`: it is another member's, and nobody has built it.
+struct AddressState {
+    /// `None`: another member owns it, and it was not built.
     outcome: Option<Outcome>,
-    /// What decides on its owner.
+    /// The hash key that decides about its owner.
     key: Option<Box<str>>,
-    /// Whether it is ours by `BuildCache::division`.
+    /// Whether this member owns it by `BuildCache::division`.
     is_owned: Option<bool>,
-    /// Its labels before relabelling, if it became no target and they are to be shown.
+    /// Labels before relabelling, if it became no target and they are to be shown.
     discovered: Option<Labels>,
 }
 
@@ -60,21 +60,21 @@ fn groups_of(lists: &[List]) -> Vec<&Arc<Group>> {
     lists.iter().flat_map(|list| list.iter()).collect()
 }
 
-/// How many elements both begin with.
+/// Returns the length of the common prefix.
 fn common<T>(one: impl Iterator<Item = T>, other: impl Iterator<Item = T>, same: impl Fn(&T, &T) -> bool) -> usize {
     one.zip(other).take_while(|(one, other)| same(one, other)).count()
 }
 
 impl BuildCache {
-    /// Builds the pool. `before` is what the last call gave, or what the job had under other settings; `share` is there if
-    /// others have a part of the targets.
+    /// Builds the pool. `before` is the result of the last call, or the pool of the job under other settings. `share` is set if
+    /// the job's targets are divided among members.
     pub fn build_pool(
         &mut self,
         job: &Arc<ScrapeConfig>,
         lists: Vec<List>,
         source_errors: Vec<String>,
         before: Option<&Pool>,
-        share: Option<Share>,
+        share: Option<PartitionView>,
     ) -> Pool {
         self.take_over(lists);
         let lists = std::mem::take(&mut self.lists);
@@ -84,8 +84,8 @@ impl BuildCache {
         pool
     }
 
-    /// Makes what is known that of these lists. What they have at both ends in common with the last ones stays where it is;
-    /// addresses between are looked up by their labels.
+    /// Updates the state for these lists. The common prefix and suffix with the last lists stay where they are;
+    /// addresses between them are looked up by their labels.
     fn take_over(&mut self, lists: Vec<List>) {
         let old_lists = std::mem::replace(&mut self.lists, lists);
         let (old, new) = (groups_of(&old_lists), groups_of(&self.lists));
@@ -100,7 +100,7 @@ impl BuildCache {
         }
         let from = count(same);
         let to = from + count(old);
-        // Groups that differ may differ in few of their addresses.
+        // Groups that differ may differ in few addresses.
         let (old, new): (Vec<Address>, Vec<Address>) = (addresses(old).collect(), addresses(new).collect());
         let same_address = |one: &&Address, other: &&Address| one == other;
         let head = common(old.iter(), new.iter(), same_address);
@@ -109,7 +109,7 @@ impl BuildCache {
         let (old, new) = (&old[..old.len() - tail], &new[..new.len() - tail]);
         let changed = from + head..to - tail;
         let known = self.known[changed.clone()].iter_mut().map(std::mem::take);
-        let known: HashMap<Address, Known> = old.iter().copied().zip(known).collect();
+        let known: HashMap<Address, AddressState> = old.iter().copied().zip(known).collect();
         let taken = new.iter().map(|address| known.get(address).cloned().unwrap_or_default());
         drop(self.known.splice(changed, taken));
     }
@@ -120,16 +120,16 @@ impl BuildCache {
         groups: &[&Arc<Group>],
         source_errors: Vec<String>,
         before: Option<&Pool>,
-        share: Option<Share>,
+        share: Option<PartitionView>,
     ) -> Pool {
         let mut pool = Pool { discovered_count: self.known.len(), source_errors, ..Pool::empty(job) };
         let kept_max = if job.keep_dropped_targets == 0 { usize::MAX } else { job.keep_dropped_targets as usize };
         let others_max = kept_max.min(OTHERS_LISTED_MAX);
         let owners = share.map_or_else(HashMap::new, |share| self.divide(job, groups, share.division));
-        // Only a fleet lets go targets that are still in the lists.
+        // Only a handover removes targets that are still in the lists.
         let active_before: HashSet<TargetId> =
             before.filter(|_| share.is_some()).into_iter().flat_map(|pool| &pool.active).map(|old| old.id).collect();
-        // What is on its way is known by its id; under new settings that has to be found out again.
+        // A target in a handover is identified by its id, which is computed anew under new settings.
         let seeks_leaving = before.is_some_and(|old| !old.leaving.is_empty() && !Arc::ptr_eq(&old.job, job));
         let mut found: HashMap<TargetId, usize> = HashMap::with_capacity(self.known.len());
         for (index, (known, (own, shared))) in self.known.iter_mut().zip(addresses(groups)).enumerate() {
@@ -151,7 +151,7 @@ impl BuildCache {
                     }
                 };
                 match &known.outcome {
-                    // What was scraped here goes on until its new owner has begun.
+                    // A target that was scraped here stays until its new owner has scraped it.
                     Some(Outcome::Target(target))
                         if active_before.contains(&target.id) && !share.released.contains(&target.id) =>
                     {
@@ -178,7 +178,7 @@ impl BuildCache {
                 continue;
             }
             match &known.outcome {
-                // Two discoveries of one target are one target.
+                // A target that was discovered twice is one target.
                 Some(Outcome::Target(target)) => match found.entry(target.id) {
                     Entry::Vacant(place) => drop(place.insert(index)),
                     Entry::Occupied(_) => {
@@ -219,7 +219,7 @@ impl BuildCache {
         }
     }
 
-    /// All targets of a job that has too many of them, in order, each with the reason why it is not scraped.
+    /// Returns all targets of a job that exceeds its limit, in order, each with the reason why it is not scraped.
     fn refused(
         &self,
         job: &ScrapeConfig,
@@ -241,7 +241,7 @@ impl BuildCache {
         all
     }
 
-    /// What was found, in order. What was there before is in order already.
+    /// Sorts the targets. Those of the last build are sorted already.
     fn merged(&self, mut found: HashMap<TargetId, usize>, before: &[Arc<Target>]) -> Vec<Arc<Target>> {
         let mut stay = Vec::with_capacity(found.len());
         for old in before {
@@ -255,7 +255,7 @@ impl BuildCache {
         if found.is_empty() {
             return stay;
         }
-        // As they were listed: sources list in an order that is often the one wanted.
+        // In the order of the lists, which is often a meaningful one.
         let mut fresh: Vec<usize> = found.into_values().collect();
         fresh.sort_unstable();
         let mut fresh: Vec<&Arc<Target>> = fresh.into_iter().map(|index| self.target(index)).collect();
@@ -271,12 +271,12 @@ impl BuildCache {
         all
     }
 
-    /// Owners of all targets by their keys, where those depend on each other; empty where each can be looked at alone.
+    /// Returns the owners of all targets by their keys if they depend on each other (bounded load), else an empty map.
     fn divide(
         &mut self,
         job: &Arc<ScrapeConfig>,
         groups: &[&Arc<Group>],
-        division: &Arc<Division>,
+        division: &Arc<FleetPartition>,
     ) -> HashMap<Box<str>, Vec<usize>> {
         if self.division.as_ref() != Some(division) {
             let has_other_keys = self.division.as_ref().is_some_and(|old| old.hash_labels != division.hash_labels);
@@ -304,14 +304,14 @@ impl BuildCache {
     }
 }
 
-impl Known {
-    /// Finds out whether the address is ours.
+impl AddressState {
+    /// Computes whether this member owns the address.
     fn find_owner(
         &mut self,
         job: &Arc<ScrapeConfig>,
         own: &Labels,
         shared: &Labels,
-        division: &Division,
+        division: &FleetPartition,
         owners: &HashMap<Box<str>, Vec<usize>>,
     ) {
         if self.is_owned.is_none() {
@@ -323,8 +323,8 @@ impl Known {
         }
     }
 
-    /// Finds out what decides on the owner. An address that relabelling drops or that cannot be scraped has no owner.
-    fn find_key(&mut self, job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels, division: &Division) {
+    /// Computes the hash key. An address that relabelling drops or that cannot be scraped has no owner.
+    fn find_key(&mut self, job: &Arc<ScrapeConfig>, own: &Labels, shared: &Labels, division: &FleetPartition) {
         if self.key.is_some() {
             return;
         }
@@ -346,23 +346,23 @@ impl Known {
     }
 }
 
-fn outcome(built: Built, discovered_to: &mut Option<Labels>) -> Outcome {
+fn outcome(built: TargetBuild, discovered_to: &mut Option<Labels>) -> Outcome {
     match built {
-        Built::Target(target) => Outcome::Target(Arc::new(target)),
-        Built::Dropped { discovered } => {
+        TargetBuild::Target(target) => Outcome::Target(Arc::new(target)),
+        TargetBuild::Dropped { discovered } => {
             *discovered_to = Some(discovered);
             Outcome::Dropped
         }
-        Built::Failed { discovered, error } => Outcome::Failed(Box::new(FailedTarget { discovered, error })),
+        TargetBuild::Failed { discovered, error } => Outcome::Failed(Box::new(FailedTarget { discovered, error })),
     }
 }
 
-/// The order of targets in a pool.
+/// Compares targets by their order in a pool.
 pub fn in_order(one: &Target, other: &Target) -> std::cmp::Ordering {
     one.labels.cmp(&other.labels).then(one.id.cmp(&other.id))
 }
 
-/// Whether nothing about a target has changed. Equal jobs are the same job: the manager sees to that.
+/// Returns whether a target is unchanged. Jobs are compared by pointer: the manager keeps the `Arc` of equal jobs.
 fn same(one: &Target, other: &Target) -> bool {
     Arc::ptr_eq(&one.job, &other.job)
         && (&one.labels, &one.discovered, &one.url) == (&other.labels, &other.discovered, &other.url)
@@ -455,21 +455,21 @@ mod tests {
         assert_eq!(after.dropped[0].discovered.get("__address__"), Some("d:2"));
     }
 
-    fn division(members: &[&str], me: &str, hash_labels: &[&str], load_max: Option<f64>) -> Arc<Division> {
+    fn division(members: &[&str], me: &str, hash_labels: &[&str], load_max: Option<f64>) -> Arc<FleetPartition> {
         let rules = fleet::Rules { load_max, ..fleet::Rules::default() };
         let (view, _) = fleet::View::new(members.iter().map(|name| fleet::Member::named(name)).collect(), rules);
         let me = view.index_of(me);
-        Arc::new(Division { view, me, hash_labels: hash_labels.iter().map(|name| (*name).to_owned()).collect() })
+        Arc::new(FleetPartition { view, me, hash_labels: hash_labels.iter().map(|name| (*name).to_owned()).collect() })
     }
 
-    /// Every member's pool, each built on its own.
+    /// Returns the pool of every member, each built independently.
     fn pools(job: &Arc<ScrapeConfig>, hash_labels: &[&str], load_max: Option<f64>) -> Vec<Pool> {
         let addresses: Vec<String> = (0..300).map(|i| format!("host{i}:9100")).collect();
         let groups = [group(&addresses.iter().map(String::as_str).collect::<Vec<_>>())];
         let members = ["a", "b", "c"];
         let pool = |me: &&str| {
             let division = division(&members, me, hash_labels, load_max);
-            let share = Share { division: &division, released: &Default::default() };
+            let share = PartitionView { division: &division, released: &Default::default() };
             BuildCache::default().build_pool(job, lists(&groups), vec![], None, Some(share))
         };
         members.iter().map(pool).collect()
@@ -515,20 +515,20 @@ mod tests {
         let groups = [group(&addresses.iter().map(String::as_str).collect::<Vec<_>>())];
         let mut released = std::collections::HashSet::new();
         let two = division(&["a", "b"], "a", &["__address__"], None);
-        let share = Share { division: &two, released: &released };
+        let share = PartitionView { division: &two, released: &released };
         let before = cache.build_pool(&job, lists(&groups), vec![], None, Some(share));
         assert_eq!((before.leaving.len(), before.active.len() + before.others_count), (0, 100));
         let three = division(&["a", "b", "c"], "a", &["__address__"], None);
-        let share = Share { division: &three, released: &released };
+        let share = PartitionView { division: &three, released: &released };
         let after = cache.build_pool(&job, lists(&groups), vec![], Some(&before), Some(share));
         assert!(!after.leaving.is_empty() && after.leaving.iter().all(|leaving| leaving.to == ["c"]));
         assert_eq!(after.active.len(), before.active.len());
         released.insert(after.leaving[0].id);
-        let share = Share { division: &three, released: &released };
+        let share = PartitionView { division: &three, released: &released };
         let later = cache.build_pool(&job, lists(&groups), vec![], Some(&after), Some(share));
         assert_eq!((later.leaving.len(), later.active.len()), (after.leaving.len() - 1, after.active.len() - 1));
         let gone = division(&["b", "c"], "a", &["__address__"], None);
-        let share = Share { division: &gone, released: &Default::default() };
+        let share = PartitionView { division: &gone, released: &Default::default() };
         let last = cache.build_pool(&job, lists(&groups), vec![], Some(&later), Some(share));
         assert_eq!(last.leaving.len(), last.active.len(), "who is not in the list hands everything over");
     }
@@ -538,7 +538,7 @@ mod tests {
         let addresses: Vec<String> = (0..100).map(|i| format!("host{i}:9100")).collect();
         let groups = [group(&addresses.iter().map(String::as_str).collect::<Vec<_>>())];
         let none = Default::default();
-        let share_of = |division| Share { division, released: &none };
+        let share_of = |division| PartitionView { division, released: &none };
         let (two, three) = (&["a", "b"][..], &["a", "b", "c"][..]);
         let [two, three] = [two, three].map(|members| division(members, "a", &["__address__"], None));
         let mut cache = BuildCache::default();
@@ -562,7 +562,7 @@ mod tests {
         for (settings, want) in [("", 1000), (dropping, 1000), ("keep_dropped_targets: 7", 7)] {
             let job = test_job("j", settings);
             let division = division(&["a", "b", "c"], "a", &["__address__"], None);
-            let share = Share { division: &division, released: &Default::default() };
+            let share = PartitionView { division: &division, released: &Default::default() };
             let pool = BuildCache::default().build_pool(&job, lists(&groups), vec![], None, Some(share));
             assert_eq!(pool.active.len() + pool.others_count, 3000);
             assert_eq!(pool.others.len(), want, "{settings}");
@@ -574,7 +574,7 @@ mod tests {
         }
     }
 
-    /// Whatever is added, taken away, changed or moved: the pool is that of the list alone, and what was known stays.
+    /// After any additions, removals, changes and moves, the pool depends on the list alone, and unchanged targets are kept.
     #[test]
     fn any_change_of_a_list_gives_the_pool_of_the_list() {
         let rules = "relabel_configs: [{source_labels: [__address__], regex: 'd.*', action: drop}]";
@@ -604,13 +604,13 @@ mod tests {
                     all[at] = Arc::new(Group { labels, ..Group::clone(&all[at]) });
                 }
             }
-            // One source or two; an address does not change by that.
+            // One source or two; the addresses are the same.
             let (one, other) = all.split_at(next(all.len()));
             let lists = vec![Arc::new(one.to_vec()), Arc::new(other.to_vec())];
             let pool = cache.build_pool(&job, lists.clone(), vec![], before.as_ref(), None);
             let fresh = BuildCache::default().build_pool(&job, lists, vec![], None, None);
             assert_eq!(pool, fresh, "step {step}");
-            // Of two that are the same target, which one is kept depends on the order.
+            // Of two addresses of one target, the order decides which one is kept.
             if let Some(before) = before.as_ref().filter(|old| old.duplicates_count + pool.duplicates_count == 0) {
                 for target in &pool.active {
                     let old = before.active.iter().find(|old| old.discovered == target.discovered);

@@ -1,45 +1,45 @@
-//! One target: what to fetch, how often, and the labels its samples carry.
+//! A target: what to fetch, how often, and the labels of its samples.
 
 use config::ScrapeConfig;
 use series::Labels;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who a target is, across reloads and restarts: XXH64 of its job, its labels and its URL.
+/// Identity of a target across reloads and restarts: XXH64 of its job, its labels and its URL.
 ///
 /// Interval, timeout and limits are not part of it, so a change of those keeps the target, its phase and its parse
-/// state (Prometheus makes a new target of a changed interval).
+/// state. In Prometheus a changed interval makes a new target.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TargetId(pub u64);
 
-/// A target after relabelling. Shared read-only by the control plane and the core that owns it.
+/// A target after relabelling. It is shared read-only by the control plane and the shard that owns it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     pub id: TargetId,
-    /// The job's settings; every target of the job points at the same ones.
+    /// Settings of the job, shared by all its targets.
     pub job: Arc<ScrapeConfig>,
-    /// Labels put on every sample: those after relabelling without the ones that begin with `__`.
+    /// Labels of every sample: those after relabelling, without names that begin with `__`.
     pub labels: Labels,
-    /// Labels as discovered, before relabelling: what the UI shows as `discoveredLabels`.
+    /// Labels before relabelling: `discoveredLabels` of the API.
     pub discovered: Labels,
     pub url: TargetUrl,
-    /// From `__scrape_interval__`, by default the job's.
+    /// Value of `__scrape_interval__`, by default the interval of the job.
     pub interval: Duration,
-    /// From `__scrape_timeout__`; never longer than `interval`.
+    /// Value of `__scrape_timeout__`, never longer than `interval`.
     pub timeout: Duration,
-    /// Set when the target must not be scraped and why (`target_limit exceeded …`): it is down with this error.
+    /// Why the target must not be scraped (`target_limit exceeded …`). It is down with this error.
     pub forced_error: Option<Arc<str>>,
 }
 
-/// Where a scrape goes, taken apart for the core that fetches it.
+/// The URL of a scrape, in parts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TargetUrl {
     /// `http` or `https`.
     pub scheme: Scheme,
-    /// Host name or IP address, an IPv6 address without brackets.
+    /// Host name or IP address; an IPv6 address has no brackets.
     pub host: String,
     pub port: u16,
-    /// What the `Host` header says: `__address__` as it was written.
+    /// Value of the `Host` header: `__address__` as it is written.
     pub authority: String,
     /// Path and query, beginning with `/`.
     pub path_and_query: String,
@@ -61,33 +61,33 @@ impl std::fmt::Display for TargetUrl {
     }
 }
 
-/// All targets of one job, as the last good discovery and the relabelling rules made them.
+/// All targets of one job, by the last valid lists of its sources and its relabelling rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     pub job: Arc<ScrapeConfig>,
     pub active: Vec<Arc<Target>>,
-    /// How many addresses discovery has found.
+    /// Number of discovered addresses.
     pub discovered_count: usize,
     /// Discovered addresses that became no target, at most `keep_dropped_targets` of them.
     pub dropped: Vec<DroppedTarget>,
-    /// How many relabelling dropped, kept or not.
+    /// Number of addresses that relabelling dropped.
     pub dropped_count: usize,
-    /// How many were the same target as another.
+    /// Number of addresses that were the same target as another one.
     pub duplicates_count: usize,
-    /// Active targets that belong to other members of the fleet and stay until those have scraped them.
+    /// Active targets that other members own, in a handover until those have scraped them.
     pub leaving: Vec<Leaving>,
     /// Addresses of other members, at most `keep_dropped_targets` and a thousand of them.
     pub others: Vec<OtherTarget>,
-    /// How many targets other members have. Those that are left out before relabelling count as addresses.
+    /// Number of targets of other members. Addresses that are skipped before relabelling are counted as targets.
     pub others_count: usize,
     /// Discovered targets that cannot be scraped, with the reason (`no address`, …).
     pub failed: Vec<FailedTarget>,
-    /// What is wrong with the job's sources at the moment (an unreadable file …); the last good list is in use.
+    /// Current errors of the job's sources (an unreadable file …). The last valid list is in use.
     pub source_errors: Vec<String>,
 }
 
 impl Pool {
-    /// A job's pool before anything is known.
+    /// Returns the pool of a job before its first list.
     pub fn empty(job: &Arc<ScrapeConfig>) -> Pool {
         Pool {
             job: job.clone(),
@@ -105,7 +105,7 @@ impl Pool {
     }
 }
 
-/// A target on its way to other members.
+/// A target in a handover to other members.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Leaving {
     pub id: TargetId,
@@ -128,10 +128,10 @@ pub struct DroppedTarget {
     pub reason: DropReason,
 }
 
-/// Why.
+/// Why a discovered address became no target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DropReason {
-    /// A rule said so.
+    /// A relabelling rule dropped it.
     Relabelling,
     /// Another address of the job is the same target.
     Duplicate,
@@ -146,27 +146,27 @@ impl DropReason {
     }
 }
 
-/// A discovered target that is none.
+/// A discovered target that cannot be scraped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FailedTarget {
     pub discovered: Labels,
     pub error: String,
 }
 
-/// Every pool, sorted by job name.
+/// The pools of all jobs, sorted by job name.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct TargetSet {
     pub pools: Vec<Arc<Pool>>,
 }
 
-/// What one core has to change. Targets in none of the lists go on untouched.
+/// Changes for one shard. Targets in none of the lists stay as they are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TargetDiff {
     pub add: Vec<Arc<Target>>,
     /// Same id, other settings: phase and parse state stay.
     pub update: Vec<Arc<Target>>,
     pub remove: Vec<TargetId>,
-    /// Those that another member of the fleet scrapes now: they end here without markers.
+    /// Targets that another member scrapes now: they end here without staleness markers.
     pub moved: Vec<TargetId>,
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Answering, Ask, Catalogue, Dnsmasq, JSON, Mood, Server, consul, list_service, reply};
-use targets::{Manager, ManagerHandle, Pool, Sd, SdOptions};
+use targets::{DiscoveryContext, Manager, ManagerHandle, Pool, SdOptions};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -18,7 +18,7 @@ struct Rig(ManagerHandle);
 impl Rig {
     /// One job `j` with these lines.
     async fn start(options: SdOptions, settings: &str) -> Rig {
-        let rig = Rig(Manager::start(1, Sd::start(options), |_, _| std::future::ready(())));
+        let rig = Rig(Manager::start(1, DiscoveryContext::start(options), |_, _| std::future::ready(())));
         rig.reload(&[("j", settings)]).await;
         rig
     }
@@ -84,7 +84,7 @@ async fn http_list_is_followed_and_no_fault_takes_it_away() {
     let million = format!("[{{\"targets\": [{}\"x:1\"]}}]", "\"x:1\",".repeat(1_000_000));
     for (fault, want) in [
         (Mood::Status("500 Internal Server Error"), "500"),
-        (Mood::Status("404 Not Found"), "404"),
+        (Mood::Status("404 Not DiscoveryState"), "404"),
         (Mood::Body("text/html", TWO.into()), "unsupported content type \"text/html\""),
         (Mood::Body("application/json", "[{\"targets\": [\"c:1\"]".into()), "JSON"),
         (Mood::Body("application/json", million), "1000001 targets are more than"),

@@ -1,6 +1,6 @@
-//! Series in memory, as the world of unit tests.
+//! Series in memory, as the backend of unit tests.
 
-use crate::host::{Found, Host, NO_VECTOR, Pending};
+use crate::host::{NO_VECTOR, PendingWrite, RuleBackend, VectorElements};
 use notifier::Alert;
 use promql::budget::{Budget, BudgetLimits};
 use promql::notation::Value;
@@ -10,11 +10,11 @@ use series::{Labels, Matcher, STALE_NAN, Timestamp};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Samples that a query may look at, as Prometheus' default has it.
+/// Largest number of samples of a query, as by Prometheus' default.
 const SAMPLES_MAX: u64 = 50_000_000;
 
-/// A world without clock and files. Remembers what it was told.
-pub struct Memory {
+/// A backend without clock and files. It records alerts.
+pub struct MemoryBackend {
     pub options: PlanOptions,
     state: Mutex<State>,
 }
@@ -22,14 +22,14 @@ pub struct Memory {
 #[derive(Default)]
 struct State {
     series: BTreeMap<Labels, BTreeMap<i64, Value>>,
-    /// What each source wrote the last time.
+    /// The last row of each push source.
     written: HashMap<String, HashSet<Labels>>,
     notified: Vec<Alert>,
 }
 
-impl Memory {
-    pub fn new(options: PlanOptions) -> Memory {
-        Memory { options, state: Mutex::default() }
+impl MemoryBackend {
+    pub fn new(options: PlanOptions) -> MemoryBackend {
+        MemoryBackend { options, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -40,7 +40,7 @@ impl Memory {
         self.state().series.entry(labels).or_default().insert(at, value);
     }
 
-    /// Alerts that were handed on since the last time this was asked.
+    /// Returns the alerts that were passed on since the last call.
     pub fn take_notified(&self) -> Vec<Alert> {
         std::mem::take(&mut self.state().notified)
     }
@@ -99,17 +99,17 @@ impl State {
     }
 }
 
-impl Host for Memory {
+impl RuleBackend for MemoryBackend {
     fn is_ready(&self) -> bool {
         true
     }
 
-    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<Found, String>> {
+    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<VectorElements, String>> {
         let found = |expr: &&str| self.evaluate(expr, at.0)?.value.into_elements().ok_or_else(|| NO_VECTOR.into());
         exprs.iter().map(found).collect()
     }
 
-    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, series::Value)>) -> Pending {
+    fn write(&self, source: &str, at: Timestamp, rows: Vec<(Labels, series::Value)>) -> PendingWrite {
         let mut state = self.state();
         let now: HashSet<Labels> = rows.iter().map(|(labels, _)| labels.clone()).collect();
         let before = state.written.insert(source.to_owned(), now.clone()).unwrap_or_default();

@@ -1,10 +1,10 @@
-//! Unit tests of rules, in promtool's format: series go in, and what fires or is recorded is compared.
+//! Unit tests of rules in promtool's format: input series, and expected alerts and samples.
 //!
-//! As promtool does, every group is evaluated at every step of `evaluation_interval`, whatever its own interval.
+//! As in promtool, every group is evaluated at every step of `evaluation_interval`, regardless of its own interval.
 
 mod memory;
 
-pub use memory::Memory;
+pub use memory::MemoryBackend;
 
 use crate::group::millis;
 use crate::load::{Settings, load};
@@ -18,10 +18,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Evaluations of one test.
+/// Largest number of evaluations of one test.
 const EVALUATIONS_MAX: i64 = 1_000_000;
 
-/// Runs the tests of a file whose names `wants` takes; gives one text for each failure.
+/// Runs the tests of a file whose names `wants` accepts. Returns one text for each failure.
 pub fn run_file(path: &Path, settings: &Settings, wants: impl Fn(&str) -> bool) -> Vec<String> {
     let file = match config::load_rule_tests(path) {
         Ok(file) => file,
@@ -53,7 +53,7 @@ fn run(file: &RuleTests, test: &RuleTest, settings: &Settings) -> Vec<String> {
     failures.into_iter().map(named).collect()
 }
 
-/// Unix milliseconds of `start_timestamp`.
+/// Returns `start_timestamp` in Unix milliseconds.
 fn start_of(text: &str) -> Result<i64, String> {
     if text.is_empty() {
         return Ok(0);
@@ -83,7 +83,7 @@ fn run_test(file: &RuleTests, test: &RuleTest, settings: &Settings, failures: &m
         named.unwrap_or(usize::MAX)
     };
     groups.sort_by_key(place);
-    let world = Memory::new(PlanOptions {
+    let world = MemoryBackend::new(PlanOptions {
         parse: settings.parse,
         inner_step: file.evaluation_interval,
         ..PlanOptions::default()
@@ -166,7 +166,7 @@ fn list(alerts: &[(Labels, Labels)]) -> String {
     format!("[{}\n            ]", alerts.iter().enumerate().map(one).collect::<String>())
 }
 
-/// What an expression yields, in a form that can be compared.
+/// Returns the result of an expression in a form that can be compared.
 type Elements = Vec<(Labels, Point)>;
 
 fn point(sample: &ExpectedSample) -> Result<Point, String> {
@@ -203,9 +203,9 @@ fn same(one: &Point, other: &Point, fuzzy: bool) -> bool {
     }
 }
 
-/// The difference, if there is one.
+/// Returns the difference, if there is one.
 fn compare(
-    world: &Memory,
+    world: &MemoryBackend,
     expr: &str,
     at: i64,
     wanted: &[ExpectedSample],

@@ -2,10 +2,10 @@
 //!
 //! Invariants:
 //!   * a service whose query fails keeps its last good instances
-//!   * the first list is told when every service has answered once, or after [`FIRST_WITHIN`]
-//!   * each query is asked again no sooner than a refresh interval after the last answer, however fast the index moves
+//! * the first list is reported when every service has responded once, or after [`FIRST_WITHIN`]
+//! * a query is sent at most once per refresh interval, however often the index changes
 
-use super::{Gone, Group, Reporter, host_port, pause, random, sanitized};
+use super::{Group, ReceiverClosed, Reporter, host_port, pause, random, sanitized};
 use client::{Client, ClientOptions, Request, Response, StatusCode, Url};
 use config::{BasicAuth, ConsulSdConfig, HttpConfig};
 use serde::Deserialize;
@@ -17,17 +17,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// How long Consul may hold a query when nothing changes.
+/// Time for which Consul may hold a query while nothing changes.
 const WAIT: Duration = Duration::from_secs(120);
-/// What it may take beyond that: Consul adds up to a sixteenth, and the network its own.
+/// Time allowed beyond that: Consul adds up to a sixteenth, and the network its latency.
 const ANSWER_WITHIN: Duration = Duration::from_secs(WAIT.as_secs() + 15);
-/// Largest answer.
+/// Size of a response, in bytes.
 const BODY_BYTES_MAX: usize = 128 << 20;
-/// Most services that are followed.
+/// Number of services that are watched.
 const SERVICES_MAX: usize = 20_000;
-/// News are collected for so long before they are told.
+/// Time for which changes are collected before a list is reported.
 const SETTLE: Duration = Duration::from_millis(100);
-/// The first list does not wait longer for services that do not answer.
+/// Time after which the first list is reported without the services that have not responded.
 const FIRST_WITHIN: Duration = Duration::from_secs(30);
 const NEWS_WAITING_MAX: usize = 256;
 
@@ -83,31 +83,31 @@ struct AgentConfig {
     datacenter: String,
 }
 
-/// What a query brought.
-struct News {
+/// Result of a query.
+struct SourceUpdate {
     since: Instant,
     what: What,
 }
 
 enum What {
-    /// Services with all the tags that are wanted.
+    /// Services that have all required tags.
     Catalogue(Result<BTreeSet<String>, String>),
     Instances(String, Result<Vec<Labels>, String>),
-    /// The index has not moved.
+    /// The index has not changed.
     Nothing,
 }
 
-/// Consul as the settings reach it.
+/// Client for the configured Consul.
 #[derive(Clone)]
 struct Consul {
     client: Client,
     settings: Arc<ConsulSdConfig>,
     base: Url,
     datacenter: String,
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<SourceUpdate>,
 }
 
-/// Sends what the catalogue holds, for ever.
+/// Reports the services of the catalogue until it is dropped.
 pub async fn follow(settings: ConsulSdConfig, mut report: Reporter) {
     let (news, mut inbox) = mpsc::channel(NEWS_WAITING_MAX);
     let settings = Arc::new(settings);
@@ -120,7 +120,7 @@ pub async fn follow(settings: ConsulSdConfig, mut report: Reporter) {
     };
     while consul.datacenter.is_empty() {
         let since = Instant::now();
-        let answer: Result<(Agent, u64), String> = consul.ask("agent/self", &[], 0).await;
+        let answer: Result<(Agent, u64), String> = consul.request("agent/self", &[], 0).await;
         report.attempted(since);
         match answer {
             Ok((agent, _)) => consul.datacenter = agent.config.datacenter,
@@ -137,7 +137,7 @@ pub async fn follow(settings: ConsulSdConfig, mut report: Reporter) {
             report.pause(settings.refresh_interval).await;
         }
     }
-    // Ends all queries when this future is dropped.
+    // Aborts all queries when this future is dropped.
     let mut tasks = JoinSet::new();
     let mut state = State::new(&report);
     if settings.services.is_empty() || !settings.tags.is_empty() || !settings.filter.is_empty() {
@@ -164,23 +164,23 @@ pub async fn follow(settings: ConsulSdConfig, mut report: Reporter) {
         } else {
             Ok(())
         };
-        if let Err(Gone) = told {
+        if let Err(ReceiverClosed) = told {
             return;
         }
     }
 }
 
-/// What is known of the catalogue.
+/// State of the catalogue.
 struct State {
     has_catalogue: bool,
     good: BTreeMap<String, Arc<Group>>,
-    /// Services that have not answered yet.
+    /// Services that have not responded yet.
     silent: BTreeSet<String>,
     tasks: BTreeMap<String, AbortHandle>,
     failing: BTreeMap<String, String>,
 }
 
-/// The place of the catalogue's own errors among those of services; no service has this name.
+/// Key of the catalogue's own errors among those of services; no service has this name.
 const CATALOGUE: &str = "";
 
 impl State {
@@ -190,7 +190,7 @@ impl State {
         State { has_catalogue: false, good, silent: BTreeSet::new(), tasks: BTreeMap::new(), failing: BTreeMap::new() }
     }
 
-    /// Follows these services and no others.
+    /// Starts and ends queries, so that exactly these services are watched.
     fn watch(&mut self, services: BTreeSet<String>, consul: &Consul, tasks: &mut JoinSet<()>) {
         self.has_catalogue = true;
         self.tasks.retain(|name, task| {
@@ -213,7 +213,7 @@ impl State {
         while tasks.try_join_next().is_some() {}
     }
 
-    fn take(&mut self, news: News, report: &mut Reporter, consul: &Consul, tasks: &mut JoinSet<()>) {
+    fn take(&mut self, news: SourceUpdate, report: &mut Reporter, consul: &Consul, tasks: &mut JoinSet<()>) {
         report.attempted(news.since);
         match news.what {
             What::Nothing => {}
@@ -257,7 +257,7 @@ impl State {
         self.good.values().cloned().collect()
     }
 
-    /// One for the catalogue, one for all services that fail alike.
+    /// Returns one error for the catalogue, and one for all services that fail in the same way.
     fn errors(&self) -> Vec<String> {
         let mut by_text: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, error) in &self.failing {
@@ -272,7 +272,7 @@ impl State {
     }
 }
 
-fn reach(settings: Arc<ConsulSdConfig>, news: mpsc::Sender<News>) -> Result<Consul, String> {
+fn reach(settings: Arc<ConsulSdConfig>, news: mpsc::Sender<SourceUpdate>) -> Result<Consul, String> {
     let text = format!("{}://{}/", settings.scheme, settings.server);
     let base = Url::parse(&text).map_err(|error| format!("server {:?} makes no URL: {error}", settings.server))?;
     let mut http: HttpConfig = settings.http.clone();
@@ -314,13 +314,13 @@ impl Consul {
         }
         let separator = &self.settings.tag_separator;
         let instances = |entries: Vec<Entry>| entries.iter().map(|entry| target(entry, separator)).collect();
-        // A name may hold any character.
+        // A name may contain any character.
         let encoded = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
         let path = format!("health/service/{encoded}");
         self.watch(&path, &params, |answer| What::Instances(name.clone(), answer.map(instances))).await;
     }
 
-    /// Asks again and again; Consul answers when its index has moved, or after a while all the same.
+    /// Repeats the query. Consul responds when its index has changed, or after the wait time.
     async fn watch<T: DeserializeOwned + Send + 'static>(
         &self,
         path: &str,
@@ -331,11 +331,11 @@ impl Consul {
         let mut failures_in_row = 0;
         loop {
             let since = Instant::now();
-            let answer = self.ask::<T>(path, params, index).await;
+            let answer = self.request::<T>(path, params, index).await;
             let what = match answer {
                 Ok((_, new)) if new == index && index != 0 => What::Nothing,
                 Ok((value, new)) => {
-                    // An index that went back belongs to a Consul that was restored: from the start again.
+                    // A lower index means that Consul was restored: begin from the start.
                     index = if new < index { 0 } else { new };
                     failures_in_row = 0;
                     news(Ok(value))
@@ -346,7 +346,7 @@ impl Consul {
                     news(Err(error))
                 }
             };
-            if self.news.send(News { since, what }).await.is_err() {
+            if self.news.send(SourceUpdate { since, what }).await.is_err() {
                 return;
             }
             let held = since.elapsed().min(self.settings.refresh_interval);
@@ -359,7 +359,7 @@ impl Consul {
         }
     }
 
-    /// Parameters of every query.
+    /// Returns the parameters of every query.
     fn common(&self) -> Vec<(&'static str, String)> {
         let settings = &self.settings;
         let mut params = vec![];
@@ -372,8 +372,8 @@ impl Consul {
         params
     }
 
-    /// One query; the answer and its index. An index of 0 is answered at once.
-    async fn ask<T: DeserializeOwned + Send + 'static>(
+    /// Sends one query. Returns the response and its index. Consul responds to index 0 at once.
+    async fn request<T: DeserializeOwned + Send + 'static>(
         &self,
         path: &str,
         params: &[(&'static str, String)],
@@ -423,7 +423,7 @@ fn target(entry: &Entry, separator: &str) -> Labels {
         ("__address__".into(), host_port(host, service.port)),
         ("__meta_consul_address".into(), node.address.clone()),
         ("__meta_consul_node".into(), node.node.clone()),
-        // With separators around it, so that a rule can match a whole tag anywhere.
+        // With separators around it, so that a rule can match a whole tag.
         ("__meta_consul_tags".into(), format!("{separator}{tags}{separator}")),
         ("__meta_consul_service_address".into(), service.address.clone()),
         ("__meta_consul_service_port".into(), service.port.to_string()),
@@ -443,7 +443,7 @@ fn target(entry: &Entry, separator: &str) -> Labels {
     Labels::from_pairs(labels)
 }
 
-/// The worst of the checks, as Consul sums them up.
+/// Returns the worst status of the checks, as Consul aggregates them.
 fn health(checks: &[Check]) -> &'static str {
     let is_maintenance =
         |check: &Check| check.check_id == "_node_maintenance" || check.check_id.starts_with("_service_maintenance:");

@@ -1,8 +1,8 @@
 //! Targets from DNS records: A, AAAA, SRV, MX, NS.
 //!
-//! A name that cannot be looked up keeps its last good records; one that does not exist has none.
+//! A name that cannot be resolved keeps its last valid records; a name that does not exist has none.
 
-use super::{Gone, Group, Reporter, host_port};
+use super::{Group, ReceiverClosed, Reporter, host_port};
 use config::{DnsSdConfig, DnsType};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// Time for one question to one server.
+/// Time for one query to one server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Sends what the names resolve to, for ever.
+/// Reports the records of the names until it is dropped.
 pub async fn follow(settings: DnsSdConfig, servers: Vec<SocketAddr>, mut report: Reporter) {
     let name_of = |group: &Arc<Group>| Some(group.targets.first()?.get("__meta_dns_name")?.to_owned());
     let mut good: BTreeMap<String, Arc<Group>> =
@@ -53,21 +53,21 @@ pub async fn follow(settings: DnsSdConfig, servers: Vec<SocketAddr>, mut report:
             Err(error) => errors.push(error),
         }
         errors.sort();
-        // With no name answered there is nothing new to tell but the errors.
+        // If no name was resolved, only the errors are new.
         let told = if errors.len() >= settings.names.len() {
             report.failed(errors.join("; ")).await
         } else {
             errors.iter().for_each(|_| report.count_failure());
             report.good(good.values().cloned().collect(), errors).await
         };
-        if let Err(Gone) = told {
+        if let Err(ReceiverClosed) = told {
             return;
         }
         report.pause(settings.refresh_interval).await;
     }
 }
 
-/// Made anew for each round, so that a changed /etc/resolv.conf holds and nothing comes out of a cache.
+/// Created for each refresh, so that a changed /etc/resolv.conf takes effect and no record comes from a cache.
 fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
     let provider = TokioRuntimeProvider::default();
     let builder = if servers.is_empty() {
@@ -91,7 +91,7 @@ fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
     let options = builder.options_mut();
     options.cache_size = 0;
     options.timeout = ANSWER_WITHIN;
-    // A name in /etc/hosts is no record.
+    // Names in /etc/hosts are not DNS records.
     options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
     builder.build().map_err(|error| error.to_string())
 }
@@ -111,13 +111,13 @@ async fn look_up(resolver: &TokioResolver, name: &str, settings: &DnsSdConfig) -
     };
     let mut targets: Vec<Labels> =
         answer.answers().iter().filter_map(|record| target(name, settings.port, &record.data)).collect();
-    // Servers answer in changing order.
+    // Servers return records in changing order.
     targets.sort();
     targets.dedup();
     Ok(targets)
 }
 
-/// One record as a target; none for records that lead on to others.
+/// Returns the target of a record, or none for a record that refers to others.
 fn target(name: &str, port: u64, data: &RData) -> Option<Labels> {
     let unrooted = |name: &str| name.trim_end_matches('.').to_owned();
     let mut more: Vec<(&str, String)> = Vec::new();

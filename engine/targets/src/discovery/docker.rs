@@ -1,6 +1,6 @@
 //! Containers of a Docker daemon: a target for each network address and port of each.
 
-use super::{Gone, Group, Reporter, host_port, sanitized};
+use super::{Group, ReceiverClosed, Reporter, host_port, sanitized};
 use client::{Client, ClientOptions, Request, StatusCode, Url};
 use config::DockerSdConfig;
 use serde::Deserialize;
@@ -69,7 +69,7 @@ struct Network {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// Sends the containers that the daemon lists, for ever.
+/// Reports the containers of the daemon until it is dropped.
 pub async fn follow(settings: DockerSdConfig, mut report: Reporter) {
     let (client, base) = match reach(&settings) {
         Ok(reached) => reached,
@@ -89,7 +89,7 @@ pub async fn follow(settings: DockerSdConfig, mut report: Reporter) {
             }
             Err(error) => report.failed(error).await,
         };
-        if let Err(Gone) = told {
+        if let Err(ReceiverClosed) = told {
             return;
         }
         report.pause(settings.refresh_interval).await;
@@ -126,11 +126,11 @@ async fn list(
         filters.entry(&filter.name).or_default().extend(filter.values.iter().map(String::as_str));
     }
     let filters = serde_json::to_string(&filters).map_err(|error| error.to_string())?;
-    let containers = ask(client, base, "/containers/json", &[("filters", filters)]).await?;
-    Ok((containers, ask(client, base, "/networks", &[]).await?))
+    let containers = request(client, base, "/containers/json", &[("filters", filters)]).await?;
+    Ok((containers, request(client, base, "/networks", &[]).await?))
 }
 
-async fn ask<T: DeserializeOwned>(
+async fn request<T: DeserializeOwned>(
     client: &Client,
     base: &Url,
     path: &str,
@@ -165,7 +165,7 @@ fn targets(settings: &DockerSdConfig, containers: &[Container], networks: &[Netw
         for (key, value) in container.labels.iter().flatten() {
             common.push((format!("{P}container_label_{}", sanitized(key)), value.clone()));
         }
-        // A container in the network of another has its addresses.
+        // A container that shares the network of another one has its addresses.
         let mut owner = container;
         for _ in 0..containers.len() {
             let Some(id) = owner.host_config.network_mode.strip_prefix("container:") else { break };
@@ -173,7 +173,7 @@ fn targets(settings: &DockerSdConfig, containers: &[Container], networks: &[Netw
             owner = next;
         }
         let endpoints = owner.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
-        // By the names of the networks; the first one alone if so asked.
+        // In order of the network names; only the first one if the settings say so.
         let take = if settings.match_first_network { 1 } else { usize::MAX };
         for endpoint in endpoints.into_iter().flat_map(BTreeMap::values).flatten().take(take) {
             let mut labels = common.clone();

@@ -1,12 +1,12 @@
-//! Target lists in files: read when they change, and now and then in case a change went unnoticed.
+//! Target lists in files, which are read when they change, and at an interval in case a change was missed.
 //!
 //! Invariants:
-//!   * a file that cannot be read or is broken (half written, say) keeps its last good list, and its error stays until
-//!     it is mended
-//!   * a file that is gone takes its targets along
+//! * a file that cannot be read or is invalid (half written, for instance) keeps its last valid list, and its error stays
+//! until it is valid again
+//! * a removed file removes its targets
 
 use super::list::ListReader;
-use super::{Found, Group, List, SourceId, Update};
+use super::{DiscoveryState, Group, List, SourceId, Update};
 use config::FileSdConfig;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -17,24 +17,24 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
-/// Largest target file.
+/// Size of a target file, in bytes.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-/// A writer's events come in bursts; the files are read once it is quiet for so long.
+/// Time without events after which files are read: the events of a writer come in bursts.
 const SETTLE: Duration = Duration::from_millis(50);
-/// A file modified longer ago than this is known by its version.
+/// Age from which a file's version identifies its content.
 const VERSION_SETTLED: Duration = Duration::from_secs(2);
 
-/// Whether a file is still the one that was read: modified when, how long, which inode.
+/// Version of a file: modification time, length and inode.
 type Version = (SystemTime, u64, u64);
 
-/// The files of one configuration.
+/// The files of one `file_sd_config`.
 pub struct Files {
     settings: FileSdConfig,
     good: BTreeMap<PathBuf, Good>,
     failures_total: u64,
 }
 
-/// The last good list of a file, and of which version it is.
+/// The last valid list of a file, and its version.
 #[derive(Clone)]
 struct Good {
     groups: List,
@@ -47,8 +47,8 @@ impl Files {
         Files { settings, good: BTreeMap::new(), failures_total: 0 }
     }
 
-    /// Reads all files that match now.
-    pub async fn read(&mut self) -> Found {
+    /// Reads all files that match.
+    pub async fn read(&mut self) -> DiscoveryState {
         let patterns = self.settings.files.clone();
         let known = self.good.clone();
         let read = tokio::task::spawn_blocking(move || {
@@ -78,34 +78,34 @@ impl Files {
         self.found(errors)
     }
 
-    fn found(&self, errors: Vec<String>) -> Found {
+    fn found(&self, errors: Vec<String>) -> DiscoveryState {
         let mut lists = self.good.values().map(|good| &good.groups);
         let groups = match (lists.next(), lists.next()) {
             (Some(only), None) => only.clone(),
             _ => Arc::new(self.good.values().flat_map(|good| good.groups.iter().cloned()).collect()),
         };
-        Found { groups, errors, failures_total: self.failures_total, ..Found::default() }
+        DiscoveryState { groups, errors, failures_total: self.failures_total, ..DiscoveryState::default() }
     }
 
-    /// Sends what has changed, for ever.
+    /// Reports changed lists until it is dropped.
     pub async fn follow(mut self, source: SourceId, updates: mpsc::Sender<Update>) {
         let (event_to, mut events) = mpsc::channel::<()>(1);
-        // Our own reading is an event, too: taken for a change, it would have the files read for ever. A full channel
-        // says already that something happened.
+        // Reading a file causes an event as well, which must not count as a change. If the channel is full,
+        // an event is in it already.
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if !event.is_ok_and(|event| event.kind.is_access() && !written(event.kind)) {
                 let _ = event_to.try_send(());
             }
         });
         let mut watcher =
-            watcher.map_err(|error| tracing::warn!(%error, "target files are only read again by time")).ok();
+            watcher.map_err(|error| tracing::warn!(%error, "target files cannot be watched, they are only read at their refresh interval")).ok();
         let mut watched = BTreeSet::new();
-        let mut last: Option<Found> = None;
+        let mut last: Option<DiscoveryState> = None;
         loop {
             if let Some(watcher) = &mut watcher {
                 watch_folders(watcher, &self.settings.files, &mut watched);
             }
-            // Read after the watch is set, so that no change falls between.
+            // Read after the watch is set, so that no change is missed.
             let found = self.read().await;
             if last.as_ref() != Some(&found) {
                 last = Some(found.clone());
@@ -119,12 +119,12 @@ impl Files {
     }
 }
 
-/// Whether a file that was open for writing is closed.
+/// Returns whether the event is the closing of a file that was open for writing.
 fn written(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(AccessKind::Close(AccessMode::Write)))
 }
 
-/// Watches the folders of the patterns; one that does not exist yet is tried again next time.
+/// Watches the folders of the patterns. A folder that does not exist is tried again at the next refresh.
 fn watch_folders(watcher: &mut RecommendedWatcher, patterns: &[PathBuf], watched: &mut BTreeSet<PathBuf>) {
     for folder in patterns.iter().filter_map(|pattern| pattern.parent()) {
         if !watched.contains(folder) && watcher.watch(folder, RecursiveMode::NonRecursive).is_ok() {
@@ -133,8 +133,8 @@ fn watch_folders(watcher: &mut RecommendedWatcher, patterns: &[PathBuf], watched
     }
 }
 
-/// The list of a file; the known one if the file has not changed for a while. Time stamps are coarse: one that is new may
-/// hide a second change.
+/// Returns the list of a file, or the known one if its version is unchanged and old enough. Timestamps are coarse, so
+/// a recent one may hide a second change.
 fn read_changed(path: &Path, known: Option<&Good>) -> Result<Good, String> {
     let found = std::fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len(), meta.ino())));
     let version = found.filter(|(modified, ..)| modified.elapsed().is_ok_and(|age| age > VERSION_SETTLED));
@@ -156,12 +156,12 @@ fn read_file(path: &Path, reader: &mut ListReader) -> Result<Vec<Arc<Group>>, St
     }
     let bytes = std::fs::read(path).map_err(failed)?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
-    // The quick way; what it refuses goes the long way, which says where the mistake is.
+    // The fast parser. If it fails, the slow one reports the position of the error.
     if is_json && let Ok(groups) = reader.read(&bytes) {
         return Ok(groups);
     }
     let text = String::from_utf8(bytes).map_err(|error| format!("{}: {}", path.display(), error.utf8_error()))?;
-    // JSON is YAML, but half of a JSON file may be YAML as well: it must be whole.
+    // JSON is YAML, but a part of a JSON file may be YAML as well, so it is checked to be complete.
     if is_json {
         serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
@@ -183,7 +183,7 @@ mod tests {
         Files::new(FileSdConfig { files: vec![pattern], refresh_interval: Duration::from_secs(3600) })
     }
 
-    fn addresses(found: &Found) -> Vec<String> {
+    fn addresses(found: &DiscoveryState) -> Vec<String> {
         let all = found.groups.iter().flat_map(|group| &group.targets);
         all.map(|target| target.get("__address__").unwrap().to_owned()).collect()
     }
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(found.failures_total, JSON.len() as u64);
     }
 
-    /// Files that were read count as accessed; that is no reason to read them again.
+    /// Reading a file causes an access event, which must not cause another read.
     #[tokio::test]
     async fn reading_is_not_a_change() {
         let folder = tempfile::tempdir().unwrap();
@@ -230,7 +230,7 @@ mod tests {
         let (to, mut updates) = mpsc::channel(8);
         let task = tokio::spawn(files(path.clone()).follow(SourceId(7), to));
         updates.recv().await.unwrap();
-        // Every reading of a broken file is an update: its failure is counted.
+        // Each read of an invalid file is an update, because its failure is counted.
         std::fs::write(&path, "[").unwrap();
         while updates.recv().await.unwrap().found.failures_total == 0 {}
         while let Ok(Some(update)) = tokio::time::timeout(Duration::from_secs(1), updates.recv()).await {
@@ -265,7 +265,7 @@ mod tests {
         let mut next = async || tokio::time::timeout(Duration::from_secs(20), updates.recv()).await.unwrap().unwrap();
         assert_eq!(addresses(&next().await.found), Vec::<String>::new());
         std::fs::write(&path, "- targets: ['a:1']\n").unwrap();
-        // A writer caught in the middle gives an empty file first, which is an empty list.
+        // A writer may leave an empty file first, which is an empty list.
         while addresses(&next().await.found) != ["a:1"] {}
         std::fs::rename(&path, folder.path().join("b.yml")).unwrap();
         assert_eq!(addresses(&next().await.found), ["a:1"]);

@@ -1,17 +1,17 @@
-//! Lists from a service that answers with target groups in JSON.
+//! Lists of an HTTP service that returns target groups in JSON.
 
 use super::list::ListReader;
-use super::{Gone, Group, Reporter};
+use super::{Group, ReceiverClosed, Reporter};
 use client::header::{ACCEPT, ETAG, IF_NONE_MATCH};
 use client::{Client, ClientOptions, HeaderName, HeaderValue, Request, StatusCode};
 use config::HttpSdConfig;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Tells the service how often it will be asked.
+/// Request header with the refresh interval.
 const REFRESH_INTERVAL: HeaderName = HeaderName::from_static("x-prometheus-refresh-interval-seconds");
 
-/// Sends what the service answers, for ever.
+/// Reports the lists of the service until it is dropped.
 pub async fn follow(settings: HttpSdConfig, mut report: Reporter) {
     let Some(url) = settings.url.clone() else { return };
     let client = match Client::new(&settings.http, ClientOptions::default()) {
@@ -24,28 +24,28 @@ pub async fn follow(settings: HttpSdConfig, mut report: Reporter) {
     let mut last = Last { tag: None, reader: ListReader::new("__meta_url", url.as_str()) };
     loop {
         let since = Instant::now();
-        let answer = ask(&client, &url, &settings, &mut last).await;
+        let answer = request(&client, &url, &settings, &mut last).await;
         report.attempted(since);
         let told = match answer {
             Ok(Some(groups)) => report.good(groups, Vec::new()).await,
             Ok(None) => report.unchanged().await,
             Err(error) => report.failed(error).await,
         };
-        if let Err(Gone) = told {
+        if let Err(ReceiverClosed) = told {
             return;
         }
         report.pause(settings.refresh_interval).await;
     }
 }
 
-/// What is known of the last good list.
+/// The last valid list.
 struct Last {
     tag: Option<HeaderValue>,
     reader: ListReader,
 }
 
-/// The list, or `None` if it is the one that we have.
-async fn ask(
+/// Returns the list, or `None` if it is unchanged.
+async fn request(
     client: &Client,
     url: &client::Url,
     settings: &HttpSdConfig,
@@ -77,7 +77,7 @@ async fn ask(
     let parsed = tokio::task::spawn_blocking(move || (reader.read(&response.body), reader));
     let (groups, reader) = parsed.await.map_err(|panic| panic.to_string())?;
     let groups = groups.map_err(|error| format!("{place}: {error}"))?;
-    // Only of a list that was good: a broken one is asked for again in full.
+    // Only of a valid list: after an invalid one, the whole list is requested again.
     *last = Last { tag, reader };
     Ok(Some(groups))
 }

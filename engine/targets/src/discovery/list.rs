@@ -1,8 +1,8 @@
-//! Target groups in JSON, as files and HTTP services hold them.
+//! Target groups in JSON, as files and HTTP services contain them.
 //!
 //! Invariants:
-//!   * a group whose text is that of a group of the last good list is not read again and is the same `Arc`
-//!   * what a list means does not depend on the lists before it
+//! * a group with the text of a group of the last valid list is not parsed again and is the same `Arc`
+//! * the meaning of a list does not depend on the lists before it
 
 use super::{Group, TARGETS_MAX, random};
 use ahash::HashMap;
@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// Where more than one of so many groups has changed, the list is read as a whole.
+/// The list is parsed as a whole if more than one of this many groups has changed.
 const FEW_OF: usize = 16;
 
 #[derive(Deserialize)]
@@ -26,14 +26,14 @@ struct JsonGroup<'a> {
     labels: Option<BTreeMap<&'a str, &'a str>>,
 }
 
-/// Reads the lists of one source, one after the other. Cloning copies a pointer.
+/// Parses the successive lists of one source. Cloning copies a pointer.
 #[derive(Clone)]
 pub struct ListReader {
-    /// One more label of every group.
+    /// A label that is added to every group.
     origin: (&'static str, Arc<str>),
-    /// The groups of the last good list and a hash of the text of each; empty if it could not be taken apart.
+    /// The groups of the last valid list and a hash of the text of each; empty if the text could not be split.
     last: Arc<Vec<(u128, Arc<Group>)>>,
-    /// Unknown to those who write lists, so that nobody can have one group taken for another.
+    /// Random, so that the writer of a list cannot construct two groups with equal hashes.
     seed: u64,
 }
 
@@ -42,7 +42,7 @@ impl ListReader {
         ListReader { origin: (label, origin.into()), last: Arc::default(), seed: random() }
     }
 
-    /// Reads the next list.
+    /// Parses the next list.
     pub fn read(&mut self, json: &[u8]) -> Result<Vec<Arc<Group>>, String> {
         let texts = split(json);
         let hash = |text: &Range<usize>| xxh3_128_with_seed(&json[text.clone()], self.seed);
@@ -65,7 +65,7 @@ impl ListReader {
         (self.origin.0, &self.origin.1)
     }
 
-    /// The list, if few of its groups have to be read and they are good.
+    /// Returns the list, if few of its groups have to be parsed and they are valid.
     fn read_news(&self, json: &[u8], texts: &[Range<usize>], hashes: &[u128]) -> Option<Vec<Arc<Group>>> {
         let news_max = self.last.len() / FEW_OF;
         if texts.len() > self.last.len() + news_max {
@@ -96,7 +96,7 @@ impl ListReader {
     }
 }
 
-/// Where the groups of a list stand; `None` if the text is no list of objects. Says nothing of what is inside of them.
+/// Returns the byte ranges of the groups of a list, or `None` if the text is no list of objects. Does not validate them.
 fn split(json: &[u8]) -> Option<Vec<Range<usize>>> {
     let skip = |at: usize| at + json[at..].iter().take_while(|byte| b" \t\r\n".contains(byte)).count();
     let mut texts = Vec::new();
@@ -118,7 +118,7 @@ fn split(json: &[u8]) -> Option<Vec<Range<usize>>> {
     }
 }
 
-/// Behind the object that begins here.
+/// Returns the end of the object that begins here.
 fn object_end(json: &[u8], start: usize) -> Option<usize> {
     let mut depth = 0usize;
     let mut at = start;
@@ -137,7 +137,7 @@ fn object_end(json: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// The quote that ends the string with these first bytes.
+/// Returns the position of the quote that ends the string.
 fn string_end(json: &[u8], mut at: usize) -> Option<usize> {
     loop {
         at += memchr2(b'"', b'\\', json.get(at..)?)?;
@@ -148,7 +148,7 @@ fn string_end(json: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// Reads a whole list; the text is used up.
+/// Parses a whole list. The text is overwritten.
 fn parse(json: &mut [u8], origin: (&str, &str)) -> Result<Vec<Arc<Group>>, String> {
     let groups: Vec<Option<JsonGroup>> =
         simd_json::serde::from_slice(json).map_err(|error| format!("not a list of target groups in JSON: {error}"))?;
@@ -170,7 +170,7 @@ fn parse(json: &mut [u8], origin: (&str, &str)) -> Result<Vec<Arc<Group>>, Strin
     groups.into_iter().enumerate().map(group).collect()
 }
 
-/// What to say of a list that is too long.
+/// Returns the error for a list that is too long.
 pub fn too_many(count: usize) -> String {
     format!("{count} targets are more than the {TARGETS_MAX} that one source may give; split the list")
 }
@@ -184,7 +184,7 @@ mod tests {
         check_after(json, json, want);
     }
 
-    /// What a list means to those who have read this one before.
+    /// Returns the meaning of a list for a reader that has read another one before.
     #[track_caller]
     fn check_after(before: &str, json: &str, want: Result<&str, &str>) {
         let mut reader = ListReader::new("__meta_url", "u");
@@ -239,7 +239,7 @@ mod tests {
         }
     }
 
-    /// A list of twenty groups, and what becomes of it.
+    /// A list of twenty groups, and changes of it.
     #[test]
     fn only_news_are_read() {
         let group = |i: usize| format!(r#"{{"targets": ["t{i}:1"], "labels": {{"q": "\"}}]{i}"}}}}"#);

@@ -1,23 +1,23 @@
-//! Where targets come from. Every mechanism is a task that sends whole lists of groups; what it last sent stays in use
-//! while it has trouble, and the trouble is told beside it.
+//! Discovery sources. Each is a task that sends complete lists of target groups. The last valid list stays in use
+//! while the source fails; its error is reported beside the list.
 //!
 //! Invariants:
-//!   * a list is replaced only by a list that the source gave whole; an error replaces nothing
-//!   * a source gives at most [`TARGETS_MAX`] targets, or its last good list stays and it says so
-//!   * a source that fails is asked again after a pause that grows up to its refresh interval
+//! * a list is replaced only by a complete list; an error replaces nothing
+//! * a list of more than [`TARGETS_MAX`] targets is an error
+//! * after a failure, a source is tried again after a pause that grows up to its refresh interval
 
 mod consul;
 mod dns;
 mod docker;
 mod file;
 mod http;
-mod keep;
 mod kubernetes;
 mod list;
+mod list_cache;
 
 pub use list::ListReader;
 
-use keep::Keeper;
+use list_cache::ListCache;
 
 use config::{Discovery, TargetGroup};
 use series::Labels;
@@ -30,94 +30,99 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use xxhash_rust::xxh64::xxh64;
 
-/// Most targets that one source may give.
+/// Number of targets of one source.
 pub const TARGETS_MAX: usize = 500_000;
-/// Updates waiting for the manager.
+/// Capacity of the channel of updates to the manager.
 pub const UPDATES_MAX: usize = 64;
-/// First pause after a failure; the next ones are twice as long each.
+/// First pause after a failure; it doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 
-/// What holds for all sources.
+/// Options of all sources.
 #[derive(Clone, Debug, Default)]
 pub struct SdOptions {
-    /// Folder for lists that outlive the process. `None`: a restart knows nothing until the sources answer.
+    /// Folder for cached lists. `None`: after a restart there are no targets until the sources respond.
     pub keep_in: Option<PathBuf>,
-    /// DNS servers to ask instead of those of /etc/resolv.conf.
+    /// DNS servers to use instead of those of /etc/resolv.conf.
     pub dns_servers: Vec<SocketAddr>,
 }
 
-/// What all sources have in common: the options, and who keeps their lists. Cloning copies pointers.
+/// Shared by all sources: the options, and the cache of lists. Cloning copies pointers.
 #[derive(Clone, Default)]
-pub struct Sd {
+pub struct DiscoveryContext {
     options: Arc<SdOptions>,
-    keeper: Keeper,
+    keeper: ListCache,
 }
 
-impl Sd {
-    /// Has lists kept from now on, by a task of the runtime.
-    pub fn start(options: SdOptions) -> Sd {
-        Sd { keeper: Keeper::start(options.keep_in.clone()), options: Arc::new(options) }
+impl DiscoveryContext {
+    /// Starts the cache of lists, with a task of the runtime.
+    pub fn start(options: SdOptions) -> DiscoveryContext {
+        DiscoveryContext { keeper: ListCache::start(options.keep_in.clone()), options: Arc::new(options) }
     }
 }
 
-/// All groups of a source, at one time.
+/// All groups of a source.
 pub type List = Arc<Vec<Arc<Group>>>;
 
-/// Discovered addresses that share labels.
+/// A target group: discovered addresses with common labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Each with `__address__` and labels of its own.
+    /// Labels of each address; they contain `__address__`.
     pub targets: Vec<Labels>,
     pub labels: Labels,
 }
 
 impl Group {
-    /// A group as a file or a configuration states it.
+    /// Returns the group of a file or configuration.
     fn stated(group: &TargetGroup, labels: Labels) -> Group {
         let target = |address: &String| Labels::from_pairs([("__address__", address.as_str())]);
         Group { targets: group.targets.iter().map(target).collect(), labels }
     }
 }
 
-/// What a source knows at the moment.
+/// Current state of a source.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Found {
-    /// The last good list.
+pub struct DiscoveryState {
+    /// The last valid list.
     pub groups: List,
-    /// What is wrong now.
+    /// Current errors.
     pub errors: Vec<String>,
-    /// Failed attempts since the source began.
+    /// Number of failed attempts.
     pub failures_total: u64,
-    /// Attempts since then: refreshes, look-ups or calls.
+    /// Number of attempts: refreshes, look-ups or calls.
     pub attempts_total: u64,
-    /// Time that they took.
+    /// Total duration of the attempts.
     pub attempts_time: Duration,
-    /// News of objects, by event and role; Kubernetes only.
+    /// Events of objects, by event and role; Kubernetes only.
     pub events: BTreeMap<(&'static str, &'static str), u64>,
 }
 
-/// Names a source for as long as the process runs.
+/// Identity of a source within this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SourceId(pub u64);
 
-/// News of a source.
+/// An update of a source.
 pub struct Update {
     pub source: SourceId,
-    pub found: Found,
+    pub found: DiscoveryState,
 }
 
-/// A mechanism at work; it ends when this is dropped.
+/// A running source. It ends when this is dropped.
 pub struct Source {
     pub id: SourceId,
     pub discovery: Discovery,
-    pub found: Found,
+    pub found: DiscoveryState,
     task: Option<JoinHandle<()>>,
 }
 
 impl Source {
-    /// Starts the mechanism. Targets that are known without waiting are in `found` at once.
-    pub async fn start(id: SourceId, discovery: &Discovery, updates: mpsc::Sender<Update>, sd: &Sd) -> Source {
-        let Sd { options, keeper } = sd;
+    /// Starts the source. Targets that are available without waiting are in `found` at once.
+    pub async fn start(
+        id: SourceId,
+        discovery: &Discovery,
+        updates: mpsc::Sender<Update>,
+        sd: &DiscoveryContext,
+    ) -> Source {
+        let DiscoveryContext { options, keeper } = sd;
         let asks = matches!(
             discovery,
             Discovery::Http(_)
@@ -129,10 +134,10 @@ impl Source {
         let found = match discovery {
             Discovery::Static(groups) => {
                 let groups = groups.iter().map(|group| Arc::new(Group::stated(group, group.labels.clone()))).collect();
-                Found { groups: Arc::new(groups), ..Found::default() }
+                DiscoveryState { groups: Arc::new(groups), ..DiscoveryState::default() }
             }
             _ if asks => keeper.read(discovery).await,
-            _ => Found::default(),
+            _ => DiscoveryState::default(),
         };
         let report = Reporter {
             source: id,
@@ -157,13 +162,13 @@ impl Source {
             Discovery::Consul(settings) => Some(tokio::spawn(consul::follow(settings.clone(), report))),
             Discovery::Kubernetes(settings) => Some(tokio::spawn(kubernetes::follow(settings.clone(), report))),
             Discovery::Docker(settings) => Some(tokio::spawn(docker::follow(settings.clone(), report))),
-            // Others are read and checked by the configuration and named in its warning; nothing is found.
+            // Other mechanisms are validated by the configuration, which warns about them; they discover nothing.
             Discovery::Static(_) | Discovery::Other(_) => None,
         };
         Source { id, discovery: discovery.clone(), found, task }
     }
 
-    /// Whether the source has to be waited for: it has a task, and its list is not known at the start.
+    /// Returns whether the first list of the source is not available at the start.
     pub fn answers_later(&self) -> bool {
         self.task.is_some() && !matches!(self.discovery, Discovery::File(_))
     }
@@ -177,44 +182,44 @@ impl Drop for Source {
     }
 }
 
-/// How a mechanism tells what it has found.
+/// Reports lists and errors of a source.
 pub struct Reporter {
     source: SourceId,
     kind: &'static str,
     updates: mpsc::Sender<Update>,
-    found: Found,
+    found: DiscoveryState,
     failures_in_row: u32,
-    keep: Keeper,
+    keep: ListCache,
     discovery: Discovery,
 }
 
-/// Nobody listens any more; the mechanism ends.
-pub struct Gone;
+/// The receiver was dropped, so the source ends.
+pub struct ReceiverClosed;
 
 impl Reporter {
-    /// The list in use: at the start, what was kept from an earlier run.
+    /// Returns the list in use. At the start it is the cached one.
     pub fn groups(&self) -> List {
         self.found.groups.clone()
     }
 
-    /// Counts an attempt, whatever comes of it.
+    /// Counts an attempt and its duration.
     pub fn attempted(&mut self, since: Instant) {
         self.found.attempts_total += 1;
         self.found.attempts_time += since.elapsed();
     }
 
-    /// Counts news of an object.
+    /// Counts an event of an object.
     pub fn event(&mut self, event: &'static str, role: &'static str) {
         *self.found.events.entry((event, role)).or_default() += 1;
     }
 
-    /// Counts a failure that [`Reporter::good`] or [`Reporter::failed`] will tell about.
+    /// Counts a failure that [`Reporter::good`] or [`Reporter::failed`] will report.
     pub fn count_failure(&mut self) {
         self.found.failures_total += 1;
     }
 
-    /// A whole new list, and what is wrong beside it.
-    pub async fn good(&mut self, groups: Vec<Arc<Group>>, errors: Vec<String>) -> Result<(), Gone> {
+    /// Reports a complete new list, and errors beside it.
+    pub async fn good(&mut self, groups: Vec<Arc<Group>>, errors: Vec<String>) -> Result<(), ReceiverClosed> {
         let count: usize = groups.iter().map(|group| group.targets.len()).sum();
         if count > TARGETS_MAX {
             return self.failed(list::too_many(count)).await;
@@ -230,15 +235,15 @@ impl Reporter {
         self.send().await
     }
 
-    /// The list has not changed.
-    pub async fn unchanged(&mut self) -> Result<(), Gone> {
+    /// Reports that the list is unchanged.
+    pub async fn unchanged(&mut self) -> Result<(), ReceiverClosed> {
         self.failures_in_row = 0;
         self.found.errors.clear();
         self.send().await
     }
 
-    /// No list to be had; the last one stays.
-    pub async fn failed(&mut self, error: String) -> Result<(), Gone> {
+    /// Reports a failure. The last list stays in use.
+    pub async fn failed(&mut self, error: String) -> Result<(), ReceiverClosed> {
         self.failures_in_row += 1;
         self.found.failures_total += 1;
         let kept = if self.found.groups.is_empty() { "" } else { "; its last good list is in use" };
@@ -250,18 +255,18 @@ impl Reporter {
         self.send().await
     }
 
-    async fn send(&self) -> Result<(), Gone> {
+    async fn send(&self) -> Result<(), ReceiverClosed> {
         let update = Update { source: self.source, found: self.found.clone() };
-        self.updates.send(update).await.map_err(|_| Gone)
+        self.updates.send(update).await.map_err(|_| ReceiverClosed)
     }
 
-    /// Waits until it is time to ask again.
+    /// Waits until the next refresh.
     pub async fn pause(&self, interval: Duration) {
         tokio::time::sleep(pause(self.failures_in_row, interval, random())).await;
     }
 }
 
-/// Up to a tenth longer than the interval; shorter after the first failures.
+/// Returns the pause before the next refresh: up to a tenth longer than the interval, shorter after the first failures.
 fn pause(failures_in_row: u32, interval: Duration, random: u64) -> Duration {
     let backoff = match failures_in_row {
         0 => interval,
@@ -270,18 +275,18 @@ fn pause(failures_in_row: u32, interval: Duration, random: u64) -> Duration {
     backoff + backoff.mul_f64((random % 1000) as f64 / 10_000.0)
 }
 
-/// Differs from call to call and from host to host; nothing depends on how.
+/// Returns a number that differs from call to call and from host to host, for jitter.
 fn random() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     xxh64(&since.as_nanos().to_le_bytes(), u64::from(std::process::id()))
 }
 
-/// A label name made of any text, as Prometheus makes one of a tag's or an annotation's name.
+/// Returns a label name for a text such as the name of a tag or an annotation, as Prometheus does.
 fn sanitized(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
 }
 
-/// `host:port`, with brackets around an IPv6 address.
+/// Returns `host:port`, with brackets around an IPv6 address.
 fn host_port(host: &str, port: impl std::fmt::Display) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -1,10 +1,10 @@
-//! From what discovery lists to members.
+//! Members of a fleet from discovered addresses.
 
 use config::{Fleet, FleetMode};
 use fleet::{Member, Rules};
 use series::Labels;
 
-/// The members that these addresses stand for; what the section's rules drop is none.
+/// Returns the members with these addresses, but for those that the rules of the section drop.
 pub fn members(settings: &Fleet, addresses: &[Labels]) -> Vec<Member> {
     addresses.iter().filter_map(|address| member(settings, address)).collect()
 }
@@ -19,7 +19,7 @@ fn member(settings: &Fleet, found: &Labels) -> Option<Member> {
         "" => address.clone(),
         name => name.to_owned(),
     };
-    // A weight that cannot be read is no number; the view says so and takes 1.
+    // An invalid weight is NaN here; the view reports it and uses 1.
     let weight = match labels.get("weight") {
         "" => 1.0,
         text => text.parse().unwrap_or(f64::NAN),
@@ -28,7 +28,7 @@ fn member(settings: &Fleet, found: &Labels) -> Option<Member> {
     Some(Member { name, address, zone: labels.get("zone").to_owned(), weight, shard })
 }
 
-/// How the section has targets divided.
+/// Returns the rules of division of the section.
 pub fn rules(settings: &Fleet) -> Rules {
     Rules {
         mode: match settings.mode {

@@ -1,9 +1,9 @@
-//! A part of the targets for each member of a fleet.
+//! The fleet service: follows the members, divides targets, hands them over.
 
 mod members;
 mod peers;
 mod service;
 
 pub use members::{members, rules};
-pub use peers::{About, IDS_MAX, Ids};
+pub use peers::{IDS_MAX, Ids, MemberStatus};
 pub use service::{FleetHandle, FleetStatus, about};

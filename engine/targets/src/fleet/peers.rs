@@ -1,11 +1,11 @@
-//! What members ask each other: two small questions over HTTP.
+//! Requests between members: two small ones over HTTP.
 //!
-//! `GET /api/v1/fleet/member` tells who a member is and how it divides. `POST /api/v1/fleet/scraped` takes ids of targets and
-//! gives back those that the member has scraped. Neither changes anything.
+//! `GET /api/v1/fleet/member` returns the identity of a member and its rules of division. `POST /api/v1/fleet/scraped` has ids
+//! of targets and returns those that the member has scraped. Neither changes anything.
 //!
 //! Invariants:
-//!   * a question has at most [`IDS_MAX`] ids, an answer at most [`ANSWER_BYTES_MAX`]
-//!   * a member that does not answer within [`ANSWER_WITHIN`] is unreachable this time
+//! * a request has at most [`IDS_MAX`] ids, a response at most [`ANSWER_BYTES_MAX`]
+//! * a member that does not respond within [`ANSWER_WITHIN`] counts as unreachable until the next request
 
 use crate::target::TargetId;
 use client::{Client, ClientOptions, Request, Url, header};
@@ -15,19 +15,19 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Ids in one question.
+/// Largest number of ids in one request.
 pub const IDS_MAX: usize = 10_000;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// Who a member is.
+/// Identity and state of a member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct About {
+pub struct MemberStatus {
     pub member: String,
-    /// Equal for members that divide alike.
+    /// Equal for members that divide targets in the same way.
     pub fingerprint: String,
     pub external_labels: BTreeMap<String, String>,
-    /// Targets that it scrapes, those on their way to others included.
+    /// Number of targets that it scrapes, those in a handover included.
     pub targets: usize,
     pub leaving: usize,
 }
@@ -43,7 +43,7 @@ impl Ids {
         Ids { targets: ids.into_iter().map(|id| format!("{:016x}", id.0)).collect() }
     }
 
-    /// Those that are ids.
+    /// Returns those that are valid.
     pub fn ids(&self) -> impl Iterator<Item = TargetId> {
         self.targets.iter().filter_map(|text| u64::from_str_radix(text, 16).ok()).map(TargetId)
     }
@@ -54,7 +54,7 @@ struct Envelope<T> {
     data: T,
 }
 
-/// How to ask other members.
+/// Client for requests to other members.
 pub struct Peers {
     client: Client,
     scheme: String,
@@ -67,17 +67,17 @@ impl Peers {
         Ok(Peers { client, scheme: settings.scheme.clone() })
     }
 
-    pub async fn about(&self, member: &Member) -> Result<About, String> {
-        self.ask(Request::get(self.url(member, "member")?)).await
+    pub async fn about(&self, member: &Member) -> Result<MemberStatus, String> {
+        self.request(Request::get(self.url(member, "member")?)).await
     }
 
-    /// Which of these the member has scraped.
+    /// Returns which of these targets the member has scraped.
     pub async fn scraped(&self, member: &Member, ids: &[TargetId]) -> Result<Vec<TargetId>, String> {
         let mut scraped = Vec::new();
         for ids in ids.chunks(IDS_MAX) {
             let body = serde_json::to_vec(&Ids::of(ids.iter().copied())).map_err(|error| error.to_string())?;
             let request = Request::post(self.url(member, "scraped")?, body);
-            let answer: Ids = self.ask(request.header(header::CONTENT_TYPE, "application/json")).await?;
+            let answer: Ids = self.request(request.header(header::CONTENT_TYPE, "application/json")).await?;
             scraped.extend(answer.ids());
         }
         Ok(scraped)
@@ -88,7 +88,7 @@ impl Peers {
         Url::parse(&text).map_err(|error| format!("{:?} is no address of a member: {error}", member.address))
     }
 
-    async fn ask<T: serde::de::DeserializeOwned>(&self, request: Request) -> Result<T, String> {
+    async fn request<T: serde::de::DeserializeOwned>(&self, request: Request) -> Result<T, String> {
         let response = self.client.send(request).await.map_err(|error| error.to_string())?;
         if !response.status.is_success() {
             return Err(format!("answered {}", response.status));

@@ -1,21 +1,21 @@
-//! This process as a member: follows the list, has the targets divided, hands over what others have begun to scrape, and
-//! checks that the members can be told apart.
+//! This process as a member: follows the list of members, divides the targets, hands over those that others scrape, and
+//! checks that members have different external labels.
 //!
 //! Invariants:
-//!   * an empty list changes nothing: the last one that named a member stays. At the start, when there is none, this
-//!     member scrapes everything
-//!   * a target that is scraped here is let go when all of its owners have scraped it, or when the deadline has passed
-//!   * every trouble is in [`FleetStatus`], and once in the log
+//! * an empty list changes nothing: the last list with a member stays in use. At the start, when there is none, this
+//! member scrapes everything
+//! * a target in a handover is released when all of its owners have scraped it, or when the deadline has passed
+//! * every problem is in [`FleetStatus`], and once in the log
 
-use crate::discovery::Sd;
+use crate::discovery::DiscoveryContext;
 use crate::fleet::members::{members, rules};
-use crate::fleet::peers::{About, Peers};
-use crate::follow::Follow;
+use crate::fleet::peers::{MemberStatus, Peers};
+use crate::follow::DiscoveryWatcher;
 use crate::manager::ManagerHandle;
-use crate::partition::Division;
+use crate::partition::FleetPartition;
 use crate::target::TargetId;
 use config::{Config, Fleet};
-use fleet::{Finding, Identity, View};
+use fleet::{Identity, LabelProblem, View};
 use series::Labels;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,33 +23,33 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// How often owners are asked whether they have scraped what is on its way to them.
+/// Interval of requests to the owners of targets in a handover.
 const HAND_OVER_EVERY: Duration = Duration::from_millis(500);
-/// How often the members are compared.
+/// Interval of comparisons of the members.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// How long the start waits for a first list.
+/// Time for which a start waits for the first list.
 const FIRST_LIST_WITHIN: Duration = Duration::from_secs(10);
-/// Members are taken to see different lists only if they do for as long as this: no list changes everywhere at once.
+/// Time after which different lists are reported: no list changes for all members at once.
 const SPLIT_AFTER: Duration = Duration::from_secs(60);
 
-/// What everybody may look at.
+/// Published state of the service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FleetStatus {
-    /// Name of this member; `None`: the configuration has no fleet.
+    /// Name of this member. `None`: the configuration has no fleet.
     pub member: Option<String>,
-    pub division: Option<Arc<Division>>,
-    /// What is wrong with the list.
+    pub division: Option<Arc<FleetPartition>>,
+    /// Problems of the list of members.
     pub problems: Vec<String>,
-    /// What each of the other members last said of itself, or why it did not.
-    pub peers: BTreeMap<String, Result<About, String>>,
-    /// What the comparison of external labels has found.
-    pub findings: Vec<Finding>,
-    /// Members whose list has not been ours for a while.
+    /// The last response of each other member, or its error.
+    pub peers: BTreeMap<String, Result<MemberStatus, String>>,
+    /// Problems that the comparison of external labels has found.
+    pub findings: Vec<LabelProblem>,
+    /// Members that have had another list for a while.
     pub split: Vec<String>,
     pub handed_over_total: u64,
-    /// Targets let go without having been seen at their owners.
+    /// Number of targets that were released at the deadline, before their owners scraped them.
     pub expired_total: u64,
-    /// Lists that divide otherwise than the one before.
+    /// Number of lists that changed the division.
     pub changes_total: u64,
 }
 
@@ -59,7 +59,7 @@ impl FleetStatus {
     }
 }
 
-/// How the rest of the program reaches the service. Cloning copies pointers.
+/// Handle to the service. Cloning copies pointers.
 #[derive(Clone)]
 pub struct FleetHandle {
     configs: mpsc::Sender<(Arc<Config>, oneshot::Sender<()>)>,
@@ -67,21 +67,21 @@ pub struct FleetHandle {
 }
 
 impl FleetHandle {
-    /// Starts the service; without a fleet in the configuration it does nothing.
-    pub fn start(manager: ManagerHandle, sd: Sd) -> FleetHandle {
+    /// Starts the service. Without a fleet in the configuration it is idle.
+    pub fn start(manager: ManagerHandle, sd: DiscoveryContext) -> FleetHandle {
         let (configs, inbox) = mpsc::channel(1);
         let (status_to, status) = watch::channel(Arc::default());
         tokio::spawn(run(manager, sd, inbox, status_to));
         FleetHandle { configs, status }
     }
 
-    /// A handle that shows this and nothing else, for tests of those who only look.
+    /// Returns a handle that publishes this state, for tests of readers.
     pub fn showing(status: FleetStatus) -> FleetHandle {
         FleetHandle { configs: mpsc::channel(1).0, status: watch::channel(Arc::new(status)).1 }
     }
 
-    /// Takes over the section. Returns when the targets are divided by it; before a job is built by the same
-    /// configuration.
+    /// Applies the section. Returns when the targets are divided by it, before a job of the same configuration is
+    /// built.
     pub async fn reload(&self, config: Arc<Config>) {
         let (reply, done) = oneshot::channel();
         if self.configs.send((config, reply)).await.is_ok() {
@@ -96,7 +96,7 @@ impl FleetHandle {
 
 async fn run(
     manager: ManagerHandle,
-    sd: Sd,
+    sd: DiscoveryContext,
     mut inbox: mpsc::Receiver<(Arc<Config>, oneshot::Sender<()>)>,
     status: watch::Sender<Arc<FleetStatus>>,
 ) {
@@ -141,7 +141,7 @@ async fn run(
 async fn reload(
     service: &mut Option<Service>,
     manager: &ManagerHandle,
-    sd: &Sd,
+    sd: &DiscoveryContext,
     config: &Arc<Config>,
     status: &watch::Sender<Arc<FleetStatus>>,
 ) {
@@ -162,10 +162,10 @@ async fn reload(
         settings: settings.clone(),
         external_labels: labels.clone(),
         peers: Peers::new(settings),
-        follow: Follow::start(&settings.discoveries, sd).await,
+        follow: DiscoveryWatcher::start(&settings.discoveries, sd).await,
         leaving_since: HashMap::new(),
         split_since: BTreeMap::new(),
-        told: Default::default(),
+        reported: Default::default(),
         status: status.clone(),
     };
     if let Some(old) = old {
@@ -177,13 +177,13 @@ async fn reload(
             fresh.follow.changed().await;
         }
     };
-    // A list that does not come is told by `divide`.
+    // A missing list is reported by `divide`.
     let _ = tokio::time::timeout(FIRST_LIST_WITHIN, first).await;
     fresh.divide(manager).await;
     *service = Some(fresh);
 }
 
-/// Places in `Service::told`.
+/// Indices into `Service::reported`.
 const LIST: usize = 0;
 const CHECK: usize = 1;
 const WARNINGS: usize = 2;
@@ -192,12 +192,12 @@ struct Service {
     settings: Fleet,
     external_labels: Labels,
     peers: Result<Peers, String>,
-    follow: Follow,
-    /// When each target was first seen on its way, and where to.
+    follow: DiscoveryWatcher,
+    /// Start and destination of each handover.
     leaving_since: HashMap<TargetId, (Instant, Vec<String>)>,
     split_since: BTreeMap<String, Instant>,
-    /// What is in the log: troubles of the list, those of the check, and its warnings.
-    told: [Vec<String>; 3],
+    /// Problems that are in the log: those of the list, those of the check, and its warnings.
+    reported: [Vec<String>; 3],
     status: watch::Sender<Arc<FleetStatus>>,
 }
 
@@ -206,7 +206,7 @@ impl Service {
         self.status.send_modify(|status| change(Arc::make_mut(status)));
     }
 
-    /// Divides by the list as it is now.
+    /// Divides the targets by the current list.
     async fn divide(&mut self, manager: &ManagerHandle) {
         let list = members(&self.settings, &self.follow.addresses());
         let mut problems = self.follow.errors();
@@ -228,13 +228,13 @@ impl Service {
                      still scraped here is handed over"
                 ));
             }
-            Some(Arc::new(Division { view, me, hash_labels: self.settings.hash_labels.clone() }))
+            Some(Arc::new(FleetPartition { view, me, hash_labels: self.settings.hash_labels.clone() }))
         };
         let is_news = division != old;
         if is_news && let Some(division) = &division {
-            tracing::info!(members = division.view.members().len(), "the targets are divided anew");
+            tracing::info!(members = division.view.members().len(), "targets divided among a changed list of members");
         }
-        self.tell(LIST, &problems);
+        self.report(LIST, &problems);
         self.set(|status| {
             status.problems = problems;
             status.division = division.clone();
@@ -245,15 +245,15 @@ impl Service {
         }
     }
 
-    /// Writes troubles to the log that were not there the last time.
-    fn tell(&mut self, which: usize, troubles: &[String]) {
-        for trouble in troubles.iter().filter(|trouble| !self.told[which].contains(trouble)) {
+    /// Logs the problems that are new.
+    fn report(&mut self, which: usize, troubles: &[String]) {
+        for trouble in troubles.iter().filter(|trouble| !self.reported[which].contains(trouble)) {
             match which {
                 WARNINGS => tracing::warn!(trouble, "fleet"),
                 _ => tracing::error!(trouble, "fleet"),
             }
         }
-        self.told[which] = troubles.to_vec();
+        self.reported[which] = troubles.to_vec();
     }
 
     fn member(&self, name: &str) -> Option<fleet::Member> {
@@ -261,7 +261,7 @@ impl Service {
         division.view.index_of(name).map(|index| division.view.members()[index].clone())
     }
 
-    /// Asks the owners of what is on its way, and lets go what they have.
+    /// Asks the owners of targets in a handover, and releases those that they have scraped.
     async fn hand_over(&mut self, manager: &ManagerHandle) {
         let set = manager.watch().borrow().clone();
         let leaving: HashMap<TargetId, &Vec<String>> =
@@ -275,7 +275,7 @@ impl Service {
         for (id, to) in &leaving {
             let (since, known) = self.leaving_since.entry(*id).or_insert_with(|| (now, (*to).clone()));
             if known != *to {
-                // The owner has changed on the way; the new one gets its time.
+                // The owner has changed during the handover; the time begins anew.
                 (*since, *known) = (now, (*to).clone());
             }
             to.iter().for_each(|owner| by_owner.entry(owner).or_default().push(*id));
@@ -287,7 +287,7 @@ impl Service {
             let peers = self.peers.as_ref().ok();
             async move { peers?.scraped(&member?, ids).await.ok() }
         });
-        // Side by side: one member that does not answer must not hold up the others.
+        // Concurrently, so that a member that does not respond does not delay the others.
         for answer in join_all(questions).await {
             for id in answer.into_iter().flatten() {
                 *confirmed.entry(id).or_default() += 1;
@@ -304,7 +304,10 @@ impl Service {
             |id: &TargetId| self.leaving_since.get(id).is_some_and(|(since, _)| now.duration_since(*since) >= deadline);
         let late: Vec<TargetId> = rest.into_iter().filter(is_late).collect();
         if !late.is_empty() {
-            tracing::warn!(targets = late.len(), "let go at the deadline; their owners were not seen to scrape them");
+            tracing::warn!(
+                targets = late.len(),
+                "targets released at the handover deadline, before their owners scraped them"
+            );
         }
         let (done_count, late_count) = (done.len() as u64, late.len() as u64);
         if done_count + late_count > 0 {
@@ -331,7 +334,7 @@ impl Service {
                 (member.name.clone(), answer)
             }
         });
-        let peers: BTreeMap<String, Result<About, String>> = join_all(answers).await.into_iter().collect();
+        let peers: BTreeMap<String, Result<MemberStatus, String>> = join_all(answers).await.into_iter().collect();
         let identity = |name: &str, labels: &BTreeMap<String, String>| Identity {
             member: format!("member {name:?}"),
             external_labels: Labels::from_pairs(labels),
@@ -349,14 +352,14 @@ impl Service {
         }
         let findings = fleet::check(&identities, &self.settings.replica_labels);
         let now = Instant::now();
-        let other = |about: &About| about.fingerprint != own.fingerprint;
+        let other = |about: &MemberStatus| about.fingerprint != own.fingerprint;
         self.split_since.retain(|name, _| matches!(peers.get(name), Some(Ok(about)) if other(about)));
         for (name, _) in peers.iter().filter(|(_, about)| about.as_ref().is_ok_and(other)) {
             self.split_since.entry(name.clone()).or_insert(now);
         }
         let lasting = self.split_since.iter().filter(|(_, since)| now.duration_since(**since) >= SPLIT_AFTER);
         let split: Vec<String> = lasting.map(|(name, _)| name.clone()).collect();
-        let (errors, warnings): (Vec<&Finding>, Vec<&Finding>) =
+        let (errors, warnings): (Vec<&LabelProblem>, Vec<&LabelProblem>) =
             findings.iter().partition(|finding| finding.is_error());
         let mut troubles: Vec<String> = errors.into_iter().map(ToString::to_string).collect();
         let warnings: Vec<String> = warnings.into_iter().map(ToString::to_string).collect();
@@ -364,8 +367,8 @@ impl Service {
             split.iter().map(|name| format!("member {name:?} sees another list of members, or divides by other rules")),
         );
         troubles.extend(imposters.iter().cloned());
-        self.tell(CHECK, &troubles);
-        self.tell(WARNINGS, &warnings);
+        self.report(CHECK, &troubles);
+        self.report(WARNINGS, &warnings);
         self.set(|status| {
             status.problems.retain(|problem| !problem.starts_with("the member listed as"));
             status.problems.extend(imposters);
@@ -373,15 +376,15 @@ impl Service {
         });
     }
 
-    fn about(&self, manager: &ManagerHandle) -> About {
+    fn about(&self, manager: &ManagerHandle) -> MemberStatus {
         about(&self.status.borrow(), &self.external_labels, manager)
     }
 }
 
-/// What this member says of itself.
-pub fn about(status: &FleetStatus, external_labels: &Labels, manager: &ManagerHandle) -> About {
+/// Returns the state of this member.
+pub fn about(status: &FleetStatus, external_labels: &Labels, manager: &ManagerHandle) -> MemberStatus {
     let set = manager.watch().borrow().clone();
-    About {
+    MemberStatus {
         member: status.member.clone().unwrap_or_default(),
         fingerprint: status.fingerprint(),
         external_labels: external_labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
@@ -390,7 +393,7 @@ pub fn about(status: &FleetStatus, external_labels: &Labels, manager: &ManagerHa
     }
 }
 
-/// All of them, side by side in this task, in order.
+/// Runs all futures concurrently in this task; returns their results in order.
 async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut waiting: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|cx| {

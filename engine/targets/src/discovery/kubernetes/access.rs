@@ -1,19 +1,19 @@
-//! How the API server is reached: from within a cluster, by a kubeconfig, or as the settings say.
+//! Access to the API server: from within a cluster, by a kubeconfig, or by the settings.
 //!
-//! What a kubeconfig can hold and we do not carry out (commands that fetch credentials, impersonation) is an error.
+//! Parts of a kubeconfig that are not implemented (commands that fetch credentials, impersonation) are an error.
 
 use client::{Client, ClientOptions, Url};
 use config::{Authorization, BasicAuth, HttpConfig, KubernetesSdConfig, Secret, Tree};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where a pod finds its account.
+/// Folder of a pod's service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// One page of a list.
+/// Number of objects in a page of a list.
 const PAGE_BYTES_MAX: usize = 256 << 20;
 const PAGE_WITHIN: Duration = Duration::from_secs(60);
 
-/// The API server, and the namespace that we run in.
+/// The API server, and the namespace of this pod.
 #[derive(Clone)]
 pub struct Access {
     pub client: Client,
@@ -21,7 +21,7 @@ pub struct Access {
     pub own_namespace: String,
 }
 
-/// Reads what the settings point at.
+/// Reads the files that the settings refer to.
 pub fn reach(settings: &KubernetesSdConfig) -> Result<Access, String> {
     let (http, server, own_namespace) = match (&settings.api_server, &settings.kubeconfig_file) {
         (Some(server), _) => (settings.http.clone(), server.clone(), String::new()),
@@ -33,7 +33,7 @@ pub fn reach(settings: &KubernetesSdConfig) -> Result<Access, String> {
     Ok(Access { client, server, own_namespace })
 }
 
-/// `account` is the folder of the pod's account; `env` gives variables of the environment.
+/// `account` is the folder of the pod's account; `env` returns variables of the environment.
 fn in_cluster(account: &Path, env: impl Fn(&str) -> Option<String>) -> Result<(HttpConfig, Url, String), String> {
     let variable = |name: &str| {
         let absent = || format!("{name} is not set: this is no pod of a cluster; set api_server or kubeconfig_file");
@@ -61,7 +61,7 @@ fn kubeconfig(file: &Path) -> Result<(HttpConfig, Url, String), String> {
         .map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// `folder` is where relative names of files begin.
+/// `folder` is the base of relative file names.
 fn read_kubeconfig(text: &str, folder: &Path) -> Result<(HttpConfig, Url, String), String> {
     let tree = config::parse_yaml(text)?;
     let context = item(&tree, "contexts", scalar(&tree, "current-context"), "context")?;
@@ -129,7 +129,7 @@ fn scalar<'a>(map: &'a Tree, name: &str) -> &'a str {
     }
 }
 
-/// What a list of named items has under a name.
+/// Returns the item with a name in a list of named items.
 fn item<'a>(tree: &'a Tree, list: &str, name: &str, what: &str) -> Result<&'a Tree, String> {
     let Some(Tree::List(items)) = field(tree, list) else { return Err(format!("{list} is missing")) };
     let found = items.iter().find(|item| scalar(item, "name") == name).and_then(|item| field(item, what));

@@ -1,4 +1,4 @@
-//! Objects to groups of targets, with the labels of Prometheus' manual.
+//! Target groups of objects, with the labels of Prometheus' manual.
 
 use super::super::{Group, host_port, sanitized};
 use super::Stores;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 const P: &str = "__meta_kubernetes_";
 const ADDRESS: &str = "__address__";
 
-/// Labels being collected.
+/// Labels under construction.
 type Map = BTreeMap<String, String>;
 
 fn put(map: &mut Map, name: &str, value: impl Into<String>) {
@@ -21,12 +21,12 @@ fn labels(map: &Map) -> Labels {
     Labels::from_sorted(map.iter().filter(|(_, v)| !v.is_empty()).map(|(name, value)| (name.as_str(), value.as_str())))
 }
 
-/// A target in the making: the address, and labels that begin with the prefix.
+/// A target under construction: the address, and labels that begin with the prefix.
 fn target(address: String) -> Map {
     Map::from([(ADDRESS.to_owned(), address)])
 }
 
-/// The group of one object of the role; `None` if it makes none.
+/// Returns the group of an object of the role; `None` if it has no targets.
 pub fn group(role: KubernetesRole, attach: &KubernetesMetadata, stores: &Stores, object: &Object) -> Option<Group> {
     let mut shared = Map::new();
     let mut targets = match role {
@@ -49,7 +49,7 @@ pub fn group(role: KubernetesRole, attach: &KubernetesMetadata, stores: &Stores,
     Some(Group { targets: targets.drain(..).map(|target| labels(&target)).collect(), labels: labels(&shared) })
 }
 
-/// Labels and annotations of an object.
+/// Adds labels and annotations of an object.
 fn texts(map: &mut Map, kind: &str, object: &Object) {
     for (what, texts) in [("label", &object.metadata.labels), ("annotation", &object.metadata.annotations)] {
         for (name, value) in texts {
@@ -84,7 +84,7 @@ fn node(object: &Object, shared: &mut Map) -> Option<Vec<Map>> {
     Some(vec![one])
 }
 
-/// Labels and names of the node, if it is known and asked for.
+/// Adds labels and names of the node, if it is known and requested.
 fn attach_node(map: &mut Map, attach: &KubernetesMetadata, stores: &Stores, name: &str) {
     if attach.node
         && let Some(node) = stores.nodes.get(&(String::new(), name.to_owned()))
@@ -189,7 +189,7 @@ fn pod_targets(attach: &KubernetesMetadata, stores: &Stores, pod: &Object, share
                 put(&mut common, "pod_container_id", &status.container_id);
             }
             if container.ports.is_empty() {
-                // Without a port: relabelling may add one.
+                // Without a port; relabelling may add one.
                 let mut one = target(address.clone());
                 one.append(&mut common);
                 targets.push(one);
@@ -206,12 +206,12 @@ fn pod_targets(attach: &KubernetesMetadata, stores: &Stores, pod: &Object, share
     Some(targets)
 }
 
-/// Pods behind the addresses of a service, and the ports of theirs that have a target already.
+/// The pods behind the addresses of a service, and those of their ports that have a target already.
 #[derive(Default)]
-struct Behind(BTreeMap<Key, Vec<u64>>);
+struct BackingPods(BTreeMap<Key, Vec<u64>>);
 
-impl Behind {
-    /// Adds what the pod behind an address tells.
+impl BackingPods {
+    /// Adds the labels of the pod behind an address.
     fn add(
         &mut self,
         one: &mut Map,
@@ -233,7 +233,7 @@ impl Behind {
         self.0.entry(key).or_default().extend(port);
     }
 
-    /// Targets for the other ports of the same pods.
+    /// Returns targets for the other ports of the same pods.
     fn other_ports(self, attach: &KubernetesMetadata, stores: &Stores, targets: &mut Vec<Map>) {
         for (key, seen) in self.0 {
             let Some(pod) = stores.pods.get(&key).filter(|pod| !pod.status.pod_ip.is_empty()) else { continue };
@@ -250,7 +250,7 @@ impl Behind {
     }
 }
 
-/// The node of an address: the one it refers to, or the one that it runs on.
+/// Returns the node of an address: the one it refers to, or the one that it runs on.
 fn node_behind<'a>(reference: Option<&'a Reference>, node_name: &'a str) -> &'a str {
     match reference {
         Some(reference) if reference.kind == "Node" => &reference.name,
@@ -265,7 +265,7 @@ fn endpoints(attach: &KubernetesMetadata, stores: &Stores, object: &Object, shar
         service_labels(shared, service);
     }
     let mut targets = Vec::new();
-    let mut behind = Behind::default();
+    let mut behind = BackingPods::default();
     for subset in &object.subsets {
         for port in &subset.ports {
             let ready = subset.addresses.iter().map(|address| (address, "true"));
@@ -300,7 +300,7 @@ fn slice(attach: &KubernetesMetadata, stores: &Stores, object: &Object, shared: 
         service_labels(shared, service);
     }
     let mut targets = Vec::new();
-    let mut behind = Behind::default();
+    let mut behind = BackingPods::default();
     for endpoint in &object.endpoints {
         for port in &object.ports {
             for address in &endpoint.addresses {
@@ -343,7 +343,7 @@ fn slice(attach: &KubernetesMetadata, stores: &Stores, object: &Object, shared: 
     targets
 }
 
-/// The service that a slice belongs to.
+/// Returns the service that a slice belongs to.
 pub fn service_of_slice(slice: &Object) -> Option<Key> {
     let name = slice.metadata.labels.get("kubernetes.io/service-name")?;
     Some((slice.metadata.namespace.clone(), name.clone()))
@@ -371,7 +371,7 @@ fn ingress(object: &Object, shared: &mut Map) -> Vec<Map> {
     targets
 }
 
-/// Whether a host of a certificate, perhaps with a wildcard as its first part, is that of a rule.
+/// Returns whether a host of a certificate, which may begin with a wildcard, matches the host of a rule.
 fn covers(pattern: &str, host: &str) -> bool {
     match (pattern.strip_prefix("*."), host.split_once('.')) {
         (Some(domain), Some((first, rest))) => !first.is_empty() && domain == rest,

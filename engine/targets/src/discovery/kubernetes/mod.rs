@@ -1,17 +1,17 @@
-//! Objects of a Kubernetes cluster, followed by list and watch (decision 017: no kube crate).
+//! Objects of a Kubernetes cluster, by list and watch (decision 017: no kube crate).
 //!
 //! Invariants:
-//!   * the first list is told when every kind that is needed has been listed
-//!   * an object that has not changed in what makes targets is not looked at again; one that has changed costs the groups
+//! * the first list is reported when every required kind has been listed
+//! * an object is processed only if a field that affects targets has changed; it costs the groups
 //!     that it is part of
-//!   * a watch that fails keeps what was known
+//! * a failed watch keeps the known objects
 
 mod access;
 mod labels;
 mod objects;
 mod watch;
 
-use super::{Gone, Group, Reporter};
+use super::{Group, ReceiverClosed, Reporter};
 use config::{KubernetesRole, KubernetesSdConfig};
 use objects::{Key, Object};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,18 +19,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use watch::{Kind, News, Scope, Watcher, What};
+use watch::{Kind, Scope, SourceUpdate, Watcher, What};
 
-/// News are collected for so long before they are told.
+/// Time for which changes are collected before a list is reported.
 const SETTLE: Duration = Duration::from_millis(500);
 const NEWS_WAITING_MAX: usize = 1024;
-/// Pause before the settings are looked at again when the server cannot be reached by them.
+/// Pause before the settings are read again if they are invalid.
 const REACH_AGAIN: Duration = Duration::from_secs(30);
 
 /// Objects of one kind.
 pub type Store = BTreeMap<Key, Arc<Object>>;
 
-/// Objects of all kinds that the role needs.
+/// Objects of all kinds that the role requires.
 #[derive(Default)]
 pub struct Stores {
     nodes: Store,
@@ -60,7 +60,7 @@ impl Stores {
     }
 }
 
-/// Sends what the cluster has, for ever.
+/// Reports the targets of the cluster until it is dropped.
 pub async fn follow(settings: KubernetesSdConfig, mut report: Reporter) {
     let Some(role) = settings.role else { return };
     let access = loop {
@@ -84,7 +84,7 @@ pub async fn follow(settings: KubernetesSdConfig, mut report: Reporter) {
         }
     };
     let (news, mut inbox) = mpsc::channel(NEWS_WAITING_MAX);
-    // Ends the watches when this future is dropped.
+    // Aborts the watches when this future is dropped.
     let mut tasks = JoinSet::new();
     for (number, scope) in scopes.iter().enumerate() {
         let (access, scope, news) = (access.clone(), scope.clone(), news.clone());
@@ -110,13 +110,13 @@ pub async fn follow(settings: KubernetesSdConfig, mut report: Reporter) {
         } else {
             Ok(())
         };
-        if let Err(Gone) = told {
+        if let Err(ReceiverClosed) = told {
             return;
         }
     }
 }
 
-/// What has to be followed.
+/// Returns the scopes to watch.
 fn scopes(settings: &KubernetesSdConfig, role: KubernetesRole, own_namespace: &str) -> Result<Vec<Scope>, String> {
     let attach = &settings.attach_metadata;
     let mut kinds = vec![kind_of(role)];
@@ -178,14 +178,14 @@ fn kind_of(role: KubernetesRole) -> Kind {
     }
 }
 
-/// All that is known, and the groups that were made of it.
+/// The known objects and their target groups.
 struct Cluster {
     role: KubernetesRole,
     settings: KubernetesSdConfig,
     scopes: Vec<Scope>,
     stores: Stores,
     groups: BTreeMap<Key, Arc<Group>>,
-    /// Objects of the role whose groups have to be made anew.
+    /// Objects of the role whose groups have to be rebuilt.
     dirty: BTreeSet<Key>,
     /// Scopes that have not been listed yet.
     silent: BTreeSet<usize>,
@@ -206,7 +206,7 @@ impl Cluster {
         }
     }
 
-    fn take(&mut self, news: News, report: &mut Reporter) {
+    fn take(&mut self, news: SourceUpdate, report: &mut Reporter) {
         let scope = self.scopes[news.scope].clone();
         let now = Instant::now();
         match news.what {
@@ -240,7 +240,7 @@ impl Cluster {
         }
     }
 
-    /// A new list of all objects in a scope; those that are not in it are gone.
+    /// Applies a new list of all objects in a scope; objects that are not in it are removed.
     fn replace(&mut self, scope: &Scope, objects: Vec<Object>) {
         let store = self.stores.of(scope.kind);
         let within = |key: &Key| scope.namespace.is_empty() || key.0 == scope.namespace;
@@ -271,7 +271,7 @@ impl Cluster {
         }
     }
 
-    /// Marks the objects of the role whose groups an object is part of.
+    /// Marks the objects of the role whose groups depend on an object.
     fn touch(&mut self, kind: Kind, key: &Key, object: &Object) {
         if kind == kind_of(self.role) {
             self.dirty.insert(key.clone());
@@ -303,18 +303,18 @@ impl Cluster {
             }
             Kind::Namespace => self.dirty.extend(in_namespace(&object.metadata.name).map(|(key, _)| key.clone())),
             Kind::ReplicaSet | Kind::Job => {
-                // Of pods, those that it made; behind a service any may be.
+                // Pods of the same controller only; a service may have any pods.
                 let made = |object: &Object| object.controller().is_some_and(|owner| owner.name == key.1);
                 let is_part = |object: &Object| self.role != KubernetesRole::Pod || made(object);
                 let touched = in_namespace(&key.0).filter(|(_, object)| is_part(object));
                 self.dirty.extend(touched.map(|(key, _)| key.clone()));
             }
-            // A node's labels hardly ever change; heartbeats are no news.
+            // The labels of a node hardly ever change; heartbeats change other fields.
             _ => self.dirty.extend(own.keys().cloned()),
         }
     }
 
-    /// All groups, those made anew that have to be.
+    /// Returns all groups, after rebuilding the marked ones.
     fn groups(&mut self) -> Vec<Arc<Group>> {
         let kind = kind_of(self.role);
         for key in std::mem::take(&mut self.dirty) {
@@ -329,7 +329,7 @@ impl Cluster {
     }
 }
 
-/// Whether a pod is behind an address of endpoints or of a slice.
+/// Returns whether a pod is behind an address of endpoints or of a slice.
 fn refers_to(object: &Object, pod: &str) -> bool {
     let is_it = |reference: &Option<objects::Reference>| {
         reference.as_ref().is_some_and(|reference| reference.kind == "Pod" && reference.name == pod)

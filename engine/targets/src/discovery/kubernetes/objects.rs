@@ -1,6 +1,6 @@
-//! The parts of Kubernetes' objects that make targets. One structure for all kinds: a field that a kind has not is empty.
+//! The fields of Kubernetes objects that affect targets. All kinds share one structure; fields that a kind does not have are empty.
 //!
-//! Equal values make equal targets, so an object that differs only in what is not read here (a heartbeat, say) is no news.
+//! Equal values give equal targets, so a change of other fields (a heartbeat, for instance) is not a change.
 
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ fn null<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: 
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Names objects within their kind: namespace (empty for those of the whole cluster) and name.
+/// Identifies an object within its kind: namespace (empty for cluster-wide objects) and name.
 pub type Key = (String, String);
 
 macro_rules! object {
@@ -32,7 +32,7 @@ object!(
         address_type: String,
         endpoints: Vec<SliceEndpoint>,
         ports: Vec<SlicePort>,
-        /// Of a status that ends a watch.
+        /// Status of the end of a watch.
         code: u16,
         message: String,
     }
@@ -41,7 +41,7 @@ object!(Metadata {
     name: String,
     namespace: String,
     uid: String,
-    /// Taken out before an object is kept.
+    /// Removed before an object is stored.
     resource_version: String,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
@@ -133,7 +133,7 @@ impl Object {
         (self.metadata.namespace.clone(), self.metadata.name.clone())
     }
 
-    /// Who made it.
+    /// Owners of the object.
     pub fn controller(&self) -> Option<&Owner> {
         self.metadata.owner_references.iter().find(|owner| owner.controller)
     }

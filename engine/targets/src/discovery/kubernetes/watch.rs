@@ -1,8 +1,8 @@
-//! One kind of object, followed: a list in pages, then a watch from its version on, for ever.
+//! Watches one kind of object: a list in pages, then a watch from its version on.
 //!
 //! Invariants:
-//!   * a watch goes on from the last version seen; when the server no longer has it (410 Gone), the list is read anew
-//!   * a watch is ended by us when it says nothing for longer than the server would be silent
+//! * a watch continues from the last version; when the server no longer has it (410 Gone), the list is read again
+//! * a watch without an event for longer than the server keeps it open is aborted
 //!   * a line is at most [`LINE_BYTES_MAX`], a list at most [`OBJECTS_MAX`]
 
 use super::super::{pause, random};
@@ -13,21 +13,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Objects asked for at once.
+/// Number of objects in a page.
 const PAGE_OBJECTS: usize = 500;
-/// Most objects of a kind.
+/// Number of objects of a kind.
 const OBJECTS_MAX: usize = 500_000;
-/// One object with its frame.
+/// Size of an object with its frame, in bytes.
 const LINE_BYTES_MAX: usize = 16 << 20;
-/// The server ends a watch after so long, and we begin the next.
+/// Time after which the server ends a watch; then the next one begins.
 const WATCH_SECONDS: u64 = 300;
 const SILENT_MAX: Duration = Duration::from_secs(WATCH_SECONDS + 30);
 /// Longest pause between attempts.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// Longest message of the server that is shown.
+/// Length of a server's message that is shown, in bytes.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// Kinds of objects, those of the roles and those that are only looked up.
+/// Kinds of objects: those of the roles, and those that are only looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Node,
@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As the metric `prometheus_sd_kubernetes_events_total` calls it.
+    /// Returns the name in the metric `prometheus_sd_kubernetes_events_total`.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Node => "node",
@@ -57,7 +57,7 @@ impl Kind {
         }
     }
 
-    /// Group and version, and how the kind is called in a path.
+    /// Returns group and version, and the name of the kind in a path.
     fn path(self) -> (&'static str, &'static str) {
         match self {
             Kind::Node => ("api/v1", "nodes"),
@@ -73,7 +73,7 @@ impl Kind {
     }
 }
 
-/// What is followed: a kind, in one namespace or all, narrowed by selectors.
+/// Scope of a watch: a kind, in one namespace or all, restricted by selectors.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Scope {
     pub kind: Kind,
@@ -83,68 +83,68 @@ pub struct Scope {
     pub field_selector: String,
 }
 
-/// What a watch has to tell.
-pub struct News {
+/// An event of a watch.
+pub struct SourceUpdate {
     /// Which of the scopes.
     pub scope: usize,
     pub what: What,
 }
 
 pub enum What {
-    /// All objects there are.
+    /// All objects.
     List(Vec<Object>),
     Added(Object),
     Changed(Object),
     Deleted(Object),
-    /// Nothing new to be had.
+    /// The watch failed.
     Failed(String),
-    /// It works again.
+    /// The watch works again.
     Fine,
 }
 
-/// Why a watch has ended.
+/// Why a watch ended.
 enum End {
-    /// It is read on from here.
+    /// It can continue from here.
     Again,
-    /// The version is no longer known.
-    Gone,
+    /// The server no longer has the version.
+    ReceiverClosed,
     Failed(String),
-    /// Nobody listens.
+    /// The receiver was dropped.
     Closed,
 }
 
-/// A scope being followed.
+/// The watch of a scope.
 pub struct Watcher {
     pub access: Arc<Access>,
     /// Which of the scopes.
     pub number: usize,
     pub scope: Scope,
-    pub news: mpsc::Sender<News>,
-    /// The last version seen; empty if there is none that a watch could go on from.
+    pub news: mpsc::Sender<SourceUpdate>,
+    /// The last version; empty if there is none that a watch could continue from.
     pub version: String,
 }
 
 impl Watcher {
-    /// Goes on for ever.
+    /// Runs until it is dropped.
     pub async fn follow(mut self) {
         let mut failures_in_row = 0;
         loop {
             let since = Instant::now();
             match self.round(failures_in_row > 0).await {
                 Ok(()) | Err(End::Again) => failures_in_row = 0,
-                Err(End::Gone) => {
+                Err(End::ReceiverClosed) => {
                     failures_in_row = 0;
                     self.version.clear();
                 }
                 Err(End::Failed(error)) => {
                     failures_in_row += 1;
-                    if self.tell(What::Failed(error)).await.is_err() {
+                    if self.report(What::Failed(error)).await.is_err() {
                         return;
                     }
                 }
                 Err(End::Closed) => return,
             }
-            // A server that ends each watch at once is not asked in a loop without rest.
+            // Avoids a busy loop with a server that ends each watch at once.
             let is_hasty = since.elapsed() < Duration::from_secs(1);
             if failures_in_row > 0 || is_hasty {
                 tokio::time::sleep(pause(failures_in_row.max(1), RETRY_MAX, random())).await;
@@ -152,25 +152,25 @@ impl Watcher {
         }
     }
 
-    async fn tell(&self, what: What) -> Result<(), End> {
-        self.news.send(News { scope: self.number, what }).await.map_err(|_| End::Closed)
+    async fn report(&self, what: What) -> Result<(), End> {
+        self.news.send(SourceUpdate { scope: self.number, what }).await.map_err(|_| End::Closed)
     }
 
-    /// A list if there is none, and a watch until it ends.
+    /// Reads a list if there is no version, then watches until the watch ends.
     async fn round(&mut self, has_failed: bool) -> Result<(), End> {
         if self.version.is_empty() {
             let (objects, version) = list(&self.access, &self.scope).await.map_err(End::Failed)?;
-            self.tell(What::List(objects)).await?;
+            self.report(What::List(objects)).await?;
             self.version = version;
         }
         let (place, stream) = self.begin().await?;
         if has_failed {
-            self.tell(What::Fine).await?;
+            self.report(What::Fine).await?;
         }
         self.watch(&place, stream).await
     }
 
-    /// Asks for what happens from the version on.
+    /// Requests the events from the version on.
     async fn begin(&self) -> Result<(String, Streaming), End> {
         let seconds = WATCH_SECONDS.to_string();
         let request = request(
@@ -187,7 +187,7 @@ impl Watcher {
         let mut stream = self.access.client.stream(request).await.map_err(|error| End::Failed(error.text))?;
         match stream.status {
             StatusCode::OK => Ok((place, stream)),
-            StatusCode::GONE => Err(End::Gone),
+            StatusCode::GONE => Err(End::ReceiverClosed),
             status => {
                 let body = tokio::time::timeout(Duration::from_secs(1), stream.chunk()).await;
                 let body = body.ok().and_then(Result::ok).flatten().unwrap_or_default();
@@ -200,7 +200,7 @@ impl Watcher {
         let mut line = Vec::new();
         loop {
             let silent = |_| End::Failed(format!("{place}: the watch has been silent for {SILENT_MAX:?}"));
-            // A connection that breaks is as good as a watch that ends: the next one goes on from the same version.
+            // A broken connection is handled as the end of the watch: the next one continues from the same version.
             let chunk = tokio::time::timeout(SILENT_MAX, stream.chunk()).await.map_err(silent)?;
             let Ok(Some(chunk)) = chunk else { return Err(End::Again) };
             for part in chunk.split_inclusive(|byte| *byte == b'\n') {
@@ -225,7 +225,7 @@ impl Watcher {
         let new = std::mem::take(&mut object.metadata.resource_version);
         if event.r#type == "ERROR" {
             return Err(match object.code {
-                410 => End::Gone,
+                410 => End::ReceiverClosed,
                 code => End::Failed(format!("{place}: the watch ended: {code} {}", shown(&object.message))),
             });
         }
@@ -233,10 +233,10 @@ impl Watcher {
             self.version = new;
         }
         match event.r#type.as_str() {
-            "ADDED" => self.tell(What::Added(object)).await,
-            "MODIFIED" => self.tell(What::Changed(object)).await,
-            "DELETED" => self.tell(What::Deleted(object)).await,
-            // Bookmarks move the version and nothing else; later kinds of events are no business of ours.
+            "ADDED" => self.report(What::Added(object)).await,
+            "MODIFIED" => self.report(What::Changed(object)).await,
+            "DELETED" => self.report(What::Deleted(object)).await,
+            // Bookmarks only change the version; unknown events are ignored.
             _ => Ok(()),
         }
     }
@@ -256,7 +256,7 @@ fn request(access: &Access, scope: &Scope, params: &[(&str, &str)]) -> Request {
     Request::get(url).header(client::header::ACCEPT, "application/json")
 }
 
-/// All objects, page by page, and the version that a watch begins at.
+/// Reads all objects, page by page. Returns them and the version at which a watch begins.
 async fn list(access: &Access, scope: &Scope) -> Result<(Vec<Object>, String), String> {
     let mut objects = Vec::new();
     let mut next = String::new();
@@ -286,7 +286,7 @@ async fn list(access: &Access, scope: &Scope) -> Result<(Vec<Object>, String), S
     }
 }
 
-/// An answer that is no list, with the server's own words where it has some.
+/// Returns the error for a response that is no list, with the message of the server if there is one.
 fn refused(place: &str, status: StatusCode, body: &[u8]) -> String {
     let message = serde_json::from_slice::<serde_json::Value>(body).ok();
     let message = message.as_ref().and_then(|status| status["message"].as_str()).unwrap_or("");

@@ -1,11 +1,11 @@
-//! Lists on disk, so that a start without the source still knows the last fleet. Format: docs/format/discovery-lists.md.
+//! A cache of target lists on disk, so that a start without the source has the last list. Format: docs/format/discovery-lists.md.
 //!
 //! Invariants:
-//!   * a file is replaced whole or not at all
-//!   * a file that cannot be read is as good as none; it is never a reason not to start
-//!   * no secret is written: the name of a file is a hash of the settings without them
+//! * a file is replaced as a whole or not at all
+//! * a file that cannot be read counts as absent and never prevents a start
+//! * no secret is written: the name of a file is a hash of the settings without secrets
 
-use super::{Found, Group, List};
+use super::{DiscoveryState, Group, List};
 use config::Discovery;
 use serde::{Deserialize, Serialize, Serializer};
 use series::Labels;
@@ -17,41 +17,41 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use xxhash_rust::xxh64::xxh64;
 
-/// What the format is called in a file.
+/// Name of the format in a file.
 const FORMAT: &str = "ringscrape discovery list 1";
-/// Largest file that is read; a larger one is not written.
+/// Size of a file, in bytes. A larger one is neither written nor read.
 const FILE_BYTES_MAX: u64 = 512 << 20;
-/// A list that changes all the time is written so often.
+/// Smallest interval between two writes of one list.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
-/// A file that nobody has written for so long is of a source that is gone.
+/// Age from which a file is removed, because its source no longer exists.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 86400);
-/// Lists waiting to be written; one more is dropped, and the next change writes it.
+/// Capacity of the queue of lists to write. A further list is dropped; the next change writes a newer one.
 const WAITING_MAX: usize = 1024;
 
-/// Reads and writes the lists of all sources. Cloning copies a pointer.
+/// Reads and writes the cached lists of all sources. Cloning copies a pointer.
 #[derive(Clone, Default)]
-pub struct Keeper(Option<Arc<Kept>>);
+pub struct ListCache(Option<Arc<CachedList>>);
 
-struct Kept {
+struct CachedList {
     folder: PathBuf,
     writes: mpsc::Sender<(PathBuf, List)>,
 }
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct CacheFile<'a> {
     format: &'a str,
     kind: &'a str,
     saved_ms: u64,
-    groups: Vec<WrittenGroup<'a>>,
+    groups: Vec<CacheFileGroup<'a>>,
 }
 
 #[derive(Serialize)]
-struct WrittenGroup<'a> {
+struct CacheFileGroup<'a> {
     labels: Map<'a>,
     targets: Vec<Map<'a>>,
 }
 
-/// Labels as an object.
+/// Serializes labels as an object.
 struct Map<'a>(&'a Labels);
 
 impl Serialize for Map<'_> {
@@ -76,55 +76,55 @@ struct ReadGroup<'a> {
     targets: Vec<BTreeMap<&'a str, &'a str>>,
 }
 
-impl Keeper {
-    /// Starts the task that writes. Without a folder nothing is kept.
-    pub fn start(folder: Option<PathBuf>) -> Keeper {
-        let Some(folder) = folder else { return Keeper(None) };
+impl ListCache {
+    /// Starts the task that writes. Without a folder nothing is cached.
+    pub fn start(folder: Option<PathBuf>) -> ListCache {
+        let Some(folder) = folder else { return ListCache(None) };
         let (writes, inbox) = mpsc::channel(WAITING_MAX);
         let forget_in = folder.clone();
         tokio::task::spawn_blocking(move || forget_old(&forget_in));
         tokio::spawn(write_all(inbox));
-        Keeper(Some(Arc::new(Kept { folder, writes })))
+        ListCache(Some(Arc::new(CachedList { folder, writes })))
     }
 
-    /// What was kept of a source, with a word about its age; nothing if nothing was.
-    pub async fn read(&self, discovery: &Discovery) -> Found {
-        let Some(kept) = &self.0 else { return Found::default() };
+    /// Returns the cached list of a source with a message about its age, or nothing.
+    pub async fn read(&self, discovery: &Discovery) -> DiscoveryState {
+        let Some(kept) = &self.0 else { return DiscoveryState::default() };
         let path = kept.path(discovery);
         let shown = path.display().to_string();
         match tokio::task::spawn_blocking(move || read(&path)).await {
             Ok(Ok(Some((groups, age)))) => {
                 let age = config::format_duration(Duration::from_secs(age.as_secs()));
                 let error = format!("{}: has not answered yet; its list of {age} ago is in use", discovery.kind());
-                Found { groups: Arc::new(groups), errors: vec![error], ..Found::default() }
+                DiscoveryState { groups: Arc::new(groups), errors: vec![error], ..DiscoveryState::default() }
             }
-            Ok(Ok(None)) => Found::default(),
+            Ok(Ok(None)) => DiscoveryState::default(),
             Ok(Err(error)) => {
-                tracing::warn!(file = shown, error, "kept target list is not used");
-                Found::default()
+                tracing::warn!(file = shown, error, "cached target list cannot be used");
+                DiscoveryState::default()
             }
-            Err(_) => Found::default(),
+            Err(_) => DiscoveryState::default(),
         }
     }
 
-    /// Has the list written soon.
+    /// Queues the list to be written.
     pub fn write(&self, discovery: &Discovery, groups: List) {
         if let Some(kept) = &self.0 {
-            // A full queue loses this version; the next change brings a newer one.
+            // If the queue is full this version is dropped; the next change writes a newer one.
             let _ = kept.writes.try_send((kept.path(discovery), groups));
         }
     }
 }
 
-impl Kept {
+impl CachedList {
     fn path(&self, discovery: &Discovery) -> PathBuf {
-        // `Debug` of the settings names everything that makes a source what it is, and hides secrets.
+        // `Debug` of the settings contains everything that identifies a source, and hides secrets.
         let hash = xxh64(format!("{discovery:?}").as_bytes(), 0);
         self.folder.join(format!("{}-{hash:016x}.json", discovery.kind()))
     }
 }
 
-/// Writes the newest list of each file, each at most every [`WRITE_EVERY`].
+/// Writes the newest list of each file, each at most once per [`WRITE_EVERY`].
 async fn write_all(mut inbox: mpsc::Receiver<(PathBuf, List)>) {
     let mut waiting: HashMap<PathBuf, List> = HashMap::new();
     let mut written: HashMap<PathBuf, Instant> = HashMap::new();
@@ -150,8 +150,8 @@ async fn write_all(mut inbox: mpsc::Receiver<(PathBuf, List)>) {
             let shown = path.display().to_string();
             match tokio::task::spawn_blocking(move || write(&path, &groups)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(file = shown, %error, "target list not kept"),
-                Err(error) => tracing::warn!(file = shown, %error, "target list not kept"),
+                Ok(Err(error)) => tracing::warn!(file = shown, %error, "writing the cached target list failed"),
+                Err(error) => tracing::warn!(file = shown, %error, "writing the cached target list failed"),
             }
         }
     }
@@ -161,13 +161,16 @@ fn write(path: &Path, groups: &[Arc<Group>]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
-    let written = Written {
+    let written = CacheFile {
         format: FORMAT,
         kind: name.split('-').next().unwrap_or(""),
         saved_ms: series::clock::now_ms().unsigned_abs(),
         groups: groups
             .iter()
-            .map(|group| WrittenGroup { labels: Map(&group.labels), targets: group.targets.iter().map(Map).collect() })
+            .map(|group| CacheFileGroup {
+                labels: Map(&group.labels),
+                targets: group.targets.iter().map(Map).collect(),
+            })
             .collect(),
     };
     let new = path.with_extension("json.tmp");
@@ -186,7 +189,7 @@ fn write(path: &Path, groups: &[Arc<Group>]) -> std::io::Result<()> {
 /// Groups and their age.
 type Aged = (Vec<Arc<Group>>, Duration);
 
-/// What a file holds; nothing if there is none.
+/// Returns the content of a file, or nothing if it does not exist.
 fn read(path: &Path) -> Result<Option<Aged>, String> {
     let length = match std::fs::metadata(path) {
         Ok(data) => data.len(),
@@ -210,7 +213,7 @@ fn read(path: &Path) -> Result<Option<Aged>, String> {
     Ok(Some((groups, Duration::from_millis(age_ms))))
 }
 
-/// Removes files of sources that have been gone for long, and half-written ones.
+/// Removes files of sources that no longer exist, and temporary files.
 fn forget_old(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -257,7 +260,7 @@ mod tests {
             let mut flipped = whole.clone();
             flipped[at] ^= 1;
             std::fs::write(&path, &flipped).unwrap();
-            // A letter of a label may change unseen; it must not panic.
+            // A changed letter of a label is not detected; it must not panic.
             let _ = read(&path);
         }
         std::fs::write(&path, String::from_utf8(whole).unwrap().replace("list 1", "list 2")).unwrap();
