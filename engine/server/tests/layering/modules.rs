@@ -14,7 +14,7 @@ use std::path::Path;
 #[rustfmt::skip]
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("engine/api", "", "alerting metrics remote_write rule_groups"),
-    ("engine/query", "", "run service"),
+    ("engine/query", "", "federate gather run service"),
     ("engine/shard", "", "core runtime"),
     ("engine/shard", "fetch", "client connect"),
     ("storage/tsdb", "", "head histograms log seal"),
