@@ -1,9 +1,9 @@
 //! Decodes YAML nodes into values: a trait for values, a macro for sections, and a context with the current path.
 //!
 //! Invariants:
-//! * every error has file, line, column and the path of the field; reading continues after it, so that one run
+//!   * every error has file, line, column and the path of the field; reading continues after it, so that one run
 //!     shows up to [`ERRORS_MAX`] of them
-//! * a field that no section has read is an error, so a field cannot be forgotten unnoticed
+//!   * a field that no section has read is an error, so a field cannot be forgotten unnoticed
 
 use crate::errors::{ConfigError, ERRORS_MAX};
 pub(crate) use crate::tree::Tree;

@@ -1,13 +1,13 @@
 //! Reads prometheus.yml strictly into values that can run, or returns errors with file, line and advice.
 //!
 //! Every field of Prometheus 3.14 is known with its name, default and rules, whether or not this build implements
-//! it; [`Config::unsupported_settings`] says on which it does not. Knows nothing of targets, shards or the network: what is
+//! it; [`Config::unsupported_settings`] lists those that it does not. It knows nothing of targets, shards or the network: what is
 //! read here is the same on every machine with the same files and environment.
 //!
 //! Invariants:
-//! * [`load`] returns a complete configuration or errors, never a part
-//! * no text is left that would have to be parsed again: durations, sizes, URLs, rules and labels are values
-//! * a secret is accessible only through [`Secret::reveal`]
+//!   * [`load`] returns a complete configuration or errors, never a part
+//!   * no text is left that would have to be parsed again: durations, sizes, URLs, rules and labels are values
+//!   * a secret is accessible only through [`Secret::reveal`]
 //!
 //! How it is read: `yaml` builds nodes with source locations, `decode` reads them by the sections that `types`, `job`, `http`,
 //! `discovery` and `sections` declare, `load` puts the files together.

@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //!   * as long as there is a member, every target has an owner
-//! * without a bound of load, a joining member receives targets and nothing else moves; a leaving member is the
+//!   * without a bound of load, a joining member receives targets and nothing else moves; a leaving member is the
 //!     mirror (decision 020)
 
 mod plan;

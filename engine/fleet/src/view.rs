@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //!   * names are unique, members are in the order of their names
-//! * a list of owners contains a member once, and as many members as `replicas` and the fleet allow
+//!   * a list of owners contains a member once, and as many members as `replicas` and the fleet allow
 
 use md5::{Digest, Md5};
 use xxhash_rust::xxh64::xxh64;

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //!   * an alert is identified by its labels
-//! * a resolved alert is kept for [`RESOLVED_RETENTION_MS`], so that an Alertmanager that was unreachable still receives it
+//!   * a resolved alert is kept for [`RESOLVED_RETENTION_MS`], so that an Alertmanager that was unreachable still receives it
 
 use crate::rule::{ALERT_NAME, ALERT_STATE, ALERTS, ALERTS_FOR_STATE};
 use series::{Labels, METRIC_NAME, Sample, Timestamp, is_stale};

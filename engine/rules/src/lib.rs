@@ -4,10 +4,10 @@
 //! stores results. There are two: the server, and the runner of unit tests.
 //!
 //! Invariants:
-//! * rule files are applied as a whole or not at all; errors have file and line
-//! * a rule that fails affects no other: it is unhealthy with Prometheus' message, and its series stay as they are
-//! * a rule of a group sees what earlier rules of the group wrote
-//! * the time for which an alert is pending or firing is counted by evaluations, so that a jump of the clock neither
+//!   * rule files are applied as a whole or not at all; errors have file and line
+//!   * a rule that fails affects no other: it is unhealthy with Prometheus' message, and its series stay as they are
+//!   * a rule of a group sees what earlier rules of the group wrote
+//!   * the time for which an alert is pending or firing is counted by evaluations, so that a jump of the clock neither
 //!     fires nor resolves it
 
 mod alert;

@@ -1,9 +1,9 @@
 //! Runs groups, each at its phase, and applies changed rule files.
 //!
 //! Invariants:
-//! * a group is evaluated by one thread at a time, and at most once for a time
-//! * a reload leaves unchanged groups as they are; rules that stay keep their states in a changed group
-//! * the series of removed rules end
+//!   * a group is evaluated by one thread at a time, and at most once for a time
+//!   * a reload leaves unchanged groups as they are; rules that stay keep their states in a changed group
+//!   * the series of removed rules end
 
 use crate::group::Group;
 use crate::host::RuleBackend;

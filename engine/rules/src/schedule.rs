@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //!   * times of evaluation lie on `phase + n * interval`
-//! * each tick is an evaluation or is counted as missed
-//! * when the wall clock is set, the phase applies to the new time, and the change is reported
+//!   * each tick is an evaluation or is counted as missed
+//!   * when the wall clock is set, the phase applies to the new time, and the change is reported
 
 /// Difference between the clocks above which the wall clock counts as set.
 const JUMP_MS_MIN: i64 = 1500;

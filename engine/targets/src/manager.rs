@@ -3,9 +3,9 @@
 //! One task owns the state. The rest of the program sends it messages and watches the target set that it publishes.
 //!
 //! Invariants:
-//! * a job with unchanged settings keeps its `Arc`, its sources and its targets
-//! * the targets on the shards and the published ones are the same, apart from the delay of a message
-//! * updates are collected for [`SETTLE`], so that a burst costs one pass
+//!   * a job with unchanged settings keeps its `Arc`, its sources and its targets
+//!   * the targets on the shards and the published ones are the same, apart from the delay of a message
+//!   * updates are collected for [`SETTLE`], so that a burst costs one pass
 
 use crate::discovery::{DiscoveryContext, DiscoveryState, SdOptions, Source, SourceId, UPDATES_MAX, Update};
 use crate::partition::{FleetPartition, PartitionView};

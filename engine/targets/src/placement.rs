@@ -4,8 +4,8 @@
 //! shard after it on the ring that is not overloaded.
 //!
 //! Invariants:
-//! * a target stays on its shard for as long as it exists, because its head is there
-//! * a new target is never placed on a shard with more than [`LOAD_MAX`] times the average load, the target included
+//!   * a target stays on its shard for as long as it exists, because its head is there
+//!   * a new target is never placed on a shard with more than [`LOAD_MAX`] times the average load, the target included
 
 use crate::target::TargetId;
 use std::collections::HashMap;

@@ -1,9 +1,9 @@
 //! Builds all targets of a job from the lists of its sources.
 //!
 //! Invariants:
-//! * an unchanged address is not built again: a change of one address costs one relabelling, and a pass over the others
-//! without hashing labels
-//! * an unchanged target is the same `Arc`, so that a comparison of pointers suffices
+//!   * an unchanged address is not built again: a change of one address costs one relabelling, and a pass over the others
+//!     without hashing labels
+//!   * an unchanged target is the same `Arc`, so that a comparison of pointers suffices
 
 use crate::build::{TargetBuild, build, build_with, discovered_labels};
 use crate::discovery::{Group, List};

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //!   * a service whose query fails keeps its last good instances
-//! * the first list is reported when every service has responded once, or after [`FIRST_WITHIN`]
-//! * a query is sent at most once per refresh interval, however often the index changes
+//!   * the first list is reported when every service has responded once, or after [`FIRST_WITHIN`]
+//!   * a query is sent at most once per refresh interval, however often the index changes
 
 use super::{Group, ReceiverClosed, Reporter, host_port, pause, random, sanitized};
 use client::{Client, ClientOptions, Request, Response, StatusCode, Url};

@@ -1,9 +1,9 @@
 //! Target lists in files, which are read when they change, and at an interval in case a change was missed.
 //!
 //! Invariants:
-//! * a file that cannot be read or is invalid (half written, for instance) keeps its last valid list, and its error stays
-//! until it is valid again
-//! * a removed file removes its targets
+//!   * a file that cannot be read or is invalid (half written, for instance) keeps its last valid list, and its error stays
+//!     until it is valid again
+//!   * a removed file removes its targets
 
 use super::list::ListReader;
 use super::{DiscoveryState, Group, List, SourceId, Update};

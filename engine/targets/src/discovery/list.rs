@@ -1,8 +1,8 @@
 //! Target groups in JSON, as files and HTTP services contain them.
 //!
 //! Invariants:
-//! * a group with the text of a group of the last valid list is not parsed again and is the same `Arc`
-//! * the meaning of a list does not depend on the lists before it
+//!   * a group with the text of a group of the last valid list is not parsed again and is the same `Arc`
+//!   * the meaning of a list does not depend on the lists before it
 
 use super::{Group, TARGETS_MAX, random};
 use ahash::HashMap;

@@ -1,9 +1,9 @@
 //! A cache of target lists on disk, so that a start without the source has the last list. Format: docs/format/discovery-lists.md.
 //!
 //! Invariants:
-//! * a file is replaced as a whole or not at all
-//! * a file that cannot be read counts as absent and never prevents a start
-//! * no secret is written: the name of a file is a hash of the settings without secrets
+//!   * a file is replaced as a whole or not at all
+//!   * a file that cannot be read counts as absent and never prevents a start
+//!   * no secret is written: the name of a file is a hash of the settings without secrets
 
 use super::{DiscoveryState, Group, List};
 use config::Discovery;

@@ -2,9 +2,9 @@
 //! while the source fails; its error is reported beside the list.
 //!
 //! Invariants:
-//! * a list is replaced only by a complete list; an error replaces nothing
-//! * a list of more than [`TARGETS_MAX`] targets is an error
-//! * after a failure, a source is tried again after a pause that grows up to its refresh interval
+//!   * a list is replaced only by a complete list; an error replaces nothing
+//!   * a list of more than [`TARGETS_MAX`] targets is an error
+//!   * after a failure, a source is tried again after a pause that grows up to its refresh interval
 
 mod consul;
 mod dns;

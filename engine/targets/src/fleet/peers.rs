@@ -4,8 +4,8 @@
 //! of targets and returns those that the member has scraped. Neither changes anything.
 //!
 //! Invariants:
-//! * a request has at most [`IDS_MAX`] ids, a response at most [`ANSWER_BYTES_MAX`]
-//! * a member that does not respond within [`ANSWER_WITHIN`] counts as unreachable until the next request
+//!   * a request has at most [`IDS_MAX`] ids, a response at most [`ANSWER_BYTES_MAX`]
+//!   * a member that does not respond within [`ANSWER_WITHIN`] counts as unreachable until the next request
 
 use crate::target::TargetId;
 use client::{Client, ClientOptions, Request, Url, header};

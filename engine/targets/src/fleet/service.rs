@@ -2,10 +2,10 @@
 //! checks that members have different external labels.
 //!
 //! Invariants:
-//! * an empty list changes nothing: the last list with a member stays in use. At the start, when there is none, this
-//! member scrapes everything
-//! * a target in a handover is released when all of its owners have scraped it, or when the deadline has passed
-//! * every problem is in [`FleetStatus`], and once in the log
+//!   * an empty list changes nothing: the last list with a member stays in use. At the start, when there is none, this
+//!     member scrapes everything
+//!   * a target in a handover is released when all of its owners have scraped it, or when the deadline has passed
+//!   * every problem is in [`FleetStatus`], and once in the log
 
 use crate::discovery::DiscoveryContext;
 use crate::fleet::members::{members, rules};

@@ -1,10 +1,10 @@
 //! Objects of a Kubernetes cluster, by list and watch (decision 017: no kube crate).
 //!
 //! Invariants:
-//! * the first list is reported when every required kind has been listed
-//! * an object is processed only if a field that affects targets has changed; it costs the groups
+//!   * the first list is reported when every required kind has been listed
+//!   * an object is processed only if a field that affects targets has changed; it costs the groups
 //!     that it is part of
-//! * a failed watch keeps the known objects
+//!   * a failed watch keeps the known objects
 
 mod access;
 mod labels;

@@ -1,8 +1,8 @@
 //! Watches one kind of object: a list in pages, then a watch from its version on.
 //!
 //! Invariants:
-//! * a watch continues from the last version; when the server no longer has it (410 Gone), the list is read again
-//! * a watch without an event for longer than the server keeps it open is aborted
+//!   * a watch continues from the last version; when the server no longer has it (410 Gone), the list is read again
+//!   * a watch without an event for longer than the server keeps it open is aborted
 //!   * a line is at most [`LINE_BYTES_MAX`], a list at most [`OBJECTS_MAX`]
 
 use super::super::{pause, random};
