@@ -3,7 +3,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use perf::Random;
 use promql::budget::Budget;
-use promql::{Plan, PlanOptions, Selected, SelectedSeries};
+use promql::{Plan, PlanOptions, SelectResult, SelectedSeries};
 use series::{Labels, MatchOp, Matcher, Sample, Timestamp};
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -141,7 +141,7 @@ fn evaluate(criterion: &mut Criterion) {
             _ => Plan::range(query, end - (steps - 1) * INTERVAL_MS, end, INTERVAL_MS, &options),
         };
         let plan = plan.expect("a query that parses");
-        let data = || plan.selects().iter().map(|_| Selected::Series(series.clone())).collect::<Vec<_>>();
+        let data = || plan.selects().iter().map(|_| SelectResult::Series(series.clone())).collect::<Vec<_>>();
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
                 data,

@@ -132,7 +132,7 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                     drop(reply.send(vec![TargetMetadata { target, metrics }]));
                 }
                 Command::Reduce(requests, _, reply) => {
-                    let partial = |request: &shard::ReduceRequest| promql::Partial::new(request.reduction.clone());
+                    let partial = |request: &shard::ReduceRequest| promql::PartialAggregate::new(request.reduction.clone());
                     let refused = |request: &shard::ReduceRequest| Ok(whole_series_wanted(partial(request), request));
                     drop(reply.send(requests.iter().map(refused).collect()));
                 }
@@ -152,7 +152,7 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
 }
 
 /// An answer of a core that leaves an aggregation to the asker.
-fn whole_series_wanted(partial: promql::Partial, request: &shard::ReduceRequest) -> shard::ReduceAnswer {
+fn whole_series_wanted(partial: promql::PartialAggregate, request: &shard::ReduceRequest) -> shard::ReduceAnswer {
     shard::ReduceAnswer {
         partial,
         whole: Vec::new(),

@@ -300,10 +300,8 @@ fn select(
             return failed(format!("Scalar value {value} underflows int64"));
         }
     }
-    let mut kept: Vec<Column> = Vec::with_capacity(columns.len());
-    for column in columns {
-        kept.push(Column { drop_name: column.drop_name, ..context.new_column(column.labels.clone(), grid)? });
-    }
+    // A column for each member that is chosen at some time.
+    let mut chosen: Vec<Option<Column>> = columns.iter().map(|_| None).collect();
     let mut order: Vec<usize> = Vec::new();
     for group in groups {
         if matches!(op, Topk | Bottomk) {
@@ -335,21 +333,26 @@ fn select(
                 }),
             }
             for member in members {
-                kept[member].set(i, columns[member].point(i));
+                let Column { labels, drop_name, .. } = &columns[member];
+                let column = match &mut chosen[member] {
+                    Some(column) => column,
+                    none => {
+                        let column = context.new_column(labels.clone(), grid)?;
+                        none.insert(Column { drop_name: *drop_name, ..column })
+                    }
+                };
+                column.set(i, columns[member].point(i));
                 if grid.count == 1 {
                     order.push(member);
                 }
             }
         }
     }
-    let mut out = Vec::new();
+    // At one time the best comes first.
     if grid.count == 1 {
-        let empty = || Column::absent(Labels::empty(), 0);
-        out.extend(order.into_iter().map(|member| std::mem::replace(&mut kept[member], empty())));
-    } else {
-        out.extend(kept.into_iter().filter(|column| !column.is_empty()));
+        return Ok(order.into_iter().filter_map(|member| chosen[member].take()).collect());
     }
-    Ok(out)
+    Ok(chosen.into_iter().flatten().collect())
 }
 
 fn count(parameter: f64) -> usize {

@@ -245,13 +245,15 @@ fn set(
     grid: StepGrid,
 ) -> Result<Vec<Column>, EvalError> {
     // Whether a signature is present, at each time.
-    let presence = |columns: &[Column]| {
+    let presence = |columns: &[Column]| -> Result<AHashMap<Labels, Vec<bool>>, EvalError> {
         let mut present: AHashMap<Labels, Vec<bool>> = AHashMap::with_capacity(columns.len());
         for column in columns {
-            let times = present.entry(signature(&column.labels, matching)).or_insert_with(|| vec![false; grid.count]);
+            let signature = signature(&column.labels, matching);
+            context.hold(0, signature.bytes() + grid.count)?;
+            let times = present.entry(signature).or_insert_with(|| vec![false; grid.count]);
             times.iter_mut().enumerate().for_each(|(i, there)| *there |= column.has(i));
         }
-        present
+        Ok(present)
     };
     let filter = |columns: Vec<Column>, present: &AHashMap<Labels, Vec<bool>>, wanted: bool| {
         let mut kept = Vec::with_capacity(columns.len());
@@ -269,10 +271,10 @@ fn set(
         kept
     };
     match op {
-        BinaryOp::And => Ok(filter(left, &presence(&right), true)),
-        BinaryOp::Unless => Ok(filter(left, &presence(&right), false)),
+        BinaryOp::And => Ok(filter(left, &presence(&right)?, true)),
+        BinaryOp::Unless => Ok(filter(left, &presence(&right)?, false)),
         _ => {
-            let others = filter(right, &presence(&left), false);
+            let others = filter(right, &presence(&left)?, false);
             let mut all = left;
             all.extend(others);
             context.unique(all)

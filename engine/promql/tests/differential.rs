@@ -56,7 +56,8 @@ fn case(random: &mut Random) -> Option<Case> {
     let text = Writer { random, modifiers: true }.vector(3);
     let mut options = options(random);
     // Which of two elements with the same labels keeps its name depends on the times at which they are there.
-    options.delayed_name_removal &= !text.contains(" or ") && !text.contains("label_") && !text.contains("fill");
+    let decides_by_name = [" or ", "label_", "fill", "info("].iter().any(|word| text.contains(word));
+    options.delayed_name_removal &= !decides_by_name;
     let is_range = !random.one_in(3);
     let step = [15_000, 30_000, 60_000, 300_000, 17_000][random.below(5)];
     let mut start = random.below(LENGTH_MS as usize * 3 / 4) as i64;

@@ -16,7 +16,7 @@ async fn expressions_that_fail_together_are_asked_alone() {
             match command {
                 Command::Reduce(requests, _, reply) if requests.len() > 1 => drop(reply),
                 Command::Reduce(requests, _, reply) => {
-                    let partial = promql::Partial::new(requests[0].reduction.clone());
+                    let partial = promql::PartialAggregate::new(requests[0].reduction.clone());
                     drop(reply.send(vec![Ok(whole_series_wanted(partial, &requests[0]))]));
                 }
                 Command::Range(request, reply) => {
@@ -48,7 +48,7 @@ async fn expressions_that_fail_together_are_asked_alone() {
 }
 
 /// An answer of a core that leaves an aggregation to the asker.
-fn whole_series_wanted(partial: promql::Partial, request: &ReduceRequest) -> shard::ReduceAnswer {
+fn whole_series_wanted(partial: promql::PartialAggregate, request: &ReduceRequest) -> shard::ReduceAnswer {
     shard::ReduceAnswer {
         partial,
         whole: Vec::new(),

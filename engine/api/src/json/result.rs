@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use promql::budget::Charge;
-use promql::{Annotations, Answer, Column, Evaluated, Grid, SelectedSeries};
+use promql::{Annotations, Column, QueryResult, QueryValue, SelectedSeries, StepGrid};
 use query::QueryAnswer;
 use serde_json::{Value, json};
 use series::histogram::Histogram;
@@ -34,7 +34,7 @@ struct JsonStream {
     head: Option<String>,
     rows: Rows,
     tail: Option<String>,
-    grid: Grid,
+    grid: StepGrid,
     is_range: bool,
     first: bool,
     /// For the memory of the answer, until it has been written.
@@ -44,23 +44,25 @@ struct JsonStream {
 impl JsonStream {
     fn new(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> JsonStream {
         let QueryAnswer { evaluated, grid, timings } = answer;
-        let Evaluated { value, annotations, samples, samples_peak, charge } = evaluated;
+        let QueryResult { value, annotations, samples, samples_peak, charge } = evaluated;
         let Annotations { mut warnings, infos } = annotations;
         let mut tail = String::new();
         let mut truncated = false;
         let (kind, rows) = match value {
-            Answer::Scalar(values) if is_range => ("matrix", Rows::Columns(vec![scalar_column(values)].into_iter())),
-            Answer::Scalar(values) => {
+            QueryValue::Scalar(values) if is_range => {
+                ("matrix", Rows::Columns(vec![scalar_column(values)].into_iter()))
+            }
+            QueryValue::Scalar(values) => {
                 write_point(&mut tail, grid.start, values[0]);
                 ("scalar", Rows::None)
             }
-            Answer::String(text) => {
+            QueryValue::String(text) => {
                 tail.push('[');
                 write_time(&mut tail, grid.start);
                 let _ = write!(tail, ",{}]", Value::from(text));
                 ("string", Rows::None)
             }
-            Answer::Vector(mut columns) => {
+            QueryValue::Vector(mut columns) => {
                 columns.retain(|column| !column.is_empty());
                 if is_range {
                     columns.sort_unstable_by(|one, other| one.labels.cmp(&other.labels));
@@ -69,7 +71,7 @@ impl JsonStream {
                 columns.truncate(limit);
                 (if is_range { "matrix" } else { "vector" }, Rows::Columns(columns.into_iter()))
             }
-            Answer::Matrix(mut series) => {
+            QueryValue::Matrix(mut series) => {
                 series.sort_unstable_by(|one, other| one.labels.cmp(&other.labels));
                 truncated = series.len() > limit;
                 series.truncate(limit);
@@ -205,7 +207,7 @@ fn write_list(out: &mut String, name: &str, items: impl Iterator<Item = impl FnO
     }
 }
 
-fn write_column(out: &mut String, column: &Column, grid: Grid, is_range: bool) {
+fn write_column(out: &mut String, column: &Column, grid: StepGrid, is_range: bool) {
     out.push_str("{\"metric\":");
     write_labels(out, &column.labels);
     if is_range {

@@ -118,6 +118,7 @@ impl Plain<'_> {
                 Kind::Vector(selector) => self.map(self.timestamps(selector, time), |value| Some(value.clone()))?,
                 _ => self.map(vector(0)?, |_| float(seconds(time)))?,
             }),
+            "info" => Result1::Vector(self.info(args, time)?),
             "label_replace" => Result1::Vector(self.label_replace(args, time)?),
             "label_join" => Result1::Vector(self.label_join(args, time)?),
             "sort" | "sort_desc" => {

@@ -98,6 +98,11 @@ impl Plain<'_> {
         }
     }
 
+    /// The time that a selector looks at.
+    pub fn shifted(&self, selector: &Selector, time: i64) -> i64 {
+        self.at(selector.at, time) - offset(&selector.offset)
+    }
+
     /// What the query yields at one time of it.
     pub fn result(&self, expr: &Expr, time: i64) -> Outcome<Vec<Element>> {
         match self.eval(expr, time)? {

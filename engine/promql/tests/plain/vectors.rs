@@ -5,7 +5,7 @@ use super::{Element, Outcome, Plain, Value, unique, without_name};
 use promql::ast::{Aggregate, AggregateOp, Selector};
 use promql::{Expr, Kind};
 use series::histogram::Histogram;
-use series::{Labels, METRIC_NAME, MatchOp, Regex};
+use series::{Labels, METRIC_NAME, MatchOp, Matcher, Regex};
 use std::sync::Arc;
 
 struct Group {
@@ -254,12 +254,96 @@ impl Plain<'_> {
         })
     }
 
+    /// Adds the labels of the info series with the same job and instance, as they were at the time of the base's samples.
+    pub fn info(&self, args: &[Expr], time: i64) -> Outcome<Vec<Element>> {
+        let base = self.vector(&args[0], time)?;
+        let matchers: &[Matcher] = match args.get(1).map(|arg| &arg.inner().kind) {
+            Some(Kind::Vector(selector)) => &selector.matchers,
+            _ => &[],
+        };
+        let time = first_selector(&args[0]).map_or(time, |first| self.shifted(first, time));
+        let (on_name, on_data): (Vec<&Matcher>, Vec<&Matcher>) =
+            matchers.iter().partition(|matcher| matcher.name() == METRIC_NAME);
+        let is_positive = |matcher: &&Matcher| matches!(matcher.op(), MatchOp::Equal | MatchOp::Regex);
+        let is_info = |name: &str| match on_name.iter().any(is_positive) {
+            _ if on_name.is_empty() => name == "target_info",
+            true => on_name.iter().all(|matcher| matcher.matches(name)),
+            false => name.len() > 5 && name.ends_with("_info") && on_name.iter().all(|matcher| matcher.matches(name)),
+        };
+        let mut infos: Vec<(i64, &Labels)> = Vec::new();
+        for stored in self.stored.iter().filter(|stored| is_info(stored.labels.metric_name())) {
+            if let Some((at, value)) = self.newest(stored, time) {
+                if matches!(value, Value::Histogram(_)) {
+                    return Err("info sample should be float".into());
+                }
+                infos.push((at, &stored.labels));
+            }
+        }
+        let mut out = Vec::new();
+        for mut element in base {
+            if is_info(element.labels.metric_name()) {
+                out.push(element);
+                continue;
+            }
+            let of_same = |(_, labels): &&(i64, &Labels)| {
+                ["instance", "job"].iter().all(|name| labels.get(name) == element.labels.get(name))
+            };
+            let mut newest: Vec<(i64, &Labels)> = Vec::new();
+            for (at, labels) in infos.iter().filter(of_same) {
+                match newest.iter_mut().find(|(_, known)| known.metric_name() == labels.metric_name()) {
+                    None => newest.push((*at, labels)),
+                    Some(known) if known.0 == *at => return Err("found duplicate series for info metric".into()),
+                    Some(known) if known.0 < *at => *known = (*at, labels),
+                    Some(_) => {}
+                }
+            }
+            let mut builder = element.labels.to_builder();
+            let mut is_enriched = false;
+            for (_, labels) in newest {
+                if !on_data.iter().all(|matcher| matcher.matches_labels(labels)) {
+                    continue;
+                }
+                is_enriched = true;
+                for (name, value) in labels.iter() {
+                    let is_wanted = on_data.is_empty() || on_data.iter().any(|matcher| matcher.name() == name);
+                    if is_wanted && name != METRIC_NAME && element.labels.get(name).is_none() {
+                        if !builder.get(name).is_empty() && builder.get(name) != value {
+                            return Err("conflicting label".into());
+                        }
+                        builder.set(name, value);
+                    }
+                }
+            }
+            if is_enriched || on_data.iter().all(|matcher| matcher.matches("")) {
+                element.labels = builder.build();
+                out.push(element);
+            }
+        }
+        unique(out)
+    }
+
     /// For `by` and `on`: the labels without the name and without those listed, or those listed alone.
     pub fn signature(labels: &Labels, on: bool, listed: &[String]) -> Labels {
         let is_listed = |name: &str| listed.iter().any(|label| label == name);
         match on {
             true => Labels::from_pairs(labels.iter().filter(|(name, _)| is_listed(name))),
             false => Labels::from_pairs(without_name(labels).iter().filter(|(name, _)| !is_listed(name))),
+        }
+    }
+}
+
+/// The first selector in the text.
+fn first_selector(expr: &Expr) -> Option<&Selector> {
+    match &expr.kind {
+        Kind::Number(_) | Kind::String(_) | Kind::InvalidString(_) => None,
+        Kind::Vector(selector) | Kind::Matrix { selector, .. } => Some(selector),
+        Kind::Subquery(subquery) => first_selector(&subquery.expr),
+        Kind::Call { args, .. } => args.iter().find_map(first_selector),
+        Kind::Negation(inner) | Kind::Paren(inner) => first_selector(inner),
+        Kind::Binary(binary) => first_selector(&binary.left).or_else(|| first_selector(&binary.right)),
+        Kind::Aggregate(aggregate) => {
+            let parameter = aggregate.parameter.as_ref().and_then(first_selector);
+            parameter.or_else(|| first_selector(&aggregate.expr))
         }
     }
 }

@@ -118,6 +118,9 @@ impl Data {
             if random.one_in(3) {
                 target.buckets(random, instance);
             }
+            if random.one_in(2) {
+                target.infos(random, instance);
+            }
             data.targets.push(target);
         }
         for instance in ["o1", "o2", "o3"].iter().take(random.below(4)) {
@@ -157,6 +160,23 @@ fn random_name(instance: &str) -> &'static str {
 }
 
 impl Target {
+    /// Info metrics: one says v="1" and, after a while, v="2"; sometimes both say so at once.
+    fn infos(&mut self, random: &mut Random, instance: &str) {
+        let count = self.times.len();
+        let turn = random.below(count + 1);
+        let overlap = if random.one_in(5) { 2 } else { 0 };
+        for (v, from, to) in [("1", 0, turn + overlap), ("2", turn, count)] {
+            let pairs = [("__name__", "target_info"), ("instance", instance), ("job", "j"), ("v", v)];
+            let values = (0..count).map(|i| (from..to).contains(&i).then_some(1.0)).collect();
+            self.series.push((Labels::from_pairs(pairs), values));
+        }
+        if random.one_in(2) {
+            let (v, w) = (random.pick(&["1", "3"]), random.pick(&["1", "2"]));
+            let pairs = [("__name__", "b_info"), ("instance", instance), ("job", "j"), ("v", v), ("w", w)];
+            self.series.push((Labels::from_pairs(pairs), vec![Some(1.0); count]));
+        }
+    }
+
     /// A classic histogram.
     fn buckets(&mut self, random: &mut Random, instance: &str) {
         let mut counts = vec![0.0; BOUNDS.len()];

@@ -301,6 +301,16 @@ impl Writer<'_> {
                 2 => format!(r#"label_join({}, "z", "/", "x", "y")"#, self.vector(depth - 1)),
                 _ => format!("vector({})", self.scalar(depth - 1)),
             },
+            20 if self.random.one_in(2) => {
+                let base = self.vector(depth - 1);
+                match self.random.below(5) {
+                    0 => format!(r#"info({base}, {{v=~".+"}})"#),
+                    1 => format!(r#"info({base}, {{__name__=~"target_info|b_info"}})"#),
+                    2 => format!(r#"info({base}, {{__name__!="b_info",v=~".*"}})"#),
+                    3 => format!(r#"info({base}, {{__name__="b_info",w="1"}})"#),
+                    _ => format!("info({base})"),
+                }
+            }
             20 => match self.random.below(3) {
                 0 => format!("absent({})", self.vector(depth - 1)),
                 1 => format!("-({})", self.vector(depth - 1)),

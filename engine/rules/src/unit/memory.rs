@@ -4,7 +4,7 @@ use crate::host::{NO_VECTOR, PendingWrite, RuleBackend, VectorElements};
 use notifier::Alert;
 use promql::budget::{Budget, BudgetLimits};
 use promql::notation::Value;
-use promql::{Evaluated, Plan, PlanOptions, Selected, SelectedSeries};
+use promql::{Plan, PlanOptions, QueryResult, SelectResult, SelectedSeries};
 use series::histogram::{Histogram, ResetHint};
 use series::{Labels, Matcher, STALE_NAN, Timestamp};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -46,12 +46,12 @@ impl MemoryBackend {
     }
 
     /// Evaluates an expression at one time.
-    pub fn evaluate(&self, expr: &str, at: i64) -> Result<Evaluated, String> {
+    pub fn evaluate(&self, expr: &str, at: i64) -> Result<QueryResult, String> {
         let plan = Plan::instant(expr, at, &self.options).map_err(|error| error.to_string())?;
         let data = {
             let state = self.state();
             let select =
-                |select: &promql::Select| Selected::Series(state.select(&select.matchers, select.from, select.to));
+                |select: &promql::Select| SelectResult::Series(state.select(&select.matchers, select.from, select.to));
             plan.selects().iter().map(select).collect()
         };
         let limits = BudgetLimits { samples_max: SAMPLES_MAX, ..BudgetLimits::default() };

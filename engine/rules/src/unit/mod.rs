@@ -11,7 +11,7 @@ use crate::load::{Settings, load};
 use crate::{Group, Options, Timings};
 use config::{ExpectedSample, RuleTest, RuleTests};
 use promql::notation::{Value, split_series, values};
-use promql::{Answer, PlanOptions, Point};
+use promql::{PlanOptions, Point, QueryValue};
 use series::{Labels, Timestamp};
 use std::fmt::Write;
 use std::path::Path;
@@ -212,11 +212,11 @@ fn compare(
     fuzzy: bool,
 ) -> Result<Option<String>, String> {
     let mut got: Elements = match world.evaluate(expr, at)?.value {
-        Answer::Scalar(values) => vec![(Labels::empty(), Point::Float(values[0]))],
-        Answer::Vector(columns) => {
+        QueryValue::Scalar(values) => vec![(Labels::empty(), Point::Float(values[0]))],
+        QueryValue::Vector(columns) => {
             columns.into_iter().filter_map(|column| Some((column.labels.clone(), column.point(0)?))).collect()
         }
-        Answer::String(_) | Answer::Matrix(_) => return Err("rule result is not a vector or scalar".into()),
+        QueryValue::String(_) | QueryValue::Matrix(_) => return Err("rule result is not a vector or scalar".into()),
     };
     let mut expected = Elements::new();
     for sample in wanted {
