@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Cases of one run, unless the environment says otherwise.
-const CASES: u64 = 20_000;
+const CASES: u64 = 40_000;
 /// Expressions over the same series.
 const EXPRESSIONS_PER_DATA: u64 = 16;
 /// An expression that is evaluated at more inner times takes too long in the plain form.
