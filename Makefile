@@ -1,15 +1,15 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it, `make help` lists the rest.
 CARGO ?= cargo
 
-.PHONY: help run demo-ha demo-federation demo-fleet build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
+.PHONY: help run quick dist demo-ha demo-federation demo-fleet build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
 
 ## This list.
 help:
 	@awk '/^## / { text = substr($$0, 4); next } /^[a-z-]+:/ && text { sub(/:.*/, ""); printf "make %-16s %s\n", $$0, text } { text = "" }' $(MAKEFILE_LIST)
 
 ## Build, then scrape this program, the host's node exporter if it runs, or a small built-in farm.
-run: build
-	@scripts/run
+run: quick
+	@BIN=$${CARGO_TARGET_DIR:-target}/quick scripts/run
 
 ## Two edges, a hub and the farm: shows that the hub has the aggregates and nothing else.
 demo-federation: build
@@ -22,6 +22,14 @@ demo-fleet: build
 ## A redundant pair before Debian's Alertmanager: one notification, one killed, alerting goes on. Under two minutes.
 demo-ha: build test-deps
 	@scripts/demo-ha
+
+## The program for trying, without the link of the whole program at once, and the farm.
+quick:
+	$(CARGO) build --profile quick --locked -p ringscrape-server -p bench-harness
+
+## The program as it is shipped: target/release/ringscrape.
+dist:
+	$(CARGO) build --release --locked -p ringscrape-server
 
 ## The release programs: ringscrape, farm, harness.
 build:

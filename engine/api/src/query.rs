@@ -9,7 +9,7 @@ use axum::extract;
 use axum::response::Response;
 use promql::{ParseError, ParseOptions};
 use query::{Origin, QueryError, QueryOptions};
-use serde_json::{Value, json};
+use serde_json::Value;
 use series::Timestamp;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ type S = extract::State<State>;
 
 /// Points of a series that a range query may ask for.
 const POINTS_MAX: i64 = 11_000;
+
 fn bad_query(error: ParseError) -> ApiError {
     ApiError::bad_data(format!("invalid parameter \"query\": {error}"))
 }
@@ -131,25 +132,4 @@ pub async fn exemplars(state: S, params: Params) -> ApiResult<Vec<()>> {
         return Err(ApiError::bad_data("invalid parameter \"end\": end timestamp must not be before start timestamp"));
     }
     Ok(Data(Vec::new()))
-}
-
-pub async fn features(state: S) -> ApiResult<Value> {
-    let plan = &state.parts.query.settings().plan;
-    let functions: serde_json::Map<String, Value> = promql::all_functions()
-        .iter()
-        .map(|function| (function.name.to_owned(), json!(!function.experimental || plan.parse.experimental_functions)))
-        .collect();
-    Ok(Data(json!({
-        "api": {
-            "query_stats": true, "query_warnings": true, "lifecycle": state.parts.enable_lifecycle,
-            "admin": state.parts.enable_admin_api, "exemplars": false, "remote_write_receiver": false,
-        },
-        "promql": {
-            "at_modifier": true, "negative_offset": true, "subqueries": true, "duration_expr": true, "bool": true,
-            "fill": plan.parse.fill_modifiers, "anchored": plan.parse.extended_range_selectors,
-            "smoothed": plan.parse.extended_range_selectors, "delayed_name_removal": plan.delayed_name_removal,
-            "per_query_lookback_delta": true,
-        },
-        "promql_functions": functions,
-    })))
 }

@@ -1,7 +1,6 @@
-//! Rules: `/api/v1/rules` and `/api/v1/alerts`, and their part of `/metrics`.
+//! Rules: `/api/v1/rules` and `/api/v1/alerts`.
 
 use crate::answer::{ApiError, ApiResult, Data, NEVER, rfc3339};
-use crate::metrics::Page;
 use crate::params::Params;
 use crate::state::State;
 use crate::v1::LabelMap;
@@ -211,52 +210,6 @@ pub async fn alerts(state: S) -> ApiResult<Value> {
         RuleKind::Recording => &[],
     });
     Ok(Data(json!({"alerts": active.map(alert).collect::<Vec<_>>()})))
-}
-
-/// Metrics of rules, under Prometheus' names.
-pub fn metrics(page: &mut Page, state: &State) {
-    let manager = &state.parts.rules;
-    let snapshot = manager.snapshot();
-    let groups = || snapshot.groups.iter().map(|group| (format!("{};{}", group.file.display(), group.name), &**group));
-    type Number = fn(&GroupView) -> f64;
-    let families: [(&str, &str, &str, Number); 11] = [
-        ("evaluations_total", "counter", "Evaluations of rules.", |group| group.counters.evaluations as f64),
-        ("evaluation_failures_total", "counter", "Evaluations that failed.", |group| group.counters.failures as f64),
-        ("group_iterations_total", "counter", "Evaluations of a group, missed ones included.", |group| {
-            group.counters.iterations as f64
-        }),
-        ("group_iterations_missed_total", "counter", "Evaluations of a group that came too late.", |group| {
-            group.counters.missed as f64
-        }),
-        ("group_interval_seconds", "gauge", "Time between evaluations.", |group| group.interval.as_secs_f64()),
-        ("group_rules", "gauge", "Rules of the group.", |group| group.rules.len() as f64),
-        ("group_last_duration_seconds", "gauge", "Time that the last evaluation took.", |group| {
-            group.evaluation_time.as_secs_f64()
-        }),
-        ("group_last_rule_duration_sum_seconds", "gauge", "Sum of the last times of its rules.", |group| {
-            group.counters.rules_seconds
-        }),
-        (
-            "group_last_restore_duration_seconds",
-            "gauge",
-            "Time that looking for alerts of the last run took.",
-            |group| group.counters.restore.as_secs_f64(),
-        ),
-        ("group_last_evaluation_timestamp_seconds", "gauge", "When the last evaluation began.", |group| {
-            group.last_evaluation.unwrap_or(0) as f64 / 1000.0
-        }),
-        ("group_last_evaluation_samples", "gauge", "Samples of the last evaluation.", |group| {
-            group.counters.samples as f64
-        }),
-    ];
-    for (name, kind, help, value) in families {
-        let values = groups().map(|(key, group)| (key, value(group)));
-        page.by(&format!("prometheus_rule_{name}"), kind, help, "rule_group", values);
-    }
-    let (of_rules, of_groups) = manager.timings().histograms();
-    page.summary("prometheus_rule_evaluation_duration_seconds", "Time that rules take.", &[0.5, 0.9, 0.99], &of_rules);
-    let quantiles = [0.01, 0.05, 0.5, 0.9, 0.99];
-    page.summary("prometheus_rule_group_duration_seconds", "Time that groups take.", &quantiles, &of_groups);
 }
 
 #[cfg(test)]

@@ -89,7 +89,8 @@ pub struct SourceError {
 pub struct Targets {
     active_targets: Vec<ActiveTarget>,
     dropped_targets: Vec<DroppedTarget>,
-    dropped_target_counts: BTreeMap<String, usize>,
+    /// Null where the dropped ones are not shown.
+    dropped_target_counts: Option<BTreeMap<String, usize>>,
     other_members_targets: Vec<OtherTarget>,
     /// Of jobs that other members have a part of.
     other_members_target_counts: BTreeMap<String, usize>,
@@ -148,14 +149,19 @@ fn global_url(state: &State, target: &Target) -> String {
 }
 
 pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
-    let wanted = params.get("state").unwrap_or("any").to_lowercase();
-    let (show_active, show_dropped) = (wanted != "dropped", wanted != "active");
+    // As in Prometheus, an unknown state shows nothing.
+    let (show_active, show_dropped) = match params.get("state").unwrap_or("").to_lowercase().as_str() {
+        "" | "any" => (true, true),
+        "active" => (true, false),
+        "dropped" => (false, true),
+        _ => (false, false),
+    };
     let set = state.target_set();
     let statuses = if show_active { statuses(&state).await? } else { HashMap::new() };
     let mut answer = Targets {
         active_targets: Vec::new(),
         dropped_targets: Vec::new(),
-        dropped_target_counts: BTreeMap::new(),
+        dropped_target_counts: show_dropped.then(BTreeMap::new),
         other_members_targets: Vec::new(),
         other_members_target_counts: BTreeMap::new(),
         failed_targets: Vec::new(),
@@ -163,7 +169,9 @@ pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
     };
     for pool in &set.pools {
         let name = &pool.job.job_name;
-        answer.dropped_target_counts.insert(name.clone(), pool.dropped_count);
+        if let Some(counts) = &mut answer.dropped_target_counts {
+            counts.insert(name.clone(), pool.dropped_count);
+        }
         if params.get("scrapePool").is_some_and(|wanted| !wanted.is_empty() && wanted != name) {
             continue;
         }
@@ -212,11 +220,15 @@ pub struct Yaml {
     yaml: String,
 }
 
+fn no_such_pool(name: &str) -> ApiError {
+    ApiError::bad_data(format!("error retrieving scrape config: scrape pool {name:?} not found"))
+}
+
 pub async fn scrape_pool_config(state: S, params: Params) -> ApiResult<Yaml> {
     let name = params.get("scrapePool").ok_or_else(|| ApiError::bad_data("no scrapePool parameter provided"))?;
     let set = state.target_set();
     let pool = set.pools.iter().find(|pool| pool.job.job_name == name);
-    let pool = pool.ok_or_else(|| ApiError::not_found(format!("no such scrape pool: {name:?}")))?;
+    let pool = pool.ok_or_else(|| no_such_pool(name))?;
     Ok(Data(Yaml { yaml: pool.job.to_yaml() }))
 }
 
@@ -239,7 +251,7 @@ pub async fn relabel_steps(state: S, params: Params) -> ApiResult<RelabelSteps> 
         .map_err(|error| ApiError::bad_data(format!("labels are not a JSON object of strings: {error}")))?;
     let set = state.target_set();
     let pool = set.pools.iter().find(|pool| pool.job.job_name == name);
-    let pool = pool.ok_or_else(|| ApiError::not_found(format!("no such scrape pool: {name:?}")))?;
+    let pool = pool.ok_or_else(|| no_such_pool(name))?;
     let steps = pool.job.relabel_configs.explain(Labels::from_pairs(labels));
     let step =
         |step: relabel::Step| RelabelStep { rule: step.rendering, output: (&step.labels).into(), keep: step.kept };
@@ -249,6 +261,7 @@ pub async fn relabel_steps(state: S, params: Params) -> ApiResult<RelabelSteps> 
 #[derive(Serialize)]
 pub struct TargetMetadata {
     target: LabelMap,
+    #[serde(skip_serializing_if = "String::is_empty")]
     metric: String,
     r#type: String,
     help: String,
@@ -264,7 +277,11 @@ pub async fn targets_metadata(state: S, params: Params) -> ApiResult<Vec<TargetM
         _ => Vec::new(),
     };
     let metric = params.get("metric").filter(|metric| !metric.is_empty()).map(str::to_owned);
-    let request = MetadataRequest { metric, target_matchers, targets_max: limit.min(1_000_000) };
+    if limit == 0 {
+        return Ok(Data(Vec::new()));
+    }
+    // The limit is one of metrics: how many targets they take is not known before.
+    let request = MetadataRequest { metric, target_matchers, targets_max: 0 };
     let single = request.metric.is_some();
     let found = state.parts.shards.metadata(request).await?;
     let set = state.target_set();
@@ -298,7 +315,12 @@ pub struct MetricMetadata {
 }
 
 pub async fn metadata(state: S, params: Params) -> ApiResult<BTreeMap<String, BTreeSet<MetricMetadata>>> {
-    let (limit, limit_per_metric) = (params.limit("limit")?, params.limit("limit_per_metric")?);
+    let limit = params.limit("limit")?;
+    // 0 is no limit for this one, as in Prometheus.
+    let limit_per_metric = match params.limit("limit_per_metric")? {
+        0 => usize::MAX,
+        limit => limit,
+    };
     let metric = params.get("metric").filter(|metric| !metric.is_empty()).map(str::to_owned);
     let written = state.remote.metadata.all(metric.as_deref());
     let request = MetadataRequest { metric, ..MetadataRequest::default() };
@@ -343,10 +365,11 @@ pub struct BuildInfo {
     application: &'static str,
 }
 
-/// Who we are. Version and features are ours; clients that look for Prometheus' find the fields they know.
+/// The build. `version` is that of Prometheus which we follow, because clients choose by it what they ask; our own stands
+/// behind its plus sign.
 pub fn build_info() -> BuildInfo {
     BuildInfo {
-        version: env!("CARGO_PKG_VERSION"),
+        version: crate::telemetry::FOLLOWED_VERSION,
         revision: "",
         branch: "",
         build_user: "",

@@ -132,7 +132,8 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                     drop(reply.send(vec![TargetMetadata { target, metrics }]));
                 }
                 Command::Reduce(requests, _, reply) => {
-                    let partial = |request: &shard::ReduceRequest| promql::PartialAggregate::new(request.reduction.clone());
+                    let partial =
+                        |request: &shard::ReduceRequest| promql::PartialAggregate::new(request.reduction.clone());
                     let refused = |request: &shard::ReduceRequest| Ok(whole_series_wanted(partial(request), request));
                     drop(reply.send(requests.iter().map(refused).collect()));
                 }
@@ -293,7 +294,12 @@ async fn targets_and_their_filters() {
     let of_db = data(&state, "/api/v1/targets?state=active&scrapePool=db").await;
     assert_eq!(of_db["activeTargets"].as_array().unwrap().len(), 3);
     assert_eq!(of_db["droppedTargets"], json!([]));
-    assert_eq!(of_db["droppedTargetCounts"], json!({"db": 7, "web": 7}), "never filtered");
+    assert_eq!(of_db["droppedTargetCounts"], json!(null), "as in Prometheus");
+    let neither = data(&state, "/api/v1/targets?state=up").await;
+    assert_eq!((&neither["activeTargets"], &neither["droppedTargets"]), (&json!([]), &json!([])));
+    let no_pool = data(&state, "/api/v1/targets?scrapePool=none").await;
+    assert_eq!(no_pool["activeTargets"], json!([]));
+    assert_eq!(no_pool["droppedTargetCounts"], json!({"db": 7, "web": 7}), "never filtered");
     let dropped = data(&state, "/api/v1/targets?state=dropped").await;
     assert_eq!(dropped["activeTargets"], json!([]));
     assert_eq!(dropped["droppedTargets"][0]["discoveredLabels"], json!({"__address__": "gone:1"}));
@@ -323,10 +329,31 @@ async fn pools_metadata_and_status() {
     assert_eq!(data(&state, "/api/v1/metadata?metric=b").await.as_object().unwrap().len(), 1);
     let of_targets = data(&state, "/api/v1/targets/metadata?metric=a&limit=5").await;
     assert_eq!(of_targets[0]["target"]["instance"], "web-0:1");
+    assert_eq!(of_targets[0].get("metric"), None, "the name was given");
+    assert_eq!(data(&state, "/api/v1/targets/metadata?metric=a&limit=0").await, json!([]));
+    assert_eq!(data(&state, "/api/v1/metadata?limit_per_metric=0").await["a"].as_array().unwrap().len(), 1);
     assert_eq!(data(&state, "/api/v1/status/flags").await["config.file"], "prometheus.yml");
     assert_eq!(data(&state, "/api/v1/status/buildinfo").await["application"], "ringscrape");
     assert_eq!(data(&state, "/api/v1/status/runtimeinfo").await["reloadConfigSuccess"], true);
     assert_eq!(get(&state, "/version").await.json()["application"], "ringscrape");
+    let version = data(&state, "/api/v1/status/buildinfo").await["version"].clone();
+    assert!(version.as_str().unwrap().starts_with("3.14.0+ringscrape."), "{version}");
+}
+
+#[tokio::test]
+async fn features_and_own_metrics_are_told_to_programs() {
+    let state = state(1);
+    let features = data(&state, "/api/v1/features").await;
+    assert_eq!(features.as_object().unwrap().len(), 12);
+    assert_eq!(features["api"]["remote_write_receiver"], false);
+    assert_eq!(features["promql"]["group_left"], true);
+    assert_eq!(features["promql_operators"]["limitk"], false);
+    assert_eq!(features["service_discovery_providers"]["kubernetes"], true);
+    let found = data(&state, "/api/v1/status/self_metrics?metric_name_pattern=prometheus_build.*").await;
+    assert_eq!(found[0]["type"], "GAUGE");
+    assert_eq!(found[0]["metric"][0]["gauge"]["value"], 1.0);
+    assert_eq!(found.as_array().unwrap().len(), 1);
+    assert_eq!(get(&state, "/api/v1/status/self_metrics?metric_name_pattern=(").await.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
@@ -364,7 +391,8 @@ async fn refusals_have_the_envelope() {
         ("/api/v1/metadata?limit=x", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/targets/metadata?match_target=%7B", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/scrape_pools/config", StatusCode::BAD_REQUEST, "bad_data"),
-        ("/api/v1/scrape_pools/config?scrapePool=none", StatusCode::NOT_FOUND, "not_found"),
+        ("/api/v1/scrape_pools/config?scrapePool=none", StatusCode::BAD_REQUEST, "bad_data"),
+        ("/api/v1/targets/relabel_steps?scrapePool=none&labels=%7B%7D", StatusCode::BAD_REQUEST, "bad_data"),
         ("/api/v1/targets/relabel_steps?scrapePool=web&labels=1", StatusCode::BAD_REQUEST, "bad_data"),
     ] {
         let answer = get(&state, path).await;

@@ -1,10 +1,11 @@
 //! The command line: Prometheus' flag names, our few own, and the tools as subcommands.
 //!
 //! A unit file that starts `prometheus` starts `ringscrape` after changing the binary: every flag of Prometheus is
-//! accepted. Those that this build does not act on are collected in [`Cli::passive`] for one warning.
+//! accepted ([`flags`]). Those that this build does not act on are collected in [`Cli::passive`] for one warning.
 
-use clap::{Args, Parser, Subcommand};
-use std::collections::BTreeMap;
+use crate::flags;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -173,11 +174,14 @@ pub struct Serve {
     /// TLS, basic authentication and headers of what is served. Followed while running.
     #[arg(long = "web.config.file", value_name = "FILE")]
     pub web_config_file: Option<PathBuf>,
-    /// Connections served at once, on each address.
+    /// Open connections of all addresses together. When one more comes, the one that has been idle longest is closed.
     #[arg(long = "web.max-connections", default_value_t = 512)]
     pub web_max_connections: usize,
+    /// Longest time to read a request, and time that a kept connection may be idle.
+    #[arg(long = "web.read-timeout", default_value = "5m", value_parser = parse_duration)]
+    pub web_read_timeout: Duration,
     /// URL under which this server is reached from outside.
-    #[arg(long = "web.external-url", value_name = "URL")]
+    #[arg(long = "web.external-url", value_name = "URL", value_parser = parse_external_url)]
     pub web_external_url: Option<String>,
     /// Path before all routes. By default that of --web.external-url.
     #[arg(long = "web.route-prefix", value_name = "PATH")]
@@ -261,11 +265,8 @@ pub struct Serve {
     pub alertmanager_notification_batch_size: usize,
     /// Send the alerts that wait before the process ends; --no-… ends without.
     #[arg(long = "alertmanager.drain-notification-queue-on-shutdown", default_value_t = true,
-        num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set,
-        overrides_with = "no_drain")]
+        num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
     pub alertmanager_drain: bool,
-    #[arg(long = "no-alertmanager.drain-notification-queue-on-shutdown", id = "no_drain", hide = true)]
-    pub alertmanager_no_drain: bool,
     /// How old an alert's `for` state may be to be restored after a restart.
     #[arg(long = "rules.alert.for-outage-tolerance", default_value = "1h", value_parser = parse_duration)]
     pub rules_alert_for_outage_tolerance: Duration,
@@ -358,7 +359,7 @@ impl Serve {
         notifier::Options {
             queue_capacity: self.alertmanager_notification_queue_capacity,
             batch_max: self.alertmanager_notification_batch_size,
-            drain_on_shutdown: self.alertmanager_drain && !self.alertmanager_no_drain,
+            drain_on_shutdown: self.alertmanager_drain,
         }
     }
 
@@ -402,67 +403,61 @@ fn prefix(path: &str) -> String {
     }
 }
 
+/// A command line that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Flag(#[from] flags::FlagError),
+    #[error(transparent)]
+    Clap(#[from] clap::Error),
+}
+
+/// Our flags that are on or off.
+fn switches() -> BTreeSet<String> {
+    let command = Cli::command();
+    let is_switch = |argument: &&clap::Arg| matches!(argument.get_action(), clap::ArgAction::SetTrue);
+    command.get_arguments().filter(is_switch).filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+}
+
 /// CPU numbers in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpus(pub Vec<usize>);
 
-/// Flags of Prometheus that are accepted and change nothing (yet), with whether they take a value.
-const PASSIVE: &[(&str, bool)] = &[
-    ("agent", false),
-    ("auto-gomaxprocs", false),
-    ("auto-gomemlimit", false),
-    ("auto-gomemlimit.ratio", true),
-    ("scrape.adjust-timestamps", false),
-    ("scrape.discovery-reload-interval", true),
-    ("scrape.name-escaping-scheme", true),
-    ("scrape.timestamp-tolerance", true),
-    ("storage.agent.no-lockfile", false),
-    ("storage.agent.path", true),
-    ("storage.agent.retention.max-time", true),
-    ("storage.agent.retention.min-time", true),
-    ("storage.agent.wal-compression", false),
-    ("storage.agent.wal-compression-type", true),
-    ("storage.agent.wal-segment-size", true),
-    ("storage.agent.wal-truncate-frequency", true),
-    ("storage.exemplars.exemplars-limit", true),
-    ("storage.remote.flush-deadline", true),
-    ("storage.tsdb.allow-overlapping-blocks", false),
-    ("storage.tsdb.head-chunks-write-queue-size", true),
-    ("storage.tsdb.max-block-chunk-segment-size", true),
-    ("storage.tsdb.no-lockfile", false),
-    ("storage.tsdb.samples-per-chunk", true),
-    ("storage.tsdb.wal-compression", false),
-    ("storage.tsdb.wal-compression-type", true),
-    ("storage.tsdb.wal-segment-size", true),
-    ("web.console.libraries", true),
-    ("web.console.templates", true),
-    ("web.enable-otlp-receiver", false),
-    ("web.max-notifications-subscribers", true),
-    ("web.page-title", true),
-    ("web.read-timeout", true),
-    ("web.user-assets", true),
-];
-
 impl Cli {
-    /// Reads the arguments; on a mistake prints it with the usage and exits, as clap does.
+    /// Reads the arguments; on a mistake prints it and ends the process, with Prometheus' exit code.
     pub fn parse_args(arguments: impl IntoIterator<Item = String>) -> Cli {
         match Cli::try_parse_args(arguments) {
             Ok(cli) => cli,
-            Err(error) => error.exit(),
+            Err(CliError::Flag(error)) => {
+                eprintln!("ringscrape: {error}; see --help");
+                std::process::exit(error.exit_code.into())
+            }
+            Err(CliError::Clap(error)) => error.exit(),
         }
     }
 
-    pub fn try_parse_args(arguments: impl IntoIterator<Item = String>) -> Result<Cli, clap::Error> {
-        let (rest, passive) = split_passive(arguments)?;
-        let mut cli = Cli::try_parse_from(rest)?;
-        cli.passive = passive;
+    /// # Errors
+    ///
+    /// A command line that cannot be used, and the requests for help and the version, which clap counts as errors.
+    pub fn try_parse_args(arguments: impl IntoIterator<Item = String>) -> Result<Cli, CliError> {
+        let mut arguments = arguments.into_iter();
+        let program = arguments.next().unwrap_or_default();
+        let normalized = flags::normalize(arguments.collect(), &switches())?;
+        let mut cli = Cli::try_parse_from(std::iter::once(program).chain(normalized.arguments))?;
+        cli.passive = normalized.passive;
         Ok(cli)
     }
 
     /// Every flag with its value, as `/api/v1/status/flags` shows them.
     pub fn flags(&self) -> BTreeMap<String, String> {
         let serve = &self.serve;
-        let mut flags: BTreeMap<String, String> = self.passive.clone();
+        let all = flags::PROMETHEUS_FLAGS.iter().map(|flag| (flag.name.to_owned(), flag.default.to_owned()));
+        let mut flags: BTreeMap<String, String> = all.collect();
+        // Of older versions: shown only if they were given.
+        for old in flags::OLD_FLAGS {
+            flags.remove(old);
+        }
+        flags.extend(self.passive.clone());
         let mut set = |name: &str, value: String| flags.insert(name.to_owned(), value);
         set("config.file", serve.config_file.display().to_string());
         set("config.auto-reload", serve.config_auto_reload.to_string());
@@ -472,6 +467,7 @@ impl Cli {
         let web_config = serve.web_config_file.as_ref().map(|file| file.display().to_string());
         set("web.config.file", web_config.unwrap_or_default());
         set("web.max-connections", serve.web_max_connections.to_string());
+        set("web.read-timeout", config::format_duration(serve.web_read_timeout));
         set("web.external-url", serve.web_external_url.clone().unwrap_or_default());
         set("web.route-prefix", format!("{}/", serve.route_prefix()));
         set("web.enable-lifecycle", serve.web_enable_lifecycle.to_string());
@@ -485,12 +481,15 @@ impl Cli {
         set("storage.remote.read-max-bytes-in-frame", serve.storage_remote_read_max_bytes_in_frame.to_string());
         set("storage.tsdb.path", serve.storage_tsdb_path.display().to_string());
         let time = serve.storage_tsdb_retention_time.map(config::format_duration);
-        set("storage.tsdb.retention.time", time.unwrap_or_else(|| "0s".into()));
+        // Prometheus keeps 15 days where nothing is said.
+        let default = if serve.storage_tsdb_retention_size.is_none() { "15d" } else { "0s" };
+        set("storage.tsdb.retention.time", time.unwrap_or_else(|| default.into()));
         let size = serve.storage_tsdb_retention_size.unwrap_or(0);
         set("storage.tsdb.retention.size", config::format_size(size));
         set("storage.tsdb.min-block-duration", config::format_duration(serve.storage_tsdb_min_block_duration));
         let longest = serve.storage_tsdb_max_block_duration.map(config::format_duration);
         set("storage.tsdb.max-block-duration", longest.unwrap_or_else(|| "0s".into()));
+        set("storage.safe-mode-window", config::format_duration(serve.storage_safe_mode_window));
         set("storage.wal-sync-interval", config::format_duration(serve.storage_wal_sync_interval));
         set("enable-feature", serve.enable_feature.join(","));
         set("query.timeout", config::format_duration(serve.query_timeout));
@@ -519,34 +518,13 @@ impl Cli {
     }
 }
 
-/// Takes Prometheus' flags that change nothing out of the arguments.
-fn split_passive(
-    arguments: impl IntoIterator<Item = String>,
-) -> Result<(Vec<String>, BTreeMap<String, String>), clap::Error> {
-    let mut rest = Vec::new();
-    let mut passive = BTreeMap::new();
-    let mut arguments = arguments.into_iter();
-    while let Some(argument) = arguments.next() {
-        let flag = argument.strip_prefix("--").unwrap_or("");
-        let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value.to_owned())));
-        let known = |name: &str| PASSIVE.iter().find(|(passive, _)| *passive == name);
-        if let Some((name, takes_value)) = known(name) {
-            let value = match (value, takes_value) {
-                (Some(value), _) => value,
-                (None, false) => "true".into(),
-                (None, true) => arguments.next().ok_or_else(|| {
-                    let message = format!("a value is required for '--{name}' but none was supplied\n");
-                    clap::Error::raw(clap::error::ErrorKind::InvalidValue, message)
-                })?,
-            };
-            passive.insert((*name).to_owned(), value);
-        } else if let Some((name, false)) = name.strip_prefix("no-").and_then(known) {
-            passive.insert((*name).to_owned(), "false".into());
-        } else {
-            rest.push(argument);
-        }
+/// A URL, or a path alone. Quotes around it come from a shell or a unit file that was not read as was meant.
+fn parse_external_url(text: &str) -> Result<String, String> {
+    let is_quote = |c: char| c == '"' || c == '\'';
+    if text.starts_with(is_quote) || text.ends_with(is_quote) {
+        return Err(format!("URL must not begin or end with quotes: {text}"));
     }
-    Ok((rest, passive))
+    Ok(text.to_owned())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -581,7 +559,7 @@ fn parse_cpus(text: &str) -> Result<Cpus, String> {
 mod tests {
     use super::*;
 
-    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+    fn parse(arguments: &[&str]) -> Result<Cli, CliError> {
         Cli::try_parse_args(std::iter::once("ringscrape").chain(arguments.iter().copied()).map(String::from))
     }
 

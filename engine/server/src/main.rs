@@ -1,9 +1,12 @@
 //! The program ringscrape: command line, boot, reload, shutdown.
 //!
-//! Exit codes: 0 ended as asked, 1 wrong configuration or arguments, 3 this machine does not allow what is needed.
+//! Exit codes of the server, those of Prometheus where it has one (docs/operations.md): 0 ended as asked, 1 something else
+//! than the following, 2 wrong arguments or a configuration that cannot be used, 3 this machine does not allow what is
+//! needed, or flags of the server and the agent together. The tools: 0 good, 1 bad.
 
 mod check;
 mod cli;
+mod flags;
 mod fleet;
 mod folder;
 mod log;

@@ -2,18 +2,30 @@
 //!
 //! Order: configuration, probes, cores, targets, API. A failure ends the start before anything later is touched.
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Serve};
 use crate::reload::{self, Reloader};
 use remote_write::RemoteWrite;
+use std::fmt::Display;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::TcpListener;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// Exit code for a configuration that cannot be used, as in Prometheus; also that of wrong arguments.
+const EXIT_CONFIG: u8 = 2;
+/// Exit code for everything else that ends a start.
+const EXIT_OTHER: u8 = 1;
 /// Exit code when the machine does not allow what is needed.
 const EXIT_MACHINE: u8 = 3;
+/// Stands for no limit.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Files beside those of clients that even a small server has open: blocks, logs, connections to some hundred targets.
+const FILES_BESIDE_CLIENTS: u64 = 1024;
+/// 2020-01-01: a clock that says less has not been set. Samples would get times that no query looks for, and a block of
+/// 1970 would be the oldest, which retention removes.
+const CLOCK_SECONDS_MIN: u64 = 1_577_836_800;
 /// How often the placement learns what targets cost.
 const COSTS_EVERY: Duration = Duration::from_secs(60);
 /// What a scrape costs beside its samples, in samples: wakes and system calls. From the record of 2026-11-23.
@@ -48,19 +60,14 @@ pub fn run(cli: &Cli) -> ExitCode {
     }));
     let config = match config::load(&serve.config_file, &config::Env::process()) {
         Ok(config) => Arc::new(config),
-        Err(errors) => {
-            eprintln!("ringscrape: {errors}");
-            return ExitCode::FAILURE;
-        }
+        Err(errors) => return fail(EXIT_CONFIG, &errors),
     };
     if let Err(errors) = crate::rules::load(&config, &serve.external_url(), serve.parse_options()) {
-        eprintln!("ringscrape: {errors}");
-        return ExitCode::FAILURE;
+        return fail(EXIT_CONFIG, &errors);
     }
     // Whoever asks for protection is never served without it.
     if let Some(Err(error)) = serve.web_config_file.as_deref().map(api::Security::check) {
-        eprintln!("ringscrape: --web.config.file: {error}");
-        return ExitCode::FAILURE;
+        return fail(EXIT_OTHER, &format!("--web.config.file: {error}"));
     }
     reload::warn_of(&config);
     let unknown = cli.serve.unknown_features();
@@ -75,7 +82,17 @@ pub fn run(cli: &Cli) -> ExitCode {
         tracing::warn!(flags = flags.join(", "), "flags accepted that change nothing in this build");
     }
     match shard::raise_open_files() {
-        Ok(limit) => tracing::info!(open_files = limit.soft, "open-file limit raised to the hard limit"),
+        Ok(limit) => {
+            tracing::info!(open_files = limit.soft, "open-file limit raised to the hard limit");
+            let needed = serve.web_max_connections as u64 + FILES_BESIDE_CLIENTS;
+            if limit.soft < needed {
+                tracing::warn!(
+                    open_files = limit.soft,
+                    needed,
+                    "few files may be open: targets and clients may be refused; ulimit -Hn, or LimitNOFILE= in the unit file"
+                );
+            }
+        }
         Err(error) => tracing::warn!(%error, "the open-file limit stays as it is"),
     }
     let cpus = match &serve.shard_cpus {
@@ -84,26 +101,94 @@ pub fn run(cli: &Cli) -> ExitCode {
     };
     let cpus = match cpus.and_then(|cpus| shard::probe(&cpus).map(|()| cpus)) {
         Ok(cpus) => cpus,
-        Err(error) => {
-            eprintln!("ringscrape: {error}");
-            return ExitCode::from(EXIT_MACHINE);
-        }
+        Err(error) => return fail(EXIT_MACHINE, &error),
     };
-    // After the probes, so that a machine that cannot run ringscrape leaves the folder untouched.
+    if let Err(error) = check_clock(SystemTime::now()) {
+        return fail(EXIT_MACHINE, &error);
+    }
+    let listeners = match listeners(serve) {
+        Ok(listeners) => listeners,
+        Err(error) => return fail(EXIT_OTHER, &error),
+    };
+    // After all this, so that a start that cannot succeed leaves the folder untouched.
     let store = match tsdb::Store::open(crate::folder::options(serve, &config)) {
         Ok(store) => store,
-        Err(error) => {
-            eprintln!("ringscrape: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return fail(EXIT_OTHER, &format!("{error}{}", folder_advice(&error))),
     };
-    let ended = run_with(cli, config, cpus, store.clone());
+    let ended = run_with(cli, config, cpus, store.clone(), listeners);
     store.ends_in_order();
     ended
 }
 
+/// Says why there is no start, on one line, or on one for each mistake of a file.
+fn fail(exit_code: u8, error: &dyn Display) -> ExitCode {
+    eprintln!("ringscrape: {error:#}");
+    ExitCode::from(exit_code)
+}
+
+/// # Errors
+///
+/// A clock that has not been set since the machine was switched on.
+fn check_clock(now: SystemTime) -> Result<(), String> {
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if seconds >= CLOCK_SECONDS_MIN {
+        return Ok(());
+    }
+    let date = series::Rfc3339(series::Timestamp(seconds as i64 * 1000));
+    Err(format!(
+        "the clock says {date}, so it has not been set: samples would get wrong times; set it (chronyd, ntpd, `date -s`) \
+         and start again"
+    ))
+}
+
+/// What to change about a data folder that cannot be opened.
+fn folder_advice(error: &tsdb::OpenError) -> &'static str {
+    let tsdb::OpenError::Io { source, .. } = error else { return "" };
+    match source.kind() {
+        ErrorKind::PermissionDenied => {
+            "; give it to the user that runs ringscrape, or choose another --storage.tsdb.path"
+        }
+        ErrorKind::ReadOnlyFilesystem => "; choose a --storage.tsdb.path that can be written",
+        ErrorKind::StorageFull => "; free some space, or choose another --storage.tsdb.path",
+        ErrorKind::NotFound => "; choose a --storage.tsdb.path whose parent exists",
+        _ => "",
+    }
+}
+
+/// A socket that listens, and what is served there.
+type Listener = (std::net::TcpListener, api::ListenerRole);
+
+/// Listens at all addresses.
+fn listeners(serve: &Serve) -> anyhow::Result<Vec<Listener>> {
+    let everything =
+        serve.web_listen_address.iter().map(|address| ("web.listen-address", address, api::ListenerRole::Everything));
+    let federation = serve
+        .web_federation_listen_address
+        .iter()
+        .map(|address| ("web.federation-listen-address", address, api::ListenerRole::Federation));
+    let listen = |(flag, address, role): (&str, &String, api::ListenerRole)| {
+        let listener = api::bind(address).map_err(|error| {
+            let advice = match error.kind() {
+                ErrorKind::AddrInUse => "; another process listens there: end it, or choose another port",
+                ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
+                ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+                _ => "",
+            };
+            anyhow::anyhow!("--{flag}={address}: {error}{advice}")
+        })?;
+        Ok((listener, role))
+    };
+    everything.chain(federation).map(listen).collect()
+}
+
 /// What comes after the data folder is open. Whatever ends it is an end in order, if it returns.
-fn run_with(cli: &Cli, config: Arc<config::Config>, cpus: Vec<usize>, store: Arc<tsdb::Store>) -> ExitCode {
+fn run_with(
+    cli: &Cli,
+    config: Arc<config::Config>,
+    cpus: Vec<usize>,
+    store: Arc<tsdb::Store>,
+    listeners: Vec<Listener>,
+) -> ExitCode {
     let started = {
         let offset_seed = offset_seed(&config.global.external_labels);
         let options = shard::Options { cpus, offset_seed, store: Some(store.clone()) };
@@ -111,10 +196,7 @@ fn run_with(cli: &Cli, config: Arc<config::Config>, cpus: Vec<usize>, store: Arc
     };
     let shards = match started {
         Ok(started) => started,
-        Err(error) => {
-            eprintln!("ringscrape: {error}");
-            return ExitCode::from(EXIT_MACHINE);
-        }
+        Err(error) => return fail(EXIT_MACHINE, &error),
     };
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(control_threads())
@@ -123,20 +205,14 @@ fn run_with(cli: &Cli, config: Arc<config::Config>, cpus: Vec<usize>, store: Arc
         .build();
     let control = match control {
         Ok(control) => control,
-        Err(error) => {
-            eprintln!("ringscrape: starting the control threads: {error}");
-            return ExitCode::from(EXIT_MACHINE);
-        }
+        Err(error) => return fail(EXIT_MACHINE, &format!("starting the control threads: {error}")),
     };
-    match control.block_on(control_plane(cli, config, shards, &store)) {
+    match control.block_on(control_plane(cli, config, shards, &store, listeners)) {
         Ok(()) => {
             tracing::info!("ended");
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            eprintln!("ringscrape: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(EXIT_OTHER, &error),
     }
 }
 
@@ -157,6 +233,7 @@ async fn control_plane(
     config: Arc<config::Config>,
     shards: shard::Shards,
     store: &tsdb::Store,
+    listeners: Vec<Listener>,
 ) -> anyhow::Result<()> {
     let serve = &cli.serve;
     // Signals first: one that comes during the start is not lost, and SIGHUP never ends the process.
@@ -241,29 +318,24 @@ async fn control_plane(
         None => api::Security::none(),
     };
     let scheme = if security.is_encrypted() { "https" } else { "http" };
+    // As in Go, 0 is no limit.
+    let read_timeout = Some(serve.web_read_timeout).filter(|timeout| !timeout.is_zero()).unwrap_or(YEAR);
+    let limits = api::ConnectionLimits { connections_max: serve.web_max_connections, read_timeout };
+    let server = api::server(state, security, limits);
     let (stop_to, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
-    let everything = serve.web_listen_address.iter().map(|address| (address, api::Surface::Everything));
-    let federation = serve.web_federation_listen_address.iter().map(|address| (address, api::Surface::Federation));
-    for (address, surface) in everything.chain(federation) {
-        let flag = match surface {
-            api::Surface::Everything => "web.listen-address",
-            api::Surface::Federation => "web.federation-listen-address",
-        };
-        let address = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.clone() };
-        let listener =
-            TcpListener::bind(&address).await.map_err(|error| anyhow::anyhow!("--{flag}={address}: {error}"))?;
+    for (listener, role) in listeners {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         let local = listener.local_addr()?;
-        match surface {
-            api::Surface::Everything => tracing::info!("listening on {scheme}://{local}"),
-            api::Surface::Federation => tracing::info!("federation alone is served on {scheme}://{local}"),
+        match role {
+            api::ListenerRole::Everything => tracing::info!("listening on {scheme}://{local}"),
+            api::ListenerRole::Federation => tracing::info!("federation alone is served on {scheme}://{local}"),
         }
         let mut stop = stop.clone();
         let stopped = async move {
             let _ = stop.wait_for(|stop| *stop).await;
         };
-        let (state, security) = (state.clone(), security.clone());
-        servers.spawn(api::serve(listener, state, security, surface, serve.web_max_connections, stopped));
+        servers.spawn(server.clone().serve(listener, role, stopped));
     }
     loop {
         tokio::select! {
@@ -324,5 +396,18 @@ async fn learn_costs(shards: shard::Shards, targets: targets::ManagerHandle) {
             Some((status.id, (status.samples_scraped as f64 + SCRAPE_COST_SAMPLES) / interval))
         };
         targets.set_costs(statuses.iter().filter_map(cost).collect()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_not_set_is_no_start() {
+        assert_eq!(check_clock(SystemTime::now()), Ok(()));
+        let error = check_clock(UNIX_EPOCH + Duration::from_secs(100)).unwrap_err();
+        assert!(error.contains("1970-01-01T00:01:40Z") && error.contains("set it"), "{error}");
+        assert!(check_clock(UNIX_EPOCH - Duration::from_secs(5)).is_err());
     }
 }

@@ -126,6 +126,26 @@ fn clients_show_the_certificate_that_is_asked_for() {
 }
 
 #[test]
+fn half_handshakes_make_room() {
+    let authority = Authority::new("ours");
+    let web = "tls_server_config: {cert_file: server.crt, key_file: server.key}";
+    let server = start(web, |place| authority.issue(place, "server", &["127.0.0.1"]), &["--web.max-connections=10"]);
+    let half: Vec<TcpStream> = (0..30)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            stream.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
+            stream
+        })
+        .collect();
+    let begun = std::time::Instant::now();
+    let answer = ask_over_tls(server.address, &authority.pem, None).unwrap();
+    assert!(answer.contains(" 200 OK"), "{answer}");
+    // Less than a handshake may take: it did not wait for one of them to end.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(half);
+}
+
+#[test]
 fn certificates_follow_their_files_and_scrapes_go_through() {
     let (first, second) = (Authority::new("first"), Authority::new("second"));
     let web = format!(

@@ -189,6 +189,8 @@ pub struct CoreStats {
     pub missed: BTreeMap<Missed, u64>,
     /// Samples put into the head, report series included.
     pub samples_appended: u64,
+    /// Those of them that are native histograms.
+    pub histograms_appended: u64,
     pub samples_scraped: u64,
     pub body_bytes: u64,
     pub wire_bytes: u64,
@@ -240,6 +242,7 @@ impl CoreStats {
             scrapes_failed: BTreeMap::new(),
             missed: BTreeMap::new(),
             samples_appended: 0,
+            histograms_appended: 0,
             samples_scraped: 0,
             body_bytes: 0,
             wire_bytes: 0,

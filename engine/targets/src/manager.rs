@@ -17,7 +17,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Time for which updates are collected before targets are rebuilt.
@@ -43,6 +43,29 @@ pub struct SdStats {
     /// Number of rebuilds of targets.
     pub updates_total: u64,
     pub last_update: Option<SystemTime>,
+    /// Passes over the lists of each job.
+    pub pools: BTreeMap<String, PoolStats>,
+    /// Attempts of a job's mechanisms to get their lists.
+    pub refreshes: BTreeMap<(String, &'static str), RefreshStats>,
+}
+
+/// What making the targets of a job from its lists has taken and refused, since the job has been there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    pub syncs: u64,
+    pub sync_time: Duration,
+    /// Entries that could not become a target, counted at each pass.
+    pub failed_targets: u64,
+    /// Passes that found more targets than `target_limit`.
+    pub target_limit_exceeded: u64,
+}
+
+/// Attempts of one mechanism to get a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefreshStats {
+    pub attempts: u64,
+    pub time: Duration,
+    pub failures: u64,
 }
 
 enum Message {
@@ -111,6 +134,7 @@ struct Job {
     sources: Vec<SourceId>,
     pool: Arc<Pool>,
     cache: BuildCache,
+    stats: PoolStats,
 }
 
 /// Returns the current targets of one job, once, without watching its sources. Waits for sources that are not static.
@@ -253,7 +277,7 @@ impl Manager {
                     jobs.insert(name.clone(), old);
                     continue;
                 }
-                old => old.map(|old| old.pool),
+                old => old.map(|old| (old.pool, old.stats)),
             };
             let mut sources = Vec::new();
             for discovery in &job.discoveries {
@@ -262,8 +286,8 @@ impl Manager {
                 sources.push(source);
             }
             // Targets in a handover stay in it under new settings.
-            let pool = before.unwrap_or_else(|| Arc::new(Pool::empty(job)));
-            jobs.insert(name.clone(), Job { job: job.clone(), sources, pool, cache: BuildCache::default() });
+            let (pool, stats) = before.unwrap_or_else(|| (Arc::new(Pool::empty(job)), PoolStats::default()));
+            jobs.insert(name.clone(), Job { job: job.clone(), sources, pool, cache: BuildCache::default(), stats });
             changed.push(name);
         }
         self.jobs = jobs;
@@ -292,11 +316,31 @@ impl Manager {
 
     fn rebuild(&mut self, name: &str) {
         let Some(job) = self.jobs.get_mut(name) else { return };
+        let begun = Instant::now();
         let sources: Vec<&Source> = self.sources.iter().filter(|source| job.sources.contains(&source.id)).collect();
         let lists = sources.iter().map(|source| source.found.groups.clone()).collect();
         let errors = sources.iter().flat_map(|source| source.found.errors.iter().cloned()).collect();
         let share = self.division.as_ref().map(|division| PartitionView { division, released: &self.released });
         job.pool = Arc::new(job.cache.build_pool(&job.job, lists, errors, Some(&job.pool), share));
+        job.stats.syncs += 1;
+        job.stats.sync_time += begun.elapsed();
+        job.stats.failed_targets += job.pool.failed.len() as u64;
+        let limit = job.job.target_limit;
+        job.stats.target_limit_exceeded += u64::from(limit > 0 && job.pool.active.len() as u64 > limit);
+    }
+
+    /// Attempts of the sources of each job, by mechanism. Jobs with equal settings share a source and its attempts.
+    fn refreshes(&self) -> BTreeMap<(String, &'static str), RefreshStats> {
+        let mut refreshes: BTreeMap<_, RefreshStats> = BTreeMap::new();
+        for (name, job) in &self.jobs {
+            for source in self.sources.iter().filter(|source| job.sources.contains(&source.id)) {
+                let stats = refreshes.entry((name.clone(), source.discovery.kind())).or_default();
+                stats.attempts += source.found.attempts_total;
+                stats.time += source.found.attempts_time;
+                stats.failures += source.found.failures_total;
+            }
+        }
+        refreshes
     }
 
     /// Sends the differences to the shards, then publishes the target set.
@@ -329,6 +373,8 @@ impl Manager {
             stats.last_update = Some(SystemTime::now());
             let found = |job: &Job| job.pool.discovered_count as u64;
             stats.discovered_targets = self.jobs.iter().map(|(name, job)| (name.clone(), found(job))).collect();
+            stats.pools = self.jobs.iter().map(|(name, job)| (name.clone(), job.stats)).collect();
+            stats.refreshes = self.refreshes();
             stats.failures_total.clear();
             stats.attempts.clear();
             stats.kubernetes_events.clear();
@@ -499,7 +545,9 @@ mod tests {
         let told = set.wait_for(|set| !set.pools[0].source_errors.is_empty());
         tokio::time::timeout(Duration::from_secs(20), told).await.unwrap().unwrap();
         assert_eq!(rig.instances().len(), 2, "the last good list stays");
-        assert!(rig.handle.stats().failures_total["file"] >= 1);
+        let stats = rig.handle.stats();
+        assert!(stats.failures_total["file"] >= 1);
+        assert!(stats.refreshes[&("f".to_owned(), "file")].failures >= 1 && stats.pools["f"].syncs >= 3, "{stats:?}");
     }
 
     #[tokio::test]

@@ -13,7 +13,6 @@ use std::path::Path;
 /// the test fails when a cycle is new or larger, and when an entry is no longer needed.
 #[rustfmt::skip]
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("engine/api", "", "alerting metrics remote_write rule_groups"),
     ("engine/query", "", "federate gather run service"),
     ("engine/shard", "", "core runtime"),
     ("engine/shard", "fetch", "client connect"),

@@ -27,6 +27,7 @@ impl Core {
         self.take(reply, |written, journal, scratch, stats| {
             let outcome = written.receive(request, wall_ms(), journal, scratch, |head| self.hand_over_of(head));
             stats.samples_appended += outcome.samples + outcome.histograms;
+            stats.histograms_appended += outcome.histograms;
             stats.late += outcome.late;
             stats.out_of_order += outcome.count(Refusal::OutOfOrder) + outcome.count(Refusal::TooOld);
             stats.out_of_bounds += outcome.count(Refusal::OutOfBounds);

@@ -1,0 +1,210 @@
+//! Paths and their handlers, and what holds for every answer.
+//!
+//! Invariants:
+//!   * nothing that changes state answers a page of another origin
+//!   * a handler runs once the body of its request is there
+
+use crate::http::{
+    BodyBuffer, ConnectionLimits, Connections, HttpMetrics, Server, allowed_origin, buffer_body, compress,
+    is_cross_origin, record,
+};
+use crate::security::Security;
+use crate::state::State;
+use crate::{
+    alerting, discovery, features, federate, fleet, lifecycle, pages, query, remote, rule_groups, rule_pages, storage,
+    telemetry, v1,
+};
+use axum::extract::{Request, State as Extract};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Endpoints that take their parameters by POST and change nothing.
+const READ_ONLY_POSTS: [&str; 8] = [
+    "/api/v1/query",
+    "/api/v1/query_range",
+    "/api/v1/query_exemplars",
+    "/api/v1/format_query",
+    "/api/v1/parse_query",
+    "/api/v1/series",
+    "/api/v1/labels",
+    "/api/v1/read",
+];
+
+/// Routes with the list of their paths.
+pub(crate) struct Routes {
+    router: Router<State>,
+    pub paths: Vec<String>,
+}
+
+impl Routes {
+    fn new() -> Routes {
+        Routes { router: Router::new(), paths: Vec::new() }
+    }
+
+    fn route(self, path: &str, methods: MethodRouter<State>) -> Routes {
+        let Routes { router, mut paths } = self;
+        paths.push(path.to_owned());
+        Routes { router: router.route(path, methods), paths }
+    }
+
+    /// Adds the routes of `inner` below a path; what is not among them is answered by the API's own refusal.
+    fn nest(self, prefix: &str, inner: Routes) -> Routes {
+        let Routes { router, mut paths } = self;
+        paths.extend(inner.paths.iter().map(|path| format!("{prefix}{path}")));
+        Routes { router: router.nest(prefix, inner.router.fallback(v1::missing)), paths }
+    }
+
+    /// Adds what holds for every answer.
+    pub fn finish(self, state: State, metrics: Arc<HttpMetrics>, read_timeout: Duration) -> Router {
+        self.router
+            .layer(from_fn_with_state(BodyBuffer::new(read_timeout), buffer_body))
+            .layer(from_fn(compress))
+            .layer(from_fn_with_state(state.clone(), guard))
+            .layer(from_fn_with_state(metrics.clone(), record))
+            .layer(Extension(metrics))
+            .with_state(state)
+    }
+}
+
+/// What is served where only federation is.
+pub(crate) fn federation_routes() -> Routes {
+    Routes::new()
+        .route("/federate", get(federate::federate))
+        .route("/-/healthy", get(lifecycle::healthy).head(lifecycle::healthy))
+        .route("/-/ready", get(lifecycle::ready).head(lifecycle::ready))
+}
+
+/// Everything that is served.
+pub(crate) fn routes() -> Routes {
+    let api = Routes::new()
+        .route("/targets", get(v1::targets))
+        .route("/targets/metadata", get(v1::targets_metadata))
+        .route("/targets/relabel_steps", get(v1::relabel_steps))
+        .route("/scrape_pools", get(v1::scrape_pools))
+        .route("/scrape_pools/config", get(v1::scrape_pool_config))
+        .route("/metadata", get(v1::metadata))
+        .route("/status/config", get(v1::status_config))
+        .route("/status/flags", get(v1::status_flags))
+        .route("/status/buildinfo", get(v1::status_buildinfo))
+        .route("/status/runtimeinfo", get(v1::status_runtimeinfo))
+        .route("/status/self_metrics", get(telemetry::self_metrics))
+        .route("/status/walreplay", get(storage::walreplay))
+        .route("/status/tsdb", get(storage::status_tsdb))
+        .route("/status/tsdb/blocks", get(storage::status_blocks))
+        .route("/status/fleet", get(fleet::overview))
+        .route("/fleet/member", get(fleet::member))
+        .route("/fleet/scraped", post(fleet::scraped))
+        .route("/query", get(query::query).post(query::query))
+        .route("/query_range", get(query::query_range).post(query::query_range))
+        .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
+        .route("/format_query", get(query::format_query).post(query::format_query))
+        .route("/parse_query", get(query::parse_query).post(query::parse_query))
+        .route("/write", post(remote::write))
+        .route("/read", post(remote::read))
+        .route("/rules", get(rule_groups::rules))
+        .route("/alerts", get(rule_groups::alerts))
+        .route("/alertmanagers", get(alerting::alertmanagers))
+        .route("/features", get(features::features))
+        .route("/series", get(storage::series).post(storage::series))
+        .route("/labels", get(storage::label_names).post(storage::label_names))
+        .route("/label/{name}/values", get(storage::label_values))
+        .route("/admin/tsdb/delete_series", post(storage::delete_series).put(storage::delete_series))
+        .route("/admin/tsdb/clean_tombstones", post(storage::clean_tombstones).put(storage::clean_tombstones))
+        .route("/admin/tsdb/snapshot", post(storage::snapshot).put(storage::snapshot));
+    Routes::new()
+        .route("/", get(pages::root))
+        .route("/query", get(pages::query))
+        .route("/graph", get(pages::query))
+        .route("/tsdb-status", get(pages::storage))
+        .route("/targets", get(pages::targets))
+        .route("/service-discovery", get(discovery::page))
+        .route("/service-discovery-explain", get(discovery::explain))
+        .route("/rules", get(rule_pages::rules))
+        .route("/alerts", get(rule_pages::alerts))
+        .route("/config", get(pages::configuration))
+        .route("/flags", get(pages::flags))
+        .route("/status", get(pages::status))
+        .route("/fleet", get(fleet::page))
+        .route("/assets/{name}", get(pages::asset))
+        .route("/federate", get(federate::federate))
+        .route("/metrics", get(telemetry::metrics))
+        .route("/version", get(v1::status_version))
+        .route("/-/healthy", get(lifecycle::healthy).head(lifecycle::healthy))
+        .route("/-/ready", get(lifecycle::ready).head(lifecycle::ready))
+        .route("/-/reload", post(lifecycle::reload).put(lifecycle::reload))
+        .route("/-/quit", post(lifecycle::quit).put(lifecycle::quit))
+        .nest("/api/v1", api)
+}
+
+/// A server of all routes, for any number of listeners.
+pub fn server(state: State, security: Security, limits: ConnectionLimits) -> Server {
+    let connections = Connections::new(limits);
+    let (everything, federation) = (routes(), federation_routes());
+    let paths = everything.paths.iter().chain(&federation.paths).cloned();
+    let metrics = Arc::new(HttpMetrics::new(paths, Some(connections.clone())));
+    let prefix = state.parts.route_prefix.clone();
+    let everything = everything.finish(state.clone(), metrics.clone(), limits.read_timeout);
+    let federation = federation.finish(state, metrics, limits.read_timeout);
+    Server::new(everything, federation, security, &prefix, connections)
+}
+
+/// Everything that is served, without connections: for tests and other servers.
+pub fn router(state: State) -> Router {
+    finish_alone(routes(), state)
+}
+
+/// What a listener for federation alone serves, without connections.
+pub fn federation_router(state: State) -> Router {
+    finish_alone(federation_routes(), state)
+}
+
+fn finish_alone(routes: Routes, state: State) -> Router {
+    let metrics = Arc::new(HttpMetrics::new(routes.paths.iter().cloned(), None));
+    routes.finish(state, metrics, ConnectionLimits::default().read_timeout)
+}
+
+/// The host and port under which the server is reached from outside, if it was told.
+fn external_host(state: &State) -> Option<&str> {
+    let (_, rest) = state.parts.external_url.as_deref()?.split_once("://")?;
+    rest.split('/').next().filter(|host| !host.is_empty())
+}
+
+/// Refuses what a page of another origin asks for, and sets the headers that every answer has.
+async fn guard(Extract(state): Extract<State>, request: Request, next: Next) -> Response {
+    let allowed = allowed_origin(request.headers(), state.cors_origin.as_ref());
+    let changes = !READ_ONLY_POSTS.contains(&request.uri().path());
+    let is_foreign = changes && is_cross_origin(request.method(), request.headers(), external_host(&state));
+    let mut response = if is_foreign && allowed.is_none() {
+        (
+            StatusCode::FORBIDDEN,
+            "Requests of other origins are refused; see --web.cors.origin and --web.external-url.\n",
+        )
+            .into_response()
+    } else if *request.method() == Method::OPTIONS && allowed.is_some() {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'self'; img-src 'self' data:; frame-ancestors 'self'; base-uri 'none'"),
+    );
+    if let Some(origin) = allowed.and_then(|origin| HeaderValue::from_str(&origin).ok()) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("Accept, Authorization, Content-Type, Origin"),
+        );
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Date"));
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    response
+}

@@ -1,0 +1,78 @@
+//! `/metrics`: ringscrape's own, under Prometheus' names where operators alert on them.
+//!
+//! One file per section, each above [`MetricsWriter`] and below this list.
+
+mod discovery;
+mod federation;
+mod fleet;
+mod notifications;
+mod process;
+mod queries;
+mod remote_write;
+mod rules;
+mod scraping;
+mod storage;
+
+pub(crate) use process::FOLLOWED_VERSION;
+
+use crate::answer::{ApiError, ApiResult, Data};
+use crate::http::HttpMetrics;
+use crate::metrics_writer::MetricsWriter;
+use crate::params::Params;
+use crate::state::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, extract};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// `/metrics`.
+pub(crate) async fn metrics(state: extract::State<State>, http: Extension<Arc<HttpMetrics>>) -> Response {
+    match write(&state, &http).await {
+        Ok(writer) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], writer.into_text()).into_response()
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
+/// `/api/v1/status/self_metrics`: the same as JSON, of families whose whole name fits `metric_name_pattern`.
+pub(crate) async fn self_metrics(
+    state: extract::State<State>,
+    http: Extension<Arc<HttpMetrics>>,
+    params: Params,
+) -> ApiResult<Value> {
+    let pattern = params.get("metric_name_pattern").unwrap_or("");
+    let regex = match pattern {
+        "" => None,
+        pattern => Some(
+            regex::Regex::new(&format!("^(?:{pattern})$"))
+                .map_err(|error| ApiError::bad_data(format!("invalid metric_name_pattern: {error}")))?,
+        ),
+    };
+    let writer = write(&state, &http).await?;
+    Ok(Data(writer.into_json(|name| regex.as_ref().is_none_or(|regex| regex.is_match(name)))))
+}
+
+async fn write(state: &State, http: &HttpMetrics) -> Result<MetricsWriter, shard::ShardError> {
+    let stats = state.parts.shards.stats().await?;
+    // Only a runtime that ends drops the task.
+    let of_process = tokio::task::spawn_blocking(process::ProcessStats::read).await.unwrap_or_default();
+    let mut writer = MetricsWriter::default();
+    scraping::scraping(&mut writer, state, &stats);
+    scraping::cores(&mut writer, &stats);
+    discovery::discovery(&mut writer, state);
+    process::configuration(&mut writer, state);
+    notifications::notifications(&mut writer, state);
+    remote_write::remote_write(&mut writer, state);
+    federation::federation(&mut writer, &state.federations);
+    queries::queries(&mut writer, state);
+    fleet::fleet(&mut writer, state);
+    rules::rules(&mut writer, state);
+    http.write(&mut writer);
+    if let Some(store) = state.parts.shards.store() {
+        storage::storage(&mut writer, store, &stats);
+    }
+    process::process(&mut writer, state, &of_process);
+    Ok(writer)
+}

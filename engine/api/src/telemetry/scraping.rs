@@ -1,0 +1,198 @@
+//! Metrics of targets and scrapes, and of the cores that do them.
+
+use crate::metrics_writer::MetricsWriter;
+use crate::state::State;
+use hdrhistogram::Histogram;
+use shard::CoreStats;
+
+fn total(stats: &[CoreStats], of: fn(&CoreStats) -> u64) -> f64 {
+    stats.iter().map(of).sum::<u64>() as f64
+}
+
+pub(super) fn scraping(writer: &mut MetricsWriter, state: &State, stats: &[CoreStats]) {
+    let set = state.target_set();
+    let pools = || set.pools.iter().map(|pool| (pool.job.job_name.as_str(), pool));
+    writer.gauge("prometheus_target_scrape_pools", "Jobs in force.", set.pools.len() as f64);
+    writer.by(
+        "prometheus_target_scrape_pool_targets",
+        "gauge",
+        "Targets of a job.",
+        "scrape_job",
+        pools().map(|(job, pool)| (job, pool.active.len() as f64)),
+    );
+    writer.by(
+        "prometheus_target_scrape_pool_target_limit",
+        "gauge",
+        "target_limit of a job, 0 if it has none.",
+        "scrape_job",
+        pools().map(|(job, pool)| (job, pool.job.target_limit as f64)),
+    );
+    writer.by(
+        "ringscrape_targets_failed",
+        "gauge",
+        "Discovered targets of a job that cannot be scraped.",
+        "scrape_job",
+        pools().map(|(job, pool)| (job, pool.failed.len() as f64)),
+    );
+    writer.by(
+        "ringscrape_targets_dropped",
+        "gauge",
+        "Discovered targets of a job that relabelling dropped.",
+        "scrape_job",
+        pools().map(|(job, pool)| (job, pool.dropped_count as f64)),
+    );
+    syncs(writer, state);
+    for (name, help, of) in [
+        (
+            "prometheus_target_scrapes_exceeded_sample_limit_total",
+            "Scrapes refused because of sample_limit.",
+            (|core| core.exceeded_sample_limit) as fn(&CoreStats) -> u64,
+        ),
+        (
+            "prometheus_target_scrapes_exceeded_body_size_limit_total",
+            "Scrapes refused because of body_size_limit.",
+            |core| core.exceeded_body_size_limit,
+        ),
+        (
+            "prometheus_target_scrape_pool_exceeded_label_limits_total",
+            "Scrapes refused because of a label limit.",
+            |core| core.exceeded_label_limits,
+        ),
+        (
+            "prometheus_target_scrapes_sample_duplicate_timestamp_total",
+            "Samples not taken because the series has one of that time.",
+            |core| core.duplicate_timestamp,
+        ),
+        (
+            "prometheus_target_scrapes_sample_out_of_order_total",
+            "Samples not taken because the series has a newer one.",
+            |core| core.out_of_order,
+        ),
+        (
+            "prometheus_target_scrapes_sample_out_of_bounds_total",
+            "Samples not taken because their time is too far off.",
+            |core| core.out_of_bounds,
+        ),
+        ("ringscrape_scrapes_total", "Scrapes, good and bad.", |core| core.scrapes),
+        ("ringscrape_samples_scraped_total", "Samples that targets exposed.", |core| core.samples_scraped),
+        ("ringscrape_samples_appended_total", "Samples taken, report series included.", |core| core.samples_appended),
+        ("ringscrape_scrape_body_bytes_total", "Bytes of bodies, unpacked.", |core| core.body_bytes),
+        ("ringscrape_scrape_wire_bytes_total", "Bytes of bodies as they came over the wire.", |core| core.wire_bytes),
+        ("ringscrape_connections_opened_total", "Connections opened to targets.", |core| core.connections_opened),
+    ] {
+        writer.counter(name, help, total(stats, of));
+    }
+    writer.by(
+        "ringscrape_scans_total",
+        "counter",
+        "Bodies read: warm ones had only known lines.",
+        "kind",
+        [("warm", total(stats, |core| core.scans_warm)), ("cold", total(stats, |core| core.scans_cold))],
+    );
+    writer.by(
+        "ringscrape_tls_handshakes_total",
+        "counter",
+        "TLS handshakes with targets: full ones, and those that went on from an earlier session.",
+        "kind",
+        [
+            ("full", total(stats, |core| core.handshakes_full)),
+            ("resumed", total(stats, |core| core.handshakes_resumed)),
+        ],
+    );
+    let mut failed = std::collections::BTreeMap::new();
+    let mut missed = std::collections::BTreeMap::new();
+    for core in stats {
+        core.scrapes_failed.iter().for_each(|(reason, count)| *failed.entry(reason.as_str()).or_insert(0) += count);
+        core.missed.iter().for_each(|(reason, count)| *missed.entry(reason.as_str()).or_insert(0) += count);
+    }
+    let name = "ringscrape_scrapes_failed_total";
+    writer.by(
+        name,
+        "counter",
+        "Failed scrapes by the step that failed.",
+        "reason",
+        failed.iter().map(|(k, v)| (k, *v as f64)),
+    );
+    let name = "ringscrape_missed_scrapes_total";
+    writer.by(
+        name,
+        "counter",
+        "Ticks that passed without a scrape.",
+        "reason",
+        missed.iter().map(|(k, v)| (k, *v as f64)),
+    );
+    interval_lengths(writer, stats);
+    writer.histogram(
+        "ringscrape_scrape_lateness_seconds",
+        "Time between the moment a scrape was due and its start.",
+        stats.iter().map(|core| &core.lateness_us),
+    );
+    writer.histogram(
+        "ringscrape_scrape_duration_seconds",
+        "Time a scrape took, connect to last sample stored.",
+        stats.iter().map(|core| &core.duration_us),
+    );
+}
+
+/// What making targets from lists took and refused, job by job.
+fn syncs(writer: &mut MetricsWriter, state: &State) {
+    let pools = state.parts.targets.stats().pools;
+    let name = "prometheus_target_sync_length_seconds";
+    writer.family(name, "summary", "Time that making a job's targets from its lists took.");
+    for (job, stats) in &pools {
+        writer.line(&format!("{name}_sum"), &[("scrape_job", job)], stats.sync_time.as_secs_f64());
+        writer.line(&format!("{name}_count"), &[("scrape_job", job)], stats.syncs as f64);
+    }
+    let of_pools = |of: fn(&targets::PoolStats) -> u64| pools.iter().map(move |(job, stats)| (job, of(stats) as f64));
+    let help = "Times that a job's targets were made from its lists.";
+    let name = "prometheus_target_scrape_pool_sync_total";
+    writer.by(name, "counter", help, "scrape_job", of_pools(|stats| stats.syncs));
+    let help = "Entries of lists that could not become a target, counted each time.";
+    writer.by(
+        "prometheus_target_sync_failed_total",
+        "counter",
+        help,
+        "scrape_job",
+        of_pools(|stats| stats.failed_targets),
+    );
+    let exceeded: u64 = pools.values().map(|stats| stats.target_limit_exceeded).sum();
+    let help = "Times that a job had more targets than its target_limit.";
+    writer.counter("prometheus_target_scrape_pool_exceeded_target_limit_total", help, exceeded as f64);
+}
+
+/// Prometheus' summary of the time between two scrape starts.
+fn interval_lengths(writer: &mut MetricsWriter, stats: &[CoreStats]) {
+    let name = "prometheus_target_interval_length_seconds";
+    writer.family(name, "summary", "Actual time between two scrapes of a target.");
+    let mut lengths: std::collections::BTreeMap<u64, Histogram<u64>> = std::collections::BTreeMap::new();
+    for (interval, histogram) in stats.iter().flat_map(|core| &core.interval_us) {
+        let merged = lengths.entry(*interval).or_insert_with(|| Histogram::new_from(histogram));
+        // Histograms of all cores have the same bounds.
+        let _ = merged.add(histogram);
+    }
+    for (interval_ms, histogram) in &lengths {
+        let interval = config::format_duration(std::time::Duration::from_millis(*interval_ms));
+        for quantile in ["0.01", "0.05", "0.5", "0.9", "0.99"] {
+            let at = quantile.parse().unwrap_or(0.5);
+            let seconds = histogram.value_at_quantile(at) as f64 / 1e6;
+            writer.line(name, &[("interval", &interval), ("quantile", quantile)], seconds);
+        }
+        let sum = histogram.mean() * histogram.len() as f64 / 1e6;
+        writer.line(&format!("{name}_sum"), &[("interval", &interval)], sum);
+        writer.line(&format!("{name}_count"), &[("interval", &interval)], histogram.len() as f64);
+    }
+}
+
+pub(super) fn cores(writer: &mut MetricsWriter, stats: &[CoreStats]) {
+    let mut per_core = |name: &str, kind: &str, help: &str, of: fn(&CoreStats) -> f64| {
+        writer.by(name, kind, help, "core", stats.iter().map(|core| (core.core.to_string(), of(core))));
+    };
+    per_core("ringscrape_core_cpu_seconds_total", "counter", "CPU time of a core's thread.", |core| core.cpu_seconds);
+    per_core("ringscrape_core_targets", "gauge", "Targets of a core.", |core| core.targets as f64);
+    per_core("ringscrape_core_series", "gauge", "Live series of a core.", |core| core.series as f64);
+    per_core("ringscrape_core_templates", "gauge", "Runs of lines that a core knows.", |core| core.templates as f64);
+    per_core("ringscrape_core_templates_bytes", "gauge", "Memory of these.", |core| core.templates_bytes as f64);
+    per_core("ringscrape_core_head_bytes", "gauge", "Memory of rows and newest values.", |core| core.head_bytes as f64);
+    let help = "Longest time that a core stood still.";
+    per_core("ringscrape_core_stall_max_seconds", "gauge", help, |core| core.stall_max.as_secs_f64());
+}

@@ -1,0 +1,89 @@
+//! Metrics of logs, chunks and blocks.
+
+use crate::metrics_writer::MetricsWriter;
+use shard::CoreStats;
+
+pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[CoreStats]) {
+    let bounds = store.bounds();
+    let safe_mode = f64::from(u8::from(store.safe_mode().is_some()));
+    writer.gauge("ringscrape_safe_mode", "Whether targets are held back after crashes.", safe_mode);
+    let crashes = store.crashes() as f64;
+    writer.gauge("ringscrape_crashes", "Unclean shutdowns within the crash window before this start.", crashes);
+    let options = store.options().clone();
+    let store = store.stats();
+    let sum = |of: fn(&CoreStats) -> u64| cores.iter().map(of).sum::<u64>() as f64;
+    let lowest = bounds.map_or(0.0, |(oldest, _)| oldest as f64);
+    writer.gauge("prometheus_tsdb_head_series", "Series with a sample in the last scrape.", sum(|core| core.series));
+    let appended = [
+        ("float", sum(|core| core.samples_appended - core.histograms_appended)),
+        ("histogram", sum(|core| core.histograms_appended)),
+    ];
+    writer.by("prometheus_tsdb_head_samples_appended_total", "counter", "Samples taken.", "type", appended);
+    let name = "prometheus_tsdb_head_out_of_order_samples_appended_total";
+    writer.by(name, "counter", "Late samples that were taken.", "type", [("float", sum(|core| core.late))]);
+    let help = "Samples taken, which remote write sends.";
+    writer.counter("prometheus_remote_storage_samples_in_total", help, sum(|core| core.samples_appended));
+    let refused = [("float", sum(|core| core.out_of_order))];
+    let name = "prometheus_tsdb_out_of_order_samples_total";
+    writer.by(name, "counter", "Samples refused because their series has a newer one.", "type", refused);
+    let refused = [("float", sum(|core| core.out_of_bounds))];
+    let name = "prometheus_tsdb_out_of_bound_samples_total";
+    writer.by(name, "counter", "Samples refused because their time is too far off.", "type", refused);
+    let help = "Seconds of the oldest sample in chunks or blocks.";
+    writer.gauge("prometheus_tsdb_lowest_timestamp_seconds", help, (lowest / 1000.0).trunc());
+    let limit = (options.retention_ms / 1000) as f64;
+    writer.gauge("prometheus_tsdb_retention_limit_seconds", "How long samples are kept; 0 is for ever.", limit);
+    let limit = options.retention_bytes as f64;
+    writer.gauge("prometheus_tsdb_retention_limit_bytes", "How many bytes are kept; 0 is no limit.", limit);
+    writer.gauge(
+        "prometheus_tsdb_clean_start",
+        "Whether the last run ended in order.",
+        f64::from(u8::from(crashes == 0.0)),
+    );
+    let help = "Blocks that could not be opened since the start.";
+    writer.counter("prometheus_tsdb_reloads_failures_total", help, store.blocks_bad as f64);
+    writer.gauge("prometheus_tsdb_lowest_timestamp", "Milliseconds of the oldest sample in chunks or blocks.", lowest);
+    writer.gauge("prometheus_tsdb_blocks_loaded", "Blocks that are open.", store.blocks as f64);
+    writer.gauge("ringscrape_tsdb_blocks_bad", "Blocks that cannot be opened.", store.blocks_bad as f64);
+    writer.gauge("prometheus_tsdb_storage_blocks_bytes", "Bytes of blocks.", store.blocks_bytes as f64);
+    writer.gauge("prometheus_tsdb_wal_storage_size_bytes", "Bytes of logs.", store.log_bytes as f64);
+    writer.gauge(
+        "prometheus_tsdb_head_chunks_storage_size_bytes",
+        "Bytes of chunks in no block.",
+        store.head_bytes as f64,
+    );
+    let compactions = (store.cuts + store.compactions) as f64;
+    writer.counter("prometheus_tsdb_compactions_total", "Blocks cut and compacted.", compactions);
+    let failed = (store.cut_failures + store.compaction_failures) as f64;
+    writer.counter("prometheus_tsdb_compactions_failed_total", "Cuts and compactions that failed.", failed);
+    let retired = store.retention_deletions as f64;
+    writer.counter("prometheus_tsdb_time_retentions_total", "Blocks removed for age or size.", retired);
+    writer.counter(
+        "prometheus_tsdb_wal_corruptions_total",
+        "Damages met in logs, chunks and blocks.",
+        store.damages as f64,
+    );
+    let failures = sum(|core| core.log.failures);
+    writer.counter("prometheus_tsdb_wal_writes_failed_total", "Failed operations of the logs.", failures);
+    writer.counter("ringscrape_log_bytes_total", "Bytes written to the logs.", sum(|core| core.log.bytes_written));
+    writer.counter("ringscrape_log_syncs_total", "Syncs of the logs.", sum(|core| core.log.syncs));
+    let behind = sum(|core| core.log.records_behind);
+    writer.gauge("ringscrape_log_records_behind", "Records that a power cut would cost now.", behind);
+    let discarded = sum(|core| core.log.discarded);
+    writer.counter("ringscrape_log_records_discarded_total", "Records given up while the disk failed.", discarded);
+    let failing = cores.iter().filter(|core| core.log.failing.is_some()).count() as f64;
+    writer.gauge("ringscrape_log_failing", "Cores whose log cannot be written now.", failing);
+    writer.counter("ringscrape_segments_sealed_total", "Segments put into chunks.", store.segments_sealed as f64);
+    writer.gauge("ringscrape_segments_waiting", "Closed segments not in chunks yet.", store.segments_waiting as f64);
+    writer.counter(
+        "ringscrape_segments_lost_total",
+        "Segments given up while the disk failed.",
+        store.segments_lost as f64,
+    );
+    writer.gauge("ringscrape_block_cut_seconds", "Time that the last cut of a block took.", store.last_cut_seconds);
+    writer.gauge(
+        "prometheus_ready",
+        "Whether everything stored can be asked for.",
+        f64::from(u8::from(store.replay.done)),
+    );
+}
