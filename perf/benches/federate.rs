@@ -7,7 +7,7 @@ use perf::Random;
 use series::{Labels, Timestamp};
 use std::sync::Arc;
 use tsdb::log::{Action, FileId, Journal, Options, TargetKey, Writer};
-use tsdb::{AppendScratch, GroupBuilder, SegmentLimits, SlotGroup, TargetHead, seal};
+use tsdb::{AppendScratch, GroupBuilder, SegmentLimits, SlotGroup, TargetHead, encode_segment};
 
 const SAMPLES: usize = 1_360;
 
@@ -138,7 +138,7 @@ fn hub(criterion: &mut Criterion) {
             stamps.extend(behind.iter().map(|behind| now + behind));
             head.append(Timestamp(now), values, &stamps, true, &mut journal, &mut scratch).expect("time goes on");
             head.take_closed(|segment| {
-                segment.set_sealed();
+                segment.mark_flushed();
                 closed = Some(segment);
             });
             head.drop_sealed();
@@ -150,7 +150,7 @@ fn hub(criterion: &mut Criterion) {
         let closed = closed.expect("looked at above");
         group.throughput(Throughput::Elements((lines() * closed.segment.rows()) as u64));
         group.bench_function(format!("segment into chunks, lines {what}"), |bencher| {
-            bencher.iter(|| seal(&closed.segment).entries.len());
+            bencher.iter(|| encode_segment(&closed.segment, 7_200_000).parts[0].entries.len());
         });
     }
     group.finish();

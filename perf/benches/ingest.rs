@@ -6,7 +6,7 @@ use series::{Labels, MatchOp, Matcher, Sample, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
 use tsdb::log::{Action, FileId, Journal, Options, TargetKey, Writer};
-use tsdb::{AppendScratch, Closed, GroupBuilder, SegmentLimits, SlotGroup, TargetHead, seal};
+use tsdb::{AppendScratch, Closed, GroupBuilder, SegmentLimits, SlotGroup, TargetHead, encode_segment};
 
 const SLOTS: usize = 1360;
 
@@ -55,7 +55,7 @@ fn benches(criterion: &mut Criterion) {
         let row = &rows[at as usize / 5_000 % rows.len()];
         head.append(Timestamp(at), row, &[], false, &mut journal, &mut scratch).expect("time goes on");
         head.take_closed(|segment| {
-            segment.set_sealed();
+            segment.mark_flushed();
             closed.replace(Some(segment));
         });
         head.drop_sealed();
@@ -93,7 +93,9 @@ fn benches(criterion: &mut Criterion) {
     }
     let closed: Arc<Closed> = closed.take().expect("looked at above");
     group.throughput(Throughput::Elements((SLOTS * closed.segment.rows()) as u64));
-    group.bench_function("segment into chunks", |bencher| bencher.iter(|| seal(&closed.segment).entries.len()));
+    group.bench_function("segment into chunks", |bencher| {
+        bencher.iter(|| encode_segment(&closed.segment, 7_200_000).parts[0].entries.len())
+    });
     group.finish();
 }
 

@@ -14,7 +14,6 @@ use serde::Serialize;
 use series::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 use tsdb::Store;
 
 type S = extract::State<State>;
@@ -22,8 +21,6 @@ type S = extract::State<State>;
 /// Entries of each list of `/status/tsdb`.
 const TOP_DEFAULT: usize = 10;
 const TOP_MAX: usize = 10_000;
-/// Longest wait of a snapshot for a scrape of every target.
-const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn unavailable(text: impl Into<String>) -> ApiError {
     ApiError { status: StatusCode::SERVICE_UNAVAILABLE, kind: "unavailable", text: text.into() }
@@ -237,7 +234,7 @@ pub struct Snapshot {
     name: String,
 }
 
-/// Blocks and, unless `skip_head` is set, everything scraped until now: it waits for a scrape of every target.
+/// Blocks and, unless `skip_head` is set, everything scraped and written until now.
 pub async fn snapshot(state: S, params: Params) -> ApiResult<Snapshot> {
     let store = admin(&state)?;
     state.parts.query.check_ready()?;
@@ -248,13 +245,7 @@ pub async fn snapshot(state: S, params: Params) -> ApiResult<Snapshot> {
             return Err(ApiError::bad_data(format!("unable to parse boolean 'skip_head' argument: {other}")));
         }
     };
-    if with_head {
-        let set = state.target_set();
-        let intervals = set.pools.iter().flat_map(|pool| &pool.active).map(|target| target.interval);
-        let longest = intervals.max().unwrap_or_default();
-        state.parts.shards.flush().await?;
-        tokio::time::sleep((longest + Duration::from_secs(1)).min(SNAPSHOT_WAIT_MAX)).await;
-    }
-    let name = on_folder(store, move |store| store.snapshot(with_head)).await?;
+    let memory = if with_head { Some(state.parts.shards.unflushed().await?) } else { None };
+    let name = on_folder(store, move |store| store.snapshot(memory)).await?;
     Ok(Data(Snapshot { name }))
 }

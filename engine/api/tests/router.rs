@@ -145,7 +145,8 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                 Command::Receive(_, reply) => drop(reply.send(Ok(shard::ReceiveOutcome::default()))),
                 Command::WriteRows(_, reply) => drop(reply.send(Ok(shard::WriteOutcome::default()))),
                 Command::Cardinality(reply) => drop(reply.send(Box::default())),
-                Command::Apply(_, reply) | Command::Shutdown(reply) | Command::Flush(reply) => drop(reply.send(())),
+                Command::Unflushed(reply) => drop(reply.send(Vec::new())),
+                Command::Apply(_, reply) | Command::Shutdown(reply) => drop(reply.send(())),
             }
         }
     });

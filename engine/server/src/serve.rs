@@ -116,7 +116,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Err(error) => return fail(EXIT_OTHER, &format!("{error}{}", folder_advice(&error))),
     };
     let ended = run_with(cli, config, cpus, store.clone(), listeners);
-    store.ends_in_order();
+    store.record_clean_shutdown();
     ended
 }
 

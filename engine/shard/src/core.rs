@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use targets::{Target, TargetDiff, TargetId};
 use tsdb::log::{FileId, Journal, TargetKey, Writer};
-use tsdb::{AppendScratch, Job, SegmentLimits, Store, TargetHead, within_bounds};
+use tsdb::{AppendScratch, FlushQueue, SegmentLimits, Store, TargetHead, within_bounds};
 
 /// What a core is started with.
 pub(crate) struct Settings {
@@ -114,7 +114,7 @@ struct Core {
     offset_seed: u64,
     store: Option<Arc<Store>>,
     /// Where segments go that are closed; without it they stay in memory.
-    jobs: Option<std::sync::mpsc::Sender<Job>>,
+    flush_queue: Option<FlushQueue>,
     log_folder: Option<std::path::PathBuf>,
     limits: SegmentLimits,
     journal: RefCell<Journal>,
@@ -175,7 +175,7 @@ impl Core {
             index: settings.index,
             offset_seed: settings.offset_seed,
             store: settings.store.clone(),
-            jobs: settings.store.as_ref().map(|store| store.jobs()),
+            flush_queue: settings.store.as_ref().map(|store| store.flush_queue()),
             log_folder: settings.store.as_ref().map(|store| store.log_folder()),
             limits,
             journal: RefCell::new(journal),
@@ -220,6 +220,9 @@ impl Core {
             let now_us = self.now_us();
             if now_us >= log_due_us {
                 log_due_us = now_us + PHASE_GRID_US - LOG_EARLY_US;
+                // A turn that hangs in a call of the system is seen here.
+                self.journal.borrow_mut().set_now(now_us / 1000);
+                self.acknowledge();
                 self.log_turn.start(Start { due_us: now_us });
             }
             // A target that was just added may be due before the next known event, but not by more than the grid.
@@ -578,9 +581,8 @@ impl Core {
 
     /// Gives closed segments to the thread that puts them into chunks.
     fn hand_over(&self, head: &mut TargetHead) {
-        if let Some(jobs) = &self.jobs {
-            // The receiver lives as long as the process.
-            head.take_closed(|closed| drop(jobs.send(Job::Seal(closed))));
+        if let Some(queue) = &self.flush_queue {
+            head.take_closed(|closed| queue.flush(closed));
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use targets::TargetDiff;
 use tokio::sync::oneshot;
-use tsdb::Store;
+use tsdb::{Flushable, Store};
 
 /// Commands waiting for one core.
 pub const COMMANDS_MAX: usize = 256;
@@ -106,10 +106,9 @@ impl Shards {
         failed.map_or(Ok(all), Err)
     }
 
-    /// Lets everything scraped so far get into chunks, for each target with its next scrape.
-    pub async fn flush(&self) -> Result<(), ShardError> {
-        self.request_all(Command::Flush).await?;
-        Ok(())
+    /// Everything that is in memory and not in chunks yet, as segments that can be put into chunks.
+    pub async fn unflushed(&self) -> Result<Vec<Arc<dyn Flushable>>, ShardError> {
+        Ok(self.request_all(Command::Unflushed).await?.into_iter().flatten().collect())
     }
 
     /// Metadata of every target that satisfies the request.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use targets::{TargetDiff, TargetId};
 use tokio::sync::oneshot;
-use tsdb::Piece;
+use tsdb::{Flushable, Piece};
 
 /// What a core can be asked.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ pub enum Command {
     WriteRows(Arc<WriteRowsRequest>, oneshot::Sender<Result<WriteOutcome, NotKept>>),
     /// Take samples that somebody writes to us; answered once the log has them.
     Receive(ReceiveRequest, oneshot::Sender<Result<ReceiveOutcome, NotKept>>),
-    /// Begin another segment with each target's next scrape, so that everything scraped so far gets into chunks.
-    Flush(oneshot::Sender<()>),
+    /// Everything that is in memory and not in chunks yet: closed segments, and copies of open ones.
+    Unflushed(oneshot::Sender<Vec<Arc<dyn Flushable>>>),
     /// Metadata per target.
     Metadata(Arc<MetadataRequest>, oneshot::Sender<Vec<TargetMetadata>>),
     Stats(oneshot::Sender<Box<CoreStats>>),

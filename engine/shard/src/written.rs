@@ -34,8 +34,6 @@ const IDLE_MS_MAX: i64 = 3_600_000;
 const HISTOGRAMS_IDLE_MS: i64 = 600_000;
 /// A series without histograms.
 const NO_HISTOGRAMS: u32 = u32::MAX;
-/// When everything is to get into chunks, a source that has not brought anything for so long is not waited for.
-const QUIET_MS_MAX: i64 = 60_000;
 
 /// Who a head belongs to, for questions.
 pub struct Holder {
@@ -102,7 +100,7 @@ pub struct WriteOutcome {
 /// Why samples are not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotKept {
-    #[error("the log cannot be written: {0}; samples wait in memory and are not safe yet")]
+    #[error("the log cannot be written: {0}; send the samples again later")]
     Log(String),
     #[error("the server is shutting down")]
     Stopping,
@@ -309,13 +307,6 @@ impl Written {
             source.tidy(since, true);
         }
         self.take_idle(now_ms.saturating_sub(IDLE_MS_MAX))
-    }
-
-    /// What was brought until now shall get into chunks: gives what is not waited for.
-    pub fn turn_over(&mut self, now_ms: i64) -> Gone {
-        let gone = self.take_idle(now_ms.saturating_sub(QUIET_MS_MAX));
-        self.holders().for_each(|holder| holder.head.borrow_mut().turn_over());
-        gone
     }
 
     fn take_idle(&mut self, before_ms: i64) -> Gone {
@@ -594,7 +585,7 @@ mod tests {
                     assert!(gone.holders.is_empty());
                 }
                 if next(30) == 0 {
-                    rig.ended.extend(rig.written.turn_over(row * 1000).holders);
+                    rig.ended.extend(rig.written.take_idle(row * 1000 - 60_000).holders);
                 }
             }
             let (read, truth) = (rig.read(), std::mem::take(&mut rig.truth));

@@ -1,10 +1,11 @@
 //! What was deleted from samples that are in no block yet: kept beside them until they are.
 
 use crate::bytes::{Reader, put_varint, unzigzag, zigzag};
-use crate::log::{put_matchers, read_matchers};
+use crate::log::{FileId, put_matchers, read_matchers};
 use series::{Labels, Matcher};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
 
 const MAGIC: &[u8] = b"ringscrape deletions 1\n";
 
@@ -25,50 +26,80 @@ impl Deletion {
 }
 
 /// All deletions of a data folder, in a file that is replaced as a whole.
+///
+/// A deletion is remembered as long as what it deletes may come back: out of a log that was there when it was made, out of
+/// chunks, or out of rows that stay in memory beside their chunks.
 #[derive(Debug)]
 pub struct Deletions {
     path: PathBuf,
-    all: Vec<Deletion>,
+    all: RwLock<Arc<[Deletion]>>,
+    /// Of each the logs that there were.
+    logs: Mutex<Vec<Vec<FileId>>>,
 }
 
+/// Ranges after its end for which a deletion is remembered at least: rows stay in memory beside their chunks for less.
+const RANGES_REMEMBERED: i64 = 3;
+
 impl Deletions {
-    /// Reads the file; a damaged one is an error that names it.
-    pub fn open(folder: &Path) -> io::Result<Deletions> {
+    /// Reads the file. One that cannot be read is an error, with the empty list to go on with. `logs` are those that there
+    /// are.
+    pub fn open(folder: &Path, logs: &[FileId]) -> (Deletions, io::Result<()>) {
         let path = folder.join("deletions");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Deletions { path, all: Vec::new() }),
-            Err(error) => return Err(error),
+        let read = match std::fs::read(&path) {
+            Ok(bytes) => read(&bytes).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
         };
-        match read(&bytes) {
-            Ok(all) => Ok(Deletions { path, all }),
-            Err(reason) => Err(io::Error::other(format!(
-                "{}: {reason}; move the file away to go on without the deletions in it",
-                path.display()
-            ))),
-        }
+        let (all, outcome) = match read {
+            Ok(all) => (all, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        let logs = Mutex::new(vec![logs.to_vec(); all.len()]);
+        (Deletions { path, all: RwLock::new(all.into()), logs }, outcome)
     }
 
-    pub fn all(&self) -> &[Deletion] {
-        &self.all
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Adds one, durably.
-    pub fn add(&mut self, deletion: Deletion) -> io::Result<()> {
-        let mut all = self.all.clone();
+    pub fn all(&self) -> Arc<[Deletion]> {
+        self.all.read().expect("no panic while held").clone()
+    }
+
+    /// Adds one, durably. `logs` are those that there are.
+    pub fn add(&self, deletion: Deletion, logs: Vec<FileId>) -> io::Result<()> {
+        let mut of_all = self.logs.lock().expect("no panic while held");
+        let mut all = self.all().to_vec();
         all.push(deletion);
-        self.replace(all)
+        self.replace(all)?;
+        of_all.push(logs);
+        Ok(())
     }
 
-    /// Forgets those that end before `oldest`: what they hid is in blocks, without it.
-    pub fn forget_before(&mut self, oldest: i64) -> io::Result<()> {
-        let left: Vec<Deletion> = self.all.iter().filter(|deletion| deletion.to >= oldest).cloned().collect();
-        if left.len() == self.all.len() { Ok(()) } else { self.replace(left) }
+    /// Forgets those whose samples are nowhere any more. `logs` are those that there are, `oldest` is the time of the oldest
+    /// sample in chunks.
+    pub fn forget(&self, now: i64, block_ms: i64, oldest: Option<i64>, logs: &[FileId]) -> io::Result<()> {
+        let mut of_all = self.logs.lock().expect("no panic while held");
+        let all = self.all();
+        let stays = |(deletion, of_deletion): (&Deletion, &Vec<FileId>)| {
+            oldest.is_some_and(|oldest| deletion.to >= oldest)
+                || deletion.to.saturating_add(RANGES_REMEMBERED.saturating_mul(block_ms)) > now
+                || of_deletion.iter().any(|log| logs.contains(log))
+        };
+        let stay: Vec<bool> = all.iter().zip(of_all.iter()).map(stays).collect();
+        if stay.iter().all(|stays| *stays) {
+            return Ok(());
+        }
+        let left = all.iter().zip(&stay).filter(|(_, stays)| **stays).map(|(deletion, _)| deletion.clone());
+        self.replace(left.collect())?;
+        let mut stay = stay.into_iter();
+        of_all.retain(|_| stay.next().unwrap_or(true));
+        Ok(())
     }
 
-    fn replace(&mut self, all: Vec<Deletion>) -> io::Result<()> {
+    fn replace(&self, all: Vec<Deletion>) -> io::Result<()> {
         blocks::file::replace(&self.path, &write(&all))?;
-        self.all = all;
+        *self.all.write().expect("no panic while held") = all.into();
         Ok(())
     }
 }
@@ -105,14 +136,19 @@ mod tests {
     use series::MatchOp;
 
     #[test]
-    fn deletions_come_back_and_damage_is_told() {
+    fn deletions_come_back_and_damage_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        let mut deletions = Deletions::open(folder.path()).unwrap();
+        let open = || {
+            let (deletions, outcome) = Deletions::open(folder.path(), &[]);
+            outcome.unwrap();
+            deletions
+        };
+        let deletions = open();
         let matcher = Matcher::new("job", MatchOp::Regex, "a|b").unwrap();
-        deletions.add(Deletion { matchers: vec![matcher], from: i64::MIN, to: 77 }).unwrap();
-        deletions.add(Deletion { matchers: vec![], from: 5, to: 6 }).unwrap();
-        deletions.forget_before(50).unwrap();
-        let again = Deletions::open(folder.path()).unwrap();
+        deletions.add(Deletion { matchers: vec![matcher], from: i64::MIN, to: 77 }, vec![]).unwrap();
+        deletions.add(Deletion { matchers: vec![], from: 5, to: 6 }, vec![]).unwrap();
+        deletions.forget(40, 10, Some(50), &[]).unwrap();
+        let again = open();
         assert_eq!(format!("{:?}", again.all()), format!("{:?}", deletions.all()));
         assert_eq!(again.all().len(), 1);
         assert_eq!(again.all()[0].range_of(&Labels::from_pairs([("job", "a")])), Some((i64::MIN, 77)));
@@ -125,5 +161,25 @@ mod tests {
             assert!(read(&bytes).is_err(), "byte {at}");
             assert!(read(&good[..at]).is_err(), "cut at {at}");
         }
+        std::fs::write(&path, &good[1..]).unwrap();
+        let (deletions, outcome) = Deletions::open(folder.path(), &[]);
+        assert!(outcome.is_err() && deletions.all().is_empty());
+    }
+
+    #[test]
+    fn a_deletion_is_remembered_while_its_samples_may_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (deletions, _) = Deletions::open(folder.path(), &[]);
+        let log = FileId { boot: 1, writer: 0, sequence: 7 };
+        let later = FileId { sequence: 8, ..log };
+        let check = |now: i64, oldest: Option<i64>, logs: &[FileId], want: usize| {
+            deletions.forget(now, 10, oldest, logs).unwrap();
+            assert_eq!(deletions.all().len(), want, "at {now}, chunks from {oldest:?}, logs {logs:?}");
+        };
+        deletions.add(Deletion { matchers: vec![], from: 0, to: 100 }, vec![log]).unwrap();
+        check(1000, None, &[log, later], 1);
+        check(1000, Some(100), &[later], 1);
+        check(129, Some(101), &[later], 1);
+        check(130, Some(101), &[later], 0);
     }
 }

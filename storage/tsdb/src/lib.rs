@@ -3,31 +3,43 @@
 //! A target's series are *slots*, kept in groups that targets share; a scrape is one *row* over all slots. Knows no
 //! formats of exposition and no runtime: times, values and the outcomes of writes are handed in.
 
-mod archive;
 mod bits;
+mod block_keeper;
 mod bytes;
-mod cut;
+mod chunks;
+mod crash_history;
+mod data_dir;
 mod deletions;
+mod encoded;
+mod faults;
+mod file_names;
 mod group;
 mod head;
 mod histograms;
 pub mod log;
+mod log_keeper;
 mod matching;
+mod os;
+mod piece;
+mod read;
 mod row;
 mod safe_mode;
-mod seal;
-mod starts;
+#[cfg(test)]
+mod simulation;
 mod store;
 
-pub use archive::{Archive, ChunkFile, Finding, Piece, ToSeal};
+pub use chunks::{ChunkFile, ChunkStore, Corruption, FlushQueue, Flushable, encode_segment};
+pub use data_dir::OpenError;
+pub use encoded::{EncodedPart, EncodedSegment};
 pub use group::{GroupBuilder, SlotGroup};
 pub use head::{
     AppendScratch, Appended, Change, Closed, Given, LastRows, Recalled, RowRejected, Rows, SameGroups, Segment,
     SegmentLimits, TargetHead, within_bounds,
 };
 pub use histograms::{GivenHistogram, HistogramHead, HistogramSegment, Timed, in_order};
+pub use log_keeper::ReplayState;
 pub use matching::{Matching, slots_matching};
+pub use piece::Piece;
 pub use row::{Direction, RowError, Slots, walk as walk_row};
 pub use safe_mode::SafeMode;
-pub use seal::{Sealed, seal};
-pub use store::{Job, OpenError, ReplayState, Store, StoreOptions, StoreStats};
+pub use store::{Store, StoreOptions, StoreStats};

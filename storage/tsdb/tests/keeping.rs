@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tsdb::log::{Action, FileId, Journal, Replay, Restored, TargetKey, Writer, replay_file};
 use tsdb::{
-    AppendScratch, GroupBuilder, HistogramHead, Job, Recalled, Rows, SameGroups, SegmentLimits, SlotGroup, Store,
+    AppendScratch, GroupBuilder, HistogramHead, Recalled, Rows, SameGroups, SegmentLimits, SlotGroup, Store,
     StoreOptions, TargetHead,
 };
 
@@ -100,7 +100,7 @@ impl Core {
                     true => {}
                 }
             }
-            head.take_closed(|closed| self.store.jobs().send(Job::Seal(closed)).unwrap());
+            head.take_closed(|closed| self.store.flush_queue().flush(closed));
         }
         carry_out(&self.store.log_folder(), &mut self.journal, (at / INTERVAL_MS) as u64 * 5000, false);
         self.tidy();
@@ -113,7 +113,7 @@ impl Core {
         }
         let unused = self.journal.writer_mut().unwrap().take_unused();
         if !unused.is_empty() {
-            self.store.jobs().send(Job::Remove(unused)).unwrap();
+            self.store.flush_queue().remove_logs(unused);
         }
     }
 
@@ -207,7 +207,7 @@ fn close(core: Core) {
 fn close_with(core: Core, store: Arc<Store>) {
     drop(core);
     store.stop();
-    wait("threads end", || Arc::strong_count(&store) == 1);
+    wait("threads end", || store.has_stopped());
 }
 
 const LIMITS: SegmentLimits = SegmentLimits { rows_max: 20, range_ms: 7_200_000, late_ms: 0 };
@@ -300,7 +300,7 @@ fn ranges_become_blocks_and_blocks_are_joined() {
     }
     core.heads.iter_mut().for_each(|head| {
         head.close_all();
-        head.take_closed(|closed| store.jobs().send(Job::Seal(closed)).unwrap());
+        head.take_closed(|closed| store.flush_queue().flush(closed));
     });
     // All of it is long past, so every range is cut, and the full ones are joined.
     wait("blocks are cut and joined", || {
@@ -330,7 +330,7 @@ fn ranges_become_blocks_and_blocks_are_joined() {
     same(&core.read(&[], 0, end), &truth, "after a deletion");
     store.clean_tombstones().unwrap();
     same(&core.read(&[], 0, end), &truth, "after the deletion was carried out");
-    let name = store.snapshot(true).unwrap();
+    let name = store.snapshot(Some(Vec::new())).unwrap();
     assert!(folder.path().join("snapshots").join(name).read_dir().unwrap().count() >= 1);
     drop(store);
     close(core);
@@ -408,7 +408,7 @@ fn histograms_go_the_way_of_rows() {
                 samples.push((i as u32, at, Arc::new(histogram)));
             }
             head.append(&samples, &mut core.journal);
-            head.take_closed(|closed| store.jobs().send(Job::Seal(closed)).unwrap());
+            head.take_closed(|closed| store.flush_queue().flush(closed));
             carry_out(&store.log_folder(), &mut core.journal, (run * 70 + round) as u64 * 5000, false);
             head.drop_sealed();
         }

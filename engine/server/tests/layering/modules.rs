@@ -16,7 +16,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("engine/query", "", "federate gather run service"),
     ("engine/shard", "", "core runtime"),
     ("engine/shard", "fetch", "client connect"),
-    ("storage/tsdb", "", "head histograms log seal"),
+    ("storage/tsdb", "", "head histograms log"),
 ];
 
 type ModulePath = Vec<String>;

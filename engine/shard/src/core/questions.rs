@@ -2,7 +2,7 @@
 //!
 //! Invariant: a question gives way to scrapes, and ends when nobody waits for its answer any more.
 
-use super::{Core, TARGETS_PER_TURN, pause, spawn, wall_ms, wall_us};
+use super::{Core, TARGETS_PER_TURN, pause, spawn, wall_us};
 use crate::ingest::MetadataCache;
 use crate::message::{
     Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
@@ -61,12 +61,8 @@ impl Core {
                 }
                 Command::WriteRows(request, reply) => self.write_rows(&request, reply),
                 Command::Receive(request, reply) => self.receive(&request, reply),
-                Command::Flush(reply) => {
-                    self.all_scrapers().iter().for_each(|scraper| scraper.holder.head.borrow_mut().turn_over());
-                    let gone = self.written.borrow_mut().turn_over(wall_ms());
-                    self.end_holders(gone);
-                    self.close_histograms(|_| true);
-                    let _ = reply.send(());
+                Command::Unflushed(reply) => {
+                    let _ = reply.send(self.unflushed().await);
                 }
                 Command::Metadata(request, reply) => {
                     let _ = reply.send(self.metadata(&request).await);

@@ -4,9 +4,10 @@ use super::{Core, LOG_EVERY, TARGETS_PER_TURN, pause, wall_ms};
 use crate::log::LogFiles;
 use glommio::timer::Timer;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tsdb::log::Writer;
-use tsdb::{Job, Recalled, SameGroups, Store};
+use tsdb::{Flushable, Recalled, SameGroups, Store};
 
 /// How often segments that are in chunks are dropped and unused templates forgotten.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -64,6 +65,24 @@ impl Core {
         }
     }
 
+    /// Everything that is not in chunks yet: closed segments, and copies of open ones.
+    pub(super) async fn unflushed(&self) -> Vec<Arc<dyn Flushable>> {
+        let mut all: Vec<Arc<dyn Flushable>> = Vec::new();
+        let ended = self.ended.borrow().clone();
+        for (i, holder) in self.all_holders().into_iter().chain(ended).enumerate() {
+            let segments = holder.head.borrow().unflushed();
+            all.extend(segments.into_iter().map(|segment| segment as Arc<dyn Flushable>));
+            if i % TARGETS_PER_TURN == 0 {
+                pause().await;
+            }
+        }
+        for holder in self.histogram_holders() {
+            let segments = holder.head.borrow().unflushed();
+            all.extend(segments.into_iter().map(|segment| segment as Arc<dyn Flushable>));
+        }
+        all
+    }
+
     /// Drops segments that are in chunks, and forgets templates that nobody uses and buffers that nobody needed.
     pub(super) async fn keep_up(self: Rc<Self>) {
         loop {
@@ -76,9 +95,12 @@ impl Core {
             self.end_holders(gone);
             let of_histograms = self.keep_up_histograms();
             (series, bytes) = (series + of_histograms.0, bytes + of_histograms.1);
+            let pinned = self.journal.borrow().writer().map(Writer::pinned_by_few).unwrap_or_default();
             for (i, holder) in self.all_holders().into_iter().enumerate() {
                 {
                     let mut head = holder.head.borrow_mut();
+                    head.turn_over_in(&pinned);
+                    self.hand_over(&mut head);
                     head.drop_sealed();
                     series += head.live_series() as u64;
                     bytes += head.heap_bytes() as u64;
@@ -91,8 +113,8 @@ impl Core {
             bytes += self.ended.borrow().iter().map(|ended| ended.head.borrow().heap_bytes() as u64).sum::<u64>();
             bytes += self.written.borrow().heap_bytes() as u64;
             let unused = self.journal.borrow_mut().writer_mut().map(Writer::take_unused).unwrap_or_default();
-            if let Some(jobs) = self.jobs.as_ref().filter(|_| !unused.is_empty()) {
-                let _ = jobs.send(Job::Remove(unused));
+            if let Some(queue) = self.flush_queue.as_ref().filter(|_| !unused.is_empty()) {
+                queue.remove_logs(unused);
             }
             self.fetcher.trim();
             let (templates, templates_bytes) = self.interner.borrow_mut().sweep();

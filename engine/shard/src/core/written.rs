@@ -8,8 +8,8 @@ use crate::written::{
 };
 use std::rc::Rc;
 use tokio::sync::oneshot;
+use tsdb::AppendScratch;
 use tsdb::log::{Journal, Writer};
-use tsdb::{AppendScratch, Job};
 
 impl Core {
     /// Writes a rule group's row.
@@ -24,6 +24,12 @@ impl Core {
 
     /// Takes what somebody writes to us.
     pub(super) fn receive(&self, request: &ReceiveRequest, reply: oneshot::Sender<Result<ReceiveOutcome, NotKept>>) {
+        // What is refused comes again: keeping it as well would fill memory for as long as the disk fails.
+        let failing = self.journal.borrow().writer().and_then(|writer| writer.failing().map(str::to_owned));
+        if let Some(error) = failing {
+            drop(reply.send(Err(NotKept::Log(error))));
+            return;
+        }
         self.take(reply, |written, journal, scratch, stats| {
             let outcome = written.receive(request, wall_ms(), journal, scratch, |head| self.hand_over_of(head));
             stats.samples_appended += outcome.samples + outcome.histograms;
@@ -68,9 +74,9 @@ impl Core {
     }
 
     fn hand_over_of(&self, head: Head) {
-        match (head, &self.jobs) {
+        match (head, &self.flush_queue) {
             (Head::Floats(head), _) => self.hand_over(head),
-            (Head::Histograms(head), Some(jobs)) => head.take_closed(|closed| drop(jobs.send(Job::Seal(closed)))),
+            (Head::Histograms(head), Some(queue)) => head.take_closed(|closed| queue.flush(closed)),
             (Head::Histograms(_), None) => {}
         }
     }

@@ -227,7 +227,7 @@ impl TargetHead {
 
     /// Those that are not in chunks.
     fn segments(&self) -> impl Iterator<Item = &Segment> {
-        let closed = self.closed.iter().filter(|closed| !closed.is_sealed()).map(|closed| &closed.segment);
+        let closed = self.closed.iter().filter(|closed| !closed.is_flushed()).map(|closed| &closed.segment);
         closed.chain(&self.owing).chain([&self.open, &self.late])
     }
 

@@ -154,7 +154,7 @@ impl TargetHead {
         mut matching: impl FnMut(&Arc<SlotGroup>) -> Vec<u32>,
         mut found: impl FnMut(&Arc<SlotGroup>, u32, Sample),
     ) {
-        let unsealed = self.closed.iter().filter(|closed| !closed.is_sealed()).map(|closed| &closed.segment);
+        let unsealed = self.closed.iter().filter(|closed| !closed.is_flushed()).map(|closed| &closed.segment);
         let stamped = unsealed.filter(|segment| !segment.slots.stamps.is_empty());
         for segment in stamped.filter(|segment| segment.rows.last().is_some_and(|row| row.position <= visible)) {
             for placed in segment.placed.iter().filter(|placed| placed.group.any_stamped()) {
@@ -171,7 +171,7 @@ impl TargetHead {
 
     /// The groups of closed segments that are not in chunks.
     pub fn closed_groups(&self) -> impl Iterator<Item = &Arc<SlotGroup>> {
-        let unsealed = self.closed.iter().filter(|closed| !closed.is_sealed());
+        let unsealed = self.closed.iter().filter(|closed| !closed.is_flushed());
         unsealed.flat_map(|closed| &closed.segment.placed).map(|placed| &placed.group)
     }
 }

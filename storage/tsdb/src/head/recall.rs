@@ -93,7 +93,7 @@ impl TargetHead {
             segment.order = (0..segment.placed.len()).collect();
             segment.settle();
             let segment = Closed::new(key.clone(), segment);
-            segment.set_sealed();
+            segment.mark_flushed();
             closed.push_back(Arc::new(segment));
         }
         Recalled::Taken

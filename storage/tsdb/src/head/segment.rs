@@ -12,7 +12,7 @@ use series::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Placed {
     pub group: Arc<SlotGroup>,
     pub base: usize,
@@ -23,7 +23,7 @@ pub(crate) struct Placed {
     pub goes_on: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub at: Timestamp,
     /// Readers may see it once the log is visible up to here.
@@ -65,11 +65,11 @@ impl<S> Closed<S> {
     }
 
     /// The chunks of the segment can be read.
-    pub fn set_sealed(&self) {
+    pub fn mark_flushed(&self) {
         self.sealed.store(true, Ordering::Release);
     }
 
-    pub fn is_sealed(&self) -> bool {
+    pub fn is_flushed(&self) -> bool {
         self.sealed.load(Ordering::Acquire)
     }
 }
@@ -100,6 +100,26 @@ impl Segment {
     /// Slots of the segment, live or not.
     pub fn slots(&self) -> usize {
         self.slots.values.len()
+    }
+
+    /// The same rows, which no log knows.
+    pub(super) fn copy(&self) -> Segment {
+        Segment {
+            placed: self.placed.clone(),
+            order: self.order.clone(),
+            plain: self.plain,
+            slots: self.slots.clone(),
+            rows: self.rows.clone(),
+            carried: self.carried.clone(),
+            carried_values: self.carried_values.clone(),
+            mark: None,
+            logged: 0,
+        }
+    }
+
+    /// Whether all samples have the times of their rows.
+    pub(crate) fn is_unstamped(&self) -> bool {
+        self.slots.stamps.is_empty()
     }
 
     /// Whether a slot's series goes on in the next segment.

@@ -300,7 +300,7 @@ fn rows_of_a_new_head_are_everything_if_there_is_nothing_else() {
         (10..200).for_each(|i| pair.append(i * 1_000, || i as f64));
         let mut closed = Vec::new();
         pair.head.take_closed(|segment| closed.push(segment));
-        closed.iter().for_each(|segment| segment.set_sealed());
+        closed.iter().for_each(|segment| segment.mark_flushed());
         assert_eq!((closed.len(), pair.check_rows(9_000, 200_000)), (1, want), "{since:?}");
         assert!(pair.check_rows(10_000, 200_000));
     }
@@ -331,7 +331,7 @@ fn rows_are_not_everything_once_some_are_in_chunks() {
     let sealed = oldest.first().expect("segments were closed");
     let (first, until) = sealed.segment.range().map(|(first, last)| (first.0, last.0)).expect("rows");
     assert!(pair.check_rows(first, last) && pair.check_rows(until, until));
-    sealed.set_sealed();
+    sealed.mark_flushed();
     assert!(pair.check_rows(first, last), "they are still in memory");
     pair.head.drop_sealed();
     assert!(!pair.check_rows(first, last) && !pair.check_rows(until, last) && !pair.check_rows(first, until));
@@ -355,7 +355,7 @@ fn the_newest_rows_stay_when_they_are_in_chunks() {
         let mut closed = Vec::new();
         pair.head.take_closed(|segment| closed.push(segment));
         for segment in &closed {
-            segment.set_sealed();
+            segment.mark_flushed();
             sealed += 1;
             // While it is held by others it is left as it is.
             let (first, _) = segment.segment.range().expect("rows");
@@ -564,11 +564,11 @@ fn late_samples_are_taken_within_the_window() {
     head.close_all();
     check(&head);
     // And as chunks, in order.
-    let mut sealed = Vec::new();
-    head.take_closed(|closed| sealed.push(crate::seal(&closed.segment)));
-    assert_eq!(sealed.len(), 2);
-    assert_eq!(sealed[1].samples, 4);
-    assert_eq!((sealed[1].first, sealed[0].first), (now - 98_970, now - 1_000));
+    let mut encoded = Vec::new();
+    head.take_closed(|closed| encoded.append(&mut crate::encode_segment(&closed.segment, i64::MAX).parts));
+    assert_eq!(encoded.len(), 2);
+    assert_eq!(encoded[1].samples, 4);
+    assert_eq!((encoded[1].first, encoded[0].first), (now - 98_970, now - 1_000));
 }
 
 /// The design's figures hold on the shapes they were found on; the bound is generous, the figure is printed.

@@ -3,7 +3,7 @@
 use super::append::AppendScratch;
 use super::{Closed, NO_STAMP, ROWS_KEPT, Segment, TargetHead};
 use crate::group::SlotGroup;
-use crate::log::{Journal, TargetKey};
+use crate::log::{FileId, Journal, TargetKey};
 use crate::row::{self, Marks, StampRun};
 use series::Timestamp;
 use std::sync::Arc;
@@ -93,8 +93,20 @@ impl TargetHead {
 
     /// Closed segments that nobody has put into chunks yet, for somebody to do it.
     pub fn take_closed(&mut self, taken: impl FnMut(Arc<Closed>)) {
-        let fresh = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_sealed());
+        let fresh = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_flushed());
         fresh.cloned().for_each(taken);
+    }
+
+    /// All that is not in chunks, closed segments and copies of those that are open: for a snapshot.
+    pub fn unflushed(&self) -> Vec<Arc<Closed>> {
+        let mut all: Vec<Arc<Closed>> = self.closed.iter().filter(|closed| !closed.is_flushed()).cloned().collect();
+        for segment in self.owing.iter().chain([&self.open]).filter(|segment| !segment.rows.is_empty()) {
+            all.push(Arc::new(Closed::new(self.key.clone(), segment.copy())));
+        }
+        if !self.late.rows.is_empty() {
+            all.push(Arc::new(Closed::new(Arc::new(late_key(&self.key)), self.late.copy())));
+        }
+        all
     }
 
     /// Takes over a closed segment, of a log for example.
@@ -111,20 +123,24 @@ impl TargetHead {
         let mut newer = open.rows.len() + closed.iter().map(|closed| closed.segment.rows.len()).sum::<usize>();
         closed.retain_mut(|closed| {
             newer -= closed.segment.rows.len();
-            if !closed.is_sealed() {
+            if !closed.is_flushed() {
                 return true;
             }
             let kept = if closed.has_rows_of(key) { ROWS_KEPT.saturating_sub(newer) } else { 0 };
             let dropped = match kept {
                 0 => closed.segment.newest_possible(),
-                // Whoever sealed it lets go of it soon.
-                _ => Arc::get_mut(closed).and_then(|closed| closed.segment.keep_last(kept)),
+                // The flush thread may still hold a reference; then the segment is trimmed on the next pass.
+                _ => Arc::get_mut(closed).and_then(|closed| {
+                    // The log need not have what is in chunks.
+                    closed.segment.mark = None;
+                    closed.segment.keep_last(kept)
+                }),
             };
             *sealed_until = dropped.max(*sealed_until);
             kept > 0
         });
         let open = self.owing.is_some() || !self.open.rows.is_empty() || !self.late.rows.is_empty();
-        open || self.closed.iter().any(|closed| !closed.is_sealed())
+        open || self.closed.iter().any(|closed| !closed.is_flushed())
     }
 
     /// Closes the open segment, so that it can be put into chunks: no more rows come.
@@ -136,6 +152,17 @@ impl TargetHead {
             }
         }
         self.close_late();
+    }
+
+    /// Gives up segments that need one of these log files: the late one now, the open one with the next row.
+    pub fn turn_over_in(&mut self, files: &[FileId]) {
+        let needs = |segment: &Segment| segment.mark.as_ref().is_some_and(|mark| files.contains(&mark.file()));
+        if needs(&self.late) {
+            self.close_late();
+        }
+        if needs(&self.open) {
+            self.turn_over();
+        }
     }
 
     /// The next row begins another segment, so that what was scraped until now gets into chunks.

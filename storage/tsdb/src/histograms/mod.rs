@@ -164,14 +164,21 @@ impl HistogramHead {
 
     /// Closed segments that nobody has put into chunks yet, for somebody to do it.
     pub fn take_closed(&mut self, taken: impl FnMut(Arc<Closed<HistogramSegment>>)) {
-        let fresh = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_sealed());
+        let fresh = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_flushed());
         fresh.cloned().for_each(taken);
     }
 
     /// Forgets what is in chunks. True while there is anything else.
     pub fn drop_sealed(&mut self) -> bool {
-        self.closed.retain(|closed| !closed.is_sealed());
+        self.closed.retain(|closed| !closed.is_flushed());
         !self.open.is_empty() || !self.closed.is_empty()
+    }
+
+    /// All that is not in chunks, closed segments and a copy of the open one: for a snapshot.
+    pub fn unflushed(&self) -> Vec<Arc<Closed<HistogramSegment>>> {
+        let closed = self.closed.iter().filter(|closed| !closed.is_flushed()).cloned();
+        let open = Some(&self.open).filter(|open| !open.is_empty());
+        closed.chain(open.map(|open| Arc::new(Closed::new(self.key.clone(), open.copy())))).collect()
     }
 
     /// Takes over a closed segment, of a log for example.
@@ -180,7 +187,7 @@ impl HistogramHead {
     }
 
     fn segments(&self) -> impl Iterator<Item = &HistogramSegment> {
-        let closed = self.closed.iter().filter(|closed| !closed.is_sealed()).map(|closed| &closed.segment);
+        let closed = self.closed.iter().filter(|closed| !closed.is_flushed()).map(|closed| &closed.segment);
         closed.chain([&self.open])
     }
 

@@ -6,16 +6,16 @@
 
 use super::bytes;
 use crate::bytes::{Reader, put_varint, unzigzag, zigzag};
+use crate::encoded::{EncodedPart, Parts};
 use crate::group::SlotGroup;
 use crate::log::{Journal, SegmentMark, TargetKey};
-use crate::seal::Sealed;
 use ahash::AHashMap;
 use blocks::{Chunk, ChunkRef, histogram};
 use series::{Histogram, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Row {
     at: Timestamp,
     /// Readers may see it once the log is visible up to here.
@@ -95,6 +95,19 @@ impl HistogramSegment {
 
     pub(super) fn mark(&self) -> Option<&SegmentMark> {
         self.mark.as_ref()
+    }
+
+    /// The same rows, which no log knows.
+    pub(super) fn copy(&self) -> HistogramSegment {
+        HistogramSegment {
+            placed: self.placed.clone(),
+            slots: self.slots,
+            rows: self.rows.clone(),
+            row_bytes: self.row_bytes,
+            samples_of_slot: self.samples_of_slot.clone(),
+            mark: None,
+            logged: 0,
+        }
     }
 
     /// Adds a group's slots; gives the first.
@@ -192,33 +205,31 @@ impl HistogramSegment {
         }
     }
 
-    /// Puts the rows into chunks. Of two samples at one time the first stays, a marker gives way.
-    pub(crate) fn seal(&self) -> Sealed {
+    /// Puts the rows into chunks, each sample into the range of its own time. Of two samples at one time the first stays, a
+    /// marker gives way.
+    pub(crate) fn encode(&self, range_ms: i64) -> Vec<EncodedPart> {
         let mut of_slots: Vec<Timed> = vec![Vec::new(); self.slots as usize];
-        self.read(
-            i64::MIN,
-            i64::MAX,
-            u64::MAX,
-            |_| true,
-            |slot, stamp, histogram| {
-                of_slots[slot as usize].push((stamp, Arc::new(histogram)));
-            },
-        );
-        let mut sealed = Sealed { first: i64::MAX, last: i64::MIN, ..Sealed::default() };
-        for samples in &mut of_slots {
-            in_order(samples);
-            if let (Some(first), Some(last)) = (samples.first(), samples.last()) {
-                (sealed.first, sealed.last) = (sealed.first.min(first.0), sealed.last.max(last.0));
+        let mut parts = Parts::new(range_ms);
+        let wanted = |_| true;
+        self.read(i64::MIN, i64::MAX, u64::MAX, wanted, |slot, stamp, histogram| {
+            parts.note(stamp);
+            of_slots[slot as usize].push((stamp, Arc::new(histogram)));
+        });
+        for mut samples in of_slots {
+            in_order(&mut samples);
+            let mut rest = &samples[..];
+            for part in &mut parts.parts {
+                let here = rest.partition_point(|(at, _)| at.saturating_sub(part.range) < range_ms);
+                let (of_part, later) = rest.split_at(here);
+                rest = later;
+                part.samples += of_part.len() as u64;
+                if !of_part.is_empty() {
+                    put_entry(&histogram::encode(of_part), part.first, &mut part.entries);
+                }
+                part.ends.push(u32::try_from(part.entries.len()).expect("a segment's chunks stay below 4 GiB"));
             }
         }
-        for samples in of_slots {
-            sealed.samples += samples.len() as u64;
-            if !samples.is_empty() {
-                put_entry(&histogram::encode(&samples), sealed.first, &mut sealed.entries);
-            }
-            sealed.ends.push(u32::try_from(sealed.entries.len()).expect("a segment's chunks stay below 4 GiB"));
-        }
-        sealed
+        parts.finish()
     }
 
     /// Bytes on the heap, groups not counted.

@@ -153,24 +153,28 @@ fn rows_read_as_they_were_written() {
     assert!(segments.len() > 2, "{} segments", segments.len());
     let mut of_chunks: BTreeMap<Labels, BTreeMap<i64, f64>> = BTreeMap::new();
     for closed in &segments {
-        let sealed = closed.segment.seal();
-        let slots = closed.segment.placed.iter().flat_map(|(group, _)| (0..group.len()).map(|slot| group.labels(slot)));
-        let mut start = 0;
-        for (labels, end) in slots.zip(&sealed.ends) {
-            let entry = &sealed.entries[start..*end as usize];
-            start = *end as usize;
-            if entry.is_empty() {
-                continue;
-            }
-            for chunk in read_entry(&entry[4..], sealed.first).unwrap() {
-                let mut decode = |at, value| {
-                    let series::Value::Histogram(histogram) = value else { panic!("a float") };
-                    of_chunks.entry(labels.clone()).or_default().insert(at, histogram.sum);
-                };
-                chunk.decode(&mut decode).unwrap();
+        let parts = closed.segment.encode(1_000_000);
+        assert!(parts.iter().all(|part| part.first >= part.range && part.last < part.range + 1_000_000));
+        for part in &parts {
+            let slots =
+                closed.segment.placed.iter().flat_map(|(group, _)| (0..group.len()).map(|slot| group.labels(slot)));
+            let mut start = 0;
+            for (labels, end) in slots.zip(&part.ends) {
+                let entry = &part.entries[start..*end as usize];
+                start = *end as usize;
+                if entry.is_empty() {
+                    continue;
+                }
+                for chunk in read_entry(&entry[4..], part.first).unwrap() {
+                    let mut decode = |at, value| {
+                        let series::Value::Histogram(histogram) = value else { panic!("a float") };
+                        of_chunks.entry(labels.clone()).or_default().insert(at, histogram.sum);
+                    };
+                    chunk.decode(&mut decode).unwrap();
+                }
             }
         }
-        closed.set_sealed();
+        closed.mark_flushed();
     }
     let sums = |samples: &BTreeMap<i64, Histogram>| samples.iter().map(|(at, one)| (*at, one.sum)).collect();
     assert_eq!(of_chunks, whole.iter().map(|(labels, samples)| (labels.clone(), sums(samples))).collect());

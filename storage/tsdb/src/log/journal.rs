@@ -1,6 +1,7 @@
 //! What heads tell the log: segments, groups and rows by number, each defined in the file that uses it.
 
 use crate::group::SlotGroup;
+use crate::log::frame::FileId;
 use crate::log::record;
 use crate::log::writer::{FileToken, Writer};
 use ahash::AHashMap;
@@ -21,7 +22,14 @@ pub struct SegmentMark {
     number: u32,
     epoch: u32,
     steps: u32,
-    _file: FileToken,
+    file: FileToken,
+}
+
+impl SegmentMark {
+    /// The file in which the segment began.
+    pub fn file(&self) -> FileId {
+        *self.file
+    }
 }
 
 /// Definitions that the groups' map may hold before it is swept.
@@ -61,6 +69,9 @@ impl Journal {
     /// The clock by which files grow old; monotonic.
     pub fn set_now(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+        if let Some(writer) = &mut self.writer {
+            writer.tick(now_ms);
+        }
     }
 
     pub fn writer(&self) -> Option<&Writer> {
@@ -109,10 +120,10 @@ impl Journal {
         self.segments = self.segments.wrapping_add(1);
         let number = self.segments;
         let file = match &mut self.writer {
-            Some(writer) => writer.file(self.now_ms).clone(),
+            Some(writer) => writer.begin_segment(self.now_ms),
             None => {
-                let none = crate::log::FileId { boot: 0, writer: 0, sequence: 0 };
-                return SegmentMark { number, epoch: 0, steps: 0, _file: Arc::new(none) };
+                let none = FileId { boot: 0, writer: 0, sequence: 0 };
+                return SegmentMark { number, epoch: 0, steps: 0, file: Arc::new(none) };
             }
         };
         // A target is defined with each of its segments: its labels are short, and a number of its own costs a map.
@@ -120,7 +131,7 @@ impl Journal {
         let groups = self.define(groups, file.sequence);
         self.append(|out| begin(number, &groups, out));
         let epoch = self.writer.as_ref().map_or(0, Writer::epoch);
-        SegmentMark { number, epoch, steps: 0, _file: file }
+        SegmentMark { number, epoch, steps: 0, file }
     }
 
     /// Numbers of groups, each defined in the file.

@@ -5,6 +5,9 @@
 //!   * after a failed write or sync the file is never touched again: what it did not make durable goes to a new one
 //!   * what has not been made durable is kept, up to `kept_bytes_max`; beyond, records are discarded and the epoch moves
 //!     once writing works again, which tells the heads to begin new segments
+//!   * the bound holds as well while an action does not return
+//!   * a file that never had anything durable is removed at once; its place in the order stays, because what was to be in it
+//!     is in the next one and stays as long
 
 use crate::log::frame::{FileId, put_frame, put_parity};
 use std::sync::Arc;
@@ -13,6 +16,13 @@ use std::sync::Arc;
 pub const HEADER: u8 = 0;
 /// Payload of the first record.
 pub const HEADER_V1: &[u8] = b"ringscrape log 1";
+/// Files that are not looked at for segments that alone need them.
+const FILES_NEWEST: usize = 3;
+/// Few are one of so many.
+const FEW_OF: usize = 4;
+/// A call of the system that takes longer is a stall: the disk counts as failing until it returns.
+const STALL_MS: u64 = 10_000;
+const STALLED: &str = "the disk does not answer";
 /// First and longest wait after a failure.
 const RETRY_MS_MIN: u64 = 100;
 const RETRY_MS_MAX: u64 = 5_000;
@@ -58,6 +68,33 @@ struct Open {
     abandoned: bool,
 }
 
+/// A file that some segment may need.
+struct LogFile {
+    token: FileToken,
+    /// Segments that began in it.
+    segments: usize,
+    /// Some of it was written as a whole batch, and is durable.
+    is_written: bool,
+    is_synced: bool,
+    /// It was given up.
+    is_abandoned: bool,
+    /// It is deleted, or about to be.
+    is_removed: bool,
+}
+
+impl LogFile {
+    fn new(id: FileId) -> LogFile {
+        LogFile {
+            token: Arc::new(id),
+            segments: 0,
+            is_written: false,
+            is_synced: false,
+            is_abandoned: false,
+            is_removed: false,
+        }
+    }
+}
+
 /// A batch that is being written.
 struct Batch {
     records: Vec<u8>,
@@ -71,7 +108,7 @@ struct Batch {
 pub struct Writer {
     options: Options,
     /// Files that are not deleted, oldest first; the last takes what is appended now.
-    files: Vec<FileToken>,
+    files: Vec<LogFile>,
     begun_ms: Option<u64>,
     /// Records for the last file, and those that were written but are not durable: kind, length, payload.
     pending: Vec<u8>,
@@ -83,6 +120,9 @@ pub struct Writer {
     open: Option<Open>,
     batch: Option<Batch>,
     in_flight: bool,
+    /// When the action in flight was begun, and whether it takes too long.
+    in_flight_ms: u64,
+    is_stalled: bool,
     synced_ms: u64,
     failing: Option<String>,
     failures: u64,
@@ -100,7 +140,7 @@ impl Writer {
     pub fn new(first: FileId, options: Options) -> Writer {
         Writer {
             options,
-            files: vec![Arc::new(first)],
+            files: vec![LogFile::new(first)],
             begun_ms: None,
             pending: Vec::new(),
             unsynced: Vec::new(),
@@ -110,6 +150,8 @@ impl Writer {
             open: None,
             batch: None,
             in_flight: false,
+            in_flight_ms: 0,
+            is_stalled: false,
             synced_ms: 0,
             failing: None,
             failures: 0,
@@ -130,12 +172,31 @@ impl Writer {
         if (full || old) && self.pending.is_empty() && self.batch.is_none() {
             self.begin_file();
         }
+        &self.last_file().token
+    }
+
+    /// The file that takes the next record, which begins a segment.
+    pub fn begin_segment(&mut self, now_ms: u64) -> FileToken {
+        let token = self.file(now_ms).clone();
+        self.files.last_mut().expect("there is always a file").segments += 1;
+        token
+    }
+
+    /// Files that only few of the segments need that began in them: closing these frees more than it costs. The newest
+    /// files are none of them.
+    pub fn pinned_by_few(&self) -> Vec<FileId> {
+        let older = self.files.iter().rev().skip(FILES_NEWEST);
+        let by_few = |file: &&LogFile| (Arc::strong_count(&file.token) - 1) * FEW_OF <= file.segments;
+        older.filter(by_few).map(|file| *file.token).collect()
+    }
+
+    fn last_file(&self) -> &LogFile {
         self.files.last().expect("there is always a file")
     }
 
     fn begin_file(&mut self) {
-        let last = **self.files.last().expect("there is always a file");
-        self.files.push(Arc::new(FileId { sequence: last.sequence + 1, ..last }));
+        let last = *self.last_file().token;
+        self.files.push(LogFile::new(FileId { sequence: last.sequence + 1, ..last }));
         self.begun_ms = None;
     }
 
@@ -144,7 +205,7 @@ impl Writer {
         self.appended += 1;
         let kept =
             self.pending.len() + self.unsynced.len() + self.batch.as_ref().map_or(0, |batch| batch.records.len());
-        if self.failing.is_some() && kept + payload.len() > self.options.kept_bytes_max && !self.discarding {
+        if self.failing().is_some() && kept + payload.len() > self.options.kept_bytes_max && !self.discarding {
             self.discarded += (each(&self.unsynced).count() + each(&self.pending).count()) as u64;
             self.pending.clear();
             self.unsynced.clear();
@@ -167,7 +228,7 @@ impl Writer {
 
     /// Position of the last record that readers may see: written to the kernel; while the disk fails, everything.
     pub fn visible(&self) -> u64 {
-        if self.failing.is_some() {
+        if self.failing().is_some() {
             u64::MAX
         } else if self.options.sync_interval_ms == 0 {
             self.durable
@@ -187,7 +248,14 @@ impl Writer {
 
     /// Why writing does not work, while it does not.
     pub fn failing(&self) -> Option<&str> {
-        self.failing.as_deref()
+        self.failing.as_deref().or(self.is_stalled.then_some(STALLED))
+    }
+
+    /// Says what time it is while an action is in flight.
+    pub fn tick(&mut self, now_ms: u64) {
+        let stalls = self.in_flight && now_ms >= self.in_flight_ms + STALL_MS;
+        self.failures += u64::from(stalls && !self.is_stalled);
+        self.is_stalled = stalls;
     }
 
     /// Failed operations so far.
@@ -211,9 +279,21 @@ impl Writer {
     /// Files that nobody needs any more, oldest first; they are forgotten here.
     pub fn take_unused(&mut self) -> Vec<FileId> {
         let open = self.open.as_ref().map(|open| open.id);
-        let unused = |token: &&FileToken| Arc::strong_count(token) == 1 && open != Some(***token);
-        let count = self.files[..self.files.len() - 1].iter().take_while(unused).count();
-        self.files.drain(..count).map(|token| *token).collect()
+        let is_failing = self.failing().is_some();
+        let mut unused = Vec::new();
+        for file in &mut self.files {
+            // What was in it and not durable is in the next file, once that is written.
+            let is_void = !file.is_written || !file.is_synced && !is_failing;
+            let is_void = is_void && file.is_abandoned && open != Some(*file.token);
+            if is_void && !std::mem::replace(&mut file.is_removed, true) {
+                unused.push(*file.token);
+            }
+        }
+        let is_unused = |file: &&LogFile| Arc::strong_count(&file.token) == 1 && open != Some(*file.token);
+        let count = self.files[..self.files.len() - 1].iter().take_while(is_unused).count();
+        unused.extend(self.files.drain(..count).filter(|file| !file.is_removed).map(|file| *file.token));
+        unused.sort_unstable();
+        unused
     }
 
     /// What to do now. `finish` is for the end of the process: everything is written and synced.
@@ -224,11 +304,12 @@ impl Writer {
         }
         let action = self.choose(now_ms, finish)?;
         self.in_flight = true;
+        self.in_flight_ms = now_ms;
         Some(action)
     }
 
     fn choose(&mut self, now_ms: u64, finish: bool) -> Option<Action> {
-        let target = **self.files.last().expect("there is always a file");
+        let target = *self.last_file().token;
         if let Some(open) = &self.open
             && (open.abandoned || open.id != target)
         {
@@ -273,6 +354,7 @@ impl Writer {
     /// The outcome of the last action: bytes written, 0 for others.
     pub fn done(&mut self, action: &Action, outcome: Result<usize, String>, now_ms: u64) {
         assert!(std::mem::take(&mut self.in_flight), "an action was in flight");
+        self.is_stalled = false;
         match (action, outcome) {
             (Action::Close(_), _) => self.open = None,
             (_, Err(error)) => self.failed(error, now_ms),
@@ -285,7 +367,10 @@ impl Writer {
                 }
             }
             (Action::Write { .. }, Ok(count)) => self.wrote(count, now_ms),
-            (Action::Sync(_), Ok(_)) => {
+            (Action::Sync(id), Ok(_)) => {
+                if let Some(file) = self.files.iter_mut().rev().find(|file| *file.token == *id) {
+                    file.is_synced = true;
+                }
                 self.unsynced.clear();
                 self.durable = self.written;
                 self.synced_ms = now_ms;
@@ -305,6 +390,10 @@ impl Writer {
             return;
         }
         let batch = self.batch.take().expect("looked at above");
+        let id = open.id;
+        if let Some(file) = self.files.iter_mut().rev().find(|file| *file.token == id) {
+            file.is_written = true;
+        }
         if self.unsynced.is_empty() {
             self.synced_ms = self.synced_ms.max(now_ms.saturating_sub(self.options.sync_interval_ms));
         }
@@ -338,6 +427,10 @@ impl Writer {
         if let Some(open) = &mut self.open {
             open.abandoned = true;
         }
+        let failed = self.open.as_ref().map_or(*self.last_file().token, |open| open.id);
+        if let Some(file) = self.files.iter_mut().rev().find(|file| *file.token == failed) {
+            file.is_abandoned = true;
+        }
         self.begin_file();
     }
 }
@@ -351,4 +444,96 @@ fn each(mut records: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
         records = rest;
         Some((head[0], payload))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: FileId = FileId { boot: 1, writer: 0, sequence: 1 };
+
+    /// Does what is to be done; calls whose kind is in `fails` fail.
+    fn carry_out(writer: &mut Writer, now_ms: u64, fails: &[&str]) {
+        while let Some(action) = writer.next(now_ms, false) {
+            let kind = match &action {
+                Action::Create(_) => "create",
+                Action::Write { .. } => "write",
+                Action::Sync(_) => "sync",
+                Action::Close(_) => "close",
+            };
+            let length = if let Action::Write { bytes, .. } = &action { bytes.len() } else { 0 };
+            let outcome = if fails.contains(&kind) { Err("it fails".to_owned()) } else { Ok(length) };
+            writer.done(&action, outcome, now_ms);
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_for_long_has_no_more_files() {
+        let mut writer = Writer::new(FIRST, Options::default());
+        // A segment that needs the file as long as the disk fails.
+        let token = writer.begin_segment(0);
+        let mut there = 0i64;
+        for second in 0..600 {
+            writer.append(5, b"a row");
+            let before = writer.files.last().unwrap().token.sequence;
+            carry_out(&mut writer, second * 1000, &["write"]);
+            there += i64::from(writer.files.last().unwrap().token.sequence - before);
+            there -= writer.take_unused().len() as i64;
+            assert!(there <= 2, "{there} files after {second} s");
+        }
+        assert!(writer.failing().is_some());
+        carry_out(&mut writer, 700_000, &[]);
+        assert!(writer.failing().is_none() && writer.visible() == writer.appended());
+        // What the segment needs is in the file behind those that were given up.
+        assert!(writer.take_unused().len() <= 1 && writer.files.len() > 100);
+        drop(token);
+        writer.begin_file();
+        carry_out(&mut writer, 701_000, &[]);
+        writer.take_unused();
+        assert!(writer.files.len() <= 2, "{} files", writer.files.len());
+    }
+
+    #[test]
+    fn what_is_written_and_not_synced_stays_until_it_is_written_again() {
+        let mut writer = Writer::new(FIRST, Options { sync_interval_ms: 1, ..Options::default() });
+        writer.append(5, b"a row");
+        carry_out(&mut writer, 10, &[]);
+        carry_out(&mut writer, 20, &["sync"]);
+        assert!(writer.failing().is_some());
+        let token = writer.files[0].token.clone();
+        assert_eq!(writer.take_unused(), [], "a kill would lose what was visible");
+        carry_out(&mut writer, 10_000, &[]);
+        assert_eq!(writer.take_unused(), [FIRST]);
+        drop(token);
+    }
+
+    #[test]
+    fn a_call_that_does_not_return_counts_as_a_failing_disk() {
+        let options = Options { kept_bytes_max: 1000, ..Options::default() };
+        let mut writer = Writer::new(FIRST, options);
+        writer.append(5, &[0; 100]);
+        let action = writer.next(0, false).unwrap();
+        writer.tick(STALL_MS - 1);
+        assert!(writer.failing().is_none() && writer.visible() < writer.appended());
+        writer.tick(STALL_MS);
+        assert!(writer.failing().is_some() && writer.visible() > writer.appended());
+        for _ in 0..100 {
+            writer.append(5, &[0; 100]);
+        }
+        assert!(writer.pending.len() <= 1200, "{} bytes wait", writer.pending.len());
+        assert!(writer.discarded() > 80);
+        writer.done(&action, Ok(0), 60_000);
+        carry_out(&mut writer, 60_000, &[]);
+        assert!(writer.failing().is_none() && writer.epoch() == 1, "heads begin new segments");
+    }
+
+    #[test]
+    fn a_file_that_one_of_many_needs_is_told() {
+        let mut writer = Writer::new(FIRST, Options::default());
+        let mut tokens: Vec<FileToken> = (0..10).map(|_| writer.begin_segment(0)).collect();
+        (0..4).for_each(|_| writer.begin_file());
+        assert_eq!(writer.pinned_by_few(), [FileId { sequence: 2, ..FIRST }]);
+        tokens.truncate(2);
+        assert_eq!(writer.pinned_by_few(), [FileId { sequence: 2, ..FIRST }, FIRST]);
+    }
 }

@@ -19,15 +19,16 @@ const CRASHES_KEPT_MAX: usize = 64;
 
 /// The file of this start.
 #[derive(Debug)]
-pub(crate) struct Starts {
+pub(crate) struct CrashHistory {
     path: PathBuf,
     /// Times at which crashes were noticed within the window, this start included.
     crashes: Vec<i64>,
 }
 
-impl Starts {
-    /// Notes the start at `now`, and that the run before has crashed, if it has.
-    pub fn open(folder: &Path, now: i64, window: Duration) -> io::Result<Starts> {
+impl CrashHistory {
+    /// Notes the start at `now`, and that the run before has crashed, if it has. What cannot be read counts as one crash; what
+    /// cannot be written is not known to the next start.
+    pub fn open(folder: &Path, now: i64, window: Duration) -> CrashHistory {
         let path = folder.join(FILE);
         let mut crashes: Vec<i64> = match std::fs::read(&path) {
             Ok(bytes) => {
@@ -36,14 +37,19 @@ impl Starts {
                 before.chain([now]).collect()
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
+            Err(error) => {
+                tracing::error!(file = %path.display(), %error, "the list of crashes cannot be read");
+                vec![now]
+            }
         };
         // A clock that was set back leaves crashes in the future; they count as long as those of the past.
         crashes.retain(|at| u128::from(at.abs_diff(now)) <= window.as_millis());
         crashes.drain(..crashes.len().saturating_sub(CRASHES_KEPT_MAX));
-        let starts = Starts { path, crashes };
-        starts.write(&starts.crashes)?;
-        Ok(starts)
+        let history = CrashHistory { path, crashes };
+        if let Err(error) = history.write(&history.crashes) {
+            tracing::error!(file = %history.path.display(), %error, "the list of crashes cannot be written");
+        }
+        history
     }
 
     /// How many crashes there were within the window.
@@ -57,12 +63,12 @@ impl Starts {
     }
 
     /// The crashes are over: from now on it takes as many as in the beginning.
-    pub fn forgive(&self) -> io::Result<()> {
+    pub fn clear(&self) -> io::Result<()> {
         self.write(&[])
     }
 
     /// The process ends in order.
-    pub fn end(&self) -> io::Result<()> {
+    pub fn record_clean_shutdown(&self) -> io::Result<()> {
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -85,13 +91,13 @@ mod tests {
     #[track_caller]
     fn check(what: &[(i64, &str)], safe_mode: bool) {
         let folder = tempfile::tempdir().unwrap();
-        let mut last = None;
+        let mut last: Option<CrashHistory> = None;
         for (second, what) in what {
             let running = || last.as_ref().expect("it runs");
             match *what {
-                "start" => last = Some(Starts::open(folder.path(), second * 1000, WINDOW).unwrap()),
-                "end" => Starts::end(running()).unwrap(),
-                "forgive" => Starts::forgive(running()).unwrap(),
+                "start" => last = Some(CrashHistory::open(folder.path(), second * 1000, WINDOW)),
+                "end" => CrashHistory::record_clean_shutdown(running()).unwrap(),
+                "clear" => CrashHistory::clear(running()).unwrap(),
                 text => std::fs::write(folder.path().join(FILE), text).unwrap(),
             }
         }
@@ -111,7 +117,7 @@ mod tests {
     #[test]
     fn an_end_in_order_and_forgiveness_begin_anew() {
         check(&[(0, "start"), (10, "start"), (20, "start"), (25, "end"), (30, "start")], false);
-        check(&[(0, "start"), (10, "start"), (20, "start"), (30, "start"), (35, "forgive"), (40, "start")], false);
+        check(&[(0, "start"), (10, "start"), (20, "start"), (30, "start"), (35, "clear"), (40, "start")], false);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! one time for each slot. A slot that does not change costs next to nothing.
 
 use crate::bytes::{put_varint, zigzag};
+use crate::encoded::{EncodedPart, EncodedSegment, Parts, range_of};
 use crate::head::{NO_STAMP, Segment};
 use crate::row::{self, GROUP, Groups, RowError, Stamps};
 use blocks::xor::{Encoder, Times, encode_steps};
@@ -13,23 +14,8 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::vec::IntoIter;
 
-/// The chunks of a segment.
-#[derive(Debug, Default)]
-pub struct Sealed {
-    /// End of each slot's entry in `entries`; as many as slots.
-    pub ends: Vec<u32>,
-    /// For each slot with samples: checksum, distance of its first and last sample from `first` and `last`, chunk.
-    pub entries: Vec<u8>,
-    /// Times of the first and last sample.
-    pub first: i64,
-    pub last: i64,
-    pub samples: u64,
-    /// Rows at the end that could not be read, with the reason.
-    pub unread: Option<(usize, RowError)>,
-}
-
 /// One row under the cursors that go over it, 64 slots at a time.
-struct Track<'a> {
+struct RowCursor<'a> {
     groups: Groups<'a>,
     flips: Peekable<IntoIter<(usize, u64)>>,
     stamps: Stamps<'a>,
@@ -37,10 +23,10 @@ struct Track<'a> {
     run: Option<(Range<usize>, i64)>,
 }
 
-impl<'a> Track<'a> {
-    fn open(row: &'a [u8]) -> Result<Track<'a>, RowError> {
+impl<'a> RowCursor<'a> {
+    fn open(row: &'a [u8]) -> Result<RowCursor<'a>, RowError> {
         let (groups, notes) = row::open(row)?;
-        Ok(Track { groups, flips: notes.flips.into_iter().peekable(), stamps: notes.stamps, run: None })
+        Ok(RowCursor { groups, flips: notes.flips.into_iter().peekable(), stamps: notes.stamps, run: None })
     }
 
     /// The flips of a group; those before it are over.
@@ -74,27 +60,32 @@ impl<'a> Track<'a> {
     }
 }
 
-/// Puts a segment's rows into chunks. Rows that do not decode end it early.
-pub fn seal(segment: &Segment) -> Sealed {
+/// Puts a segment's rows into chunks, by ranges of `range_ms`. Rows that do not decode end it early.
+pub fn encode_segment(segment: &Segment, range_ms: i64) -> EncodedSegment {
     let count = segment.slots();
-    let mut sealed = Sealed::default();
-    let mut tracks = Vec::with_capacity(segment.rows.len());
+    let mut unread = None;
+    let mut cursors = Vec::with_capacity(segment.rows.len());
     let times: Vec<i64> = segment.rows.iter().map(|row| row.at.0).collect();
-    sealed.first = times.first().copied().unwrap_or(0);
-    sealed.last = times.last().copied().unwrap_or(0);
-    let mut bounds = StampBounds::new(segment);
+    let mut parts = Parts::new(range_ms);
+    let mut stamps = StampReader::new(segment);
     for row in &segment.rows {
-        match bounds.take(&row.bytes).and_then(|()| Track::open(&row.bytes)) {
-            Ok(track) => tracks.push(track),
+        match stamps.read(&row.bytes, &mut parts).and_then(|()| RowCursor::open(&row.bytes)) {
+            Ok(cursor) => cursors.push(cursor),
             Err(error) => {
-                sealed.unread = Some((segment.rows.len() - tracks.len(), error));
+                unread = Some((segment.rows.len() - cursors.len(), error));
                 break;
             }
         }
     }
-    (sealed.first, sealed.last) = (sealed.first.min(bounds.first), sealed.last.max(bounds.last));
-    let mut readable = tracks.len();
+    times.iter().for_each(|at| parts.note(*at));
+    let is_stamped = |slot: usize| stamps.any() && segment.is_stamped(slot);
+    let mut readable = cursors.len();
     let mut even = Times::new(&times[..readable]);
+    // What all rows of an unstamped slot go to, if it is one part.
+    let part_of_rows = parts.parts.iter().position(|part| {
+        let is_in = |at: &i64| range_of(*at, range_ms) == part.range;
+        times.first().is_some_and(is_in) && times.last().is_some_and(is_in)
+    });
     let mut steps: Vec<Vec<(u32, f64)>> = vec![Vec::new(); GROUP];
     let mut column: Vec<f64> = Vec::new();
     let mut stamped: Vec<Vec<(usize, i64)>> = vec![Vec::new(); GROUP];
@@ -115,70 +106,80 @@ pub fn seal(segment: &Segment) -> Sealed {
         steps.iter_mut().for_each(Vec::clear);
         stale_at.clear();
         let (mut stale, mut ever_stale) = (u64::MAX, 0);
-        for (at, track) in tracks[..readable].iter_mut().enumerate() {
-            let moved = track.stamps_before(base + width, |slot, difference| {
+        for (at, cursor) in cursors[..readable].iter_mut().enumerate() {
+            let moved = cursor.stamps_before(base + width, |slot, difference| {
                 let stamp = &mut last[slot - base];
                 *stamp = stamp.wrapping_add(difference);
                 stamped[slot - base].push((at, *stamp));
             });
             let changed = |slot: usize, value| steps[slot].push((at as u32, value));
-            if let Err(error) = moved.and_then(|()| track.groups.redo_next(&mut values[..width], changed)) {
-                sealed.unread = Some((segment.rows.len() - at, error));
+            if let Err(error) = moved.and_then(|()| cursor.groups.redo_next(&mut values[..width], changed)) {
+                unread = Some((segment.rows.len() - at, error));
                 readable = at;
                 even = Times::new(&times[..readable]);
                 break;
             }
-            stale ^= track.flips_of(group);
+            stale ^= cursor.flips_of(group);
             stale_at.push(stale);
             ever_stale |= stale;
         }
         for slot in 0..width {
-            let said = steps[slot].partition_point(|(row, _)| (*row as usize) < readable);
-            let steps = &steps[slot][..said];
-            chunk.clear();
-            let is_stamped = bounds.any() && segment.is_stamped(base + slot);
-            if !is_stamped && ever_stale >> slot & 1 == 0 {
+            let count = steps[slot].partition_point(|(row, _)| (*row as usize) < readable);
+            let steps = &steps[slot][..count];
+            let is_stamped = is_stamped(base + slot);
+            if let (false, 0, Some(place)) = (is_stamped, ever_stale >> slot & 1, part_of_rows) {
+                chunk.clear();
                 encode_steps(&even, steps, &mut chunk);
                 let (min, max) = (times.first().copied().unwrap_or(0), times[..readable].last().copied().unwrap_or(0));
-                sealed.add(min, max, readable as u64, &chunk);
+                for (at, part) in parts.parts.iter_mut().enumerate() {
+                    let count = if at == place { readable as u64 } else { 0 };
+                    part.add(min, max, count, &chunk);
+                }
                 continue;
             }
             expand(steps, readable, &mut column);
-            let mut encoder = Encoder::default();
-            let (mut min, mut max) = (i64::MAX, i64::MIN);
-            let mut push = |at: i64, value: f64, chunk: &mut Vec<u8>| {
-                (min, max) = (min.min(at), at);
-                encoder.push(at, value, chunk);
-            };
+            samples.clear();
             if is_stamped {
-                let said = stamped[slot].iter().filter(|(row, _)| *row < readable);
-                samples.clear();
-                samples.extend(said.map(|(row, at)| (*at, column[*row])));
+                let of_rows = stamped[slot].iter().filter(|(row, _)| *row < readable);
+                samples.extend(of_rows.map(|(row, at)| (*at, column[*row])));
                 samples.extend(markers(&stale_at, slot, &times));
                 series::order::dedupe(&mut samples);
-                samples.iter().for_each(|(at, value)| push(*at, *value, &mut chunk));
             } else {
                 let ends_here = |row: usize| row + 1 == times.len() && segment.goes_on(base + slot);
                 let mut was_stale = true;
                 for (row, (at, value)) in times.iter().zip(&column).enumerate() {
                     let stale = stale_at[row] >> slot & 1 == 1;
                     if !stale {
-                        push(*at, *value, &mut chunk);
+                        samples.push((*at, *value));
                     } else if !was_stale && !ends_here(row) {
-                        push(*at, STALE_NAN, &mut chunk);
+                        samples.push((*at, STALE_NAN));
                     }
                     was_stale = stale;
                 }
             }
-            let samples = encoder.count();
-            encoder.finish(0, &mut chunk);
-            sealed.add(min, max, u64::from(samples), &chunk);
+            let mut rest = &samples[..];
+            for part in &mut parts.parts {
+                let (of_part, later) =
+                    rest.split_at(rest.partition_point(|(at, _)| at.saturating_sub(part.range) < range_ms));
+                rest = later;
+                part.add_samples(of_part, &mut chunk);
+            }
         }
     }
-    sealed
+    EncodedSegment { parts: parts.finish(), unread }
 }
 
-impl Sealed {
+impl EncodedPart {
+    /// Adds the next slot's samples, if there are any.
+    fn add_samples(&mut self, samples: &[(i64, f64)], chunk: &mut Vec<u8>) {
+        chunk.clear();
+        let mut encoder = Encoder::default();
+        samples.iter().for_each(|(at, value)| encoder.push(*at, *value, chunk));
+        encoder.finish(0, chunk);
+        let (min, max) = (samples.first().map_or(0, |first| first.0), samples.last().map_or(0, |last| last.0));
+        self.add(min, max, samples.len() as u64, chunk);
+    }
+
     /// Adds the next slot's chunk, if it has samples.
     fn add(&mut self, min: i64, max: i64, samples: u64, chunk: &[u8]) {
         if samples > 0 {
@@ -217,17 +218,14 @@ fn markers<'a>(stale_at: &'a [u64], slot: usize, times: &'a [i64]) -> impl Itera
     })
 }
 
-/// The earliest and the latest of samples with times of their own, found before anything is written: every entry tells
-/// its distance from them.
-struct StampBounds {
+/// Reads the times of samples with times of their own, row by row.
+struct StampReader {
     /// The last time of each slot; empty where no slot is stamped.
     stamps: Vec<i64>,
-    first: i64,
-    last: i64,
 }
 
-impl StampBounds {
-    fn new(segment: &Segment) -> StampBounds {
+impl StampReader {
+    fn new(segment: &Segment) -> StampReader {
         let any = segment.placed.iter().any(|placed| placed.group.any_stamped());
         let mut stamps = vec![NO_STAMP; if any { segment.slots() } else { 0 }];
         for (slot, carried) in &segment.carried {
@@ -235,14 +233,15 @@ impl StampBounds {
                 *stamp = *carried;
             }
         }
-        StampBounds { stamps, first: i64::MAX, last: i64::MIN }
+        StampReader { stamps }
     }
 
     fn any(&self) -> bool {
         !self.stamps.is_empty()
     }
 
-    fn take(&mut self, row: &[u8]) -> Result<(), RowError> {
+    /// Notes the times of a row's samples in the parts.
+    fn read(&mut self, row: &[u8], parts: &mut Parts) -> Result<(), RowError> {
         if !self.any() {
             return Ok(());
         }
@@ -250,7 +249,7 @@ impl StampBounds {
         while let Some((run, difference)) = moved.next_run()? {
             for stamp in self.stamps.get_mut(run).ok_or(RowError("a slot does not exist"))? {
                 *stamp = stamp.wrapping_add(difference);
-                (self.first, self.last) = (self.first.min(*stamp), self.last.max(*stamp));
+                parts.note(*stamp);
             }
         }
         Ok(())

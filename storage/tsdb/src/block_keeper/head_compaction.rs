@@ -2,12 +2,11 @@
 //!
 //! Invariant: memory is twelve bytes a series and the postings of the writer; labels are compared where they lie.
 
-use crate::archive::{ChunkFile, Finding};
+use crate::chunks::{ChunkFile, Corruption};
 use crate::deletions::Deletion;
 use crate::group::SlotGroup;
 use ahash::AHashMap;
-use blocks::xor::ChunkError;
-use blocks::{BlockWriter, Chunk, Compaction, Meta, encode, merge_chunks};
+use blocks::{BlockWriter, Chunk, ChunkError, Compaction, Meta, encode, merge_chunks};
 use series::Labels;
 use std::collections::BTreeSet;
 use std::io;
@@ -17,34 +16,34 @@ use std::sync::Arc;
 /// Neighbouring chunks with so few samples together are made one.
 const SAMPLES_TOGETHER_MAX: u32 = 120;
 
-/// What came of a cut.
+/// What came of a report.
 #[derive(Debug, Default)]
-pub struct Cut {
+pub struct HeadCompactionReport {
     /// None if there was nothing to write.
     pub meta: Option<Meta>,
-    pub findings: Vec<Finding>,
+    pub corruptions: Vec<Corruption>,
 }
 
 /// A series in the files: numbers of its target and its group over all files, and its slot.
 type Item = (u32, u32, u32);
 
 /// Where the chunks of a target's group are: file, entry, first slot.
-type Places = AHashMap<(u32, u32), Vec<(u32, u32, u32)>>;
+type ChunksBySeries = AHashMap<(u32, u32), Vec<(u32, u32, u32)>>;
 
-/// Writes a block named `ulid` in `parent` with all that the files hold, without what was deleted. `breathe` is called
-/// for every series.
-pub fn cut(
+/// Writes a block named `ulid` in `parent` with all that the files hold in `range`, its end excluded, without what was
+/// deleted. `yield_now` is called for every series.
+pub fn compact_head(
     parent: &Path,
     ulid: &str,
     files: &[Arc<ChunkFile>],
     range: (i64, i64),
     deletions: &[Deletion],
-    mut breathe: impl FnMut(),
-) -> io::Result<Cut> {
+    mut yield_now: impl FnMut(),
+) -> io::Result<HeadCompactionReport> {
     let mut targets: Vec<Labels> = Vec::new();
     let mut groups: Vec<Arc<SlotGroup>> = Vec::new();
     let mut target_numbers: AHashMap<Labels, u32> = AHashMap::new();
-    let mut places = Places::new();
+    let mut places = ChunksBySeries::new();
     for (file_number, file) in files.iter().enumerate() {
         let contents = file.contents();
         let of_file: Vec<u32> = contents
@@ -59,7 +58,7 @@ pub fn cut(
             .collect();
         let first_group = groups.len() as u32;
         groups.extend(contents.groups);
-        for (target, group, entry, base) in contents.places {
+        for (target, group, entry, base) in contents.spans {
             let key = (of_file[target as usize], first_group + group);
             places.entry(key).or_default().push((file_number as u32, entry, base));
         }
@@ -90,8 +89,7 @@ pub fn cut(
 
     let mut writer = BlockWriter::new(parent, ulid, &symbols)?;
     drop(symbols);
-    let mut cut = Cut::default();
-    let (mut min, mut max) = range;
+    let mut report = HeadCompactionReport::default();
     let mut rest = items.into_iter().peekable();
     while let Some(item) = rest.next() {
         let labels = Labels::from_sorted(pairs(&item));
@@ -99,44 +97,47 @@ pub fn cut(
         while let Some(other) = rest.next_if(|other| pairs(other).eq(pairs(&item))) {
             of_series.push(other);
         }
-        let deleted: Vec<(i64, i64)> = deletions.iter().filter_map(|deletion| deletion.range_of(&labels)).collect();
+        let mut hidden: Vec<(i64, i64)> = deletions.iter().filter_map(|deletion| deletion.range_of(&labels)).collect();
+        hidden.extend([(i64::MIN, range.0.saturating_sub(1)), (range.1, i64::MAX)]);
         let mut chunks = Vec::new();
         for (target, group, slot) in of_series {
             for (file, entry, base) in &places[&(target, group)] {
                 match files[*file as usize].chunks(*entry, base + slot) {
-                    Ok(found) => chunks.extend(found.into_iter().map(|chunk| (chunk, deleted.clone()))),
-                    Err(finding) => cut.findings.push(finding),
+                    Ok(found) => {
+                        let here = found.into_iter().filter(|chunk| chunk.min < range.1 && chunk.max >= range.0);
+                        chunks.extend(here.map(|chunk| {
+                            let touches = |hidden: &&(i64, i64)| chunk.min <= hidden.1 && chunk.max >= hidden.0;
+                            let hidden = hidden.iter().filter(touches).copied().collect();
+                            (chunk, hidden)
+                        }));
+                    }
+                    Err(corruption) => report.corruptions.push(corruption),
                 }
             }
         }
-        match merge_chunks(chunks).and_then(join_small) {
+        match merge_chunks(chunks).and_then(merge_small_chunks) {
             Ok(chunks) if chunks.is_empty() => {}
             Ok(chunks) => {
-                min = min.min(chunks[0].min);
-                max = max.max(chunks[chunks.len() - 1].max + 1);
                 writer.add_series(&labels, &chunks)?;
             }
-            Err(error) => cut.findings.push(Finding {
+            Err(error) => report.corruptions.push(Corruption {
                 file: parent.join(ulid),
                 offset: 0,
                 reason: format!("series {labels} left out: {error}"),
             }),
         }
-        breathe();
+        yield_now();
     }
     if writer.stats().num_series > 0 {
         let compaction = Compaction { level: 1, sources: vec![ulid.to_owned()], ..Compaction::default() };
-        let meta = Meta { min_time: min, max_time: max, compaction, ..Meta::default() };
-        cut.meta = Some(writer.finish(meta)?);
-    } else {
-        drop(writer);
-        blocks::remove_leftovers(parent)?;
+        let meta = Meta { min_time: range.0, max_time: range.1, compaction, ..Meta::default() };
+        report.meta = Some(writer.finish(meta)?);
     }
-    Ok(cut)
+    Ok(report)
 }
 
 /// Makes one chunk of neighbours that are short: restarts leave such.
-fn join_small(chunks: Vec<Chunk>) -> Result<Vec<Chunk>, ChunkError> {
+fn merge_small_chunks(chunks: Vec<Chunk>) -> Result<Vec<Chunk>, ChunkError> {
     let mut joined: Vec<Chunk> = Vec::with_capacity(chunks.len());
     for chunk in chunks {
         let fits = |last: &mut Chunk| {

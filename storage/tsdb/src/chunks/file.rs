@@ -1,0 +1,429 @@
+//! A chunk file that is read: its index, and the chunks behind it.
+
+use super::index::{ChunkIndexEntry, Index};
+use crate::bytes::{Reader, unzigzag};
+use crate::group::SlotGroup;
+use crate::histograms;
+use crate::log::TargetKey;
+use crate::log::frame::{FRAME_HEAD_BYTES, FileId, frame_head, search_bytes, verify_frame};
+use crate::log::record::{self, ChunksHead, Record};
+use crate::log::writer::{HEADER, HEADER_V1};
+use crate::matching::Matching;
+use crate::piece::Piece;
+use ahash::AHashMap;
+use blocks::xor;
+use blocks::{Chunk, ChunkError, ChunkRef};
+use series::{Labels, Matcher};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+/// A definition that is read back is at most this long.
+const PAYLOAD_BYTES_MAX: usize = 256 << 20;
+/// Bytes that are looked through for the frame after a damage.
+const SEARCH_BYTES_MAX: u64 = 64 << 20;
+/// Slots from which on a segment's table is read in one piece.
+const TABLE_AT_ONCE: usize = 8;
+/// Bytes between the chunks of two slots that are rather read than left out: copying them takes as long as one more call.
+const GAP_BYTES_MAX: u64 = 4 << 10;
+/// Bytes of chunks that are read at once.
+const SPAN_BYTES_MAX: u64 = 256 << 10;
+
+/// One file of chunks.
+pub struct ChunkFile {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) index: RwLock<Index>,
+}
+
+/// What was found wrong while opening or reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corruption {
+    pub file: PathBuf,
+    pub offset: u64,
+    pub reason: String,
+}
+
+impl std::fmt::Display for Corruption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at byte {}: {}", self.file.display(), self.offset, self.reason)
+    }
+}
+
+impl ChunkFile {
+    /// Reads a file's frames, without the chunks behind them.
+    pub(super) fn open(path: PathBuf, id: FileId, corruptions: &mut Vec<Corruption>) -> io::Result<ChunkFile> {
+        let file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        let mut index = Index::default();
+        let mut numbers: (AHashMap<u32, u32>, AHashMap<u32, u32>) = Default::default();
+        let mut corruption =
+            |offset, reason: String| corruptions.push(Corruption { file: path.clone(), offset, reason });
+        let mut at = 0;
+        while at < length {
+            match read_frame(&file, id, at, length) {
+                Some((kind, payload)) => {
+                    let behind = at + (FRAME_HEAD_BYTES + payload.len()) as u64;
+                    let taken = match kind {
+                        HEADER if payload == HEADER_V1 => Ok(0),
+                        HEADER => Err("chunks of a newer version"),
+                        kind => record::read(kind, &payload)
+                            .and_then(|record| take(record, behind, length, &mut index, &mut numbers)),
+                    };
+                    at = behind + taken.unwrap_or(0);
+                    if let Err(reason) = taken {
+                        corruption(behind, reason.to_owned());
+                    }
+                }
+                None => {
+                    let window = (length - at).min(SEARCH_BYTES_MAX) as usize;
+                    let mut bytes = vec![0; window];
+                    file.read_exact_at(&mut bytes, at)?;
+                    match search_bytes(id, at, &bytes) {
+                        Some(next) => {
+                            corruption(at, format!("{} bytes are damaged", next - at));
+                            at = next;
+                        }
+                        None => {
+                            corruption(at, format!("the last {} bytes are torn or damaged", length - at));
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(ChunkFile { path, file, index: RwLock::new(index) })
+    }
+
+    /// Why an entry cannot be read in full.
+    fn verify_entry(&self, entry: &ChunkIndexEntry) -> Option<String> {
+        let mut table = vec![0; entry.slots as usize * 4 + 4];
+        if let Err(error) = self.file.read_exact_at(&mut table, entry.offset) {
+            return Some(error.to_string());
+        }
+        let (ends, sum) = table.split_at(table.len() - 4);
+        if crc32c::crc32c(ends).to_le_bytes() != *sum {
+            return Some("the checksum of a table does not fit".into());
+        }
+        let slots: Vec<u32> = (0..entry.slots).collect();
+        self.read_slots(entry, &slots, |_, _| Ok(())).into_iter().next()
+    }
+
+    /// Forgets entries of a target's segment that cannot be read in full; gives how many.
+    pub(super) fn forget_unreadable(&self, target: u64, first_row: i64) -> usize {
+        let of_segment: Vec<ChunkIndexEntry> = {
+            let index = self.index.read().expect("no panic while held");
+            let is_it = |entry: &&ChunkIndexEntry| {
+                entry.first_row == first_row && index.targets[entry.target as usize].id == target
+            };
+            index.entries.iter().filter(is_it).cloned().collect()
+        };
+        let mut forgotten = 0;
+        for entry in of_segment {
+            if let Some(reason) = self.verify_entry(&entry) {
+                let file = self.path.display();
+                tracing::error!(%file, offset = entry.offset, reason, "chunks that cannot be read are taken from the log");
+                let mut index = self.index.write().expect("no panic while held");
+                index.entries.retain(|other| other.offset != entry.offset);
+                forgotten += 1;
+            }
+        }
+        forgotten
+    }
+
+    pub(super) fn bounds(&self) -> Option<(i64, i64)> {
+        let index = self.index.read().expect("no panic while held");
+        let bounds = index.entries.iter().map(|entry| (entry.first, entry.last));
+        bounds.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
+    }
+
+    /// False when the taker wants no more.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of a select, handed on")]
+    pub(super) fn select(
+        &self,
+        selectors: &[Vec<Matcher>],
+        from: i64,
+        to: i64,
+        skip: &impl Fn(u64) -> bool,
+        stop: &AtomicBool,
+        corruptions: &AtomicU64,
+        found: &mut impl FnMut(Piece) -> bool,
+    ) -> bool {
+        // Entries are few and small; the lock is not held while chunks are read.
+        let (entries, targets, groups) = {
+            let index = self.index.read().expect("no panic while held");
+            let mut entries: Vec<ChunkIndexEntry> = index
+                .entries
+                .iter()
+                .filter(|entry| {
+                    let id = index.targets[entry.target as usize].id;
+                    entry.first <= to && entry.last >= from && !skip(id)
+                })
+                .cloned()
+                .collect();
+            if entries.is_empty() {
+                return true;
+            }
+            entries.sort_by_key(|entry| entry.target);
+            (entries, index.targets.clone(), index.groups.clone())
+        };
+        let mut matching = Matching::new(selectors);
+        for of_target in entries.chunk_by(|one, other| one.target == other.target) {
+            let target = &targets[of_target[0].target as usize].labels;
+            let mut pieces: AHashMap<(u32, u32), Piece> = AHashMap::new();
+            let mut matching = matching.of_target(target);
+            for entry in of_target {
+                if stop.load(Ordering::Relaxed) {
+                    return false;
+                }
+                let (mut series, mut slots) = (Vec::new(), Vec::new());
+                let mut base = 0;
+                for number in &entry.groups {
+                    let group = &groups[*number as usize];
+                    for slot in matching(group).iter() {
+                        series.push((*number, *slot));
+                        slots.push(base + slot);
+                    }
+                    base += group.len() as u32;
+                }
+                let damaged = self.read_slots(entry, &slots, |at, chunk| {
+                    if chunk.min > to || chunk.max < from {
+                        return Ok(());
+                    }
+                    let (number, slot) = series[at];
+                    let piece = pieces
+                        .entry((number, slot))
+                        .or_insert_with(|| Piece::new(groups[number as usize].series_labels(slot as usize, target)));
+                    chunk.decode(|at, value| {
+                        if at >= from && at <= to {
+                            piece.push(at, value);
+                        }
+                    })
+                });
+                corruptions.fetch_add(damaged.len() as u64, Ordering::Relaxed);
+            }
+            if !pieces.into_values().all(|piece| piece.is_empty() || found(piece)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives `take` the chunks of slots of an entry, one of floats at most or any number of histograms, with the place
+    /// of the slot among `slots`, which ascend. What lies close together is read together. Gives why slots, or all of
+    /// them, were not read.
+    fn read_slots(
+        &self,
+        entry: &ChunkIndexEntry,
+        slots: &[u32],
+        mut take: impl FnMut(usize, ChunkRef) -> Result<(), ChunkError>,
+    ) -> Vec<String> {
+        let spans = match self.spans(entry, slots) {
+            Ok(spans) => spans,
+            Err(reason) => return vec![reason],
+        };
+        let mut failed = Vec::new();
+        let mut rest = &spans[..];
+        // Of a span that could not be read, every slot alone.
+        let mut alone = 0usize;
+        let mut bytes = Vec::new();
+        while let Some(first) = rest.first() {
+            let near = |pair: &[ByteSpan]| {
+                pair[1].start - pair[0].end <= GAP_BYTES_MAX && pair[1].end - first.start <= SPAN_BYTES_MAX
+            };
+            let count = if alone > 0 { 1 } else { 1 + rest.windows(2).take_while(|pair| near(pair)).count() };
+            alone = alone.saturating_sub(1);
+            let (span, behind) = rest.split_at(count);
+            bytes.resize((span[count - 1].end - first.start) as usize, 0);
+            if let Err(error) = self.file.read_exact_at(&mut bytes, entry.offset + first.start) {
+                if count > 1 {
+                    alone = count;
+                } else {
+                    failed.push(error.to_string());
+                    rest = behind;
+                }
+                continue;
+            }
+            rest = behind;
+            for place in span {
+                let of_slot = &bytes[(place.start - first.start) as usize..(place.end - first.start) as usize];
+                if let Err(reason) = read_entry(of_slot, entry, |chunk| take(place.at, chunk)) {
+                    failed.push(reason);
+                }
+            }
+        }
+        failed
+    }
+
+    /// Where the bytes of slots lie in an entry, of those that have any.
+    fn spans(&self, entry: &ChunkIndexEntry, slots: &[u32]) -> Result<Vec<ByteSpan>, String> {
+        let table_bytes = u64::from(entry.slots) * 4 + 4;
+        let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
+        let mut table = Vec::new();
+        if slots.len() >= TABLE_AT_ONCE {
+            table.resize(table_bytes as usize, 0);
+            self.file.read_exact_at(&mut table, entry.offset).map_err(|error| error.to_string())?;
+            let (ends, sum) = table.split_at(table_bytes as usize - 4);
+            if crc32c::crc32c(ends) != word(sum) {
+                return Err("the checksum of a table does not fit".into());
+            }
+        }
+        let mut spans = Vec::with_capacity(slots.len());
+        for (at, slot) in slots.iter().enumerate() {
+            // The end of the slot before, and its own.
+            let from = u64::from(*slot).saturating_sub(1) * 4;
+            let length = if *slot == 0 { 4 } else { 8 };
+            let mut ends = [0; 8];
+            if table.is_empty() {
+                let read = self.file.read_exact_at(&mut ends[8 - length..], entry.offset + from);
+                read.map_err(|error| error.to_string())?;
+            } else {
+                ends[8 - length..].copy_from_slice(&table[from as usize..][..length]);
+            }
+            let (start, end) = (u64::from(word(&ends[..4])), u64::from(word(&ends[4..])));
+            if table_bytes + end > entry.bytes {
+                return Err("a table reaches behind its chunks".into());
+            }
+            if start > end || spans.last().is_some_and(|last: &ByteSpan| last.end > table_bytes + start) {
+                return Err("a table is not ascending".into());
+            }
+            if start < end {
+                spans.push(ByteSpan { at, start: table_bytes + start, end: table_bytes + end });
+            }
+        }
+        Ok(spans)
+    }
+
+    /// What a block is made of: targets, groups, and for each target and group the spans of its chunks.
+    pub(crate) fn contents(&self) -> Contents {
+        let index = self.index.read().expect("no panic while held");
+        let mut spans = Vec::new();
+        for (number, entry) in index.entries.iter().enumerate() {
+            let mut base = 0;
+            for group in &entry.groups {
+                spans.push((entry.target, *group, number as u32, base));
+                base += index.groups[*group as usize].len() as u32;
+            }
+        }
+        Contents {
+            targets: index.targets.iter().map(|key| key.labels.clone()).collect(),
+            groups: index.groups.clone(),
+            spans,
+        }
+    }
+
+    /// The chunks of a slot of an entry.
+    pub(crate) fn chunks(&self, entry: u32, slot: u32) -> Result<Vec<Chunk>, Corruption> {
+        let entry = self.index.read().expect("no panic while held").entries[entry as usize].clone();
+        let mut chunks = Vec::new();
+        let failed = self.read_slots(&entry, &[slot], |_, chunk| {
+            chunks.push(chunk.to_owned());
+            Ok(())
+        });
+        match failed.into_iter().next() {
+            Some(reason) => Err(Corruption { file: self.path.clone(), offset: entry.offset, reason }),
+            None => Ok(chunks),
+        }
+    }
+}
+
+/// Of one file, for a block.
+pub(crate) struct Contents {
+    pub targets: Vec<Labels>,
+    pub groups: Vec<Arc<SlotGroup>>,
+    /// Target, group, entry, first slot of the group in the entry.
+    pub spans: Vec<(u32, u32, u32, u32)>,
+}
+
+/// Where the chunks of a slot lie, from the beginning of the entry's table on.
+struct ByteSpan {
+    /// The slot's place among those that are wanted.
+    at: usize,
+    start: u64,
+    end: u64,
+}
+
+fn read_entry(
+    bytes: &[u8],
+    entry: &ChunkIndexEntry,
+    mut take: impl FnMut(ChunkRef) -> Result<(), ChunkError>,
+) -> Result<(), String> {
+    let (sum, rest) = bytes.split_first_chunk::<4>().ok_or("an entry ends early")?;
+    if crc32c::crc32c(rest) != u32::from_le_bytes(*sum) {
+        return Err("the checksum of a chunk does not fit".into());
+    }
+    let mut take = |chunk| take(chunk).map_err(|error| error.to_string());
+    if entry.histograms {
+        return histograms::read_entry(rest, entry.first)?.into_iter().try_for_each(take);
+    }
+    let mut reader = Reader::new(rest);
+    let min = entry.first.wrapping_add(unzigzag(reader.varint()?));
+    let max = entry.last.wrapping_sub(unzigzag(reader.varint()?));
+    take(ChunkRef { min, max, encoding: xor::XOR, bytes: reader.rest() })
+}
+
+fn read_frame(file: &File, id: FileId, at: u64, length: u64) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; FRAME_HEAD_BYTES];
+    file.read_exact_at(&mut head, at).ok()?;
+    let (kind, payload_bytes) = frame_head(&head)?;
+    let fits = payload_bytes <= PAYLOAD_BYTES_MAX && at + (FRAME_HEAD_BYTES + payload_bytes) as u64 <= length;
+    if !fits {
+        return None;
+    }
+    let mut payload = vec![0; payload_bytes];
+    file.read_exact_at(&mut payload, at + FRAME_HEAD_BYTES as u64).ok()?;
+    verify_frame(id, at, &head, &payload).then_some((kind, payload))
+}
+
+/// Takes a record into the index; gives the bytes behind it that belong to it.
+fn take(
+    record: Record,
+    behind: u64,
+    length: u64,
+    index: &mut Index,
+    numbers: &mut (AHashMap<u32, u32>, AHashMap<u32, u32>),
+) -> Result<u64, &'static str> {
+    match record {
+        Record::Target { target, id, labels } => {
+            numbers.0.insert(target, index.targets.len() as u32);
+            index.targets.push(TargetKey { id, labels });
+            Ok(0)
+        }
+        Record::Group { group, slots } => {
+            numbers.1.insert(group, index.groups.len() as u32);
+            index.groups.push(Arc::new(slots));
+            Ok(0)
+        }
+        Record::Chunks(head) => {
+            if behind.checked_add(head.bytes).is_none_or(|end| end > length) {
+                return Err("chunks are torn off");
+            }
+            let target = *numbers.0.get(&head.target).ok_or("chunks of an unknown target")?;
+            let groups = head.groups.iter().map(|group| numbers.1.get(group).copied()).collect::<Option<Box<[u32]>>>();
+            let groups = groups.ok_or("chunks of an unknown group")?;
+            let slots: usize = groups.iter().map(|group| index.groups[*group as usize].len()).sum();
+            if head.bytes < slots as u64 * 4 + 4 {
+                return Err("a table that does not fit its groups");
+            }
+            index.samples += head.samples;
+            let ChunksHead { histograms, first, last, first_row, bytes, .. } = head;
+            let (offset, slots) = (behind, slots as u32);
+            index.entries.push(ChunkIndexEntry {
+                target,
+                groups,
+                offset,
+                slots,
+                bytes,
+                histograms,
+                first,
+                last,
+                first_row,
+            });
+            Ok(bytes)
+        }
+        _ => Err("a record of another kind of file"),
+    }
+}

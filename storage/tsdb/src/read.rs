@@ -1,0 +1,117 @@
+//! Reading: chunks, then blocks, in this order, because samples are published to the later before they leave the earlier.
+//! Deletions are applied here, once.
+
+use crate::chunks::ChunkStore;
+use crate::deletions::Deletion;
+use crate::piece::Piece;
+use crate::store::Store;
+use blocks::{Block, BlockError};
+use series::{Labels, Matcher, Timestamp};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+impl Store {
+    /// Samples in chunks and blocks of series that satisfy one of the selectors, in `[from, to]`, markers included, in
+    /// pieces; several may be of one series and hold the same sample. `skip` names targets whose chunks in the head are
+    /// not wanted. `found` says whether it wants more.
+    pub fn select(
+        &self,
+        selectors: &[Vec<Matcher>],
+        from: Timestamp,
+        to: Timestamp,
+        skip: impl Fn(u64) -> bool,
+        stop: &AtomicBool,
+        found: impl FnMut(Piece) -> bool,
+    ) -> Result<(), BlockError> {
+        // The chunks are read before the list of blocks is taken, in `select`.
+        let sources = (&*self.chunks, || self.blocks.open_blocks(), &*self.deletions.all());
+        select(sources, selectors, (from, to), skip, stop, found)
+    }
+
+    /// Series that satisfy one of the selectors and have samples in `[from, to]` in chunks or blocks, each perhaps
+    /// several times, with a time in the range; samples are not read.
+    pub fn select_labels(
+        &self,
+        selectors: &[Vec<Matcher>],
+        from: Timestamp,
+        to: Timestamp,
+        stop: &AtomicBool,
+        mut found: impl FnMut(Labels, Timestamp),
+    ) -> Result<(), BlockError> {
+        self.chunks.select_labels(selectors, from, to, stop, &mut found);
+        for block in overlapping(self.blocks.open_blocks(), from, to) {
+            block.select(selectors, from.0, to.0, |_, entry| {
+                found(entry.labels, to);
+                !stop.load(Ordering::Relaxed)
+            });
+        }
+        Ok(())
+    }
+
+    /// Like [`Store::select`], of what is in chunks and in no block.
+    pub fn head_select(
+        &self,
+        selectors: &[Vec<Matcher>],
+        from: Timestamp,
+        to: Timestamp,
+        stop: &AtomicBool,
+        found: impl FnMut(Piece) -> bool,
+    ) {
+        self.chunks.select(selectors, from, to, |_| false, stop, found);
+    }
+
+    /// Hides what was deleted from samples that are in memory.
+    pub fn hide(&self, piece: &mut Piece) {
+        apply_deletions(&self.deletions.all(), piece);
+    }
+
+    /// Whether anything in memory is to be hidden.
+    pub fn hides(&self) -> bool {
+        !self.deletions.all().is_empty()
+    }
+
+    /// Whether anything in `[from, to]` is to be hidden.
+    pub fn hides_within(&self, from: Timestamp, to: Timestamp) -> bool {
+        self.deletions.all().iter().any(|deletion| deletion.from <= to.0 && deletion.to >= from.0)
+    }
+}
+
+/// See [`Store::select`]. The list of blocks is taken after the chunks are read: what leaves them is in a block by then.
+pub(crate) fn select(
+    (chunks, blocks, deletions): (&ChunkStore, impl FnOnce() -> Vec<Arc<Block>>, &[Deletion]),
+    selectors: &[Vec<Matcher>],
+    (from, to): (Timestamp, Timestamp),
+    skip: impl Fn(u64) -> bool,
+    stop: &AtomicBool,
+    mut found: impl FnMut(Piece) -> bool,
+) -> Result<(), BlockError> {
+    let mut more = true;
+    chunks.select(selectors, from, to, skip, stop, |mut piece| {
+        apply_deletions(deletions, &mut piece);
+        more = piece.is_empty() || found(piece);
+        more
+    });
+    for block in overlapping(blocks(), from, to) {
+        if !more || stop.load(Ordering::Relaxed) {
+            break;
+        }
+        block.select(selectors, from.0, to.0, |reader, entry| {
+            let mut piece = Piece::new(entry.labels.clone());
+            reader.readable_samples(&entry, from.0, to.0, |at, value| piece.push(at, value));
+            more = piece.is_empty() || found(piece);
+            more && !stop.load(Ordering::Relaxed)
+        });
+    }
+    Ok(())
+}
+
+fn overlapping(blocks: Vec<Arc<Block>>, from: Timestamp, to: Timestamp) -> impl Iterator<Item = Arc<Block>> {
+    blocks.into_iter().filter(move |block| block.meta().min_time <= to.0 && block.meta().max_time > from.0)
+}
+
+pub(crate) fn apply_deletions(deletions: &[Deletion], piece: &mut Piece) {
+    for (from, to) in deletions.iter().filter_map(|deletion| deletion.range_of(&piece.labels)) {
+        piece.samples.retain(|sample| sample.timestamp.0 < from || sample.timestamp.0 > to);
+        piece.histograms.retain(|(at, _)| *at < from || *at > to);
+    }
+}
