@@ -5,6 +5,7 @@
 //!   * dropping a [`Federation`] ends the request on every core
 
 use crate::error::QueryError;
+use crate::gather::instant::newest_of;
 use crate::gather::merge::Newest;
 use crate::gather::{Gatherer, storage_error};
 use crate::task::QueryTask;
@@ -19,6 +20,9 @@ use shard::{ANSWER_TIMEOUT, Command, InstantSample, Older, ShardError};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tsdb::Store;
+
+/// Samples that are read for a federation whose lookback has deletions.
+const SAMPLES_MAX: usize = 50_000_000;
 
 /// Why a stream ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +45,8 @@ pub struct Federation {
     begun: Begun,
     after: Timestamp,
     store: Option<Arc<Store>>,
+    /// Samples of the lookback were deleted: newest values on the cores do not know that.
+    with_deletions: Option<Gatherer>,
 }
 
 struct Core {
@@ -115,7 +121,36 @@ impl Gatherer {
             begun: all,
             after,
             store: self.store.clone(),
+            with_deletions: Some(self.clone()).filter(|_| self.has_deletions(after.plus_ms(1), Timestamp(i64::MAX))),
         })
+    }
+
+    /// The newest samples that a federation gives, read from all samples of its lookback.
+    async fn federated_of_range(
+        &self,
+        task: &QueryTask,
+        request: &FederateRequest,
+        after: Timestamp,
+    ) -> Result<Vec<InstantSample>, QueryError> {
+        let range = (after.plus_ms(1), Timestamp(i64::MAX));
+        let wanted = |labels: &series::Labels| {
+            let fits = |all: &Vec<series::Matcher>| all.iter().all(|one| one.matches_labels(labels));
+            let is_allowed = request.allow.is_empty() || request.allow.iter().any(fits);
+            is_allowed && !request.deny.iter().any(fits) && !labels.metric_name().is_empty()
+        };
+        let sample = |series: promql::SelectedSeries| {
+            let Sample { timestamp, value } = *series.samples.last()?;
+            Some(InstantSample { labels: series.labels, timestamp, value })
+        };
+        let mut samples: Vec<InstantSample> = Vec::new();
+        for matchers in &request.selectors {
+            let gathered = self.range(task, matchers.clone(), range, SAMPLES_MAX).await?;
+            let all = gathered.series.into_iter().filter(|series| wanted(&series.labels));
+            samples.extend(all.filter_map(newest_of).filter_map(sample));
+        }
+        samples.sort_by(by_name);
+        samples.dedup_by(|second, first| second.labels == first.labels);
+        Ok(samples)
     }
 }
 
@@ -132,6 +167,12 @@ impl Federation {
 
     /// Lets the cores write: from here on [`Federation::next`] gives the text.
     pub async fn begin(&mut self) -> Result<(), QueryError> {
+        if let Some(gatherer) = self.with_deletions.take() {
+            self.cores.clear();
+            self.leftovers = gatherer.federated_of_range(&self.task, &self.request, self.after).await?.into_iter();
+            self.waiting = self.leftovers.next();
+            return Ok(());
+        }
         let mut repeated = std::mem::take(&mut self.begun.identities);
         repeated.sort_unstable();
         let twice: AHashSet<u64> = repeated.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0]).collect();
@@ -179,10 +220,7 @@ impl Federation {
                         leftovers.push(sample);
                     }
                 }
-                leftovers.sort_unstable_by(|one, other| {
-                    let names = one.labels.metric_name().cmp(other.labels.metric_name());
-                    names.then_with(|| one.labels.cmp(&other.labels))
-                });
+                leftovers.sort_unstable_by(by_name);
                 Ok((chosen.owners, leftovers))
             });
             let (chosen, leftovers) = chosen.await?;
@@ -264,6 +302,12 @@ impl Federation {
         }
         (!text.is_empty()).then_some(Ok(text))
     }
+}
+
+/// Names first, as the text has them.
+fn by_name(one: &InstantSample, other: &InstantSample) -> std::cmp::Ordering {
+    let names = one.labels.metric_name().cmp(other.labels.metric_name());
+    names.then_with(|| one.labels.cmp(&other.labels))
 }
 
 /// What the claims come down to.
@@ -361,6 +405,7 @@ mod tests {
             begun: Begun::default(),
             after: Timestamp(0),
             store: None,
+            with_deletions: None,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::task::QueryTask;
 use ahash::AHashSet;
 use promql::SelectedSeries;
 use promql::budget::Charge;
-use series::{Matcher, Sample, Timestamp, Value};
+use series::{Matcher, Sample, Timestamp, Value, is_stale};
 use shard::{Command, InstantRequest, InstantSample};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,14 @@ impl Gatherer {
         lookback: Duration,
     ) -> Result<Gathered, QueryError> {
         let budget = task.budget.clone();
-        let request = Arc::new(InstantRequest { selectors: vec![matchers.to_vec()], at, lookback, budget });
         let after = at.plus_ms(-(lookback.as_millis() as i64));
+        if self.has_deletions(after.plus_ms(1), at) {
+            // What was deleted may hide older samples behind it: all samples of the lookback are read.
+            let mut gathered = self.range(task, matchers.to_vec(), (after.plus_ms(1), at), 0).await?;
+            gathered.series = gathered.series.into_iter().filter_map(newest_of).collect();
+            return Ok(gathered);
+        }
+        let request = Arc::new(InstantRequest { selectors: vec![matchers.to_vec()], at, lookback, budget });
         let asked = request.clone();
         let command = move |older, reply| Command::Instant(asked.clone(), older, reply);
         self.read(task, (after.plus_ms(1), Hint::Used), command, move |replies, later| {
@@ -68,6 +74,21 @@ impl Gatherer {
         })
         .await
     }
+}
+
+/// A series with its newest samples alone; None if it has ended.
+pub(crate) fn newest_of(mut series: SelectedSeries) -> Option<SelectedSeries> {
+    let float = series.samples.pop();
+    let histogram = series.histograms.pop();
+    let float_ended = float.is_some_and(|sample| is_stale(sample.value));
+    let histogram_ended = histogram.as_ref().is_some_and(|(_, histogram)| is_stale(histogram.sum));
+    let (float_at, histogram_at) = (float.map(|sample| sample.timestamp.0), histogram.as_ref().map(|(at, _)| *at));
+    if float_ended && float_at >= histogram_at || histogram_ended && histogram_at >= float_at {
+        return None;
+    }
+    series.samples = float.into_iter().filter(|_| !float_ended).collect();
+    series.histograms = histogram.into_iter().filter(|_| !histogram_ended).collect();
+    (!series.samples.is_empty() || !series.histograms.is_empty()).then_some(series)
 }
 
 /// Two targets may yield the same labels: the newer sample stays.

@@ -4,7 +4,7 @@
 //! leave the earlier one, so that a reader in this order misses none; what it meets twice it keeps once. Every read goes
 //! through [`Gatherer::read`], which owns this order.
 
-mod instant;
+pub(crate) mod instant;
 mod labels;
 pub(crate) mod merge;
 mod range;
@@ -74,6 +74,11 @@ impl Gatherer {
                 Err(QueryError::Unavailable("the logs of the last run are being read; see status/walreplay".into()))
             }
         }
+    }
+
+    /// Whether samples in `[from, to]` were deleted that are still in memory or in chunks.
+    pub fn has_deletions(&self, from: Timestamp, to: Timestamp) -> bool {
+        self.store.as_ref().is_some_and(|store| store.hides_within(from, to))
     }
 
     /// Whether chunks and blocks may hold samples from `from` on.

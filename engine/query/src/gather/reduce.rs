@@ -20,7 +20,9 @@ impl Gatherer {
     /// yields None needs whole series: the caller then selects these.
     pub async fn reduce(&self, task: &QueryTask, requests: Vec<ReduceRequest>) -> Result<Vec<Reduced>, QueryError> {
         let Some(from) = requests.iter().map(|request| request.from).min() else { return Ok(Vec::new()) };
-        if self.store.as_ref().is_some_and(|store| store.hides()) {
+        let to = requests.iter().map(|request| request.to).max().unwrap_or(from);
+        if self.has_deletions(from, to) {
+            // The shards know nothing of deletions.
             return Ok(requests.iter().map(|_| Ok(None)).collect());
         }
         let requests: Arc<[ReduceRequest]> = requests.into();
