@@ -1,5 +1,6 @@
 //! Connections: to the host itself or through a proxy, in TLS where the URL says so.
 
+use crate::dial::dial;
 use crate::proxy::Proxies;
 use crate::{Error, ErrorKind, auth, tls};
 use config::TlsConfig;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
@@ -37,6 +38,8 @@ pub struct Ways {
     pub tls: TlsConfig,
     /// `None` for a client that has met no `https` yet.
     pub tls_client: Option<Arc<ClientConfig>>,
+    /// See [`crate::ClientOptions::random_address`].
+    pub random_address: bool,
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -79,7 +82,7 @@ impl Ways {
         let host = uri.host().unwrap_or("").to_owned();
         let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         let Some(proxy) = self.proxies.of(is_https, &host, port) else {
-            let tcp = dial(&host, port).await?;
+            let tcp = dial(&host, port, self.random_address).await?;
             let io = if is_https { self.secure(Box::new(tcp), &self.tls, &host).await? } else { Box::new(tcp) };
             return Ok(Stream { io, is_for_proxy: false });
         };
@@ -96,9 +99,9 @@ impl Ways {
     async fn reach(&self, proxy: &Url) -> Result<Box<dyn Io>, Error> {
         let host = proxy.host_str().unwrap_or("");
         match proxy.scheme() {
-            "http" => Ok(Box::new(dial(host, proxy.port().unwrap_or(80)).await?)),
+            "http" => Ok(Box::new(dial(host, proxy.port().unwrap_or(80), false).await?)),
             "https" => {
-                let tcp = dial(host, proxy.port().unwrap_or(443)).await?;
+                let tcp = dial(host, proxy.port().unwrap_or(443), false).await?;
                 // The name in the settings is that of the server behind.
                 let tls = TlsConfig { server_name: String::new(), ..self.tls.clone() };
                 self.secure(Box::new(tcp), &tls, host).await
@@ -150,25 +153,6 @@ impl Ways {
             _ => Err(Error::new(ErrorKind::Protocol, "its answer to CONNECT is not HTTP")),
         }
     }
-}
-
-/// Tries the addresses of a name one after the other.
-async fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
-    let name = host.trim_start_matches('[').trim_end_matches(']');
-    let addresses = tokio::net::lookup_host((name, port))
-        .await
-        .map_err(|error| Error::new(ErrorKind::Connect, format!("looking up {name:?}: {error}")))?;
-    let mut last = Error::new(ErrorKind::Connect, format!("{name:?} has no address"));
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Err(error) => last = Error::new(ErrorKind::Connect, format!("connecting to {address}: {error}")),
-        }
-    }
-    Err(last)
 }
 
 impl Connection for Stream {

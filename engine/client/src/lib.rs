@@ -7,12 +7,14 @@
 //!     once a redirect has left that host they do not come back
 //!   * every request has a deadline, every body a largest size
 //!   * files with credentials are read at each request; files of TLS too, and a change of them makes new connections
+//!   * a POST is redirected by 307 and 308 only; other redirects of it are answers
 //!   * errors name the place and the cause, and never a secret: no query, no user, no header
 //!
 //! It speaks HTTP/1.1. `enable_http2` is accepted and changes nothing: who asks once in 30 seconds gains nothing by it.
 
 pub mod auth;
 mod connect;
+mod dial;
 mod error;
 pub mod files;
 pub mod oauth2;
@@ -26,7 +28,7 @@ pub use url::Url;
 use bytes::Bytes;
 use config::HttpConfig;
 use connect::{Connector, Ways};
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -40,7 +42,7 @@ use tokio::time::Instant;
 
 /// Redirects that are followed for one request, as in Go.
 const REDIRECTS_MAX: usize = 10;
-/// Idle connections kept for one host.
+/// Idle connections kept for one host by default.
 const IDLE_PER_HOST_MAX: usize = 8;
 /// How long they are kept.
 const IDLE_FOR: Duration = Duration::from_secs(90);
@@ -53,11 +55,24 @@ pub struct ClientOptions {
     pub timeout: Duration,
     /// Of an unpacked body.
     pub body_bytes_max: usize,
+    /// A body that is too large or breaks off is cut short instead of being an error: for callers to whom the status says
+    /// everything.
+    pub truncates_body: bool,
+    /// Idle connections kept for one host.
+    pub idle_per_host_max: usize,
+    /// Each connection goes to a random address of the host, instead of to the first one that answers.
+    pub random_address: bool,
 }
 
 impl Default for ClientOptions {
     fn default() -> ClientOptions {
-        ClientOptions { timeout: Duration::from_secs(30), body_bytes_max: 64 << 20 }
+        ClientOptions {
+            timeout: Duration::from_secs(30),
+            body_bytes_max: 64 << 20,
+            truncates_body: false,
+            idle_per_host_max: IDLE_PER_HOST_MAX,
+            random_address: false,
+        }
     }
 }
 
@@ -191,7 +206,7 @@ impl Client {
 
     /// Asks, and asks again where it is sent. Tells whether the body is to be unpacked.
     async fn follow(&self, request: Request, may_pack: bool) -> Result<(http::Response<Incoming>, bool), Error> {
-        let Request { mut method, mut url, mut headers, mut body, .. } = request;
+        let Request { method, mut url, mut headers, body, .. } = request;
         let may_pack = may_pack && !headers.contains_key(ACCEPT_ENCODING);
         let mut is_own_host = true;
         for _ in 0..=REDIRECTS_MAX {
@@ -203,7 +218,12 @@ impl Client {
                 tokens.forget().await;
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let is_redirect = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
+            // 301 to 303 would turn a POST into a GET without its body, whose 2xx says nothing about what was posted.
+            let is_redirect = match status.as_u16() {
+                307 | 308 => true,
+                301..=303 => matches!(method, Method::GET | Method::HEAD),
+                _ => false,
+            };
             let (true, true, Some(location)) = (self.0.http.follow_redirects, is_redirect, location) else {
                 let packed = response.headers().get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
                 return Ok((response, may_pack && packed));
@@ -217,12 +237,6 @@ impl Client {
                 // A header with several values that is sensitive in one of them goes as a whole.
                 let secret: Vec<_> = headers.iter().filter(|(_, v)| v.is_sensitive()).map(|(n, _)| n.clone()).collect();
                 secret.iter().for_each(|name| drop(headers.remove(name)));
-            }
-            if matches!(status.as_u16(), 301..=303) && method != Method::GET && method != Method::HEAD {
-                method = Method::GET;
-                body = Bytes::new();
-                headers.remove(CONTENT_TYPE);
-                headers.remove(CONTENT_LENGTH);
             }
             url = next;
         }
@@ -328,22 +342,32 @@ impl Client {
             connect_headers: connect_headers.collect(),
             tls: self.0.http.tls_config.clone(),
             tls_client,
+            random_address: self.0.options.random_address,
         };
         let hyper = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_FOR)
             .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+            .pool_max_idle_per_host(self.0.options.idle_per_host_max)
             .build(Connector(Arc::new(ways)));
         *current = Some((hyper.clone(), pem));
         Ok(hyper)
     }
 
     async fn read(&self, mut body: Incoming, unpack: bool) -> Result<Bytes, Error> {
-        let bytes_max = self.0.options.body_bytes_max;
+        let ClientOptions { body_bytes_max: bytes_max, truncates_body, .. } = self.0.options;
         let mut read = Vec::new();
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|error| Error::of(&error))?.into_data() else { continue };
+            let data = match frame.map(|frame| frame.into_data()) {
+                Ok(Ok(data)) => data,
+                Ok(Err(_)) => continue,
+                Err(_) if truncates_body => break,
+                Err(error) => return Err(Error::of(&error)),
+            };
             if read.len() + data.len() > bytes_max {
+                if truncates_body {
+                    read.extend_from_slice(&data[..bytes_max - read.len()]);
+                    break;
+                }
                 return Err(too_large(bytes_max));
             }
             read.extend_from_slice(&data);
@@ -354,7 +378,12 @@ impl Client {
         let unpacked = tokio::task::spawn_blocking(move || {
             let mut out = Vec::new();
             let gzip = flate2::read::MultiGzDecoder::new(read.as_slice());
-            gzip.take(bytes_max as u64 + 1).read_to_end(&mut out).map(|_| out)
+            let unpacked = gzip.take(bytes_max as u64 + 1).read_to_end(&mut out);
+            if truncates_body {
+                out.truncate(bytes_max);
+                return Ok(out);
+            }
+            unpacked.map(|_| out)
         });
         match unpacked.await {
             Ok(Ok(out)) if out.len() > bytes_max => Err(too_large(bytes_max)),

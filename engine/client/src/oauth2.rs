@@ -68,7 +68,10 @@ impl Tokens {
             proxy_connect_header: settings.proxy_connect_header.clone(),
             ..HttpConfig::default()
         };
-        let client = Client::new(&http, ClientOptions { timeout, body_bytes_max: ANSWER_BYTES_MAX })?;
+        let client = Client::new(
+            &http,
+            ClientOptions { timeout, body_bytes_max: ANSWER_BYTES_MAX, ..ClientOptions::default() },
+        )?;
         Ok(Tokens { settings: settings.clone(), url, client: Box::new(client), state: Mutex::default() })
     }
 

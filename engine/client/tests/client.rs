@@ -24,7 +24,8 @@ fn settings(yaml: &str) -> HttpConfig {
 }
 
 fn client(yaml: &str) -> Client {
-    let options = ClientOptions { timeout: Duration::from_secs(20), body_bytes_max: 1 << 20 };
+    let options =
+        ClientOptions { timeout: Duration::from_secs(20), body_bytes_max: 1 << 20, ..ClientOptions::default() };
     Client::new(&settings(yaml), options).unwrap()
 }
 
@@ -93,6 +94,8 @@ async fn credentials_do_not_follow_to_another_host() {
         request if request.starts_with("GET /here") => answer("307 Temporary Redirect", "Location: /home\r\n", b""),
         request if request.starts_with("GET /loop") => answer("301 Moved", "Location: /loop\r\n", b""),
         request if request.starts_with("GET /file") => answer("301 Moved", "Location: file:///etc/passwd\r\n", b""),
+        request if request.starts_with("POST /kept") => answer("308 Permanent Redirect", "Location: /home\r\n", b""),
+        request if request.starts_with("POST /home") => ok("home"),
         request if request.starts_with("POST ") => answer("303 See Other", "Location: /home\r\n", b""),
         _ => ok("home"),
     })
@@ -108,9 +111,13 @@ async fn credentials_do_not_follow_to_another_host() {
     assert_eq!(client.send(request).await.unwrap().body, "home");
     assert_eq!(header(&own.last(), "authorization"), "Bearer hush");
     assert_eq!(header(&own.last(), "x-token"), "hush");
-    client.send(Request::post(own.url("/"), "body")).await.unwrap();
-    assert!(own.last().starts_with("GET /home"), "{}", own.last());
-    assert!(!own.last().contains("body"));
+    // A GET without its body would say nothing about what was posted, so this is an answer.
+    let refused = client.send(Request::post(own.url("/"), "body")).await.unwrap();
+    assert_eq!((refused.status, &refused.headers["location"]), (StatusCode::SEE_OTHER, &"/home".parse().unwrap()));
+    assert!(own.last().starts_with("POST /"), "{}", own.last());
+    let kept = client.send(Request::post(own.url("/kept"), "body")).await.unwrap();
+    assert_eq!(kept.body, "home");
+    assert!(own.last().starts_with("POST /home") && own.last().ends_with("body"), "{}", own.last());
     for path in ["/loop", "/file"] {
         assert_eq!(client.get(&own.url(path)).await.unwrap_err().kind, ErrorKind::Protocol);
     }
@@ -151,6 +158,13 @@ async fn answers_are_bounded() {
         let error = client.get(&server.url(path)).await.unwrap_err();
         assert_eq!(error.kind, kind, "{path}: {error}");
         assert!(error.text.starts_with(&format!("http://127.0.0.1:{}{path}: ", server.port)), "{error}");
+    }
+    // To whom the status says everything.
+    let options = ClientOptions { body_bytes_max: 100, truncates_body: true, ..ClientOptions::default() };
+    let status_only = Client::new(&config::HttpConfig::default(), options).unwrap();
+    for (path, bytes) in [("/large", 100), ("/cut", 4), ("/bomb", 100), ("/packed", 8)] {
+        let answer = status_only.get(&server.url(path)).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (200, bytes), "{path}");
     }
     let mut slow = Request::get(server.url("/silent?token=hush"));
     slow.timeout = Some(Duration::from_millis(300));

@@ -283,7 +283,7 @@ fn reach(settings: Arc<ConsulSdConfig>, news: mpsc::Sender<SourceUpdate>) -> Res
             ..BasicAuth::default()
         });
     }
-    let options = ClientOptions { timeout: ANSWER_WITHIN, body_bytes_max: BODY_BYTES_MAX };
+    let options = ClientOptions { timeout: ANSWER_WITHIN, body_bytes_max: BODY_BYTES_MAX, ..ClientOptions::default() };
     let client = Client::new(&http, options).map_err(|error| error.text)?;
     Ok(Consul { client, base, datacenter: settings.datacenter.clone(), settings, news })
 }

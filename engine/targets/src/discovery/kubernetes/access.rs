@@ -28,7 +28,7 @@ pub fn reach(settings: &KubernetesSdConfig) -> Result<Access, String> {
         (None, Some(file)) => kubeconfig(file)?,
         (None, None) => in_cluster(Path::new(ACCOUNT), |name| std::env::var(name).ok())?,
     };
-    let options = ClientOptions { timeout: PAGE_WITHIN, body_bytes_max: PAGE_BYTES_MAX };
+    let options = ClientOptions { timeout: PAGE_WITHIN, body_bytes_max: PAGE_BYTES_MAX, ..ClientOptions::default() };
     let client = Client::new(&http, options).map_err(|error| error.text)?;
     Ok(Access { client, server, own_namespace })
 }
