@@ -36,7 +36,7 @@ impl From<DecodeError> for RequestError {
     fn from(error: DecodeError) -> RequestError {
         let status = match error {
             DecodeError::TooLarge { .. } | DecodeError::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            DecodeError::Compression(_) | DecodeError::Message(_) => StatusCode::BAD_REQUEST,
+            DecodeError::Compression(_) | DecodeError::Zstd(_) | DecodeError::Message(_) => StatusCode::BAD_REQUEST,
         };
         RequestError(status, error.to_string())
     }
@@ -85,21 +85,32 @@ async fn turn(places: &Semaphore) -> Result<SemaphorePermit<'_>, RequestError> {
     }
 }
 
-/// A body, unpacked.
-async fn unpacked(body: Body) -> Result<Vec<u8>, RequestError> {
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    Snappy,
+    /// As VictoriaMetrics' agents send it.
+    Zstd,
+}
+
+/// A body, decompressed.
+async fn unpacked(body: Body, compression: Compression) -> Result<Vec<u8>, RequestError> {
     let packed: Bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| {
         let text = error.to_string();
         let status = if text.contains("limit") { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
         RequestError::new(status, format!("reading the body, of which {BODY_BYTES_MAX} bytes are taken: {text}"))
     })?;
-    let whole = tokio::task::spawn_blocking(move || remote::unpack(&packed, UNPACKED_BYTES_MAX));
+    let whole = tokio::task::spawn_blocking(move || match compression {
+        Compression::Snappy => remote::unpack(&packed, UNPACKED_BYTES_MAX),
+        Compression::Zstd => remote::unpack_zstd(&packed, UNPACKED_BYTES_MAX),
+    });
     Ok(whole.await.map_err(|error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error))??)
 }
 
 // --- write --------------------------------------------------------------------------------------------------------
 
-/// Which message the headers announce.
-fn message(headers: &HeaderMap) -> Result<Message, RequestError> {
+/// Which message the headers announce, and how it is compressed.
+fn message(headers: &HeaderMap) -> Result<(Message, Compression), RequestError> {
     let unsupported = |text: String| RequestError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("").trim().to_owned();
     let content = text(header::CONTENT_TYPE);
@@ -130,13 +141,23 @@ fn message(headers: &HeaderMap) -> Result<Message, RequestError> {
             };
         }
     }
-    let encoding = text(header::CONTENT_ENCODING);
-    if !encoding.is_empty() && encoding != "snappy" {
-        return Err(unsupported(format!(
-            "{encoding} encoding (compression) is not accepted by this server; only snappy is acceptable"
-        )));
+    match &*text(header::CONTENT_ENCODING) {
+        "" | "snappy" => Ok((message, Compression::Snappy)),
+        "zstd" => Ok((message, Compression::Zstd)),
+        other => Err(unsupported(format!(
+            "{other} encoding (compression) is not accepted by this server; only snappy and zstd are acceptable"
+        ))),
     }
-    Ok(message)
+}
+
+/// `GET /api/v1/write?get_vm_proto_version=1`: older agents of VictoriaMetrics ask so whether zstd is taken.
+pub async fn protocol_version(Extract(state): Extract<State>, request: Request) -> Response {
+    let asks =
+        request.uri().query().is_some_and(|query| query.split('&').any(|one| one.starts_with("get_vm_proto_version=")));
+    match state.parts.remote.receiver && asks {
+        true => "1".into_response(),
+        false => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+    }
 }
 
 /// `POST /api/v1/write`.
@@ -149,9 +170,9 @@ pub async fn write(Extract(state): Extract<State>, request: Request) -> Response
 }
 
 async fn take(state: &State, request: Request) -> Result<Response, RequestError> {
-    let message = message(request.headers())?;
+    let (message, compression) = message(request.headers())?;
     let _place = turn(&state.remote.writes).await?;
-    let body = unpacked(request.into_body()).await?;
+    let body = unpacked(request.into_body(), compression).await?;
     let decode = move || remote::decode_write(message, &body, &WriteLimits::default());
     let decoded = tokio::task::spawn_blocking(decode).await;
     let decoded = decoded.map_err(|error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
@@ -194,7 +215,7 @@ pub async fn read(Extract(state): Extract<State>, request: Request) -> Response 
 
 async fn answer(state: &State, request: Request) -> Result<Response, RequestError> {
     let _place = turn(&state.remote.reads).await?;
-    let body = unpacked(request.into_body()).await?;
+    let body = unpacked(request.into_body(), Compression::Snappy).await?;
     let request = remote::decode_read(&body)?;
     let Some(kind) = request.response else {
         let text = "none of requested response types are supported: SAMPLES and STREAMED_XOR_CHUNKS are";

@@ -104,7 +104,7 @@ pub(crate) fn routes() -> Routes {
         .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
         .route("/format_query", get(query::format_query).post(query::format_query))
         .route("/parse_query", get(query::parse_query).post(query::parse_query))
-        .route("/write", post(remote::write))
+        .route("/write", post(remote::write).get(remote::protocol_version))
         .route("/read", post(remote::read))
         .route("/rules", get(rule_groups::rules))
         .route("/alerts", get(rule_groups::alerts))

@@ -49,8 +49,6 @@ impl Config {
             ("sigv4 of alertmanagers", self.alerting.alertmanagers.iter().any(|group| group.sigv4.is_some())),
             ("sigv4, azuread and google_iam of remote_write", self.remote_write.iter().any(|one| one.is_of_a_cloud())),
             ("send_exemplars of remote_write", self.remote_write.iter().any(|one| one.send_exemplars)),
-            ("send_native_histograms of remote_write", self.remote_write.iter().any(|one| one.send_native_histograms)),
-            ("round_robin_dns of remote_write", self.remote_write.iter().any(|one| one.round_robin_dns)),
             ("remote_read", !self.remote_read.is_empty()),
             ("storage.exemplars", self.storage.as_ref().is_some_and(|storage| storage.exemplars.is_some())),
             ("storage.tsdb.stale_series_compaction_threshold", tsdb(&|t| t.stale_series_compaction_threshold > 0.0)),

@@ -74,13 +74,13 @@ section! {
         name: String = String::new(),
         /// Default false.
         send_exemplars: bool = false,
-        /// Default false; always on for the second message.
+        /// Default false.
         send_native_histograms: bool = false,
         /// Whether a random address of the host is used. Default false.
         round_robin_dns: bool = false,
         /// Default prometheus.WriteRequest.
         protobuf_message: WriteMessage = WriteMessage::V1,
-        /// Whether the bodies of failed requests are logged. Default false.
+        /// Whether requests that fail for good are logged at debug level. Default false.
         failed_request_logging: bool = false,
         /// How samples wait.
         queue_config: QueueConfig = QueueConfig::default(),
@@ -110,11 +110,11 @@ choices! {
 section! {
     /// How samples are queued for an endpoint.
     pub struct QueueConfig in "queue_config", check = QueueConfig::check {
-        /// Samples that a queue shard holds. Default 10000.
+        /// Checked, but without effect: the log is the queue. Default 10000.
         capacity: u64 = 10_000,
-        /// Default 50.
+        /// The largest number of requests in flight. Default 50.
         max_shards: u64 = 50,
-        /// Default 1.
+        /// Checked, but without effect: there are as many requests in flight as batches wait. Default 1.
         min_shards: u64 = 1,
         /// Default 2000.
         max_samples_per_send: u64 = 2000,

@@ -1,25 +1,62 @@
-//! Write requests, 1.0 and 2.0, while they are made: sample by sample, into buffers that are used again.
+//! Encoding of write requests, 1.0 and 2.0, series by series, into buffers that are reused.
+//!
+//! Labels come as text ([`WriteBuilder::add`]), or encoded before: in 1.0 as the bytes of label fields
+//! ([`WriteBuilder::add_encoded`]), in 2.0 as symbols that were interned ([`WriteBuilder::add_symbols`]). The encoded ways
+//! hash no text.
 //!
 //! Invariants:
-//!   * the length of a message is counted before it is written, so nothing is moved afterwards
-//!   * nothing is allocated for a series, but for the growth of buffers; in 2.0 a new symbol is a key of the map
-//!   * a value keeps its bits: a stale marker stays one
+//!   * the length of a message is computed before it is written, so no bytes are moved afterwards
+//!   * nothing is allocated for a series, except for the growth of buffers and of the symbol table
+//!   * a value keeps its bits, so a staleness marker stays one
+//!   * in 2.0 a text is in the symbol table of a request at most once
 
+use crate::symbols::{Symbol, SymbolTable};
 use crate::wire::{BYTES, put_bytes, put_double, put_number, put_varint, varint_bytes};
 use crate::write::{Message, kind_number};
-use ahash::AHashMap;
 
-/// A write request while it is made.
+/// What a series has besides its labels.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SeriesContent<'a> {
+    /// Milliseconds and value.
+    pub samples: &'a [(i64, f64)],
+    /// Encoded by [`crate::encode_histogram`]; both messages have the same.
+    pub histograms: &'a [&'a [u8]],
+    /// Of the metric. 1.0 has no place for it beside a series.
+    pub metadata: Option<SeriesMetadata>,
+}
+
+/// Metadata of a series' metric in 2.0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeriesMetadata {
+    /// Number of the metric type in the message.
+    pub kind: u8,
+    pub help: Symbol,
+    pub unit: Symbol,
+}
+
+/// Number of samples, histograms and exemplars of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub samples: u64,
+    pub histograms: u64,
+    pub exemplars: u64,
+}
+
+impl Counts {
+    pub fn total(self) -> u64 {
+        self.samples + self.histograms + self.exemplars
+    }
+}
+
+/// A write request while it is encoded.
 #[derive(Debug)]
 pub struct WriteBuilder {
     message: Message,
-    /// Series, and of 1.0 metadata.
+    /// Series, and in 1.0 metadata.
     body: Vec<u8>,
-    samples: usize,
-    /// Numbers of symbols; 0 is the empty one.
-    symbols: AHashMap<Box<str>, u32>,
-    /// The symbols as the message has them.
-    table: Vec<u8>,
+    counts: Counts,
+    symbols: SymbolTable,
+    /// Label references of the series that is being added.
     references: Vec<u8>,
 }
 
@@ -28,74 +65,131 @@ const VALUE_BYTES: usize = 1 + 8 + 1;
 
 impl WriteBuilder {
     pub fn new(message: Message) -> WriteBuilder {
-        WriteBuilder {
-            message,
-            body: Vec::new(),
-            samples: 0,
-            symbols: AHashMap::new(),
-            table: Vec::new(),
-            references: Vec::new(),
-        }
+        let (body, references) = (Vec::new(), Vec::new());
+        WriteBuilder { message, body, counts: Counts::default(), symbols: SymbolTable::default(), references }
     }
 
-    /// Adds a series with its samples: milliseconds and value. Labels come sorted by name, none is empty.
-    pub fn add<'a>(&mut self, labels: impl Iterator<Item = (&'a str, &'a str)> + Clone, samples: &[(i64, f64)]) {
-        self.samples += samples.len();
-        let of_samples: usize = samples.iter().map(|(at, _)| field_bytes(sample_bytes(*at))).sum();
-        let (begin, length) = match self.message {
+    pub fn message(&self) -> Message {
+        self.message
+    }
+
+    /// Adds a series. Labels come sorted by name, none is empty.
+    pub fn add<'a>(&mut self, labels: impl Iterator<Item = (&'a str, &'a str)> + Clone, content: &SeriesContent<'_>) {
+        match self.message {
             Message::V1 => {
-                let label_bytes = |name: &str, value: &str| field_bytes(name.len()) + field_bytes(value.len());
-                let of_labels: usize = labels.clone().map(|(name, value)| field_bytes(label_bytes(name, value))).sum();
-                let length = of_labels + of_samples;
-                self.body.reserve(field_bytes(length));
-                put_head(1, length, &mut self.body);
-                let begin = self.body.len();
+                let label_bytes: usize =
+                    labels.clone().map(|(name, value)| field_bytes(label_bytes(name, value))).sum();
+                self.begin_series(1, label_bytes, content);
                 for (name, value) in labels {
-                    put_head(1, label_bytes(name, value), &mut self.body);
-                    put_bytes(1, name.as_bytes(), &mut self.body);
-                    put_bytes(2, value.as_bytes(), &mut self.body);
+                    put_label(name, value, &mut self.body);
                 }
-                (begin, length)
+                self.put_content(content);
             }
             Message::V2 => {
                 self.references.clear();
                 for (name, value) in labels {
-                    let (name, value) = (self.symbol(name), self.symbol(value));
-                    put_varint(u64::from(name), &mut self.references);
-                    put_varint(u64::from(value), &mut self.references);
+                    for text in [name, value] {
+                        let symbol = self.symbols.intern(text);
+                        put_varint(self.symbols.reference(symbol).into(), &mut self.references);
+                    }
                 }
-                let length = field_bytes(self.references.len()) + of_samples;
-                self.body.reserve(field_bytes(length));
-                put_head(5, length, &mut self.body);
-                let begin = self.body.len();
-                put_bytes(1, &self.references, &mut self.body);
-                (begin, length)
+                self.put_v2_series(content);
             }
-        };
-        for (at, value) in samples {
-            put_head(2, sample_bytes(*at), &mut self.body);
+        }
+    }
+
+    /// Adds a series of 1.0 whose labels are these pieces of encoded labels, see [`put_label`].
+    pub fn add_encoded<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]> + Clone, content: &SeriesContent<'_>) {
+        debug_assert_eq!(self.message, Message::V1);
+        self.begin_series(1, pieces.clone().map(<[u8]>::len).sum(), content);
+        pieces.for_each(|piece| self.body.extend_from_slice(piece));
+        self.put_content(content);
+    }
+
+    /// Adds a series of 2.0 whose label names and values are these pieces of symbols.
+    pub fn add_symbols<'a>(&mut self, pieces: impl Iterator<Item = &'a [Symbol]>, content: &SeriesContent<'_>) {
+        debug_assert_eq!(self.message, Message::V2);
+        self.references.clear();
+        for symbol in pieces.flatten() {
+            put_varint(self.symbols.reference(*symbol).into(), &mut self.references);
+        }
+        self.put_v2_series(content);
+    }
+
+    /// Interns a text for [`WriteBuilder::add_symbols`]. The symbol is valid until [`WriteBuilder::forget_symbols`].
+    pub fn intern(&mut self, text: &str) -> Symbol {
+        self.symbols.intern(text)
+    }
+
+    /// Bytes of memory of interned texts.
+    pub fn symbol_bytes(&self) -> usize {
+        self.symbols.heap_bytes()
+    }
+
+    /// Forgets all symbols. Only between two requests.
+    pub fn forget_symbols(&mut self) {
+        debug_assert!(self.is_empty());
+        self.symbols = SymbolTable::default();
+    }
+
+    fn put_v2_series(&mut self, content: &SeriesContent<'_>) {
+        // References to help and unit come first, because they may grow the table.
+        let metadata = content.metadata.map(|SeriesMetadata { kind, help, unit }| {
+            [u32::from(kind), self.symbols.reference(help), self.symbols.reference(unit)].map(u64::from)
+        });
+        let metadata_bytes = metadata.map_or(0, |metadata| field_bytes(numbers_bytes(&metadata)));
+        self.begin_series(5, field_bytes(self.references.len()) + metadata_bytes, content);
+        put_bytes(1, &self.references, &mut self.body);
+        self.put_content(content);
+        if let Some(metadata) = metadata {
+            put_field_header(5, numbers_bytes(&metadata), &mut self.body);
+            for (field, number) in [1, 3, 4].into_iter().zip(metadata) {
+                put_number(field, number, &mut self.body);
+            }
+        }
+    }
+
+    /// Begins a series whose labels and metadata are so many bytes.
+    fn begin_series(&mut self, field: u64, other_bytes: usize, content: &SeriesContent<'_>) {
+        let SeriesContent { samples, histograms, .. } = content;
+        self.counts.samples += samples.len() as u64;
+        self.counts.histograms += histograms.len() as u64;
+        let samples_bytes: usize = samples.iter().map(|(at, _)| field_bytes(sample_bytes(*at))).sum();
+        let histograms_bytes: usize = histograms.iter().map(|histogram| field_bytes(histogram.len())).sum();
+        let length = other_bytes + samples_bytes + histograms_bytes;
+        self.body.reserve(field_bytes(length));
+        put_field_header(field, length, &mut self.body);
+    }
+
+    fn put_content(&mut self, content: &SeriesContent<'_>) {
+        for (at, value) in content.samples {
+            put_field_header(2, sample_bytes(*at), &mut self.body);
             put_double(1, *value, &mut self.body);
             put_number(2, *at as u64, &mut self.body);
         }
-        debug_assert_eq!(self.body.len() - begin, length);
+        let field = match self.message {
+            Message::V1 => 4,
+            Message::V2 => 3,
+        };
+        content.histograms.iter().for_each(|histogram| put_bytes(field, histogram, &mut self.body));
     }
 
-    /// Adds what is said of a metric. 2.0 says it with each series and has no place for it.
+    /// Adds metadata of a metric to a request of 1.0. In 2.0 it belongs to series.
     pub fn add_metadata(&mut self, metric: &str, kind: &str, help: &str, unit: &str) {
         if self.message == Message::V2 {
             return;
         }
         let kind = kind_number(kind);
         let texts = [(2, metric), (4, help), (5, unit)];
-        let of_texts: usize = texts.iter().map(|(_, text)| field_bytes(text.len())).sum();
-        put_head(3, 1 + varint_bytes(kind) + of_texts, &mut self.body);
+        let texts_bytes: usize = texts.iter().map(|(_, text)| field_bytes(text.len())).sum();
+        put_field_header(3, 1 + varint_bytes(kind) + texts_bytes, &mut self.body);
         put_number(1, kind, &mut self.body);
         texts.iter().for_each(|(field, text)| put_bytes(*field, text.as_bytes(), &mut self.body));
     }
 
-    /// How many samples are in it.
-    pub fn samples(&self) -> usize {
-        self.samples
+    /// What is in it so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// Whether it holds neither a series nor metadata.
@@ -103,47 +197,49 @@ impl WriteBuilder {
         self.body.is_empty()
     }
 
-    /// Bytes of the unpacked message so far.
+    /// Bytes of the uncompressed message so far.
     pub fn len_bytes(&self) -> usize {
         let first_symbol = if self.message == Message::V2 { field_bytes(0) } else { 0 };
-        first_symbol + self.table.len() + self.body.len()
+        first_symbol + self.symbols.encoded().len() + self.body.len()
     }
 
-    /// The message, unpacked. The next one begins.
+    /// The message, uncompressed. The next one begins.
     pub fn finish(&mut self) -> Vec<u8> {
         let mut message = Vec::with_capacity(self.len_bytes());
         if self.message == Message::V2 {
             put_bytes(4, b"", &mut message);
-            message.extend_from_slice(&self.table);
+            message.extend_from_slice(self.symbols.encoded());
         }
         message.extend_from_slice(&self.body);
         self.body.clear();
-        self.table.clear();
-        self.symbols.clear();
-        self.samples = 0;
+        self.symbols.begin_request();
+        self.counts = Counts::default();
         message
     }
+}
 
-    fn symbol(&mut self, text: &str) -> u32 {
-        if let Some(number) = self.symbols.get(text) {
-            return *number;
-        }
-        if text.is_empty() {
-            return 0;
-        }
-        let number = self.symbols.len() as u32 + 1;
-        self.symbols.insert(text.into(), number);
-        put_bytes(4, text.as_bytes(), &mut self.table);
-        number
-    }
+/// Encodes one label as a field of a series of 1.0.
+pub fn put_label(name: &str, value: &str, out: &mut Vec<u8>) {
+    put_field_header(1, label_bytes(name, value), out);
+    put_bytes(1, name.as_bytes(), out);
+    put_bytes(2, value.as_bytes(), out);
+}
+
+fn label_bytes(name: &str, value: &str) -> usize {
+    field_bytes(name.len()) + field_bytes(value.len())
+}
+
+/// Bytes of three numbers in fields below 16.
+fn numbers_bytes(numbers: &[u64; 3]) -> usize {
+    numbers.iter().map(|number| 1 + varint_bytes(*number)).sum()
 }
 
 /// Bytes of a field of so many bytes; numbers of fields are below 16.
-fn field_bytes(length: usize) -> usize {
+pub(crate) fn field_bytes(length: usize) -> usize {
     1 + varint_bytes(length as u64) + length
 }
 
-fn put_head(field: u64, length: usize, out: &mut Vec<u8>) {
+fn put_field_header(field: u64, length: usize, out: &mut Vec<u8>) {
     put_varint(field << 3 | BYTES, out);
     put_varint(length as u64, out);
 }
@@ -166,20 +262,25 @@ mod tests {
         }
     }
 
+    fn floats(samples: &[(i64, f64)]) -> SeriesContent<'_> {
+        SeriesContent { samples, ..SeriesContent::default() }
+    }
+
     type Series = Vec<(Labels, Vec<(i64, f64)>)>;
 
     #[track_caller]
     fn check(builder: &mut WriteBuilder, series: &Series) {
         for (labels, samples) in series {
-            builder.add(labels.iter(), samples);
+            builder.add(labels.iter(), &floats(samples));
         }
-        assert_eq!(builder.samples(), series.iter().map(|(_, samples)| samples.len()).sum::<usize>());
+        let count = series.iter().map(|(_, samples)| samples.len() as u64).sum::<u64>();
+        assert_eq!(builder.counts(), Counts { samples: count, ..Counts::default() });
         assert_eq!(builder.is_empty(), series.is_empty());
         let bytes = builder.len_bytes();
         let body = builder.finish();
         assert_eq!(body.len(), bytes);
         assert!(builder.is_empty());
-        assert_eq!(builder.samples(), 0);
+        assert_eq!(builder.counts(), Counts::default());
         let read = decode_write(builder.message, &body, &WriteLimits::default()).unwrap();
         assert_eq!(read.refusals, Vec::<String>::new());
         let bits = |at: i64, value: f64| (at, value.to_bits());
@@ -224,11 +325,11 @@ mod tests {
         let last = [("__name__", "last"), ("x", "é")];
         for message in [Message::V1, Message::V2] {
             let build = |builder: &mut WriteBuilder| {
-                builder.add(last.into_iter(), &[(1, STALE_NAN), (2, -0.0)]);
+                builder.add(last.into_iter(), &floats(&[(1, STALE_NAN), (2, -0.0)]));
                 builder.finish()
             };
             let mut used = WriteBuilder::new(message);
-            used.add(other.into_iter(), &[(7, 1.0)]);
+            used.add(other.into_iter(), &floats(&[(7, 1.0)]));
             used.add_metadata("other", "gauge", "Text.", "");
             used.finish();
             assert_eq!(build(&mut used), build(&mut WriteBuilder::new(message)));
@@ -239,8 +340,8 @@ mod tests {
     #[test]
     fn symbols_are_shared_by_the_series_of_a_request() {
         let mut builder = WriteBuilder::new(Message::V2);
-        builder.add([("__name__", "a"), ("b", "a")].into_iter(), &[(1, 0.5)]);
-        builder.add([("__name__", "b")].into_iter(), &[]);
+        builder.add([("__name__", "a"), ("b", "a")].into_iter(), &floats(&[(1, 0.5)]));
+        builder.add([("__name__", "b")].into_iter(), &floats(&[]));
         let mut want = b"\x22\x00\x22\x08__name__\x22\x01a\x22\x01b".to_vec();
         want.extend_from_slice(b"\x2a\x13\x0a\x04\x01\x02\x03\x02\x12\x0b\x09\0\0\0\0\0\0\xe0\x3f\x10\x01");
         want.extend_from_slice(b"\x2a\x04\x0a\x02\x01\x03");
@@ -279,5 +380,59 @@ mod tests {
         let mut builder = WriteBuilder::new(Message::V2);
         builder.add_metadata("m", "counter", "Text.", "");
         assert!(builder.is_empty());
+    }
+
+    /// The three ways to name labels make the same request.
+    #[test]
+    fn encoded_labels_make_the_same_request_as_text() {
+        let labels = [("__name__", "m"), ("a", "é"), ("b", "m"), ("c", "é")];
+        let mut histogram = Vec::new();
+        crate::histogram::encode(
+            9,
+            &series::Histogram { count: 1.0, zero_count: 1.0, ..Default::default() },
+            &mut histogram,
+        );
+        let (samples, histograms) = ([(1, 2.0), (3, STALE_NAN)], [&histogram[..]]);
+        let content = SeriesContent { samples: &samples, histograms: &histograms, metadata: None };
+        for message in [Message::V1, Message::V2] {
+            let (mut text, mut encoded) = (WriteBuilder::new(message), WriteBuilder::new(message));
+            for round in 0..3 {
+                let mut pieces = [Vec::new(), Vec::new()];
+                let mut symbols = [Vec::new(), Vec::new()];
+                for (i, (name, value)) in labels.iter().enumerate() {
+                    put_label(name, value, &mut pieces[i / 2]);
+                    // Texts that another request had have symbols, and are no part of this one.
+                    symbols[i / 2].extend([encoded.intern(name), encoded.intern(value)]);
+                    encoded.intern(&format!("other {round}"));
+                }
+                for _ in 0..2 {
+                    text.add(labels.into_iter(), &content);
+                    match message {
+                        Message::V1 => encoded.add_encoded(pieces.iter().map(|piece| &piece[..]), &content),
+                        Message::V2 => encoded.add_symbols(symbols.iter().map(|piece| &piece[..]), &content),
+                    }
+                }
+                assert_eq!(text.len_bytes(), encoded.len_bytes());
+                assert_eq!(text.counts(), Counts { samples: 4, histograms: 2, exemplars: 0 });
+                assert_eq!(text.finish(), encoded.finish());
+            }
+            encoded.forget_symbols();
+            assert_eq!(encoded.symbol_bytes(), WriteBuilder::new(message).symbol_bytes());
+        }
+    }
+
+    #[test]
+    fn metadata_of_2_0_is_with_its_series() {
+        let mut builder = WriteBuilder::new(Message::V2);
+        let metadata = SeriesMetadata { kind: 1, help: builder.intern("Text."), unit: builder.intern("") };
+        let content = SeriesContent { samples: &[(1, 2.0)], metadata: Some(metadata), ..SeriesContent::default() };
+        builder.add([("__name__", "m_total")].into_iter(), &content);
+        let bytes = builder.len_bytes();
+        let body = builder.finish();
+        assert_eq!(body.len(), bytes);
+        let read = decode_write(Message::V2, &body, &WriteLimits::default()).unwrap();
+        let want =
+            IncomingMetadata { metric: "m_total".into(), kind: "counter", help: "Text.".into(), unit: "".into() };
+        assert_eq!((read.metadata, read.series[0].samples.len()), (vec![want], 1));
     }
 }

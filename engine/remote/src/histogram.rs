@@ -4,7 +4,7 @@
 //!   * what comes out satisfies what Prometheus asks of a histogram; otherwise there is its text
 //!   * a histogram has at most [`BUCKETS_MAX`] buckets and custom bounds
 
-use crate::wire::{Fields, Value, put_bytes, put_double, put_number};
+use crate::wire::{Fields, Value, put_bytes, put_double, put_number, put_varint};
 use series::histogram::{BucketCount, CUSTOM_SCHEMA, ResetHint, SCHEMA_MAX, SCHEMA_MIN};
 use series::{Histogram, is_stale};
 
@@ -255,21 +255,40 @@ fn placed(spans: &[(i64, u64)], counts: &[f64]) -> Result<Vec<BucketCount>, Stri
     Ok(buckets)
 }
 
-/// Writes a message, of floats: who reads it takes either.
+/// Encodes a message of floats, which readers of remote read take for both kinds.
 pub fn encode(at: i64, histogram: &Histogram, out: &mut Vec<u8>) {
+    encode_as(at, histogram, false, out);
+}
+
+/// Encodes a message for remote write: of integers if all counts are whole, so that a receiver keeps the kind.
+pub fn encode_for_write(at: i64, histogram: &Histogram, out: &mut Vec<u8>) {
+    let is_whole = |count: f64| count.fract() == 0.0 && (0.0..=series::EXACT_INTEGER_MAX).contains(&count);
+    let mut buckets = histogram.positive.iter().chain(&histogram.negative);
+    let is_integer =
+        is_whole(histogram.count) && is_whole(histogram.zero_count) && buckets.all(|bucket| is_whole(bucket.count));
+    encode_as(at, histogram, is_integer, out);
+}
+
+fn encode_as(at: i64, histogram: &Histogram, is_integer: bool, out: &mut Vec<u8>) {
     if is_stale(histogram.sum) {
         put_number(1, 0, out);
         put_double(3, histogram.sum, out);
         put_number(15, at as u64, out);
         return;
     }
-    put_double(2, histogram.count, out);
+    match is_integer {
+        true => put_number(1, histogram.count as u64, out),
+        false => put_double(2, histogram.count, out),
+    }
     put_double(3, histogram.sum, out);
     put_number(4, unzigzag(histogram.schema), out);
     put_double(5, histogram.zero_threshold, out);
-    put_double(7, histogram.zero_count, out);
-    put_side(&histogram.negative, 8, 10, out);
-    put_side(&histogram.positive, 11, 13, out);
+    match is_integer {
+        true => put_number(6, histogram.zero_count as u64, out),
+        false => put_double(7, histogram.zero_count, out),
+    }
+    put_side(&histogram.negative, 8, is_integer, out);
+    put_side(&histogram.positive, 11, is_integer, out);
     let hint = match histogram.hint {
         ResetHint::Unknown => 0,
         ResetHint::Reset => 1,
@@ -292,7 +311,8 @@ fn put_doubles(field: u64, values: impl Iterator<Item = f64>, out: &mut Vec<u8>)
     put_bytes(field, &bytes, out);
 }
 
-fn put_side(buckets: &[BucketCount], spans_field: u64, counts_field: u64, out: &mut Vec<u8>) {
+/// Spans, then in the field behind them the differences of whole counts, or in the one after that floats.
+fn put_side(buckets: &[BucketCount], spans_field: u64, is_integer: bool, out: &mut Vec<u8>) {
     if buckets.is_empty() {
         return;
     }
@@ -304,7 +324,17 @@ fn put_side(buckets: &[BucketCount], spans_field: u64, counts_field: u64, out: &
         put_bytes(spans_field, &message, out);
         end = span[span.len() - 1].index.wrapping_add(1);
     }
-    put_doubles(counts_field, buckets.iter().map(|bucket| bucket.count), out);
+    if !is_integer {
+        put_doubles(spans_field + 2, buckets.iter().map(|bucket| bucket.count), out);
+        return;
+    }
+    let (mut deltas, mut before) = (Vec::new(), 0);
+    for bucket in buckets {
+        let delta = bucket.count as i64 - before;
+        put_varint((delta << 1 ^ delta >> 63) as u64, &mut deltas);
+        before = bucket.count as i64;
+    }
+    put_bytes(spans_field + 1, &deltas, out);
 }
 
 /// A whole histogram as Prometheus sends it, for tests of what reads it.
@@ -358,7 +388,13 @@ mod tests {
         for histogram in [exponential, custom, Histogram::default()] {
             let mut bytes = Vec::new();
             encode(-5, &histogram, &mut bytes);
-            assert_eq!(decode(&bytes), Ok((-5, Ok(histogram))));
+            assert_eq!(decode(&bytes), Ok((-5, Ok(histogram.clone()))));
+            bytes.clear();
+            encode_for_write(-5, &histogram, &mut bytes);
+            assert_eq!(decode(&bytes), Ok((-5, Ok(histogram.clone()))));
+            // Field 1 is the count of integers, field 2 that of floats.
+            let is_integer = bytes[0] >> 3 == 1;
+            assert_eq!(is_integer, histogram.count.fract() == 0.0);
         }
         let mut bytes = Vec::new();
         encode(7, &Histogram { sum: series::STALE_NAN, ..Histogram::default() }, &mut bytes);

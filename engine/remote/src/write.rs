@@ -86,8 +86,8 @@ pub struct WriteRequest {
 
 /// Labels of a series beyond which nothing more is read: whoever sends them does not mean metrics.
 const LABELS_READ_MAX: usize = 65_536;
-/// Refused series whose reasons are told one by one.
-const REFUSALS_TOLD_MAX: usize = 10;
+/// Refused series whose reasons are in the answer one by one.
+const REFUSALS_SHOWN_MAX: usize = 10;
 
 /// Reads an unpacked body.
 pub fn decode_write(message: Message, body: &[u8], limits: &WriteLimits) -> Result<WriteRequest, DecodeError> {
@@ -134,7 +134,7 @@ fn kind(number: u64) -> &'static str {
 }
 
 /// The number of a type; that of `unknown` for what is none.
-pub(crate) fn kind_number(kind: &str) -> u64 {
+pub fn kind_number(kind: &str) -> u64 {
     KINDS.iter().position(|other| *other == kind).unwrap_or(0) as u64
 }
 
@@ -154,8 +154,8 @@ fn metadata(value: Value) -> Result<IncomingMetadata, &'static str> {
     Ok(metadata)
 }
 
-/// The metric that a series is of, as targets expose it.
-fn family<'n>(name: &'n str, kind: &str) -> &'n str {
+/// The metric family that a series of this name belongs to if its type is `kind`, as targets expose it.
+pub fn family_of<'n>(name: &'n str, kind: &str) -> &'n str {
     let suffixes: &[&str] = match kind {
         "histogram" | "gaugehistogram" => &["_bucket", "_count", "_sum", "_gcount", "_gsum"],
         "summary" => &["_count", "_sum"],
@@ -236,7 +236,7 @@ impl<'a> Decoder<'a, '_> {
                     self.refuse(1, || format!("{reason} for series {labels}"));
                 }
                 if let Some(said) = said {
-                    let metadata = self.said_of(labels.metric_name(), said).map_err(failed)?;
+                    let metadata = self.metadata_v2(labels.metric_name(), said).map_err(failed)?;
                     self.metadata(metadata)?;
                 }
                 self.request.series.push(Incoming { labels, samples, histograms });
@@ -248,13 +248,13 @@ impl<'a> Decoder<'a, '_> {
 
     fn refuse(&mut self, samples: usize, reason: impl FnOnce() -> String) {
         self.request.samples_refused += samples;
-        if self.request.refusals.len() < REFUSALS_TOLD_MAX {
+        if self.request.refusals.len() < REFUSALS_SHOWN_MAX {
             self.request.refusals.push(reason());
         }
     }
 
     /// What 2.0 says of a series' metric; nothing if all of it is empty.
-    fn said_of(&self, name: &str, value: Value) -> Result<IncomingMetadata, &'static str> {
+    fn metadata_v2(&self, name: &str, value: Value) -> Result<IncomingMetadata, &'static str> {
         let symbol = |reference: u64| {
             let symbol = usize::try_from(reference).ok().and_then(|place| self.symbols.get(place));
             symbol.map(|text| (*text).to_owned()).ok_or("metadata outside of symbols table")
@@ -270,7 +270,7 @@ impl<'a> Decoder<'a, '_> {
             }
         }
         if metadata.kind != kind(0) || !metadata.help.is_empty() || !metadata.unit.is_empty() {
-            metadata.metric = family(name, metadata.kind).to_owned();
+            metadata.metric = family_of(name, metadata.kind).to_owned();
         }
         Ok(metadata)
     }

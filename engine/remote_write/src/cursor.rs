@@ -1,6 +1,6 @@
-//! How far an endpoint has got, on disk: what its last answers acknowledged.
+//! The send cursor of an endpoint, on disk: how far the endpoint has acknowledged the logs.
 //!
-//! Invariant: a cursor names only places before which everything was acknowledged or given up for good.
+//! Invariant: a cursor names only positions before which every sample was acknowledged or counted as lost.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,60 +11,61 @@ use tsdb::log::Border;
 /// A log: the start of the process that wrote it, and which of its writers.
 pub type LogId = (u32, u16);
 
-/// A place in a log.
+/// A position in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Everything before it is done.
+pub struct LogPosition {
+    /// Everything before it was acknowledged.
     pub border: Border,
-    /// The first file that whoever goes on there has to read.
+    /// The first file that a reader which continues there needs.
     pub first: u32,
 }
 
-impl Place {
+impl LogPosition {
     /// The beginning of a log.
-    pub const START: Place = Place { border: Border { sequence: 1, offset: 0 }, first: 1 };
-    /// Behind the end of a log to which nothing is added.
-    pub const END: Place = Place { border: Border { sequence: u32::MAX, offset: u64::MAX }, first: u32::MAX };
+    pub const START: LogPosition = LogPosition { border: Border { sequence: 1, offset: 0 }, first: 1 };
+    /// After the end of a log that is not written any more.
+    pub const END: LogPosition =
+        LogPosition { border: Border { sequence: u32::MAX, offset: u64::MAX }, first: u32::MAX };
 }
 
-/// How far an endpoint has got.
+/// How far an endpoint has acknowledged each log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// The first start of the process whose logs are not all done.
+pub struct SendCursor {
+    /// The first start of the process whose logs are not all acknowledged.
     pub boot: u32,
-    /// Places in logs since then; one that is not here has not been begun.
-    pub places: BTreeMap<LogId, Place>,
+    /// Positions in logs since then; a log that is not here has not been begun.
+    pub positions: BTreeMap<LogId, LogPosition>,
 }
 
-impl Cursor {
+impl SendCursor {
     /// All logs from a start on.
-    pub fn new(boot: u32) -> Cursor {
-        Cursor { boot, places: BTreeMap::new() }
+    pub fn new(boot: u32) -> SendCursor {
+        SendCursor { boot, positions: BTreeMap::new() }
     }
 
-    /// Where a log is to be read from; nowhere if it is done.
-    pub fn place(&self, log: LogId) -> Option<Place> {
-        let place = self.places.get(&log).copied().unwrap_or(Place::START);
-        (log.0 >= self.boot && place != Place::END).then_some(place)
+    /// Where reading of a log continues; nothing if all of it was acknowledged.
+    pub fn position(&self, log: LogId) -> Option<LogPosition> {
+        let position = self.positions.get(&log).copied().unwrap_or(LogPosition::START);
+        (log.0 >= self.boot && position != LogPosition::END).then_some(position)
     }
 
-    /// Logs of earlier starts than this are done.
+    /// Drops the logs of earlier starts than this, which were acknowledged.
     pub fn move_to(&mut self, boot: u32) {
         self.boot = self.boot.max(boot);
-        self.places.retain(|log, _| log.0 >= boot);
+        self.positions.retain(|log, _| log.0 >= boot);
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct Written {
-    /// Whose it is, for whoever looks into the file.
+struct SavedCursor {
+    /// Name of the endpoint, for people who read the file.
     endpoint: String,
     first_start: u32,
-    logs: Vec<WrittenPlace>,
+    logs: Vec<SavedPosition>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct WrittenPlace {
+struct SavedPosition {
     start: u32,
     writer: u16,
     file: u32,
@@ -72,17 +73,17 @@ struct WrittenPlace {
     first_file: u32,
 }
 
-/// Writes a cursor in place of the one before; with `sync`, so that it survives a power cut.
-pub fn save(path: &Path, endpoint: &str, cursor: &Cursor, sync: bool) -> io::Result<()> {
-    let place = |(log, place): (&LogId, &Place)| WrittenPlace {
+/// Replaces the saved cursor; with `sync` so that it survives a power cut.
+pub fn save(path: &Path, endpoint: &str, cursor: &SendCursor, sync: bool) -> io::Result<()> {
+    let position = |(log, position): (&LogId, &LogPosition)| SavedPosition {
         start: log.0,
         writer: log.1,
-        file: place.border.sequence,
-        offset: place.border.offset,
-        first_file: place.first,
+        file: position.border.sequence,
+        offset: position.border.offset,
+        first_file: position.first,
     };
-    let logs = cursor.places.iter().map(place).collect();
-    let written = Written { endpoint: endpoint.to_owned(), first_start: cursor.boot, logs };
+    let logs = cursor.positions.iter().map(position).collect();
+    let written = SavedCursor { endpoint: endpoint.to_owned(), first_start: cursor.boot, logs };
     let fresh = path.with_extension("new");
     let mut file = std::fs::File::create(&fresh)?;
     file.write_all(&serde_json::to_vec(&written)?)?;
@@ -92,18 +93,18 @@ pub fn save(path: &Path, endpoint: &str, cursor: &Cursor, sync: bool) -> io::Res
     std::fs::rename(&fresh, path)
 }
 
-/// The cursor that was written, if there is one.
-pub fn load(path: &Path) -> io::Result<Option<Cursor>> {
+/// The saved cursor, if there is one.
+pub fn load(path: &Path) -> io::Result<Option<SendCursor>> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         bytes => bytes?,
     };
-    let written: Written = serde_json::from_slice(&bytes)?;
-    let place = |place: WrittenPlace| {
-        let border = Border { sequence: place.file, offset: place.offset };
-        ((place.start, place.writer), Place { border, first: place.first_file })
+    let written: SavedCursor = serde_json::from_slice(&bytes)?;
+    let position = |position: SavedPosition| {
+        let border = Border { sequence: position.file, offset: position.offset };
+        ((position.start, position.writer), LogPosition { border, first: position.first_file })
     };
-    Ok(Some(Cursor { boot: written.first_start, places: written.logs.into_iter().map(place).collect() }))
+    Ok(Some(SendCursor { boot: written.first_start, positions: written.logs.into_iter().map(position).collect() }))
 }
 
 #[cfg(test)]
@@ -116,8 +117,9 @@ mod tests {
         let path = folder.path().join("a.json");
         assert_eq!(load(&path).unwrap(), None);
         for offset in [0, 7, u64::MAX] {
-            let place = Place { border: Border { sequence: 9, offset }, first: 3 };
-            let cursor = Cursor { boot: 1, places: BTreeMap::from([((1, 2), place), ((4, 0), Place::END)]) };
+            let position = LogPosition { border: Border { sequence: 9, offset }, first: 3 };
+            let cursor =
+                SendCursor { boot: 1, positions: BTreeMap::from([((1, 2), position), ((4, 0), LogPosition::END)]) };
             save(&path, "e", &cursor, offset == 7).unwrap();
             assert_eq!(load(&path).unwrap(), Some(cursor));
         }
@@ -127,12 +129,12 @@ mod tests {
 
     #[test]
     fn logs_that_are_done_have_no_place() {
-        let place = Place { border: Border { sequence: 2, offset: 7 }, first: 2 };
-        let places = BTreeMap::from([((3, 0), Place::END), ((3, 1), place)]);
-        let mut cursor = Cursor { boot: 3, places };
-        let of = |cursor: &Cursor| [(2, 0), (3, 0), (3, 1), (3, 2), (4, 0)].map(|log| cursor.place(log));
-        assert_eq!(of(&cursor), [None, None, Some(place), Some(Place::START), Some(Place::START)]);
+        let position = LogPosition { border: Border { sequence: 2, offset: 7 }, first: 2 };
+        let positions = BTreeMap::from([((3, 0), LogPosition::END), ((3, 1), position)]);
+        let mut cursor = SendCursor { boot: 3, positions };
+        let of = |cursor: &SendCursor| [(2, 0), (3, 0), (3, 1), (3, 2), (4, 0)].map(|log| cursor.position(log));
+        assert_eq!(of(&cursor), [None, None, Some(position), Some(LogPosition::START), Some(LogPosition::START)]);
         cursor.move_to(4);
-        assert_eq!(of(&cursor), [None, None, None, None, Some(Place::START)]);
+        assert_eq!(of(&cursor), [None, None, None, None, Some(LogPosition::START)]);
     }
 }

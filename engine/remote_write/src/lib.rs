@@ -1,33 +1,42 @@
 //! Remote write: follows the logs and sends every sample to every endpoint, from where it was left.
 //!
 //! Each endpoint has a reader on a thread of its own, which makes batches of what the logs say, and a sender, which has many
-//! of them under way. Logs are kept by hard links until every endpoint has acknowledged what they hold, so an endpoint that
-//! is away costs disk, up to [`KEPT_FOR_MAX`], and nothing else; a restart goes on behind the last acknowledgement
+//! of them in flight. Logs are kept by hard links until every endpoint has acknowledged what they hold, so an endpoint that
+//! is away costs disk, up to [`LOG_AGE_MAX`], and nothing else; a restart goes on behind the last acknowledgement
 //! (decision 032).
 //!
 //! Invariants:
-//!   * a sample is acknowledged, counted as refused or dropped, or sent again after a restart
+//!   * a sample is acknowledged, counted as lost or dropped, or sent again after a restart
 //!   * samples of one series go in the order in which they were scraped
 
+mod batch;
 mod cursor;
-mod flight;
-mod labels;
-mod read;
+mod in_flight;
+mod metadata;
+mod outgoing;
+mod parts;
+mod protocol;
+mod reader;
+mod response;
 mod send;
 mod stats;
+mod stencil;
 
-pub use stats::{BUCKETS, Stats};
+pub use metadata::{Metadata, MetadataSource};
+pub use stats::{BUCKETS, KindStats, Stats};
 
-use crate::cursor::Cursor;
-use crate::labels::Outward;
-use crate::read::{Outbox, Reader, Start};
+use crate::batch::BatchBuilder;
+use crate::cursor::{LogPosition, SendCursor};
+use crate::metadata::MetadataSnapshot;
+use crate::outgoing::OutgoingLabels;
+use crate::protocol::Protocol;
+use crate::reader::{Reader, Start};
 use crate::send::Sender;
 use client::{Client, ClientOptions};
 use config::{Config, RemoteWrite as Settings, WriteMessage};
-use remote::{Message, WriteBuilder};
+use remote::Message;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -35,23 +44,15 @@ use tokio::sync::{mpsc, watch};
 use tsdb::log::KeptLogs;
 
 /// How long a log is kept for an endpoint that does not take it.
-pub const KEPT_FOR_MAX: Duration = Duration::from_hours(3);
+pub const LOG_AGE_MAX: Duration = Duration::from_hours(3);
 /// How often logs are kept and let go.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of a response's body that are read: it is only shown to people.
+const RESPONSE_BYTES_MAX: usize = 4 << 10;
+/// Connections of an endpoint that stay open while nothing is sent.
+const IDLE_CONNECTIONS_MAX: u64 = 200;
 /// Batches that wait for one that is under way to end.
 const BATCHES_WAITING: usize = 2;
-
-/// What HELP and TYPE say of a metric.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Metadata {
-    pub metric: String,
-    pub kind: String,
-    pub help: String,
-    pub unit: String,
-}
-
-/// Gives the metadata of all targets.
-pub type MetadataSource = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Metadata>> + Send>> + Send + Sync>;
 
 /// All endpoints. Cloning copies a pointer.
 #[derive(Clone)]
@@ -77,8 +78,8 @@ struct State {
 
 struct Endpoint {
     settings: Settings,
-    outward: Outward,
-    acknowledged: Arc<Mutex<Cursor>>,
+    outgoing: OutgoingLabels,
+    acknowledged: Arc<Mutex<SendCursor>>,
     cursor_file: PathBuf,
     stop_reader: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
@@ -93,8 +94,22 @@ pub struct EndpointStats {
     /// Without what may be secret.
     pub url: String,
     pub shards_max: u64,
+    pub shards_min: u64,
+    pub capacity: u64,
+    pub samples_per_send_max: u64,
     pub stats: Arc<Stats>,
 }
+
+impl EndpointStats {
+    /// Requests in flight, and one more than may be while batches wait that may not go: then more would be of use.
+    pub fn shards_desired(&self) -> u64 {
+        let in_flight = self.stats.in_flight.load(Ordering::Relaxed);
+        in_flight + u64::from(in_flight >= self.shards_max && self.stats.lag().is_none_or(|lag| lag > BEHIND))
+    }
+}
+
+/// An endpoint that is this far behind needs more than it has.
+const BEHIND: Duration = Duration::from_secs(10);
 
 impl RemoteWrite {
     /// Nothing is sent before [`RemoteWrite::reload`]. `boot` is the number of this start in the names of logs.
@@ -116,14 +131,14 @@ impl RemoteWrite {
     /// where the one before it stood; one that is new gets what is scraped from now on.
     pub async fn reload(&self, config: &Config) {
         let mut state = self.0.state.lock().await;
-        let mut wanted: BTreeMap<String, (Settings, Outward)> = BTreeMap::new();
+        let mut wanted: BTreeMap<String, (Settings, OutgoingLabels)> = BTreeMap::new();
         for settings in &config.remote_write {
             let external = config.global.external_labels.clone();
-            let outward = Outward { external, rules: settings.write_relabel_configs.clone() };
-            wanted.insert(key(settings, |key| wanted.contains_key(key)), (settings.clone(), outward));
+            let outgoing = OutgoingLabels { external, rules: settings.write_relabel_configs.clone() };
+            wanted.insert(key(settings, |key| wanted.contains_key(key)), (settings.clone(), outgoing));
         }
         let is_same = |key: &String, endpoint: &Endpoint| {
-            let same = |(settings, outward): &(_, _)| endpoint.settings == *settings && endpoint.outward == *outward;
+            let same = |(settings, outgoing): &(_, _)| endpoint.settings == *settings && endpoint.outgoing == *outgoing;
             wanted.get(key).is_some_and(same)
         };
         let others: Vec<String> = state
@@ -157,12 +172,12 @@ impl RemoteWrite {
             self.keep().await;
         }
         let at_start = !std::mem::replace(&mut state.has_begun, true);
-        for (key, (settings, outward)) in wanted {
+        for (key, (settings, outgoing)) in wanted {
             if state.endpoints.contains_key(&key) {
                 continue;
             }
             let name = settings.name.clone();
-            match self.begin(&key, settings, outward, at_start) {
+            match self.begin(&key, settings, outgoing, at_start) {
                 Ok(endpoint) => drop(state.endpoints.insert(key, endpoint)),
                 Err(error) => tracing::error!(remote_name = name, error, "remote write does not begin"),
             }
@@ -175,15 +190,19 @@ impl RemoteWrite {
                 loop {
                     tokio::time::sleep(KEEP_EVERY).await;
                     keeper.keep().await;
-                    let needed: Vec<Cursor> = {
+                    let endpoints: Vec<(SendCursor, Arc<Stats>)> = {
                         let state = keeper.0.state.lock().await;
-                        let acknowledged =
-                            |endpoint: &Endpoint| endpoint.acknowledged.lock().expect("no panic").clone();
-                        state.endpoints.values().map(acknowledged).collect()
+                        let each = |endpoint: &Endpoint| {
+                            (endpoint.acknowledged.lock().expect("no panic").clone(), endpoint.shown.stats.clone())
+                        };
+                        state.endpoints.values().map(each).collect()
                     };
                     let (logs, boot) = (keeper.0.logs.clone(), keeper.0.boot);
-                    let let_go = move || let_go(&logs, boot, &needed);
-                    let _ = tokio::task::spawn_blocking(let_go).await;
+                    let maintain = move || {
+                        measure(&logs, &endpoints, KEEP_EVERY);
+                        remove_unneeded(&logs, boot, &endpoints);
+                    };
+                    let _ = tokio::task::spawn_blocking(maintain).await;
                 }
             }));
         }
@@ -203,13 +222,25 @@ impl RemoteWrite {
         }
     }
 
-    fn begin(&self, key: &str, settings: Settings, outward: Outward, at_start: bool) -> Result<Endpoint, String> {
+    fn begin(
+        &self,
+        key: &str,
+        settings: Settings,
+        outgoing: OutgoingLabels,
+        at_start: bool,
+    ) -> Result<Endpoint, String> {
         let Inner { logs, boot, .. } = &*self.0;
         let url = settings.url.clone().ok_or("it has no url")?;
         if settings.is_of_a_cloud() {
             return Err("sigv4, azuread and google_iam are not carried out by this build".to_owned());
         }
-        let options = ClientOptions { timeout: settings.remote_timeout, ..ClientOptions::default() };
+        let options = ClientOptions {
+            timeout: settings.remote_timeout,
+            body_bytes_max: RESPONSE_BYTES_MAX,
+            truncates_body: true,
+            idle_per_host_max: settings.queue_config.max_shards.clamp(1, IDLE_CONNECTIONS_MAX) as usize,
+            random_address: settings.round_robin_dns,
+        };
         let client = Client::new(&settings.http, options).map_err(|error| error.text)?;
         let hash = xxhash_rust::xxh3::xxh3_64(key.as_bytes());
         let cursor_file = logs.folder().join(format!("{hash:016x}.json"));
@@ -218,23 +249,40 @@ impl RemoteWrite {
         let resume = cursor::load(&cursor_file).unwrap_or_else(|error| {
             tracing::error!(remote_name = name, %error, "where remote write stood cannot be read; all that is kept is sent");
             let oldest = logs.files().ok().and_then(|files| files.first_key_value().map(|((boot, _), _)| *boot));
-            Some(Cursor::new(oldest.unwrap_or(*boot)))
+            Some(SendCursor::new(oldest.unwrap_or(*boot)))
         });
         let skip = !at_start && resume.is_none();
-        let cursor = resume.unwrap_or_else(|| Cursor::new(*boot));
+        let cursor = resume.unwrap_or_else(|| SendCursor::new(*boot));
         let acknowledged = Arc::new(Mutex::new(cursor.clone()));
         let stats = Arc::new(Stats::default());
+        let message = match settings.protobuf_message {
+            WriteMessage::V1 => Message::V1,
+            WriteMessage::V2 => Message::V2,
+        };
+        let protocol = Arc::new(Protocol::new(message));
         let shown = EndpointStats {
             name: name.clone(),
             url: client::shown(&url),
             shards_max: settings.queue_config.max_shards,
+            shards_min: settings.queue_config.min_shards,
+            capacity: settings.queue_config.capacity,
+            samples_per_send_max: settings.queue_config.max_samples_per_send,
             stats: stats.clone(),
         };
         let (batches_to, batches) = mpsc::channel(BATCHES_WAITING);
-        let outbox = Outbox::new(&settings, outward.clone(), cursor, batches_to, stats.clone());
+        let metadata = Arc::new(MetadataSnapshot::default());
+        let batch_builder = BatchBuilder::new(
+            &settings,
+            outgoing.clone(),
+            cursor,
+            batches_to,
+            protocol.clone(),
+            stats.clone(),
+            metadata.clone(),
+        );
         let start = Start { logs: logs.clone(), boot: *boot, skip };
         let stop_reader = Arc::new(AtomicBool::new(false));
-        let reader = Reader::new(start, outbox, stop_reader.clone());
+        let reader = Reader::new(start, batch_builder, stop_reader.clone());
         std::thread::Builder::new()
             .name("remote-write".into())
             .spawn(move || reader.run())
@@ -245,15 +293,20 @@ impl RemoteWrite {
             url,
             settings: settings.clone(),
             client,
+            protocol,
+            has_probed: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
+            loss_logged: Mutex::default(),
             stats,
             cursor_file: cursor_file.clone(),
             acknowledged: acknowledged.clone(),
         });
         let mut tasks = vec![tokio::spawn(sender.clone().run(batches, stopped.clone()))];
-        if settings.metadata_config.send && settings.protobuf_message == WriteMessage::V1 {
-            tasks.push(tokio::spawn(send_metadata(sender, self.0.metadata.clone(), stopped)));
+        if settings.metadata_config.send {
+            let (config, source) = (settings.metadata_config.clone(), self.0.metadata.clone());
+            tasks.push(tokio::spawn(metadata::run(sender, config, source, metadata, stopped)));
         }
-        Ok(Endpoint { settings, outward, acknowledged, cursor_file, stop_reader, stop, tasks, shown })
+        Ok(Endpoint { settings, outgoing, acknowledged, cursor_file, stop_reader, stop, tasks, shown })
     }
 
     /// Ends all sending; what was not acknowledged is sent after the next start.
@@ -288,27 +341,59 @@ fn key(settings: &Settings, is_taken: impl Fn(&str) -> bool) -> String {
     numbered.into_iter().find(|key| !is_taken(key)).expect("numbers do not end")
 }
 
-/// Removes what no endpoint needs, and what one has not read for too long. A file that was read may be needed for longer: for
-/// the segments that began in it.
-fn let_go(logs: &KeptLogs, boot: u32, needed: &[Cursor]) {
+/// Measures how far each endpoint is behind and how fast it is; `since` is the time since the last call.
+fn measure(logs: &KeptLogs, endpoints: &[(SendCursor, Arc<Stats>)], since: Duration) {
+    let (mut newest_written, mut lags) = (None, vec![0; endpoints.len()]);
+    for (log, files) in logs.files().unwrap_or_default() {
+        for file in files {
+            let Ok(data) = logs.folder().join(file.to_string()).metadata() else { continue };
+            newest_written = newest_written.max(data.modified().ok());
+            for (lag, (cursor, _)) in lags.iter_mut().zip(endpoints) {
+                let Some(LogPosition { border, .. }) = cursor.position(log) else { continue };
+                *lag += match file.sequence.cmp(&border.sequence) {
+                    std::cmp::Ordering::Less => 0,
+                    std::cmp::Ordering::Equal => data.len().saturating_sub(border.offset),
+                    std::cmp::Ordering::Greater => data.len(),
+                };
+            }
+        }
+    }
+    let newest_written = newest_written.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    for (lag, (_, stats)) in lags.into_iter().zip(endpoints) {
+        stats.lag_bytes.store(lag, Ordering::Relaxed);
+        // What was acknowledged is as new as what was read; what is behind may have been written by now.
+        let written_ms = newest_written.filter(|_| lag > 0).map_or(0, |at| at.as_millis() as i64);
+        stats.newest_written_ms.store(written_ms, Ordering::Relaxed);
+        stats.measure_rate(since);
+    }
+}
+
+/// Removes files that no endpoint needs, and files that an endpoint has not read for too long. A file that was read may be
+/// needed for longer: for the segments that began in it.
+fn remove_unneeded(logs: &KeptLogs, boot: u32, endpoints: &[(SendCursor, Arc<Stats>)]) {
     let in_use = logs.in_use().unwrap_or_default();
     for (log, files) in logs.files().unwrap_or_default() {
-        // Whatever its writer has still is no gain, and would be kept again.
+        // Removing what its writer still has frees nothing, and it would be linked again.
         let in_use = in_use.get(&log).and_then(|files| files.first()).map_or(u32::MAX, |first| first.sequence);
         let last = files.last().copied();
         for file in files.into_iter().filter(|file| file.sequence < in_use) {
-            let places = needed.iter().filter_map(|cursor| cursor.place(log));
-            let needed: Vec<_> = places.filter(|place| file.sequence >= place.first).collect();
-            let is_unread = needed.iter().any(|place| file.sequence >= place.border.sequence);
+            let positions = endpoints.iter().filter_map(|(cursor, stats)| Some((cursor.position(log)?, stats)));
+            let needed: Vec<_> = positions.filter(|(position, _)| file.sequence >= position.first).collect();
+            let unread: Vec<_> =
+                needed.iter().filter(|(position, _)| file.sequence >= position.border.sequence).collect();
             let may_grow = log.0 == boot && Some(file) == last;
-            let gives_up = is_unread && !may_grow && age(&logs.folder().join(file.to_string())) > KEPT_FOR_MAX;
-            if gives_up {
-                tracing::error!(%file, "a log is given up that an endpoint of remote write has not taken for hours");
+            let is_expired =
+                !unread.is_empty() && !may_grow && age(&logs.folder().join(file.to_string())) > LOG_AGE_MAX;
+            if is_expired {
+                for (_, stats) in &unread {
+                    stats.files_lost.fetch_add(1, Ordering::Relaxed);
+                }
+                tracing::error!(%file, "dropping a log file that a remote-write endpoint has not read within the retention limit");
             }
-            if (needed.is_empty() || gives_up)
+            if (needed.is_empty() || is_expired)
                 && let Err(error) = logs.remove(file)
             {
-                tracing::warn!(%file, %error, "a log that was sent could not be removed");
+                tracing::warn!(%file, %error, "removing a log file that was sent failed");
             }
         }
     }
@@ -320,55 +405,32 @@ fn age(path: &Path) -> Duration {
     written.and_then(|written| SystemTime::now().duration_since(written).ok()).unwrap_or_default()
 }
 
-/// Sends what is said of metrics, again and again.
-async fn send_metadata(sender: Arc<Sender>, source: MetadataSource, mut stop: watch::Receiver<bool>) {
-    let settings = &sender.settings.metadata_config;
-    let mut due = tokio::time::interval(settings.send_interval.max(Duration::from_secs(1)));
-    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = due.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        let all = source().await;
-        for some in all.chunks(settings.max_samples_per_send.max(1) as usize) {
-            let mut builder = WriteBuilder::new(Message::V1);
-            for Metadata { metric, kind, help, unit } in some {
-                builder.add_metadata(metric, kind, help, unit);
-            }
-            tokio::select! {
-                () = sender.send_metadata(remote::pack(&builder.finish()), some.len()) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cursor::Place;
     use tsdb::log::{Border, FileId};
 
     #[test]
-    fn files_are_let_go_when_every_endpoint_has_them() {
+    fn files_are_remove_unneeded_when_every_endpoint_has_them() {
         let folder = tempfile::tempdir().unwrap();
         let logs = KeptLogs::new(folder.path().join("log"), folder.path());
         let id = |boot, sequence| FileId { boot, writer: 0, sequence };
+        let with_stats =
+            |cursors: &[SendCursor]| cursors.iter().map(|cursor| (cursor.clone(), Arc::default())).collect::<Vec<_>>();
         let all = [id(1, 1), id(1, 2), id(2, 1), id(2, 2), id(2, 3)];
         all.iter().for_each(|id| std::fs::write(folder.path().join(id.to_string()), "x").unwrap());
         let left = || logs.files().unwrap().into_values().flatten().collect::<Vec<_>>();
-        let at = |first| Place { border: Border { sequence: 9, offset: 0 }, first };
-        let one = Cursor { boot: 1, places: BTreeMap::from([((1, 0), at(2)), ((2, 0), at(3))]) };
-        let other = Cursor { boot: 2, places: BTreeMap::from([((2, 0), at(2))]) };
-        let_go(&logs, 2, &[one.clone(), Cursor::new(2)]);
+        let at = |first| LogPosition { border: Border { sequence: 9, offset: 0 }, first };
+        let one = SendCursor { boot: 1, positions: BTreeMap::from([((1, 0), at(2)), ((2, 0), at(3))]) };
+        let other = SendCursor { boot: 2, positions: BTreeMap::from([((2, 0), at(2))]) };
+        remove_unneeded(&logs, 2, &with_stats(&[one.clone(), SendCursor::new(2)]));
         assert_eq!(left(), all[1..], "one that has not begun needs all of this start");
-        let_go(&logs, 2, &[one, other.clone()]);
+        remove_unneeded(&logs, 2, &with_stats(&[one, other.clone()]));
         assert_eq!(left(), [id(1, 2), id(2, 2), id(2, 3)]);
-        let_go(&logs, 2, std::slice::from_ref(&other));
+        remove_unneeded(&logs, 2, &with_stats(std::slice::from_ref(&other)));
         assert_eq!(left(), [id(2, 2), id(2, 3)]);
         // Nobody reads them any more, but for the last one.
-        let old = SystemTime::now() - KEPT_FOR_MAX - Duration::from_secs(60);
+        let old = SystemTime::now() - LOG_AGE_MAX - Duration::from_secs(60);
         for id in [id(2, 2), id(2, 3)] {
             std::fs::File::options()
                 .append(true)
@@ -377,14 +439,22 @@ mod tests {
                 .set_modified(old)
                 .unwrap();
         }
-        let_go(&logs, 2, &[other]);
+        remove_unneeded(&logs, 2, &with_stats(&[other]));
         assert_eq!(left(), [id(2, 2), id(2, 3)], "they were read, and are needed for what began there");
-        let away = Cursor {
+        let away = SendCursor {
             boot: 2,
-            places: BTreeMap::from([((2, 0), Place { border: Border { sequence: 2, offset: 9 }, first: 2 })]),
+            positions: BTreeMap::from([((2, 0), LogPosition { border: Border { sequence: 2, offset: 9 }, first: 2 })]),
         };
-        let_go(&logs, 2, &[away]);
+        let away = with_stats(&[away]);
+        measure(&logs, &away, KEEP_EVERY);
+        assert_eq!(
+            away[0].1.lag_bytes.load(Ordering::Relaxed),
+            1,
+            "the last file; the first is acknowledged beyond its end"
+        );
+        remove_unneeded(&logs, 2, &away);
         assert_eq!(left(), [id(2, 3)]);
+        assert_eq!(away[0].1.files_lost.load(Ordering::Relaxed), 1);
     }
 
     #[test]

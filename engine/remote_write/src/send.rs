@@ -1,52 +1,62 @@
-//! One endpoint's sender: batches to requests, in order for each source, tried again for as long as it may help.
+//! One endpoint's sender: batches to requests, in order for each source, until they are acknowledged or lost.
 
-use crate::cursor::{self, Cursor};
-use crate::flight::{Batch, Flight};
-use crate::stats::Stats;
-use client::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use client::{Client, Request, StatusCode};
-use config::{RemoteWrite, WriteMessage};
+use crate::cursor::{self, SendCursor};
+use crate::in_flight::{Batch, InFlight};
+use crate::parts::{BatchPart, BatchParts, Next};
+use crate::protocol::{Compression, Format, Protocol};
+use crate::response::{self, Sent, Verdict};
+use crate::stats::{Loss, Stats};
+use bytes::Bytes;
+use client::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use client::{Client, Request, Url};
+use config::RemoteWrite;
+use remote::{Counts, Message, Part, WriteLimits, decode_write};
+use series::clock::now_ms;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use url::Url;
 
 /// How often the cursor is written at most: what was acknowledged since is sent again after a crash.
 const SAVE_EVERY: Duration = Duration::from_millis(100);
 /// How often it is made durable, so that little is sent again after a power cut.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
-/// How long requests under way may take at the end.
+/// How long requests in flight may take at the end.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
-/// The same for an endpoint that did not take the last ones.
+/// The same for an endpoint that did not accept the last ones.
 const FLUSH_WITHIN_AWAY: Duration = Duration::from_millis(500);
-/// Of an answer's body that the log shows.
-const SHOWN_BYTES_MAX: usize = 256;
+/// VictoriaMetrics has this header in each response. Only who has it is asked for its protocol.
+const VICTORIA_METRICS_HEADER: &str = "x-server-hostname";
+const PROBE_WITHIN: Duration = Duration::from_secs(5);
+/// Text of a failed request in the log.
+const FAILED_REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Losses are counted all, and logged this often.
+const LOG_LOSS_EVERY: Duration = Duration::from_secs(10);
+/// Attempts at a request with metadata. It comes again after the next interval.
+const METADATA_ATTEMPTS_MAX: u32 = 5;
 
-/// Where batches go.
+/// Sends the batches of an endpoint.
 pub struct Sender {
     pub name: String,
     pub url: Url,
     pub settings: RemoteWrite,
     pub client: Client,
+    pub protocol: Arc<Protocol>,
+    /// Whether the receiver was asked for VictoriaMetrics' protocol.
+    pub has_probed: AtomicBool,
     pub stats: Arc<Stats>,
+    /// Whether the last request failed in a way that may pass.
+    pub is_away: AtomicBool,
+    /// When a loss was logged last.
+    pub loss_logged: Mutex<Option<Instant>>,
     pub cursor_file: PathBuf,
     /// What was acknowledged.
-    pub acknowledged: Arc<Mutex<Cursor>>,
+    pub acknowledged: Arc<Mutex<SendCursor>>,
 }
 
-/// What came of a request.
-enum Answer {
-    Taken,
-    /// It may be taken another time, not before so long.
-    Again(String, Option<Duration>),
-    /// It will not be.
-    Refused(String),
-}
-
-/// Never, without a time.
+/// Waits for a time; for ever without one.
 async fn until(end: Option<tokio::time::Instant>) {
     match end {
         Some(end) => tokio::time::sleep_until(end).await,
@@ -57,19 +67,19 @@ async fn until(end: Option<tokio::time::Instant>) {
 impl Sender {
     /// Sends until there are no more batches, or it is stopped.
     pub async fn run(self: Arc<Self>, mut batches: mpsc::Receiver<Batch>, mut stop: watch::Receiver<bool>) {
-        let at_once = self.settings.queue_config.max_shards.max(1) as usize;
-        let (mut flight, mut requests) = (Flight::default(), JoinSet::new());
-        // At first, so that a crash finds who has begun.
+        let requests_max = self.settings.queue_config.max_shards.max(1) as usize;
+        let (mut in_flight, mut requests) = (InFlight::default(), JoinSet::new());
+        // The cursor is saved at first, so that a crash finds endpoints that have begun.
         let (mut waiting, mut is_saved): (Option<Batch>, bool) = (None, false);
         let mut save = tokio::time::interval(SAVE_EVERY);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut synced: Option<Instant> = None;
-        // Once it is stopped, what the reader has made until then still goes, within a while.
+        // Once it is stopped, what the reader has made until then is still sent, within a bound.
         let (mut is_closed, mut end): (bool, Option<tokio::time::Instant>) = (false, None);
         while !(is_closed && waiting.is_none() && requests.is_empty()) {
-            if let Some(batch) = waiting.take_if(|batch| requests.len() < at_once && flight.may_go(batch)) {
-                let number = flight.go(&batch);
-                self.stats.under_way.fetch_add(1, Ordering::Relaxed);
+            if let Some(batch) = waiting.take_if(|batch| requests.len() < requests_max && in_flight.may_start(batch)) {
+                let number = in_flight.start(&batch);
+                self.stats.in_flight.fetch_add(1, Ordering::Relaxed);
                 let sender = self.clone();
                 requests.spawn(async move {
                     sender.deliver(&batch).await;
@@ -83,7 +93,7 @@ impl Sender {
                     waiting = batch;
                 }
                 Some(done) = requests.join_next(), if !requests.is_empty() => {
-                    self.note(&mut flight, done.expect("sending does not panic"));
+                    self.complete(&mut in_flight, done.expect("sending does not panic"));
                     is_saved = false;
                 }
                 _ = save.tick(), if !is_saved => {
@@ -95,7 +105,7 @@ impl Sender {
                     is_saved = true;
                 }
                 _ = stop.wait_for(|stop| *stop), if end.is_none() => {
-                    let is_away = self.stats.last_error.lock().expect("no panic while held").is_some();
+                    let is_away = self.stats.last_error().is_some();
                     let within = if is_away { FLUSH_WITHIN_AWAY } else { FLUSH_WITHIN };
                     end = Some(tokio::time::Instant::now() + within);
                 }
@@ -105,116 +115,292 @@ impl Sender {
         self.save(true);
     }
 
-    fn note(&self, flight: &mut Flight, (number, batch): (u64, Batch)) {
-        self.stats.under_way.fetch_sub(1, Ordering::Relaxed);
-        self.stats.pending.fetch_sub(batch.samples as u64, Ordering::Relaxed);
-        if let Some(reached) = flight.done(number, &batch) {
+    fn complete(&self, in_flight: &mut InFlight, (number, batch): (u64, Batch)) {
+        self.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.stats.subtract_pending(batch.counts);
+        if let Some(reached) = in_flight.complete(number, &batch) {
             *self.acknowledged.lock().expect("no panic while held") = reached;
         }
     }
 
-    /// A few hundred bytes.
+    /// Writes the cursor: a few hundred bytes.
     fn save(&self, sync: bool) {
         let cursor = self.acknowledged.lock().expect("no panic while held").clone();
         if let Err(error) = cursor::save(&self.cursor_file, &self.name, &cursor, sync) {
             let file = self.cursor_file.display();
-            tracing::error!(remote_name = self.name, %file, %error, "where remote write stands could not be written");
+            tracing::error!(remote_name = self.name, %file, %error, "saving the send cursor of remote write failed");
         }
     }
 
-    /// Notes what the last answer was; gives the one before.
-    fn told(&self, error: Option<String>) -> Option<String> {
-        std::mem::replace(&mut *self.stats.last_error.lock().expect("no panic while held"), error)
-    }
-
-    /// Sends a batch until it is taken or refused.
-    async fn deliver(&self, batch: &Batch) {
-        if batch.samples == 0 {
+    /// Sends a batch until every sample of it is acknowledged or lost.
+    async fn deliver(self: &Arc<Self>, batch: &Batch) {
+        if batch.counts == Counts::default() {
             return;
         }
+        let whole = BatchPart::new(batch.body.clone(), batch.format, batch.counts, batch.range_ms);
+        let mut parts = BatchParts::new(whole, batch.has_several_rows());
         let queue = &self.settings.queue_config;
-        let mut wait = queue.min_backoff;
-        let mut attempt = 0;
-        loop {
+        let mut backoff = queue.min_backoff;
+        while let Some(part) = parts.next() {
+            let Some(part) = self.prepare(part) else { continue };
             let begun = Instant::now();
-            let answer = self.request(batch.body.clone(), attempt).await;
-            self.stats.request(begun.elapsed());
-            let samples = batch.samples as u64;
-            match answer {
-                Answer::Taken => {
-                    self.stats.sent.fetch_add(samples, Ordering::Relaxed);
-                    self.stats.bytes_sent.fetch_add(batch.body.len() as u64, Ordering::Relaxed);
-                    self.stats.newest_sent_ms.fetch_max(batch.newest_ms, Ordering::Relaxed);
-                    if self.told(None).is_some() {
-                        tracing::info!(remote_name = self.name, "samples are taken again");
-                    }
-                    return;
+            match self.attempt(&part).await {
+                Verdict::Accepted { written, warning } => {
+                    self.accept(&part, written, warning);
+                    parts.accepted();
+                    backoff = queue.min_backoff;
                 }
-                Answer::Refused(error) => {
-                    self.stats.failed.fetch_add(samples, Ordering::Relaxed);
-                    tracing::error!(remote_name = self.name, samples, error, "samples were refused and are given up");
-                    self.told(Some(error));
-                    return;
+                Verdict::Rejected { error, written } => {
+                    self.log_failed(&part);
+                    self.stats.add(|kind| &kind.sent, written);
+                    self.lose(Loss::Rejected, subtract(part.counts, written), error);
                 }
-                Answer::Again(error, after) => {
-                    self.stats.retried.fetch_add(samples, Ordering::Relaxed);
-                    let pause = after.unwrap_or(wait);
-                    // Once, not for each of the batches that are under way.
-                    if self.told(Some(error.clone())).is_none() {
-                        tracing::warn!(remote_name = self.name, error, "samples are not taken; they are sent again");
+                Verdict::Downgrade { error } => {
+                    if self.protocol.downgrade() {
+                        tracing::warn!(
+                            remote_name = self.name,
+                            error,
+                            "the receiver does not read 2.0; 1.0 is sent instead"
+                        );
                     }
-                    tokio::time::sleep(pause).await;
-                    wait = (wait * 2).min(queue.max_backoff.max(queue.min_backoff));
-                    attempt += 1;
+                    parts.put_back([part].into_iter());
+                }
+                Verdict::Repack => parts.put_back([part].into_iter()),
+                Verdict::Split { error } => match parts.refused(part) {
+                    Next::Split(part) => self.split(part, &mut parts),
+                    Next::Again => {}
+                    Next::Lost(part) => self.lose(Loss::Rejected, part.counts, error),
+                },
+                Verdict::Retry { error, after, is_throttled } => {
+                    self.stats.add(|kind| &kind.retried, part.counts);
+                    self.stats.set_last_error(Some(error.clone()));
+                    // Once, not for each of the batches in flight.
+                    if !self.is_away.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(remote_name = self.name, error, "sending failed; it is tried again");
+                    }
+                    tokio::time::sleep(after.unwrap_or(backoff)).await;
+                    backoff = (backoff * 2).min(queue.max_backoff.max(queue.min_backoff));
+                    let asks_for_time = is_throttled || after.is_some();
+                    let accepted = (!asks_for_time).then(|| self.stats.accepted.load(Ordering::Relaxed));
+                    match parts.failed(part, accepted, begun.elapsed()) {
+                        Next::Again => {}
+                        Next::Split(part) => self.split(part, &mut parts),
+                        Next::Lost(part) => self.lose(Loss::NeverAccepted, part.counts, error),
+                    }
                 }
             }
         }
     }
 
-    async fn request(&self, body: Vec<u8>, attempt: u32) -> Answer {
-        let (content, version) = match self.settings.protobuf_message {
-            WriteMessage::V1 => ("application/x-protobuf", "0.1.0"),
-            WriteMessage::V2 => ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0"),
+    /// A part as it is to be sent now: in the format that the receiver reads, and without what has become too old.
+    fn prepare(&self, mut part: BatchPart) -> Option<BatchPart> {
+        let (to, age_max) = (self.protocol.adjust(part.format), self.settings.queue_config.sample_age_limit);
+        let oldest_ms = if age_max.is_zero() { i64::MIN } else { now_ms() - age_max.as_millis() as i64 };
+        if to == part.format && part.range_ms.0 >= oldest_ms {
+            return Some(part);
+        }
+        let rewritten =
+            part.format.rewrite(&part.body, to, &Part { oldest_ms, ..Part::ALL }).expect("a request of ours");
+        self.stats.add(|kind| &kind.dropped_too_old, rewritten.too_old);
+        let counts = rewritten.counts;
+        part.body = Bytes::from(rewritten.body);
+        (part.format, part.counts, part.range_ms) = (to, counts, rewritten.range_ms);
+        (counts != Counts::default()).then_some(part)
+    }
+
+    /// Puts the halves of a part back.
+    fn split(&self, part: BatchPart, parts: &mut BatchParts) {
+        let middle = part.counts.total() / 2;
+        let half = |values| {
+            let values = Part { values, ..Part::ALL };
+            let half = part.format.rewrite(&part.body, part.format, &values).expect("a request of ours");
+            BatchPart::new(Bytes::from(half.body), part.format, half.counts, half.range_ms)
         };
-        let mut request = Request::post(self.url.clone(), body)
-            .header(CONTENT_ENCODING, "snappy")
+        parts.put_back([half(0..middle), half(middle..u64::MAX)].into_iter());
+    }
+
+    fn accept(&self, part: &BatchPart, written: Counts, warning: Option<String>) {
+        let stats = &self.stats;
+        stats.accepted.fetch_add(1, Ordering::Relaxed);
+        stats.add(|kind| &kind.sent, written);
+        stats.bytes_sent.fetch_add(part.body.len() as u64, Ordering::Relaxed);
+        stats.newest_sent_ms.fetch_max(part.range_ms.1, Ordering::Relaxed);
+        if self.is_away.swap(false, Ordering::Relaxed) {
+            tracing::info!(remote_name = self.name, "samples are accepted again");
+        }
+        match warning {
+            None => {
+                stats.set_last_error(None);
+            }
+            Some(warning) => self.lose(Loss::NotConfirmed, subtract(part.counts, written), warning),
+        }
+    }
+
+    /// Counts what is lost, and logs it now and then.
+    fn lose(&self, loss: Loss, counts: Counts, error: String) {
+        self.stats.add_lost(loss, counts);
+        self.stats.set_last_error(Some(error.clone()));
+        let mut logged = self.loss_logged.lock().expect("no panic while held");
+        if logged.is_none_or(|logged| logged.elapsed() >= LOG_LOSS_EVERY) {
+            *logged = Some(Instant::now());
+            let Counts { samples, histograms, .. } = counts;
+            tracing::error!(
+                remote_name = self.name,
+                samples,
+                histograms,
+                error,
+                "samples are lost: non-recoverable error"
+            );
+        }
+    }
+
+    /// Logs what a request had that was refused for good, if the settings ask for it.
+    fn log_failed(&self, part: &BatchPart) {
+        if !self.settings.failed_request_logging {
+            return;
+        }
+        let decoded = part.format.compression.unpack(&part.body);
+        let Ok(write) = decoded.and_then(|body| decode_write(part.format.message, &body, &WriteLimits::default()))
+        else {
+            return;
+        };
+        let mut request = String::new();
+        for series in &write.series {
+            request.push_str(&series.labels.to_string());
+            series
+                .samples
+                .iter()
+                .for_each(|sample| request.push_str(&format!(" {}@{}", sample.value, sample.timestamp.0)));
+            series.histograms.iter().for_each(|(at, histogram)| request.push_str(&format!(" {histogram}@{at}")));
+            request.push_str("; ");
+            if request.len() > FAILED_REQUEST_BYTES_MAX {
+                break;
+            }
+        }
+        tracing::debug!(remote_name = self.name, request, "a request failed for good");
+    }
+
+    async fn attempt(self: &Arc<Self>, part: &BatchPart) -> Verdict {
+        let begun = Instant::now();
+        let verdict = self.request(part).await;
+        self.stats.note_request(begun.elapsed());
+        verdict
+    }
+
+    async fn request(self: &Arc<Self>, part: &BatchPart) -> Verdict {
+        let Format { message, compression } = part.format;
+        let (content, version) = match message {
+            Message::V1 => ("application/x-protobuf", "0.1.0"),
+            Message::V2 => ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0"),
+        };
+        let mut request = Request::post(self.url.clone(), part.body.clone())
+            .header(CONTENT_ENCODING, compression.name())
             .header(CONTENT_TYPE, content)
             .header(HeaderName::from_static("x-prometheus-remote-write-version"), version);
+        if compression == Compression::Zstd {
+            request = request.header(HeaderName::from_static("x-victoriametrics-remote-write-version"), "1");
+        }
+        self.add_headers(&mut request);
+        if part.attempts > 0 {
+            request.headers.insert(HeaderName::from_static("retry-attempt"), HeaderValue::from(part.attempts));
+        }
+        let response = match self.client.send(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                return Verdict::Retry { error: error.text, after: None, is_throttled: false };
+            }
+        };
+        let sent = Sent {
+            message,
+            counts: part.counts,
+            retries_throttled: self.settings.queue_config.retry_on_http_429,
+            may_downgrade: self.protocol.may_downgrade(),
+        };
+        let status = response.status.as_u16();
+        if compression == Compression::Zstd && matches!(status, 400 | 415) {
+            // Packed anew before the next attempt, as VictoriaMetrics' agent does it.
+            if self.protocol.set_refuses_zstd() {
+                tracing::warn!(
+                    remote_name = self.name,
+                    status,
+                    "the receiver refuses zstd; snappy is sent from now on"
+                );
+            }
+            return Verdict::Repack;
+        }
+        if message == Message::V1 && status == 415 && self.protocol.set_refuses_v1() {
+            return Verdict::Repack;
+        }
+        if response.headers.contains_key(VICTORIA_METRICS_HEADER) && !self.has_probed.swap(true, Ordering::Relaxed) {
+            tokio::spawn(self.clone().probe());
+        }
+        response::judge(&sent, response.status, &response.headers, &response.body, SystemTime::now())
+    }
+
+    fn add_headers(&self, request: &mut Request) {
         for (name, value) in &self.settings.headers {
             if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
                 request.headers.insert(name, value);
             }
         }
-        if attempt > 0 {
-            request.headers.insert(HeaderName::from_static("retry-attempt"), HeaderValue::from(attempt));
-        }
-        let response = match self.client.send(request).await {
-            Ok(response) => response,
-            Err(error) => return Answer::Again(error.text, None),
-        };
-        let status = response.status;
-        if status.is_success() {
-            return Answer::Taken;
-        }
-        let shown = String::from_utf8_lossy(&response.body[..response.body.len().min(SHOWN_BYTES_MAX)]);
-        let error = format!("server returned HTTP status {status}: {}", shown.trim());
-        let is_throttled = status == StatusCode::TOO_MANY_REQUESTS;
-        if status.is_server_error() || (is_throttled && self.settings.queue_config.retry_on_http_429) {
-            let after = response.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            return Answer::Again(error, after.map(Duration::from_secs));
-        }
-        Answer::Refused(error)
     }
 
-    /// Sends what is said of metrics; lost if it is not taken at once, it comes again.
-    pub async fn send_metadata(&self, body: Vec<u8>, entries: usize) {
-        let counter = match self.request(body, 0).await {
-            Answer::Taken => &self.stats.metadata_sent,
-            Answer::Again(error, _) | Answer::Refused(error) => {
-                tracing::warn!(remote_name = self.name, error, "metadata was not taken");
-                &self.stats.metadata_failed
-            }
-        };
-        counter.fetch_add(entries as u64, Ordering::Relaxed);
+    /// Asks the receiver whether it speaks VictoriaMetrics' protocol: 1.0 in zstd.
+    async fn probe(self: Arc<Self>) {
+        let mut url = self.url.clone();
+        url.query_pairs_mut().append_pair("get_vm_proto_version", "1");
+        let mut request = Request::get(url);
+        request.timeout = Some(PROBE_WITHIN);
+        self.add_headers(&mut request);
+        let answer = self.client.send(request).await;
+        let speaks = answer.is_ok_and(|answer| answer.status.is_success() && answer.body.trim_ascii() == b"1");
+        if speaks {
+            self.protocol.set_takes_zstd();
+            tracing::info!(
+                remote_name = self.name,
+                "the receiver speaks VictoriaMetrics' protocol; requests are packed with zstd"
+            );
+        }
+    }
+
+    /// Sends metadata of 1.0. It is lost if some attempts fail, and comes again.
+    pub async fn send_metadata(self: &Arc<Self>, body: Vec<u8>, entries: usize) {
+        let format = Format { message: Message::V1, compression: Compression::Snappy };
+        let mut part = BatchPart::new(Bytes::from(body), format, Counts::default(), (0, 0));
+        let queue = &self.settings.queue_config;
+        let (mut backoff, entries, stats) = (queue.min_backoff, entries as u64, &self.stats);
+        loop {
+            let (error, after) = match self.request(&part).await {
+                Verdict::Accepted { .. } => {
+                    stats.metadata_sent.fetch_add(entries, Ordering::Relaxed);
+                    stats.metadata_bytes_sent.fetch_add(part.body.len() as u64, Ordering::Relaxed);
+                    return;
+                }
+                Verdict::Retry { error, after, .. } => (error, Some(after.unwrap_or(backoff))),
+                Verdict::Rejected { error, .. } | Verdict::Split { error } | Verdict::Downgrade { error } => {
+                    (error, None)
+                }
+                Verdict::Repack => ("it reads 2.0 only".to_owned(), None),
+            };
+            let pause = after.filter(|_| part.attempts + 1 < METADATA_ATTEMPTS_MAX);
+            let Some(pause) = pause else {
+                tracing::warn!(remote_name = self.name, error, "sending metadata failed");
+                stats.metadata_failed.fetch_add(entries, Ordering::Relaxed);
+                return;
+            };
+            stats.metadata_retried.fetch_add(entries, Ordering::Relaxed);
+            tokio::time::sleep(pause).await;
+            backoff = (backoff * 2).min(queue.max_backoff.max(queue.min_backoff));
+            part.attempts += 1;
+        }
+    }
+}
+
+/// What of one is not in the other.
+fn subtract(all: Counts, some: Counts) -> Counts {
+    Counts {
+        samples: all.samples.saturating_sub(some.samples),
+        histograms: all.histograms.saturating_sub(some.histograms),
+        exemplars: all.exemplars.saturating_sub(some.exemplars),
     }
 }

@@ -202,12 +202,18 @@ fn answers_follow_the_specification() {
         (&[("Content-Type", "text/plain")][..], 415, "expected application/x-protobuf"),
         (&[("Content-Type", "application/x-protobuf;proto=x.Y")], 415, "unknown type for remote write protobuf"),
         (&[("Content-Type", "application/x-protobuf;x")], 415, "expected parameters to be key-values"),
-        (&[("Content-Encoding", "gzip")], 415, "only snappy is acceptable"),
+        (&[("Content-Encoding", "gzip")], 415, "only snappy and zstd are acceptable"),
         (&[], 400, "snappy: "),
     ] {
         let (got, body) = send(headers, b"\xff\xff\xff\xff\xff\xff nonsense");
         assert!(got == status && body.contains(text), "{headers:?}: {got} {body}");
     }
+    // As VictoriaMetrics' agents send it, and as older ones ask for it.
+    let zstd = remote::pack_zstd(&v1(&[(&name, &[(at + 5, 6.0)])]), 1);
+    assert_eq!(send(&[("Content-Encoding", "zstd")], &zstd).0, 204);
+    assert_eq!(send(&[("Content-Encoding", "zstd")], &pack(b"snappy")).0, 400);
+    let version = request(ours.address, "GET", "/api/v1/write?get_vm_proto_version=1", &[]);
+    assert_eq!((version.status, &*version.body), (200, "1"));
     // A length that lies: nothing is made for it.
     let (status, body) = send(&[], b"\xff\xff\xff\xff\x0fx");
     assert!(status == 413 && body.contains("more than 67108864 are not taken"), "{status} {body}");

@@ -1,12 +1,12 @@
 //! A log that is written to real files and followed meanwhile: every sample and every marker comes out once.
 
-use series::{Labels, STALE_NAN, Timestamp};
+use series::{Histogram, Labels, STALE_NAN, Timestamp};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use tsdb::log::{Action, Border, FileId, Journal, KeptLogs, Options, Reached, Tail, TargetKey, Untold, Writer};
-use tsdb::{AppendScratch, GroupBuilder, SegmentLimits, SlotGroup, TargetHead};
+use tsdb::{AppendScratch, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
 
 const LOG: (u32, u16) = (3, 1);
 const START: Border = Border { sequence: 1, offset: 0 };
@@ -74,7 +74,9 @@ fn read(tail: &mut Tail, series: &mut Series) {
         let told = |told: tsdb::log::Told| {
             let name = told.group.metric_name(told.slot).to_owned();
             let of_series = series.entry((told.target.id, name)).or_default();
-            let before = of_series.insert(told.sample.timestamp.0, told.sample.value.to_bits());
+            // Of a histogram its count.
+            let value = told.histogram.map_or(told.sample.value, |histogram| histogram.count);
+            let before = of_series.insert(told.sample.timestamp.0, value.to_bits());
             assert_eq!(before, None, "{} at {}", told.group.metric_name(told.slot), told.sample.timestamp.0);
         };
         if tail.read(told).unwrap() == Reached::End {
@@ -219,6 +221,47 @@ fn samples_with_times_of_their_own_have_them() {
     assert_eq!(of(!1, "a0"), [(16_500, 23_000.0)], "the late one");
     assert_eq!(of(1, "a1"), [(16_000, 20_001.0), (18_000, 21_001.0), (19_000, 22_001.0), (20_000, 23_001.0)]);
     assert_eq!(of(1, "b0"), [20_000, 21_000, 22_000, 23_000].map(|at| (at, at as f64 + 2.0)));
+}
+
+/// Histograms come with the times that they have, also to one who goes on in the middle of a segment.
+#[test]
+fn histograms_come_out_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = journal(2_000);
+    let limits = SegmentLimits { rows_max: 5, ..SegmentLimits::default() };
+    let mut head = HistogramHead::new(TargetKey { id: 7, labels: Labels::from_pairs([("job", "j")]) }, limits);
+    let labels = |name: &String| Labels::from_pairs([("__name__", name.as_str())]);
+    head.add(&names("h", 3).iter().map(labels).collect::<Vec<_>>());
+    let (mut truth, mut told) = (Series::new(), Series::new());
+    let mut following = tail(folder.path(), 1, START);
+    for round in 0..60i64 {
+        if round == 20 {
+            // A group that the open segment gets later.
+            head.add(&names("more", 70).iter().map(labels).collect::<Vec<_>>());
+        }
+        let mut row = Vec::new();
+        for series in 0..head.series() as u32 {
+            let at = 1_000 * round + i64::from(series);
+            // Each has one sample, and the first a second one.
+            for at in if series == 0 { vec![at, at + 500] } else { vec![at] } {
+                let count = (round + i64::from(series)) as f64;
+                let name = if series < 3 { format!("h{series}") } else { format!("more{}", series - 3) };
+                truth.entry((7, name)).or_default().insert(at, count.to_bits());
+                row.push((series, at, Arc::new(Histogram { count, zero_count: count, ..Histogram::default() })));
+            }
+        }
+        head.append(&row, &mut journal);
+        write_out(&mut journal, folder.path(), 1_000 * round as u64, || false);
+        if round % 3 == 0 {
+            read(&mut following, &mut told);
+        }
+        if round % 7 == 0 {
+            following = tail(folder.path(), following.first_needed(), following.border());
+        }
+    }
+    read(&mut following, &mut told);
+    assert_eq!(told, truth);
+    assert_eq!(following.untold(), Untold::default());
 }
 
 /// Damage costs what is in it and, as rows build on each other, the rest of the segments it hits; nothing wrong comes out.

@@ -2,29 +2,107 @@
 
 use crate::metrics_writer::MetricsWriter;
 use crate::state::State;
-use ::remote_write::{BUCKETS, EndpointStats, Stats};
-use std::sync::atomic::{AtomicU64, Ordering};
+use ::remote_write::{BUCKETS, EndpointStats, KindStats, Stats};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-type Counter = fn(&Stats) -> &AtomicU64;
+type Value = fn(&EndpointStats) -> f64;
 
-const COUNTERS: [(&str, &str, &str, Counter); 9] = [
-    ("prometheus_remote_storage_samples_total", "counter", "Samples that were taken.", |s| &s.sent),
-    ("prometheus_remote_storage_samples_failed_total", "counter", "Samples that were refused for good.", |s| &s.failed),
-    ("prometheus_remote_storage_samples_retried_total", "counter", "Samples sent again, once for each time.", |s| {
-        &s.retried
+fn count(counter: &AtomicU64) -> f64 {
+    counter.load(Ordering::Relaxed) as f64
+}
+
+fn seconds(milliseconds: &AtomicI64) -> f64 {
+    milliseconds.load(Ordering::Relaxed) as f64 / 1000.0
+}
+
+/// Families with one line for each endpoint.
+const FAMILIES: [(&str, &str, &str, Value); 19] = [
+    ("prometheus_remote_storage_bytes_total", "counter", "Compressed bytes of requests that were accepted.", |one| {
+        count(&one.stats.bytes_sent)
     }),
-    ("prometheus_remote_storage_samples_pending", "gauge", "Samples that are not acknowledged yet.", |s| &s.pending),
-    ("prometheus_remote_storage_shards", "gauge", "Requests under way.", |s| &s.under_way),
-    ("prometheus_remote_storage_bytes_total", "counter", "Packed bytes of what was taken.", |s| &s.bytes_sent),
-    ("prometheus_remote_storage_metadata_total", "counter", "Entries of metadata that were taken.", |s| {
-        &s.metadata_sent
+    ("prometheus_remote_storage_metadata_total", "counter", "Entries of metadata that were accepted.", |one| {
+        count(&one.stats.metadata_sent)
     }),
-    ("prometheus_remote_storage_metadata_failed_total", "counter", "Entries of metadata that were not taken.", |s| {
-        &s.metadata_failed
+    ("prometheus_remote_storage_metadata_failed_total", "counter", "Entries of metadata that were lost.", |one| {
+        count(&one.stats.metadata_failed)
     }),
-    ("ringscrape_remote_storage_rows_lost_total", "counter", "Scrapes that the log cannot tell any more.", |s| {
-        &s.rows_lost
+    (
+        "prometheus_remote_storage_metadata_retried_total",
+        "counter",
+        "Entries of metadata that were sent again.",
+        |one| count(&one.stats.metadata_retried),
+    ),
+    (
+        "prometheus_remote_storage_metadata_bytes_total",
+        "counter",
+        "Compressed bytes of metadata that was accepted.",
+        |one| count(&one.stats.metadata_bytes_sent),
+    ),
+    ("prometheus_remote_storage_enqueue_retries_total", "counter", "Always 0: the log is the queue.", |_| 0.0),
+    ("prometheus_remote_storage_shards", "gauge", "Requests in flight.", |one| count(&one.stats.in_flight)),
+    (
+        "prometheus_remote_storage_shards_desired",
+        "gauge",
+        "Requests in flight, and one more than their limit while batches wait.",
+        |one| one.shards_desired() as f64,
+    ),
+    ("prometheus_remote_storage_shards_max", "gauge", "The largest number of requests in flight.", |one| {
+        one.shards_max as f64
     }),
+    ("prometheus_remote_storage_shards_min", "gauge", "min_shards of queue_config.", |one| one.shards_min as f64),
+    ("prometheus_remote_storage_shard_capacity", "gauge", "capacity of queue_config.", |one| one.capacity as f64),
+    ("prometheus_remote_storage_max_samples_per_send", "gauge", "The largest number of samples in a request.", |one| {
+        one.samples_per_send_max as f64
+    }),
+    (
+        "prometheus_remote_storage_queue_highest_timestamp_seconds",
+        "gauge",
+        "Newest timestamp that the log has for the endpoint.",
+        |one| one.stats.highest_ms() as f64 / 1000.0,
+    ),
+    (
+        "prometheus_remote_storage_queue_highest_sent_timestamp_seconds",
+        "gauge",
+        "Newest timestamp that was accepted.",
+        |one| seconds(&one.stats.newest_sent_ms),
+    ),
+    ("ringscrape_remote_storage_rows_lost_total", "counter", "Scrapes that could not be read from the log.", |one| {
+        count(&one.stats.rows_lost)
+    }),
+    (
+        "ringscrape_remote_storage_files_lost_total",
+        "counter",
+        "Log files that were removed before they were acknowledged.",
+        |one| count(&one.stats.files_lost),
+    ),
+    ("ringscrape_remote_storage_lag_bytes", "gauge", "Bytes of the log that are not acknowledged.", |one| {
+        count(&one.stats.lag_bytes)
+    }),
+    (
+        "ringscrape_remote_storage_lag_seconds",
+        "gauge",
+        "How far the newest accepted timestamp is behind the log.",
+        |one| one.stats.lag().map_or(f64::NAN, |lag| lag.as_secs_f64()),
+    ),
+    ("ringscrape_remote_storage_accepted_requests_total", "counter", "Requests that were accepted.", |one| {
+        count(&one.stats.accepted)
+    }),
+];
+
+type Kind = fn(&Stats) -> &KindStats;
+const KINDS: [(&str, Kind); 3] = [
+    ("samples", |stats| &stats.samples),
+    ("histograms", |stats| &stats.histograms),
+    ("exemplars", |stats| &stats.exemplars),
+];
+
+type OfKind = fn(&KindStats) -> &AtomicU64;
+/// Families of samples, histograms and exemplars.
+const KIND_FAMILIES: [(&str, &str, &str, OfKind); 4] = [
+    ("total", "counter", "that were accepted.", |kind| &kind.sent),
+    ("failed_total", "counter", "that were lost.", |kind| &kind.failed),
+    ("retried_total", "counter", "that were sent again, once for each time.", |kind| &kind.retried),
+    ("pending", "gauge", "in requests that are not answered.", |kind| &kind.pending),
 ];
 
 pub(super) fn remote_write(writer: &mut MetricsWriter, state: &State) {
@@ -38,61 +116,66 @@ pub(super) fn remote_write(writer: &mut MetricsWriter, state: &State) {
             writer.line(name, &labels, of(one));
         }
     };
-    for (name, kind, help, of) in COUNTERS {
-        family(name, kind, help, &|one| of(&one.stats).load(Ordering::Relaxed) as f64);
+    for (name, kind, help, of) in FAMILIES {
+        family(name, kind, help, &of);
     }
-    let name = "prometheus_remote_storage_shards_max";
-    family(name, "gauge", "Most requests under way at once.", &|one| one.shards_max as f64);
-    let running = state.running();
-    let queue = |one: &EndpointStats| {
-        let all = &running.config.remote_write;
-        let is_its = |settings: &&config::RemoteWrite| {
-            settings.name == one.name || settings.url.as_ref().is_some_and(|url| client::shown(url) == one.url)
-        };
-        let settings = all.iter().find(is_its);
-        settings.map(|settings| settings.queue_config.clone()).unwrap_or_default()
-    };
-    let name = "prometheus_remote_storage_shards_min";
-    family(name, "gauge", "The setting min_shards.", &|one| queue(one).min_shards as f64);
-    let name = "prometheus_remote_storage_shard_capacity";
-    family(name, "gauge", "The setting capacity.", &|one| queue(one).capacity as f64);
-    let name = "prometheus_remote_storage_max_samples_per_send";
-    family(name, "gauge", "The setting max_samples_per_send.", &|one| queue(one).max_samples_per_send as f64);
-    let desired = |one: &EndpointStats| {
-        let pending = one.stats.pending.load(Ordering::Relaxed) as f64;
-        (pending / queue(one).max_samples_per_send.max(1) as f64).ceil()
-    };
-    let help = "Requests that would hold everything that is not acknowledged.";
-    family("prometheus_remote_storage_shards_desired", "gauge", help, &desired);
-    let help = "Times that a queue was full. There is no queue here, samples wait in the log: always 0.";
-    family("prometheus_remote_storage_enqueue_retries_total", "counter", help, &|_| 0.0);
-    let name = "prometheus_remote_storage_queue_highest_sent_timestamp_seconds";
-    let newest = |one: &EndpointStats| one.stats.newest_sent_ms.load(Ordering::Relaxed) as f64 / 1000.0;
-    family(name, "gauge", "Newest time of a sample that was taken.", &newest);
-    let name = "prometheus_remote_storage_queue_highest_timestamp_seconds";
-    let newest = |one: &EndpointStats| one.stats.newest_read_ms.load(Ordering::Relaxed) as f64 / 1000.0;
-    family(name, "gauge", "Newest time of a sample that was read from the log.", &newest);
-
-    let name = "prometheus_remote_storage_samples_dropped_total";
-    writer.family(name, "counter", "Samples that are not sent, by reason.");
-    for one in &endpoints {
-        let stats = &one.stats;
-        let reasons = [
-            ("dropped_series", &stats.dropped_by_rules),
-            ("too_old", &stats.dropped_too_old),
-            ("native_histograms", &stats.histograms_left_out),
-        ];
-        for (reason, count) in reasons {
-            let labels = [("remote_name", &*one.name), ("url", &*one.url), ("reason", reason)];
-            writer.line(name, &labels, count.load(Ordering::Relaxed) as f64);
+    for (what, stats) in KINDS {
+        for (rest, kind, help, of) in KIND_FAMILIES {
+            let name = format!("prometheus_remote_storage_{what}_{rest}");
+            family(&name, kind, &format!("{what} {help}"), &|one| count(of(stats(&one.stats))));
         }
     }
-    let newest_ms = endpoints.iter().map(|one| one.stats.newest_read_ms.load(Ordering::Relaxed)).max().unwrap_or(0);
-    let help = "Newest time of a sample that was read from the log for any endpoint.";
-    writer.gauge("prometheus_remote_storage_highest_timestamp_in_seconds", help, newest_ms as f64 / 1000.0);
+    by_reason(writer, &endpoints);
+    request_times(writer, &endpoints);
+    for (what, stats) in KINDS {
+        let name = format!("prometheus_remote_storage_{what}_in_total");
+        writer.family(&name, "counter", &format!("{what} that were read from the log, of all endpoints."));
+        writer.line(&name, &[], endpoints.iter().map(|one| count(&stats(&one.stats).read)).sum());
+    }
+    let name = "prometheus_remote_storage_highest_timestamp_in_seconds";
+    writer.family(name, "gauge", "Newest timestamp that the log has.");
+    let highest_ms = endpoints.iter().map(|one| one.stats.highest_ms()).max().unwrap_or(0);
+    writer.line(name, &[], highest_ms as f64 / 1000.0);
+    let name = "prometheus_remote_storage_string_interner_zero_reference_releases_total";
+    writer.family(name, "counter", "Always 0: texts are not counted by references.");
+    writer.line(name, &[], 0.0);
+}
+
+/// What is not sent, and what is lost.
+fn by_reason(writer: &mut MetricsWriter, endpoints: &[EndpointStats]) {
+    for (what, of) in KINDS {
+        let name = format!("prometheus_remote_storage_{what}_dropped_total");
+        writer.family(&name, "counter", &format!("{what} that are not sent, by reason."));
+        for one in endpoints {
+            let (kind, stats) = (of(&one.stats), &one.stats);
+            let mut reasons = vec![
+                ("dropped_series", count(&kind.dropped_by_rules)),
+                ("too_old", count(&kind.dropped_too_old)),
+                ("unintentionally_dropped_series", 0.0),
+            ];
+            if what == "histograms" {
+                reasons.push(("nhcb_in_rw1_not_supported", count(&stats.custom_buckets_dropped)));
+            }
+            for (reason, count) in reasons {
+                let labels = [("remote_name", &*one.name), ("url", &*one.url), ("reason", reason)];
+                writer.line(&name, &labels, count);
+            }
+        }
+    }
+    let name = "ringscrape_remote_storage_lost_total";
+    writer.family(name, "counter", "Samples, histograms and exemplars that were lost, by reason.");
+    for one in endpoints {
+        for (reason, count) in one.stats.losses() {
+            let labels = [("remote_name", &*one.name), ("url", &*one.url), ("reason", reason)];
+            writer.line(name, &labels, count as f64);
+        }
+    }
+}
+
+fn request_times(writer: &mut MetricsWriter, endpoints: &[EndpointStats]) {
     let name = "prometheus_remote_storage_sent_batch_duration_seconds";
-    writer.family(name, "histogram", "Time of requests.");
-    for one in &endpoints {
+    writer.family(name, "histogram", "Duration of requests.");
+    for one in endpoints {
         let (counts, sum) = one.stats.requests();
         let bounds = BUCKETS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
         for (bound, count) in bounds.zip(&counts) {

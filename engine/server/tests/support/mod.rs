@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod protobuf;
+pub mod receiver;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -13,8 +13,8 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use segment::read_entry;
 pub use segment::{Given as GivenHistogram, HistogramSegment, Timed, in_order};
+pub(crate) use segment::{read_entry, read_row};
 
 use crate::group::{GroupBuilder, SlotGroup};
 use crate::head::{Closed, SegmentLimits};

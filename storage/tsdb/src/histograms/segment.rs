@@ -70,6 +70,20 @@ fn open_row(at: Timestamp, row: &[u8], mut sample: impl FnMut(u32, i64, &[u8])) 
     Ok(())
 }
 
+/// Slot, time and histogram of each sample of a row, as a log has it.
+pub(crate) fn read_row(
+    at: Timestamp,
+    row: &[u8],
+    mut sample: impl FnMut(u32, i64, &Histogram),
+) -> Result<(), &'static str> {
+    let mut broken = None;
+    open_row(at, row, |slot, stamp, one| match bytes::read(one) {
+        Ok(histogram) => sample(slot, stamp, &histogram),
+        Err(error) => broken = Some(error),
+    })?;
+    broken.map_or(Ok(()), Err)
+}
+
 impl HistogramSegment {
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()

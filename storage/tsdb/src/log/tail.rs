@@ -8,6 +8,7 @@
 use crate::bits::ones;
 use crate::group::SlotGroup;
 use crate::head::Segment;
+use crate::histograms::read_row;
 use crate::log::frame::{FRAME_HEAD_BYTES, FileId, PARITY, frame_head, search_bytes, verify_frame};
 use crate::log::journal::TargetKey;
 use crate::log::kept::logs_in;
@@ -15,7 +16,7 @@ use crate::log::record::{self, Record};
 use crate::log::writer::HEADER;
 use crate::row::{self, Direction, GROUP, RowError};
 use ahash::{AHashMap, AHashSet, RandomState};
-use series::{STALE_NAN, Sample, Timestamp};
+use series::{Histogram, STALE_NAN, Sample, Timestamp};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -36,9 +37,11 @@ pub struct Border {
 /// One sample of a log.
 pub struct Told<'a> {
     pub target: &'a Arc<TargetKey>,
-    pub group: &'a SlotGroup,
+    pub group: &'a Arc<SlotGroup>,
     pub slot: usize,
+    /// Its value means nothing if there is a histogram.
     pub sample: Sample,
+    pub histogram: Option<&'a Histogram>,
     /// Time of the row that says it. No series has two samples in one.
     pub row: Timestamp,
     /// Everything before it was told before this sample.
@@ -61,8 +64,6 @@ pub struct Untold {
     pub rows: u64,
     /// Bytes that are no frames.
     pub bytes: u64,
-    /// Rows of histograms.
-    pub histograms: u64,
 }
 
 /// A reader of one log: the files of one writer of one start.
@@ -86,12 +87,15 @@ pub struct Tail {
     begun: u32,
     /// The segment of floats of each source.
     newest: AHashMap<u64, u32>,
-    /// Segments of histograms, by source and by number.
+    /// Segments of histograms, and that of each source.
+    histograms: AHashMap<u32, TrackedHistograms>,
     newest_histograms: AHashMap<u64, u32>,
-    histograms: AHashSet<u32>,
     ends: AHashMap<u64, Ends>,
     hasher: RandomState,
     untold: Untold,
+    row_time: Timestamp,
+    /// Whether the buffer begins with a row that was too late.
+    is_stopped: bool,
 }
 
 struct Following {
@@ -100,6 +104,33 @@ struct Following {
     step: u32,
     /// File in which it began.
     began: u32,
+}
+
+/// A segment of histograms: each sample of its rows stands for itself, so only the slots are tracked.
+struct TrackedHistograms {
+    key: Arc<TargetKey>,
+    /// Groups, and where their slots begin.
+    groups: Vec<(Arc<SlotGroup>, u32)>,
+    slots: u32,
+    step: u32,
+    /// File in which it began.
+    began: u32,
+}
+
+impl TrackedHistograms {
+    fn add(&mut self, groups: Vec<Arc<SlotGroup>>) {
+        for group in groups {
+            let base = self.slots;
+            self.slots = self.slots.saturating_add(group.len() as u32);
+            self.groups.push((group, base));
+        }
+    }
+
+    fn at(&self, place: u32) -> Option<(&Arc<SlotGroup>, u32)> {
+        let next = self.groups.partition_point(|(_, base)| *base <= place);
+        let (group, base) = self.groups.get(next.checked_sub(1)?)?;
+        Some((group, place - base)).filter(|(group, slot)| (*slot as usize) < group.len())
+    }
 }
 
 /// Series of a source that have ended, as far as a row of the same time says nothing else.
@@ -127,11 +158,13 @@ impl Tail {
             segments: AHashMap::new(),
             begun: 0,
             newest: AHashMap::new(),
+            histograms: AHashMap::new(),
             newest_histograms: AHashMap::new(),
-            histograms: AHashSet::new(),
             ends: AHashMap::new(),
             hasher: RandomState::new(),
             untold: Untold::default(),
+            row_time: Timestamp(i64::MIN),
+            is_stopped: false,
         }
     }
 
@@ -147,18 +180,38 @@ impl Tail {
     /// The first file that whoever goes on from here has to read.
     pub fn first_needed(&self) -> u32 {
         let began = self.segments.values().map(|following| following.began);
+        let began = began.chain(self.histograms.values().map(|tracked| tracked.began));
         began.chain([self.border.sequence]).min().unwrap_or(self.border.sequence)
     }
 
     /// No segment that began before a file gets rows any more, and all of them were read.
     pub fn forget_before(&mut self, sequence: u32) {
         self.segments.retain(|_, following| following.began >= sequence);
-        let Tail { segments, newest, .. } = self;
+        self.histograms.retain(|_, tracked| tracked.began >= sequence);
+        let Tail { segments, newest, histograms, newest_histograms, .. } = self;
         newest.retain(|_, segment| segments.contains_key(segment));
+        newest_histograms.retain(|_, segment| histograms.contains_key(segment));
     }
 
     /// Reads on for some hundred kilobytes, and tells the samples.
-    pub fn read(&mut self, mut told: impl FnMut(Told)) -> io::Result<Reached> {
+    pub fn read(&mut self, told: impl FnMut(Told)) -> io::Result<Reached> {
+        self.read_until(Timestamp(i64::MAX), told)
+    }
+
+    /// Time of the last row that was read, or of the one that [`Tail::read_until`] stopped at.
+    pub fn row_time(&self) -> Timestamp {
+        self.row_time
+    }
+
+    /// The same, but stops before the first row that is later than `last`; there is more then.
+    pub fn read_until(&mut self, last: Timestamp, mut told: impl FnMut(Told)) -> io::Result<Reached> {
+        if self.is_stopped {
+            self.is_stopped = false;
+            self.take_frames(last, &mut told);
+            if self.is_stopped {
+                return Ok(Reached::More);
+            }
+        }
         if self.file.is_none() && !self.open(self.border.sequence)? {
             return Ok(Reached::End);
         }
@@ -169,10 +222,8 @@ impl Tail {
         let read = file.read_at(&mut self.bytes[before..], self.offset + before as u64);
         self.bytes.truncate(before + *read.as_ref().unwrap_or(&0));
         let count = read?;
-        let taken = self.frames(id, &mut told);
-        self.bytes.drain(..taken);
-        self.offset += taken as u64;
-        if count > 0 {
+        self.take_frames(last, &mut told);
+        if count > 0 || self.is_stopped {
             return Ok(Reached::More);
         }
         if self.next.is_none() {
@@ -221,8 +272,16 @@ impl Tail {
         Ok(files.into_iter().map(|id| id.sequence).find(|other| *other >= sequence))
     }
 
-    /// Takes the whole frames of the buffer; gives how many bytes they are.
-    fn frames(&mut self, file: FileId, told: &mut impl FnMut(Told)) -> usize {
+    /// Takes the whole frames of the buffer up to a row that is too late.
+    fn take_frames(&mut self, last: Timestamp, told: &mut impl FnMut(Told)) {
+        let Some((id, _)) = self.file else { return };
+        let taken = self.frames(id, last, told);
+        self.bytes.drain(..taken);
+        self.offset += taken as u64;
+    }
+
+    /// Takes the frames; gives how many bytes they are.
+    fn frames(&mut self, file: FileId, last: Timestamp, told: &mut impl FnMut(Told)) -> usize {
         let bytes = std::mem::take(&mut self.bytes);
         let mut at = 0;
         while let Some(head) = bytes[at..].first_chunk::<FRAME_HEAD_BYTES>() {
@@ -231,15 +290,22 @@ impl Tail {
             if !verify_frame(file, self.offset + at as u64, head, payload) {
                 break;
             }
+            let record = if matches!(kind, HEADER | PARITY) { None } else { record::read(kind, payload).ok() };
+            if let Some(Record::Row { at: row_time, .. }) = &record {
+                self.row_time = *row_time;
+                if *row_time > last {
+                    self.is_stopped = true;
+                    break;
+                }
+            }
             at += FRAME_HEAD_BYTES + length;
             match kind {
-                HEADER => {}
                 PARITY => {
                     self.tell_ends(told);
                     self.border = Border { sequence: file.sequence, offset: self.offset + at as u64 };
                 }
                 // What makes no sense is told by the replay.
-                kind => drop(record::read(kind, payload).map(|record| self.take(record, told))),
+                _ => drop(record.map(|record| self.take(record, told))),
             }
         }
         self.bytes = bytes;
@@ -280,22 +346,34 @@ impl Tail {
                 before.and_then(|before| self.segments.remove(&before));
                 self.segments.insert(segment, following);
             }
-            Record::BeginHistograms { segment, target, .. } => {
-                let Some(key) = self.targets.remove(&target) else { return };
-                let before = self.newest_histograms.insert(key.id, segment);
-                before.map(|before| self.histograms.remove(&before));
-                self.histograms.insert(segment);
+            Record::BeginHistograms { segment, target, groups } => {
+                let key = self.targets.remove(&target);
+                if self.has_begun(segment) {
+                    return;
+                }
+                self.begun = segment;
+                let (Some(key), Some(groups)) = (key, self.groups_of(&groups)) else { return };
+                let mut tracked =
+                    TrackedHistograms { key, groups: Vec::new(), slots: 0, step: 0, began: self.border.sequence };
+                tracked.add(groups);
+                let before = self.newest_histograms.insert(tracked.key.id, segment);
+                before.and_then(|before| self.histograms.remove(&before));
+                self.histograms.insert(segment, tracked);
             }
             Record::Place { segment, step, groups } => {
-                let groups = self.groups_of(&groups);
-                if let Some(following) = self.segments.get_mut(&segment)
-                    && let Some(groups) = groups
-                    && step == following.step + 1
-                {
-                    following.step = step;
-                    for group in groups {
-                        following.segment.add(group);
+                let Some(groups) = self.groups_of(&groups) else { return };
+                if let Some(following) = self.segments.get_mut(&segment) {
+                    if step == following.step + 1 {
+                        following.step = step;
+                        for group in groups {
+                            following.segment.add(group);
+                        }
                     }
+                } else if let Some(tracked) = self.histograms.get_mut(&segment)
+                    && step == tracked.step + 1
+                {
+                    tracked.step = step;
+                    tracked.add(groups);
                 }
             }
             Record::Row { segment, step, at, row } => self.row(segment, step, at, row, told),
@@ -314,10 +392,11 @@ impl Tail {
     fn row(&mut self, number: u32, step: u32, at: Timestamp, row: &[u8], told: &mut impl FnMut(Told)) {
         let is_new = self.is_new();
         let Some(mut following) = self.segments.remove(&number) else {
-            let is_histogram = self.histograms.contains(&number);
-            self.untold.histograms += u64::from(is_histogram && is_new);
-            // Those of a segment that was over already are there twice.
-            self.untold.rows += u64::from(!is_histogram && is_new && !self.has_begun(number));
+            match self.histograms.remove(&number) {
+                Some(tracked) => self.histogram_row(number, tracked, (step, at, row), told),
+                // Those of a segment that was over already are there twice.
+                None => self.untold.rows += u64::from(is_new && !self.has_begun(number)),
+            }
             return;
         };
         if step <= following.step {
@@ -336,6 +415,37 @@ impl Tail {
             self.untold.rows += 1;
         }
         self.segments.insert(number, following);
+    }
+
+    /// Tells what a row of histograms says. A segment whose row does not fit is not followed any more.
+    fn histogram_row(
+        &mut self,
+        number: u32,
+        mut tracked: TrackedHistograms,
+        (step, at, row): (u32, Timestamp, &[u8]),
+        told: &mut impl FnMut(Told),
+    ) {
+        let (is_new, border) = (self.is_new(), self.border);
+        if step > tracked.step {
+            let mut fits = step == tracked.step + 1;
+            let TrackedHistograms { key, .. } = &tracked;
+            let read = read_row(at, row, |place, stamp, histogram| {
+                let Some((group, slot)) = tracked.at(place) else {
+                    fits = false;
+                    return;
+                };
+                if is_new {
+                    let (slot, sample) = (slot as usize, Sample { timestamp: Timestamp(stamp), value: histogram.sum });
+                    told(Told { target: key, group, slot, sample, histogram: Some(histogram), row: at, border });
+                }
+            });
+            if !fits || read.is_err() {
+                self.untold.rows += u64::from(is_new);
+                return;
+            }
+            tracked.step = step;
+        }
+        self.histograms.insert(number, tracked);
     }
 
     /// Tells what a row says, which the segment has taken already.
@@ -358,7 +468,7 @@ impl Tail {
                 let place = placed.base + slot;
                 if !slots.stale.get(place) && !placed.group.is_stamped(slot) {
                     let sample = Sample { timestamp: at, value: slots.values[place] };
-                    told(Told { target: key, group: &placed.group, slot, sample, row: at, border });
+                    told(Told { target: key, group: &placed.group, slot, sample, histogram: None, row: at, border });
                 }
             }
         }
@@ -366,7 +476,7 @@ impl Tail {
             for place in run {
                 let (placed, slot) = segment.at(place).ok_or(RowError("a slot does not exist"))?;
                 let sample = Sample { timestamp: Timestamp(slots.stamps[place]), value: slots.values[place] };
-                told(Told { target: key, group: &placed.group, slot, sample, row: at, border });
+                told(Told { target: key, group: &placed.group, slot, sample, histogram: None, row: at, border });
             }
         }
         self.note_ends(following, at, &notes.flips);
@@ -403,7 +513,8 @@ impl Tail {
         let Some(Ends { key, at, slots }) = self.ends.remove(&id) else { return };
         let sample = Sample { timestamp: at, value: STALE_NAN };
         for (group, slot, _) in &slots {
-            told(Told { target: &key, group, slot: *slot as usize, sample, row: at, border: self.border });
+            let (slot, border) = (*slot as usize, self.border);
+            told(Told { target: &key, group, slot, sample, histogram: None, row: at, border });
         }
     }
 }
