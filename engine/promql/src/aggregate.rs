@@ -2,7 +2,7 @@
 
 use crate::annotations::AnnotationSink;
 use crate::eval::context::{EvalContext, EvalError, failed};
-use crate::eval::math::{self, HistogramSum, Mean, Sum, group_labels};
+use crate::eval::math::{self, HistogramSum, Mean, Sum, by_value, group_labels};
 use crate::eval::value::{ABSENT, Column, Point, QueryValue, heap_bytes, histogram_point, histogram_size, is_absent};
 use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Aggregate, AggregateOp};
@@ -318,8 +318,8 @@ fn select(
                     members.sort_by(|one, other| {
                         let (a, b) = (columns[*one].values[i], columns[*other].values[i]);
                         match (a.is_nan(), b.is_nan()) {
-                            (false, false) if op == Topk => b.total_cmp(&a),
-                            (false, false) => a.total_cmp(&b),
+                            (false, false) if op == Topk => by_value(b, a),
+                            (false, false) => by_value(a, b),
                             (a, b) => a.cmp(&b),
                         }
                     });

@@ -96,6 +96,11 @@ pub(crate) fn variance(values: impl Iterator<Item = f64>) -> f64 {
     squares.get() / count
 }
 
+/// The order of two floats that are not NaN. Both zeros are equal.
+pub(crate) fn by_value(one: f64, other: f64) -> std::cmp::Ordering {
+    one.partial_cmp(&other).unwrap_or(std::cmp::Ordering::Equal)
+}
+
 /// The q-quantile, between neighbours in proportion. NaN is the smallest value.
 pub(crate) fn quantile(q: f64, values: &mut [f64]) -> f64 {
     if values.is_empty() || q.is_nan() {

@@ -1,6 +1,7 @@
 //! Functions of instant vectors that look at labels or at the vector as a whole.
 
 use crate::eval::context::{EvalContext, EvalError, failed};
+use crate::eval::math::by_value;
 use crate::eval::series::NewestSample;
 use crate::eval::value::{ABSENT, Column, Point, is_absent};
 use crate::plan::grid::StepGrid;
@@ -186,8 +187,8 @@ pub(crate) fn sort(
     columns.sort_by(|one, other| {
         let (a, b) = (one.values[0], other.values[0]);
         match (a.is_nan(), b.is_nan()) {
-            (false, false) if descending => b.total_cmp(&a),
-            (false, false) => a.total_cmp(&b),
+            (false, false) if descending => by_value(b, a),
+            (false, false) => by_value(a, b),
             (a, b) => a.cmp(&b),
         }
     });
