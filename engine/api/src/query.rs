@@ -4,13 +4,14 @@ use crate::answer::{ApiError, ApiResult, Data};
 use crate::json::result::respond;
 use crate::params::Params;
 use crate::read_params::limit;
-use crate::state::{State, now_ms};
+use crate::state::State;
 use axum::extract;
 use axum::response::Response;
 use promql::{ParseError, ParseOptions};
 use query::{Origin, QueryError, QueryOptions};
 use serde_json::Value;
 use series::Timestamp;
+use series::clock::now_ms;
 use std::time::Duration;
 
 type S = extract::State<State>;
@@ -19,6 +20,10 @@ type S = extract::State<State>;
 const POINTS_MAX: i64 = 11_000;
 
 fn bad_query(error: ParseError) -> ApiError {
+    // It is not the text that is wrong: Prometheus names no place.
+    if error.text.starts_with("invalid expression type") && error.text.contains("for range query") {
+        return ApiError::bad_data(format!("invalid parameter \"query\": {}", error.text));
+    }
     ApiError::bad_data(format!("invalid parameter \"query\": {error}"))
 }
 
@@ -46,10 +51,14 @@ fn options(state: &State, params: &Params) -> Result<QueryOptions, ApiError> {
     let settings = state.parts.query.settings();
     let mut plan = settings.plan;
     plan.inner_step = state.running().config.global.evaluation_interval;
-    plan.lookback = match duration(params, "lookback_delta", plan.lookback)? {
-        Duration::ZERO => plan.lookback,
-        lookback => lookback,
-    };
+    if let Some(text) = params.get("lookback_delta").filter(|text| !text.is_empty()) {
+        let invalid = || format!("error parsing lookback delta duration: cannot parse {text:?} to a valid duration");
+        let ms = promql::parse_duration_ms(text).ok_or_else(|| ApiError::bad_data(invalid()))?;
+        // As in Prometheus, one that is not positive means the default.
+        if let Ok(ms @ 1..) = u64::try_from(ms) {
+            plan.lookback = Duration::from_millis(ms);
+        }
+    }
     let timeout = duration(params, "timeout", settings.timeout)?.min(settings.timeout);
     Ok(QueryOptions { plan, timeout, origin: Origin::Api })
 }

@@ -8,7 +8,7 @@ use regex::Regex;
 use shard::Shards;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 use targets::{FleetHandle, ManagerHandle, TargetSet};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -32,11 +32,6 @@ impl Running {
     pub fn refused(&self, error: String) -> Running {
         Running { refused: Some(error), ..self.clone() }
     }
-}
-
-/// Milliseconds since 1970.
-pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 /// A wish to reload; the answer tells what came of it.

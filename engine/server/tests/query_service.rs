@@ -181,3 +181,29 @@ fn clients_that_leave_end_their_queries() {
     assert_eq!(query(&server, "count(a)").0, 200);
     assert!(left.elapsed() < Duration::from_secs(20), "after {:?}", left.elapsed());
 }
+
+/// Texts and defaults of parameters, as Prometheus 3.14 has them.
+#[test]
+fn parameters_have_prometheus_texts() {
+    let server = Ringscrape::start("", &[]);
+    for (path, status, error) in [
+        (
+            "query?query=1&lookback_delta=x",
+            400,
+            "error parsing lookback delta duration: cannot parse \"x\" to a valid duration",
+        ),
+        (
+            "query_range?query=m[5m]&start=1&end=2&step=1",
+            400,
+            "invalid parameter \"query\": invalid expression type \"range vector\" for range query, must be Scalar or instant Vector",
+        ),
+        ("series", 400, "no match[] parameter provided"),
+    ] {
+        let answer = server.get(&format!("/api/v1/{path}"));
+        let body: Value = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        assert!(error.is_empty() || body["error"] == error, "{path}: {body}");
+    }
+    assert_eq!(server.get("/api/v1/query?query=1&lookback_delta=-1").status, 200);
+    assert_eq!(server.get("/api/v1/query?query=1&lookback_delta=0").status, 200);
+}
