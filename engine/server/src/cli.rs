@@ -93,12 +93,51 @@ pub enum Tsdb {
     /// Blocks, and what is in none yet.
     List { folder: PathBuf },
     /// Read every byte; exit code 1 if something is damaged.
-    Verify { folder: PathBuf },
+    Verify {
+        folder: PathBuf,
+        /// Write what can be read of each block into this new folder; exit code 1 if something was lost.
+        #[arg(long, value_name = "FOLDER")]
+        repair_to: Option<PathBuf>,
+    },
     /// Samples of a selector as text: labels, value, milliseconds.
     Dump {
         folder: PathBuf,
         /// Such as '{job="node"}'.
         selector: String,
+    },
+    /// Turn the head that Prometheus left in its data folder (write-ahead log, checkpoint, mapped chunks) into blocks, and
+    /// say what was taken. A start of the server does the same. Exit code 1 if something was damaged.
+    Import { folder: PathBuf },
+    /// Put everything that is in logs and chunks into blocks, so that Prometheus can go on in the folder.
+    Export {
+        folder: PathBuf,
+        /// Into blocks of the same folder: the only form there is.
+        #[arg(long, default_value_t = true)]
+        to_blocks: bool,
+    },
+    /// Make blocks of files, as promtool does.
+    CreateBlocksFrom {
+        #[command(subcommand)]
+        what: BlocksFrom,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum BlocksFrom {
+    /// Samples with times in OpenMetrics text.
+    Openmetrics {
+        input: PathBuf,
+        #[arg(default_value = "data/")]
+        output: PathBuf,
+        /// Longest block.
+        #[arg(long, default_value = "2h", value_parser = parse_duration)]
+        max_block_duration: Duration,
+        /// Label that every series gets, NAME=VALUE. May be given more than once.
+        #[arg(long, value_parser = crate::backfill::parse_label)]
+        label: Vec<(String, String)>,
+        /// Do not list the blocks.
+        #[arg(short, long)]
+        quiet: bool,
     },
 }
 
@@ -228,6 +267,9 @@ pub struct Serve {
     /// Time that a block covers at most after compaction. By default a tenth of the retention, at most 31d.
     #[arg(long = "storage.tsdb.max-block-duration", value_parser = parse_duration)]
     pub storage_tsdb_max_block_duration: Option<Duration>,
+    /// When the server ends, put everything that is in logs and chunks into blocks, so that Prometheus can go on in the folder.
+    #[arg(long = "storage.tsdb.export-on-shutdown")]
+    pub storage_tsdb_export_on_shutdown: bool,
     /// Time between syncs of the logs: what a power cut can cost. 0s syncs every write before it is visible.
     #[arg(long = "storage.wal-sync-interval", default_value = "1s", value_parser = parse_duration)]
     pub storage_wal_sync_interval: Duration,

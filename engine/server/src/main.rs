@@ -4,17 +4,18 @@
 //! than the following, 2 wrong arguments or a configuration that cannot be used, 3 this machine does not allow what is
 //! needed, or flags of the server and the agent together. The tools: 0 good, 1 bad.
 
+mod backfill;
 mod check;
 mod cli;
 mod flags;
 mod fleet;
-mod folder;
 mod log;
 mod preview;
 mod reload;
 mod rules;
 mod serve;
 mod tool;
+mod tsdb_cmd;
 
 use std::process::ExitCode;
 
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         Some(cli::Command::Check { what: cli::Check::Rules { files, lint_fatal } }) => rules::check(files, *lint_fatal),
         Some(cli::Command::Test { what: cli::Test::Rules { files, run } }) => rules::test(files, run.as_deref()),
         Some(cli::Command::Preview(options)) => preview::run(options),
-        Some(cli::Command::Tsdb { what }) => folder::run(what),
+        Some(cli::Command::Tsdb { what }) => tsdb_cmd::run(what),
         None => serve::run(&cli),
     }
 }

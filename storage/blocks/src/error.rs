@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 #[error("chunk is damaged: {0}")]
 pub struct ChunkError(pub &'static str);
 
-/// Bytes end before a value does.
-pub(crate) const UNEXPECTED_END: &str = "it ends early";
+pub(crate) use crate::codec::UNEXPECTED_END;
 
 /// A file of a block, or of Prometheus' head, that cannot be used: which, where, and what was wanted there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +45,11 @@ impl BlockError {
     pub(crate) fn io(file: &Path, offset: u64, error: &io::Error) -> BlockError {
         let fault = Fault::Io { kind: error.kind(), message: error.to_string() };
         BlockError { file: file.to_owned(), offset, fault }
+    }
+
+    /// An error of the system at a folder or file.
+    pub fn from_io(file: &Path, error: &io::Error) -> BlockError {
+        BlockError::io(file, 0, error)
     }
 
     /// Whether the device, not the content, is at fault: another attempt may succeed.

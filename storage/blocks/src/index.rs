@@ -8,7 +8,7 @@
 //!   * symbols are not assumed to be sorted; names of labels and the values of a name are, or the table is refused
 
 use crate::block_file::{BlockFile, SectionReader, Window};
-use crate::codec::ByteCursor;
+use crate::codec::{ByteCursor, CursorExt};
 use crate::error::{BlockError, Fault};
 use ahash::AHashMap;
 use std::cmp::Ordering;
@@ -55,7 +55,7 @@ impl Contents {
             return Err(index.fault(at, Fault::Checksum { want, got }));
         }
         let mut cursor = ByteCursor::new(references);
-        let mut next = || cursor.u64().expect("48 bytes");
+        let mut next = || cursor.u64_be().expect("48 bytes");
         Ok(Contents {
             symbols: next(),
             series: next(),
@@ -94,7 +94,7 @@ pub(crate) struct SymbolTable {
 impl SymbolTable {
     pub fn read(index: &BlockFile, offset: u64) -> Result<SymbolTable, BlockError> {
         let mut section = index.section(offset)?;
-        let count = section.parse(|cursor| cursor.u32())?;
+        let count = section.parse(|cursor| cursor.u32_be())?;
         if u64::from(count) > section.rest() {
             return Err(index.bad(offset, format!("{count} symbols in {} bytes", section.rest())));
         }
@@ -225,7 +225,7 @@ pub(crate) struct PostingsTable {
 
 /// An entry of the table: name, value, offset of the postings.
 fn entry<'a>(cursor: &mut ByteCursor<'a>) -> Result<(&'a str, &'a str, u64), &'static str> {
-    if cursor.u8()? != 2 {
+    if cursor.byte()? != 2 {
         return Err("an entry does not have two texts");
     }
     Ok((cursor.text()?, cursor.text()?, cursor.uvarint()?))
@@ -234,7 +234,7 @@ fn entry<'a>(cursor: &mut ByteCursor<'a>) -> Result<(&'a str, &'a str, u64), &'s
 impl PostingsTable {
     pub fn read(index: &BlockFile, offset: u64) -> Result<PostingsTable, BlockError> {
         let mut section = index.section(offset)?;
-        let count = section.parse(|cursor| cursor.u32())?;
+        let count = section.parse(|cursor| cursor.u32_be())?;
         if u64::from(count) > section.rest() {
             return Err(index.bad(offset, format!("{count} entries in {} bytes", section.rest())));
         }

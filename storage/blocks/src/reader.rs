@@ -7,7 +7,7 @@
 
 use crate::block_file::{BlockFile, SectionReader, Window};
 use crate::chunk::Chunk;
-use crate::codec::ByteCursor;
+use crate::codec::{ByteCursor, CursorExt};
 use crate::error::{BlockError, ChunkError, Fault};
 use crate::index::{Contents, PostingsTable, SymbolCache, SymbolTable};
 use crate::tombstones::Tombstones;
@@ -213,7 +213,7 @@ impl Block {
     /// Reads postings front to back; `visit` gets ascending ids.
     fn each_posting(&self, offset: u64, mut visit: impl FnMut(u32)) -> Result<(), BlockError> {
         let mut section = self.index.section(offset)?;
-        let count = section.parse(|cursor| cursor.u32())?;
+        let count = section.parse(|cursor| cursor.u32_be())?;
         if section.rest() != u64::from(count) * 4 {
             return Err(self.index.bad(offset, format!("{count} postings in {} bytes", section.rest())));
         }
@@ -246,7 +246,7 @@ impl Block {
     pub(crate) fn all_ids(&self) -> Result<IdReader<'_>, BlockError> {
         let offset = self.all_postings()?;
         let mut section = self.index.section(offset)?;
-        section.parse(|cursor| cursor.u32())?;
+        section.parse(|cursor| cursor.u32_be())?;
         if !section.rest().is_multiple_of(4) {
             return Err(self.index.bad(offset, format!("postings of {} bytes", section.rest())));
         }
@@ -581,7 +581,7 @@ impl IdReader<'_> {
         if section.is_at_end() {
             return self.0.take().map_or(Ok(()), SectionReader::finish).map(|()| None);
         }
-        section.parse(|cursor| cursor.u32()).map(Some)
+        section.parse(|cursor| cursor.u32_be()).map(Some)
     }
 }
 
@@ -858,7 +858,7 @@ impl SeriesEntry {
 }
 
 fn read_numbers(cursor: &mut ByteCursor<'_>, numbers: &mut Vec<(u64, u64)>) -> Result<(), &'static str> {
-    for _ in 0..cursor.count(2)? {
+    for _ in 0..cursor.count_of(2)? {
         numbers.push((cursor.uvarint()?, cursor.uvarint()?));
     }
     Ok(())
@@ -868,7 +868,7 @@ fn read_numbers(cursor: &mut ByteCursor<'_>, numbers: &mut Vec<(u64, u64)>) -> R
 fn read_chunks(cursor: &mut ByteCursor<'_>, from: i64, to: i64) -> Result<Vec<ChunkSpan>, &'static str> {
     let mut chunks = Vec::new();
     let (mut last_max, mut reference) = (0i64, 0u64);
-    for i in 0..cursor.count(3)? {
+    for i in 0..cursor.count_of(3)? {
         let min = match i {
             0 => cursor.varint()?,
             _ => last_max.wrapping_add(cursor.uvarint()? as i64),

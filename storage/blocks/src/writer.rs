@@ -6,7 +6,7 @@
 //!   * memory: the symbols, and about one byte per label of each series for the postings
 
 use crate::chunk::Chunk;
-use crate::codec::{put_uvarint, put_varint};
+use crate::codec::{put_text, put_uvarint, put_varint};
 use crate::file::{sync_folder, write_synced};
 use crate::meta::{Meta, Stats};
 use crate::{CHUNKS_MAGIC, INDEX_MAGIC, TOMBSTONES_MAGIC};
@@ -103,8 +103,7 @@ impl BlockWriter {
             let mut entry = Vec::new();
             for text in symbols {
                 entry.clear();
-                put_uvarint(text.len() as u64, &mut entry);
-                entry.extend_from_slice(text.as_bytes());
+                put_text(text, &mut entry);
                 out(&entry)?;
             }
             Ok(())
@@ -268,8 +267,7 @@ impl BlockWriter {
                 entry.clear();
                 entry.push(2);
                 for text in [name, value] {
-                    put_uvarint(text.len() as u64, &mut entry);
-                    entry.extend_from_slice(text.as_bytes());
+                    put_text(text, &mut entry);
                 }
                 put_uvarint(*offset, &mut entry);
                 out(&entry)?;

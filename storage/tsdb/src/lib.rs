@@ -28,6 +28,7 @@ mod safe_mode;
 mod simulation;
 mod store;
 
+pub use block_keeper::new_ulid;
 pub use chunks::{ChunkFile, ChunkStore, Corruption, FlushQueue, Flushable, encode_segment};
 pub use data_dir::OpenError;
 pub use encoded::{EncodedPart, EncodedSegment};

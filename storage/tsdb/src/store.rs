@@ -54,6 +54,8 @@ pub struct StoreOptions {
     pub safe_mode_window: Duration,
     /// Whether the logs of the last run are kept, in [`Store::kept_logs`], before they are replayed and removed.
     pub keep_logs: bool,
+    /// Whether the head that Prometheus left in the folder is imported before logs are replayed.
+    pub import_prometheus_head: bool,
 }
 
 impl StoreOptions {
@@ -71,6 +73,7 @@ impl StoreOptions {
             upkeep_every: Duration::from_secs(30),
             safe_mode_window: Duration::ZERO,
             keep_logs: false,
+            import_prometheus_head: false,
         }
     }
 }
@@ -159,7 +162,8 @@ impl Store {
         let blocks = Arc::new(blocks.map_err(io_error(&folder))?);
         let flush_queue = start_flush_thread(dir.clone(), logs.clone(), chunks.clone(), options.waiting_bytes_max)
             .map_err(io_error(&folder))?;
-        start_replay_thread(&dir, &logs, &chunks, old_logs).map_err(io_error(&folder))?;
+        let import = options.import_prometheus_head.then(|| blocks.clone());
+        start_replay_thread(&dir, &logs, &chunks, old_logs, import).map_err(io_error(&folder))?;
         let maintenance = start_maintenance_thread(&dir, &logs, &chunks, &blocks, options.upkeep_every);
         let maintenance = maintenance.map_err(io_error(&folder))?;
         Ok(Arc::new(Store { options, dir, logs, chunks, blocks, deletions, flush_queue, maintenance }))
@@ -294,6 +298,22 @@ impl Store {
         self.blocks.clean_tombstones()
     }
 
+    /// Imports the head that Prometheus left in the folder, if there is one.
+    ///
+    /// # Errors
+    /// If files could not be read or written; the folder is as before.
+    pub fn import_prometheus_head(&self) -> Result<Option<blocks::head::HeadImport>, BlockError> {
+        self.blocks.import_prometheus_head()
+    }
+
+    /// Makes blocks of all that is in chunks, as it is everything when the logs are replayed; returns them.
+    ///
+    /// # Errors
+    /// If one of them could not be written; its chunks stay.
+    pub fn export_to_blocks(&self) -> io::Result<Vec<Meta>> {
+        self.blocks.export_to_blocks()
+    }
+
     /// Puts blocks with everything that is in blocks and, with `memory`, in chunks and in these segments into
     /// `snapshots/<name>`; gives the name.
     pub fn snapshot(&self, memory: Option<Vec<Arc<dyn Flushable>>>) -> Result<String, String> {
@@ -349,9 +369,14 @@ fn start_replay_thread(
     logs: &Arc<LogKeeper>,
     chunks: &Arc<ChunkStore>,
     old_logs: Logs,
+    import: Option<Arc<BlockKeeper>>,
 ) -> io::Result<()> {
     let (dir, logs, chunks) = (dir.clone(), logs.clone(), chunks.clone());
     let work = move || {
+        // What Prometheus left first: the server is ready when both are done.
+        if let Some(Err(error)) = import.map(|blocks| blocks.import_prometheus_head()) {
+            tracing::error!(%error, "Prometheus' head could not be imported; the next start tries again");
+        }
         logs.replay_all(old_logs, &ReplayIntoChunks::new(&chunks));
         drop(dir);
     };

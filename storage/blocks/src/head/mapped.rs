@@ -72,8 +72,8 @@ impl MappedFile {
             }
             let mut cursor = ByteCursor::new(bytes);
             let read = |cursor: &mut ByteCursor<'_>| {
-                let (reference, min, max) = (cursor.u64()?, cursor.u64()? as i64, cursor.u64()? as i64);
-                Ok::<_, &'static str>((reference, min, max, cursor.u8()?, cursor.uvarint()?))
+                let (reference, min, max) = (cursor.u64_be()?, cursor.u64_be()? as i64, cursor.u64_be()? as i64);
+                Ok::<_, &'static str>((reference, min, max, cursor.byte()?, cursor.uvarint()?))
             };
             let (reference, min, max, encoding, length) = read(&mut cursor).map_err(|reason| file.bad(at, reason))?;
             if length > CHUNK_BYTES_MAX {

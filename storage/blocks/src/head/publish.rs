@@ -113,6 +113,9 @@ impl Work {
                 std::fs::rename(entry.path(), &place).map_err(failed(&place))?;
             }
         }
+        // promtool opens no folder without it.
+        let wal = self.folder.join("wal");
+        std::fs::create_dir_all(&wal).map_err(failed(&wal))?;
         sync_folder(&target).map_err(failed(&target))?;
         let imported = self.folder.join(IMPORTED_DIR);
         sync_folder(&imported).map_err(failed(&imported))?;

@@ -6,7 +6,7 @@
 //!   * counts are believed only as far as the record is long, so a record of n bytes gives at most n buckets
 //!   * an error ends the record; what was read of it before has been given
 
-use crate::codec::ByteCursor;
+use crate::codec::{ByteCursor, CursorExt};
 use series::histogram::{BucketCount, CUSTOM_SCHEMA, ResetHint, SCHEMA_MAX};
 use series::{Histogram, Labels};
 
@@ -56,10 +56,10 @@ type ReadResult<T> = Result<T, &'static str>;
 pub fn read_record(record: &[u8], sink: &mut impl RecordSink) -> ReadResult<()> {
     let mut cursor = ByteCursor::new(record);
     // An empty record is nothing.
-    let Ok(kind) = cursor.u8() else { return Ok(()) };
+    let Ok(kind) = cursor.byte() else { return Ok(()) };
     match kind {
         SERIES => each(&mut cursor, |cursor| {
-            let reference = cursor.u64()?;
+            let reference = cursor.u64_be()?;
             sink.series(reference, read_labels(cursor)?);
             Ok(())
         }),
@@ -72,7 +72,7 @@ pub fn read_record(record: &[u8], sink: &mut impl RecordSink) -> ReadResult<()> 
             Ok(())
         }),
         TOMBSTONES => each(&mut cursor, |cursor| {
-            let (reference, from, to) = (cursor.u64()?, cursor.varint()?, cursor.varint()?);
+            let (reference, from, to) = (cursor.u64_be()?, cursor.varint()?, cursor.varint()?);
             sink.deletion(reference, from, to);
             Ok(())
         }),
@@ -85,8 +85,8 @@ pub fn read_record(record: &[u8], sink: &mut impl RecordSink) -> ReadResult<()> 
         MMAP_MARKERS => each(&mut cursor, |cursor| cursor.take(16).map(drop)),
         METADATA => each(&mut cursor, |cursor| {
             cursor.uvarint()?;
-            cursor.u8()?;
-            for _ in 0..2 * cursor.count(2)? {
+            cursor.byte()?;
+            for _ in 0..2 * cursor.count_of(2)? {
                 cursor.bytes()?;
             }
             sink.skip(Skipped::Metadata);
@@ -138,7 +138,7 @@ fn old_form<'a>(
     if cursor.is_empty() {
         return Ok(());
     }
-    let (first, first_at) = (cursor.u64()?, cursor.u64()? as i64);
+    let (first, first_at) = (cursor.u64_be()?, cursor.u64_be()? as i64);
     each(cursor, |cursor| {
         let (reference, at) = (first.wrapping_add(cursor.varint()? as u64), first_at.wrapping_add(cursor.varint()?));
         entry(cursor, reference, at)
@@ -160,7 +160,7 @@ fn new_form<'a>(
         reference = reference.wrapping_add(cursor.varint()? as u64);
         let at = first_at.wrapping_add(cursor.varint()?);
         // 0 is no start time, 1 that of the entry before.
-        if cursor.u8()? > 1 {
+        if cursor.byte()? > 1 {
             cursor.varint()?;
         }
         entry(cursor, reference, at)
@@ -169,7 +169,7 @@ fn new_form<'a>(
 
 fn read_labels(cursor: &mut ByteCursor<'_>) -> ReadResult<Labels> {
     let mut pairs: Vec<(&str, &str)> = Vec::with_capacity(16);
-    for _ in 0..cursor.count(2)? {
+    for _ in 0..cursor.count_of(2)? {
         let (name, value) = (cursor.text()?, cursor.text()?);
         if !value.is_empty() {
             pairs.push((name, value));
@@ -183,7 +183,7 @@ fn read_labels(cursor: &mut ByteCursor<'_>) -> ReadResult<Labels> {
 
 /// None for a schema that is not known. A histogram of whole counts has each bucket as its difference from the one before.
 fn read_histogram(cursor: &mut ByteCursor<'_>, is_float: bool) -> ReadResult<Option<Histogram>> {
-    let hint = match cursor.u8()? {
+    let hint = match cursor.byte()? {
         1 => ResetHint::Reset,
         2 => ResetHint::NotReset,
         3 => ResetHint::Gauge,
@@ -199,7 +199,7 @@ fn read_histogram(cursor: &mut ByteCursor<'_>, is_float: bool) -> ReadResult<Opt
     let negative = read_buckets(cursor, is_float, &negative)?;
     let mut custom_values: Vec<f64> = Vec::new();
     if schema == i64::from(CUSTOM_SCHEMA) {
-        for _ in 0..cursor.count(8)? {
+        for _ in 0..cursor.count_of(8)? {
             custom_values.push(cursor.f64()?);
         }
         let is_outside = |bucket: &BucketCount| bucket.index < 0 || bucket.index as usize > custom_values.len();
@@ -228,7 +228,7 @@ fn read_histogram(cursor: &mut ByteCursor<'_>, is_float: bool) -> ReadResult<Opt
 }
 
 fn read_spans(cursor: &mut ByteCursor<'_>) -> ReadResult<Vec<(i64, u64)>> {
-    let count = cursor.count(2)?;
+    let count = cursor.count_of(2)?;
     let mut spans = Vec::with_capacity(count);
     for _ in 0..count {
         spans.push((cursor.varint()?, cursor.uvarint()?));
@@ -237,7 +237,7 @@ fn read_spans(cursor: &mut ByteCursor<'_>) -> ReadResult<Vec<(i64, u64)>> {
 }
 
 fn read_buckets(cursor: &mut ByteCursor<'_>, is_float: bool, spans: &[(i64, u64)]) -> ReadResult<Vec<BucketCount>> {
-    let count = cursor.count(if is_float { 8 } else { 1 })?;
+    let count = cursor.count_of(if is_float { 8 } else { 1 })?;
     let in_spans = spans.iter().fold(0u64, |all, (_, length)| all.saturating_add(*length));
     if in_spans != count as u64 {
         return Err("spans and buckets do not fit together");

@@ -8,6 +8,7 @@
 
 mod head_compaction;
 mod plan;
+mod transfer;
 
 pub(crate) use plan::BlockSettings;
 
@@ -378,7 +379,7 @@ fn yield_now(series: &mut u32) {
 }
 
 /// A new ULID as text.
-fn new_ulid() -> String {
+pub fn new_ulid() -> String {
     ulid::Ulid::new().to_string()
 }
 
