@@ -3,12 +3,12 @@
 //! The file is read once, line by line. A sample line is a series, a value, a time in seconds and perhaps an exemplar,
 //! which is left out. Series and values are read by the parser of scrapes.
 
-use blocks::{BlockBuilder, BuilderOptions, CHUNK_BYTES_MAX, NoChunks, SeriesNumber};
+use blocks::{BlockBuilder, BuilderOptions, CHUNK_BYTES_MAX, Meta, NoChunks, SeriesNumber};
 use exposition::{Kind, LINE_BYTES_MAX, Parser};
 use series::{Labels, METRIC_NAME};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -38,13 +38,13 @@ fn block_ms(longest: Duration) -> i64 {
     length
 }
 
+/// Writes the blocks of a file; returns them, oldest first. Nothing is written of a file with an error.
 pub fn create_blocks(
     input: &Path,
     output: &Path,
     longest: Duration,
     added: &[(String, String)],
-    quiet: bool,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Vec<Meta>> {
     let file = File::open(input).map_err(|error| anyhow::anyhow!("{}: {error}", input.display()))?;
     std::fs::create_dir_all(output)?;
     // Removed by the next start if this run is killed.
@@ -57,14 +57,7 @@ pub fn create_blocks(
     let built =
         read.and_then(|()| Ok(backfill.builder.finish(output, || tsdb::new_ulid(), &AtomicBool::new(false))?));
     std::fs::remove_dir_all(&work)?;
-    let metas = built.map_err(|error| anyhow::anyhow!("{}: {error:#}", input.display()))?;
-    if !quiet {
-        let mut out = std::io::stdout().lock();
-        metas.iter().try_for_each(|meta| writeln!(out, "{}", crate::tsdb_cmd::block_line(meta)))?;
-        let samples: u64 = metas.iter().map(|meta| meta.stats.num_samples).sum();
-        writeln!(out, "{samples} samples in {} blocks", metas.len())?;
-    }
-    Ok(true)
+    built.map_err(|error| anyhow::anyhow!("{}: {error:#}", input.display()))
 }
 
 impl Backfill {
@@ -174,15 +167,6 @@ fn series_end(line: &[u8]) -> usize {
     line.len()
 }
 
-/// `NAME=VALUE` as `--label` has it.
-pub fn parse_label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("a label is NAME=VALUE")?;
-    if name.is_empty() {
-        return Err("a label has a name".into());
-    }
-    Ok((name.to_owned(), value.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,7 +179,7 @@ mod tests {
         std::fs::write(&input, text).unwrap();
         let output = folder.path().join("data");
         let added = [("site".to_owned(), "x".to_owned())];
-        let outcome = create_blocks(&input, &output, Duration::from_secs(7200), &added, true);
+        let outcome = create_blocks(&input, &output, Duration::from_secs(7200), &added);
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&output).unwrap() {
             let block = blocks::Block::open(&entry.unwrap().path()).unwrap();

@@ -133,7 +133,7 @@ pub enum BlocksFrom {
         #[arg(long, default_value = "2h", value_parser = parse_duration)]
         max_block_duration: Duration,
         /// Label that every series gets, NAME=VALUE. May be given more than once.
-        #[arg(long, value_parser = crate::backfill::parse_label)]
+        #[arg(long, value_parser = parse_label)]
         label: Vec<(String, String)>,
         /// Do not list the blocks.
         #[arg(short, long)]
@@ -459,6 +459,15 @@ fn switches() -> BTreeSet<String> {
     let command = Cli::command();
     let is_switch = |argument: &&clap::Arg| matches!(argument.get_action(), clap::ArgAction::SetTrue);
     command.get_arguments().filter(is_switch).filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+}
+
+/// `NAME=VALUE` as `--label` has it.
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a label is NAME=VALUE")?;
+    if name.is_empty() {
+        return Err("a label has a name".into());
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// CPU numbers in the order given.

@@ -58,10 +58,27 @@ pub fn run(command: &Tsdb) -> ExitCode {
         Tsdb::Export { folder, .. } => export(folder),
         Tsdb::CreateBlocksFrom { what } => match what {
             BlocksFrom::Openmetrics { input, output, max_block_duration, label, quiet } => {
-                crate::backfill::create_blocks(input, output, *max_block_duration, label, *quiet)
+                create_blocks(input, output, *max_block_duration, label, *quiet)
             }
         },
     })
+}
+
+fn create_blocks(
+    input: &Path,
+    output: &Path,
+    longest: Duration,
+    added: &[(String, String)],
+    quiet: bool,
+) -> anyhow::Result<bool> {
+    let metas = crate::backfill::create_blocks(input, output, longest, added)?;
+    if !quiet {
+        let mut out = std::io::stdout().lock();
+        metas.iter().try_for_each(|meta| writeln!(out, "{}", block_line(meta)))?;
+        let samples: u64 = metas.iter().map(|meta| meta.stats.num_samples).sum();
+        writeln!(out, "{samples} samples in {} blocks", metas.len())?;
+    }
+    Ok(true)
 }
 
 fn read_only(folder: &Path) -> StoreOptions {
@@ -96,7 +113,7 @@ fn list(folder: &Path) -> anyhow::Result<bool> {
     Ok(bad.is_empty())
 }
 
-pub fn block_line(meta: &Meta) -> String {
+fn block_line(meta: &Meta) -> String {
     let (from, to) = (api::rfc3339(meta.min_time), api::rfc3339(meta.max_time));
     let failed = if meta.compaction.failed { "  damaged" } else { "" };
     let (samples, series, level) = (meta.stats.num_samples, meta.stats.num_series, meta.compaction.level);
