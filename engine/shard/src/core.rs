@@ -10,6 +10,8 @@
 //!   * a scrape of a target that was removed meanwhile leaves nothing but markers
 
 mod federate;
+mod index;
+mod labels;
 mod questions;
 mod upkeep;
 mod written;
@@ -18,6 +20,7 @@ use crate::access::Accesses;
 use crate::asking::Asking;
 use crate::content_type;
 use crate::fetch::{FetchError, Fetched, Fetcher, Opened};
+use crate::head_owner::{HistogramHolder, Holder};
 use crate::ingest::{Ingested, Interner, Reader, Report};
 use crate::message::Command;
 use crate::resolver::{Resolver, ResolverThreads};
@@ -25,7 +28,8 @@ use crate::runtime::Pulse;
 use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
 use crate::signal::{Signal, Start};
 use crate::status::{CoreStats, Health, Missed, Reason, TargetStatus};
-use crate::written::{Acknowledgements, HistogramHolder, Holder, Written};
+use crate::time_slice::{CoreTask, TaskTimes, TimeSlice};
+use crate::written::{Acknowledgements, Written};
 use ahash::AHashMap;
 use exposition::Readings;
 use glommio::timer::Timer;
@@ -54,8 +58,6 @@ pub(crate) struct Settings {
 const LOG_EVERY: Duration = Duration::from_micros(PHASE_GRID_US);
 /// A wake that is so little early takes the log along.
 const LOG_EARLY_US: u64 = PHASE_GRID_US / 5;
-/// Targets that upkeep or a question visits before it lets others run.
-const TARGETS_PER_TURN: usize = 16;
 /// How long a body is read before others may run. What is new in most bodies is read in less: of thousands that come at
 /// once, as after a start, one after the other holds its buffers, and not all of them together.
 const READ_SLICE: Duration = Duration::from_millis(2);
@@ -73,6 +75,9 @@ pub(crate) async fn run(settings: Settings, commands: flume::Receiver<Command>) 
     // A question from another thread must not wait for the preempt timer of a busy core.
     let queries = queue(200, Latency::Matters(Duration::from_millis(20)), "queries");
     let federations = queue(100, Latency::Matters(Duration::from_millis(20)), "federations");
+    // Commands: pushed series, and the way of all others to their lanes.
+    let pushes = queue(400, Latency::Matters(Duration::from_millis(20)), "commands");
+    let targets = queue(200, Latency::NotImportant, "targets");
     let log = queue(400, Latency::NotImportant, "log");
     let upkeep = queue(50, Latency::NotImportant, "upkeep");
     let pulse = settings.pulse.clone();
@@ -81,7 +86,7 @@ pub(crate) async fn run(settings: Settings, commands: flume::Receiver<Command>) 
     spawn(core.clone().keep_time(), scrapes);
     spawn(core.clone().keep_log(), log);
     spawn(core.clone().keep_up(), upkeep);
-    spawn(core.answer(commands), queries);
+    spawn(core.answer(commands, questions::LaneQueues { pushes, queries, targets }), pushes);
     // An executor that ends while the kernel still writes into its buffers is not safe: it lives as long as the process.
     std::future::pending().await
 }
@@ -131,6 +136,8 @@ struct Core {
     ended_histograms: RefCell<Vec<Rc<HistogramHolder>>>,
     /// Samples that no scrape brings.
     written: RefCell<Written>,
+    label_index: index::CoreIndex,
+    task_times: TaskTimes,
     acknowledgements: RefCell<Acknowledgements>,
     interner: RefCell<Interner>,
     fetcher: Fetcher<Resolver>,
@@ -189,6 +196,8 @@ impl Core {
             ended: RefCell::default(),
             ended_histograms: RefCell::default(),
             written: RefCell::new(Written::new(limits)),
+            label_index: index::CoreIndex::default(),
+            task_times: TaskTimes::default(),
             acknowledgements: RefCell::default(),
             interner: RefCell::default(),
             fetcher: Fetcher::new(Resolver::new(settings.resolver)),
@@ -264,12 +273,12 @@ impl Core {
 
     // --- targets -------------------------------------------------------------------------------------------------
 
-    fn apply(self: &Rc<Self>, diff: TargetDiff) {
-        for id in diff.remove {
-            self.remove(id, false);
-        }
-        for id in diff.moved {
-            self.remove(id, true);
+    async fn apply(self: &Rc<Self>, diff: TargetDiff) {
+        let slice = self.slice(CoreTask::Targets);
+        let removed = diff.remove.into_iter().map(|id| (id, false));
+        for (id, has_moved) in removed.chain(diff.moved.into_iter().map(|id| (id, true))) {
+            self.remove(id, has_moved);
+            slice.step().await;
         }
         for target in diff.add.into_iter().chain(diff.update) {
             let known = self.by_id.borrow().get(&target.id).and_then(|slot| self.scraper(*slot));
@@ -277,6 +286,7 @@ impl Core {
                 Some(scraper) => self.update(&scraper, target),
                 None => self.add(target),
             }
+            slice.step().await;
         }
     }
 
@@ -298,12 +308,7 @@ impl Core {
         let scraper = Rc::new(Scraper {
             slot,
             signal: Signal::default(),
-            holder: Rc::new(Holder {
-                id: target.id.0,
-                labels: target.labels.clone(),
-                head: RefCell::new(head),
-                histograms: None,
-            }),
+            holder: Rc::new(Holder::of_target(target.id.0, target.labels.clone(), head)),
             reader: RefCell::new(Some(reader)),
             status: RefCell::new(TargetStatus::new(target.id, self.index)),
             last_start_us: Cell::new(None),
@@ -370,6 +375,8 @@ impl Core {
         }
         head.close_all();
         self.hand_over(&mut head);
+        scraper.holder.set_ended();
+        self.note_rows(&scraper.holder, &head);
         drop(head);
         self.ended.borrow_mut().push(scraper.holder.clone());
     }
@@ -417,12 +424,9 @@ impl Core {
             Ok(fetched) => {
                 let safe_mode = self.store.as_ref().and_then(|store| store.safe_mode());
                 let samples_max = safe_mode.map_or(u64::MAX, |safe_mode| safe_mode.samples_max);
-                let since = Cell::new(Instant::now());
+                let slice = TimeSlice::begin(&self.task_times, CoreTask::Ingest, READ_SLICE);
                 let pause = async || {
-                    if since.get().elapsed() >= READ_SLICE {
-                        pause().await;
-                        since.set(Instant::now());
-                    }
+                    slice.step().await;
                 };
                 let ingested = reader.read(fetched.body(), samples_max, &mut readings, pause).await;
                 Ok((ingested, fetched))
@@ -525,6 +529,7 @@ impl Core {
             false => head.append_failed(at, 1, row, mark_stamped, &mut self.journal.borrow_mut(), scratch),
         };
         self.hand_over(&mut head);
+        self.note_rows(&scraper.holder, &head);
         match appended {
             Ok(appended) => {
                 stats.samples_appended += appended.samples;

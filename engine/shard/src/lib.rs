@@ -8,6 +8,7 @@ mod core;
 pub mod federate;
 mod fetch;
 mod handle;
+mod head_owner;
 mod ingest;
 mod log;
 pub mod message;
@@ -20,6 +21,7 @@ mod select;
 mod signal;
 mod status;
 mod sys;
+mod time_slice;
 mod written;
 
 pub use federate::{Begun, Claim, FederateRequest, Go, Lines, Owner, Owners, Talk, Told};
@@ -32,6 +34,7 @@ pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};
 pub use status::{CoreStats, Health, InstantSample, LogStats, Metadata, Missed, Reason, TargetStatus};
 pub use sys::{Limit, raise_open_files};
+pub use time_slice::CoreTask;
 pub use written::{
     NotKept, ReceiveOutcome, ReceiveRequest, Received, Refusal, Refused, WriteOutcome, WriteRowsRequest,
 };

@@ -88,9 +88,6 @@ pub struct RangeRequest {
     pub to: Timestamp,
     /// Most samples of the whole answer, beside what the budget bounds; 0 is no limit.
     pub samples_max: usize,
-    /// Only which series there are, not their samples: one stands for all, and a series whose samples in the range were
-    /// deleted may be among them.
-    pub labels_only: bool,
     pub budget: Budget,
 }
 
@@ -126,13 +123,12 @@ pub enum LabelsWanted {
     Series,
 }
 
-/// The entries that one core knows. Those that a limit cuts off are the last in order for names and values, and any for
-/// series.
+/// The entries that one core knows; those that a limit cuts off are the last in order.
 #[derive(Debug, Default)]
 pub struct LabelsAnswer {
     /// Names or values, sorted, each once.
     pub texts: Vec<Arc<str>>,
-    /// Label sets, in no order; one may come twice.
+    /// Label sets, each once, in the order of their metric names and then their own.
     pub series: Vec<Labels>,
     /// Whether the limit cut entries off.
     pub is_truncated: bool,

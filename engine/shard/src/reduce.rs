@@ -1,8 +1,8 @@
 //! Aggregations over the heads of a core.
 
+use crate::head_owner::{HistogramHolder, Holder};
 use crate::message::{LimitError, Older, ReduceAnswer, ReduceRequest, piece_bytes};
-use crate::select::Matching;
-use crate::written::{HistogramHolder, Holder};
+use crate::select::{CandidateGroups, Matching};
 use ahash::{AHashMap, AHashSet, RandomState};
 use promql::Partial;
 use promql::budget::{BudgetError, Charge};
@@ -29,6 +29,7 @@ type Columns = Box<[(u32, u32)]>;
 /// Aggregations while they go from target to target. Those over the same time read each target's rows together.
 pub struct Reducing<'a> {
     older: Older,
+    candidates: &'a CandidateGroups,
     reads: Vec<Read<'a>>,
     hashing: RandomState,
 }
@@ -91,23 +92,23 @@ impl PartialAccount {
 }
 
 impl<'a> Reducing<'a> {
-    pub fn new(requests: &'a [ReduceRequest], older: Older) -> Reducing<'a> {
+    pub fn new(requests: &'a [ReduceRequest], older: Older, candidates: &'a CandidateGroups) -> Reducing<'a> {
         let mut reads: Vec<Read> = Vec::new();
         for (place, request) in requests.iter().enumerate() {
             let (times, newest_only) = ((request.from, request.to), request.reduction.is_single());
-            let work = Work::new(place, request);
+            let work = Work::new(place, request, candidates);
             match reads.iter_mut().find(|read| read.times == times && read.newest_only == newest_only) {
                 Some(read) => read.works.push(work),
                 None => reads.push(Read::new(times, newest_only, work)),
             }
         }
-        Reducing { older, reads, hashing: RandomState::with_seeds(1, 2, 3, 4) }
+        Reducing { older, candidates, reads, hashing: RandomState::with_seeds(1, 2, 3, 4) }
     }
 
     pub fn target(&mut self, holder: &Holder, visible: u64) {
         let identity = identity(&self.hashing, &holder.labels);
         for read in &mut self.reads {
-            read.target(holder, visible, self.older, identity, &self.hashing);
+            read.target(holder, visible, (self.older, self.candidates), identity, &self.hashing);
         }
     }
 
@@ -156,14 +157,26 @@ impl<'a> Read<'a> {
         }
     }
 
-    fn target(&mut self, holder: &Holder, visible: u64, older: Older, identity: u64, hashing: &RandomState) {
+    fn target(
+        &mut self,
+        holder: &Holder,
+        visible: u64,
+        (older, candidates): (Older, &CandidateGroups),
+        identity: u64,
+        hashing: &RandomState,
+    ) {
         let Read { times, newest_only, works, known, held, rows, groups, scratch } = self;
         let (head, labels) = (holder.head.borrow(), &holder.labels);
+        let candidates = candidates.of(&holder.index, head.rows_version());
         let mut key = hashing.build_hasher();
         works.iter().for_each(|work| work.verdicts(labels, &mut key));
         let key = key.finish();
         groups.clear();
+        let none: Rc<[u32]> = Rc::default();
         let matching = |group: &Arc<SlotGroup>| {
+            if candidates.is_some_and(|groups| !groups.contains(&Arc::as_ptr(group).addr())) {
+                return none.clone();
+            }
             let wanted = known.entry((Arc::as_ptr(group), key)).or_insert_with(|| {
                 held.push(group.clone());
                 Rc::new(Wanted::of_group(works, group, labels))
@@ -221,7 +234,7 @@ impl Scratch {
 }
 
 impl<'a> Work<'a> {
-    fn new(place: usize, request: &'a ReduceRequest) -> Work<'a> {
+    fn new(place: usize, request: &'a ReduceRequest, candidates: &'a CandidateGroups) -> Work<'a> {
         let answer = ReduceAnswer {
             partial: Partial::new(request.reduction.clone()),
             whole: Vec::new(),
@@ -232,7 +245,7 @@ impl<'a> Work<'a> {
             samples: 0,
             charge: Charge::empty(&request.budget),
         };
-        let matching = Matching::new(&request.selectors);
+        let matching = Matching::new(&request.selectors, candidates);
         Work {
             place,
             request,

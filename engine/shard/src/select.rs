@@ -1,18 +1,33 @@
 //! Selects over the heads of a core.
 
+use crate::head_owner::{HistogramHolder, Holder, IndexEntry};
 use crate::message::{InstantAnswer, Older};
 use crate::status::InstantSample;
-use crate::written::{HistogramHolder, Holder};
+use ahash::AHashSet;
 use series::{Matcher, Timestamp};
 use std::sync::Arc;
 use tsdb::{Piece, SlotGroup};
 
+/// The only groups with slots that match, by address, as a search of the index found them.
+#[derive(Default)]
+pub struct CandidateGroups(pub AHashSet<usize>);
+
+impl CandidateGroups {
+    /// The groups to look at in a head; None for all of them, where it has got other groups since the search.
+    pub fn of(&self, entry: &IndexEntry, version: (u64, usize)) -> Option<&AHashSet<usize>> {
+        entry.is_current(version).then_some(&self.0)
+    }
+}
+
 /// What a request wants of each target, found by groups of slots.
-pub struct Matching<'a>(tsdb::Matching<'a>);
+pub struct Matching<'a> {
+    slots: tsdb::Matching<'a>,
+    candidates: &'a CandidateGroups,
+}
 
 impl<'a> Matching<'a> {
-    pub fn new(selectors: &'a [Vec<Matcher>]) -> Matching<'a> {
-        Matching(tsdb::Matching::new(selectors))
+    pub fn new(selectors: &'a [Vec<Matcher>], candidates: &'a CandidateGroups) -> Matching<'a> {
+        Matching { slots: tsdb::Matching::new(selectors), candidates }
     }
 
     /// Adds the newest samples of a target in `(after, at]`, as far as they are visible.
@@ -32,14 +47,16 @@ impl<'a> Matching<'a> {
             samples.push(InstantSample { labels, timestamp: sample.timestamp, value: sample.value });
         };
         if let Some(histograms) = &holder.histograms
-            && histograms.head.borrow().touches(after.plus_ms(1), self.0.of_target(target))
+            && histograms.head.borrow().touches(after.plus_ms(1), self.slots.of_target(target))
         {
             // A series may have become one of histograms, or one of floats: then its markers count too.
             drop(head);
             return self.newest_of_range(holder, after, at, visible, answer);
         }
         // Rows in memory were written by this process: one that does not decode is our own mistake.
-        let whole = head.instant(after, at, visible, older == Older::Nothing, self.0.of_target(target), found);
+        let candidates = self.candidates.of(&holder.index, head.rows_version());
+        let matching = self.slots.of_candidates(target, candidates);
+        let whole = head.instant(after, at, visible, older == Older::Nothing, matching, found);
         if whole.expect("rows of this process decode") {
             // A series that brings its own times may bring its own markers.
             samples.retain(|sample| !series::is_stale(sample.value));
@@ -80,7 +97,8 @@ impl<'a> Matching<'a> {
     ) -> usize {
         let (head, target) = (holder.head.borrow(), &holder.labels);
         let mut size = 0;
-        head.range(from, to, visible, self.0.of_target(target), |group, slot, histograms| {
+        let matching = self.slots.of_candidates(target, self.candidates.of(&holder.index, head.rows_version()));
+        head.range(from, to, visible, matching, |group, slot, histograms| {
             size += histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram)).sum::<usize>();
             let labels = group.series_labels(slot as usize, target);
             pieces.push(Piece { histograms, ..Piece::new(labels) });
@@ -109,14 +127,14 @@ impl<'a> Matching<'a> {
     pub fn any(&self, holder: &Holder) -> bool {
         let head = holder.head.borrow();
         let matches = |group: &Arc<SlotGroup>| {
-            self.0.selectors().iter().any(|matchers| group.any_matches(matchers, &holder.labels))
+            self.slots.selectors().iter().any(|matchers| group.any_matches(matchers, &holder.labels))
         };
         head.groups_in_memory().any(matches)
     }
 
     /// Whether a source may have histograms of matching series from `from` on.
     pub fn touches(&mut self, holder: &HistogramHolder, from: Timestamp) -> bool {
-        holder.head.borrow().touches(from, self.0.of_target(&holder.labels))
+        holder.head.borrow().touches(from, self.slots.of_target(&holder.labels))
     }
 
     /// Adds the samples of a target in `[from, to]`, as far as they are visible.
@@ -134,7 +152,8 @@ impl<'a> Matching<'a> {
             let labels = group.series_labels(slot as usize, target);
             pieces.push(Piece { samples: samples.to_vec(), ..Piece::new(labels) });
         };
-        head.range(from, to, visible, self.0.of_target(target), found).expect("rows of this process decode");
+        let matching = self.slots.of_candidates(target, self.candidates.of(&holder.index, head.rows_version()));
+        head.range(from, to, visible, matching, found).expect("rows of this process decode");
         pieces[before..].iter().map(|piece| piece.samples.len()).sum()
     }
 }

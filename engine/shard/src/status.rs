@@ -1,5 +1,6 @@
 //! What a core tells about its targets and itself: plain values that leave the core by message.
 
+use crate::time_slice::CoreTask;
 use hdrhistogram::Histogram;
 use series::{Labels, Timestamp};
 use std::collections::BTreeMap;
@@ -214,6 +215,8 @@ pub struct CoreStats {
     pub cpu_seconds: f64,
     /// Longest time in which the core's heartbeat did not move.
     pub stall_max: Duration,
+    /// Longest time that tasks of each kind held the core without letting others run.
+    pub task_longest: Vec<(CoreTask, Duration)>,
     /// Microseconds between the time a scrape was due and the time it started.
     pub lateness_us: Histogram<u64>,
     /// Microseconds a scrape took, connect to last byte parsed.
@@ -261,6 +264,7 @@ impl CoreStats {
             log: LogStats::default(),
             cpu_seconds: 0.0,
             stall_max: Duration::ZERO,
+            task_longest: Vec::new(),
             lateness_us: histogram(),
             duration_us: histogram(),
             interval_us: BTreeMap::new(),

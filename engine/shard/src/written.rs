@@ -8,9 +8,9 @@
 //!   * what a writer is told is kept, the log has: nothing is acknowledged while the log cannot be written
 //!   * a source that brings nothing for [`IDLE_MS_MAX`] is forgotten once its rows are in chunks
 
+use crate::head_owner::{HistogramHolder, Holder};
 use ahash::{AHashMap, RandomState};
 use series::{Histogram, Labels, STALE_NAN, Timestamp, Value};
-use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,56 +20,25 @@ use xxhash_rust::xxh64::xxh64;
 
 mod received;
 
-pub use received::{ReceiveOutcome, ReceiveRequest, Received, Refusal, Refused, source_of};
+pub use received::{ReceiveOutcome, ReceiveRequest, Received, Receiving, Refusal, Refused, source_of};
 
 /// Slots of one head: a row costs a look at each of them.
 const SLOTS_MAX: usize = 2048;
+/// Slots of a head for series that bring very many samples at once.
+const SLOTS_ALONE_MAX: usize = 8;
 /// Slots of a group: what is replaced together.
 const GROUP_SLOTS_MAX: usize = 64;
 /// Small groups that a head may have beside those that it needs.
 const GROUPS_SPARE_MAX: usize = 16;
 /// A source that brings nothing for so long is forgotten.
 const IDLE_MS_MAX: i64 = 3_600_000;
-/// Histograms that wait in memory for others are put into chunks after so long.
-const HISTOGRAMS_IDLE_MS: i64 = 600_000;
 /// A series without histograms.
 const NO_HISTOGRAMS: u32 = u32::MAX;
 
-/// Who a head belongs to, for questions.
-pub struct Holder {
-    pub id: u64,
-    /// Labels of all its series.
-    pub labels: Labels,
-    pub head: RefCell<TargetHead>,
-    /// Histograms of the same series.
-    pub histograms: Option<Rc<HistogramHolder>>,
-}
-
-/// Who histograms belong to.
-pub struct HistogramHolder {
-    /// Labels of all series.
-    pub labels: Labels,
-    pub head: RefCell<HistogramHead>,
-    /// When the last row came.
-    seen_ms: Cell<i64>,
-}
-
-impl HistogramHolder {
-    fn new(id: u64, labels: Labels, limits: SegmentLimits) -> HistogramHolder {
-        let key = TargetKey { id: xxh64(b"histograms", id), labels: labels.clone() };
-        HistogramHolder { labels, head: RefCell::new(HistogramHead::new(key, limits)), seen_ms: Cell::new(0) }
-    }
-
-    /// Whether nothing has come for so long that what is here is put into chunks.
-    pub fn is_idle(&self, now_ms: i64) -> bool {
-        self.seen_ms.get() < now_ms.saturating_sub(HISTOGRAMS_IDLE_MS)
-    }
-}
-
-/// A head that got a row.
+/// A head that got a row, and its owner.
 pub enum Head<'a> {
-    Floats(&'a mut TargetHead),
-    Histograms(&'a mut HistogramHead),
+    Floats(&'a Rc<Holder>, &'a mut TargetHead),
+    Histograms(&'a Rc<HistogramHolder>, &'a mut HistogramHead),
 }
 
 /// Those to whom nothing more comes.
@@ -169,6 +138,14 @@ struct Part {
     holder: Rc<Holder>,
     groups: Vec<Arc<SlotGroup>>,
     slots: usize,
+    /// Slots that it may have.
+    slots_max: usize,
+}
+
+/// Names a source.
+pub enum SourceKey {
+    Rule(String),
+    Received(Labels),
 }
 
 /// Everything that comes from one source.
@@ -194,11 +171,14 @@ pub struct Written {
     rules: AHashMap<String, Source>,
     /// Those that write to us, by the labels that their series have in common.
     received: AHashMap<Labels, Source>,
+    /// Series of all of these.
+    received_series: usize,
 }
 
 impl Written {
     pub fn new(limits: SegmentLimits) -> Written {
-        Written { limits, hashing: RandomState::new(), rules: AHashMap::new(), received: AHashMap::new() }
+        let hashing = RandomState::new();
+        Written { limits, hashing, rules: AHashMap::new(), received: AHashMap::new(), received_series: 0 }
     }
 
     fn sources(&self) -> impl Iterator<Item = &Source> {
@@ -291,22 +271,45 @@ impl Written {
                 Ok(row) => outcome.samples += row.samples,
                 Err(_) => outcome.out_of_order += given.len() as u64,
             }
-            appended(Head::Floats(&mut head));
+            appended(Head::Floats(&part.holder, &mut head));
         }
         outcome
     }
 
-    /// Takes out what has brought nothing for long, and makes room where series have gone.
+    /// All sources, to be tidied one by one.
+    pub fn source_keys(&self) -> Vec<SourceKey> {
+        let rules = self.rules.keys().cloned().map(SourceKey::Rule);
+        rules.chain(self.received.keys().cloned().map(SourceKey::Received)).collect()
+    }
+
+    /// Makes room in a source where series have gone.
+    pub fn tidy(&mut self, key: &SourceKey) {
+        match key {
+            SourceKey::Rule(name) => {
+                if let Some(source) = self.rules.get_mut(name) {
+                    source.tidy(source.newest, false);
+                }
+            }
+            SourceKey::Received(labels) => {
+                if let Some(source) = self.received.get_mut(labels) {
+                    source.tidy(source.newest.saturating_sub(IDLE_MS_MAX), true);
+                }
+            }
+        }
+    }
+
+    /// Takes out what has brought nothing for long.
     pub fn retire(&mut self, now_ms: i64) -> Gone {
-        for source in self.rules.values_mut() {
-            let newest = source.newest;
-            source.tidy(newest, false);
-        }
-        for source in self.received.values_mut() {
-            let since = source.newest.saturating_sub(IDLE_MS_MAX);
-            source.tidy(since, true);
-        }
-        self.take_idle(now_ms.saturating_sub(IDLE_MS_MAX))
+        let gone = self.take_idle(now_ms.saturating_sub(IDLE_MS_MAX));
+        self.received_series = self.received.values().map(|source| source.places.len()).sum();
+        gone
+    }
+
+    /// Both at once.
+    #[cfg(test)]
+    fn maintain(&mut self, now_ms: i64) -> Gone {
+        self.source_keys().iter().for_each(|key| self.tidy(key));
+        self.retire(now_ms)
     }
 
     fn take_idle(&mut self, before_ms: i64) -> Gone {
@@ -359,13 +362,14 @@ impl Source {
     fn add(&mut self, fresh: &[(u64, &Labels)], limits: &SegmentLimits, stamped: bool) {
         let mut rest = fresh;
         while !rest.is_empty() {
-            let part = match self.parts.iter().position(|part| part.slots < SLOTS_MAX) {
-                Some(part) => part,
-                None => {
-                    self.add_part(limits);
-                    self.parts.len() - 1
-                }
-            };
+            let part =
+                match self.parts.iter().position(|part| part.slots < part.slots_max && part.slots_max == SLOTS_MAX) {
+                    Some(part) => part,
+                    None => {
+                        self.add_part(limits, SLOTS_MAX);
+                        self.parts.len() - 1
+                    }
+                };
             let room = SLOTS_MAX - self.parts[part].slots;
             let (taken, left) = rest.split_at(room.min(rest.len()));
             rest = left;
@@ -383,14 +387,43 @@ impl Source {
         }
     }
 
-    fn add_part(&mut self, limits: &SegmentLimits) {
+    /// Whether a series shares its rows with so many others that each of its samples is dear.
+    fn is_in_large_part(&self, place: &Place) -> bool {
+        self.parts.get(place.part as usize).is_some_and(|part| part.slots > SLOTS_ALONE_MAX)
+    }
+
+    /// Gives stamped slots in small heads to series that bring very many samples, whether they have slots already or not.
+    fn add_alone(&mut self, series: &[(u64, &Labels)], limits: &SegmentLimits) {
+        for (key, labels) in series {
+            let has_room = |part: &Part| part.slots < part.slots_max && part.slots_max == SLOTS_ALONE_MAX;
+            let part = self.parts.iter().position(has_room).unwrap_or_else(|| {
+                self.add_part(limits, SLOTS_ALONE_MAX);
+                self.parts.len() - 1
+            });
+            let mut builder = GroupBuilder::default();
+            builder.push(labels, true);
+            let group = self.parts[part].groups.len() as u32;
+            self.parts[part].groups.push(Arc::new(builder.build()));
+            self.parts[part].slots += 1;
+            let place = self.places.get_mut(key).expect("a series that was found");
+            let is_new = place.part == u32::MAX;
+            match is_new {
+                true => *place = Place::at(part as u32, group, 0),
+                false => (place.part, place.group, place.slot) = (part as u32, group, 0),
+            }
+            let part = &self.parts[part];
+            part.holder.head.borrow_mut().replace(&part.groups);
+        }
+    }
+
+    fn add_part(&mut self, limits: &SegmentLimits, slots_max: usize) {
         let number = self.parts.len() as u64;
         let id = xxh64(&number.to_le_bytes(), self.id);
         let labels = self.labels.clone();
         let key = TargetKey { id, labels: labels.clone() };
-        let head = RefCell::new(TargetHead::new(key, *limits, id));
-        let holder = Rc::new(Holder { id, labels, head, histograms: Some(self.histograms.clone()) });
-        self.parts.push(Part { holder, groups: Vec::new(), slots: 0 });
+        let head = TargetHead::new(key, *limits, id);
+        let holder = Rc::new(Holder::of_pushed(id, labels, head, self.histograms.clone()));
+        self.parts.push(Part { holder, groups: Vec::new(), slots: 0, slots_max });
     }
 
     /// Lays the series with a sample at or after `since` together where most slots are of others, or groups are small.
@@ -461,7 +494,7 @@ impl<'a> Histograms<'a> {
     /// Gives how many samples there are that are no markers.
     fn append(
         self,
-        holder: &HistogramHolder,
+        holder: &Rc<HistogramHolder>,
         now_ms: i64,
         journal: &mut Journal,
         appended: &mut impl FnMut(Head),
@@ -469,11 +502,11 @@ impl<'a> Histograms<'a> {
         if self.given.is_empty() {
             return 0;
         }
-        holder.seen_ms.set(now_ms);
+        holder.note_row(now_ms);
         let mut head = holder.head.borrow_mut();
         head.add(self.fresh);
         head.append(&self.given, journal);
-        appended(Head::Histograms(&mut head));
+        appended(Head::Histograms(holder, &mut head));
         self.given.iter().filter(|(_, _, histogram)| !series::is_stale(histogram.sum)).count() as u64
     }
 }
@@ -482,6 +515,7 @@ impl<'a> Histograms<'a> {
 mod tests {
     use super::*;
     use series::Sample;
+    use std::cell::RefCell;
     use std::collections::BTreeMap;
 
     type Truth = BTreeMap<Labels, BTreeMap<i64, u64>>;
@@ -581,7 +615,7 @@ mod tests {
                 }
                 rig.row(row * 1000, if next(15) == 0 { &[] } else { &rows });
                 if next(4) == 0 {
-                    let gone = rig.written.retire(row * 1000);
+                    let gone = rig.written.maintain(row * 1000);
                     assert!(gone.holders.is_empty());
                 }
                 if next(30) == 0 {
@@ -652,7 +686,7 @@ mod tests {
             let one = Value::Histogram(Arc::new(Histogram { count: row as f64, ..Histogram::default() }));
             let rows = (0..100).map(|i| (labels(row as u64 * 100 + i), one.clone())).collect();
             assert_eq!(rig.write_values("group", row * 1000, rows).samples, 100);
-            rig.written.retire(row * 1000);
+            rig.written.maintain(row * 1000);
         }
         let series = rig.written.rules["group"].histograms.head.borrow().series();
         assert!(series < 1000, "{series} series");
@@ -669,14 +703,14 @@ mod tests {
         for row in 1..200i64 {
             let rows: Vec<_> = (0..100).map(|i| (labels(row as u64 * 100 + i), 1.0)).collect();
             rig.row(row * 1000, &rows);
-            rig.written.retire(row * 1000);
+            rig.written.maintain(row * 1000);
         }
         let source = &rig.written.rules["group"];
         assert!(source.places.len() < 500, "{} places", source.places.len());
         assert_eq!(source.parts.len(), 1);
         assert!(source.parts[0].slots < 500, "{} slots", source.parts[0].slots);
-        assert!(rig.written.retire(200_000 + IDLE_MS_MAX - 2_000).holders.is_empty());
-        assert_eq!(rig.written.retire(200_000 + IDLE_MS_MAX).holders.len(), 1);
+        assert!(rig.written.maintain(200_000 + IDLE_MS_MAX - 2_000).holders.is_empty());
+        assert_eq!(rig.written.maintain(200_000 + IDLE_MS_MAX).holders.len(), 1);
         assert_eq!(rig.written.holders().count(), 0);
     }
 

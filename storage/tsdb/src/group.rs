@@ -170,7 +170,7 @@ impl SlotGroup {
 
     /// `of_target` says whether the target's labels satisfy the matcher, where the slot has no such label.
     #[inline]
-    fn satisfies_one(&self, slot: usize, matcher: &Matcher, of_target: bool) -> bool {
+    pub(crate) fn satisfies_one(&self, slot: usize, matcher: &Matcher, of_target: bool) -> bool {
         let own = self.label_pairs(slot).find(|(name, _)| *name == matcher.name());
         own.map_or(of_target, |(_, value)| matcher.matches(value))
     }

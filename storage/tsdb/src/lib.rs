@@ -16,6 +16,7 @@ mod file_names;
 mod group;
 mod head;
 mod histograms;
+pub mod label_index;
 pub mod log;
 mod log_keeper;
 mod matching;

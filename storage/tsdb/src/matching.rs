@@ -1,7 +1,7 @@
 //! Which slots a question wants.
 
 use crate::group::SlotGroup;
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use series::{Labels, Matcher};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,12 +37,26 @@ impl<'a> Matching<'a> {
 
     /// The matching slots of groups of a target.
     pub fn of_target<'t>(&'t mut self, target: &'t Labels) -> impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]> + 't {
+        self.of_candidates(target, None)
+    }
+
+    /// The same where a search has found that no group of the target has any that match but those at the addresses
+    /// `candidates`.
+    pub fn of_candidates<'t>(
+        &'t mut self,
+        target: &'t Labels,
+        candidates: Option<&'t AHashSet<usize>>,
+    ) -> impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]> + 't {
         let matchers = self.selectors.iter().flatten();
         let remember = matchers.clone().count() <= MATCHERS_REMEMBERED_MAX;
         let verdicts = matchers.take(MATCHERS_REMEMBERED_MAX).enumerate().fold(0u64, |bits, (i, matcher)| {
             bits | u64::from(matcher.matches(target.get(matcher.name()).unwrap_or(""))) << i
         });
+        let none: Rc<[u32]> = Rc::default();
         move |group| {
+            if candidates.is_some_and(|groups| !groups.contains(&Arc::as_ptr(group).addr())) {
+                return none.clone();
+            }
             let key = (Arc::as_ptr(group), verdicts);
             if let Some(slots) = self.known.get(&key).filter(|_| remember) {
                 return slots.clone();

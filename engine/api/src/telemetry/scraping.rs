@@ -195,4 +195,12 @@ pub(super) fn cores(writer: &mut MetricsWriter, stats: &[CoreStats]) {
     per_core("ringscrape_core_head_bytes", "gauge", "Memory of rows and newest values.", |core| core.head_bytes as f64);
     let help = "Longest time that a core stood still.";
     per_core("ringscrape_core_stall_max_seconds", "gauge", help, |core| core.stall_max.as_secs_f64());
+    let name = "ringscrape_core_task_seconds_max";
+    writer.family(name, "gauge", "Longest time that work of a kind held a core without letting other work run.");
+    for core in stats {
+        for (task, longest) in &core.task_longest {
+            let labels = [("core", &*core.core.to_string()), ("task", task.as_str())];
+            writer.line(name, &labels, longest.as_secs_f64());
+        }
+    }
 }

@@ -20,7 +20,7 @@ impl Gatherer {
         samples_max: usize,
     ) -> Result<Gathered, QueryError> {
         let (selectors, budget) = (vec![matchers], task.budget.clone());
-        let request = Arc::new(RangeRequest { selectors, from, to, samples_max, labels_only: false, budget });
+        let request = Arc::new(RangeRequest { selectors, from, to, samples_max, budget });
         let (asked, store) = (request.clone(), self.store.clone());
         let command = move |_, reply| Command::Range(asked.clone(), reply);
         self.read(task, (from, Hint::Unused), command, move |replies, later| {

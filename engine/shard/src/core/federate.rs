@@ -1,26 +1,23 @@
 //! A core's part of a federation.
 
-use super::{Core, pause};
+use super::Core;
 use crate::federate::index::Index;
 use crate::federate::lines::{Cursor, LineWriter, Source};
 use crate::federate::{
     Begun, CLAIMS_PER_PIECE, Claim, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owners, PIECE_BYTES, Talk, Told,
 };
+use crate::head_owner::Holder;
 use crate::message::Older;
 use crate::status::InstantSample;
-use crate::written::Holder;
+use crate::time_slice::{CoreTask, TimeSlice};
 use ahash::AHashSet;
 use glommio::timer::Timer;
 use series::Timestamp;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How long a federation works before others of the core get their turn.
-const TURN: Duration = Duration::from_micros(500);
-/// Small steps between two looks at the clock.
-const STEPS_PER_LOOK: u32 = 8;
 /// How often and how long it waits for a row to become visible.
 const SETTLE_EVERY: Duration = Duration::from_millis(5);
 const SETTLE_TIMES_MAX: u32 = 200;
@@ -29,28 +26,6 @@ const SLOTS_PER_STEP: u32 = 256;
 
 /// Room for a piece, with its last line.
 const LINES_BYTES: usize = PIECE_BYTES + 2048;
-
-/// Lets others run when it is time.
-struct Turns {
-    begun: Instant,
-    steps: u32,
-}
-
-impl Turns {
-    async fn step(&mut self) {
-        self.steps += 1;
-        if self.steps.is_multiple_of(STEPS_PER_LOOK) {
-            self.look().await;
-        }
-    }
-
-    async fn look(&mut self) {
-        if self.begun.elapsed() >= TURN {
-            pause().await;
-            self.begun = Instant::now();
-        }
-    }
-}
 
 /// The other end has gone.
 struct Gone;
@@ -75,7 +50,7 @@ struct Work<'a> {
     talk: &'a Talk,
     index: Index<'a>,
     holders: Vec<Rc<Holder>>,
-    turns: Turns,
+    turns: TimeSlice<'a>,
 }
 
 impl Core {
@@ -88,7 +63,7 @@ impl Core {
             talk: &talk,
             index: Index::new(&request),
             holders: self.all_holders(),
-            turns: Turns { begun: Instant::now(), steps: 0 },
+            turns: self.slice(CoreTask::Federation),
         };
         // Who has gone needs no answer.
         let _ = work.run().await;
@@ -190,7 +165,7 @@ impl Work<'_> {
                 }
                 last = name;
                 if slot % SLOTS_PER_STEP == 0 {
-                    self.turns.look().await;
+                    self.turns.step().await;
                 }
             }
         }
@@ -357,14 +332,14 @@ impl Work<'_> {
                         lines.end();
                         let piece = std::mem::take(&mut lines);
                         self.talk.told.send_async(Told::Lines(piece)).await?;
-                        self.turns.begun = Instant::now();
+                        self.turns.restart();
                         lines.text.reserve(LINES_BYTES);
                         lines.begin(&name);
                     }
                     if done {
                         break;
                     }
-                    self.turns.look().await;
+                    self.turns.step().await;
                 }
                 self.turns.step().await;
             }

@@ -1,108 +1,177 @@
-//! Questions to a core: what they ask of its targets, a few of them per turn.
+//! Commands to a core, and the queries among them.
 //!
-//! Invariant: a question gives way to scrapes, and ends when nobody waits for its answer any more.
+//! Invariants:
+//!   * a query gives way to others after a millisecond, and ends when nobody waits for its answer any more
+//!   * no command waits for one of another lane
 
-use super::{Core, TARGETS_PER_TURN, pause, spawn, wall_us};
+use super::{Core, pause, spawn, wall_us};
+use crate::head_owner::IndexedHead;
 use crate::ingest::MetadataCache;
 use crate::message::{
-    Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
-    MetadataRequest, Older, RangeAnswer, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
-    instant_sample_bytes, piece_bytes,
+    Cardinality, Command, InstantAnswer, InstantRequest, LimitError, MetadataRequest, Older, RangeAnswer, RangeRequest,
+    ReduceAnswer, ReduceRequest, TargetMetadata, instant_sample_bytes, piece_bytes,
 };
 use crate::reduce::Reducing;
 use crate::select::Matching;
-use crate::status::{CoreStats, LogStats};
+use crate::status::{CoreStats, LogStats, TargetStatus};
 use crate::sys;
-use crate::written::Holder;
+use crate::time_slice::CoreTask;
 use ahash::AHashMap;
+use glommio::TaskQueueHandle;
+use glommio::sync::Semaphore;
 use glommio::timer::Timer;
 use promql::budget::Charge;
-use std::collections::BTreeSet;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use targets::TargetDiff;
+use tokio::sync::oneshot;
 use tsdb::{Piece, SlotGroup};
 
+/// Slots that are counted between two looks at the clock.
+const SLOTS_PER_STEP: usize = 64;
 /// How long the end of the process waits for the last write and sync.
 const LOG_PATIENCE: Duration = Duration::from_secs(8);
 
+/// Queries that a core works at in turns. More wait, in the order in which they came.
+const QUERIES_AT_ONCE_MAX: u64 = 32;
+/// Queries that may wait; then the core takes no more commands until some are done.
+const QUERIES_WAITING_MAX: usize = 1024;
+/// Changes of the set of targets that may wait for the one at hand.
+const TARGET_CHANGES_WAITING_MAX: usize = 64;
+
+/// The task queues of lanes.
+pub(super) struct LaneQueues {
+    pub pushes: TaskQueueHandle,
+    pub queries: TaskQueueHandle,
+    pub targets: TaskQueueHandle,
+}
+
+/// Where commands wait for others of their kind, and for no others.
+pub(super) struct Lanes {
+    queries: Rc<Semaphore>,
+    queries_there: Cell<usize>,
+    target_changes: flume::Sender<TargetChange>,
+}
+
+/// A change of the set of targets, carried out one after the other.
+struct TargetChange {
+    diff: TargetDiff,
+    reply: oneshot::Sender<()>,
+}
+
 impl Core {
-    /// Answers commands in order. Who asked may have gone; then the answer is thrown away.
-    pub(super) async fn answer(self: Rc<Self>, commands: flume::Receiver<Command>) {
+    /// Carries commands out. Each kind has a lane: queries run side by side and share the time of the core, changes of the
+    /// set of targets come one after the other, and pushed series wait for neither. Who asked may have gone; then the
+    /// answer is thrown away.
+    pub(super) async fn answer(self: Rc<Self>, commands: flume::Receiver<Command>, lanes: LaneQueues) {
+        let (target_changes, changes) = flume::bounded(TARGET_CHANGES_WAITING_MAX);
+        spawn(self.clone().change_targets(changes), lanes.targets);
+        let lanes_of_commands = Lanes {
+            queries: Rc::new(Semaphore::new(QUERIES_AT_ONCE_MAX)),
+            queries_there: Cell::new(0),
+            target_changes,
+        };
+        let lanes_of_commands = Rc::new(lanes_of_commands);
         while let Ok(command) = commands.recv_async().await {
-            match command {
-                Command::Apply(diff, reply) => {
-                    self.apply(diff);
-                    let _ = reply.send(());
+            self.clone().dispatch(command, &lanes_of_commands, &lanes).await;
+        }
+    }
+
+    async fn dispatch(self: Rc<Self>, command: Command, waiting: &Rc<Lanes>, queues: &LaneQueues) {
+        match command {
+            Command::Apply(diff, reply) => {
+                // The receiver lives as long as the core.
+                let _ = waiting.target_changes.send_async(TargetChange { diff, reply }).await;
+            }
+            Command::Federate(request, older, talk) => {
+                let queue = self.federations;
+                spawn(self.federate(request, older, talk), queue);
+            }
+            Command::WriteRows(request, reply) => self.write_rows(&request, reply),
+            Command::Receive(request, reply) => spawn(self.receive(request, reply), queues.pushes),
+            Command::Stats(reply) => {
+                let _ = reply.send(Box::new(self.stats()));
+            }
+            Command::Statuses(reply) => spawn(self.statuses(reply), queues.queries),
+            Command::Shutdown(reply) => spawn(self.shut_down(reply), queues.targets),
+            query => {
+                while waiting.queries_there.get() >= QUERIES_WAITING_MAX {
+                    pause().await;
                 }
-                Command::Statuses(reply) => {
-                    self.shown().await;
-                    let statuses = self.all_scrapers().iter().map(|scraper| scraper.status.borrow().clone()).collect();
-                    let _ = reply.send(statuses);
-                }
-                Command::Instant(request, older, reply) => {
-                    let answer = self.instant(&request, older, || reply.is_closed()).await;
-                    let _ = reply.send(answer);
-                }
-                Command::Federate(request, older, talk) => {
-                    spawn(self.clone().federate(request, older, talk), self.federations);
-                }
-                Command::Range(request, reply) => {
-                    let answer = self.range(&request, || reply.is_closed()).await;
-                    let _ = reply.send(answer);
-                }
-                Command::Labels(request, reply) => {
-                    let answer = self.labels(&request, || reply.is_closed()).await;
-                    let _ = reply.send(answer);
-                }
-                Command::Reduce(requests, older, reply) => {
-                    let answers = self.reduce(&requests, older, || reply.is_closed()).await;
-                    let _ = reply.send(answers);
-                }
-                Command::WriteRows(request, reply) => self.write_rows(&request, reply),
-                Command::Receive(request, reply) => self.receive(&request, reply),
-                Command::Unflushed(reply) => {
-                    let _ = reply.send(self.unflushed().await);
-                }
-                Command::Metadata(request, reply) => {
-                    let _ = reply.send(self.metadata(&request).await);
-                }
-                Command::Stats(reply) => {
-                    let _ = reply.send(Box::new(self.stats()));
-                }
-                Command::Cardinality(reply) => {
-                    let _ = reply.send(Box::new(self.cardinality().await));
-                }
-                Command::Shutdown(reply) => {
-                    self.stopping.set(true);
-                    self.all_scrapers().iter().for_each(|scraper| scraper.signal.stop());
-                    let patience = Instant::now() + LOG_PATIENCE;
-                    while !self.log_ended.get() && Instant::now() < patience {
-                        Timer::new(Duration::from_millis(5)).await;
-                    }
-                    let _ = reply.send(());
-                }
+                waiting.queries_there.set(waiting.queries_there.get() + 1);
+                let waiting = waiting.clone();
+                let task = async move {
+                    let permit = waiting.queries.acquire_permit(1).await.expect("never closed");
+                    self.answer_query(query).await;
+                    drop(permit);
+                    waiting.queries_there.set(waiting.queries_there.get() - 1);
+                };
+                spawn(task, queues.queries);
             }
         }
     }
 
-    /// Reads everybody who takes samples, and those who are gone and not in chunks yet. False once the asker has `gone`.
-    async fn each_holder(
-        &self,
-        mut read: impl FnMut(&Holder) -> Result<(), LimitError>,
-        gone: impl Fn() -> bool,
-    ) -> Result<bool, LimitError> {
-        for (i, holder) in self.all_holders().into_iter().enumerate() {
-            read(&holder)?;
-            if i % TARGETS_PER_TURN == 0 {
-                pause().await;
-                if gone() {
-                    return Ok(false);
-                }
+    async fn answer_query(self: Rc<Self>, query: Command) {
+        match query {
+            Command::Instant(request, older, reply) => {
+                let answer = self.instant(&request, older, || reply.is_closed()).await;
+                let _ = reply.send(answer);
             }
+            Command::Range(request, reply) => {
+                let answer = self.range(&request, || reply.is_closed()).await;
+                let _ = reply.send(answer);
+            }
+            Command::Labels(request, reply) => {
+                let answer = self.labels(&request, || reply.is_closed()).await;
+                let _ = reply.send(answer);
+            }
+            Command::Reduce(requests, older, reply) => {
+                let answers = self.reduce(&requests, older, || reply.is_closed()).await;
+                let _ = reply.send(answers);
+            }
+            Command::Unflushed(reply) => {
+                let _ = reply.send(self.unflushed().await);
+            }
+            Command::Metadata(request, reply) => {
+                let answer = self.metadata(&request, || reply.is_closed()).await;
+                let _ = reply.send(answer);
+            }
+            Command::Cardinality(reply) => {
+                let answer = self.cardinality(|| reply.is_closed()).await;
+                let _ = reply.send(Box::new(answer));
+            }
+            other => unreachable!("{other:?} has a lane of its own"),
         }
-        self.ended.borrow().iter().try_for_each(|ended| read(ended))?;
-        Ok(true)
+    }
+
+    async fn statuses(self: Rc<Self>, reply: oneshot::Sender<Vec<TargetStatus>>) {
+        self.shown().await;
+        let slice = self.slice(CoreTask::Labels);
+        let mut statuses = Vec::new();
+        for scraper in self.all_scrapers() {
+            statuses.push(scraper.status.borrow().clone());
+            slice.step().await;
+        }
+        let _ = reply.send(statuses);
+    }
+
+    async fn change_targets(self: Rc<Self>, changes: flume::Receiver<TargetChange>) {
+        while let Ok(TargetChange { diff, reply }) = changes.recv_async().await {
+            self.apply(diff).await;
+            let _ = reply.send(());
+        }
+    }
+
+    async fn shut_down(self: Rc<Self>, reply: oneshot::Sender<()>) {
+        self.stopping.set(true);
+        self.all_scrapers().iter().for_each(|scraper| scraper.signal.stop());
+        let patience = Instant::now() + LOG_PATIENCE;
+        while !self.log_ended.get() && Instant::now() < patience {
+            Timer::new(Duration::from_millis(5)).await;
+        }
+        let _ = reply.send(());
     }
 
     /// Newest samples of what matches; nothing once the asker has `gone`.
@@ -112,90 +181,64 @@ impl Core {
         older: Older,
         gone: impl Fn() -> bool,
     ) -> Result<InstantAnswer, LimitError> {
+        let slice = self.slice(CoreTask::Query);
+        let selectors = request.selectors.iter().map(Vec::as_slice);
+        let Some(candidates) = self.candidates(selectors, &slice, &gone).await else {
+            return Ok(InstantAnswer::default());
+        };
         let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
-        let mut matching = Matching::new(&request.selectors);
+        let mut matching = Matching::new(&request.selectors, &candidates.groups);
         let mut answer = InstantAnswer::default();
         let mut meter = request.budget.meter();
-        let read = |holder: &Holder| {
+        for head in &candidates.heads {
             let visible = self.journal.borrow().visible();
-            let (samples, partial) = (answer.samples.len(), answer.partial.len());
-            matching.instant(holder, after, request.at, visible, older, &mut answer);
-            let new = answer.samples[samples..].iter().chain(&answer.partial[partial..]);
-            Ok(meter.add(0, new.map(instant_sample_bytes).sum())?)
-        };
-        if !self.each_holder(read, gone).await? {
-            return Ok(InstantAnswer::default());
+            let before = (answer.samples.len(), answer.partial.len(), answer.histograms.len());
+            match head {
+                IndexedHead::Floats(holder) => {
+                    matching.instant(holder, after, request.at, visible, older, &mut answer);
+                }
+                IndexedHead::Histograms(holder) => {
+                    matching.newest_histograms(holder, after, request.at, visible, &mut answer.histograms);
+                }
+            }
+            let samples = answer.samples[before.0..].iter().chain(&answer.partial[before.1..]);
+            let histograms = answer.histograms[before.2..].iter().map(piece_bytes).sum::<u64>();
+            meter.add(0, samples.map(instant_sample_bytes).sum::<u64>() + histograms)?;
+            if slice.step().await && gone() {
+                return Ok(InstantAnswer::default());
+            }
         }
-        let visible = self.journal.borrow().visible();
-        for holder in self.histogram_holders() {
-            matching.newest_histograms(&holder, after, request.at, visible, &mut answer.histograms);
-        }
-        meter.add(0, answer.histograms.iter().map(piece_bytes).sum())?;
         answer.charge = Some(meter.into_charge()?);
         Ok(answer)
     }
 
     /// Samples in memory of what matches; nothing once the asker has `gone`.
     async fn range(&self, request: &RangeRequest, gone: impl Fn() -> bool) -> Result<RangeAnswer, LimitError> {
-        let mut matching = Matching::new(&request.selectors);
+        let nothing = || RangeAnswer { pieces: Vec::new(), charge: Charge::empty(&request.budget) };
+        let slice = self.slice(CoreTask::Query);
+        let selectors = request.selectors.iter().map(Vec::as_slice);
+        let Some(candidates) = self.candidates(selectors, &slice, &gone).await else { return Ok(nothing()) };
+        let mut matching = Matching::new(&request.selectors, &candidates.groups);
         let mut meter = request.budget.meter();
         let mut pieces: Vec<Piece> = Vec::new();
         let mut samples = 0;
-        let read = |holder: &Holder| {
+        let (from, to) = (request.from, request.to);
+        for head in &candidates.heads {
             let visible = self.journal.borrow().visible();
             let before = pieces.len();
-            samples += matching.range(holder, request.from, request.to, visible, &mut pieces);
-            if request.labels_only {
-                samples -= pieces[before..].iter_mut().map(|piece| piece.samples.drain(1..).len()).sum::<usize>();
-            }
+            samples += match head {
+                IndexedHead::Floats(holder) => matching.range(holder, from, to, visible, &mut pieces),
+                IndexedHead::Histograms(holder) => matching.histograms(holder, from, to, visible, &mut pieces),
+            };
             meter.add(0, pieces[before..].iter().map(piece_bytes).sum())?;
-            match request.samples_max {
-                max if max > 0 && samples > max => Err(LimitError::Samples),
-                _ => Ok(()),
-            }
-        };
-        if !self.each_holder(read, gone).await? {
-            return Ok(RangeAnswer { pieces: Vec::new(), charge: Charge::empty(&request.budget) });
-        }
-        let visible = self.journal.borrow().visible();
-        for holder in self.histogram_holders() {
-            let before = pieces.len();
-            samples += matching.histograms(&holder, request.from, request.to, visible, &mut pieces);
-            if request.labels_only {
-                pieces[before..].iter_mut().for_each(|piece| piece.histograms.truncate(1));
-            } else if request.samples_max > 0 && samples > request.samples_max {
+            if request.samples_max > 0 && samples > request.samples_max {
                 return Err(LimitError::Samples);
             }
-            meter.add(0, pieces[before..].iter().map(piece_bytes).sum())?;
+            if slice.step().await && gone() {
+                return Ok(nothing());
+            }
         }
         Ok(RangeAnswer { pieces, charge: meter.into_charge()? })
-    }
-
-    /// Labels of what matches in memory; nothing once the asker has `gone`.
-    async fn labels(&self, request: &LabelsRequest, gone: impl Fn() -> bool) -> Result<LabelsAnswer, LimitError> {
-        let mut selectors = request.selectors.clone();
-        if selectors.is_empty() {
-            selectors.push(Vec::new());
-        }
-        let (from, to) = (request.from, request.to);
-        let budget = request.budget.clone();
-        let range = RangeRequest { selectors, from, to, samples_max: 0, labels_only: true, budget };
-        let RangeAnswer { pieces, charge } = self.range(&range, gone).await?;
-        let sets = pieces.into_iter().map(|piece| piece.labels);
-        let limit = if request.limit == 0 { usize::MAX } else { request.limit };
-        let mut answer = LabelsAnswer { charge: Some(charge), ..LabelsAnswer::default() };
-        let mut texts: BTreeSet<Arc<str>> = BTreeSet::new();
-        match &request.wanted {
-            LabelsWanted::Series => answer.series = sets.collect(),
-            LabelsWanted::Names => {
-                sets.for_each(|labels| texts.extend(labels.iter().map(|(name, _)| Arc::from(name))));
-            }
-            LabelsWanted::Values(name) => texts.extend(sets.filter_map(|labels| labels.get(name).map(Arc::from))),
-        }
-        answer.is_truncated = texts.len() > limit || answer.series.len() > limit;
-        answer.series.truncate(limit);
-        answer.texts = texts.into_iter().take(limit).collect();
-        Ok(answer)
     }
 
     /// Aggregates what matches; incomplete once the asker has `gone`, or when every request is beyond its limit.
@@ -205,31 +248,32 @@ impl Core {
         older: Older,
         gone: impl Fn() -> bool,
     ) -> Vec<Result<ReduceAnswer, LimitError>> {
-        let mut reducing = Reducing::new(requests, older);
-        let targets_per_turn = (TARGETS_PER_TURN / requests.len().max(1)).max(1);
-        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
+        let slice = self.slice(CoreTask::Query);
+        let selectors = requests.iter().flat_map(|request| &request.selectors).map(Vec::as_slice);
+        let candidates = self.candidates(selectors, &slice, &gone).await.unwrap_or_default();
+        let mut reducing = Reducing::new(requests, older, &candidates.groups);
+        for head in &candidates.heads {
             let visible = self.journal.borrow().visible();
-            reducing.target(&scraper.holder, visible);
-            if i % targets_per_turn == 0 {
-                pause().await;
-                if gone() || reducing.is_lost() {
-                    return reducing.finish();
-                }
+            match head {
+                IndexedHead::Floats(holder) if holder.is_scraped() => reducing.target(holder, visible),
+                IndexedHead::Floats(holder) => reducing.in_pieces(holder, visible),
+                IndexedHead::Histograms(holder) => reducing.histograms(holder),
+            }
+            if slice.step().await && (gone() || reducing.is_lost()) {
+                break;
             }
         }
-        let written: Vec<Rc<Holder>> = self.written.borrow().holders().collect();
-        for holder in written.iter().chain(self.ended.borrow().iter()) {
-            let visible = self.journal.borrow().visible();
-            reducing.in_pieces(holder, visible);
-        }
-        self.histogram_holders().iter().for_each(|holder| reducing.histograms(holder));
         reducing.finish()
     }
 
-    async fn metadata(&self, request: &MetadataRequest) -> Vec<TargetMetadata> {
+    async fn metadata(&self, request: &MetadataRequest, gone: impl Fn() -> bool) -> Vec<TargetMetadata> {
+        let slice = self.slice(CoreTask::Labels);
         let mut seen = MetadataCache::default();
         let mut found = Vec::new();
         for scraper in self.all_scrapers() {
+            if slice.step().await && gone() {
+                break;
+            }
             let target = scraper.target.borrow().clone();
             if !request.target_matchers.iter().all(|matcher| matcher.matches_labels(&target.labels)) {
                 continue;
@@ -250,11 +294,15 @@ impl Core {
     }
 
     /// Live series by label: a group's once for all targets that have it.
-    async fn cardinality(&self) -> Cardinality {
+    async fn cardinality(&self, gone: impl Fn() -> bool) -> Cardinality {
+        let slice = self.slice(CoreTask::Labels);
         let now = wall_us() as i64 / 1000;
         let mut all = Cardinality { min_time: now, max_time: i64::MIN, ..Cardinality::default() };
         let mut of_groups: AHashMap<*const SlotGroup, (Arc<SlotGroup>, u64)> = AHashMap::new();
         for holder in self.all_holders() {
+            if slice.step().await && gone() {
+                return all;
+            }
             let head = holder.head.borrow();
             let mut series = 0;
             for group in head.groups() {
@@ -270,17 +318,29 @@ impl Core {
                 *all.pairs.entry((name.to_owned(), value.to_owned())).or_default() += series;
             }
         }
-        for (oldest, newest) in self.histogram_holders().iter().filter_map(|holder| holder.head.borrow().bounds()) {
-            all.min_time = all.min_time.min(oldest.0);
-            all.max_time = all.max_time.max(newest.0);
+        for holder in self.histogram_holders() {
+            if let Some((oldest, newest)) = holder.head.borrow().bounds() {
+                all.min_time = all.min_time.min(oldest.0);
+                all.max_time = all.max_time.max(newest.0);
+            }
+            slice.step().await;
         }
-        for (group, targets) in of_groups.into_values() {
+        // Texts are copied once for each pair, not for each slot that has it.
+        let groups: Vec<(Arc<SlotGroup>, u64)> = of_groups.into_values().collect();
+        let mut pairs: AHashMap<(&str, &str), u64> = AHashMap::new();
+        for (group, targets) in &groups {
             for slot in 0..group.len() {
-                for (name, value) in group.label_pairs(slot).filter(|(_, value)| !value.is_empty()) {
-                    *all.pairs.entry((name.to_owned(), value.to_owned())).or_default() += targets;
+                for pair in group.label_pairs(slot).filter(|(_, value)| !value.is_empty()) {
+                    *pairs.entry(pair).or_default() += targets;
+                }
+                if slot % SLOTS_PER_STEP == 0 && slice.step().await && gone() {
+                    return all;
                 }
             }
-            pause().await;
+        }
+        for ((name, value), series) in pairs {
+            *all.pairs.entry((name.to_owned(), value.to_owned())).or_default() += series;
+            slice.step().await;
         }
         all
     }
@@ -290,6 +350,7 @@ impl Core {
         stats.targets = self.by_id.borrow().len() as u64;
         stats.cpu_seconds = sys::thread_cpu_seconds();
         stats.stall_max = self.pulse.stall_max();
+        stats.task_longest = self.task_times.longest().collect();
         if let Some(writer) = self.journal.borrow().writer() {
             stats.log = LogStats {
                 bytes_written: writer.bytes_written(),

@@ -1,7 +1,9 @@
 //! What goes on beside scrapes: the log, closed segments, rows of the last run, what nobody uses any more.
 
-use super::{Core, LOG_EVERY, TARGETS_PER_TURN, pause, wall_ms};
+use super::{Core, LOG_EVERY, wall_ms};
+use crate::head_owner::IndexedHead;
 use crate::log::LogFiles;
+use crate::time_slice::{CoreTask, TimeSlice};
 use glommio::timer::Timer;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,18 +49,19 @@ impl Core {
     async fn recall(&self, store: &Store) {
         let mut same = SameGroups::default();
         let mut taken = 0;
-        for (i, scraper) in self.all_scrapers().into_iter().enumerate() {
+        let slice = self.slice(CoreTask::Maintenance);
+        for scraper in self.all_scrapers() {
             let id = scraper.holder.id;
             if let Some(rows) = store.take_last_rows(id) {
-                match scraper.holder.head.borrow_mut().recall(rows, &mut same) {
+                let mut head = scraper.holder.head.borrow_mut();
+                match head.recall(rows, &mut same) {
                     Recalled::Taken => taken += 1,
                     Recalled::Refused => {}
                     Recalled::TooEarly(rows) => store.give_back_last_rows(id, rows),
                 }
+                self.note_rows(&scraper.holder, &head);
             }
-            if i % TARGETS_PER_TURN == 0 {
-                pause().await;
-            }
+            slice.step().await;
         }
         if taken > 0 {
             tracing::info!(core = self.index, targets = taken, "newest rows of the last run are in memory again");
@@ -69,12 +72,11 @@ impl Core {
     pub(super) async fn unflushed(&self) -> Vec<Arc<dyn Flushable>> {
         let mut all: Vec<Arc<dyn Flushable>> = Vec::new();
         let ended = self.ended.borrow().clone();
-        for (i, holder) in self.all_holders().into_iter().chain(ended).enumerate() {
+        let slice = self.slice(CoreTask::Maintenance);
+        for holder in self.all_holders().into_iter().chain(ended) {
             let segments = holder.head.borrow().unflushed();
             all.extend(segments.into_iter().map(|segment| segment as Arc<dyn Flushable>));
-            if i % TARGETS_PER_TURN == 0 {
-                pause().await;
-            }
+            slice.step().await;
         }
         for holder in self.histogram_holders() {
             let segments = holder.head.borrow().unflushed();
@@ -90,28 +92,33 @@ impl Core {
             if let Some(store) = self.store.as_ref().filter(|store| store.has_last_rows()) {
                 self.recall(store).await;
             }
+            let slice = self.slice(CoreTask::Maintenance);
             let (mut series, mut bytes) = (0, 0);
+            let sources = self.written.borrow().source_keys();
+            for source in &sources {
+                self.written.borrow_mut().tidy(source);
+                slice.step().await;
+            }
             let gone = self.written.borrow_mut().retire(wall_ms());
             self.end_holders(gone);
+            slice.step().await;
             let of_histograms = self.keep_up_histograms();
             (series, bytes) = (series + of_histograms.0, bytes + of_histograms.1);
             let pinned = self.journal.borrow().writer().map(Writer::pinned_by_few).unwrap_or_default();
-            for (i, holder) in self.all_holders().into_iter().enumerate() {
-                {
-                    let mut head = holder.head.borrow_mut();
-                    head.turn_over_in(&pinned);
-                    self.hand_over(&mut head);
-                    head.drop_sealed();
-                    series += head.live_series() as u64;
-                    bytes += head.heap_bytes() as u64;
-                }
-                if i % TARGETS_PER_TURN == 0 {
-                    pause().await;
-                }
+            for holder in self.all_holders() {
+                slice.step().await;
+                let mut head = holder.head.borrow_mut();
+                head.turn_over_in(&pinned);
+                self.hand_over(&mut head);
+                head.drop_sealed();
+                series += head.live_series() as u64;
+                bytes += head.heap_bytes() as u64;
+                self.note_rows(&holder, &head);
             }
-            self.ended.borrow_mut().retain(|ended| ended.head.borrow_mut().drop_sealed());
-            bytes += self.ended.borrow().iter().map(|ended| ended.head.borrow().heap_bytes() as u64).sum::<u64>();
-            bytes += self.written.borrow().heap_bytes() as u64;
+            bytes += self.keep_up_ended(&slice).await;
+            self.label_index.bring_up_to_date(&slice).await;
+            bytes += (self.written.borrow().heap_bytes() + self.label_index.labels.borrow().heap_bytes()) as u64;
+            slice.step().await;
             let unused = self.journal.borrow_mut().writer_mut().map(Writer::take_unused).unwrap_or_default();
             if let Some(queue) = self.flush_queue.as_ref().filter(|_| !unused.is_empty()) {
                 queue.remove_logs(unused);
@@ -121,6 +128,27 @@ impl Core {
             let mut stats = self.stats.borrow_mut();
             (stats.series, stats.head_bytes) = (series, bytes);
             (stats.templates, stats.templates_bytes) = (templates, templates_bytes);
+        }
+    }
+
+    /// Lets heads go that have ended and are in chunks; gives the bytes of the others.
+    async fn keep_up_ended(&self, slice: &TimeSlice<'_>) -> u64 {
+        let mut bytes = 0;
+        let mut at = 0;
+        loop {
+            // Others may add to the list meanwhile, but only this task takes from it.
+            let Some(ended) = self.ended.borrow().get(at).cloned() else { return bytes };
+            let stays = ended.head.borrow_mut().drop_sealed();
+            if stays {
+                let head = ended.head.borrow();
+                bytes += head.heap_bytes() as u64;
+                self.note_rows(&ended, &head);
+                at += 1;
+            } else {
+                self.ended.borrow_mut().swap_remove(at);
+                self.label_index.remove(&IndexedHead::Floats(ended));
+            }
+            slice.step().await;
         }
     }
 

@@ -1,10 +1,11 @@
 //! Samples that no scrape brings: taken, acknowledged, and their histograms kept up.
 
 use super::{Core, wall_ms};
+use crate::head_owner::{HistogramHolder, IndexedHead};
 use crate::status::CoreStats;
+use crate::time_slice::CoreTask;
 use crate::written::{
-    Gone, Head, HistogramHolder, NotKept, ReceiveOutcome, ReceiveRequest, Refusal, WriteOutcome, WriteRowsRequest,
-    Written,
+    Gone, Head, NotKept, ReceiveOutcome, ReceiveRequest, Receiving, Refusal, WriteOutcome, WriteRowsRequest, Written,
 };
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -22,16 +23,35 @@ impl Core {
         });
     }
 
-    /// Takes what somebody writes to us.
-    pub(super) fn receive(&self, request: &ReceiveRequest, reply: oneshot::Sender<Result<ReceiveOutcome, NotKept>>) {
+    /// Takes what somebody writes to us, a piece at a time. Others, also other writers, get their turn in between.
+    pub(super) async fn receive(
+        self: Rc<Self>,
+        request: ReceiveRequest,
+        reply: oneshot::Sender<Result<ReceiveOutcome, NotKept>>,
+    ) {
         // What is refused comes again: keeping it as well would fill memory for as long as the disk fails.
         let failing = self.journal.borrow().writer().and_then(|writer| writer.failing().map(str::to_owned));
         if let Some(error) = failing {
             drop(reply.send(Err(NotKept::Log(error))));
             return;
         }
-        self.take(reply, |written, journal, scratch, stats| {
-            let outcome = written.receive(request, wall_ms(), journal, scratch, |head| self.hand_over_of(head));
+        let slice = self.slice(CoreTask::Push);
+        let mut receiving = Receiving::new(request);
+        while !self.stopping.get() {
+            let more = {
+                let mut journal = self.journal.borrow_mut();
+                let scratch = &mut self.append.borrow_mut().0;
+                let mut written = self.written.borrow_mut();
+                let appended = |head: Head| self.hand_over_of(head);
+                written.receive(&mut receiving, wall_ms(), &mut journal, scratch, appended)
+            };
+            if !more {
+                break;
+            }
+            slice.step().await;
+        }
+        self.take(reply, |_, _, _, stats| {
+            let outcome = receiving.outcome;
             stats.samples_appended += outcome.samples + outcome.histograms;
             stats.histograms_appended += outcome.histograms;
             stats.late += outcome.late;
@@ -74,10 +94,17 @@ impl Core {
     }
 
     fn hand_over_of(&self, head: Head) {
-        match (head, &self.flush_queue) {
-            (Head::Floats(head), _) => self.hand_over(head),
-            (Head::Histograms(head), Some(queue)) => head.take_closed(|closed| queue.flush(closed)),
-            (Head::Histograms(_), None) => {}
+        match head {
+            Head::Floats(holder, head) => {
+                self.hand_over(head);
+                self.note_rows(holder, head);
+            }
+            Head::Histograms(holder, head) => {
+                if let Some(queue) = &self.flush_queue {
+                    head.take_closed(|closed| queue.flush(closed));
+                }
+                self.note_histograms(holder, head);
+            }
         }
     }
 
@@ -89,10 +116,10 @@ impl Core {
 
     /// Gives what waits in heads of histograms to the thread that puts it into chunks.
     pub(super) fn close_histograms(&self, which: impl Fn(&HistogramHolder) -> bool) {
-        for holder in self.histogram_holders().iter().filter(|holder| which(holder)) {
+        for holder in self.histogram_holders().into_iter().filter(|holder| which(holder)) {
             let mut head = holder.head.borrow_mut();
             head.close();
-            self.hand_over_of(Head::Histograms(&mut head));
+            self.hand_over_of(Head::Histograms(&holder, &mut head));
         }
     }
 
@@ -104,10 +131,17 @@ impl Core {
         for holder in self.histogram_holders() {
             let mut head = holder.head.borrow_mut();
             head.drop_sealed();
+            self.note_histograms(&holder, &head);
             series += head.series() as u64;
             bytes += head.heap_bytes() as u64;
         }
-        self.ended_histograms.borrow_mut().retain(|ended| ended.head.borrow_mut().drop_sealed());
+        self.ended_histograms.borrow_mut().retain(|ended| {
+            let stays = ended.head.borrow_mut().drop_sealed();
+            if !stays {
+                self.label_index.remove(&IndexedHead::Histograms(ended.clone()));
+            }
+            stays
+        });
         (series, bytes)
     }
 
@@ -116,7 +150,7 @@ impl Core {
         for holder in gone.histograms {
             let mut head = holder.head.borrow_mut();
             head.close();
-            self.hand_over_of(Head::Histograms(&mut head));
+            self.hand_over_of(Head::Histograms(&holder, &mut head));
             drop(head);
             self.ended_histograms.borrow_mut().push(holder);
         }
@@ -124,6 +158,7 @@ impl Core {
             let mut head = holder.head.borrow_mut();
             head.close_all();
             self.hand_over(&mut head);
+            self.note_rows(&holder, &head);
             drop(head);
             self.ended.borrow_mut().push(holder);
         }

@@ -11,6 +11,7 @@ use super::{Head, Histograms, Place, Source, Written};
 use ahash::{AHashMap, RandomState};
 use series::{Histogram, Labels, Sample, Timestamp};
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::ops::Range;
 use tsdb::log::Journal;
 use tsdb::{AppendScratch, Given, Timed};
 
@@ -20,6 +21,16 @@ const SOURCE_LABELS: [&str; 2] = ["instance", "job"];
 const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
 /// Series that one core takes from others.
 const SERIES_MAX: usize = 20_000_000;
+/// Series of a request that are taken at once, and samples of them; and rows, of which each costs a look at all slots of a
+/// head. All of it takes less than a millisecond or two.
+const SERIES_PER_PIECE: usize = 2048;
+const SAMPLES_PER_PIECE: usize = 2048;
+const ROWS_PER_PIECE: usize = 128;
+/// A series that comes several times in a request, now with floats and now with histograms, keeps its order up to so many
+/// samples each time.
+const ROWS_PER_PIECE_MIN: usize = 8;
+/// A series with so many samples in a request gets a small head of its own: each sample is a row there.
+const SAMPLES_ALONE_MIN: usize = 1024;
 /// Refused samples that are told one by one.
 const REFUSED_TOLD_MAX: usize = 10;
 
@@ -167,115 +178,194 @@ fn fingerprint(histogram: &Histogram, hashing: &RandomState) -> u64 {
     hasher.finish()
 }
 
+/// A request while it is taken, a piece at a time: some series of a source, and of each some samples.
+pub struct Receiving {
+    request: ReceiveRequest,
+    source: usize,
+    series: Range<usize>,
+    /// Samples of each of these series that are taken.
+    done: usize,
+    pub outcome: ReceiveOutcome,
+}
+
+/// A piece of a request.
+struct ReceivePiece {
+    source: usize,
+    series: Range<usize>,
+    samples: Range<usize>,
+}
+
+impl Receiving {
+    pub fn new(request: ReceiveRequest) -> Receiving {
+        let outcome = ReceiveOutcome::default();
+        let mut receiving = Receiving { request, source: 0, series: 0..0, done: 0, outcome };
+        receiving.begin_series(0);
+        receiving
+    }
+
+    fn begin_series(&mut self, first: usize) {
+        let count = self.request.sources.get(self.source).map_or(0, |(_, series)| series.len());
+        self.series = first..count.min(first + SERIES_PER_PIECE);
+        self.done = 0;
+    }
+
+    fn next_piece(&mut self) -> Option<ReceivePiece> {
+        loop {
+            let (_, series) = self.request.sources.get(self.source)?;
+            let samples_of = |one: &Received| one.samples.len().max(one.histograms.len());
+            let most = series[self.series.clone()].iter().map(samples_of).max().unwrap_or(0);
+            if self.done < most {
+                let rows = (SAMPLES_PER_PIECE / self.series.len()).clamp(ROWS_PER_PIECE_MIN, ROWS_PER_PIECE);
+                let samples = self.done..most.min(self.done + rows);
+                self.done = samples.end;
+                return Some(ReceivePiece { source: self.source, series: self.series.clone(), samples });
+            }
+            if self.series.end == series.len() {
+                self.source += 1;
+                self.begin_series(0);
+            } else {
+                self.begin_series(self.series.end);
+            }
+        }
+    }
+}
+
+/// The samples of a range, as far as there are any.
+fn part_of<'s, T>(samples: &'s [T], range: &Range<usize>) -> &'s [T] {
+    &samples[range.start.min(samples.len())..range.end.min(samples.len())]
+}
+
 impl Written {
-    /// Takes samples of several sources.
+    /// Takes a piece of a request. False once all of it is taken.
     pub fn receive(
         &mut self,
-        request: &ReceiveRequest,
+        receiving: &mut Receiving,
         now_ms: i64,
         journal: &mut Journal,
         scratch: &mut AppendScratch,
         mut appended: impl FnMut(Head),
-    ) -> ReceiveOutcome {
-        let mut outcome = ReceiveOutcome::default();
-        let mut room = SERIES_MAX.saturating_sub(self.received.values().map(|source| source.places.len()).sum());
-        let Written { limits, hashing, received, .. } = self;
-        for (labels, series) in &request.sources {
-            let source = received.entry(labels.clone()).or_insert_with(|| {
-                Source::new(labels.hash64().rotate_left(32) ^ 0x7265_6365_6976_6564, labels.clone(), limits)
-            });
-            source.seen_ms = now_ms;
-            let mut keys = Vec::with_capacity(series.len());
-            let mut fresh: Vec<(u64, &Labels)> = Vec::new();
-            for one in series {
-                let of_histograms = one.histograms.iter().map(|(at, _)| *at);
-                let Some(at) = one.samples.iter().map(|sample| sample.timestamp.0).chain(of_histograms).next() else {
+    ) -> bool {
+        let Some(piece) = receiving.next_piece() else { return false };
+        let Receiving { request, outcome, .. } = receiving;
+        let (labels, series) = &request.sources[piece.source];
+        let Written { limits, hashing, received, received_series, .. } = self;
+        let source = received.entry(labels.clone()).or_insert_with(|| {
+            Source::new(labels.hash64().rotate_left(32) ^ 0x7265_6365_6976_6564, labels.clone(), limits)
+        });
+        source.seen_ms = now_ms;
+        let series = &series[piece.series.clone()];
+        let mut keys = Vec::with_capacity(series.len());
+        let mut fresh: Vec<(u64, &Labels)> = Vec::new();
+        let mut alone: Vec<(u64, &Labels)> = Vec::new();
+        // Series that come together share rows.
+        let has_few_series = piece.samples.len() >= ROWS_PER_PIECE;
+        for one in series {
+            let floats = part_of(&one.samples, &piece.samples);
+            let histograms = part_of(&one.histograms, &piece.samples);
+            let of_histograms = histograms.iter().map(|(at, _)| *at);
+            let Some(at) = floats.iter().map(|sample| sample.timestamp.0).chain(of_histograms).next() else {
+                continue;
+            };
+            let key = source.key(&one.labels, hashing, &fresh);
+            match source.places.get(&key) {
+                None if *received_series >= SERIES_MAX => {
+                    outcome.refuse(Refusal::TooManySeries, at, || one.labels.merged(labels));
                     continue;
-                };
-                let key = source.key(&one.labels, hashing, &fresh);
-                if !source.places.contains_key(&key) {
-                    if room == 0 {
-                        outcome.refuse(Refusal::TooManySeries, at, || one.labels.merged(labels));
-                        continue;
-                    }
-                    room -= 1;
+                }
+                None => {
+                    *received_series += 1;
                     fresh.push((key, &one.labels));
                     source.places.insert(key, Place::pending(fresh.len() - 1));
                 }
-                keys.push((key, one));
-            }
-            source.add(&fresh, limits, true);
-            let late_ms = limits.late_ms;
-            let old_ms = late_ms.max(limits.range_ms / 2);
-            let mut judge = Judge { now_ms, late_ms, old_ms, newest: source.newest };
-            let mut rounds: Vec<Round> = Vec::new();
-            let mut histograms = Histograms::default();
-            // A series may come twice in a request, and has one sample in a row.
-            let mut rows: AHashMap<u64, (usize, usize)> = AHashMap::with_capacity(keys.len());
-            for (key, one) in keys {
-                let place = source.places.get_mut(&key).expect("added above");
-                let (in_order, late) = rows.entry(key).or_default();
-                for Sample { timestamp: Timestamp(at), value } in &one.samples {
-                    let (at, value) = (*at, *value);
-                    let is_same = || !place.newest_is_histogram && value.to_bits() == place.bits;
-                    match judge.verdict(place, at, is_same) {
-                        // The end of a histogram is one itself.
-                        Verdict::InOrder if place.newest_is_histogram && series::is_stale(value) => {
-                            histograms.end(place, at);
-                            (place.newest, place.newest_is_histogram, place.bits) = (at, false, value.to_bits());
-                            outcome.samples += 1;
-                        }
-                        Verdict::InOrder => {
-                            push(&mut rounds, *in_order, place.part, place.given(at, value), false);
-                            *in_order += 1;
-                            (place.newest, place.newest_is_histogram, place.bits) = (at, false, value.to_bits());
-                            outcome.samples += 1;
-                        }
-                        Verdict::Again => outcome.samples += 1,
-                        Verdict::Late => {
-                            push(&mut rounds, *late, place.part, place.given(at, value), true);
-                            *late += 1;
-                            outcome.samples += 1;
-                            outcome.late += 1;
-                        }
-                        Verdict::Refused(refusal) => outcome.refuse(refusal, at, || one.labels.merged(labels)),
+                Some(place) if has_few_series && one.samples.len() >= SAMPLES_ALONE_MIN => {
+                    if source.is_in_large_part(place) {
+                        alone.push((key, &one.labels));
                     }
-                    judge.newest = judge.newest.max(place.newest);
                 }
-                for (at, histogram) in &one.histograms {
-                    let bits = fingerprint(histogram, hashing);
-                    let is_same = || place.newest_is_histogram && bits == place.bits;
-                    let verdict = judge.verdict(place, *at, is_same);
-                    if let Verdict::Refused(refusal) = verdict {
-                        outcome.refuse(refusal, *at, || one.labels.merged(labels));
-                        continue;
-                    }
-                    outcome.histograms += 1;
-                    match verdict {
-                        Verdict::Again => continue,
-                        Verdict::Late => outcome.late += 1,
-                        _ => (place.newest, place.newest_is_histogram, place.bits) = (*at, true, bits),
-                    }
-                    histograms.push(place, &one.labels, *at, histogram.clone(), &source.histograms);
-                    judge.newest = judge.newest.max(place.newest);
-                }
+                Some(_) => {}
             }
-            source.newest = judge.newest;
-            for round in rounds {
-                for (part, (given, late)) in round {
-                    let mut head = source.parts[part as usize].holder.head.borrow_mut();
-                    let newest = given.iter().map(|sample| sample.stamp).max().unwrap_or(i64::MIN);
-                    let at = match head.newest_at() {
-                        Some(before) => before.plus_ms(1).max(Timestamp(newest)),
-                        None => Timestamp(newest),
-                    };
-                    head.append_sparse(at, &given, &late, journal, scratch).expect("the time is after the newest row");
-                    appended(Head::Floats(&mut head));
-                }
-            }
-            histograms.append(&source.histograms, now_ms, journal, &mut appended);
+            keys.push((key, one, floats, histograms));
         }
-        outcome
+        let many = |(key, _): &(u64, &Labels)| {
+            keys.iter().any(|(other, one, ..)| other == key && one.samples.len() >= SAMPLES_ALONE_MIN)
+        };
+        let (fresh_alone, fresh): (Vec<_>, Vec<_>) = match has_few_series {
+            true => fresh.into_iter().partition(many),
+            false => (Vec::new(), fresh),
+        };
+        source.add(&fresh, limits, true);
+        source.add_alone(&[fresh_alone, alone].concat(), limits);
+        let late_ms = limits.late_ms;
+        let old_ms = late_ms.max(limits.range_ms / 2);
+        let mut judge = Judge { now_ms, late_ms, old_ms, newest: source.newest };
+        let mut rounds: Vec<Round> = Vec::new();
+        let mut histograms = Histograms::default();
+        // A series may come twice in a request, and has one sample in a row.
+        let mut rows: AHashMap<u64, (usize, usize)> = AHashMap::with_capacity(keys.len());
+        for (key, one, floats, of_histograms) in keys {
+            let place = source.places.get_mut(&key).expect("added above");
+            let (in_order, late) = rows.entry(key).or_default();
+            for Sample { timestamp: Timestamp(at), value } in floats {
+                let (at, value) = (*at, *value);
+                let is_same = || !place.newest_is_histogram && value.to_bits() == place.bits;
+                match judge.verdict(place, at, is_same) {
+                    // The end of a histogram is one itself.
+                    Verdict::InOrder if place.newest_is_histogram && series::is_stale(value) => {
+                        histograms.end(place, at);
+                        (place.newest, place.newest_is_histogram, place.bits) = (at, false, value.to_bits());
+                        outcome.samples += 1;
+                    }
+                    Verdict::InOrder => {
+                        push(&mut rounds, *in_order, place.part, place.given(at, value), false);
+                        *in_order += 1;
+                        (place.newest, place.newest_is_histogram, place.bits) = (at, false, value.to_bits());
+                        outcome.samples += 1;
+                    }
+                    Verdict::Again => outcome.samples += 1,
+                    Verdict::Late => {
+                        push(&mut rounds, *late, place.part, place.given(at, value), true);
+                        *late += 1;
+                        outcome.samples += 1;
+                        outcome.late += 1;
+                    }
+                    Verdict::Refused(refusal) => outcome.refuse(refusal, at, || one.labels.merged(labels)),
+                }
+                judge.newest = judge.newest.max(place.newest);
+            }
+            for (at, histogram) in of_histograms {
+                let bits = fingerprint(histogram, hashing);
+                let is_same = || place.newest_is_histogram && bits == place.bits;
+                let verdict = judge.verdict(place, *at, is_same);
+                if let Verdict::Refused(refusal) = verdict {
+                    outcome.refuse(refusal, *at, || one.labels.merged(labels));
+                    continue;
+                }
+                outcome.histograms += 1;
+                match verdict {
+                    Verdict::Again => continue,
+                    Verdict::Late => outcome.late += 1,
+                    _ => (place.newest, place.newest_is_histogram, place.bits) = (*at, true, bits),
+                }
+                histograms.push(place, &one.labels, *at, histogram.clone(), &source.histograms);
+                judge.newest = judge.newest.max(place.newest);
+            }
+        }
+        source.newest = judge.newest;
+        for round in rounds {
+            for (part, (given, late)) in round {
+                let holder = &source.parts[part as usize].holder;
+                let mut head = holder.head.borrow_mut();
+                let newest = given.iter().map(|sample| sample.stamp).max().unwrap_or(i64::MIN);
+                let at = match head.newest_at() {
+                    Some(before) => before.plus_ms(1).max(Timestamp(newest)),
+                    None => Timestamp(newest),
+                };
+                head.append_sparse(at, &given, &late, journal, scratch).expect("the time is after the newest row");
+                appended(Head::Floats(holder, &mut head));
+            }
+        }
+        histograms.append(&source.histograms, now_ms, journal, &mut appended);
+        true
     }
 }
 
@@ -304,7 +394,7 @@ mod tests {
         written: Written,
         journal: Journal,
         scratch: AppendScratch,
-        ended: Vec<std::rc::Rc<super::super::Holder>>,
+        ended: Vec<std::rc::Rc<crate::head_owner::Holder>>,
     }
 
     impl Rig {
@@ -326,7 +416,13 @@ mod tests {
                 histograms: Vec::new(),
             });
             let request = ReceiveRequest { sources: source_of(series.collect()).collect() };
-            self.written.receive(&request, NOW, &mut self.journal, &mut self.scratch, |_| ())
+            self.take(request)
+        }
+
+        fn take(&mut self, request: ReceiveRequest) -> ReceiveOutcome {
+            let mut receiving = Receiving::new(request);
+            while self.written.receive(&mut receiving, NOW, &mut self.journal, &mut self.scratch, |_| ()) {}
+            receiving.outcome
         }
 
         fn read(&self) -> BTreeMap<Labels, BTreeMap<i64, u64>> {
@@ -390,7 +486,7 @@ mod tests {
             let histograms = counts.iter().map(histogram).collect();
             let series = vec![Received { labels, samples: Vec::new(), histograms }];
             let request = ReceiveRequest { sources: source_of(series).collect() };
-            self.written.receive(&request, NOW, &mut self.journal, &mut self.scratch, |_| ())
+            self.take(request)
         }
 
         /// By time: how many a histogram counts, None for a marker.
@@ -476,7 +572,7 @@ mod tests {
             let outcome = rig.receive(&series);
             assert!(outcome.refused.iter().all(|refused| refused.refusal == Refusal::Duplicate), "{outcome:?}");
             if next(10) == 0 {
-                rig.ended.extend(rig.written.retire(NOW).holders);
+                rig.ended.extend(rig.written.maintain(NOW).holders);
             }
         }
         let read = rig.read();
@@ -485,5 +581,41 @@ mod tests {
             assert_eq!(read.get(labels).map(times), Some(times(samples)), "{labels}");
         }
         assert!(rig.written.holders().count() >= 3);
+    }
+
+    #[test]
+    fn one_series_with_very_many_samples_gets_a_head_of_its_own() {
+        let mut rig = Rig::new(0);
+        let begin = NOW - 200_000;
+        let all: Vec<_> = (0..2000).map(|i| (labels(i, 1), vec![(begin, i as f64)])).collect();
+        assert_eq!(rig.receive(&all).samples, 2000);
+        let samples: Vec<(i64, f64)> = (1..=100_000).map(|i| (begin + i, i as f64)).collect();
+        let begun = std::time::Instant::now();
+        assert_eq!(rig.receive(&[(labels(7, 1), samples)]).samples, 100_000);
+        let took = begun.elapsed();
+        assert_eq!(rig.receive(&[(labels(7, 1), vec![(NOW, 5.0)]), (labels(8, 1), vec![(NOW, 6.0)])]).samples, 2);
+        let read = rig.read();
+        assert_eq!((read.len(), read[&labels(7, 1)].len(), read[&labels(8, 1)].len()), (2000, 100_002, 2));
+        assert_eq!(rig.written.holders().count(), 2);
+        // 40 s on the machine where it was found, with a row over 2,048 slots for each sample.
+        assert!(took.as_secs() < 20, "{took:?}");
+    }
+
+    #[test]
+    fn request_in_pieces_is_all_of_it() {
+        let mut rig = Rig::new(0);
+        let begin = NOW - 500_000;
+        // More series than a piece has, with more samples than a piece takes of each.
+        let all: Vec<_> = (0..5000)
+            .map(|i| (labels(i, i % 3), (0..3).map(|at| (begin + at * 1000, (i as i64 * at) as f64)).collect()))
+            .collect();
+        assert_eq!(rig.receive(&all).samples, 15_000);
+        let read = rig.read();
+        assert_eq!(read.len(), 5000);
+        for (labels, samples) in &all {
+            let want: BTreeMap<i64, u64> =
+                samples.iter().map(|(at, value): &(i64, f64)| (*at, value.to_bits())).collect();
+            assert_eq!(read[labels], want, "{labels}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Rows of scrapes: every live slot gets a value, or ends.
 
 use super::{AHEAD_MS_MAX, Appended, BEHIND_MS_MAX, NO_STAMP, RowRejected, Segment, TargetHead};
-use crate::bits::{Bits, ones};
+use crate::bits::Bits;
 use crate::group::SlotGroup;
 use crate::log::Journal;
 use crate::row::{self, GROUP, Marks, Scratch, StampRun};
@@ -215,13 +215,8 @@ impl Segment {
         for (word, alive) in alive.0.iter().enumerate() {
             let stale = self.slots.stale.0[word];
             let mut ends = !stale & !alive;
-            if !mark_stamped && !self.slots.stamps.is_empty() {
-                for place in ones(ends) {
-                    let slot = word * GROUP + place;
-                    if self.is_stamped(slot) {
-                        ends &= !(1 << place);
-                    }
-                }
+            if !mark_stamped {
+                ends &= !self.stamped_word(word);
             }
             let exists = match self.slots.values.len() - word * GROUP {
                 count if count < GROUP => (1 << count) - 1,

@@ -13,6 +13,7 @@
 //!     reader of the series takes the sample
 
 mod append;
+mod labels;
 mod newest;
 mod recall;
 mod segment;

@@ -5,6 +5,7 @@
 //!   * the values at hand are those after the last row; every row leads back to those before it
 
 use super::{AHEAD_MS_MAX, NO_STAMP};
+use crate::bits::Bits;
 use crate::group::SlotGroup;
 use crate::log::{Journal, SegmentMark, TargetKey};
 use crate::row::{self, GROUP, Marks, Scratch, Slots};
@@ -40,6 +41,8 @@ pub struct Segment {
     /// The live groups are all there are, in the order of the slots, and none is stamped: values come as they lie here.
     pub(super) plain: bool,
     pub(crate) slots: Slots,
+    /// Slots that take samples with timestamps of their own.
+    stamped: Bits,
     pub(crate) rows: Vec<Row>,
     /// Stamps that slots had when the segment began.
     pub(crate) carried: Vec<(u32, i64)>,
@@ -180,6 +183,7 @@ impl Segment {
         if group.any_stamped() || !self.slots.stamps.is_empty() {
             self.slots.stamps.resize(end, NO_STAMP);
         }
+        (0..group.len()).filter(|slot| group.is_stamped(*slot)).for_each(|slot| self.stamped.set(base + slot));
         let always_live = self.rows.is_empty();
         self.placed.push(Placed { group, base, live: true, always_live, goes_on: false });
         self.placed.len() - 1
@@ -216,7 +220,7 @@ impl Segment {
             + self.order.capacity() * size_of::<usize>()
             + self.slots.values.capacity() * 8
             + self.slots.stamps.capacity() * 8
-            + self.slots.stale.0.capacity() * 8
+            + (self.slots.stale.0.capacity() + self.stamped.0.capacity()) * 8
     }
 
     /// No sample is after this: that of the last row, or what a sample with a time of its own may be ahead of it.
@@ -256,9 +260,12 @@ impl Segment {
     }
 
     pub(crate) fn is_stamped(&self, slot: usize) -> bool {
-        let place = self.placed.partition_point(|placed| placed.base <= slot) - 1;
-        let placed = &self.placed[place];
-        placed.group.is_stamped(slot - placed.base)
+        self.stamped.get(slot)
+    }
+
+    /// Which slots of a word of 64 are stamped.
+    pub(super) fn stamped_word(&self, word: usize) -> u64 {
+        self.stamped.0.get(word).copied().unwrap_or(0)
     }
 
     /// Ends every slot that is not stamped, in a last row, if there is one whose group does not go on. (A slot that is

@@ -77,12 +77,7 @@ impl TargetHead {
         }
         for (word, alive) in alive.0.iter().enumerate() {
             let stale = segment.slots.stale.0[word];
-            let mut ends = !stale & !alive;
-            for place in row_bits(ends, segment.slots.values.len() - word * GROUP) {
-                if segment.is_stamped(word * GROUP + place) {
-                    ends &= !(1 << place);
-                }
-            }
+            let ends = !stale & !alive & !segment.stamped_word(word);
             scratch.flips.push((stale & alive | ends) & exists(segment.slots.values.len() - word * GROUP));
         }
         self.push_row(at, journal, scratch);

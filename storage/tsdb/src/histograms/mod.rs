@@ -9,6 +9,7 @@
 //!   * what is read may overlap between segments; the reader puts it in order
 
 mod bytes;
+mod labels;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,8 @@ pub struct HistogramHead {
     /// Closed segments, oldest first, until they are in chunks.
     closed: VecDeque<Arc<Closed<HistogramSegment>>>,
     newest: Option<i64>,
+    /// Another number whenever the groups of the segments may be others.
+    version: u64,
 }
 
 impl HistogramHead {
@@ -63,6 +66,7 @@ impl HistogramHead {
             open: HistogramSegment::default(),
             closed: VecDeque::new(),
             newest: None,
+            version: 0,
         }
     }
 
@@ -135,6 +139,7 @@ impl HistogramHead {
             let (group, base) = &mut self.groups[group as usize];
             if *base == NOT_PLACED {
                 *base = self.open.add(group.clone());
+                self.version += 1;
             }
             row.push((*base + slot, *stamp, histogram.clone()));
         }
@@ -170,7 +175,9 @@ impl HistogramHead {
 
     /// Forgets what is in chunks. True while there is anything else.
     pub fn drop_sealed(&mut self) -> bool {
+        let before = self.closed.len();
         self.closed.retain(|closed| !closed.is_flushed());
+        self.version += u64::from(self.closed.len() < before);
         !self.open.is_empty() || !self.closed.is_empty()
     }
 
@@ -183,6 +190,7 @@ impl HistogramHead {
 
     /// Takes over a closed segment, of a log for example.
     pub fn adopt(&mut self, segment: HistogramSegment) {
+        self.version += 1;
         self.closed.push_back(Arc::new(Closed::new(self.key.clone(), segment)));
     }
 

@@ -94,6 +94,11 @@ impl HistogramSegment {
         Some((self.rows.first()?.at, self.rows.last()?.at))
     }
 
+    /// Whether readers may see any row.
+    pub(super) fn is_visible(&self, visible: u64) -> bool {
+        self.rows.first().is_some_and(|row| row.position <= visible)
+    }
+
     pub fn rows(&self) -> usize {
         self.rows.len()
     }
