@@ -112,6 +112,7 @@ impl Segment {
             order: self.order.clone(),
             plain: self.plain,
             slots: self.slots.clone(),
+            stamped: self.stamped.clone(),
             rows: self.rows.clone(),
             carried: self.carried.clone(),
             carried_values: self.carried_values.clone(),
