@@ -39,7 +39,8 @@ impl AlertmanagerSet {
     /// Starts discovery. Statically configured Alertmanagers receive alerts from the return of this function on.
     pub async fn start(config: AlertmanagerConfig, options: Options, sd: &DiscoveryContext) -> AlertmanagerSet {
         let members = Arc::new(Mutex::new(DiscoveredEndpoints::default()));
-        let limits = ClientOptions { timeout: config.timeout, body_bytes_max: ANSWER_BYTES_MAX, ..ClientOptions::default() };
+        let limits =
+            ClientOptions { timeout: config.timeout, body_bytes_max: ANSWER_BYTES_MAX, ..ClientOptions::default() };
         let client = match Client::new(&config.http, limits) {
             Ok(client) => client,
             Err(error) => {

@@ -3,14 +3,12 @@
 use crate::admission::Origin;
 use crate::error::QueryError;
 use crate::gather::Gathered;
+use crate::gather::reduce::Reduced;
 use crate::service::QueryService;
 use crate::stats::{QueryStats, Slice};
 use crate::task::QueryTask;
 use promql::budget::{Budget, Charge};
-use promql::{
-    EvalError, PartialAggregate, Plan, PlanOptions, QueryResult, Select, SelectResult, SeriesBatch, SeriesSource,
-    StepGrid,
-};
+use promql::{EvalError, Plan, PlanOptions, QueryResult, Select, SelectResult, SeriesBatch, SeriesSource, StepGrid};
 use series::Timestamp;
 use shard::ReduceRequest;
 use std::sync::Arc;
@@ -182,7 +180,7 @@ impl QueryService {
     async fn select_for(
         &self,
         query: &PlannedQuery,
-        reduced: Vec<Option<Result<Option<(PartialAggregate, Charge)>, QueryError>>>,
+        reduced: Vec<Option<Reduced>>,
         lookback: Duration,
     ) -> Result<SelectedData, QueryError> {
         let mut data = Vec::with_capacity(reduced.len());

@@ -21,8 +21,6 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     writer.by("prometheus_tsdb_head_samples_appended_total", "counter", "Samples taken.", "type", appended);
     let name = "prometheus_tsdb_head_out_of_order_samples_appended_total";
     writer.by(name, "counter", "Late samples that were taken.", "type", [("float", sum(|core| core.late))]);
-    let help = "Samples taken, which remote write sends.";
-    writer.counter("prometheus_remote_storage_samples_in_total", help, sum(|core| core.samples_appended));
     let refused = [("float", sum(|core| core.out_of_order))];
     let name = "prometheus_tsdb_out_of_order_samples_total";
     writer.by(name, "counter", "Samples refused because their series has a newer one.", "type", refused);

@@ -8,7 +8,7 @@ pub(crate) mod instant;
 mod labels;
 pub(crate) mod merge;
 mod range;
-mod reduce;
+pub(crate) mod reduce;
 
 use crate::error::QueryError;
 use crate::task::QueryTask;

@@ -62,7 +62,8 @@ pub struct Peers {
 
 impl Peers {
     pub fn new(settings: &Fleet) -> Result<Peers, String> {
-        let options = ClientOptions { timeout: ANSWER_WITHIN, body_bytes_max: ANSWER_BYTES_MAX, ..ClientOptions::default() };
+        let options =
+            ClientOptions { timeout: ANSWER_WITHIN, body_bytes_max: ANSWER_BYTES_MAX, ..ClientOptions::default() };
         let client = Client::new(&settings.http, options).map_err(|error| error.to_string())?;
         Ok(Peers { client, scheme: settings.scheme.clone() })
     }
