@@ -17,7 +17,7 @@ pub struct KindStats {
     pub read: AtomicU64,
     /// Stored by the receiver.
     pub sent: AtomicU64,
-    /// Lost: see [`Loss`].
+    /// Lost: see `Loss`.
     pub failed: AtomicU64,
     /// Once for each further attempt.
     pub retried: AtomicU64,
@@ -106,7 +106,7 @@ impl Stats {
         self.losses[reason].fetch_add(counts.total(), Relaxed);
     }
 
-    /// Lost samples, histograms and exemplars, in the order of [`LOSSES`].
+    /// Lost samples, histograms and exemplars, in the order of `LOSSES`.
     pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
         LOSSES.iter().zip(&self.losses).map(|((name, _), count)| (*name, count.load(Relaxed)))
     }

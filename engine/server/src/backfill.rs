@@ -54,8 +54,7 @@ pub fn create_blocks(
     let builder = BlockBuilder::new(options, NoChunks);
     let mut backfill = Backfill { builder, texts: HashMap::new(), kind: Kind::Unknown, added: added.to_vec() };
     let read = backfill.read(BufReader::with_capacity(1 << 20, file));
-    let built =
-        read.and_then(|()| Ok(backfill.builder.finish(output, || tsdb::new_ulid(), &AtomicBool::new(false))?));
+    let built = read.and_then(|()| Ok(backfill.builder.finish(output, tsdb::new_ulid, &AtomicBool::new(false))?));
     std::fs::remove_dir_all(&work)?;
     built.map_err(|error| anyhow::anyhow!("{}: {error:#}", input.display()))
 }

@@ -112,19 +112,16 @@ pub fn run(cli: &Cli) -> ExitCode {
     };
     // After all this, so that a start that cannot succeed leaves the folder untouched.
     let options = crate::tsdb_cmd::store_options(serve, &config);
-    let store = match tsdb::Store::open(options.clone()) {
+    let store = match tsdb::Store::open(options) {
         Ok(store) => store,
         Err(error) => return fail(EXIT_OTHER, &format!("{error}{}", folder_advice(&error))),
     };
     let ended = run_with(cli, config, cpus, store.clone(), listeners);
     store.record_clean_shutdown();
-    if serve.storage_tsdb_export_on_shutdown
-        && let Err(error) = crate::tsdb_cmd::export_at_shutdown(options, store)
-    {
-        tracing::error!(
-            error = format!("{error:#}"),
-            "not everything could be put into blocks; `ringscrape tsdb export` can"
-        );
+    if serve.storage_tsdb_export_on_shutdown {
+        drop(store);
+        let error = crate::tsdb_cmd::become_export(&serve.storage_tsdb_path);
+        tracing::error!(%error, "the export into blocks could not be started; `ringscrape tsdb export` does it");
         return ExitCode::FAILURE;
     }
     ended

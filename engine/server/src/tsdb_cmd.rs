@@ -4,15 +4,14 @@ use crate::cli::{BlocksFrom, Serve, Tsdb};
 use blocks::head::HeadImport;
 use blocks::{Block, Meta};
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use tsdb::{OpenError, Store, StoreOptions};
+use tsdb::{Store, StoreOptions};
 
-/// How long an export at shutdown waits for the threads of the store to let go of the folder.
-const RELEASE_WAIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
 /// How a server with these flags keeps its data folder.
@@ -292,30 +291,10 @@ fn export(folder: &Path) -> anyhow::Result<bool> {
     Ok(is_complete)
 }
 
-/// Puts everything that the ended server has in logs and chunks into blocks.
-pub fn export_at_shutdown(options: StoreOptions, store: Arc<Store>) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    store.stop();
-    drop(store);
-    let options = StoreOptions { safe_mode_window: Duration::ZERO, import_prometheus_head: false, ..options };
-    // The threads of the store let go of the folder one after the other.
-    let store = loop {
-        match Store::open(options.clone()) {
-            Err(OpenError::Held { .. }) if begun.elapsed() < RELEASE_WAIT => std::thread::sleep(POLL),
-            opened => break opened?,
-        }
-    };
-    while !store.replay().done {
-        std::thread::sleep(POLL);
-    }
-    let metas = store.export_to_blocks()?;
-    let samples: u64 = metas.iter().map(|meta| meta.stats.num_samples).sum();
-    tracing::info!(
-        blocks = metas.len(),
-        samples,
-        seconds = begun.elapsed().as_secs_f64(),
-        "everything is in blocks: Prometheus can go on in this folder"
-    );
-    store.stop();
-    Ok(())
+/// Replaces the ended server by `ringscrape tsdb export` of its folder. The threads of its shards end with the image of
+/// the process only, and hold the folder's lock until then.
+///
+/// Returns only if the program cannot be started again.
+pub fn become_export(folder: &Path) -> std::io::Error {
+    Command::new("/proc/self/exe").args(["tsdb", "export"]).arg(folder).exec()
 }

@@ -40,12 +40,13 @@ impl<'c> HeadTimes<'c> {
         let Some(filter) = &mut self.filter else { return true };
         let fresh: Vec<u32> = (&matched.owners - &self.seen).iter().collect();
         for owners in fresh.chunks(HEADS_PER_STEP) {
-            let visible = self.core.journal.borrow().visible();
-            let index = self.core.label_index.labels.borrow();
-            for (id, owner) in owners.iter().filter_map(|id| Some((*id, index.owner(*id)?))) {
-                filter.set(id, owner.payload.coverage(self.from, self.to, visible));
+            {
+                let visible = self.core.journal.borrow().visible();
+                let index = self.core.label_index.labels.borrow();
+                for (id, owner) in owners.iter().filter_map(|id| Some((*id, index.owner(*id)?))) {
+                    filter.set(id, owner.payload.coverage(self.from, self.to, visible));
+                }
             }
-            drop(index);
             slice.step().await;
         }
         self.seen |= &matched.owners;

@@ -9,7 +9,7 @@
 //!   * the folder is changed only when the blocks are durable: they get their places, then the files that were read are moved
 //!     into `prometheus-head/`. A crash at any point is carried on or begun anew by the next call
 //!   * what cannot be read is named; everything else is taken
-//!   * memory: that of a [`BlockBuilder`], and 56 bytes for each mapped chunk
+//!   * memory: that of a `BlockBuilder`, and 56 bytes for each mapped chunk
 
 mod import;
 mod mapped;
