@@ -7,6 +7,7 @@ use crate::piece::Piece;
 use crate::store::Store;
 use blocks::{Block, BlockError};
 use series::{Labels, Matcher, Timestamp};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,24 +29,75 @@ impl Store {
         select(sources, selectors, (from, to), skip, stop, found)
     }
 
-    /// Series that satisfy one of the selectors and have samples in `[from, to]` in chunks or blocks, each perhaps
-    /// several times, with a time in the range; samples are not read.
-    pub fn select_labels(
+    /// Label names of matching series in chunks and blocks that overlap the range.
+    pub fn label_names(
         &self,
         selectors: &[Vec<Matcher>],
-        from: Timestamp,
-        to: Timestamp,
+        range: (Timestamp, Timestamp),
         stop: &AtomicBool,
-        mut found: impl FnMut(Labels, Timestamp),
-    ) -> Result<(), BlockError> {
-        self.chunks.select_labels(selectors, from, to, stop, &mut found);
-        for block in overlapping(self.blocks.open_blocks(), from, to) {
-            block.select(selectors, from.0, to.0, |_, entry| {
-                found(entry.labels, to);
+    ) -> BTreeSet<Box<str>> {
+        let mut all = self.chunks.label_names(selectors, range, stop);
+        for block in overlapping(self.blocks.open_blocks(), range.0, range.1) {
+            for matchers in selectors.iter().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                match block.label_names(matchers) {
+                    Ok(names) => all.extend(names.into_iter().map(String::into_boxed_str)),
+                    Err(error) => block.add_fault(&error),
+                }
+            }
+        }
+        all
+    }
+
+    /// Values of a label of matching series in chunks and blocks that overlap the range; of each file and block the first
+    /// `limit` in order at most.
+    pub fn label_values(
+        &self,
+        name: &str,
+        selectors: &[Vec<Matcher>],
+        range: (Timestamp, Timestamp),
+        limit: usize,
+        stop: &AtomicBool,
+    ) -> BTreeSet<Box<str>> {
+        let mut all = self.chunks.label_values(name, selectors, range, limit, stop);
+        for block in overlapping(self.blocks.open_blocks(), range.0, range.1) {
+            for matchers in selectors {
+                let mut count = 0;
+                let found = block.label_values(name, matchers, |value| {
+                    if !all.contains(value) {
+                        all.insert(value.into());
+                    }
+                    count += 1;
+                    count < limit && !stop.load(Ordering::Relaxed)
+                });
+                if let Err(error) = found {
+                    block.add_fault(&error);
+                }
+            }
+        }
+        all
+    }
+
+    /// Appends the label sets of matching series with chunks that overlap the range, some of them several times. Of a chunk
+    /// file those that come first in the order of [`crate::label_index::SeriesListing`] if there are more than `limit`.
+    pub fn label_sets(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: (Timestamp, Timestamp),
+        limit: usize,
+        stop: &AtomicBool,
+        all: &mut Vec<Labels>,
+    ) {
+        for mut listing in self.chunks.label_sets(selectors, range, limit, stop) {
+            let mut found = Vec::new();
+            while found.len() < limit && !stop.load(Ordering::Relaxed) && listing.step(&mut found) {}
+            all.append(&mut found);
+        }
+        for block in overlapping(self.blocks.open_blocks(), range.0, range.1) {
+            block.select(selectors, range.0.0, range.1.0, |_, series| {
+                all.push(series.labels);
                 !stop.load(Ordering::Relaxed)
             });
         }
-        Ok(())
     }
 
     /// Like [`Store::select`], of what is in chunks and in no block.

@@ -2,7 +2,7 @@
 
 use series::histogram::BucketCount;
 use series::{Histogram, Labels, MatchOp, Matcher, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -173,6 +173,44 @@ fn same(read: &Truth, want: &Truth, what: &str) {
     assert_eq!(read.len(), want.len(), "{what}");
 }
 
+/// Questions about labels have the answers that reading all samples gives.
+fn labels_are_those_of_the_samples(store: &Store) {
+    let (range, stop) = ((Timestamp(0), Timestamp(i64::MAX)), AtomicBool::new(false));
+    let matcher = |name, op, value| Matcher::new(name, op, value).unwrap();
+    for matchers in [
+        vec![],
+        vec![matcher("__name__", MatchOp::Regex, "metric_[34]")],
+        vec![matcher("le", MatchOp::Equal, "0")],
+        vec![matcher("le", MatchOp::Equal, "none")],
+        vec![matcher("instance", MatchOp::Equal, "host-1")],
+        vec![matcher("instance", MatchOp::NotEqual, "host-1"), matcher("__name__", MatchOp::Equal, "metric_2")],
+        vec![matcher("zone", MatchOp::Equal, "")],
+    ] {
+        let selectors = [matchers];
+        let mut want = BTreeSet::new();
+        let found = |piece: tsdb::Piece| {
+            want.insert(piece.labels);
+            true
+        };
+        store.select(&selectors, range.0, range.1, |_| false, &stop, found).unwrap();
+        let mut sets = Vec::new();
+        store.label_sets(&selectors, range, 1_000_000, &stop, &mut sets);
+        assert_eq!(BTreeSet::from_iter(sets), want, "{selectors:?}");
+        let names: BTreeSet<Box<str>> =
+            want.iter().flat_map(|labels| labels.iter().map(|(name, _)| name.into())).collect();
+        assert_eq!(store.label_names(&selectors, range, &stop), names, "{selectors:?}");
+        for name in ["__name__", "le", "instance", "zone"] {
+            let values: BTreeSet<Box<str>> =
+                want.iter().filter_map(|labels| labels.get(name)).map(Into::into).collect();
+            let all = store.label_values(name, &selectors, range, 1_000_000, &stop);
+            assert_eq!(all, values, "{name} {selectors:?}");
+        }
+    }
+    let mut none = Vec::new();
+    store.label_sets(&[Vec::new()], (Timestamp(0), Timestamp(1)), 10, &stop, &mut none);
+    assert_eq!(none, []);
+}
+
 fn wait(what: &str, done: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !done() {
@@ -264,6 +302,7 @@ fn every_sample_is_read_from_wherever_it_is() {
     let core = Core::new(&store, 0, 1, LIMITS);
     drop(store);
     same(&core.read(&[], 0, end), &truth, "after a restart");
+    labels_are_those_of_the_samples(&core.store);
     close(core);
     // And once more, with nothing to replay.
     let store = open(folder.path());
@@ -271,6 +310,7 @@ fn every_sample_is_read_from_wherever_it_is() {
     drop(store);
     assert_eq!(core.store.replay().files, 0);
     same(&core.read(&[], 0, end), &truth, "after two restarts");
+    labels_are_those_of_the_samples(&core.store);
     close(core);
 }
 
@@ -312,6 +352,7 @@ fn ranges_become_blocks_and_blocks_are_joined() {
     }
     let end = start + rows * INTERVAL_MS;
     same(&core.read(&[], 0, end), &truth, "from blocks");
+    labels_are_those_of_the_samples(&store);
     let promtool = std::process::Command::new("promtool").args(["tsdb", "list"]).arg(folder.path()).output();
     let promtool = promtool.expect("promtool is installed: make test-deps");
     let (metas, bad) = store.block_metas();

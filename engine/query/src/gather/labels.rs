@@ -1,6 +1,6 @@
 //! Names, values and label sets of series.
 
-use super::{Gatherer, Hint, storage_error};
+use super::{Gatherer, Hint};
 use crate::error::QueryError;
 use crate::service::LabelRequest;
 use crate::task::QueryTask;
@@ -42,21 +42,12 @@ impl Gatherer {
         request: LabelRequest,
         wanted: LabelsWanted,
     ) -> Result<GatheredLabels<Arc<str>>, QueryError> {
-        let add = |all: &mut GatheredLabels<Arc<str>>, text: &str, limit| {
-            if all.entries.contains(text) { Ok(()) } else { all.add(Arc::from(text), text.len() + TEXT_BYTES, limit) }
-        };
-        let of_labels =
-            move |all: &mut GatheredLabels<Arc<str>>, wanted: &LabelsWanted, labels: &Labels, limit| match wanted {
-                LabelsWanted::Names => labels.iter().try_for_each(|(name, _)| add(all, name, limit)),
-                LabelsWanted::Values(name) => labels.get(name).map_or(Ok(()), |value| add(all, value, limit)),
-                LabelsWanted::Series => Ok(()),
-            };
-        self.labels(task, request, wanted, move |all, wanted, reply, limit| {
+        self.labels(task, request, wanted, |all, reply, limit| {
             for text in reply.texts {
                 let bytes = text.len() + TEXT_BYTES;
                 all.add(text, bytes, limit)?;
             }
-            reply.series.iter().try_for_each(|labels| of_labels(all, wanted, labels, limit))
+            Ok(())
         })
         .await
     }
@@ -67,7 +58,7 @@ impl Gatherer {
         task: &QueryTask,
         request: LabelRequest,
     ) -> Result<GatheredLabels<Labels>, QueryError> {
-        self.labels(task, request, LabelsWanted::Series, |all, _, reply, limit| {
+        self.labels(task, request, LabelsWanted::Series, |all, reply, limit| {
             for labels in reply.series {
                 let bytes = labels.bytes() + TEXT_BYTES;
                 all.add(labels, bytes, limit)?;
@@ -77,13 +68,13 @@ impl Gatherer {
         .await
     }
 
-    /// Asks the shards, then chunks and blocks; `add` takes over what each knows. What comes from the store are label sets.
+    /// Asks the shards, then chunks and blocks; `add` takes over what each knows.
     async fn labels<T: Ord + Send + 'static>(
         &self,
         task: &QueryTask,
         request: LabelRequest,
         wanted: LabelsWanted,
-        add: impl Fn(&mut GatheredLabels<T>, &LabelsWanted, LabelsPart, usize) -> Result<(), QueryError> + Send + 'static,
+        add: impl Fn(&mut GatheredLabels<T>, LabelsPart, usize) -> Result<(), QueryError> + Send + 'static,
     ) -> Result<GatheredLabels<T>, QueryError> {
         let LabelRequest { selectors, from, to, limit } = request;
         let budget = task.budget.clone();
@@ -97,25 +88,22 @@ impl Gatherer {
             for reply in replies {
                 let reply = reply?;
                 all.is_truncated |= reply.is_truncated;
-                add(&mut all, &request.wanted, LabelsPart { texts: reply.texts, series: reply.series }, limit)?;
+                add(&mut all, LabelsPart { texts: reply.texts, series: reply.series }, limit)?;
             }
             if let Some(store) = later.store {
                 let every = [Vec::new()];
                 let selectors = if request.selectors.is_empty() { &every[..] } else { &request.selectors };
-                let mut failure = None;
-                let found = |labels: Labels, _| {
-                    if failure.is_none() {
-                        let known = LabelsPart { texts: Vec::new(), series: vec![labels] };
-                        failure = add(&mut all, &request.wanted, known, limit).err();
+                let (range, max) = ((from, to), limit.saturating_add(1));
+                let mut known = LabelsPart { texts: Vec::new(), series: Vec::new() };
+                let texts = |found: BTreeSet<Box<str>>| found.into_iter().map(Arc::from).collect();
+                match &request.wanted {
+                    LabelsWanted::Names => known.texts = texts(store.label_names(selectors, range, later.stop)),
+                    LabelsWanted::Values(name) => {
+                        known.texts = texts(store.label_values(name, selectors, range, max, later.stop));
                     }
-                    if failure.is_some() {
-                        request.budget.cancel();
-                    }
-                };
-                store.select_labels(selectors, from, to, later.stop, found).map_err(storage_error)?;
-                if let Some(failure) = failure {
-                    return Err(failure);
+                    LabelsWanted::Series => store.label_sets(selectors, range, max, later.stop, &mut known.series),
                 }
+                add(&mut all, known, limit)?;
             }
             request.budget.check()?;
             Ok(all)

@@ -135,9 +135,7 @@ impl ChunkFile {
     }
 
     pub(super) fn bounds(&self) -> Option<(i64, i64)> {
-        let index = self.index.read().expect("no panic while held");
-        let bounds = index.entries.iter().map(|entry| (entry.first, entry.last));
-        bounds.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
+        self.index.read().expect("no panic while held").bounds()
     }
 
     /// False when the taker wants no more.
@@ -389,7 +387,7 @@ fn take(
     match record {
         Record::Target { target, id, labels } => {
             numbers.0.insert(target, index.targets.len() as u32);
-            index.targets.push(TargetKey { id, labels });
+            index.add_target(TargetKey { id, labels });
             Ok(0)
         }
         Record::Group { group, slots } => {
@@ -411,7 +409,7 @@ fn take(
             index.samples += head.samples;
             let ChunksHead { histograms, first, last, first_row, bytes, .. } = head;
             let (offset, slots) = (behind, slots as u32);
-            index.entries.push(ChunkIndexEntry {
+            index.add_entry(ChunkIndexEntry {
                 target,
                 groups,
                 offset,

@@ -12,6 +12,7 @@ mod encode;
 mod file;
 mod flush;
 mod index;
+mod labels;
 mod write;
 
 pub use encode::encode_segment;
@@ -26,10 +27,9 @@ use crate::head::Segment;
 use crate::histograms::HistogramSegment;
 use crate::log::TargetKey;
 use crate::log::frame::FileId;
-use crate::matching::Matching;
 use crate::piece::Piece;
-use ahash::{AHashMap, AHashSet};
-use series::{Labels, Matcher, Timestamp};
+use ahash::AHashMap;
+use series::{Matcher, Timestamp};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -339,37 +339,6 @@ impl ChunkStore {
         for file in files {
             if !file.select(matchers, from.0, to.0, &skip, stop, &self.corruptions, &mut found) {
                 return;
-            }
-        }
-    }
-
-    /// Series with an entry that overlaps `[from, to]`, each perhaps several times.
-    pub fn select_labels(
-        &self,
-        selectors: &[Vec<Matcher>],
-        from: Timestamp,
-        to: Timestamp,
-        stop: &AtomicBool,
-        found: &mut impl FnMut(Labels, Timestamp),
-    ) {
-        let files: Vec<Arc<ChunkFile>> =
-            self.ranges.read().expect("no panic while held").values().flatten().cloned().collect();
-        for file in files {
-            let index = file.index.read().expect("no panic while held");
-            let mut matching = Matching::new(selectors);
-            // A target's group once, however many segments have it.
-            let mut seen: AHashSet<(u32, u32)> = AHashSet::new();
-            for entry in index.entries.iter().filter(|entry| entry.first <= to.0 && entry.last >= from.0) {
-                let target = &index.targets[entry.target as usize].labels;
-                for number in entry.groups.iter().filter(|number| seen.insert((entry.target, **number))) {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let group = &index.groups[*number as usize];
-                    for slot in matching.of_target(target)(group).iter() {
-                        found(group.series_labels(*slot as usize, target), Timestamp(entry.last.min(to.0)));
-                    }
-                }
             }
         }
     }

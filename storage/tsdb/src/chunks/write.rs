@@ -149,9 +149,9 @@ impl OpenChunkFile {
         self.offset_synced = self.offset;
         let pending = std::mem::take(&mut self.pending);
         let mut index = self.file.index.write().expect("no panic while held");
-        index.targets.extend(pending.targets);
+        pending.targets.into_iter().for_each(|target| index.add_target(target));
         index.groups.extend(pending.groups);
-        index.entries.extend(pending.entries);
+        pending.entries.into_iter().for_each(|entry| index.add_entry(entry));
         index.samples += pending.samples;
         Ok(())
     }
