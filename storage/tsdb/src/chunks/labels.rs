@@ -50,10 +50,6 @@ impl ChunkFile {
 }
 
 impl ChunkStore {
-    fn files(&self) -> Vec<Arc<ChunkFile>> {
-        self.ranges.read().expect("no panic while held").values().flatten().cloned().collect()
-    }
-
     /// Label names of matching series with chunks that overlap `[from, to]`.
     pub fn label_names(
         &self,

@@ -324,6 +324,11 @@ impl ChunkStore {
         files.iter().try_for_each(|file| std::fs::remove_file(&file.path))
     }
 
+    /// All files of now, so that no lock is held while they are read.
+    fn files(&self) -> Vec<Arc<ChunkFile>> {
+        self.ranges.read().expect("no panic while held").values().flatten().cloned().collect()
+    }
+
     /// Samples of matching series in `[from, to]`, markers included, in pieces. Targets with `skip` are left out.
     pub fn select(
         &self,
@@ -334,9 +339,7 @@ impl ChunkStore {
         stop: &AtomicBool,
         mut found: impl FnMut(Piece) -> bool,
     ) {
-        let files: Vec<Arc<ChunkFile>> =
-            self.ranges.read().expect("no panic while held").values().flatten().cloned().collect();
-        for file in files {
+        for file in self.files() {
             if !file.select(matchers, from.0, to.0, &skip, stop, &self.corruptions, &mut found) {
                 return;
             }
