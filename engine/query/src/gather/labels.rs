@@ -10,27 +10,33 @@ use shard::{Command, LabelsRequest, LabelsWanted};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// A text costs its bytes, a counted pointer and a place in a tree.
+/// What an entry costs beside its text: the pointer in the list, the counts, and what the allocator adds.
 const TEXT_BYTES: usize = 64;
 
-/// The entries of an answer, the charge for them, and whether a limit left entries out.
+/// The entries of an answer, sorted, the charge for them, and whether a limit left entries out.
 pub(crate) struct GatheredLabels<T> {
-    pub entries: BTreeSet<T>,
+    pub entries: Vec<T>,
     pub charge: Charge,
     pub is_truncated: bool,
 }
 
 impl<T: Ord> GatheredLabels<T> {
-    fn add(&mut self, entry: T, bytes: usize, limit: usize) -> Result<(), QueryError> {
-        if self.entries.insert(entry) {
-            self.charge.grow(0, bytes as u64)?;
-            // The charge of what leaves stays: it is that of one entry.
-            if self.entries.len() > limit {
-                self.entries.pop_last();
-                self.is_truncated = true;
-            }
-        }
+    /// Adds what one place has.
+    fn add(&mut self, mut part: Vec<T>, text_bytes: impl Fn(&T) -> usize) -> Result<(), QueryError> {
+        let bytes: usize = part.iter().map(|entry| text_bytes(entry) + TEXT_BYTES).sum();
+        self.charge.grow(0, bytes as u64)?;
+        self.entries.append(&mut part);
         Ok(())
+    }
+
+    /// Sorts the entries, each once, and leaves out what is beyond the limit.
+    fn finish(mut self, limit: usize) -> GatheredLabels<T> {
+        // Each place gives sorted runs, which the stable sort merges.
+        self.entries.sort();
+        self.entries.dedup();
+        self.is_truncated |= self.entries.len() > limit;
+        self.entries.truncate(limit);
+        self
     }
 }
 
@@ -42,14 +48,7 @@ impl Gatherer {
         request: LabelRequest,
         wanted: LabelsWanted,
     ) -> Result<GatheredLabels<Arc<str>>, QueryError> {
-        self.labels(task, request, wanted, |all, reply, limit| {
-            for text in reply.texts {
-                let bytes = text.len() + TEXT_BYTES;
-                all.add(text, bytes, limit)?;
-            }
-            Ok(())
-        })
-        .await
+        self.labels(task, request, wanted, |all, part| all.add(part.texts, |text| text.len())).await
     }
 
     /// Label sets of matching series, sorted; at most `limit` of them.
@@ -58,14 +57,7 @@ impl Gatherer {
         task: &QueryTask,
         request: LabelRequest,
     ) -> Result<GatheredLabels<Labels>, QueryError> {
-        self.labels(task, request, LabelsWanted::Series, |all, reply, limit| {
-            for labels in reply.series {
-                let bytes = labels.bytes() + TEXT_BYTES;
-                all.add(labels, bytes, limit)?;
-            }
-            Ok(())
-        })
-        .await
+        self.labels(task, request, LabelsWanted::Series, |all, part| all.add(part.series, Labels::bytes)).await
     }
 
     /// Asks the shards, then chunks and blocks; `add` takes over what each knows.
@@ -74,7 +66,7 @@ impl Gatherer {
         task: &QueryTask,
         request: LabelRequest,
         wanted: LabelsWanted,
-        add: impl Fn(&mut GatheredLabels<T>, LabelsPart, usize) -> Result<(), QueryError> + Send + 'static,
+        add: impl Fn(&mut GatheredLabels<T>, LabelsPart) -> Result<(), QueryError> + Send + 'static,
     ) -> Result<GatheredLabels<T>, QueryError> {
         let LabelRequest { selectors, from, to, limit } = request;
         let budget = task.budget.clone();
@@ -84,11 +76,11 @@ impl Gatherer {
         let command = move |_, reply| Command::Labels(asked.clone(), reply);
         self.read(task, (from, Hint::Unused), command, move |replies, later| {
             let charge = Charge::empty(&request.budget);
-            let mut all = GatheredLabels { entries: BTreeSet::new(), charge, is_truncated: false };
+            let mut all = GatheredLabels { entries: Vec::new(), charge, is_truncated: false };
             for reply in replies {
                 let reply = reply?;
                 all.is_truncated |= reply.is_truncated;
-                add(&mut all, LabelsPart { texts: reply.texts, series: reply.series }, limit)?;
+                add(&mut all, LabelsPart { texts: reply.texts, series: reply.series })?;
             }
             if let Some(store) = later.store {
                 let every = [Vec::new()];
@@ -103,10 +95,10 @@ impl Gatherer {
                     }
                     LabelsWanted::Series => store.label_sets(selectors, range, max, later.stop, &mut known.series),
                 }
-                add(&mut all, known, limit)?;
+                add(&mut all, known)?;
             }
             request.budget.check()?;
-            Ok(all)
+            Ok(all.finish(limit))
         })
         .await
     }

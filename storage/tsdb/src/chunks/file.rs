@@ -1,6 +1,6 @@
 //! A chunk file that is read: its index, and the chunks behind it.
 
-use super::index::{ChunkIndexEntry, Index};
+use super::index::{ChunkIndexEntry, Index, SelectedSlot, SelectedTarget, TimeBounds};
 use crate::bytes::{Reader, unzigzag};
 use crate::group::SlotGroup;
 use crate::histograms;
@@ -8,7 +8,6 @@ use crate::log::TargetKey;
 use crate::log::frame::{FRAME_HEAD_BYTES, FileId, frame_head, search_bytes, verify_frame};
 use crate::log::record::{self, ChunksHead, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
-use crate::matching::Matching;
 use crate::piece::Piece;
 use ahash::AHashMap;
 use blocks::xor;
@@ -37,6 +36,7 @@ pub struct ChunkFile {
     pub(super) path: PathBuf,
     pub(super) file: File,
     pub(super) index: RwLock<Index>,
+    pub(super) bounds: TimeBounds,
 }
 
 /// What was found wrong while opening or reading.
@@ -95,7 +95,8 @@ impl ChunkFile {
                 }
             }
         }
-        Ok(ChunkFile { path, file, index: RwLock::new(index) })
+        let bounds = TimeBounds::of(&index.entries);
+        Ok(ChunkFile { path, file, index: RwLock::new(index), bounds })
     }
 
     /// Why an entry cannot be read in full.
@@ -127,15 +128,11 @@ impl ChunkFile {
                 let file = self.path.display();
                 tracing::error!(%file, offset = entry.offset, reason, "chunks that cannot be read are taken from the log");
                 let mut index = self.index.write().expect("no panic while held");
-                index.entries.retain(|other| other.offset != entry.offset);
+                index.forget_entry(entry.offset);
                 forgotten += 1;
             }
         }
         forgotten
-    }
-
-    pub(super) fn bounds(&self) -> Option<(i64, i64)> {
-        self.index.read().expect("no panic while held").bounds()
     }
 
     /// False when the taker wants no more.
@@ -150,51 +147,29 @@ impl ChunkFile {
         corruptions: &AtomicU64,
         found: &mut impl FnMut(Piece) -> bool,
     ) -> bool {
-        // Entries are few and small; the lock is not held while chunks are read.
-        let (entries, targets, groups) = {
-            let index = self.index.read().expect("no panic while held");
-            let mut entries: Vec<ChunkIndexEntry> = index
-                .entries
-                .iter()
-                .filter(|entry| {
-                    let id = index.targets[entry.target as usize].id;
-                    entry.first <= to && entry.last >= from && !skip(id)
-                })
-                .cloned()
-                .collect();
-            if entries.is_empty() {
-                return true;
-            }
-            entries.sort_by_key(|entry| entry.target);
-            (entries, index.targets.clone(), index.groups.clone())
-        };
-        let mut matching = Matching::new(selectors);
-        for of_target in entries.chunk_by(|one, other| one.target == other.target) {
-            let target = &targets[of_target[0].target as usize].labels;
-            let mut pieces: AHashMap<(u32, u32), Piece> = AHashMap::new();
-            let mut matching = matching.of_target(target);
-            for entry in of_target {
+        if self.bounds.get().is_none_or(|(first, last)| first > to || last < from) {
+            return true;
+        }
+        // The lock is not held while chunks are read.
+        let selected = self.index.read().expect("no panic while held").select(selectors, (from, to), skip, stop);
+        for SelectedTarget { labels, entries } in &selected.targets {
+            // By address: the entries keep the groups alive.
+            let mut pieces: AHashMap<(usize, u32), Piece> = AHashMap::new();
+            for of_segment in entries {
                 if stop.load(Ordering::Relaxed) {
                     return false;
                 }
-                let (mut series, mut slots) = (Vec::new(), Vec::new());
-                let mut base = 0;
-                for number in &entry.groups {
-                    let group = &groups[*number as usize];
-                    for slot in matching(group).iter() {
-                        series.push((*number, *slot));
-                        slots.push(base + slot);
-                    }
-                    base += group.len() as u32;
-                }
-                let damaged = self.read_slots(entry, &slots, |at, chunk| {
+                let slots = selected.slots_of(of_segment);
+                let numbers: Vec<u32> = slots.iter().map(|slot| slot.in_entry).collect();
+                let damaged = self.read_slots(&of_segment.entry, &numbers, |at, chunk| {
                     if chunk.min > to || chunk.max < from {
                         return Ok(());
                     }
-                    let (number, slot) = series[at];
+                    let SelectedSlot { group, slot, .. } = slots[at];
+                    let group = &of_segment.groups[group as usize];
                     let piece = pieces
-                        .entry((number, slot))
-                        .or_insert_with(|| Piece::new(groups[number as usize].series_labels(slot as usize, target)));
+                        .entry((Arc::as_ptr(group).addr(), slot))
+                        .or_insert_with(|| Piece::new(group.series_labels(slot as usize, labels)));
                     chunk.decode(|at, value| {
                         if at >= from && at <= to {
                             piece.push(at, value);

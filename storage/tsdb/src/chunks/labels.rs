@@ -16,11 +16,12 @@ impl Index {
     fn search(
         &self,
         selectors: &[Vec<Matcher>],
+        bounds: Option<(i64, i64)>,
         (from, to): (i64, i64),
         stop: &AtomicBool,
         mut found: impl FnMut(MatchedGroup),
     ) {
-        let Some((first, last)) = self.bounds().filter(|(first, last)| *first <= to && *last >= from) else { return };
+        let Some((first, last)) = bounds.filter(|(first, last)| *first <= to && *last >= from) else { return };
         let filter = (first < from || last > to).then(|| self.time_filter(from, to));
         for matchers in selectors {
             let mut search = Search::new(matchers);
@@ -61,7 +62,9 @@ impl ChunkStore {
         for file in self.files() {
             file.with_index(|index| {
                 let mut names = NameCollector::default();
-                index.search(selectors, (from.0, to.0), stop, |matched| names.add(&index.labels, &matched));
+                index.search(selectors, file.bounds.get(), (from.0, to.0), stop, |matched| {
+                    names.add(&index.labels, &matched)
+                });
                 all.extend(names.finish(&index.labels, usize::MAX));
             });
         }
@@ -81,7 +84,9 @@ impl ChunkStore {
         for file in self.files() {
             file.with_index(|index| {
                 let mut values = ValueCollector::new(name);
-                index.search(selectors, (from.0, to.0), stop, |matched| values.add(&index.labels, &matched));
+                index.search(selectors, file.bounds.get(), (from.0, to.0), stop, |matched| {
+                    values.add(&index.labels, &matched)
+                });
                 let (mut values, mut batch) = (values.finish(), Vec::new());
                 while values.next_batch(&index.labels, limit, &mut batch) && batch.len() < limit {}
                 all.extend(batch);
@@ -101,7 +106,7 @@ impl ChunkStore {
         let listing = |file: &Arc<ChunkFile>| {
             file.with_index(|index| {
                 let (mut matched, mut targets) = (Vec::new(), OwnerSet::new());
-                index.search(selectors, (from.0, to.0), stop, |one| {
+                index.search(selectors, file.bounds.get(), (from.0, to.0), stop, |one| {
                     targets |= &one.owners;
                     matched.push(one);
                 });

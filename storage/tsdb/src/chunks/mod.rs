@@ -356,13 +356,10 @@ impl ChunkStore {
         ranges.values().flatten().map(size).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
-    /// Times of the oldest and the newest sample.
+    /// Times of the oldest and the newest sample. Does not wait for who reads or writes a file.
     pub fn bounds(&self) -> Option<(i64, i64)> {
         let ranges = self.ranges.read().expect("no panic while held");
-        ranges
-            .values()
-            .flatten()
-            .filter_map(|file| file.bounds())
-            .reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
+        let bounds = ranges.values().flatten().filter_map(|file| file.bounds.get());
+        bounds.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
     }
 }

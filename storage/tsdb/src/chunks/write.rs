@@ -5,7 +5,7 @@
 //!   * what could not be synced is as if it had never been appended: no entry of it, no definition, no byte that counts
 
 use super::file::ChunkFile;
-use super::index::{ChunkIndexEntry, Index};
+use super::index::{ChunkIndexEntry, Index, TimeBounds};
 use crate::encoded::EncodedPart;
 use crate::group::SlotGroup;
 use crate::log::TargetKey;
@@ -51,7 +51,7 @@ impl OpenChunkFile {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
-        let file = Arc::new(ChunkFile { path, file, index: RwLock::default() });
+        let file = Arc::new(ChunkFile { path, file, index: RwLock::default(), bounds: TimeBounds::default() });
         let (targets, groups, pending) = (AHashMap::new(), AHashMap::new(), Index::default());
         Ok(OpenChunkFile { file, id, offset: 0, offset_synced: 0, pending, targets, groups })
     }
@@ -151,6 +151,7 @@ impl OpenChunkFile {
         let mut index = self.file.index.write().expect("no panic while held");
         pending.targets.into_iter().for_each(|target| index.add_target(target));
         index.groups.extend(pending.groups);
+        self.file.bounds.add(&pending.entries);
         pending.entries.into_iter().for_each(|entry| index.add_entry(entry));
         index.samples += pending.samples;
         Ok(())

@@ -79,15 +79,16 @@ impl SeriesListing {
     fn put_under_names(&mut self) {
         let (at, skip) = self.next;
         let matched = &self.matched[at];
-        let mut count = 0;
-        for slot in matched.slots().skip(skip).take(SLOTS_PER_STEP) {
-            let name = matched.group.metric_name(slot);
-            let place = (at as u32, slot as u32);
+        let slots: Vec<usize> = matched.slots().skip(skip).take(SLOTS_PER_STEP).collect();
+        let count = slots.len();
+        // Slots that follow each other mostly have one name.
+        for run in slots.chunk_by(|one, next| matched.group.metric_name(*one) == matched.group.metric_name(*next)) {
+            let name = matched.group.metric_name(run[0]);
+            let places = run.iter().map(|slot| (at as u32, *slot as u32));
             match self.names.get_mut(name) {
-                Some(slots) => slots.push(place),
-                None => drop(self.names.insert(name.into(), vec![place])),
+                Some(slots) => slots.extend(places),
+                None => drop(self.names.insert(name.into(), places.collect())),
             }
-            count += 1;
         }
         self.next = if count < SLOTS_PER_STEP { (at + 1, 0) } else { (at, skip + count) };
     }
