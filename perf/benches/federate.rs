@@ -2,7 +2,7 @@
 //! the same lines without times of their own.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use exposition::{Escaping, Piece, Readings, Template, Walk, Walked, walk, write_sample, write_type};
+use exposition::{Escaping, Format, Piece, Readings, Template, Walk, Walked, walk, write_sample, write_type};
 use perf::Random;
 use series::{Labels, Timestamp};
 use std::sync::Arc;
@@ -71,7 +71,9 @@ fn answer(interval: i64, stamped: bool) -> String {
 }
 
 fn shape_of(body: &str, readings: &mut Readings) -> Vec<Template> {
-    let Walk::Unfinished(mut walker) = walk::<Template>(&[], body.as_bytes(), readings) else { return Vec::new() };
+    let Walk::Unfinished(mut walker) = walk::<Template>(&[], Format::Text, body.as_bytes(), readings) else {
+        return Vec::new();
+    };
     while walker.step() {}
     let Walked::Changed { pieces, .. } = walker.finish() else { return Vec::new() };
     let new = |piece| match piece {
@@ -112,7 +114,7 @@ fn hub(criterion: &mut Criterion) {
         let shape = shape_of(&bodies[0], &mut readings);
         group.throughput(Throughput::Elements(lines() as u64));
         group.bench_function(format!("scan, lines {what}"), |bencher| {
-            bencher.iter(|| match walk(&shape, bodies[1].as_bytes(), &mut readings) {
+            bencher.iter(|| match walk(&shape, Format::Text, bodies[1].as_bytes(), &mut readings) {
                 Walk::Warm => {}
                 Walk::Unfinished(mut walker) => while walker.step() {},
             });

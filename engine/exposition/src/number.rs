@@ -136,6 +136,70 @@ pub fn parse_value(token: &[u8]) -> Result<f64, FloatError> {
     }
 }
 
+/// A float in any spelling that Go's `strconv.ParseFloat` reads, hexadecimal digits and underscores among them; None where
+/// it reads none. Sample values have less choice, see [`parse_value`].
+pub fn parse_go_float(text: &str) -> Option<f64> {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let hex = unsigned.strip_prefix("0x").or_else(|| unsigned.strip_prefix("0X"));
+    let plain: String = match text.contains('_') {
+        false => text.to_owned(),
+        true if underscores_part_digits(unsigned, hex.is_some()) => text.replace('_', ""),
+        true => return None,
+    };
+    if hex.is_none() {
+        return parse_float(&plain).ok();
+    }
+    let negative = plain.starts_with('-');
+    let digits = plain.trim_start_matches(['+', '-']).get(2..)?;
+    let value = hex_float(digits)?;
+    Some(if negative { -value } else { value })
+}
+
+/// Whether each underscore lies between digits, or between the prefix of hexadecimal digits and one.
+fn underscores_part_digits(unsigned: &str, is_hex: bool) -> bool {
+    let bytes = unsigned.as_bytes();
+    let is_digit = |byte: Option<&u8>| {
+        byte.is_some_and(|byte| if is_hex { byte.is_ascii_hexdigit() } else { byte.is_ascii_digit() })
+    };
+    (0..bytes.len()).filter(|at| bytes[*at] == b'_').all(|at| {
+        let before = at.checked_sub(1).and_then(|at| bytes.get(at));
+        (is_digit(before) || is_hex && at == 2) && is_digit(bytes.get(at + 1))
+    })
+}
+
+/// Hexadecimal digits with a point perhaps, and the exponent that Go demands.
+fn hex_float(text: &str) -> Option<f64> {
+    let (mantissa, exponent) = text.split_once(['p', 'P'])?;
+    let exponent_digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    if exponent_digits.is_empty() || !exponent_digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Larger ones are zero or out of range, whatever the digits: there are at most a label's.
+    let mut exponent: i64 = exponent.parse::<i64>().ok()?.clamp(-1_000_000_000, 1_000_000_000);
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let mut value = 0u64;
+    for (index, digit) in whole.chars().chain(fraction.chars()).enumerate() {
+        let digit = u64::from(digit.to_digit(16)?);
+        exponent -= if index >= whole.len() { 4 } else { 0 };
+        if value >> 60 == 0 {
+            value = value << 4 | digit;
+        } else {
+            // Digits that do not fit count for rounding only.
+            value |= u64::from(digit != 0);
+            exponent += 4;
+        }
+    }
+    let value = (0..2).fold(value as f64, |value, half| {
+        // In two steps, as the power alone may be out of range where the value is not.
+        let power = (exponent / 2 + if half == 0 { exponent % 2 } else { 0 }).clamp(-1_070, 1_100);
+        value * 2f64.powi(power as i32)
+    });
+    value.is_finite().then_some(value)
+}
+
 /// Digits that begin at `at`, as milliseconds; gives them and their end. None when there is no digit or too many.
 pub fn read_timestamp(body: &[u8], at: usize) -> Option<(i64, usize)> {
     let rest = &body[at..];

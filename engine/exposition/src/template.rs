@@ -8,10 +8,14 @@
 //! Invariants:
 //!   * the readings of a walk are those of the plain parser, bit for bit, in the order of the body
 //!   * a walk looks at each byte of the body a bounded number of times, whatever the shape says
-//!   * equal text under an equal TYPE makes an equal template
+//!   * equal text of one format under an equal TYPE makes an equal template
+//!   * an exemplar is no part of a template: it may come, change and go on a known line, and is parsed where its text is
+//!     another than at the last walk
 
 use crate::number::{read_timestamp, read_value};
-use crate::text::{Kind, MetadataEntry, ParseError, Parser, SampleLine, metadata};
+use crate::openmetrics::{exemplar_end, milliseconds};
+use crate::text::{Kind, LINE_BYTES_MAX, MetadataEntry, ParseError, SampleLine, metadata};
+use crate::{Format, PayloadParser};
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -55,10 +59,27 @@ pub struct Template {
     /// The literals of the lines, then what follows the last line up to the end of the payload, if the run is its last.
     text: Box<[u8]>,
     lines: Box<[Line]>,
+    format: Format,
     /// The TYPE in force before the run and behind it.
     kind_before: Kind,
     kind_behind: Kind,
 }
+
+/// An exemplar that a walk has met.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExemplarReading {
+    /// Index of its sample's value.
+    pub value: u32,
+    /// Where its text lies in the body, see [`crate::exemplar`].
+    pub text: Range<usize>,
+    /// Hash of the text.
+    pub hash: u64,
+    /// Whether the text is another than the line's at the last walk.
+    pub is_new: bool,
+}
+
+/// The exemplar of the value with this index, at the last walk: the hash of its text.
+pub type ExemplarSeen = (u32, u64);
 
 /// What a walk has read, in the order of the body.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,12 +87,44 @@ pub struct Readings {
     pub values: Vec<f64>,
     /// One for each line that has a timestamp.
     pub stamps: Vec<i64>,
+    pub exemplars: Vec<ExemplarReading>,
+    /// Exemplars of the last walk over the same target's payload, in order. Those that are as they were are not parsed.
+    pub seen: Vec<ExemplarSeen>,
+    /// First of `seen` that has not been passed.
+    seen_next: usize,
 }
 
 impl Readings {
+    /// Forgets what was read, but not what was seen before.
     pub fn clear(&mut self) {
         self.values.clear();
         self.stamps.clear();
+        self.exemplars.clear();
+        self.seen_next = 0;
+    }
+
+    /// Adds the exemplar of the next value. `check` says whether its text can be read; it is asked where the text is new.
+    fn push_exemplar(&mut self, body: &[u8], text: Range<usize>, check: impl FnOnce() -> bool) -> bool {
+        let hash = xxh3_64(&body[text.clone()]);
+        let value = self.values.len() as u32;
+        while self.seen.get(self.seen_next).is_some_and(|seen| seen.0 < value) {
+            self.seen_next += 1;
+        }
+        let is_new = self.seen.get(self.seen_next) != Some(&(value, hash));
+        if is_new && !check() {
+            return false;
+        }
+        self.exemplars.push(ExemplarReading { value, text, hash, is_new });
+        true
+    }
+
+    /// Takes the last value back, and what belongs to it.
+    fn pop(&mut self, is_stamped: bool) {
+        self.values.pop();
+        if is_stamped {
+            self.stamps.pop();
+        }
+        self.exemplars.pop_if(|exemplar| exemplar.value as usize == self.values.len());
     }
 }
 
@@ -89,7 +142,13 @@ pub struct Scan {
 impl Template {
     /// Makes a template of the lines of a run, which must follow each other in `body`; `tail` is the end of what
     /// belongs to it behind its last line.
-    fn new(body: &[u8], kind_before: Kind, kind_behind: Kind, lines: &[SampleLine], tail: Range<usize>) -> Template {
+    fn new(
+        (body, format): (&[u8], Format),
+        kind_before: Kind,
+        kind_behind: Kind,
+        lines: &[SampleLine],
+        tail: Range<usize>,
+    ) -> Template {
         let mut text = Vec::new();
         let mut table = Vec::with_capacity(lines.len());
         for line in lines {
@@ -100,7 +159,7 @@ impl Template {
             table.push(Line { end: text.len() as u32 | stamped, raw: raw as u32 });
         }
         text.extend_from_slice(&body[tail]);
-        Template { text: text.into(), lines: table.into(), kind_before, kind_behind }
+        Template { text: text.into(), lines: table.into(), format, kind_before, kind_behind }
     }
 
     /// How many samples it has.
@@ -133,9 +192,8 @@ impl Template {
             let comments = &self.text[start..line.raw as usize];
             start = line.end();
             if !comments.is_empty() {
-                let mut parser = Parser::new(comments, 0, kind);
-                debug_assert_eq!(parser.next_sample(), Ok(None));
-                let _ = parser.next_sample();
+                let mut parser = PayloadParser::new(self.format, comments, 0, kind);
+                parser.skip_comments();
                 kind = parser.kind();
             }
             kind
@@ -146,12 +204,13 @@ impl Template {
     pub fn metadata(&self) -> impl Iterator<Item = MetadataEntry> {
         let starts = std::iter::once(0).chain(self.lines.iter().map(|line| line.end()));
         let ends = self.lines.iter().map(|line| line.raw as usize).chain([self.text.len()]);
-        starts.zip(ends).flat_map(|(start, end)| metadata(&self.text[start..end]))
+        starts.zip(ends).flat_map(|(start, end)| metadata(&self.text[start..end], self.format))
     }
 
     /// Equal for equal templates.
     pub fn content_hash(&self) -> u64 {
-        xxh3_64(&self.text) ^ (self.kind_before as u64) << 56 ^ (self.lines.len() as u64) << 48
+        let context = (self.kind_before as u64) << 56 ^ (self.format as u64) << 60;
+        xxh3_64(&self.text) ^ context ^ (self.lines.len() as u64) << 48
     }
 
     /// Bytes on the heap.
@@ -165,13 +224,26 @@ impl Template {
     }
 
     /// Reads the lines from `first` on, as far as they are as known.
+    fn scan_from(&self, first: usize, body: &[u8], at: usize, readings: &mut Readings) -> Scan {
+        match self.format {
+            Format::Text => self.scan_lines::<false>(first, body, at, readings),
+            Format::OpenMetrics => self.scan_lines::<true>(first, body, at, readings),
+        }
+    }
+
     #[inline]
-    fn scan_from(&self, first: usize, body: &[u8], mut at: usize, readings: &mut Readings) -> Scan {
+    fn scan_lines<const OPEN_METRICS: bool>(
+        &self,
+        first: usize,
+        body: &[u8],
+        mut at: usize,
+        readings: &mut Readings,
+    ) -> Scan {
         let mut start = self.start(first);
         let mut last = at;
         readings.values.reserve(self.lines.len() - first);
         for (i, line) in self.lines.iter().enumerate().skip(first) {
-            let Some(end) = self.scan_line(&self.text[start..line.end()], line.stamped(), body, at, readings) else {
+            let Some(end) = scan_line::<OPEN_METRICS>(&self.text[start..], start, *line, body, at, readings) else {
                 return Scan { line: i, at, whole: false };
             };
             start = line.end();
@@ -185,44 +257,14 @@ impl Template {
         }
         if first < self.lines.len() {
             // The tail belongs to the last line.
-            readings.values.pop();
-            if self.is_stamped(self.lines.len() - 1) {
-                readings.stamps.pop();
-            }
+            readings.pop(self.is_stamped(self.lines.len() - 1));
         }
         Scan { line: self.lines.len().saturating_sub(1), at: last, whole: false }
     }
 
-    /// Reads one line; gives its end, or None if it is another one.
-    #[inline(always)]
-    fn scan_line(
-        &self,
-        literal: &[u8],
-        stamped: bool,
-        body: &[u8],
-        at: usize,
-        readings: &mut Readings,
-    ) -> Option<usize> {
-        if body.get(at..at + literal.len())? != literal {
-            return None;
-        }
-        let (value, mut at) = read_value(body, at + literal.len())?;
-        let mut stamp = None;
-        if stamped {
-            if body.get(at) != Some(&b' ') {
-                return None;
-            }
-            let (found, end) = read_timestamp(body, at + 1)?;
-            (stamp, at) = (Some(found), end);
-        }
-        match body.get(at) {
-            Some(b'\n') => at += 1,
-            None => {}
-            Some(_) => return None,
-        }
-        readings.values.push(value);
-        readings.stamps.extend(stamp);
-        Some(at)
+    /// Whether something follows its last line.
+    fn has_tail(&self) -> bool {
+        self.start(self.lines.len()) < self.text.len()
     }
 
     /// Where a line's literal begins in the text; of the line behind the last, where the tail does.
@@ -252,11 +294,64 @@ impl Template {
         let shift = |line: &Line| Line { end: line.end - start as u32, raw: line.raw - start as u32 };
         Template {
             text: self.text[start..end].into(),
+            format: self.format,
             kind_before: self.kind_before(lines.start),
             kind_behind,
             lines: self.lines[lines].iter().map(shift).collect(),
         }
     }
+}
+
+/// Reads the line whose literal begins at `start` of a template, which is the first of `text`; gives its end in the body, or
+/// None if another one stands there.
+#[inline(always)]
+fn scan_line<const OPEN_METRICS: bool>(
+    text: &[u8],
+    start: usize,
+    line: Line,
+    body: &[u8],
+    at: usize,
+    readings: &mut Readings,
+) -> Option<usize> {
+    let literal = &text[..line.end() - start];
+    if body.get(at..at + literal.len())? != literal {
+        return None;
+    }
+    let (value, mut end) = read_value(body, at + literal.len())?;
+    let mut stamp = None;
+    if line.stamped() {
+        if body.get(end) != Some(&b' ') {
+            return None;
+        }
+        let (found, behind) = if OPEN_METRICS { read_seconds(body, end + 1)? } else { read_timestamp(body, end + 1)? };
+        (stamp, end) = (Some(found), behind);
+    }
+    match body.get(end) {
+        Some(b'\n') => {}
+        None if !OPEN_METRICS => end -= 1,
+        Some(b' ') if OPEN_METRICS => {
+            let text = end..end + memchr::memchr(b'\n', &body[end..])?;
+            let line_start = at + line.raw as usize - start;
+            if text.end - line_start >= LINE_BYTES_MAX || !body[end..].starts_with(b" # {") {
+                return None;
+            }
+            end = text.end;
+            let check = || exemplar_end(body, text.start) == Some(text.end);
+            if !readings.push_exemplar(body, text.clone(), check) {
+                return None;
+            }
+        }
+        _ => return None,
+    }
+    readings.values.push(value);
+    readings.stamps.extend(stamp);
+    Some(end + 1)
+}
+
+/// Seconds that begin at `at`, in milliseconds; gives them and their end.
+fn read_seconds(body: &[u8], at: usize) -> Option<(i64, usize)> {
+    let (seconds, end) = read_value(body, at)?;
+    Some((milliseconds(seconds)?, end))
 }
 
 /// A part of a payload's shape after a walk that found differences.
@@ -285,13 +380,21 @@ pub enum Walked {
     Changed { pieces: Vec<Piece>, error: Option<ParseError> },
 }
 
-/// Reads a body along a shape. The readings are cleared first. A body of ordinary size that is known is read at once.
-pub fn walk<'a, T: AsRef<Template>>(shape: &'a [T], body: &'a [u8], readings: &'a mut Readings) -> Walk<'a, T> {
+/// Reads a body along a shape, whose templates are of the same format. The readings are cleared first. A body of ordinary
+/// size that is known is read at once.
+pub fn walk<'a, T: AsRef<Template>>(
+    shape: &'a [T],
+    format: Format,
+    body: &'a [u8],
+    readings: &'a mut Readings,
+) -> Walk<'a, T> {
     readings.clear();
     let kind = Kind::Unknown;
     let mut walker = Walker {
         shape,
+        format,
         body,
+        has_end: format == Format::Text,
         readings,
         pieces: Vec::new(),
         in_order: true,
@@ -308,7 +411,10 @@ pub fn walk<'a, T: AsRef<Template>>(shape: &'a [T], body: &'a [u8], readings: &'
 /// A walk that is not at its end. It reads on in steps of bounded length, so that a core can do other things in between.
 pub struct Walker<'a, T> {
     shape: &'a [T],
+    format: Format,
     body: &'a [u8],
+    /// The end that the format demands was read, if it demands one.
+    has_end: bool,
     readings: &'a mut Readings,
     /// Empty as long as nothing differs.
     pieces: Vec<Piece>,
@@ -383,14 +489,22 @@ impl<T: AsRef<Template>> Walker<'_, T> {
 
     /// What the steps have found.
     pub fn finish(self) -> Walked {
-        if self.in_order { Walked::Warm } else { Walked::Changed { pieces: self.pieces, error: self.error } }
+        if self.in_order {
+            return Walked::Warm;
+        }
+        let mut error = self.error;
+        if error.is_none() && !self.has_end {
+            // Every line was known, but not the one that is missing: the parser has the words.
+            error = PayloadParser::new(self.format, self.body, self.body.len(), self.kind).next_sample().err();
+        }
+        Walked::Changed { pieces: self.pieces, error }
     }
 
     /// Parses lines up to a border, or to one that is known.
     fn parse_run(&mut self) -> Option<ParseError> {
         let start = self.at;
         let kind_before = self.kind;
-        let mut parser = Parser::new(self.body, start, kind_before);
+        let mut parser = PayloadParser::new(self.format, self.body, start, kind_before);
         let mut lines: Vec<SampleLine> = Vec::new();
         let mut tail = start..start;
         let mut kind_behind = kind_before;
@@ -406,6 +520,9 @@ impl<T: AsRef<Template>> Walker<'_, T> {
                         // The line belongs to the next run and is read again there.
                         break;
                     }
+                    if let Some(text) = &line.exemplar {
+                        self.readings.push_exemplar(self.body, text.clone(), || true);
+                    }
                     self.readings.values.push(line.value);
                     self.readings.stamps.extend(line.timestamp);
                     kind_behind = parser.kind();
@@ -413,6 +530,7 @@ impl<T: AsRef<Template>> Walker<'_, T> {
                     lines.push(line);
                 }
                 Ok(None) => {
+                    self.has_end = true;
                     tail.end = self.body.len();
                     kind_behind = parser.kind();
                     break;
@@ -426,7 +544,13 @@ impl<T: AsRef<Template>> Walker<'_, T> {
         self.at = if error.is_some() { self.body.len() } else { tail.end.max(lines.last().map_or(0, |line| line.end)) };
         self.kind = kind_behind;
         if !lines.is_empty() || !tail.is_empty() {
-            self.pieces.push(Piece::New(Template::new(self.body, kind_before, kind_behind, &lines, tail)));
+            self.pieces.push(Piece::New(Template::new(
+                (self.body, self.format),
+                kind_before,
+                kind_behind,
+                &lines,
+                tail,
+            )));
         }
         error
     }
@@ -458,6 +582,8 @@ impl<T: AsRef<Template>> Walker<'_, T> {
                 }
                 continue;
             }
+            // Only the end of a payload leaves something behind the last line, and it was compared.
+            self.has_end |= template.has_tail();
             match line {
                 0 => self.pieces.push(Piece::Known(next)),
                 _ => self.pieces.push(Piece::New(template.slice(line..template.len()))),
@@ -502,286 +628,4 @@ impl AsRef<Template> for Template {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::text::labels;
-
-    /// What the plain parser reads: labels, value bits, timestamp of every sample; or the error and the samples before.
-    type Plain = (Vec<(String, u64, Option<i64>)>, Option<String>);
-
-    fn plain(body: &[u8]) -> Plain {
-        let mut parser = Parser::new(body, 0, Kind::Unknown);
-        let mut samples = Vec::new();
-        loop {
-            match parser.next_sample() {
-                Ok(Some(line)) => {
-                    let labels = format!("{:?}", labels(&body[line.raw.clone()], line.kind));
-                    samples.push((labels, line.value.to_bits(), line.timestamp));
-                }
-                Ok(None) => return (samples, None),
-                Err(error) => return (samples, Some(error.text)),
-            }
-        }
-    }
-
-    /// The same by a walk along `shape`, and the shape that comes out of it.
-    fn walked(shape: &[Template], body: &[u8]) -> (Plain, Vec<Template>, bool) {
-        let mut readings = Readings::default();
-        let walked = match walk(shape, body, &mut readings) {
-            Walk::Warm => Walked::Warm,
-            Walk::Unfinished(mut walker) => {
-                while walker.step() {}
-                walker.finish()
-            }
-        };
-        let (shape, error, warm) = match walked {
-            Walked::Warm => (shape.to_vec(), None, true),
-            Walked::Changed { pieces, error } => {
-                let template = |piece| match piece {
-                    Piece::Known(i) => shape[i].clone(),
-                    Piece::New(template) => template,
-                };
-                (pieces.into_iter().map(template).collect(), error, false)
-            }
-        };
-        let mut stamps = readings.stamps.iter();
-        let mut values = readings.values.iter();
-        let mut samples = Vec::new();
-        for template in &shape {
-            for (line, kind) in template.kinds().enumerate() {
-                let labels = format!("{:?}", labels(template.raw(line), kind));
-                let stamp = template.is_stamped(line).then(|| *stamps.next().unwrap());
-                samples.push((labels, values.next().unwrap().to_bits(), stamp));
-            }
-        }
-        assert_eq!((values.next(), stamps.next()), (None, None));
-        ((samples, error.map(|error| error.text)), shape, warm)
-    }
-
-    fn random(seed: u64) -> impl FnMut(u64) -> u64 {
-        let mut state = seed;
-        move |below| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) % below
-        }
-    }
-
-    /// A payload with families of all kinds; `skip` leaves lines out, `values` seeds the values.
-    fn payload(families: u64, values: u64, skip: impl Fn(u64, u64) -> bool) -> String {
-        use std::fmt::Write;
-        let mut value = random(values);
-        let mut body = String::new();
-        for family in 0..families {
-            let kind = ["counter", "gauge", "histogram", "summary"][family as usize % 4];
-            if family % 5 != 4 {
-                writeln!(body, "# HELP fam_{family} Text of {family}.\n# TYPE fam_{family} {kind}").unwrap();
-            }
-            for line in 0..(family * 7) % 40 + 1 {
-                if skip(family, line) {
-                    continue;
-                }
-                let label = if kind == "histogram" { "le" } else { "code" };
-                write!(body, "fam_{family}{{{label}=\"{line}\",path=\"/x\"}} ").unwrap();
-                match value(4) {
-                    0 => write!(body, "{}", value(1_000_000)).unwrap(),
-                    1 => write!(body, "{}.{}", value(1000), value(1000)).unwrap(),
-                    2 => write!(body, "{}e+09", value(100)).unwrap(),
-                    _ => body.push_str(["NaN", "+Inf", "0", "-3"][value(4) as usize]),
-                }
-                body.push_str(if family % 9 == 3 { " 1700000000000\n" } else { "\n" });
-            }
-        }
-        body
-    }
-
-    #[test]
-    fn second_walk_is_warm_and_reads_the_same() {
-        let first = payload(60, 1, |_, _| false);
-        let (got, shape, warm) = walked(&[], first.as_bytes());
-        assert!(!warm);
-        assert_eq!(got, plain(first.as_bytes()));
-        assert!(shape.len() > 5, "cut into {} runs", shape.len());
-        let second = payload(60, 2, |_, _| false);
-        let (got, _, warm) = walked(&shape, second.as_bytes());
-        assert!(warm);
-        assert_eq!(got, plain(second.as_bytes()));
-    }
-
-    #[test]
-    fn long_bodies_are_walked_in_steps() {
-        let body = |value: u64, last: &str| {
-            let lines = 0..3 * KNOWN_LINES_PER_STEP;
-            lines.map(|i| format!("a{{i=\"{i}\"}} {value} {value}\n")).collect::<String>() + last
-        };
-        let (_, shape, _) = walked(&[], body(1, "b 1\n").as_bytes());
-        for (last, warm) in [("b 7\n", true), ("c 7\n", false), ("b 7\nc 8\n", false), ("", false), ("b\n", false)] {
-            let body = body(2, last);
-            let mut readings = Readings::default();
-            let Walk::Unfinished(mut walker) = walk(&shape, body.as_bytes(), &mut readings) else {
-                panic!("one step is not enough")
-            };
-            assert!(walker.samples() < 2 * KNOWN_LINES_PER_STEP);
-            let mut steps = 1;
-            while walker.step() {
-                steps += 1;
-            }
-            assert!(steps >= 2, "{last:?}: {steps} steps");
-            let (got, _, was_warm) = walked(&shape, body.as_bytes());
-            assert_eq!((got, was_warm), (plain(body.as_bytes()), warm), "{last:?}");
-        }
-    }
-
-    #[test]
-    fn line_that_comes_and_goes_is_soon_alone() {
-        let whole = payload(60, 1, |_, _| false);
-        let (_, whole_shape, _) = walked(&[], whole.as_bytes());
-        for family in 0..60 {
-            let less = payload(60, 3, |f, line| f == family && line == family % 3);
-            let mut shape = whole_shape.clone();
-            for round in 0..6 {
-                let body = if round % 2 == 0 { &less } else { &whole };
-                let (got, patched, _) = walked(&shape, body.as_bytes());
-                assert_eq!(got, plain(body.as_bytes()));
-                let new = || patched.iter().filter(|template| !shape.contains(template));
-                let (templates, lines) = (new().count(), new().map(Template::len).sum::<usize>());
-                assert!(templates <= 4, "family {family}, round {round}: {templates} of {} are new", patched.len());
-                // The line behind the first of a family has the comments in turn with it.
-                assert!(round < 2 || lines <= 2, "family {family}, round {round}: {lines} lines are new");
-                shape = patched;
-            }
-        }
-    }
-
-    /// Scattered lines that are others in each payload: the first changes cut the templates, then only they are new.
-    #[test]
-    fn lines_that_change_leave_their_neighbours_alone() {
-        let body = |round: u64| {
-            let line = |i: u64| match i % 70 {
-                33 => format!("a{{i=\"{i}\",generation=\"{round}\"}} 1\n"),
-                _ => format!("a{{i=\"{i}\"}} {round}\n"),
-            };
-            (0..1_400).map(line).collect::<String>()
-        };
-        let (_, mut shape, _) = walked(&[], body(0).as_bytes());
-        for round in 1..5 {
-            let (got, patched, _) = walked(&shape, body(round).as_bytes());
-            assert_eq!(got, plain(body(round).as_bytes()));
-            let new: Vec<usize> =
-                patched.iter().filter(|template| !shape.contains(template)).map(Template::len).collect();
-            assert!(round == 1 || new == [1; 20], "round {round}: {new:?}");
-            shape = patched;
-        }
-    }
-
-    #[test]
-    fn slices_are_what_a_parse_of_their_lines_gives() {
-        let body = payload(30, 1, |_, _| false) + "# end\n";
-        let (_, shape, _) = walked(&[], body.as_bytes());
-        let mut at = 0;
-        for template in &shape {
-            let len = template.len();
-            for cut in 0..len {
-                let (head, rest) = (template.slice(0..cut), template.slice(cut..len));
-                assert_eq!((head.len(), rest.len()), (cut, len - cut));
-                assert_eq!(head.kinds().chain(rest.kinds()).collect::<Vec<_>>(), template.kinds().collect::<Vec<_>>());
-                assert_eq!((head.kind_before, rest.kind_behind), (template.kind_before, template.kind_behind));
-                assert_eq!(head.kind_behind, rest.kind_before);
-                let (mut readings, mut whole) = (Readings::default(), Readings::default());
-                let Scan { at: behind, whole: fits, .. } = template.scan(body.as_bytes(), at, &mut whole);
-                assert!(fits);
-                let scan = head.scan(body.as_bytes(), at, &mut readings);
-                assert!(scan.whole);
-                assert_eq!(
-                    rest.scan(body.as_bytes(), scan.at, &mut readings),
-                    Scan { line: len - cut, at: behind, whole: true }
-                );
-                assert_eq!(readings.values.len(), whole.values.len());
-            }
-            at = template.scan(body.as_bytes(), at, &mut Readings::default()).at;
-        }
-        assert_eq!(at, body.len());
-    }
-
-    #[test]
-    fn payloads_of_neighbours_share_their_templates() {
-        let (_, one, _) = walked(&[], payload(60, 1, |family, line| family == 11 && line == 3).as_bytes());
-        let (_, other, _) = walked(&[], payload(60, 1, |family, line| family == 40 && line == 3).as_bytes());
-        let shared = one.iter().filter(|template| other.contains(template)).count();
-        assert!(shared * 3 >= one.len() * 2, "{shared} of {} are shared", one.len());
-        for template in &one {
-            for twin in other.iter().filter(|twin| *twin == template) {
-                assert_eq!(template.content_hash(), twin.content_hash());
-            }
-        }
-    }
-
-    #[test]
-    fn ends_of_payloads() {
-        for (first, second) in [
-            ("a 1\n", "a 2"),
-            ("a 1", "a 2\n"),
-            ("a 1\n# end\n", "a 2\n# end\n"),
-            ("a 1\n# end\n", "a 2\n# end\nb 1\n"),
-            ("a 1\n# end\n", "a 2\n"),
-            ("a 1\n", "a 1\n# end"),
-            ("", "a 1\n"),
-            ("a 1\n", ""),
-            ("# only\n", "# only\n"),
-            ("# only\n", ""),
-            ("a 1\nb 2\n", "a 1\n"),
-            ("a 1\n", "a 1\nb 2\n"),
-            ("a 1\n", "a 1\n7\n"),
-            ("a 1 5\n", "a 1\n"),
-            ("a 1\n", "a 1 5\n"),
-            ("# TYPE a histogram\na{le=\"1\"} 1\n", "# TYPE b gauge\na{le=\"1\"} 1\n"),
-        ] {
-            let (got, shape, _) = walked(&[], first.as_bytes());
-            assert_eq!(got, plain(first.as_bytes()), "{first:?}");
-            let (got, shape, _) = walked(&shape, second.as_bytes());
-            assert_eq!(got, plain(second.as_bytes()), "{first:?} then {second:?}");
-            if got.1.is_none() {
-                let (again, _, warm) = walked(&shape, second.as_bytes());
-                assert_eq!(again, got);
-                assert!(warm || second.is_empty(), "{second:?} is known now");
-            }
-        }
-    }
-
-    /// The fast path and the oracle agree on whatever a hostile target makes of a payload.
-    #[test]
-    fn mutated_payloads_read_as_the_oracle_reads_them() {
-        let base = payload(24, 1, |_, _| false).into_bytes();
-        let (_, shape, _) = walked(&[], &base);
-        let mut next = random(99);
-        let bits: &[u8] = b"\n\n {}\",=#ae0.-\\\xff\0\r\t";
-        for round in 0..6_000 {
-            let mut body = base.clone();
-            for _ in 0..next(4) + 1 {
-                let at = next(body.len() as u64) as usize;
-                match next(5) {
-                    0 => body[at] = bits[next(bits.len() as u64) as usize],
-                    1 => {
-                        body.remove(at);
-                    }
-                    2 => body.insert(at, bits[next(bits.len() as u64) as usize]),
-                    3 => {
-                        let end = (at + next(200) as usize).min(body.len());
-                        let copy = body[at..end].to_vec();
-                        let to = next(body.len() as u64) as usize;
-                        body.splice(to..to, copy);
-                    }
-                    _ => body.truncate(at.max(1)),
-                }
-            }
-            let (got, patched, _) = walked(&shape, &body);
-            let want = plain(&body);
-            assert_eq!(got, want, "round {round}");
-            if want.1.is_none() && round % 10 == 0 {
-                let (again, _, _) = walked(&patched, &body);
-                assert_eq!(again, want, "round {round} again");
-                let (back, _, _) = walked(&patched, &base);
-                assert_eq!(back, plain(&base), "round {round} back");
-            }
-        }
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 //!   * a metric name or label name or value has at most [`NAME_OR_VALUE_BYTES_MAX`] bytes, a line [`LINE_BYTES_MAX`],
 //!     a sample [`LABELS_MAX`] labels; more is an error
 
-use crate::number;
+use crate::{Format, number};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -27,6 +27,10 @@ pub enum Kind {
     Gauge,
     Histogram,
     Summary,
+    /// The last three are OpenMetrics' and protobuf's alone.
+    GaugeHistogram,
+    Info,
+    StateSet,
     #[default]
     Unknown,
 }
@@ -39,6 +43,9 @@ impl Kind {
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
             Kind::Summary => "summary",
+            Kind::GaugeHistogram => "gaugehistogram",
+            Kind::Info => "info",
+            Kind::StateSet => "stateset",
             Kind::Unknown => "unknown",
         }
     }
@@ -50,6 +57,20 @@ impl Kind {
             b"histogram" => Kind::Histogram,
             b"summary" => Kind::Summary,
             b"untyped" => Kind::Unknown,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn from_openmetrics(text: &[u8]) -> Option<Kind> {
+        Some(match text {
+            b"counter" => Kind::Counter,
+            b"gauge" => Kind::Gauge,
+            b"histogram" => Kind::Histogram,
+            b"gaugehistogram" => Kind::GaugeHistogram,
+            b"summary" => Kind::Summary,
+            b"info" => Kind::Info,
+            b"stateset" => Kind::StateSet,
+            b"unknown" => Kind::Unknown,
             _ => return None,
         })
     }
@@ -73,6 +94,8 @@ pub struct SampleLine {
     pub raw: Range<usize>,
     pub value: f64,
     pub timestamp: Option<i64>,
+    /// The exemplar, from the blank before its `#` up to the end of the line; OpenMetrics only.
+    pub exemplar: Option<Range<usize>>,
     /// The TYPE in force.
     pub kind: Kind,
     /// Where the next line begins.
@@ -115,11 +138,11 @@ pub struct Parser<'a> {
     kind: Kind,
 }
 
-fn is_name_start(byte: u8) -> bool {
+pub(crate) fn is_name_start(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte == b':'
 }
 
-fn name_end(body: &[u8], at: usize) -> usize {
+pub(crate) fn name_end(body: &[u8], at: usize) -> usize {
     let rest = &body[at..];
     let is_name = |byte: &u8| is_name_start(*byte) || byte.is_ascii_digit();
     at + rest.iter().position(|byte| !is_name(byte)).unwrap_or(rest.len())
@@ -283,6 +306,7 @@ impl<'a> Parser<'a> {
             raw: line..raw_end,
             value,
             timestamp,
+            exemplar: None,
             kind: self.kind,
             end,
         })
@@ -358,9 +382,9 @@ impl<'a> Parser<'a> {
             Some(b'=') => one(Token::Equal),
             Some(b',') => one(Token::Comma),
             Some(b'"') => match quoted_end(self.body, start) {
-                // A name that is not UTF-8 is refused here; Prometheus does it a step later, with the same outcome.
-                Some(end) if std::str::from_utf8(&self.body[start..end]).is_ok() => (Token::Quoted, start..end),
-                _ => (Token::Invalid, start..start),
+                // Whether the name is UTF-8 is looked at where labels are made of it, see `is_invalid_byte`.
+                Some(end) => (Token::Quoted, start..end),
+                None => (Token::Invalid, start..start),
             },
             Some(byte) if is_name_start(*byte) && *byte != b':' => {
                 let rest = &self.body[start..];
@@ -397,7 +421,7 @@ enum Part {
 }
 
 /// Bytes from outside as an error shows them: quoted, control characters escaped, cut when long.
-fn quote(bytes: &[u8]) -> String {
+pub(crate) fn quote(bytes: &[u8]) -> String {
     if bytes.len() <= QUOTED_BYTES_MAX {
         return format!("{:?}", String::from_utf8_lossy(bytes));
     }
@@ -433,8 +457,35 @@ pub fn labels(raw: &[u8], kind: Kind) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
     labels
 }
 
+/// Bytes of quoted names that are not UTF-8 become these characters, of a private range, so that relabelling can go on as
+/// Prometheus' does.
+const INVALID_BYTES: std::ops::RangeInclusive<char> = '\u{10ff00}'..='\u{10ffff}';
+
+/// Whether the character stands for a byte of a name that is not UTF-8. A sample with such a name fails its scrape.
+pub fn is_invalid_byte(char: char) -> bool {
+    INVALID_BYTES.contains(&char)
+}
+
+/// Writes bytes that are not UTF-8 as Go does, `\xff`, in the text of a label set, where their characters are escaped.
+pub fn write_invalid_bytes(label_set: &str) -> String {
+    label_set.replace(r"\U0010ff", r"\x")
+}
+
+fn decode(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.into();
+    }
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        let stand_in = |byte: &u8| char::from_u32(*INVALID_BYTES.start() as u32 + u32::from(*byte));
+        text.extend(chunk.invalid().iter().filter_map(stand_in));
+    }
+    text.into()
+}
+
 fn unescape(bytes: &[u8]) -> Cow<'_, str> {
-    let text = String::from_utf8_lossy(bytes);
+    let text = decode(bytes);
     if memchr::memchr(b'\\', bytes).is_none() {
         return text;
     }
@@ -456,9 +507,10 @@ fn unescape(bytes: &[u8]) -> Cow<'_, str> {
 }
 
 fn float_form(value: Cow<'_, str>) -> Cow<'_, str> {
-    let Ok(number) = series::parse_float(&value) else { return value };
+    let Some(number) = number::parse_go_float(&value) else { return value };
     let mut text = String::new();
-    series::format_float(number, &mut text).expect("writing to a string");
+    // Adding zero makes -0 a 0.
+    series::format_float(number + 0.0, &mut text).expect("writing to a string");
     if number.is_finite() && !text.contains(['.', 'e']) {
         text.push_str(".0");
     }
@@ -480,8 +532,8 @@ pub struct MetadataEntry {
     pub fact: Metadata,
 }
 
-/// The HELP, TYPE and UNIT lines of a text that a [`Parser`] has accepted.
-pub fn metadata(text: &[u8]) -> impl Iterator<Item = MetadataEntry> {
+/// The HELP, TYPE and UNIT lines of a text that the parser of its format has accepted.
+pub(crate) fn metadata(text: &[u8], format: Format) -> impl Iterator<Item = MetadataEntry> {
     memchr::memchr_iter(b'\n', text)
         .chain([text.len()])
         .scan(0, |start, end| {
@@ -489,10 +541,10 @@ pub fn metadata(text: &[u8]) -> impl Iterator<Item = MetadataEntry> {
             *start = end + 1;
             Some(line)
         })
-        .filter_map(metadata_line)
+        .filter_map(move |line| metadata_line(line, format))
 }
 
-fn metadata_line(line: &[u8]) -> Option<MetadataEntry> {
+fn metadata_line(line: &[u8], format: Format) -> Option<MetadataEntry> {
     let line = std::str::from_utf8(line).ok()?.trim_start_matches([' ', '\t']);
     let after_hash = line.strip_prefix('#')?;
     let rest = after_hash.trim_start_matches([' ', '\t']);
@@ -506,13 +558,18 @@ fn metadata_line(line: &[u8]) -> Option<MetadataEntry> {
         false => name_end(rest.as_bytes(), 0),
     };
     let text = rest.get(end..)?.get(1..).unwrap_or("");
+    let is_text = format == Format::Text;
+    let kind = if is_text { Kind::from_text } else { Kind::from_openmetrics };
     let fact = match keyword {
-        "HELP" => Metadata::Help(unescape_help(text)),
-        "TYPE" => Metadata::Kind(Kind::from_text(text.as_bytes())?),
-        "UNIT" => Metadata::Unit(text.to_owned()),
+        "HELP" if is_text => Metadata::Help(unescape_help(text)),
+        "HELP" => Metadata::Help(unescape(text.as_bytes()).into_owned()),
+        "TYPE" => Metadata::Kind(kind(text.as_bytes())?),
+        // In the text format it is a comment.
+        "UNIT" if !is_text => Metadata::Unit(text.to_owned()),
         _ => return None,
     };
-    let metric = unescape(rest[..end].trim_matches('"').as_bytes()).into_owned();
+    let name = rest[..end].trim_matches('"');
+    let metric = if is_text { unescape(name.as_bytes()).into_owned() } else { name.to_owned() };
     Some(MetadataEntry { metric, fact })
 }
 
@@ -593,6 +650,32 @@ mod tests {
         check("# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\n", &["__name__=h_bucket,le=+Inf 1"]);
         check("# TYPE h histogram\nh_bucket{le=\"1e+06\"} 1\n", &["__name__=h_bucket,le=1e+06 1"]);
         check("# TYPE h histogram\nh_bucket{le=\"x\"} 1\n", &["__name__=h_bucket,le=x 1"]);
+        for (spelling, want) in [
+            ("-0", "0.0"),
+            ("0x10p0", "16.0"),
+            ("0X1P-1", "0.5"),
+            ("0x1_0p+1", "32.0"),
+            ("-0x0p0", "0.0"),
+            ("0x1.8p1", "3.0"),
+            ("1_0", "10.0"),
+            ("1_000.5", "1000.5"),
+            ("2_0", "20.0"),
+            ("inf", "+Inf"),
+            ("nan", "NaN"),
+            ("1__0", "1__0"),
+            ("_1", "_1"),
+            ("1_", "1_"),
+            ("1_.5", "1_.5"),
+            ("0x10", "0x10"),
+            ("0x", "0x"),
+            ("0xp1", "0xp1"),
+            ("1p1", "1p1"),
+            ("1e400", "1e400"),
+            ("", ""),
+        ] {
+            let body = format!("# TYPE h histogram\nh_bucket{{le=\"{spelling}\"}} 1\n");
+            check(&body, &[&format!("__name__=h_bucket,le={want} 1")]);
+        }
         check("# TYPE s summary\ns{quantile=\"0\",le=\"1\"} 1\n", &["__name__=s,quantile=0.0,le=1 1"]);
         check("# TYPE g gauge\ng{le=\"1\"} 1\n", &["__name__=g,le=1 1"]);
     }
@@ -642,9 +725,15 @@ mod tests {
         let want = [
             entry("a", Metadata::Help("Line\none \\ two.".into())),
             entry("a", Metadata::Kind(Kind::Counter)),
-            entry("a", Metadata::Unit("seconds".into())),
             entry("b.c", Metadata::Help("x".into())),
         ];
-        assert_eq!(metadata(text).collect::<Vec<_>>(), want);
+        assert_eq!(metadata(text, Format::Text).collect::<Vec<_>>(), want);
+        let text = b"# HELP a Line\\none \\\"two\\\".\n# TYPE a gaugehistogram\na 1\n# UNIT a seconds\n# EOF\n";
+        let want = [
+            entry("a", Metadata::Help("Line\none \"two\".".into())),
+            entry("a", Metadata::Kind(Kind::GaugeHistogram)),
+            entry("a", Metadata::Unit("seconds".into())),
+        ];
+        assert_eq!(metadata(text, Format::OpenMetrics).collect::<Vec<_>>(), want);
     }
 }

@@ -293,6 +293,161 @@ fn bodies_and_their_samples() {
     ]);
 }
 
+const OPEN_METRICS: &str = "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+
+#[test]
+fn openmetrics_bodies_and_their_samples() {
+    let open = |body: &str| response("200 OK", OPEN_METRICS, body.as_bytes());
+    let good = |name, body, report, series| Case { name, job: "", answer: open(body), error: "", report, series };
+    let bad = |name, body, error, scraped| {
+        let report = [0.0, scraped, scraped, 0.0];
+        Case { name, job: "", answer: open(body), error, report, series: &[] }
+    };
+    check(vec![
+        good("empty", "", [1.0, 0.0, 0.0, 0.0], &[]),
+        good("end-without-newline", "a 1\n# EOF", [1.0, 1.0, 1.0, 1.0], &["a 1"]),
+        good(
+            "types-and-exemplars",
+            "# HELP c Text.\n# TYPE c counter\nc_total{a=\"1\"} 1 # {trace_id=\"abc\"} 0.5 1796029575.5\nc_created{a=\"1\"} \
+             1796029575.5\n# TYPE h histogram\nh_bucket{le=\"1\"} 1 # {} 1\nh_bucket{le=\"+Inf\"} 2\nh_count 2\nh_sum 3\n# EOF\n",
+            [1.0, 6.0, 6.0, 6.0],
+            &[
+                "c_created{a=\"1\"} 1.7960295755e+09",
+                "c_total{a=\"1\"} 1",
+                "h_bucket{le=\"1.0\"} 1",
+                "h_bucket{le=\"+Inf\"} 2",
+                "h_count 2",
+                "h_sum 3",
+            ],
+        ),
+        good("duplicates", "a 1\na 2\n# EOF\n", [1.0, 2.0, 2.0, 1.0], &["a 1"]),
+        good("far-past", "a 1 0\nb 1\n# EOF\n", [1.0, 2.0, 2.0, 1.0], &["b 1"]),
+        good("old-version", "a 1\n# EOF\n", [1.0, 1.0, 1.0, 1.0], &["a 1"]),
+        Case {
+            name: "fallback",
+            job: "fallback_scrape_protocol: OpenMetricsText0.0.1",
+            answer: response("200 OK", "Content-Type: text/plain;;\r\n", b"a 1\n# EOF\n"),
+            error: "",
+            report: [1.0, 1.0, 1.0, 1.0],
+            series: &["a 1"],
+        },
+        Case {
+            name: "sample-limit",
+            job: "sample_limit: 1",
+            answer: open("a 1 # {k=\"1\"} 1\nb 1\n# EOF\n"),
+            error: "sample limit exceeded",
+            report: [0.0, 2.0, 2.0, 0.0],
+            series: &[],
+        },
+        Case {
+            name: "cannot-parse-type",
+            job: "",
+            answer: response("200 OK", "Content-Type: text/plain;;\r\n", b"a 1\n"),
+            error: "cannot parse Content-Type \"text/plain;;\" and no fallback_scrape_protocol for target\nmime: invalid media",
+            report: [0.0; 4],
+            series: &[],
+        },
+        bad("no-end", "a 1\n", "data does not end with # EOF", 1.0),
+        bad("behind-the-end", "a 1\n# EOF\n\n", "unexpected data after # EOF", 1.0),
+        bad(
+            "two-blanks",
+            "a  1\n# EOF\n",
+            "expected value after metric, got \"  \" (\"INVALID\") while parsing: \"a  \"",
+            0.0,
+        ),
+        bad("blank-at-end", "a 1 \n# EOF\n", "expected a valid start token, got \"\\n#\" (\"LINEBREAK\")", 1.0),
+        bad("untyped", "# TYPE a untyped\n# EOF\n", "invalid metric type \"untyped\"", 0.0),
+        bad("unit", "# UNIT seconds seconds\n# EOF\n", "unit \"seconds\" not a suffix of metric \"seconds\"", 0.0),
+    ]);
+}
+
+/// Values, exemplars and lines that change from scrape to scrape, and a target that changes its format.
+#[test]
+fn openmetrics_target_is_followed() {
+    let body = |value: u32, more: &str| {
+        let body = format!(
+            "# TYPE c counter\n# UNIT c_seconds seconds\n# HELP c_seconds Time \\\"spent\\\".\nc_seconds_total {value} \
+             # {{trace_id=\"{value}\"}} {value}\n{more}# EOF\n"
+        );
+        response("200 OK", OPEN_METRICS, body.as_bytes())
+    };
+    let target = FakeTarget::start(move |_| body(1, ""));
+    let server = Ringscrape::start(&config(&[job("j", &[target.address], "")]), &[]);
+    scraped(&server);
+    assert_eq!(server.value("c_seconds_total"), Some(1.0));
+    let warm = || server.metric("ringscrape_scans_total{kind=\"warm\"}").unwrap_or(0.0);
+    let before = warm();
+    target.now(move |_| body(2, ""));
+    until("the new value", || (server.value("c_seconds_total") == Some(2.0)).then_some(()));
+    until("the line is known", || (warm() >= before + 3.0).then_some(()));
+    let metadata = server.api("/api/v1/targets/metadata?metric=c_seconds");
+    assert_eq!((&metadata[0]["unit"], &metadata[0]["help"]), (&"seconds".into(), &"Time \"spent\".".into()));
+    target.now(move |_| body(3, "d{x=\"y\"} 4 # {} 1\n"));
+    until("the new line", || (server.value("d{x=\"y\"}") == Some(4.0)).then_some(()));
+    target.now_says("c_seconds_total 5\n");
+    until("text again", || (server.value("c_seconds_total") == Some(5.0)).then_some(()));
+    assert_eq!(server.value("d{x=\"y\"}"), None, "d has ended");
+    target.now(move |_| body(6, ""));
+    until("OpenMetrics again", || (server.value("c_seconds_total") == Some(6.0)).then_some(()));
+}
+
+/// Python's client library, in both formats. Needs python3-prometheus-client (`make test-deps`).
+#[test]
+fn client_library_of_python_is_scraped() {
+    const SCRIPT: &str = r#"
+import sys, time
+from prometheus_client import Counter, Gauge, Histogram, Summary, Info, Enum, start_http_server
+c = Counter("work", "Work \"done\".\nTwo lines.", ["kind"], unit="seconds")
+c.labels("a\\b").inc(2.5, exemplar={"trace_id": "abc123"})
+g = Gauge("temperature", "Now.")
+g.set(-3.5)
+h = Histogram("latency_seconds", "Latency.", buckets=[0.1, 1, 10])
+h.observe(0.5, {"trace_id": "def"})
+s = Summary("size", "Sizes.")
+s.observe(7)
+Info("build", "Build.").info({"version": "1"})
+Enum("state", "State.", states=["on", "off"]).state("on")
+start_http_server(int(sys.argv[1]), addr="127.0.0.1")
+print("ready", flush=True)
+time.sleep(600)
+"#;
+    use std::io::BufRead;
+    use std::process::{Command, Stdio};
+    // Debian's, which has Debian's library.
+    const PYTHON: &str = "/usr/bin/python3";
+    let has_library = Command::new(PYTHON).args(["-c", "import prometheus_client"]).output();
+    if !has_library.is_ok_and(|output| output.status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "python3-prometheus-client is missing; run scripts/test-deps");
+        eprintln!("skipped: python3-prometheus-client is not installed; run scripts/test-deps");
+        return;
+    }
+    let address = support::free("127.0.0.1");
+    let port = address.port().to_string();
+    let mut child = Command::new(PYTHON).args(["-c", SCRIPT, &port]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let jobs = [
+        job("open", &[address], "scrape_protocols: [OpenMetricsText1.0.0]"),
+        job("default", &[address], ""),
+        job("text", &[address], "scrape_protocols: [PrometheusText0.0.4]"),
+    ];
+    let server = Ringscrape::start(&config(&jobs), &[]);
+    for name in ["open", "default", "text"] {
+        until(name, || (server.value(&format!("up{{job=\"{name}\"}}")) == Some(1.0)).then_some(()));
+        let value = |series: &str| server.value(&series.replace('}', &format!(",job=\"{name}\"}}")));
+        assert_eq!(value(r#"work_seconds_total{kind="a\\b"}"#), Some(2.5), "{name}");
+        assert_eq!(value(r#"temperature{x=""}"#), Some(-3.5), "{name}");
+        assert_eq!(value(r#"latency_seconds_bucket{le="1.0"}"#), Some(1.0), "{name}");
+        assert_eq!(value(r#"latency_seconds_sum{x=""}"#), Some(0.5), "{name}");
+        assert_eq!(value(r#"size_sum{x=""}"#), Some(7.0), "{name}");
+        assert_eq!(value(r#"build_info{version="1"}"#), Some(1.0), "{name}");
+        assert_eq!(value(r#"state{state="on"}"#), Some(1.0), "{name}");
+    }
+    child.kill().unwrap();
+    let _ = child.wait();
+}
+
 #[test]
 fn request_carries_prometheus_headers() {
     let target = FakeTarget::saying("a 1\n");
@@ -305,7 +460,9 @@ fn request_carries_prometheus_headers() {
         &format!("host: {}\r\n", target.address),
         "accept-encoding: gzip\r\n",
         "x-prometheus-scrape-timeout-seconds: 0.25\r\n",
-        "accept: text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,",
+        "accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+         application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+         text/plain;version=0.0.4;q=0.3,*/*;q=0.2\r\n",
     ] {
         assert!(head.contains(header), "{header:?} is missing in {head}");
     }

@@ -1,6 +1,7 @@
 //! What a target's task asks with: its request, made of the target and of the credentials of the moment.
 
 use crate::access::{Access, Prepared};
+use crate::content_type;
 use crate::fetch::{BodyLimit, Client, FetchError, Fetched, Fetcher, Opened, Request, RequestOptions};
 use crate::resolver::Resolver;
 use crate::status::Reason;
@@ -84,6 +85,7 @@ pub(crate) fn build_request(target: &Target, prepared: &Prepared) -> Result<Requ
     };
     let options = RequestOptions {
         timeout: target.timeout,
+        accept: content_type::accept(&target.job),
         compression: target.job.enable_compression,
         follow_redirects: target.job.http.follow_redirects,
         headers,

@@ -200,14 +200,17 @@ impl Class {
             return Err(LineError::NoName);
         }
         let valid = match self.names {
-            NameScheme::Utf8 => true,
+            NameScheme::Utf8 => {
+                let is_utf8 = |text: &str| text.is_ascii() || !text.contains(exposition::is_invalid_byte);
+                is_utf8(metric) && labels.iter().all(|(name, _)| !name.is_empty() && is_utf8(name))
+            }
             NameScheme::Legacy => {
                 series::is_legacy_metric_name(metric)
                     && labels.iter().all(|(name, _)| series::is_legacy_label_name(name))
             }
         };
         if !valid {
-            return Err(LineError::BadName(labels.build().to_string()));
+            return Err(LineError::BadName(exposition::write_invalid_bytes(&labels.build().to_string())));
         }
         self.check_limits(metric, labels.iter())
     }

@@ -1,69 +1,258 @@
-//! Which format a response is in, and whether we read it.
+//! Negotiation: which formats a target is asked for, and which one a response is in.
 
 use crate::fetch::{FetchError, Fetched};
 use crate::status::Reason;
-use config::{ScrapeConfig, ScrapeProtocol};
+use config::{EscapingScheme, ScrapeConfig, ScrapeProtocol};
+use exposition::Format;
+use std::fmt::Write;
 
-/// Whether the body is text format, by its Content-Type or the job's fallback. An empty body is nothing, in any format.
-pub fn check(fetched: &Fetched, job: &ScrapeConfig) -> Result<(), FetchError> {
+/// Weight of the first format in tenths; each further one has a tenth less, as Prometheus has it.
+const FIRST_WEIGHT: usize = 6;
+
+/// The value of the header Accept. Protobuf is left out: it is not read yet, and a target that is not asked for it answers
+/// in another format.
+pub(crate) fn accept(job: &ScrapeConfig) -> String {
+    use ScrapeProtocol::*;
+    let mut asked: Vec<ScrapeProtocol> =
+        job.scrape_protocols.iter().copied().filter(|protocol| *protocol != PrometheusProto).collect();
+    if asked.is_empty() {
+        asked = vec![OpenMetricsText1_0_0, OpenMetricsText0_0_1, PrometheusText1_0_0, PrometheusText0_0_4];
+    }
+    let mut header = String::new();
+    for (index, protocol) in asked.iter().enumerate() {
+        let (media, is_1_0_0) = match protocol {
+            PrometheusProto => {
+                let media =
+                    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+                (media, false)
+            }
+            PrometheusText0_0_4 => ("text/plain;version=0.0.4", false),
+            PrometheusText1_0_0 => ("text/plain;version=1.0.0", true),
+            OpenMetricsText0_0_1 => ("application/openmetrics-text;version=0.0.1", false),
+            OpenMetricsText1_0_0 => ("application/openmetrics-text;version=1.0.0", true),
+        };
+        header.push_str(media);
+        if is_1_0_0 {
+            let escaping = match job.metric_name_escaping_scheme {
+                EscapingScheme::AllowUtf8 => "allow-utf-8",
+                EscapingScheme::Underscores => "underscores",
+                EscapingScheme::Dots => "dots",
+                EscapingScheme::Values => "values",
+            };
+            let _ = write!(header, ";escaping={escaping}");
+        }
+        let _ = write!(header, ";q=0.{},", FIRST_WEIGHT - index);
+    }
+    let _ = write!(header, "*/*;q=0.{}", FIRST_WEIGHT - asked.len());
+    header
+}
+
+/// The format of a response, by its Content-Type or the job's fallback. An empty body is nothing, in any format.
+pub(crate) fn format_of(fetched: &Fetched, job: &ScrapeConfig) -> Result<Format, FetchError> {
     if fetched.body().is_empty() {
-        return Ok(());
+        return Ok(Format::Text);
     }
     decide(&fetched.content_type(), job.fallback_scrape_protocol)
 }
 
-fn decide(content_type: &str, fallback: Option<ScrapeProtocol>) -> Result<(), FetchError> {
+fn decide(content_type: &str, fallback: Option<ScrapeProtocol>) -> Result<Format, FetchError> {
+    use ScrapeProtocol::*;
     let error = |text| Err(FetchError { reason: Reason::ContentType, text });
-    let media = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    match media.as_str() {
-        "text/plain" => return Ok(()),
-        "application/openmetrics-text" | "application/vnd.google.protobuf" => {
-            return error(format!(
-                "received Content-Type {content_type:?}, which this build does not read and did not ask for"
-            ));
-        }
+    let protobuf = || error("this build does not read protobuf, and did not ask for it".to_owned());
+    let parsed = media_type(content_type);
+    match parsed.as_deref() {
+        Ok("text/plain") => return Ok(Format::Text),
+        Ok("application/openmetrics-text") => return Ok(Format::OpenMetrics),
+        Ok("application/vnd.google.protobuf") => return protobuf(),
         _ => {}
     }
-    match fallback {
-        Some(ScrapeProtocol::PrometheusText0_0_4 | ScrapeProtocol::PrometheusText1_0_0) => Ok(()),
-        Some(other) => error(format!(
-            "received Content-Type {content_type:?}, and this build does not read the fallback_scrape_protocol {}",
-            other.name()
-        )),
-        None if content_type.is_empty() => error(
+    match (fallback, parsed) {
+        (Some(PrometheusText0_0_4 | PrometheusText1_0_0), _) => Ok(Format::Text),
+        (Some(OpenMetricsText0_0_1 | OpenMetricsText1_0_0), _) => Ok(Format::OpenMetrics),
+        (Some(PrometheusProto), _) => protobuf(),
+        (None, _) if content_type.is_empty() => error(
             "non-compliant scrape target sending blank Content-Type and no fallback_scrape_protocol specified for target"
                 .to_owned(),
         ),
-        None => error(format!(
+        (None, Ok(_)) => error(format!(
             "received unsupported Content-Type {content_type:?} and no fallback_scrape_protocol specified for target"
         )),
+        (None, Err(why)) => {
+            error(format!("cannot parse Content-Type {content_type:?} and no fallback_scrape_protocol for target\n{why}"))
+        }
     }
+}
+
+/// Media type in lower case; the parameters must be well formed and none may come twice with different values. It
+/// accepts what Go's `mime.ParseMediaType` accepts, whose words the errors have.
+fn media_type(text: &str) -> Result<String, &'static str> {
+    let (base, mut rest) = text.split_at(text.find(';').unwrap_or(text.len()));
+    let media = base.to_lowercase().trim().to_owned();
+    let (kind, behind) = token(&media);
+    if kind.is_empty() {
+        return Err("mime: no media type");
+    }
+    if !behind.is_empty() {
+        let Some(subtype) = behind.strip_prefix('/') else { return Err("mime: expected slash after first token") };
+        match token(subtype) {
+            ("", _) => return Err("mime: expected token after slash"),
+            (_, "") => {}
+            _ => return Err("mime: unexpected content after media subtype"),
+        }
+    }
+    let mut parameters: Vec<(String, String)> = Vec::new();
+    loop {
+        rest = rest.trim_start();
+        // A semicolon may end it.
+        if rest.is_empty() || rest.trim_end() == ";" {
+            return Ok(media);
+        }
+        let (name, value, behind) = parameter(rest).ok_or("mime: invalid media parameter")?;
+        let same = parameters.iter().find(|(known, _)| *known == name);
+        if same.is_some_and(|(_, known)| *known != value) {
+            return Err("mime: duplicate parameter name");
+        }
+        parameters.push((name, value));
+        rest = behind;
+    }
+}
+
+/// The token that a text begins with, and what is behind it.
+fn token(text: &str) -> (&str, &str) {
+    let is_token = |byte: u8| byte.is_ascii_graphic() && !br#"()<>@,;:\"/[]?="#.contains(&byte);
+    text.split_at(text.bytes().position(|byte| !is_token(byte)).unwrap_or(text.len()))
+}
+
+/// `; name=value`, and what is behind it.
+fn parameter(text: &str) -> Option<(String, String, &str)> {
+    let (name, rest) = token(text.strip_prefix(';')?.trim_start());
+    if name.is_empty() {
+        return None;
+    }
+    let rest = rest.trim_start().strip_prefix('=')?.trim_start();
+    let (value, rest) = match rest.strip_prefix('"') {
+        Some(quoted) => quoted_value(quoted)?,
+        None => match token(rest) {
+            ("", _) => return None,
+            (value, rest) => (value.to_owned(), rest),
+        },
+    };
+    Some((name.to_lowercase(), value, rest))
+}
+
+/// What stands before the closing quote, and what is behind it.
+fn quoted_value(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '"' => return Some((value, &text[at + 1..])),
+            '\r' | '\n' => return None,
+            '\\' => match chars.next_if(|(_, next)| r#"()<>@,;:\"/[]?="#.contains(*next)) {
+                Some((_, escaped)) => value.push(escaped),
+                None => value.push('\\'),
+            },
+            other => value.push(other),
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_job;
 
     #[track_caller]
-    fn check(content_type: &str, fallback: Option<ScrapeProtocol>, want: &str) {
-        match decide(content_type, fallback) {
-            Ok(()) => assert_eq!(want, "", "{content_type}"),
-            Err(error) => assert!(!want.is_empty() && error.text.contains(want), "{content_type}: {}", error.text),
+    fn check(content_type: &str, fallback: Option<ScrapeProtocol>, want: Result<Format, &str>) {
+        match (decide(content_type, fallback), want) {
+            (Ok(format), Ok(want)) => assert_eq!(format, want, "{content_type}"),
+            (Err(error), Err(want)) => assert!(error.text.contains(want), "{content_type}: {}", error.text),
+            (got, want) => panic!("{content_type}: {got:?}, want {want:?}"),
         }
     }
 
     #[test]
     fn decision_table() {
-        let text = Some(ScrapeProtocol::PrometheusText0_0_4);
-        check("text/plain", None, "");
-        check("text/plain; version=0.0.4; charset=utf-8", None, "");
-        check("Text/Plain;version=1.0.0", None, "");
-        check("", None, "sending blank Content-Type");
-        check("", text, "");
-        check("application/foo", None, "received unsupported Content-Type \"application/foo\" and no fallback");
-        check("application/foo", text, "");
-        check("text/html", None, "unsupported Content-Type");
-        check("application/openmetrics-text; version=1.0.0", text, "does not read");
-        check("", Some(ScrapeProtocol::PrometheusProto), "PrometheusProto");
+        let fallback = Some(ScrapeProtocol::PrometheusText0_0_4);
+        for good in [
+            "text/plain",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "Text/Plain;version=1.0.0",
+            "text/plain; version=99; a=\"b;c\\\"\"",
+            "text/plain;",
+            "text/plain; ",
+            "text/plain; a=1; A=1",
+            " text/plain ; a = 1",
+        ] {
+            check(good, None, Ok(Format::Text));
+        }
+        for version in ["", "; version=0.0.1", "; version=1.0.0; charset=utf-8", ";version=2.0.0;escaping=dots"] {
+            check(&format!("application/openmetrics-text{version}"), None, Ok(Format::OpenMetrics));
+            check(&format!("application/OpenMetrics-Text{version}"), fallback, Ok(Format::OpenMetrics));
+        }
+        for (bad, words) in [
+            ("text/plain;;", "mime: invalid media parameter"),
+            ("text/plain; a", "mime: invalid media parameter"),
+            ("text/plain; a=", "mime: invalid media parameter"),
+            ("text/plain; a=\"", "mime: invalid media parameter"),
+            ("text/plain; a=1; a=2", "mime: duplicate parameter name"),
+            ("a/b/c", "mime: unexpected content after media subtype"),
+            ("text/", "mime: expected token after slash"),
+            ("text plain", "mime: expected slash after first token"),
+            (";", "mime: no media type"),
+        ] {
+            let text = format!("cannot parse Content-Type {bad:?} and no fallback_scrape_protocol for target\n{words}");
+            check(bad, None, Err(&text));
+            check(bad, fallback, Ok(Format::Text));
+            check(bad, Some(ScrapeProtocol::OpenMetricsText0_0_1), Ok(Format::OpenMetrics));
+        }
+        check("", None, Err("sending blank Content-Type"));
+        check("", fallback, Ok(Format::Text));
+        check("", Some(ScrapeProtocol::OpenMetricsText1_0_0), Ok(Format::OpenMetrics));
+        check("application/foo", None, Err("received unsupported Content-Type \"application/foo\" and no fallback"));
+        check("application/foo", fallback, Ok(Format::Text));
+        check("text/html", None, Err("unsupported Content-Type"));
+        check("text", None, Err("unsupported Content-Type \"text\""));
+        check("application/vnd.google.protobuf", fallback, Err("does not read protobuf"));
+        check("", Some(ScrapeProtocol::PrometheusProto), Err("does not read protobuf"));
+    }
+
+    #[track_caller]
+    fn check_accept(settings: &str, want: &str) {
+        assert_eq!(accept(&test_job(settings)), want, "{settings}");
+    }
+
+    #[test]
+    fn accept_says_what_the_job_wants() {
+        check_accept(
+            "",
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+             text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+        );
+        check_accept(
+            "scrape_protocols: [PrometheusText0.0.4, OpenMetricsText1.0.0]\nmetric_name_escaping_scheme: dots",
+            "text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;escaping=dots;q=0.5,*/*;q=0.4",
+        );
+        check_accept(
+            "scrape_protocols: [PrometheusText1.0.0]\nmetric_name_validation_scheme: legacy",
+            "text/plain;version=1.0.0;escaping=underscores;q=0.6,*/*;q=0.5",
+        );
+        check_accept(
+            "scrape_protocols: [PrometheusText1.0.0]\nmetric_name_escaping_scheme: values",
+            "text/plain;version=1.0.0;escaping=values;q=0.6,*/*;q=0.5",
+        );
+    }
+
+    #[test]
+    fn protobuf_is_not_asked_for_before_it_is_read() {
+        let text = accept(&test_job(""));
+        check_accept("scrape_protocols: [PrometheusProto]", &text);
+        check_accept("scrape_native_histograms: true", &text);
+        check_accept(
+            "scrape_protocols: [PrometheusProto, PrometheusText0.0.4]",
+            "text/plain;version=0.0.4;q=0.6,*/*;q=0.5",
+        );
     }
 }

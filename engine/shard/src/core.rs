@@ -420,15 +420,17 @@ impl Core {
 
         let mut reader = scraper.reader.take().expect("only the target's task takes it");
         let mut readings = self.readings.borrow_mut().pop().unwrap_or_default();
-        let read = match fetched.and_then(|fetched| content_type::check(&fetched, &target.job).map(|()| fetched)) {
-            Ok(fetched) => {
+        let with_format =
+            |fetched: Fetched| content_type::format_of(&fetched, &target.job).map(|format| (format, fetched));
+        let read = match fetched.and_then(with_format) {
+            Ok((format, fetched)) => {
                 let safe_mode = self.store.as_ref().and_then(|store| store.safe_mode());
                 let samples_max = safe_mode.map_or(u64::MAX, |safe_mode| safe_mode.samples_max);
                 let slice = TimeSlice::begin(&self.task_times, CoreTask::Ingest, READ_SLICE);
                 let pause = async || {
                     slice.step().await;
                 };
-                let ingested = reader.read(fetched.body(), samples_max, &mut readings, pause).await;
+                let ingested = reader.read(format, fetched.body(), samples_max, &mut readings, pause).await;
                 Ok((ingested, fetched))
             }
             Err(error) => Err(error),

@@ -12,7 +12,7 @@ use crate::class::{Class, Outcome};
 use crate::status::{Metadata, Reason};
 use ahash::{AHashMap, AHashSet, RandomState};
 use config::ScrapeConfig;
-use exposition::{Piece, Readings, Template, Walk, Walked};
+use exposition::{ExemplarSeen, Format, Piece, Readings, Template, Walk, Walked};
 use series::{Labels, METRIC_NAME};
 use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
@@ -290,7 +290,11 @@ pub struct Reader {
     target_labels: Labels,
     room: Rc<ClassRoom>,
     report: Arc<SlotGroup>,
+    /// The format of the shape.
+    format: Format,
     shape: Vec<Known>,
+    /// Exemplars of the last good body.
+    exemplars_seen: Vec<ExemplarSeen>,
     /// The shape is another than its content alone makes, and how often it has been good since it last changed.
     cut_up: bool,
     warm: u32,
@@ -311,7 +315,9 @@ impl Reader {
             target_labels: target_labels.clone(),
             room: interner.class(job, target_labels),
             report: interner.report(job),
+            format: Format::default(),
             shape: Vec::new(),
+            exemplars_seen: Vec::new(),
             cut_up: false,
             warm: 0,
             unsteady: 0,
@@ -344,26 +350,31 @@ impl Reader {
         std::iter::once(self.report.clone()).chain(payload).collect()
     }
 
-    /// Reads a body. On success `readings` holds a value per slot of the payload and a timestamp per stamped slot.
+    /// Reads a body. On success `readings` holds a value per slot of the payload, a timestamp per stamped slot, and the
+    /// exemplars of slots.
     /// `pause` lets others run now and then in a body that is long or has much that is new. A body of more than
     /// `samples_max` is refused as soon as that is seen.
     pub async fn read(
         &mut self,
+        format: Format,
         body: &[u8],
         samples_max: u64,
         readings: &mut Readings,
         pause: impl AsyncFn(),
     ) -> Ingested {
         let mut ingested = Ingested::default();
+        // An empty body is nothing, in any format.
+        let format = if body.is_empty() { Format::Text } else { format };
+        readings.seen.clone_from(&self.exemplars_seen);
         let shape = std::mem::take(&mut self.shape);
         let rejoins = self.cut_up && self.warm >= WARM_BEFORE_REJOINING;
-        let mut along = if rejoins { &[] } else { &shape[..] };
+        let mut along = if rejoins || format != self.format { &[] } else { &shape[..] };
         let pieces_max = if self.unsteady == 0 { PIECES_ALWAYS } else { 0 };
-        let mut walked = walk(along, body, (samples_max, pieces_max), readings, &pause).await;
+        let mut walked = walk(along, (format, body), (samples_max, pieces_max), readings, &pause).await;
         if let Err(Halt::Scattered) = walked {
             along = &[];
             self.unsteady = if self.unsteady == 0 { WARM_BEFORE_REJOINING } else { self.unsteady - 1 };
-            walked = walk(along, body, (samples_max, usize::MAX), readings, &pause).await;
+            walked = walk(along, (format, body), (samples_max, usize::MAX), readings, &pause).await;
         }
         if along.is_empty() {
             self.warm = 0;
@@ -381,6 +392,7 @@ impl Reader {
             self.warm += 1;
             ingested.warm = true;
             self.tell(&mut ingested);
+            self.see_exemplars(readings);
             self.compact(readings);
             return ingested;
         };
@@ -395,7 +407,9 @@ impl Reader {
                     self.settle();
                 } else {
                     ingested.reshaped = true;
+                    self.format = format;
                     (self.cut_up, self.warm) = (cut_up, 0);
+                    self.see_exemplars(readings);
                     self.compact(readings);
                 }
             }
@@ -416,12 +430,22 @@ impl Reader {
         ingested
     }
 
+    /// Remembers the exemplars of a good body.
+    fn see_exemplars(&mut self, readings: &Readings) {
+        let is_same = readings.exemplars.len() == self.exemplars_seen.len();
+        if !is_same || readings.exemplars.iter().any(|exemplar| exemplar.is_new) {
+            self.exemplars_seen.clear();
+            self.exemplars_seen.extend(readings.exemplars.iter().map(|exemplar| (exemplar.value, exemplar.hash)));
+        }
+    }
+
     /// Counts of a payload that was read to its end, and the limits that hold for all of it.
     fn tell(&self, ingested: &mut Ingested) {
         ingested.samples_scraped = self.samples;
         ingested.samples_post_relabel = self.samples_kept;
         ingested.duplicates = self.duplicates;
-        if self.job.sample_limit > 0 && self.samples_kept > self.job.sample_limit {
+        // A text that repeats another one is no sample that the limit could mind.
+        if self.job.sample_limit > 0 && self.samples_kept - self.duplicates > self.job.sample_limit {
             let text = "sample limit exceeded".to_owned();
             ingested.refusal = Some(Refusal { reason: Reason::SampleLimit, text });
         }
@@ -583,10 +607,19 @@ impl Reader {
         }
         let (mut from, mut to) = (0, 0);
         let (mut stamp_from, mut stamp_to) = (0, 0);
+        let (mut exemplar_from, mut exemplar_to) = (0, 0);
         for stanza in self.shape.iter().map(|known| &known.0) {
             let mut skipped = stanza.skipped.iter().peekable();
             for line in 0..stanza.template.len() {
                 let keep = skipped.next_if(|skipped| **skipped == line as u32).is_none();
+                if readings.exemplars.get(exemplar_from).is_some_and(|exemplar| exemplar.value as usize == from) {
+                    if keep {
+                        readings.exemplars.swap(exemplar_to, exemplar_from);
+                        readings.exemplars[exemplar_to].value = to as u32;
+                        exemplar_to += 1;
+                    }
+                    exemplar_from += 1;
+                }
                 if keep {
                     readings.values[to] = readings.values[from];
                     to += 1;
@@ -603,15 +636,38 @@ impl Reader {
         }
         readings.values.truncate(to);
         readings.stamps.truncate(stamp_to);
+        readings.exemplars.truncate(exemplar_to);
     }
 
-    /// What the target says of its metrics, in the order of its payload.
+    /// What the target says of its metrics, in the order of its payload: one entry a metric, where the last line of each
+    /// kind counts.
     pub fn metadata(&self, seen: &mut MetadataCache) -> Vec<Arc<Metadata>> {
         let parse = |known: &Known| -> Rc<[Arc<Metadata>]> { stanza_metadata(&known.0).map(Arc::new).collect() };
-        let mut all = Vec::new();
+        let mut all: Vec<Arc<Metadata>> = Vec::new();
         for known in &self.shape {
             all.extend_from_slice(seen.0.entry(Rc::as_ptr(&known.0)).or_insert_with(|| parse(known)));
         }
+        let mut first: AHashMap<&str, usize> = AHashMap::with_capacity(all.len());
+        let repeats: Vec<(usize, usize)> = (all.iter().enumerate())
+            .filter_map(|(at, metadata)| match first.entry(&metadata.metric) {
+                std::collections::hash_map::Entry::Occupied(place) => Some((*place.get(), at)),
+                std::collections::hash_map::Entry::Vacant(place) => {
+                    place.insert(at);
+                    None
+                }
+            })
+            .collect();
+        for (first, later) in &repeats {
+            let mut merged = (*all[*first]).clone();
+            merge_metadata(&mut merged, &all[*later]);
+            all[*first] = Arc::new(merged);
+        }
+        let mut repeats = repeats.iter().map(|(_, later)| *later).peekable();
+        let mut at = 0;
+        all.retain(|_| {
+            at += 1;
+            repeats.next_if_eq(&(at - 1)).is_none()
+        });
         all
     }
 }
@@ -628,12 +684,12 @@ enum Halt {
 /// each [`LINES_PER_PIECE_MIN`] lines.
 async fn walk(
     shape: &[Known],
-    body: &[u8],
+    (format, body): (Format, &[u8]),
     (samples_max, pieces_max): (u64, usize),
     readings: &mut Readings,
     pause: impl AsyncFn(),
 ) -> Result<Walked, Halt> {
-    let Walk::Unfinished(mut walker) = exposition::walk(shape, body, readings) else { return Ok(Walked::Warm) };
+    let Walk::Unfinished(mut walker) = exposition::walk(shape, format, body, readings) else { return Ok(Walked::Warm) };
     loop {
         let more = walker.step();
         let samples_scraped = walker.samples() as u64;
@@ -661,6 +717,19 @@ async fn walk(
 #[derive(Default)]
 pub struct MetadataCache(AHashMap<*const Stanza, Rc<[Arc<Metadata>]>>);
 
+/// Adds what a later line says of the same metric.
+fn merge_metadata(metadata: &mut Metadata, later: &Metadata) {
+    if later.kind != exposition::Kind::Unknown.as_str() {
+        metadata.kind.clone_from(&later.kind);
+    }
+    if !later.help.is_empty() {
+        metadata.help.clone_from(&later.help);
+    }
+    if !later.unit.is_empty() {
+        metadata.unit.clone_from(&later.unit);
+    }
+}
+
 fn stanza_metadata(stanza: &Stanza) -> impl Iterator<Item = Metadata> {
     let mut found: Vec<Metadata> = Vec::new();
     for entry in stanza.template.metadata() {
@@ -680,287 +749,4 @@ fn stanza_metadata(stanza: &Stanza) -> impl Iterator<Item = Metadata> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::class::series_labels;
-    use crate::test_job;
-    use futures_lite::future::block_on;
-
-    /// One target's reader with its core's interner.
-    struct Rig {
-        interner: Interner,
-        reader: Reader,
-        target: Labels,
-        readings: Readings,
-        samples_max: u64,
-    }
-
-    impl Rig {
-        fn new(settings: &str) -> Rig {
-            let mut interner = Interner::default();
-            let target = Labels::from_pairs([("instance", "i"), ("job", "j")]);
-            let reader = Reader::new(&mut interner, &test_job(settings), &target);
-            Rig { interner, reader, target, readings: Readings::default(), samples_max: u64::MAX }
-        }
-
-        fn read(&mut self, body: &str) -> Ingested {
-            block_on(self.reader.read(body.as_bytes(), self.samples_max, &mut self.readings, async || {}))
-        }
-
-        /// The series of the last body as `labels value`, without the target's labels.
-        fn series(&self) -> Vec<String> {
-            let mut values = self.readings.values.iter();
-            let mut stamps = self.readings.stamps.iter();
-            let mut all = Vec::new();
-            for group in self.reader.groups().iter().skip(1) {
-                for slot in 0..group.len() {
-                    let labels = series_labels(&group.labels(slot), &self.target).to_string();
-                    let labels = labels.replace(r#", instance="i", job="j""#, "");
-                    let stamp = group.is_stamped(slot).then(|| format!(" @{}", stamps.next().unwrap()));
-                    all.push(format!("{labels} {}{}", values.next().unwrap(), stamp.unwrap_or_default()));
-                }
-            }
-            assert_eq!((values.next(), stamps.next()), (None, None));
-            all
-        }
-    }
-
-    fn counts(ingested: &Ingested) -> (u64, u64, u64) {
-        (ingested.samples_scraped, ingested.samples_post_relabel, ingested.duplicates)
-    }
-
-    #[test]
-    fn second_body_is_warm_and_reads_the_same_slots() {
-        let mut rig = Rig::new("metric_relabel_configs: [{source_labels: [__name__], regex: 'b.*', action: drop}]");
-        let first = rig.read("a 1\nb 2\nc{x=\"y\"} 3\n");
-        assert!(!first.warm && first.reshaped);
-        assert_eq!(counts(&first), (3, 2, 0));
-        assert_eq!(rig.series(), [r#"{__name__="a"} 1"#, r#"{__name__="c", x="y"} 3"#]);
-        let second = rig.read("a 4\nb 5\nc{x=\"y\"} 6\n");
-        assert!(second.warm && !second.reshaped);
-        assert_eq!(counts(&second), (3, 2, 0));
-        assert_eq!(rig.readings.values, [4.0, 6.0]);
-    }
-
-    #[test]
-    fn first_of_equal_lines_wins() {
-        let mut rig = Rig::new("");
-        for warm in [false, true] {
-            let ingested = rig.read("a 1\na 2\na{} 3\na 4\nb{x=\"1\",y=\"2\"} 5\nb{y=\"2\",x=\"1\"} 6\n");
-            assert_eq!(ingested.warm, warm);
-            assert_eq!(counts(&ingested), (6, 6, 2), "only repeated texts are counted");
-            assert_eq!(rig.readings.values, [1.0, 5.0]);
-        }
-        rig.read("b{y=\"2\",x=\"1\"} 7\n");
-        assert_eq!(rig.readings.values, [7.0], "what was a repeat is now the first");
-    }
-
-    #[test]
-    fn report_series_cannot_be_spoofed() {
-        let mut rig = Rig::new("");
-        let ingested = rig.read("up 5\nup{job=\"other\"} 6\nscrape_series_added 7 123\na 1\n");
-        assert_eq!(counts(&ingested), (4, 4, 2));
-        assert_eq!(rig.series(), [r#"{__name__="up", exported_job="other"} 6"#, r#"{__name__="a"} 1"#]);
-    }
-
-    #[test]
-    fn timestamps_are_kept_or_ignored() {
-        let body = "a 1 5\nb 2\na 3 6\n";
-        let mut rig = Rig::new("");
-        rig.read(body);
-        assert_eq!(rig.series(), [r#"{__name__="a"} 1 @5"#, r#"{__name__="b"} 2"#, r#"{__name__="a"} 3 @6"#]);
-        let mut rig = Rig::new("honor_timestamps: false");
-        for _ in 0..2 {
-            rig.read(body);
-            assert_eq!(rig.series(), [r#"{__name__="a"} 1"#, r#"{__name__="b"} 2"#]);
-        }
-    }
-
-    #[test]
-    fn refused_bodies_leave_what_is_known() {
-        let mut rig = Rig::new("sample_limit: 3\nlabel_limit: 4");
-        rig.read("a 1\nb 2\n");
-        let check = |rig: &mut Rig, body: &str, reason, text: &str, samples| {
-            let ingested = rig.read(body);
-            let refusal = ingested.refusal.clone().unwrap_or_else(|| panic!("{body:?} was taken"));
-            assert_eq!(
-                (refusal.reason, samples),
-                (reason, (ingested.samples_scraped, ingested.samples_post_relabel)),
-                "{body:?}"
-            );
-            assert!(refusal.text.contains(text), "{refusal:?}");
-            assert!(rig.read("a 3\nb 4\n").warm, "after {body:?}");
-        };
-        check(&mut rig, "a 1\nb 2\n7\n", Reason::Parse, "expected a valid start token", (2, 2));
-        check(&mut rig, "7\n", Reason::Parse, "expected a valid start token", (0, 0));
-        check(&mut rig, "a 1\nb 1\nc 1\nd 1\n", Reason::SampleLimit, "sample limit exceeded", (4, 4));
-        check(
-            &mut rig,
-            "a 1\nc{d=\"1\",e=\"2\"} 1\nf 1\n",
-            Reason::LabelLimit,
-            "label_limit exceeded (metric: c",
-            (2, 1),
-        );
-    }
-
-    #[test]
-    fn safe_mode_refuses_long_bodies_before_their_end() {
-        let lines = |count: usize| (0..count).map(|i| format!("a{{i=\"{i}\"}} 1\n")).collect::<String>();
-        let mut rig = Rig::new("");
-        rig.read(&lines(20_000));
-        rig.samples_max = 15_000;
-        for body in [lines(20_000), lines(100_000)] {
-            let ingested = rig.read(&body);
-            let refusal = ingested.refusal.expect("it is too long");
-            assert_eq!(refusal.reason, Reason::SafeMode);
-            assert!(refusal.text.contains("no target may have more than 15000 samples"), "{}", refusal.text);
-            assert!((15_001..20_000).contains(&ingested.samples_scraped), "{}", ingested.samples_scraped);
-        }
-        assert_eq!(rig.read(&lines(15_000)).refusal, None);
-        rig.samples_max = u64::MAX;
-        assert_eq!(rig.read(&lines(20_000)).refusal, None);
-    }
-
-    #[test]
-    fn label_limit_shows_the_target_it_belongs_to() {
-        let mut rig = Rig::new("metric_name_validation_scheme: legacy");
-        let refusal = rig.read("{\"a.b\"} 1\n").refusal.unwrap();
-        assert_eq!(refusal.text, r#"invalid metric name or label names: {__name__="a.b", instance="i", job="j"}"#);
-        let mut rig = Rig::new("label_value_length_limit: 2");
-        rig.reader.target_labels = Labels::from_pairs([("instance", "long")]);
-        let refusal = rig.read("a 1\n").refusal.unwrap();
-        assert!(refusal.text.contains("(metric: a, label name: instance, value: \"long\""), "{}", refusal.text);
-        // A label that every line brings along is not the target's.
-        let mut rig = Rig::new("label_value_length_limit: 2\nhonor_labels: true");
-        rig.reader.target_labels = Labels::from_pairs([("instance", "long")]);
-        assert_eq!(rig.read("a{instance=\"i\"} 1\nb{instance=\"i\"} 1\n").refusal, None);
-        let refusal = rig.read("a{instance=\"i\"} 1\nb 1\n").refusal.unwrap();
-        assert!(refusal.text.contains("(metric: b, label name: instance, value: \"long\""), "{}", refusal.text);
-    }
-
-    #[test]
-    fn other_limits_keep_the_shape_and_other_rules_do_not() {
-        let mut rig = Rig::new("");
-        rig.read("a 1\n");
-        let job = test_job("sample_limit: 10\nbody_size_limit: 1MB\nscrape_timeout: 5s");
-        assert!(rig.reader.retarget(&mut rig.interner, &job).is_none());
-        assert!(rig.read("a 2\n").warm);
-        let job = test_job("honor_labels: true\nextra_scrape_metrics: true");
-        assert_eq!(rig.reader.retarget(&mut rig.interner, &job).unwrap().len(), 8);
-        assert!(!rig.read("a 3\n").warm);
-    }
-
-    #[test]
-    fn neighbours_share_and_the_unused_is_forgotten() {
-        let mut rig = Rig::new("");
-        rig.read("a 1\nb 2\n");
-        let other_target = Labels::from_pairs([("instance", "other"), ("job", "j")]);
-        let mut other = Reader::new(&mut rig.interner, &test_job(""), &other_target);
-        block_on(other.read(b"a 5\nb 6\n", u64::MAX, &mut rig.readings, async || {}));
-        assert_eq!(rig.interner.sweep().0, 1);
-        drop(other);
-        assert_eq!(rig.interner.sweep().0, 1);
-        rig.read("");
-        assert_eq!(rig.interner.sweep(), (0, 0));
-    }
-
-    /// Groups of slots by address.
-    fn groups(rig: &Rig) -> Vec<usize> {
-        rig.reader.groups().iter().map(|group| Arc::as_ptr(group).addr()).collect()
-    }
-
-    /// A body of many lines, two of which are others in each generation.
-    fn churning(generation: usize) -> String {
-        let line = |i: usize| match i % 100 {
-            50 => format!("a{{i=\"{i}\",generation=\"{generation}\"}} {generation}\n"),
-            _ => format!("a{{i=\"{i}\"}} {generation}\n"),
-        };
-        (0..200).map(line).collect()
-    }
-
-    #[test]
-    fn line_that_changes_costs_its_neighbours_nothing() {
-        let mut rig = Rig::new("");
-        for generation in 0..2 {
-            assert!(rig.read(&churning(generation)).reshaped);
-        }
-        for generation in 2..6 {
-            let before = groups(&rig);
-            assert!(rig.read(&churning(generation)).reshaped);
-            let new = groups(&rig).into_iter().filter(|group| !before.contains(group)).count();
-            assert_eq!(new, 2);
-            assert_eq!(rig.series().len(), 200);
-            assert!(rig.series()[50].ends_with(&format!("generation=\"{generation}\", i=\"50\"}} {generation}")));
-        }
-        assert!(rig.read(&churning(5)).warm);
-    }
-
-    #[test]
-    fn shape_that_was_cut_up_becomes_that_of_its_neighbours_again() {
-        let mut rig = Rig::new("");
-        rig.read(&churning(1));
-        let at_first = groups(&rig);
-        rig.read(&churning(2));
-        rig.read(&churning(1));
-        assert_ne!(groups(&rig), at_first);
-        for _ in 0..WARM_BEFORE_REJOINING {
-            assert!(rig.read(&churning(1)).warm);
-        }
-        assert!(rig.read(&churning(1)).reshaped);
-        assert_eq!(groups(&rig).len(), at_first.len());
-        for _ in 0..2 * WARM_BEFORE_REJOINING {
-            assert!(rig.read(&churning(1)).warm, "it is as it is to be");
-        }
-    }
-
-    #[test]
-    fn lines_that_change_their_places_do_not_cut_a_shape_up() {
-        // All over the body, and neighbours only: there nearly all lines are found one by one.
-        let shuffled = |round: usize, i: usize| i * (round + 7) % 997;
-        let swapped = |round: usize, i: usize| i ^ (round & 1);
-        let places: [&dyn Fn(usize, usize) -> usize; 2] = [&shuffled, &swapped];
-        for (case, place) in places.into_iter().enumerate() {
-            let mut rig = Rig::new("");
-            for round in 0..20 {
-                let body: String = (0..996).map(|i| format!("a{{i=\"{}\"}} 1\n", place(round, i))).collect();
-                rig.read(&body);
-                assert_eq!(rig.series().len(), 996);
-                assert!(groups(&rig).len() < 150, "case {case}, round {round}: {} groups", groups(&rig).len());
-            }
-        }
-    }
-
-    #[test]
-    fn new_line_that_repeats_a_known_one_is_found() {
-        let mut rig = Rig::new("");
-        let body = |more: &str| churning(1).replace("a{i=\"120\"} 1\n", &format!("a{{i=\"120\"}} 1\n{more}"));
-        rig.read(&body(""));
-        for (more, samples) in [
-            ("a{i=\"30\"} 7\n", 200),
-            ("b 1\n", 201),
-            ("b 1\nb 2\n", 201),
-            ("scrape_samples_scraped 1\n", 200),
-            ("b 1\nup 2\n", 201),
-            ("", 200),
-        ] {
-            let scraped = rig.read(&body(more)).samples_scraped;
-            assert_eq!(scraped, 200 + more.lines().count() as u64);
-            let mut series = rig.series();
-            assert_eq!(series.len(), samples, "{more:?}");
-            series.iter_mut().for_each(|line| line.truncate(line.rfind(' ').unwrap()));
-            series.sort();
-            series.dedup();
-            assert_eq!(series.len(), samples, "{more:?}");
-            assert!(rig.read(&body(more)).warm || more.is_empty());
-        }
-    }
-
-    #[test]
-    fn metadata_of_the_last_good_body() {
-        let mut rig = Rig::new("");
-        rig.read("# HELP a Text.\n# TYPE a counter\na 1\n# TYPE b gauge\nb 1\n");
-        let found = rig.reader.metadata(&mut MetadataCache::default());
-        let found: Vec<_> = found.iter().map(|m| (m.metric.as_str(), m.kind.as_str(), m.help.as_str())).collect();
-        assert_eq!(found, [("a", "counter", "Text."), ("b", "gauge", "")]);
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use crate::fetch::{BodyLimit, Client, Fetcher};
 use crate::resolver::{Resolver, ResolverThreads, system_lookup};
 use crate::{content_type, runtime};
 use config::ScrapeConfig;
-use exposition::{Kind, Parser};
+use exposition::{Format, Kind, PayloadParser};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,12 +74,13 @@ async fn look(target: &Target, resolver: Resolver, accesses: &Accesses) -> Previ
     };
     preview.wire_bytes = fetched.wire_bytes();
     preview.body_bytes = fetched.body().len();
-    if let Err(error) = content_type::check(&fetched, &target.job) {
+    let format = content_type::format_of(&fetched, &target.job).unwrap_or_else(|error| {
         preview.problems.push(error.text);
-    }
+        Format::Text
+    });
     tally(
         &mut preview,
-        fetched.body(),
+        (format, fetched.body()),
         &target.job,
         &Class::new(&target.job, &target.labels).for_target(&target.labels),
     );
@@ -87,8 +88,9 @@ async fn look(target: &Target, resolver: Resolver, accesses: &Accesses) -> Previ
 }
 
 /// Counts what is in a body.
-fn tally(preview: &mut Preview, body: &[u8], job: &Arc<ScrapeConfig>, class: &Class) {
-    let mut parser = Parser::new(body, 0, Kind::Unknown);
+fn tally(preview: &mut Preview, (format, body): (Format, &[u8]), job: &Arc<ScrapeConfig>, class: &Class) {
+    let format = if body.is_empty() { Format::Text } else { format };
+    let mut parser = PayloadParser::new(format, body, 0, Kind::Unknown);
     let mut series = BTreeSet::new();
     loop {
         let line = match parser.next_sample() {
@@ -144,7 +146,8 @@ mod tests {
         );
         let class = Class::new(&job, &Labels::empty());
         let mut preview = Preview::default();
-        tally(&mut preview, b"a{x=\"1\"} 1\na{x=\"2\"} 1\na{x=\"2\"} 1\ngo_x 1\nb 1\n7\n", &job, &class);
+        let body = b"a{x=\"1\"} 1\na{x=\"2\"} 1\na{x=\"2\"} 1\ngo_x 1\nb 1\n7\n";
+        tally(&mut preview, (Format::Text, body), &job, &class);
         assert_eq!((preview.samples, preview.series), (5, 3));
         assert_eq!(preview.by_metric["a"], 2);
         assert_eq!(preview.by_label["x"].0.len(), 2);

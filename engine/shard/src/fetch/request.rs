@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use targets::{Scheme, TargetUrl};
 
-/// The text formats in the order of preference; weights count down from 0.6 as Prometheus' do.
-const ACCEPT: &str = "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.2";
-
 /// What a job says about its requests. Not printable: headers may hold secrets.
 #[derive(Clone)]
 pub struct RequestOptions {
     /// Told to the target in a header.
     pub timeout: Duration,
+    /// The formats, for the header Accept.
+    pub accept: String,
     /// `enable_compression`: ask for gzip. Default true.
     pub compression: bool,
     /// `follow_redirects`. Default true.
@@ -30,7 +29,14 @@ pub struct RequestOptions {
 impl Default for RequestOptions {
     fn default() -> RequestOptions {
         let timeout = Duration::from_secs(10);
-        RequestOptions { timeout, compression: true, follow_redirects: true, headers: Vec::new(), ways: Arc::default() }
+        RequestOptions {
+            timeout,
+            accept: "*/*".to_owned(),
+            compression: true,
+            follow_redirects: true,
+            headers: Vec::new(),
+            ways: Arc::default(),
+        }
     }
 }
 
@@ -90,7 +96,7 @@ impl Request {
         let timeout_seconds = options.timeout.as_secs_f64().to_string();
         let standard = [
             ("User-Agent", concat!("ringscrape/", env!("CARGO_PKG_VERSION"))),
-            ("Accept", ACCEPT),
+            ("Accept", &options.accept),
             ("Accept-Encoding", encoding),
             ("X-Prometheus-Scrape-Timeout-Seconds", &timeout_seconds),
         ];
@@ -209,7 +215,7 @@ mod tests {
             "GET /metrics?a=b HTTP/1.1\r\n\
              Host: localhost:9100\r\n\
              User-Agent: ringscrape/{}\r\n\
-             Accept: text/plain;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.2\r\n\
+             Accept: */*\r\n\
              Accept-Encoding: gzip\r\n\
              X-Prometheus-Scrape-Timeout-Seconds: 1.5\r\n\
              Authorization: Bearer s3cret\r\n\r\n",
