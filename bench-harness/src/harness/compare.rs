@@ -200,8 +200,8 @@ impl Field<'_> {
         if contender.stores {
             for query in &scenario.queries {
                 self.progress.report(&format!("query: {}", query.name));
-                let parameters = [("query", query.expr.as_str())];
-                round.queries.push(self.measure_query(&running, &query.name, "/api/v1/query", &parameters, cpu_per_s));
+                let asked = self.measure_query(&running, &query.name, &query.path, &query.parameters(), cpu_per_s);
+                round.queries.push(asked);
             }
         }
         if let Some(selector) = scenario.federate.as_ref().filter(|_| contender.federates) {

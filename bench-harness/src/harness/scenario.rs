@@ -3,6 +3,7 @@
 //! Every field has a unit in its name and a default where one is sensible; a field that is not known is an error, so a
 //! misspelt one cannot quietly measure something else.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -83,8 +84,29 @@ pub struct Scenario {
 #[serde(deny_unknown_fields)]
 pub struct Query {
     pub name: String,
-    pub expr: String,
+    /// The endpoint.
+    #[serde(default = "default_query_path")]
+    pub path: String,
+    /// An expression for the endpoint of queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expr: Option<String>,
+    /// Parameters of another endpoint.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
 }
+
+impl Query {
+    pub fn parameters(&self) -> Vec<(&str, &str)> {
+        let expr = self.expr.as_deref().map(|expr| ("query", expr));
+        expr.into_iter().chain(self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))).collect()
+    }
+}
+
+fn default_query_path() -> String {
+    QUERY_PATH.into()
+}
+
+const QUERY_PATH: &str = "/api/v1/query";
 
 /// Recording rules over the app payload: groups of twenty, each over one of its families of counters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,6 +178,13 @@ impl Scenario {
             self.duration_s
         );
         self.arguments.iter().try_for_each(|argument| check_placeholders(argument))?;
+        for query in &self.queries {
+            let name = &query.name;
+            ensure!(
+                query.expr.is_some() == (query.path == QUERY_PATH),
+                "query \"{name}\": expr goes with {QUERY_PATH}, and only with it"
+            );
+        }
         ensure!(self.rounds > 0 && self.repeats > 0, "rounds, repeats: at least 1");
         if let Some(rules) = &self.rules {
             ensure!(self.payload == "app", "rules: they are over the app payload");
@@ -218,6 +247,8 @@ mod tests {
     fn fields_are_checked() {
         check("", Ok(()));
         check("[[query]]\nname = \"n\"\nexpr = \"up\"", Ok(()));
+        check("[[query]]\nname = \"n\"\npath = \"/api/v1/series\"\nparameters = { \"match[]\" = \"up\" }", Ok(()));
+        check("[[query]]\nname = \"n\"", Err("query \"n\": expr goes with /api/v1/query"));
         check("payload = \"jvm\"", Err("payload \"jvm\"; use one of"));
         check("changing_percent = 101", Err("changing_percent: 101"));
         check("churn = 5", Err("unknown field `churn`"));
