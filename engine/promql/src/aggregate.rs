@@ -11,6 +11,9 @@ use series::{Labels, METRIC_NAME, format_float_json};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+/// Columns that are collected before those are left out that cannot be in the answer.
+const CANDIDATES: usize = 1024;
+
 /// Columns with the same labels of the grouping.
 struct Group {
     labels: Labels,
@@ -46,7 +49,10 @@ pub(crate) fn eval(context: &EvalContext, aggregate: &Aggregate, grid: StepGrid)
         Some(parameter) if op != CountValues => Some(context.scalar(parameter, grid)?),
         _ => None,
     };
-    let columns = context.vector(&aggregate.expr, grid)?;
+    let columns = match (op, &scalar) {
+        (Topk | Bottomk | Limitk, Some(scalar)) => candidates(context, aggregate, scalar, grid)?,
+        _ => context.vector(&aggregate.expr, grid)?,
+    };
     let groups = groups(&columns, aggregate);
     let parameter_span = aggregate.parameter.as_ref().map_or(aggregate.expr.span, |parameter| parameter.span);
     let out = match (op, scalar) {
@@ -262,6 +268,32 @@ fn reduce(
         }
     }
     Ok(out)
+}
+
+/// The columns of an aggregation that keeps some at each time. What others keep out for good is left out on the way, so that
+/// a few of many series cost the memory of a few.
+fn candidates(
+    context: &EvalContext,
+    aggregate: &Aggregate,
+    parameter: &[f64],
+    grid: StepGrid,
+) -> Result<Vec<Column>, EvalError> {
+    let mut columns: Vec<Column> = Vec::new();
+    let mut full = CANDIDATES;
+    context.each_column(&aggregate.expr, grid, &mut |column| {
+        context.hold(column.size(), column.bytes())?;
+        columns.push(column);
+        if columns.len() < full {
+            return Ok(());
+        }
+        let kept = select(context, aggregate, &columns, &groups(&columns, aggregate), parameter, grid)?;
+        context.hold(kept.iter().map(Column::size).sum(), 0)?;
+        let before = std::mem::replace(&mut columns, kept);
+        context.release(before.iter().map(Column::size).sum(), before.iter().map(Column::bytes).sum());
+        full = 2 * columns.len() + CANDIDATES;
+        Ok(())
+    })?;
+    Ok(columns)
 }
 
 /// Aggregations whose answer is some of the input.

@@ -17,16 +17,21 @@ pub(crate) fn eval(
     grid: StepGrid,
 ) -> Result<QueryValue, EvalError> {
     let op = binary.op;
+    let mut kept = Vec::new();
+    let mut keep = |column: Column| {
+        context.hold(column.size(), column.bytes())?;
+        kept.push(column);
+        Ok(())
+    };
+    let columns: ColumnEvaluator = |context, expr, grid, sink| context.each_column(expr, grid, sink);
+    if let Some(done) = each_with_scalar(context, binary, span, grid, &mut keep, columns) {
+        done?;
+        return context.unique(kept).map(QueryValue::Vector);
+    }
     match (context.eval(&binary.left, grid)?, context.eval(&binary.right, grid)?) {
         (QueryValue::Scalar(left), QueryValue::Scalar(right)) => {
             let values = left.into_iter().zip(right).map(|(left, right)| scalar_op(op, left, right));
             Ok(QueryValue::Scalar(values.collect()))
-        }
-        (QueryValue::Vector(columns), QueryValue::Scalar(scalars)) => {
-            with_scalar(context, binary, span, columns, &scalars, false).map(QueryValue::Vector)
-        }
-        (QueryValue::Scalar(scalars), QueryValue::Vector(columns)) => {
-            with_scalar(context, binary, span, columns, &scalars, true).map(QueryValue::Vector)
         }
         (QueryValue::Vector(left), QueryValue::Vector(right)) => {
             let matching = binary.matching.as_ref().expect("the parser gives vectors a matching");
@@ -150,18 +155,6 @@ fn keeps_name(op: BinaryOp, is_bool: bool) -> bool {
 
 fn truth(holds: bool) -> Point {
     Point::Float(f64::from(u8::from(holds)))
-}
-
-fn with_scalar(
-    context: &EvalContext,
-    binary: &Binary,
-    span: Span,
-    columns: Vec<Column>,
-    scalars: &[f64],
-    swapped: bool,
-) -> Result<Vec<Column>, EvalError> {
-    let of = |column| column_with_scalar(context, binary, span, column, scalars, swapped);
-    context.unique(columns.into_iter().filter_map(of).collect())
 }
 
 /// Evaluates an operator between a vector and a scalar column by column. None if it has other sides.

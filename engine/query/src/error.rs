@@ -49,6 +49,7 @@ impl From<LimitError> for QueryError {
     fn from(error: LimitError) -> QueryError {
         match error {
             LimitError::Samples => QueryError::TooManySamples,
+            LimitError::Bytes => QueryError::Limit(error.to_string()),
             LimitError::Budget(error) => error.into(),
         }
     }

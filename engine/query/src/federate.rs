@@ -7,6 +7,7 @@
 use crate::error::QueryError;
 use crate::gather::instant::newest_of;
 use crate::gather::merge::Newest;
+use crate::gather::range::ReadBounds;
 use crate::gather::{Gatherer, storage_error};
 use crate::task::QueryTask;
 use ahash::{AHashMap, AHashSet};
@@ -144,7 +145,8 @@ impl Gatherer {
         };
         let mut samples: Vec<InstantSample> = Vec::new();
         for matchers in &request.selectors {
-            let gathered = self.range(task, matchers.clone(), range, SAMPLES_MAX).await?;
+            let bounds = ReadBounds { samples_max: SAMPLES_MAX, bytes_max: 0 };
+            let Some(gathered) = self.range(task, matchers.clone(), range, bounds).await? else { continue };
             let all = gathered.series.into_iter().filter(|series| wanted(&series.labels));
             samples.extend(all.filter_map(newest_of).filter_map(sample));
         }

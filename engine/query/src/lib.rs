@@ -5,6 +5,7 @@
 //! blocks, and evaluates. Knows no HTTP, no JSON, no rules and no configuration files.
 
 mod admission;
+mod batches;
 mod error;
 mod federate;
 mod gather;

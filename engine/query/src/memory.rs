@@ -14,6 +14,11 @@ const QUERY_DIVISOR: u64 = 2;
 /// Less than this serves no dashboard.
 const TOTAL_BYTES_MIN: u64 = 64 << 20;
 
+/// Series that are read at once are at most this part of what a query may use.
+const BATCHES: u64 = 4;
+/// More at once makes no query faster.
+const BATCH_BYTES_MAX: u64 = 32 << 20;
+
 /// Bounds of memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBounds {
@@ -21,6 +26,8 @@ pub struct MemoryBounds {
     pub query_bytes_max: u64,
     /// Of all queries together.
     pub total_bytes_max: u64,
+    /// Of the series of a select that are read at once.
+    pub batch_bytes_max: u64,
 }
 
 impl MemoryBounds {
@@ -33,7 +40,8 @@ impl MemoryBounds {
         let set = |flag: Option<u64>| flag.filter(|bytes| *bytes > 0);
         let total_bytes_max = set(total).unwrap_or((memory / TOTAL_DIVISOR).max(TOTAL_BYTES_MIN));
         let query_bytes_max = set(query).unwrap_or(total_bytes_max / QUERY_DIVISOR).min(total_bytes_max);
-        MemoryBounds { query_bytes_max, total_bytes_max }
+        let batch_bytes_max = (query_bytes_max / BATCHES).clamp(1, BATCH_BYTES_MAX);
+        MemoryBounds { query_bytes_max, total_bytes_max, batch_bytes_max }
     }
 }
 

@@ -1,14 +1,14 @@
 //! Carries plans out: admission, selects, evaluation.
 
 use crate::admission::Origin;
+use crate::batches::{SelectReader, SingleBatch};
 use crate::error::QueryError;
-use crate::gather::Gathered;
 use crate::gather::reduce::Reduced;
 use crate::service::QueryService;
 use crate::stats::{QueryStats, Slice};
 use crate::task::QueryTask;
 use promql::budget::{Budget, Charge};
-use promql::{EvalError, Plan, PlanOptions, QueryResult, Select, SelectResult, SeriesBatch, SeriesSource, StepGrid};
+use promql::{EvalError, Plan, PlanOptions, QueryResult, SelectResult, StepGrid};
 use series::Timestamp;
 use shard::ReduceRequest;
 use std::sync::Arc;
@@ -52,15 +52,6 @@ pub(crate) struct PlannedQuery {
 
 /// What answers the selects of a plan, and the charges for partial aggregates in it.
 type SelectedData = (Vec<SelectResult>, Vec<Charge>);
-
-/// Series that have been read, as one batch: their charge goes with them.
-struct ReadSeries(Option<SeriesBatch>);
-
-impl SeriesSource for ReadSeries {
-    fn next_batch(&mut self) -> Result<Option<SeriesBatch>, EvalError> {
-        Ok(self.0.take())
-    }
-}
 
 impl QueryService {
     /// A query with a budget of its own, which ends at `deadline`.
@@ -191,33 +182,19 @@ impl QueryService {
                     charges.push(charge);
                     SelectResult::Partial(Box::new(partial))
                 }
-                None => match self.select(&query.task, select, lookback).await? {
-                    Some(Gathered { series, charge }) => {
-                        let batch = SeriesBatch { series, charge: Some(charge) };
-                        SelectResult::Batches(Box::new(ReadSeries(Some(batch))))
+                None if select.from > select.to => SelectResult::Series(Vec::new()),
+                None => {
+                    let reader = SelectReader::new(&self.gatherer, &query.task, select, lookback);
+                    let batch_bytes_max = self.settings.memory.batch_bytes_max;
+                    // What is read counts as memory; samples are counted where the evaluation holds them.
+                    match reader.read(&[], batch_bytes_max).await? {
+                        Some(all) => SelectResult::Batches(Box::new(SingleBatch(Some(all)))),
+                        None => SelectResult::Batches(Box::new(reader.batches(batch_bytes_max).await?)),
                     }
-                    None => SelectResult::Series(Vec::new()),
-                },
+                }
             };
             data.push(result);
         }
         Ok((data, charges))
-    }
-
-    async fn select(
-        &self,
-        task: &QueryTask,
-        select: &Select,
-        lookback: Duration,
-    ) -> Result<Option<Gathered>, QueryError> {
-        let (from, to) = (Timestamp(select.from), Timestamp(select.to));
-        if select.is_instant && select.to - select.from == lookback.as_millis() as i64 - 1 {
-            return self.gatherer.instant(task, &select.matchers, to, lookback).await.map(Some);
-        }
-        if from > to {
-            return Ok(None);
-        }
-        // What is read counts as memory; samples are counted where the evaluation holds them.
-        self.gatherer.range(task, select.matchers.clone(), (from, to), 0).await.map(Some)
     }
 }

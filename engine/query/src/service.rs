@@ -3,6 +3,7 @@
 use crate::admission::{Admission, Origin};
 use crate::error::QueryError;
 use crate::federate::Federation;
+use crate::gather::range::ReadBounds;
 use crate::gather::{Gathered, Gatherer};
 use crate::memory::MemoryBounds;
 use crate::run::{QueryAnswer, QueryOptions};
@@ -184,7 +185,7 @@ impl QueryService {
     /// Label sets of series.
     pub async fn series(&self, request: LabelRequest) -> Result<SeriesLabels, QueryError> {
         let found = self.within_timeout("series", async |task| self.gatherer.label_sets(task, request).await).await?;
-        let (sets, is_truncated) = (found.entries.into_iter().collect(), found.is_truncated);
+        let (sets, is_truncated) = (found.entries, found.is_truncated);
         Ok(SeriesLabels { sets, is_truncated, charge: found.charge })
     }
 
@@ -206,15 +207,17 @@ impl QueryService {
     ) -> Result<LabelTexts, QueryError> {
         let read = async |task: &_| self.gatherer.label_texts(task, request, wanted).await;
         let found = self.within_timeout(text, read).await?;
-        let (texts, is_truncated) = (found.entries.into_iter().collect(), found.is_truncated);
+        let (texts, is_truncated) = (found.entries, found.is_truncated);
         Ok(LabelTexts { texts, is_truncated, charge: found.charge })
     }
 
     /// Samples as they are stored.
     pub async fn select_raw(&self, request: SelectRequest) -> Result<RawSeries, QueryError> {
         let SelectRequest { matchers, from, to, samples_max } = request;
-        let read = async |task: &_| self.gatherer.range(task, matchers, (from, to), samples_max).await;
-        let Gathered { series, charge } = self.within_timeout("stored samples", read).await?;
+        let bounds = ReadBounds { samples_max, bytes_max: 0 };
+        let read = async |task: &_| self.gatherer.range(task, matchers, (from, to), bounds).await;
+        let gathered = self.within_timeout("stored samples", read).await?;
+        let Gathered { series, charge } = gathered.expect("bytes are not bounded");
         Ok(RawSeries { series, charge })
     }
 

@@ -36,8 +36,7 @@ fn an_evaluation_that_panics_costs_its_query() {
     assert_eq!((status, &body["errorType"]), (500, &json!("internal")), "{body}");
     let error = body["error"].as_str().unwrap();
     let id = error.strip_prefix("internal error ").unwrap().split(':').next().unwrap();
-    let log = server.log();
-    let line = log.lines().find(|line| line.contains(id)).unwrap_or_else(|| panic!("{id} is not in {log}"));
+    let line = until("it is in the log", || server.log().lines().find(|line| line.contains(id)).map(str::to_owned));
     assert!(line.contains("sum(a) + 1") && line.contains("a test wants this query to panic"), "{line}");
     assert_eq!(query(&server, "sum(a) + 2").0, 200, "the server goes on");
     assert_eq!(server.metric("ringscrape_queries_failed_total{reason=\"panic\"}"), Some(1.0));
@@ -119,6 +118,43 @@ const BOMBS: [&str; 8] = [
     "rate(a[100d:1s])",
     "absent_over_time(({job=\"j\"} or {job=\"j\"})[60d:1s])",
 ];
+
+/// What a query keeps must fit in its memory; the series that it passes over need not.
+#[test]
+fn series_that_do_not_fit_at_once_are_evaluated_in_batches() {
+    let lines: String =
+        (0..6000).map(|i| format!("a{{i=\"{i}\",path=\"/a/long/path/of/a/page/{i}\"}} {i}\n")).collect();
+    let target = FakeTarget::saying(&lines);
+    let server = Ringscrape::start(&config(&target), &["--query.max-memory-per-query=1MB"]);
+    until("it is scraped twice", || {
+        (query(&server, "max(count_over_time(a[1h]))").1["data"]["result"][0]["value"][1]
+            .as_str()?
+            .parse::<u32>()
+            .ok()?
+            >= 2)
+            .then_some(())
+    });
+    let values = |expr: &str| {
+        let (status, body) = query(&server, expr);
+        assert_eq!(status, 200, "{expr}: {body}");
+        let mut values: Vec<f64> = Vec::new();
+        for series in body["data"]["result"].as_array().unwrap() {
+            values.push(series["value"][1].as_str().unwrap().parse().unwrap());
+        }
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let (status, body) = query(&server, "a");
+    assert_eq!(status, 422, "all of it is more than the query may hold: {body}");
+    assert_eq!(values("a > 5996"), [5997.0, 5998.0, 5999.0]);
+    assert_eq!(values("a == 17"), [17.0]);
+    assert_eq!(values("max_over_time(a[1h]) > 5997"), [5998.0, 5999.0]);
+    assert_eq!(values("rate(a[1h]) > 0"), Vec::<f64>::new());
+    assert_eq!(values("topk(2, a * 2)"), [11996.0, 11998.0]);
+    assert_eq!(values("bottomk(3, a)"), [0.0, 1.0, 2.0]);
+    assert_eq!(values("sum(a + 0)"), [17_997_000.0]);
+    assert_eq!(values("count(last_over_time(a[1h]) >= 0)"), [6000.0]);
+}
 
 fn resident_mib(server: &Ringscrape) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();

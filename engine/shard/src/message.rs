@@ -62,6 +62,8 @@ pub struct InstantRequest {
     pub selectors: Vec<Vec<Matcher>>,
     pub at: Timestamp,
     pub lookback: Duration,
+    /// Most bytes of the answer of a core, beside what the budget bounds; 0 is no limit.
+    pub bytes_max: u64,
     pub budget: Budget,
 }
 
@@ -88,6 +90,8 @@ pub struct RangeRequest {
     pub to: Timestamp,
     /// Most samples of the whole answer, beside what the budget bounds; 0 is no limit.
     pub samples_max: usize,
+    /// Most bytes of the answer of a core; 0 is no limit.
+    pub bytes_max: u64,
     pub budget: Budget,
 }
 
@@ -203,6 +207,9 @@ pub enum LimitError {
     /// More than the request's `samples_max`.
     #[error("query processing would load too many samples into memory in query execution")]
     Samples,
+    /// More than the request's `bytes_max`: whoever asks has to ask for less at a time.
+    #[error("the series are too large to be read at once")]
+    Bytes,
     #[error(transparent)]
     Budget(#[from] BudgetError),
 }

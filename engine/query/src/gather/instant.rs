@@ -1,6 +1,7 @@
 //! Newest samples.
 
 use super::merge::Newest;
+use super::range::ReadBounds;
 use super::{Gathered, Gatherer, Hint, PieceMeter, storage_error};
 use crate::error::QueryError;
 use crate::task::QueryTask;
@@ -8,29 +9,35 @@ use ahash::AHashSet;
 use promql::SelectedSeries;
 use promql::budget::Charge;
 use series::{Matcher, Sample, Timestamp, Value, is_stale};
-use shard::{Command, InstantRequest, InstantSample};
+use shard::{Command, InstantRequest, InstantSample, LimitError};
 use std::sync::Arc;
 use std::time::Duration;
 
 impl Gatherer {
     /// The newest sample in `(at - lookback, at]` of every matching series, sorted by labels. A series that has both floats
-    /// and histograms comes with the newest of each: the evaluation takes the newer.
+    /// and histograms comes with the newest of each: the evaluation takes the newer. None if they are more than `bytes_max`.
     pub async fn instant(
         &self,
         task: &QueryTask,
         matchers: &[Matcher],
         at: Timestamp,
         lookback: Duration,
-    ) -> Result<Gathered, QueryError> {
+        bytes_max: u64,
+    ) -> Result<Option<Gathered>, QueryError> {
         let budget = task.budget.clone();
         let after = at.plus_ms(-(lookback.as_millis() as i64));
         if self.has_deletions(after.plus_ms(1), at) {
             // What was deleted may hide older samples behind it: all samples of the lookback are read.
-            let mut gathered = self.range(task, matchers.to_vec(), (after.plus_ms(1), at), 0).await?;
-            gathered.series = gathered.series.into_iter().filter_map(newest_of).collect();
-            return Ok(gathered);
+            let bounds = ReadBounds { samples_max: 0, bytes_max };
+            let gathered = self.range(task, matchers.to_vec(), (after.plus_ms(1), at), bounds).await?;
+            return Ok(gathered.map(|mut gathered| {
+                gathered.series = gathered.series.into_iter().filter_map(newest_of).collect();
+                gathered
+            }));
         }
-        let request = Arc::new(InstantRequest { selectors: vec![matchers.to_vec()], at, lookback, budget });
+        let of_a_core = self.bytes_of_a_core(bytes_max);
+        let selectors = vec![matchers.to_vec()];
+        let request = Arc::new(InstantRequest { selectors, at, lookback, bytes_max: of_a_core, budget });
         let asked = request.clone();
         let command = move |older, reply| Command::Instant(asked.clone(), older, reply);
         self.read(task, (after.plus_ms(1), Hint::Used), command, move |replies, later| {
@@ -39,7 +46,10 @@ impl Gatherer {
             let mut newest = Newest::default();
             let mut whole = AHashSet::new();
             for reply in replies {
-                let mut reply = reply?;
+                let mut reply = match reply {
+                    Err(LimitError::Bytes) => return Ok(None),
+                    reply => reply?,
+                };
                 reply.charge.into_iter().for_each(|more| charge.merge(more));
                 samples.append(&mut reply.samples);
                 reply.partial.into_iter().for_each(|sample| newest.take(sample));
@@ -47,7 +57,7 @@ impl Gatherer {
                 whole.extend(reply.whole);
             }
             if let Some(store) = later.store {
-                let mut meter = PieceMeter::new(request.budget.meter());
+                let mut meter = PieceMeter::new(request.budget.meter(), bytes_max);
                 let skip = |target| whole.contains(&target);
                 let take = |piece| {
                     let fits = meter.add(&piece);
@@ -56,7 +66,10 @@ impl Gatherer {
                 };
                 let (from, to) = (after.plus_ms(1), request.at);
                 store.select(&request.selectors, from, to, skip, later.stop, take).map_err(storage_error)?;
-                charge.merge(meter.finish()?);
+                match meter.finish()? {
+                    Some(more) => charge.merge(more),
+                    None => return Ok(None),
+                }
             }
             request.budget.check()?;
             let mut histograms = Vec::new();
@@ -70,7 +83,7 @@ impl Gatherer {
                     }),
                 }
             }
-            Ok(Gathered { series: joined(samples, histograms), charge })
+            Ok(Some(Gathered { series: joined(samples, histograms), charge }))
         })
         .await
     }

@@ -7,7 +7,7 @@
 pub(crate) mod instant;
 mod labels;
 pub(crate) mod merge;
-mod range;
+pub(crate) mod range;
 pub(crate) mod reduce;
 
 use crate::error::QueryError;
@@ -59,6 +59,11 @@ impl Gatherer {
     pub fn new(shards: Shards) -> Gatherer {
         let store = shards.store().cloned();
         Gatherer { shards, store }
+    }
+
+    /// The share of each core of bytes that are bounded; 0 is no limit.
+    fn bytes_of_a_core(&self, bytes_max: u64) -> u64 {
+        bytes_max.div_ceil(self.shards.count().max(1) as u64)
     }
 
     /// Whether the logs of the last run have been read, so that answers are complete.
@@ -130,16 +135,24 @@ pub(crate) fn storage_error(error: impl std::fmt::Display) -> QueryError {
 pub(crate) struct PieceMeter {
     meter: Meter,
     failure: Option<QueryError>,
+    bytes: u64,
+    bytes_max: u64,
 }
 
 impl PieceMeter {
-    pub fn new(meter: Meter) -> PieceMeter {
-        PieceMeter { meter, failure: None }
+    /// More bytes than `bytes_max` are too large; 0 is no limit.
+    pub fn new(meter: Meter, bytes_max: u64) -> PieceMeter {
+        PieceMeter { meter, failure: None, bytes: 0, bytes_max: if bytes_max == 0 { u64::MAX } else { bytes_max } }
     }
 
     /// Counts a piece; false if reading has to stop.
     pub fn add(&mut self, piece: &Piece) -> bool {
-        if let Err(error) = self.meter.add(0, piece_bytes(piece)) {
+        let bytes = piece_bytes(piece);
+        self.bytes += bytes;
+        if self.bytes > self.bytes_max {
+            return false;
+        }
+        if let Err(error) = self.meter.add(0, bytes) {
             self.failure = Some(error.into());
         }
         self.failure.is_none()
@@ -151,11 +164,12 @@ impl PieceMeter {
         false
     }
 
-    /// The charge for all pieces.
-    pub fn finish(self) -> Result<Charge, QueryError> {
+    /// The charge for all pieces; None if they are too large.
+    pub fn finish(self) -> Result<Option<Charge>, QueryError> {
         match self.failure {
             Some(error) => Err(error),
-            None => Ok(self.meter.into_charge()?),
+            None if self.bytes > self.bytes_max => Ok(None),
+            None => Ok(Some(self.meter.into_charge()?)),
         }
     }
 }

@@ -6,21 +6,32 @@ use crate::error::QueryError;
 use crate::task::QueryTask;
 use promql::budget::Charge;
 use series::{Matcher, Timestamp};
-use shard::{Command, RangeRequest};
+use shard::{Command, LimitError, RangeRequest};
 use std::sync::Arc;
 
+/// Bounds of what is read at once, beside the budget; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ReadBounds {
+    /// More samples are an error.
+    pub samples_max: usize,
+    /// More bytes are too large for a batch.
+    pub bytes_max: u64,
+}
+
 impl Gatherer {
-    /// Samples of matching series in `[from, to]` from memory, chunks and blocks, sorted by labels. More samples than
-    /// `samples_max` are an error; 0 is no limit.
+    /// Samples of matching series in `[from, to]` from memory, chunks and blocks, sorted by labels. None if they are more
+    /// bytes than `bounds` allows.
     pub async fn range(
         &self,
         task: &QueryTask,
         matchers: Vec<Matcher>,
         (from, to): (Timestamp, Timestamp),
-        samples_max: usize,
-    ) -> Result<Gathered, QueryError> {
+        bounds: ReadBounds,
+    ) -> Result<Option<Gathered>, QueryError> {
         let (selectors, budget) = (vec![matchers], task.budget.clone());
-        let request = Arc::new(RangeRequest { selectors, from, to, samples_max, budget });
+        let samples_max = bounds.samples_max;
+        let bytes_max = self.bytes_of_a_core(bounds.bytes_max);
+        let request = Arc::new(RangeRequest { selectors, from, to, samples_max, bytes_max, budget });
         let (asked, store) = (request.clone(), self.store.clone());
         let command = move |_, reply| Command::Range(asked.clone(), reply);
         self.read(task, (from, Hint::Unused), command, move |replies, later| {
@@ -29,7 +40,10 @@ impl Gatherer {
             let mut all = SeriesMap::default();
             let mut samples = 0;
             for reply in replies {
-                let reply = reply?;
+                let reply = match reply {
+                    Err(LimitError::Bytes) => return Ok(None),
+                    reply => reply?,
+                };
                 charge.merge(reply.charge);
                 for mut piece in reply.pieces {
                     if let Some(store) = &store {
@@ -43,7 +57,7 @@ impl Gatherer {
                 }
             }
             if let Some(store) = later.store {
-                let mut meter = PieceMeter::new(request.budget.meter());
+                let mut meter = PieceMeter::new(request.budget.meter(), bounds.bytes_max);
                 let take = |piece| {
                     samples += weight(&piece);
                     if samples > max {
@@ -54,10 +68,13 @@ impl Gatherer {
                     fits
                 };
                 store.select(&request.selectors, from, to, |_| false, later.stop, take).map_err(storage_error)?;
-                charge.merge(meter.finish()?);
+                match meter.finish()? {
+                    Some(more) => charge.merge(more),
+                    None => return Ok(None),
+                }
             }
             request.budget.check()?;
-            Ok(Gathered { series: all.into_sorted(), charge })
+            Ok(Some(Gathered { series: all.into_sorted(), charge }))
         })
         .await
     }

@@ -64,7 +64,7 @@ fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>
     if pieces.is_empty() && store.is_none() {
         return Ok(all.is_final().then_some((all, charge)));
     }
-    let mut meter = PieceMeter::new(request.budget.meter());
+    let mut meter = PieceMeter::new(request.budget.meter(), 0);
     let mut series: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
     let mut any_histograms = false;
     let mut take = |mut piece: Piece| {
@@ -79,7 +79,7 @@ fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>
         let take = |piece: Piece| meter.add(&piece) && take(piece);
         store.select(&request.selectors, from, to, skip, later.stop, take).map_err(storage_error)?;
     }
-    charge.merge(meter.finish()?);
+    meter.finish()?.into_iter().for_each(|more| charge.merge(more));
     request.budget.check()?;
     if any_histograms {
         // These are aggregated as whole series.

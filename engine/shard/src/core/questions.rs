@@ -189,7 +189,7 @@ impl Core {
         let after = request.at.plus_ms(-(request.lookback.as_millis() as i64));
         let mut matching = Matching::new(&request.selectors, &candidates.groups);
         let mut answer = InstantAnswer::default();
-        let mut meter = request.budget.meter();
+        let (mut meter, mut bytes) = (request.budget.meter(), 0);
         for head in &candidates.heads {
             let visible = self.journal.borrow().visible();
             let before = (answer.samples.len(), answer.partial.len(), answer.histograms.len());
@@ -203,7 +203,12 @@ impl Core {
             }
             let samples = answer.samples[before.0..].iter().chain(&answer.partial[before.1..]);
             let histograms = answer.histograms[before.2..].iter().map(piece_bytes).sum::<u64>();
-            meter.add(0, samples.map(instant_sample_bytes).sum::<u64>() + histograms)?;
+            let more = samples.map(instant_sample_bytes).sum::<u64>() + histograms;
+            bytes += more;
+            if request.bytes_max > 0 && bytes > request.bytes_max {
+                return Err(LimitError::Bytes);
+            }
+            meter.add(0, more)?;
             if slice.step().await && gone() {
                 return Ok(InstantAnswer::default());
             }
@@ -221,7 +226,7 @@ impl Core {
         let mut matching = Matching::new(&request.selectors, &candidates.groups);
         let mut meter = request.budget.meter();
         let mut pieces: Vec<Piece> = Vec::new();
-        let mut samples = 0;
+        let (mut samples, mut bytes) = (0, 0);
         let (from, to) = (request.from, request.to);
         for head in &candidates.heads {
             let visible = self.journal.borrow().visible();
@@ -230,7 +235,12 @@ impl Core {
                 IndexedHead::Floats(holder) => matching.range(holder, from, to, visible, &mut pieces),
                 IndexedHead::Histograms(holder) => matching.histograms(holder, from, to, visible, &mut pieces),
             };
-            meter.add(0, pieces[before..].iter().map(piece_bytes).sum())?;
+            let more = pieces[before..].iter().map(piece_bytes).sum();
+            bytes += more;
+            if request.bytes_max > 0 && bytes > request.bytes_max {
+                return Err(LimitError::Bytes);
+            }
+            meter.add(0, more)?;
             if request.samples_max > 0 && samples > request.samples_max {
                 return Err(LimitError::Samples);
             }
