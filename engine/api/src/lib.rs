@@ -16,6 +16,7 @@ mod metrics_writer;
 mod pages;
 mod params;
 mod query;
+mod query_log;
 mod read_params;
 mod remote;
 mod remote_state;
@@ -31,6 +32,7 @@ mod v1;
 
 pub use answer::rfc3339;
 pub use http::{ConnectionLimits, ListenerRole, Server, bind};
+pub use query_log::QueryLog;
 pub use remote_state::RemoteSettings;
 pub use routes::{federation_router, router, server};
 pub use security::Security;

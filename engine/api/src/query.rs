@@ -1,17 +1,20 @@
 //! `/api/v1/query`, `/query_range`, and questions about the text of a query: parameters in, answers out.
 
 use crate::answer::{ApiError, ApiResult, Data};
+use crate::federate::Client;
 use crate::json::result::respond;
 use crate::params::Params;
 use crate::read_params::limit;
 use crate::state::State;
-use axum::extract;
+use axum::extract::{self, FromRequestParts};
+use axum::http::request::Parts;
 use axum::response::Response;
 use promql::{ParseError, ParseOptions};
-use query::{Origin, QueryError, QueryOptions};
+use query::{Caller, Origin, QueryError, QueryOptions};
 use serde_json::Value;
 use series::Timestamp;
 use series::clock::now_ms;
+use std::sync::Arc;
 use std::time::Duration;
 
 type S = extract::State<State>;
@@ -46,8 +49,22 @@ fn duration(params: &Params, name: &str, default: Duration) -> Result<Duration, 
     }
 }
 
+/// The request that sends a query, for the log of queries.
+pub struct RequestCaller(Arc<Caller>);
+
+impl<S: Sync> FromRequestParts<S> for RequestCaller {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<RequestCaller, Self::Rejection> {
+        let client = parts.extensions.get::<Client>().map(|client| client.0.ip().to_string()).unwrap_or_default();
+        let fields =
+            vec![("clientIP", client), ("method", parts.method.to_string()), ("path", parts.uri.path().to_owned())];
+        Ok(RequestCaller(Arc::new(Caller { kind: "httpRequest", fields })))
+    }
+}
+
 /// What holds for this query: settings, the configuration, and its own parameters.
-fn options(state: &State, params: &Params) -> Result<QueryOptions, ApiError> {
+fn options(state: &State, params: &Params, caller: Arc<Caller>) -> Result<QueryOptions, ApiError> {
     let settings = state.parts.query.settings();
     let mut plan = settings.plan;
     plan.inner_step = state.running().config.global.evaluation_interval;
@@ -60,19 +77,19 @@ fn options(state: &State, params: &Params) -> Result<QueryOptions, ApiError> {
         }
     }
     let timeout = duration(params, "timeout", settings.timeout)?.min(settings.timeout);
-    Ok(QueryOptions { plan, timeout, origin: Origin::Api })
+    Ok(QueryOptions { plan, timeout, origin: Origin::Api, caller: Some(caller) })
 }
 
-pub async fn query(state: S, params: Params) -> Result<Response, ApiError> {
+pub async fn query(state: S, RequestCaller(caller): RequestCaller, params: Params) -> Result<Response, ApiError> {
     let at = params.time("time", now_ms())?;
     let limit = series_max(&params)?;
-    let options = options(&state, &params)?;
+    let options = options(&state, &params, caller)?;
     let expr = params.get("query").unwrap_or("");
     let answer = state.parts.query.instant(expr, Timestamp(at), &options).await.map_err(failed)?;
     Ok(respond(answer, false, limit, wants_stats(&params)))
 }
 
-pub async fn query_range(state: S, params: Params) -> Result<Response, ApiError> {
+pub async fn query_range(state: S, RequestCaller(caller): RequestCaller, params: Params) -> Result<Response, ApiError> {
     let required = |name: &str| match params.get(name) {
         None | Some("") => {
             Err(ApiError::bad_data(format!("invalid parameter {name:?}: cannot parse \"\" to a valid timestamp")))
@@ -100,7 +117,7 @@ pub async fn query_range(state: S, params: Params) -> Result<Response, ApiError>
         return Err(ApiError::bad_data(text));
     }
     let limit = series_max(&params)?;
-    let options = options(&state, &params)?;
+    let options = options(&state, &params, caller)?;
     let expr = params.get("query").unwrap_or("");
     let times = (Timestamp(start), Timestamp(end));
     let answer = state.parts.query.range(expr, times, step, &options).await.map_err(failed)?;

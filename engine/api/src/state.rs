@@ -1,6 +1,7 @@
 //! What the server hands in, and what every handler may look at.
 
 use crate::federation_stats::FederationStats;
+use crate::query_log::QueryLog;
 use crate::remote_state::{Remote, RemoteSettings};
 use config::Config;
 use query::QueryService;
@@ -48,6 +49,7 @@ pub struct Parts {
     /// Command-line flags and their values.
     pub flags: BTreeMap<String, String>,
     pub query: Arc<QueryService>,
+    pub query_log: Arc<QueryLog>,
     pub remote: RemoteSettings,
     pub rules: rules::Manager,
     /// URL under which the server is reached from outside.

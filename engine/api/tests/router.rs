@@ -215,6 +215,7 @@ fn state(count: usize) -> State {
             rules::Options::default(),
         ),
         query: Arc::new(QueryService::new(shards.clone(), settings)),
+        query_log: Arc::new(api::QueryLog::start().unwrap()),
         shards,
         targets: ManagerHandle::showing(set),
         fleet: targets::FleetHandle::showing(targets::FleetStatus::default()),

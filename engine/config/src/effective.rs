@@ -60,7 +60,6 @@ impl Config {
             ("tracing", self.tracing.is_some()),
             ("otlp", self.otlp.is_some()),
             ("runtime", self.runtime.is_some()),
-            ("query_log_file", self.global.query_log_file.is_some()),
         ];
         let mut names: Vec<String> =
             sections.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect();

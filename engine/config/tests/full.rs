@@ -66,7 +66,6 @@ fn what_is_not_carried_out_is_named() {
         "tracing",
         "otlp",
         "runtime",
-        "query_log_file",
         "scrape_failure_log_file of job \"node\"",
         "scrape_native_histograms, native_histogram_bucket_limit, \
          native_histogram_min_bucket_factor, scrape_failure_log_file, nomad_sd_configs, openstack_sd_configs of job \

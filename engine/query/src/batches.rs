@@ -13,7 +13,7 @@
 use crate::error::QueryError;
 use crate::gather::range::ReadBounds;
 use crate::gather::{Gathered, Gatherer};
-use crate::service::LabelRequest;
+use crate::request::LabelRequest;
 use crate::task::QueryTask;
 use promql::{EvalError, Select, SeriesBatch, SeriesSource};
 use series::{MatchOp, Matcher, Timestamp};

@@ -11,6 +11,8 @@ mod federate;
 mod gather;
 pub mod isolation;
 mod memory;
+mod observer;
+mod request;
 mod run;
 mod service;
 pub mod stats;
@@ -20,5 +22,9 @@ pub use admission::Origin;
 pub use error::QueryError;
 pub use federate::{Federation, StreamError};
 pub use memory::MemoryBounds;
-pub use run::{QueryAnswer, QueryOptions, Timings};
-pub use service::{LabelRequest, LabelTexts, QueryService, QuerySettings, RawSeries, SelectRequest, SeriesLabels};
+pub use observer::{QueryObserver, QueryReport};
+pub use request::{
+    Caller, LabelRequest, LabelTexts, QueryAnswer, QueryCost, QueryOptions, RawSeries, SelectRequest, SeriesLabels,
+    Timings,
+};
+pub use service::{QueryService, QuerySettings};

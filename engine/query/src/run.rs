@@ -1,47 +1,19 @@
 //! Carries plans out: admission, selects, evaluation.
 
-use crate::admission::Origin;
 use crate::batches::{SelectReader, SingleBatch};
 use crate::error::QueryError;
 use crate::gather::reduce::Reduced;
+use crate::observer::QueryReport;
+use crate::request::{QueryAnswer, QueryOptions, Timings};
 use crate::service::QueryService;
 use crate::stats::{QueryStats, Slice};
 use crate::task::QueryTask;
 use promql::budget::{Budget, Charge};
-use promql::{EvalError, Plan, PlanOptions, QueryResult, SelectResult, StepGrid};
+use promql::{EvalError, Plan, SelectResult};
 use series::Timestamp;
 use shard::ReduceRequest;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// What holds for one query.
-#[derive(Clone, Debug)]
-pub struct QueryOptions {
-    pub plan: PlanOptions,
-    /// Longest time, the wait for a place included.
-    pub timeout: Duration,
-    pub origin: Origin,
-}
-
-/// The answer to a query.
-#[derive(Debug)]
-pub struct QueryAnswer {
-    /// The charge in it is for the memory of the answer, until it has been written.
-    pub evaluated: QueryResult,
-    /// The times of the answer.
-    pub grid: StepGrid,
-    pub timings: Timings,
-}
-
-/// How long the parts of a query took.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timings {
-    /// Waiting for a place.
-    pub queued: Duration,
-    /// Reading what the plan selects.
-    pub selected: Duration,
-    pub total: Duration,
-}
 
 /// A plan, and its query.
 #[derive(Clone)]
@@ -78,7 +50,21 @@ impl QueryService {
         let _active: Vec<_> = queries.iter().map(|query| self.stats.begin(query.task.text.clone(), origin)).collect();
         // Whoever waits for the answer may leave: then everything that works for it stops.
         let _cancel: Vec<_> = queries.iter().map(|query| query.task.budget.cancel_on_drop()).collect();
+        let observer = self.observer.get().filter(|observer| observer.is_interested());
+        let observed: Vec<Arc<Plan>> =
+            observer.iter().flat_map(|_| queries.iter().map(|query| query.plan.clone())).collect();
         let outcome = self.run_admitted(queries, options, started).await;
+        for (i, plan) in observed.iter().enumerate() {
+            let outcome = match &outcome {
+                Ok(answers) => answers[i].as_ref().map(QueryAnswer::cost),
+                Err(error) => Err(error),
+            };
+            let (start, end) = plan.times();
+            let (expr, step_ms, caller) =
+                (plan.text(), if plan.is_range() { plan.grid.step } else { 0 }, options.caller.as_deref());
+            let report = QueryReport { expr, start: Timestamp(start), end: Timestamp(end), step_ms, caller, outcome };
+            observer.iter().for_each(|observer| observer.query_ended(&report));
+        }
         let count_error = |error: &QueryError| match error {
             QueryError::Timeout(_) => QueryStats::add(&self.stats.timeouts, 1),
             QueryError::Canceled => QueryStats::add(&self.stats.canceled, 1),

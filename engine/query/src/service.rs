@@ -6,13 +6,16 @@ use crate::federate::Federation;
 use crate::gather::range::ReadBounds;
 use crate::gather::{Gathered, Gatherer};
 use crate::memory::MemoryBounds;
-use crate::run::{QueryAnswer, QueryOptions};
+use crate::observer::QueryObserver;
+use crate::request::{
+    Caller, LabelRequest, LabelTexts, QueryAnswer, QueryOptions, RawSeries, SelectRequest, SeriesLabels,
+};
 use crate::stats::QueryStats;
-use promql::budget::{BudgetLimits, Charge, MemoryPool};
-use promql::{Plan, PlanOptions, SelectedSeries};
-use series::{Labels, Matcher, Timestamp};
+use promql::budget::{BudgetLimits, MemoryPool};
+use promql::{Plan, PlanOptions};
+use series::Timestamp;
 use shard::{FederateRequest, LabelsWanted, Shards};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What queries may do and use.
@@ -38,55 +41,7 @@ pub struct QueryService {
     pub(crate) admission: Admission,
     pub(crate) pool: Arc<MemoryPool>,
     pub(crate) stats: Arc<QueryStats>,
-}
-
-/// Series with samples in `[from, to]` that satisfy one of the selectors.
-#[derive(Clone, Debug)]
-pub struct LabelRequest {
-    /// Each a list of matchers that must all hold; none at all means every series.
-    pub selectors: Vec<Vec<Matcher>>,
-    pub from: Timestamp,
-    pub to: Timestamp,
-    /// Most entries of the answer; 0 is no limit.
-    pub limit: usize,
-}
-
-/// Names of labels, or values of one, sorted.
-#[derive(Debug)]
-pub struct LabelTexts {
-    pub texts: Vec<Arc<str>>,
-    /// Whether the limit left some out.
-    pub is_truncated: bool,
-    /// For the memory of the answer, until it has been written.
-    pub charge: Charge,
-}
-
-/// Label sets of series, sorted.
-#[derive(Debug)]
-pub struct SeriesLabels {
-    pub sets: Vec<Labels>,
-    /// Whether the limit left some out.
-    pub is_truncated: bool,
-    /// For the memory of the answer, until it has been written.
-    pub charge: Charge,
-}
-
-/// Samples in `[from, to]`, staleness markers included, of series that satisfy all matchers.
-#[derive(Clone, Debug)]
-pub struct SelectRequest {
-    pub matchers: Vec<Matcher>,
-    pub from: Timestamp,
-    pub to: Timestamp,
-    /// Most samples of the answer, beside what memory bounds; 0 is no limit.
-    pub samples_max: usize,
-}
-
-/// Series as they are stored, sorted by labels.
-#[derive(Debug)]
-pub struct RawSeries {
-    pub series: Vec<SelectedSeries>,
-    /// For the memory of the answer, until it has been written.
-    pub charge: Charge,
+    pub(crate) observer: OnceLock<Arc<dyn QueryObserver>>,
 }
 
 impl QueryService {
@@ -96,7 +51,13 @@ impl QueryService {
         }
         let admission = Admission::new(settings.concurrency);
         let pool = MemoryPool::new(settings.memory.total_bytes_max);
-        QueryService { gatherer: Gatherer::new(shards), settings, admission, pool, stats: Arc::default() }
+        let (stats, observer) = (Arc::default(), OnceLock::new());
+        QueryService { gatherer: Gatherer::new(shards), settings, admission, pool, stats, observer }
+    }
+
+    /// Has the observer told of every query from now on. The first one stays.
+    pub fn observe(&self, observer: Arc<dyn QueryObserver>) {
+        let _ = self.observer.set(observer);
     }
 
     pub fn settings(&self) -> &QuerySettings {
@@ -158,9 +119,10 @@ impl QueryService {
         exprs: &[&str],
         at: Timestamp,
         inner_step: Duration,
+        caller: Option<Arc<Caller>>,
     ) -> Vec<Result<QueryAnswer, QueryError>> {
         let plan = PlanOptions { inner_step, ..self.settings.plan };
-        let options = QueryOptions { plan, timeout: self.settings.timeout, origin: Origin::Rules };
+        let options = QueryOptions { plan, timeout: self.settings.timeout, origin: Origin::Rules, caller };
         let plan_of = |expr: &&str| match Plan::instant(expr, at.0, &options.plan) {
             Ok(plan) => Ok(((*expr).to_owned(), Arc::new(plan))),
             Err(error) => Err(QueryError::from(error)),

@@ -23,7 +23,7 @@ fn service(query_bytes_max: u64) -> (Arc<QueryService>, flume::Receiver<Command>
 }
 
 fn options(timeout: Duration) -> QueryOptions {
-    QueryOptions { plan: promql::PlanOptions::default(), timeout, origin: Origin::Api }
+    QueryOptions { plan: promql::PlanOptions::default(), timeout, origin: Origin::Api, caller: None }
 }
 
 /// The request of a range select, and what its reply goes to.

@@ -40,7 +40,7 @@ async fn expressions_that_fail_together_are_asked_alone() {
     };
     let queries = QueryService::new(Shards::new(vec![queue], None), settings);
     let exprs = ["max(max_over_time(a[1m]))", "sum(", "count(count_over_time(a[1m]))"];
-    let found = queries.instant_many(&exprs, Timestamp(6), Duration::from_secs(15)).await;
+    let found = queries.instant_many(&exprs, Timestamp(6), Duration::from_secs(15), None).await;
     let elements = |at: usize| found[at].as_ref().unwrap().evaluated.value.clone().into_elements().unwrap();
     let element = |value| vec![(Labels::empty(), series::Value::Float(value))];
     assert_eq!((elements(0), elements(2)), (element(2.5), element(1.0)));

@@ -40,8 +40,12 @@ async fn raw(shards: &Shards, after: i64, to: i64) -> Vec<SelectedSeries> {
 /// Newest samples as `labels value @ms`, sorted; an instant query agrees.
 async fn now(shards: &Shards, at: i64) -> Vec<String> {
     let service = service(shards);
-    let options =
-        QueryOptions { plan: service.settings().plan, timeout: service.settings().timeout, origin: Origin::Api };
+    let options = QueryOptions {
+        plan: service.settings().plan,
+        timeout: service.settings().timeout,
+        origin: Origin::Api,
+        caller: None,
+    };
     let answer = service.instant(r#"{__name__!=""}"#, Timestamp(at), &options).await.unwrap();
     let elements = answer.evaluated.value.into_elements().unwrap();
     let mut found: Vec<String> = elements.iter().map(|(labels, value)| format!("{labels} {value:?}")).collect();

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tsdb::log::{Border, TargetKey, Told};
+use tsdb::log::TargetKey;
+use tsdb::log_reader::{Border, Told};
 
 /// Uncompressed bytes of a request after which no series is added: well below the 32 MiB of Prometheus and others, with
 /// room for a series of many megabytes.

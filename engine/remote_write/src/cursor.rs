@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
-use tsdb::log::Border;
+use tsdb::log_reader::Border;
 
 /// A log: the start of the process that wrote it, and which of its writers.
 pub type LogId = (u32, u16);

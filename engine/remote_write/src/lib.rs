@@ -408,7 +408,8 @@ fn age(path: &Path) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tsdb::log::{Border, FileId};
+    use tsdb::log::FileId;
+    use tsdb::log_reader::Border;
 
     #[test]
     fn files_are_remove_unneeded_when_every_endpoint_has_them() {

@@ -13,7 +13,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tsdb::log::{KeptLogs, Logs, Reached, Tail};
+use tsdb::log::{KeptLogs, Logs};
+use tsdb::log_reader::{Reached, Tail};
 
 /// How often to look for more at the end of a log.
 const POLL: Duration = Duration::from_millis(100);

@@ -4,7 +4,7 @@ use remote::Counts;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tsdb::log::Untold;
+use tsdb::log_reader::Untold;
 
 /// Upper bounds of the histogram of request times, in seconds. Prometheus' own.
 pub const BUCKETS: [f64; 15] =

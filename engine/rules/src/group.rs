@@ -300,7 +300,7 @@ fn evaluate_part(states: &mut [(usize, &mut RuleState)], round: GroupRun, timing
     let at = Timestamp(round.at - millis(round.spec.query_offset));
     let rules: Vec<Arc<Rule>> = states.iter().map(|(_, state)| state.rule.clone()).collect();
     let exprs: Vec<&str> = rules.iter().map(|rule| rule.expr.as_str()).collect();
-    let found = round.host.query_all(&exprs, at);
+    let found = round.host.query_all(round.spec, &exprs, at);
     let share = started.elapsed() / states.len().max(1) as u32;
     let evaluate =
         |((i, state), found): (&mut (usize, &mut RuleState), _)| (*i, state.take(found, share, round, timings));
@@ -460,7 +460,7 @@ fn element(rule: &Rule, alert: &Alerting, sample: &Sample, round: GroupRun, comp
         value: sample.value,
         now_ms: round.at,
     };
-    let mut query = |expr: &str| round.host.query(expr, Timestamp(round.at)).map(as_numbers);
+    let mut query = |expr: &str| round.host.query(round.spec, expr, Timestamp(round.at)).map(as_numbers);
     let mut expand = |template: &Template| {
         template.expand(&context, &mut query).unwrap_or_else(|error| {
             complaint.get_or_insert_with(|| error.to_string());

@@ -1,5 +1,6 @@
 //! The interface between rules and the system that runs them.
 
+use crate::load::GroupSpec;
 use notifier::Alert;
 use series::{Labels, Matcher, Timestamp, Value};
 use template::Sample;
@@ -27,13 +28,13 @@ pub trait RuleBackend: Send + Sync {
     /// Returns whether queries have complete data, because the logs of the last run were replayed. Does not block.
     fn is_ready(&self) -> bool;
 
-    /// Returns the elements of each of these expressions; a scalar is one element without labels. Expressions of one call
-    /// may share work.
-    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<VectorElements, String>>;
+    /// Returns the elements of each of these expressions of a group; a scalar is one element without labels. Expressions of
+    /// one call may share work.
+    fn query_all(&self, group: &GroupSpec, exprs: &[&str], at: Timestamp) -> Vec<Result<VectorElements, String>>;
 
     /// Evaluates one expression.
-    fn query(&self, expr: &str, at: Timestamp) -> Result<VectorElements, String> {
-        self.query_all(&[expr], at).pop().expect("one expression, one answer")
+    fn query(&self, group: &GroupSpec, expr: &str, at: Timestamp) -> Result<VectorElements, String> {
+        self.query_all(group, &[expr], at).pop().expect("one expression, one answer")
     }
 
     /// Writes the row of one rule at one time. Series of `source` that are not in it end.

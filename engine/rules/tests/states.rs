@@ -52,7 +52,7 @@ impl Bench {
 
     /// What an expression yields, as text.
     fn ask(&self, expr: &str, minute: i64) -> Vec<String> {
-        let found = rules::RuleBackend::query(&self.world, expr, Timestamp(minute * 60_000)).unwrap();
+        let found = rules::RuleBackend::query(&self.world, &self.group.spec, expr, Timestamp(minute * 60_000)).unwrap();
         let text = |(labels, value): &(_, series::Value)| match value {
             series::Value::Float(value) => format!("{labels} {value}"),
             series::Value::Histogram(histogram) => format!("{labels} {histogram}"),

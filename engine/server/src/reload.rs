@@ -26,6 +26,7 @@ pub struct Reloader {
     pub remote_write: RemoteWrite,
     pub fleet: FleetHandle,
     pub rules: rules::Manager,
+    pub query_log: Arc<api::QueryLog>,
     /// What templates of alerts know as the external URL.
     pub external_url: String,
     pub parse: promql::ParseOptions,
@@ -75,6 +76,7 @@ impl Reloader {
                 self.targets.reload(config.clone()).await;
                 self.notifier.reload(&config).await;
                 self.remote_write.reload(&config).await;
+                self.query_log.reopen(config.global.query_log_file.as_deref());
                 self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
                 self.rules.reload(groups).await;
                 tracing::info!(file = %self.file.display(), "configuration loaded");

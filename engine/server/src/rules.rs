@@ -4,7 +4,7 @@ use crate::tool::say;
 use api::Running;
 use config::{Config, ConfigErrors};
 use notifier::{Alert, Notifier};
-use query::{QueryAnswer, QueryError, QueryService, SelectRequest};
+use query::{Caller, QueryAnswer, QueryError, QueryService, SelectRequest};
 use rules::{Duplicate, GroupSpec, PendingWrite, RuleBackend, Settings, VectorElements};
 use series::{Labels, Matcher, Timestamp, Value};
 use shard::Shards;
@@ -32,9 +32,11 @@ impl RuleBackend for ServerHost {
         self.queries.is_ready()
     }
 
-    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<VectorElements, String>> {
+    fn query_all(&self, group: &GroupSpec, exprs: &[&str], at: Timestamp) -> Vec<Result<VectorElements, String>> {
         let inner_step = self.running.borrow().config.global.evaluation_interval;
-        let answers = self.runtime.block_on(self.queries.instant_many(exprs, at, inner_step));
+        let fields = vec![("file", group.file.display().to_string()), ("name", group.name.clone())];
+        let caller = Some(Arc::new(Caller { kind: "ruleGroup", fields }));
+        let answers = self.runtime.block_on(self.queries.instant_many(exprs, at, inner_step, caller));
         let elements = |answer: Result<QueryAnswer, QueryError>| {
             let answer = answer.map_err(|error| error.to_string())?.evaluated.value;
             answer.into_elements().ok_or_else(|| rules::NO_VECTOR.to_owned())

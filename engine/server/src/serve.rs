@@ -274,6 +274,9 @@ async fn control_plane(
     let (reload_to, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
     // The only one: its limits hold for the API and the rules together.
     let queries = Arc::new(query::QueryService::new(shards.clone(), serve.query_settings()));
+    let query_log = Arc::new(api::QueryLog::start()?);
+    query_log.reopen(config.global.query_log_file.as_deref());
+    queries.observe(query_log.clone());
     let host = crate::rules::ServerHost {
         queries: queries.clone(),
         shards: shards.clone(),
@@ -291,6 +294,7 @@ async fn control_plane(
         remote_write: remote_write.clone(),
         fleet: fleet.clone(),
         rules: rules.clone(),
+        query_log: query_log.clone(),
         external_url: serve.external_url(),
         parse: serve.parse_options(),
     };
@@ -310,6 +314,7 @@ async fn control_plane(
         running,
         flags: cli.flags(),
         query: queries,
+        query_log,
         remote: serve.remote_settings(),
         external_url: serve.web_external_url.clone(),
         external_path: serve.external_path(),

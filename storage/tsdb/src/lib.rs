@@ -19,6 +19,7 @@ mod histograms;
 pub mod label_index;
 pub mod log;
 mod log_keeper;
+pub mod log_reader;
 mod matching;
 mod os;
 mod piece;

@@ -11,7 +11,8 @@
 
 use crate::data_dir::DataDir;
 use crate::head::LastRows;
-use crate::log::{FileId, KeptLogs, Logs, Recovered, Replay, Replayed, Restored, TargetKey, logs_in, replay_file};
+use crate::log::{FileId, KeptLogs, Logs, TargetKey, logs_in};
+use crate::log_reader::{Recovered, Replay, Replayed, Restored, replay_file};
 use ahash::AHashMap;
 use std::collections::VecDeque;
 use std::fs::File;

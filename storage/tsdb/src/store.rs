@@ -18,8 +18,9 @@ use crate::chunks::{Batch, ChunkStore, FlushQueue, Flushable, StoredSegments, st
 use crate::data_dir::{DataDir, OpenError, io_error};
 use crate::deletions::Deletions;
 use crate::head::LastRows;
-use crate::log::{KeptLogs, Logs, Options as LogOptions, Restored, TargetKey};
+use crate::log::{KeptLogs, Logs, Options as LogOptions, TargetKey};
 use crate::log_keeper::{LogKeeper, ReplaySink, ReplayState};
+use crate::log_reader::Restored;
 use crate::os::{lower_priority, now_ms};
 use crate::safe_mode::SafeMode;
 use blocks::{BlockError, Meta};

@@ -8,7 +8,8 @@ use series::histogram::BucketCount;
 use series::{Histogram, Labels, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tsdb::log::{Action, FileId, Journal, Options, Replay, Restored, TargetKey, Writer, replay_file};
+use tsdb::log::{Action, FileId, Journal, Options, TargetKey, Writer};
+use tsdb::log_reader::{Replay, Restored, replay_file};
 use tsdb::{AppendScratch, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
 
 const SECTOR: usize = 512;

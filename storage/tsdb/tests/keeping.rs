@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tsdb::log::{Action, FileId, Journal, Replay, Restored, TargetKey, Writer, replay_file};
+use tsdb::log::{Action, FileId, Journal, TargetKey, Writer};
+use tsdb::log_reader::{Replay, Restored, replay_file};
 use tsdb::{
     AppendScratch, GroupBuilder, HistogramHead, Recalled, Rows, SameGroups, SegmentLimits, SlotGroup, Store,
     StoreOptions, TargetHead,

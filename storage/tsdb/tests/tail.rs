@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use tsdb::log::{Action, Border, FileId, Journal, KeptLogs, Options, Reached, Tail, TargetKey, Untold, Writer};
+use tsdb::log::{Action, FileId, Journal, KeptLogs, Options, TargetKey, Writer};
+use tsdb::log_reader::{Border, Reached, Tail, Untold};
 use tsdb::{AppendScratch, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
 
 const LOG: (u32, u16) = (3, 1);
@@ -71,7 +72,7 @@ fn tail(folder: &Path, first: u32, from: Border) -> Tail {
 /// Reads to the end of what there is; a sample that comes twice is a mistake.
 fn read(tail: &mut Tail, series: &mut Series) {
     loop {
-        let told = |told: tsdb::log::Told| {
+        let told = |told: tsdb::log_reader::Told| {
             let name = told.group.metric_name(told.slot).to_owned();
             let of_series = series.entry((told.target.id, name)).or_default();
             // Of a histogram its count.

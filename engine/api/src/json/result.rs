@@ -6,7 +6,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use promql::budget::Charge;
 use promql::{Annotations, Column, QueryResult, QueryValue, SelectedSeries, StepGrid};
-use query::QueryAnswer;
+use query::{QueryAnswer, QueryCost};
 use serde_json::{Value, json};
 use series::histogram::Histogram;
 use series::{Labels, format_float_json, is_stale};
@@ -43,8 +43,9 @@ struct JsonStream {
 
 impl JsonStream {
     fn new(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> JsonStream {
-        let QueryAnswer { evaluated, grid, timings } = answer;
-        let QueryResult { value, annotations, samples, samples_peak, charge } = evaluated;
+        let cost = answer.cost();
+        let QueryAnswer { evaluated, grid, .. } = answer;
+        let QueryResult { value, annotations, charge, .. } = evaluated;
         let Annotations { mut warnings, infos } = annotations;
         let mut tail = String::new();
         let mut truncated = false;
@@ -90,17 +91,7 @@ impl JsonStream {
             tail.push(']');
         }
         if stats {
-            let seconds = |duration: Duration| duration.as_secs_f64();
-            let inner = timings.total.saturating_sub(timings.queued + timings.selected);
-            let stats = json!({
-                "timings": {
-                    "evalTotalTime": seconds(timings.total - timings.queued), "resultSortTime": 0.0,
-                    "queryPreparationTime": seconds(timings.selected), "innerEvalTime": seconds(inner),
-                    "execQueueTime": seconds(timings.queued), "execTotalTime": seconds(timings.total),
-                },
-                "samples": {"totalQueryableSamples": samples, "peakSamples": samples_peak},
-            });
-            let _ = write!(tail, ",\"stats\":{stats}");
+            let _ = write!(tail, ",\"stats\":{}", self::stats(&cost));
         }
         tail.push('}');
         for (name, texts) in [("warnings", warnings), ("infos", infos)] {
@@ -111,6 +102,21 @@ impl JsonStream {
         tail.push('}');
         JsonStream { head: Some(head), rows, tail: Some(tail), grid, is_range, first: true, _charge: charge }
     }
+}
+
+/// Times and samples of a query, as Prometheus names them.
+pub fn stats(cost: &QueryCost) -> Value {
+    let QueryCost { timings, samples, samples_peak } = cost;
+    let seconds = |duration: Duration| duration.as_secs_f64();
+    let inner = timings.total.saturating_sub(timings.queued + timings.selected);
+    json!({
+        "timings": {
+            "evalTotalTime": seconds(timings.total.saturating_sub(timings.queued)), "resultSortTime": 0.0,
+            "queryPreparationTime": seconds(timings.selected), "innerEvalTime": seconds(inner),
+            "execQueueTime": seconds(timings.queued), "execTotalTime": seconds(timings.total),
+        },
+        "samples": {"totalQueryableSamples": samples, "peakSamples": samples_peak},
+    })
 }
 
 fn scalar_column(values: Vec<f64>) -> Column {

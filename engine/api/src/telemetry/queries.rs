@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of the query service; names and labels are Prometheus' where it has them.
 pub(super) fn queries(writer: &mut MetricsWriter, state: &State) {
+    let log = &state.parts.query_log;
     let (service, stats) = (&state.parts.query, state.parts.query.stats());
     let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
     writer.gauge("prometheus_engine_queries", "Queries that wait or run.", stats.active_count() as f64);
@@ -26,8 +27,12 @@ pub(super) fn queries(writer: &mut MetricsWriter, state: &State) {
         writer.line(&format!("{name}_sum"), &[label], times.mean() * times.len() as f64 / 1e6);
         writer.line(&format!("{name}_count"), &[label], times.len() as f64);
     }
-    writer.gauge("prometheus_engine_query_log_enabled", "Whether queries are logged.", 0.0);
-    writer.counter("prometheus_engine_query_log_failures_total", "Queries that could not be logged.", 0.0);
+    writer.gauge("prometheus_engine_query_log_enabled", "Whether queries are logged.", log.is_open() as u8 as f64);
+    writer.counter(
+        "prometheus_engine_query_log_failures_total",
+        "Queries that could not be logged.",
+        log.failures() as f64,
+    );
     let help = "Samples that queries looked at, those of windows at each step.";
     writer.counter("prometheus_engine_query_samples_total", help, of(&stats.samples));
     let memory = service.memory();

@@ -57,6 +57,21 @@ fn millis(duration: Duration) -> i64 {
 }
 
 impl Plan {
+    /// The expression as it was given.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it is for a range of times, even if that is one time only.
+    pub fn is_range(&self) -> bool {
+        self.is_range
+    }
+
+    /// The first time, and the end as it was given.
+    pub fn times(&self) -> (i64, i64) {
+        (self.grid.start, self.end)
+    }
+
     pub fn instant(text: &str, at: i64, options: &PlanOptions) -> Result<Plan, ParseError> {
         Plan::new(text, StepGrid::instant(at), false, at, options)
     }

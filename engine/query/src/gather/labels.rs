@@ -2,7 +2,7 @@
 
 use super::{Gatherer, Hint};
 use crate::error::QueryError;
-use crate::service::LabelRequest;
+use crate::request::LabelRequest;
 use crate::task::QueryTask;
 use promql::budget::Charge;
 use series::Labels;

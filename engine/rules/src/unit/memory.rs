@@ -1,6 +1,7 @@
 //! Series in memory, as the backend of unit tests.
 
 use crate::host::{NO_VECTOR, PendingWrite, RuleBackend, VectorElements};
+use crate::load::GroupSpec;
 use notifier::Alert;
 use promql::budget::{Budget, BudgetLimits};
 use promql::notation::Value;
@@ -104,7 +105,7 @@ impl RuleBackend for MemoryBackend {
         true
     }
 
-    fn query_all(&self, exprs: &[&str], at: Timestamp) -> Vec<Result<VectorElements, String>> {
+    fn query_all(&self, _: &GroupSpec, exprs: &[&str], at: Timestamp) -> Vec<Result<VectorElements, String>> {
         let found = |expr: &&str| self.evaluate(expr, at.0)?.value.into_elements().ok_or_else(|| NO_VECTOR.into());
         exprs.iter().map(found).collect()
     }

@@ -13,10 +13,8 @@ use std::path::Path;
 /// the test fails when a cycle is new or larger, and when an entry is no longer needed.
 #[rustfmt::skip]
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("engine/query", "", "federate gather run service"),
     ("engine/shard", "", "core runtime"),
     ("engine/shard", "fetch", "client connect"),
-    ("storage/tsdb", "", "head histograms log"),
 ];
 
 type ModulePath = Vec<String>;

@@ -11,8 +11,8 @@
 use crate::group::SlotGroup;
 use crate::head::{ROWS_RECALLED, Segment};
 use crate::histograms::HistogramSegment;
+use crate::log::TargetKey;
 use crate::log::frame::{Damage, FRAME_HEAD_BYTES, FileId, Frame, frames, mend, verify_frame};
-use crate::log::journal::TargetKey;
 use crate::log::record::{self, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
 use ahash::AHashMap;
