@@ -4,6 +4,7 @@ use crate::answer::{ApiError, ApiResult, Data};
 use crate::federate::Client;
 use crate::json::result::respond;
 use crate::params::Params;
+use crate::query_log::RequestedUri;
 use crate::read_params::limit;
 use crate::state::State;
 use axum::extract::{self, FromRequestParts};
@@ -57,8 +58,9 @@ impl<S: Sync> FromRequestParts<S> for RequestCaller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<RequestCaller, Self::Rejection> {
         let client = parts.extensions.get::<Client>().map(|client| client.0.ip().to_string()).unwrap_or_default();
-        let fields =
-            vec![("clientIP", client), ("method", parts.method.to_string()), ("path", parts.uri.path().to_owned())];
+        // Routers take their prefix off.
+        let uri = parts.extensions.get::<RequestedUri>().map_or(&parts.uri, |whole| &whole.0);
+        let fields = vec![("clientIP", client), ("method", parts.method.to_string()), ("path", uri.path().to_owned())];
         Ok(RequestCaller(Arc::new(Caller { kind: "httpRequest", fields })))
     }
 }

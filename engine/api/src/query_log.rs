@@ -20,6 +20,10 @@ const LINES_WAITING_MAX: usize = 1024;
 /// `O_NONBLOCK` of Linux, so that a pipe that nobody reads holds nothing up.
 const NONBLOCK: i32 = 0o4000;
 
+/// The address that a client asked for, behind the prefix of all routes.
+#[derive(Clone, Debug)]
+pub struct RequestedUri(pub axum::http::Uri);
+
 enum Entry {
     /// Another file from now on, opened anew; none ends the log.
     File(Option<PathBuf>),

@@ -9,6 +9,7 @@
 use super::connections::{Connection, ConnectionLimits, Connections, OpenConnection, Phase};
 use super::stream::ClientStream;
 use crate::federate::Client;
+use crate::query_log::RequestedUri;
 use crate::security::{self, Security};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -238,6 +239,8 @@ impl hyper::service::Service<Request<Incoming>> for RequestService {
         if let Some(behind) = behind_prefix(request.uri(), &self.prefix) {
             *request.uri_mut() = behind;
         }
+        let uri = request.uri().clone();
+        request.extensions_mut().insert(RequestedUri(uri));
         let request = request.map(|body| Body::new(RequestBody { body, connection: connection.clone() }));
         let mut router = self.router.clone();
         Box::pin(async move {
