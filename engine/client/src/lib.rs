@@ -19,6 +19,7 @@ mod error;
 pub mod files;
 pub mod oauth2;
 pub mod proxy;
+pub mod rsa;
 pub mod tls;
 
 pub use error::{Error, ErrorKind, shown};

@@ -5,15 +5,13 @@
 //!   * a token is used until shortly before it expires, and dropped when the server refuses it
 //!   * what the token service answers is shown only as far as it names an error
 
+use crate::rsa::{RsaDigest, RsaKey};
 use crate::{Client, ClientOptions, Error, ErrorKind, Request, Response, auth};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use config::{GrantType, HttpConfig, OAuth2, SignatureAlgorithm, Tree};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use ring::rand::{SecureRandom, SystemRandom};
-use ring::signature::{self, RsaKeyPair};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Mutex;
 use url::Url;
@@ -182,16 +180,11 @@ fn token(response: &Response) -> Result<Token, Error> {
 fn assertion(settings: &OAuth2) -> Result<String, Error> {
     let wrong = |text: &str| Error::new(ErrorKind::Settings, format!("oauth2 client certificate key: {text}"));
     let pem = auth::one_of(settings.client_certificate_key.as_ref(), settings.client_certificate_key_file.as_deref())?;
-    let key = match PrivateKeyDer::from_pem_slice(pem.as_bytes()) {
-        Ok(PrivateKeyDer::Pkcs8(der)) => RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()),
-        Ok(PrivateKeyDer::Pkcs1(der)) => RsaKeyPair::from_der(der.secret_pkcs1_der()),
-        _ => return Err(wrong("no private key in PEM found")),
-    };
-    let key = key.map_err(|error| wrong(&format!("no RSA key that can sign: {error}")))?;
-    let (name, padding): (_, &'static dyn signature::RsaEncoding) = match settings.signature_algorithm {
-        None | Some(SignatureAlgorithm::Rs256) => ("RS256", &signature::RSA_PKCS1_SHA256),
-        Some(SignatureAlgorithm::Rs384) => ("RS384", &signature::RSA_PKCS1_SHA384),
-        Some(SignatureAlgorithm::Rs512) => ("RS512", &signature::RSA_PKCS1_SHA512),
+    let key = RsaKey::from_pem(pem.as_bytes()).map_err(wrong)?;
+    let (name, digest) = match settings.signature_algorithm {
+        None | Some(SignatureAlgorithm::Rs256) => ("RS256", RsaDigest::Sha256),
+        Some(SignatureAlgorithm::Rs384) => ("RS384", RsaDigest::Sha384),
+        Some(SignatureAlgorithm::Rs512) => ("RS512", RsaDigest::Sha512),
     };
     let random = SystemRandom::new();
     let mut unique = [0u8; 16];
@@ -217,8 +210,7 @@ fn assertion(settings: &OAuth2) -> Result<String, Error> {
         claims[name] = json(value);
     }
     let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
-    let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(padding, &random, text.as_bytes(), &mut signature).map_err(|_| wrong("signing failed"))?;
+    let signature = key.sign(digest, text.as_bytes()).map_err(wrong)?;
     Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
 

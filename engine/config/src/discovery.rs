@@ -1,9 +1,10 @@
-//! Where targets come from. The mechanisms that matter most on bare metal have types; of the others we check the names
-//! and kinds of their fields, so that a typing error shows today and not on the day they are carried out.
+//! Where targets come from. The mechanisms that matter most on bare metal have types; the sections of the others are
+//! tables (`mechanisms`).
 
 use crate::decode::{Context, Fields, Section, Step, Tree, Value, choices, section};
-use crate::http::{HttpConfig, TlsConfig};
-use crate::yaml::{Kind, Node};
+use crate::http::HttpConfig;
+use crate::mechanisms::{MechanismConfig, SECTIONS, SdFilter};
+use crate::yaml::Kind;
 use crate::{ConfigError, ConfigErrors, Secret};
 use relabel::NameScheme;
 use series::Labels;
@@ -32,7 +33,7 @@ pub enum Discovery {
     /// `docker_sd_configs`
     Docker(DockerSdConfig),
     /// Any other of Prometheus' mechanisms.
-    Other(OtherSdConfig),
+    Mechanism(MechanismConfig),
 }
 
 section! {
@@ -232,308 +233,6 @@ section! {
     }
 }
 
-section! {
-    /// Limits what a service sends, in its own terms.
-    pub struct SdFilter in "filters" {
-        /// What is filtered by.
-        name: String = String::new(),
-        /// Any of these will do.
-        values: Vec<String> = Vec::new(),
-    }
-}
-
-/// A mechanism that we know by name and fields only.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OtherSdConfig {
-    /// Its name, such as `nomad`.
-    pub kind: &'static str,
-    /// The fields that the file gave, in the order of Prometheus' manual.
-    pub fields: Vec<(&'static str, OtherValue)>,
-    /// Settings of its HTTP client, where it has one.
-    pub http: HttpConfig,
-}
-
-/// The value of a field of a mechanism that we know by name only.
-#[derive(Clone, Debug, PartialEq)]
-pub enum OtherValue {
-    Text(String),
-    Number(u64),
-    Flag(bool),
-    Duration(Duration),
-    Secret(Secret),
-    Texts(Vec<String>),
-    Filters(Vec<SdFilter>),
-    Tls(TlsConfig),
-}
-
-/// What kind of value a field takes. An upper-case letter marks a field that must be given.
-///
-/// t text, s secret, n number, b boolean, d duration, l list of texts, f filters, c TLS
-type FieldKinds = &'static [(&'static str, char)];
-
-/// How a mechanism is called, whether HTTP client settings stand beside its fields, and its fields.
-struct OtherKind {
-    name: &'static str,
-    section: &'static str,
-    has_http: bool,
-    fields: FieldKinds,
-}
-
-const fn other(name: &'static str, section: &'static str, has_http: bool, fields: FieldKinds) -> OtherKind {
-    OtherKind { name, section, has_http, fields }
-}
-
-const AWS: FieldKinds = &[
-    ("role", 'T'),
-    ("region", 't'),
-    ("endpoint", 't'),
-    ("access_key", 't'),
-    ("secret_key", 's'),
-    ("profile", 't'),
-    ("role_arn", 't'),
-    ("external_id", 't'),
-    ("refresh_interval", 'd'),
-    ("port", 'n'),
-    ("filters", 'f'),
-    ("clusters", 'l'),
-    ("request_concurrency", 'n'),
-];
-
-const EC2: FieldKinds = &[
-    ("region", 't'),
-    ("endpoint", 't'),
-    ("access_key", 't'),
-    ("secret_key", 's'),
-    ("profile", 't'),
-    ("role_arn", 't'),
-    ("external_id", 't'),
-    ("refresh_interval", 'd'),
-    ("port", 'n'),
-    ("filters", 'f'),
-];
-
-const AZURE: FieldKinds = &[
-    ("environment", 't'),
-    ("authentication_method", 't'),
-    ("subscription_id", 'T'),
-    ("tenant_id", 't'),
-    ("client_id", 't'),
-    ("client_secret", 's'),
-    ("resource_group", 't'),
-    ("refresh_interval", 'd'),
-    ("port", 'n'),
-];
-
-const OPENSTACK: FieldKinds = &[
-    ("role", 'T'),
-    ("region", 'T'),
-    ("identity_endpoint", 't'),
-    ("username", 't'),
-    ("userid", 't'),
-    ("password", 's'),
-    ("domain_name", 't'),
-    ("domain_id", 't'),
-    ("project_name", 't'),
-    ("project_id", 't'),
-    ("application_credential_name", 't'),
-    ("application_credential_id", 't'),
-    ("application_credential_secret", 's'),
-    ("all_tenants", 'b'),
-    ("refresh_interval", 'd'),
-    ("port", 'n'),
-    ("availability", 't'),
-    ("tls_config", 'c'),
-];
-
-const OCI: FieldKinds = &[
-    ("auth", 't'),
-    ("tenancy", 't'),
-    ("user", 't'),
-    ("fingerprint", 't'),
-    ("key_file", 't'),
-    ("key_passphrase", 's'),
-    ("key_passphrase_file", 't'),
-    ("region", 'T'),
-    ("compartments", 'l'),
-    ("port", 'n'),
-    ("refresh_interval", 'd'),
-];
-
-const STACKIT: FieldKinds = &[
-    ("project", 'T'),
-    ("region", 't'),
-    ("endpoint", 't'),
-    ("port", 'n'),
-    ("private_key", 's'),
-    ("private_key_path", 't'),
-    ("service_account_key", 's'),
-    ("service_account_key_path", 't'),
-    ("credentials_file_path", 't'),
-    ("refresh_interval", 'd'),
-];
-
-const SCALEWAY: FieldKinds = &[
-    ("access_key", 'T'),
-    ("secret_key", 's'),
-    ("secret_key_file", 't'),
-    ("project_id", 'T'),
-    ("role", 'T'),
-    ("port", 'n'),
-    ("api_url", 't'),
-    ("zone", 't'),
-    ("name_filter", 't'),
-    ("tags_filter", 'l'),
-    ("refresh_interval", 'd'),
-];
-
-/// Kinds of Prometheus 3.14 other than those with a type of their own, in the order of their names.
-const OTHERS: &[OtherKind] = &[
-    other("aws", "aws_sd_configs", true, AWS),
-    other("azure", "azure_sd_configs", true, AZURE),
-    other("digitalocean", "digitalocean_sd_configs", true, &[("role", 't'), ("port", 'n'), ("refresh_interval", 'd')]),
-    other(
-        "dockerswarm",
-        "dockerswarm_sd_configs",
-        true,
-        &[("host", 'T'), ("role", 'T'), ("port", 'n'), ("filters", 'f'), ("refresh_interval", 'd')],
-    ),
-    other("ec2", "ec2_sd_configs", true, EC2),
-    other("eureka", "eureka_sd_configs", true, &[("server", 'T'), ("refresh_interval", 'd')]),
-    other(
-        "gce",
-        "gce_sd_configs",
-        false,
-        &[
-            ("project", 'T'),
-            ("zone", 'T'),
-            ("filter", 't'),
-            ("refresh_interval", 'd'),
-            ("port", 'n'),
-            ("tag_separator", 't'),
-        ],
-    ),
-    other(
-        "hetzner",
-        "hetzner_sd_configs",
-        true,
-        &[("role", 'T'), ("port", 'n'), ("refresh_interval", 'd'), ("label_selector", 't')],
-    ),
-    other("ionos", "ionos_sd_configs", true, &[("datacenter_id", 'T'), ("port", 'n'), ("refresh_interval", 'd')]),
-    other(
-        "kuma",
-        "kuma_sd_configs",
-        true,
-        &[("server", 'T'), ("client_id", 't'), ("refresh_interval", 'd'), ("fetch_timeout", 'd')],
-    ),
-    other("lightsail", "lightsail_sd_configs", true, EC2),
-    other(
-        "linode",
-        "linode_sd_configs",
-        true,
-        &[("region", 't'), ("port", 'n'), ("tag_separator", 't'), ("refresh_interval", 'd')],
-    ),
-    other(
-        "marathon",
-        "marathon_sd_configs",
-        true,
-        &[("servers", 'L'), ("refresh_interval", 'd'), ("auth_token", 's'), ("auth_token_file", 't')],
-    ),
-    other("nerve", "nerve_sd_configs", false, &[("servers", 'L'), ("paths", 'L'), ("timeout", 'd')]),
-    other(
-        "nomad",
-        "nomad_sd_configs",
-        true,
-        &[
-            ("allow_stale", 'b'),
-            ("namespace", 't'),
-            ("refresh_interval", 'd'),
-            ("region", 't'),
-            ("server", 'T'),
-            ("tag_separator", 't'),
-        ],
-    ),
-    other("oci", "oci_sd_configs", true, OCI),
-    other("openstack", "openstack_sd_configs", false, OPENSTACK),
-    other(
-        "outscale",
-        "outscale_sd_configs",
-        true,
-        &[
-            ("region", 't'),
-            ("access_key", 'T'),
-            ("secret_key", 's'),
-            ("secret_key_file", 't'),
-            ("endpoint", 't'),
-            ("port", 'n'),
-            ("refresh_interval", 'd'),
-        ],
-    ),
-    other(
-        "ovhcloud",
-        "ovhcloud_sd_configs",
-        false,
-        &[
-            ("application_key", 'T'),
-            ("application_secret", 'S'),
-            ("consumer_key", 'S'),
-            ("service", 'T'),
-            ("endpoint", 't'),
-            ("refresh_interval", 'd'),
-        ],
-    ),
-    other(
-        "puppetdb",
-        "puppetdb_sd_configs",
-        true,
-        &[("url", 'T'), ("query", 'T'), ("include_parameters", 'b'), ("refresh_interval", 'd'), ("port", 'n')],
-    ),
-    other("scaleway", "scaleway_sd_configs", true, SCALEWAY),
-    other("serverset", "serverset_sd_configs", false, &[("servers", 'L'), ("paths", 'L'), ("timeout", 'd')]),
-    other("stackit", "stackit_sd_configs", true, STACKIT),
-    other(
-        "triton",
-        "triton_sd_configs",
-        false,
-        &[
-            ("account", 'T'),
-            ("role", 't'),
-            ("dns_suffix", 'T'),
-            ("endpoint", 'T'),
-            ("groups", 'l'),
-            ("port", 'n'),
-            ("refresh_interval", 'd'),
-            ("version", 'n'),
-            ("tls_config", 'c'),
-        ],
-    ),
-    other(
-        "uyuni",
-        "uyuni_sd_configs",
-        true,
-        &[
-            ("server", 'T'),
-            ("username", 'T'),
-            ("password", 'S'),
-            ("entitlement", 't'),
-            ("separator", 't'),
-            ("refresh_interval", 'd'),
-        ],
-    ),
-    other(
-        "vultr",
-        "vultr_sd_configs",
-        true,
-        &[
-            ("port", 'n'),
-            ("refresh_interval", 'd'),
-            ("region", 't'),
-            ("label", 't'),
-            ("firewall_group_id", 't'),
-            ("hostname", 't'),
-        ],
-    ),
-];
-
 impl Discovery {
     /// The name of the mechanism: `static`, `file`, `http` and so on.
     pub fn kind(&self) -> &'static str {
@@ -545,7 +244,7 @@ impl Discovery {
             Discovery::Consul(_) => "consul",
             Discovery::Kubernetes(_) => "kubernetes",
             Discovery::Docker(_) => "docker",
-            Discovery::Other(other) => other.kind,
+            Discovery::Mechanism(config) => config.kind,
         }
     }
 
@@ -558,7 +257,7 @@ impl Discovery {
             Discovery::Consul(config) => config.write(),
             Discovery::Kubernetes(config) => config.write(),
             Discovery::Docker(config) => config.write(),
-            Discovery::Other(config) => config.write(),
+            Discovery::Mechanism(config) => config.write(),
         }
     }
 }
@@ -579,15 +278,15 @@ impl Section for Vec<Discovery> {
         self.extend(each(fields, "consul_sd_configs").into_iter().map(Discovery::Consul));
         self.extend(each(fields, "kubernetes_sd_configs").into_iter().map(Discovery::Kubernetes));
         self.extend(each(fields, "docker_sd_configs").into_iter().map(Discovery::Docker));
-        for kind in OTHERS {
-            let Some(node) = fields.take_node(kind.section) else { continue };
+        for section in SECTIONS {
+            let Some(node) = fields.take_node(section.name) else { continue };
             let cx = fields.cx;
-            cx.within(Step::Key(kind.section), || match &node.kind {
+            cx.within(Step::Key(section.name), || match &node.kind {
                 Kind::Null => {}
                 Kind::List(items) => {
                     for (index, item) in items.iter().enumerate() {
-                        let read = || OtherSdConfig::read(kind, item, cx);
-                        self.extend(cx.within(Step::Index(index), read).map(Discovery::Other));
+                        let read = || MechanismConfig::read(section, item, cx);
+                        self.extend(cx.within(Step::Index(index), read).map(Discovery::Mechanism));
                     }
                 }
                 _ => cx.refuse(node.mark, format!("cannot unmarshal {} into a list; write `- `", node.tag())),
@@ -606,57 +305,6 @@ impl Section for Vec<Discovery> {
                 _ => out.push((name, Tree::List(items))),
             }
         }
-    }
-}
-
-impl OtherSdConfig {
-    fn read(kind: &OtherKind, node: &Node, cx: &Context) -> Option<OtherSdConfig> {
-        if matches!(node.kind, Kind::Null) {
-            cx.refuse(node.mark, "empty or null item in a list; remove the dash or write the item");
-            return None;
-        }
-        let mut fields = Fields::of(node, cx, kind.section)?;
-        let mut values = Vec::new();
-        for (name, letter) in kind.fields {
-            let value = match letter.to_ascii_lowercase() {
-                'n' => fields.take(name).map(OtherValue::Number),
-                'b' => fields.take(name).map(OtherValue::Flag),
-                'd' => fields.take(name).map(OtherValue::Duration),
-                's' => fields.take(name).map(OtherValue::Secret),
-                'l' => fields.take(name).map(OtherValue::Texts),
-                'f' => fields.take(name).map(OtherValue::Filters),
-                'c' => fields.take(name).map(OtherValue::Tls),
-                _ => fields.take(name).map(OtherValue::Text),
-            };
-            if letter.is_ascii_uppercase() && !fields.has(name) {
-                fields.refuse(name, &format!("{} SD configuration requires a {name}; add it", kind.name));
-            }
-            values.extend(value.map(|value| (*name, value)));
-        }
-        let mut http = HttpConfig::default();
-        if kind.has_http {
-            http.read_fields(&mut fields);
-        }
-        fields.finish(kind.section);
-        Some(OtherSdConfig { kind: kind.name, fields: values, http })
-    }
-
-    fn write(&self) -> Tree {
-        let value = |value: &OtherValue| match value {
-            OtherValue::Text(text) => text.write(),
-            OtherValue::Number(number) => number.write(),
-            OtherValue::Flag(flag) => flag.write(),
-            OtherValue::Duration(duration) => duration.write(),
-            OtherValue::Secret(secret) => secret.write(),
-            OtherValue::Texts(texts) => texts.write(),
-            OtherValue::Filters(filters) => filters.write(),
-            OtherValue::Tls(tls) => tls.write(),
-        };
-        let mut out: Vec<_> = self.fields.iter().map(|(name, field)| ((*name).to_owned(), value(field))).collect();
-        if OTHERS.iter().any(|kind| kind.name == self.kind && kind.has_http) {
-            self.http.write_fields(&mut out);
-        }
-        Tree::Map(out)
     }
 }
 
@@ -680,8 +328,16 @@ pub(crate) fn check_static_targets(fields: &mut Fields) {
     }
 }
 
+/// Refuses an endless loop of requests; Prometheus ends with a panic.
+fn check_interval(interval: Duration, fields: &mut Fields) {
+    if interval.is_zero() {
+        fields.refuse("refresh_interval", "refresh_interval must be positive, got 0s");
+    }
+}
+
 impl FileSdConfig {
     fn check(&mut self, fields: &mut Fields) {
+        check_interval(self.refresh_interval, fields);
         if self.files.is_empty() {
             fields.refuse("files", "file service discovery config must contain at least one path name; add one");
         }
@@ -708,6 +364,7 @@ fn is_file_pattern(path: &Path) -> bool {
 
 impl HttpSdConfig {
     fn check(&mut self, fields: &mut Fields) {
+        check_interval(self.refresh_interval, fields);
         match &self.url {
             None if !fields.has("url") => fields.refuse("url", "URL is missing; say where the targets are to be had"),
             Some(url) if !matches!(url.scheme(), "http" | "https") => {
@@ -720,6 +377,7 @@ impl HttpSdConfig {
 
 impl DnsSdConfig {
     fn check(&mut self, fields: &mut Fields) {
+        check_interval(self.refresh_interval, fields);
         if self.names.is_empty() {
             fields.refuse("names", "DNS-SD config must contain at least one SRV record name; add one");
         }
@@ -731,6 +389,7 @@ impl DnsSdConfig {
 
 impl ConsulSdConfig {
     fn check(&mut self, fields: &mut Fields) {
+        check_interval(self.refresh_interval, fields);
         if self.server.trim().is_empty() {
             fields.refuse("server", "consul SD configuration requires a server address; write host:port");
         }
@@ -827,6 +486,7 @@ impl KubernetesSelector {
 
 impl DockerSdConfig {
     fn check(&mut self, fields: &mut Fields) {
+        check_interval(self.refresh_interval, fields);
         if self.host.is_empty() {
             fields.refuse("host", "host missing; write unix:///var/run/docker.sock or a TCP address");
         } else if Url::parse(&self.host).is_err() {

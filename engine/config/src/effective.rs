@@ -1,7 +1,6 @@
 //! Views of a configuration: as YAML, as a list of files, and as a list of settings without effect in this build.
 
 use crate::decode::{Tree, Value};
-use crate::discovery::Discovery;
 use crate::glob::glob;
 use crate::types::{Config, ScrapeConfig};
 use std::path::PathBuf;
@@ -84,15 +83,7 @@ impl ScrapeConfig {
             ("native_histogram_min_bucket_factor", self.native_histogram_min_bucket_factor > 0.0),
             ("scrape_failure_log_file", self.scrape_failure_log_file.is_some()),
         ];
-        let mut names: Vec<String> =
-            fields.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect();
-        for discovery in &self.discoveries {
-            let name = format!("{}_sd_configs", discovery.kind());
-            if matches!(discovery, Discovery::Other(_)) && !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        names
+        fields.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect()
     }
 }
 

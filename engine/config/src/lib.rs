@@ -10,7 +10,7 @@
 //!   * a secret is accessible only through [`Secret::reveal`]
 //!
 //! How it is read: `yaml` builds nodes with source locations, `decode` reads them by the sections that `types`, `job`, `http`,
-//! `discovery` and `sections` declare, `load` puts the files together.
+//! `discovery`, `mechanisms` and `sections` declare, `load` puts the files together.
 
 mod decode;
 mod discovery;
@@ -24,6 +24,7 @@ mod http;
 mod job;
 mod lint;
 mod load;
+mod mechanisms;
 mod rule_tests;
 mod rules;
 mod secret;
@@ -45,6 +46,7 @@ pub use http::{
     Authorization, BasicAuth, GrantType, HeaderValues, HttpConfig, OAuth2, SignatureAlgorithm, TlsConfig, TlsVersion,
 };
 pub use load::{load, parse_config, parse_yaml};
+pub use mechanisms::{MechanismConfig, SdFilter};
 pub use relabel::NameScheme;
 pub use rule_tests::{
     AlertTest, ExpectedAlert, ExpectedSample, ExprTest, InputSeries, RuleTest, RuleTests, load_rule_tests,

@@ -68,8 +68,7 @@ fn what_is_not_carried_out_is_named() {
         "runtime",
         "scrape_failure_log_file of job \"node\"",
         "scrape_native_histograms, native_histogram_bucket_limit, \
-         native_histogram_min_bucket_factor, scrape_failure_log_file, nomad_sd_configs, openstack_sd_configs of job \
-         \"app\"",
+         native_histogram_min_bucket_factor, scrape_failure_log_file of job \"app\"",
         "scrape_failure_log_file of job \"token\"",
         "scrape_failure_log_file of job \"alias\"",
         "scrape_failure_log_file of job \"from another file\"",

@@ -320,7 +320,7 @@ fn discovery_is_checked() {
         "consul_sd_configs: [{token: a, basic_auth: {username: b}}]",
         &format!("3:33 {} at most one", path("consul_sd_configs[0].token:")),
     );
-    bad("nomad_sd_configs: [{}]", &format!("3:24 {} requires a server", path("nomad_sd_configs[0].server:")));
+    bad("nomad_sd_configs: [{server: ''}]", &format!("3:33 {} requires a server", path("nomad_sd_configs[0].server:")));
     bad(
         "gce_sd_configs: [{project: a, zone: b, sone: c}]",
         &format!("3:44 {} did you mean zone?", path("gce_sd_configs[0].sone:")),

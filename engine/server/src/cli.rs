@@ -36,6 +36,8 @@ pub enum Command {
     },
     /// Fetch once and show what a target would bring: samples, series, bytes, top metrics and labels, limits it breaks.
     Preview(Preview),
+    /// Ask the discovery of a configuration once and show what each mechanism yields, before and after relabelling.
+    Discover(Discover),
     /// Several processes with one configuration: who scrapes what, and can they be told apart.
     Fleet {
         #[command(subcommand)]
@@ -173,6 +175,20 @@ pub enum Test {
         #[arg(long, value_name = "REGEX")]
         run: Option<String>,
     },
+}
+
+#[derive(Args, Debug)]
+pub struct Discover {
+    /// Configuration file.
+    pub file: PathBuf,
+    /// Job to ask for; by default all of them.
+    pub job: Option<String>,
+    /// Targets of each source that are shown; 0 shows all.
+    #[arg(long, default_value_t = 20)]
+    pub targets: usize,
+    /// DNS server for dns_sd_configs, instead of those of /etc/resolv.conf. May be given more than once.
+    #[arg(long = "discovery.dns-server", value_name = "ADDRESS:PORT")]
+    pub dns_servers: Vec<std::net::SocketAddr>,
 }
 
 #[derive(Args, Debug)]

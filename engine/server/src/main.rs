@@ -7,6 +7,7 @@
 mod backfill;
 mod check;
 mod cli;
+mod discover;
 mod flags;
 mod fleet;
 mod log;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Some(cli::Command::Fleet { what }) => fleet::run(what),
         Some(cli::Command::Check { what: cli::Check::Rules { files, lint_fatal } }) => rules::check(files, *lint_fatal),
         Some(cli::Command::Test { what: cli::Test::Rules { files, run } }) => rules::test(files, run.as_deref()),
+        Some(cli::Command::Discover(options)) => discover::run(options),
         Some(cli::Command::Preview(options)) => preview::run(options),
         Some(cli::Command::Tsdb { what }) => tsdb_cmd::run(what),
         None => serve::run(&cli),

@@ -81,6 +81,58 @@ fn http_list_is_live_outlives_its_service_and_a_restart() {
     wait_for(&server, &[&two]);
 }
 
+/// Runs `ringscrape discover`. Returns whether all is well, and the report.
+fn discover(file: &std::path::Path, job: &str) -> (bool, String) {
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_ringscrape")).arg("discover").arg(file).arg(job).output();
+    let output = output.unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_mechanism_is_asked_its_targets_are_scraped_and_a_tool_shows_them() {
+    let target = FakeTarget::saying("a 1\n");
+    let address = target.address;
+    let instance = format!(
+        "<instance><instanceId>{address}</instanceId><hostName>{}</hostName><port enabled=\"true\">{}</port></instance>",
+        address.ip(),
+        address.port()
+    );
+    let apps = format!("<applications><application><name>SHOP</name>{instance}</application></applications>");
+    let eureka = FakeTarget::start(move |_| support::ok(&apps));
+    let yaml = config(&format!(
+        "eureka_sd_configs: [{{server: 'http://{}/eureka', refresh_interval: 200ms}}]",
+        eureka.address
+    ));
+    let server = Ringscrape::start(&yaml, &[]);
+    wait_for(&server, &[&target]);
+    assert_eq!(server.value("a"), Some(1.0));
+    let found = server.metric("prometheus_sd_discovered_targets{config=\"found\",name=\"scrape\"}");
+    assert_eq!(found, Some(1.0));
+    let shown = server.api("/api/v1/status/config").to_string();
+    assert!(shown.contains("eureka_sd_configs"), "{shown}");
+    let file = server.path("prometheus.yml");
+    let (is_good, text) = discover(&file, "found");
+    assert!(is_good, "{text}");
+    for part in [
+        "job \"found\"",
+        "eureka: 1 targets in ",
+        ", 1 request",
+        "__meta_eureka_app_name=\"SHOP\"",
+        "-> http://",
+        "1 targets to scrape; 0 dropped",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    eureka.now(|_| b"HTTP/1.1 503 Unavailable\r\nContent-Length: 4\r\n\r\nbusy".to_vec());
+    wait_for_error(&server, "503");
+    wait_for(&server, &[&target]);
+    let (is_good, text) = discover(&file, "found");
+    assert!(!is_good && text.contains("ERROR eureka: ") && text.contains("busy"), "{text}");
+    let (is_good, text) = discover(&file, "other");
+    assert!(!is_good && text.contains("has no job \"other\"; it has found"), "{text}");
+}
+
 #[test]
 fn a_changed_catalogue_of_consul_is_live() {
     let runtime = runtime();

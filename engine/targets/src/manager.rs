@@ -7,7 +7,7 @@
 //!   * the targets on the shards and the published ones are the same, apart from the delay of a message
 //!   * updates are collected for [`SETTLE`], so that a burst costs one pass
 
-use crate::discovery::{DiscoveryContext, DiscoveryState, SdOptions, Source, SourceId, UPDATES_MAX, Update};
+use crate::discovery::{DiscoveryContext, DiscoveryState, List, SdOptions, Source, SourceId, UPDATES_MAX, Update};
 use crate::partition::{FleetPartition, PartitionView};
 use crate::placement::Placement;
 use crate::pool::{BuildCache, in_order};
@@ -137,8 +137,25 @@ struct Job {
     stats: PoolStats,
 }
 
+/// What one section of a job has given when it was asked once.
+#[derive(Debug)]
+pub struct SourceAnswer {
+    /// The mechanism.
+    pub kind: &'static str,
+    pub groups: List,
+    pub errors: Vec<String>,
+    /// Duration of the attempts, and number of requests where the mechanism counts them.
+    pub time: Duration,
+    pub requests: u64,
+}
+
 /// Returns the current targets of one job, once, without watching its sources. Waits for sources that are not static.
 pub async fn pool_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> Pool {
+    discover_now(job, options).await.1
+}
+
+/// Asks each source of a job once. Returns what it has given, and the targets of all of them.
+pub async fn discover_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> (Vec<SourceAnswer>, Pool) {
     let (updates, mut inbox) = mpsc::channel(UPDATES_MAX);
     let sd = DiscoveryContext::start(SdOptions { keep_in: None, ..options.clone() });
     let mut sources = Vec::new();
@@ -156,12 +173,21 @@ pub async fn pool_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> Pool {
             source.found = update.found;
         }
     }
-    let late = sources.iter().filter(|source| waiting.contains(&source.id.0));
-    let mut errors: Vec<String> =
-        late.map(|source| format!("{}: no answer within {ANSWER_WITHIN:?}", source.discovery.kind())).collect();
-    errors.extend(sources.iter().flat_map(|source| source.found.errors.iter().cloned()));
+    for source in sources.iter_mut().filter(|source| waiting.contains(&source.id.0)) {
+        let late = format!("{}: no answer within {ANSWER_WITHIN:?}", source.discovery.kind());
+        source.found.errors.push(late);
+    }
+    let errors = sources.iter().flat_map(|source| source.found.errors.iter().cloned()).collect();
     let lists = sources.iter().map(|source| source.found.groups.clone()).collect();
-    BuildCache::default().build_pool(job, lists, errors, None, None)
+    let pool = BuildCache::default().build_pool(job, lists, errors, None, None);
+    let answer = |source: &Source| SourceAnswer {
+        kind: source.discovery.kind(),
+        groups: source.found.groups.clone(),
+        errors: source.found.errors.clone(),
+        time: source.found.attempts_time,
+        requests: source.found.requests_total,
+    };
+    (sources.iter().map(answer).collect(), pool)
 }
 
 /// State of the task.

@@ -221,6 +221,33 @@ async fn consul_services_are_chosen_by_name_and_tags() {
     assert!(!server.last("/v1/health/service/nowhere").contains("stale"));
 }
 
+#[tokio::test]
+async fn a_service_of_consul_that_fails_costs_that_service() {
+    let mut first = Catalogue { faulty: Some(("secret", "403 Forbidden")), ..Catalogue::default() };
+    first.set("open", &[], &["10.0.0.1:1"]);
+    first.set("secret", &[], &["10.0.0.2:1"]);
+    let (catalogue, seen) = watch::channel(first);
+    let server = consul(seen).await;
+    let started = std::time::Instant::now();
+    let rig = Rig::start(SdOptions::default(), &consul_settings(&server, "")).await;
+    let is_there = |pool: &Pool| addresses(pool) == ["10.0.0.1:1"] && !pool.source_errors.is_empty();
+    let pool = rig.wait("the other service", is_there).await;
+    assert!(started.elapsed() < Duration::from_secs(20), "it waits for the service that fails");
+    let error = &pool.source_errors[0];
+    assert!(error.contains("\"secret\"") && error.contains("403"), "{error}");
+    catalogue.send_modify(|now| {
+        now.faulty = None;
+        now.index += 1;
+    });
+    rig.wait_for(&["10.0.0.1:1", "10.0.0.2:1"]).await;
+    catalogue.send_modify(|now| {
+        now.faulty = Some(("secret", "500 Internal Server Error"));
+        now.index += 1;
+        now.set("open", &[], &["10.0.0.3:1"]);
+    });
+    rig.wait_for_error("500", &["10.0.0.2:1", "10.0.0.3:1"]).await;
+}
+
 /// A Kubernetes API server with pods; its watches send what the test says.
 struct Cluster {
     pods: Mutex<Vec<(String, String)>>,

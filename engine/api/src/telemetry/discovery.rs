@@ -46,6 +46,12 @@ pub(super) fn discovery(writer: &mut MetricsWriter, state: &State) {
     writer.line("prometheus_sd_consul_rpc_duration_seconds_sum", &[], attempts("consul").1.as_secs_f64());
     writer.line("prometheus_sd_consul_rpc_duration_seconds_count", &[], attempts("consul").0 as f64);
     writer.counter("prometheus_sd_kubernetes_failures_total", "Failed lists and watches.", failures("kubernetes"));
+    writer.counter("prometheus_sd_nomad_failures_total", "Failed refreshes of Nomad.", failures("nomad"));
+    writer.counter("prometheus_sd_linode_failures_total", "Failed refreshes of Linode.", failures("linode"));
+    writer.counter("prometheus_sd_azure_failures_total", "Failed refreshes of Azure.", failures("azure"));
+    writer.counter("prometheus_sd_kuma_fetch_failures_total", "Failed polls of Kuma.", failures("kuma"));
+    let zookeeper = failures("serverset") + failures("nerve");
+    writer.counter("prometheus_treecache_zookeeper_failures_total", "Sessions of ZooKeeper that failed.", zookeeper);
     writer.family("prometheus_sd_kubernetes_events_total", "counter", "News of Kubernetes' objects.");
     for ((event, role), count) in &found.kubernetes_events {
         let labels = [("event", *event), ("role", *role)];

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //!   * a service whose query fails keeps its last good instances
-//!   * the first list is reported when every service has responded once, or after [`FIRST_WITHIN`]
+//!   * the first list is reported when every service has responded once, if only with an error, or after [`FIRST_WITHIN`]
 //!   * a query is sent at most once per refresh interval, however often the index changes
 
 use super::{Group, ReceiverClosed, Reporter, host_port, pause, random, sanitized};
@@ -215,6 +215,7 @@ impl State {
 
     fn take(&mut self, news: SourceUpdate, report: &mut Reporter, consul: &Consul, tasks: &mut JoinSet<()>) {
         report.attempted(news.since);
+        report.count_requests(1);
         match news.what {
             What::Nothing => {}
             What::Catalogue(Ok(services)) if services.len() > SERVICES_MAX => {
@@ -245,7 +246,9 @@ impl State {
                         self.good.insert(name, Arc::new(Group { targets, labels }));
                     }
                     Err(error) => {
+                        // Its last instances stay; those of the other services do not wait for it.
                         report.count_failure();
+                        self.silent.remove(&name);
                         self.failing.insert(name, error);
                     }
                 }

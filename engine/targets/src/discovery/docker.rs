@@ -82,6 +82,7 @@ pub async fn follow(settings: DockerSdConfig, mut report: Reporter) {
         let since = Instant::now();
         let listed = list(&client, &base, &settings).await;
         report.attempted(since);
+        report.count_requests(2);
         let told = match listed {
             Ok((containers, networks)) => {
                 let targets = targets(&settings, &containers, &networks);

@@ -26,6 +26,7 @@ pub async fn follow(settings: HttpSdConfig, mut report: Reporter) {
         let since = Instant::now();
         let answer = request(&client, &url, &settings, &mut last).await;
         report.attempted(since);
+        report.count_requests(1);
         let told = match answer {
             Ok(Some(groups)) => report.good(groups, Vec::new()).await,
             Ok(None) => report.unchanged().await,

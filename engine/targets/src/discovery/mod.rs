@@ -14,6 +14,8 @@ mod http;
 mod kubernetes;
 mod list;
 mod list_cache;
+mod polled;
+mod zookeeper;
 
 pub use list::ListReader;
 
@@ -92,6 +94,8 @@ pub struct DiscoveryState {
     pub attempts_total: u64,
     /// Total duration of the attempts.
     pub attempts_time: Duration,
+    /// Total number of requests of the attempts.
+    pub requests_total: u64,
     /// Events of objects, by event and role; Kubernetes only.
     pub events: BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -130,6 +134,7 @@ impl Source {
                 | Discovery::Consul(_)
                 | Discovery::Kubernetes(_)
                 | Discovery::Docker(_)
+                | Discovery::Mechanism(_)
         );
         let found = match discovery {
             Discovery::Static(groups) => {
@@ -162,8 +167,11 @@ impl Source {
             Discovery::Consul(settings) => Some(tokio::spawn(consul::follow(settings.clone(), report))),
             Discovery::Kubernetes(settings) => Some(tokio::spawn(kubernetes::follow(settings.clone(), report))),
             Discovery::Docker(settings) => Some(tokio::spawn(docker::follow(settings.clone(), report))),
-            // Other mechanisms are validated by the configuration, which warns about them; they discover nothing.
-            Discovery::Static(_) | Discovery::Other(_) => None,
+            Discovery::Mechanism(settings) if matches!(settings.kind, "nerve" | "serverset") => {
+                Some(tokio::spawn(zookeeper::follow(settings.clone(), report)))
+            }
+            Discovery::Mechanism(settings) => Some(tokio::spawn(polled::follow(settings.clone(), report))),
+            Discovery::Static(_) => None,
         };
         Source { id, discovery: discovery.clone(), found, task }
     }
@@ -206,6 +214,11 @@ impl Reporter {
     pub fn attempted(&mut self, since: Instant) {
         self.found.attempts_total += 1;
         self.found.attempts_time += since.elapsed();
+    }
+
+    /// Counts requests of an attempt.
+    pub fn count_requests(&mut self, count: u64) {
+        self.found.requests_total += count;
     }
 
     /// Counts an event of an object.

@@ -164,6 +164,8 @@ pub struct Catalogue {
     pub services: BTreeMap<String, (Vec<String>, String)>,
     /// Instead of any answer.
     pub fault: Option<&'static str>,
+    /// A service that answers with this status.
+    pub faulty: Option<(&'static str, &'static str)>,
 }
 
 impl Catalogue {
@@ -201,6 +203,10 @@ pub async fn consul(catalogue: watch::Receiver<Catalogue>) -> Server {
                 return reply(&mut stream, fault, "", b"").await;
             }
             let body = match ask.path.strip_prefix("/v1/health/service/") {
+                Some(name) if now.faulty.is_some_and(|(faulty, _)| faulty == name) => {
+                    let status = now.faulty.map_or("", |(_, status)| status);
+                    return reply(&mut stream, status, "", b"no").await;
+                }
                 Some(name) => now.services.get(name).map_or("[]".to_owned(), |(_, entries)| entries.clone()),
                 None => {
                     let services = now.services.iter().map(|(name, (tags, _))| format!("{name:?}: {tags:?}"));

@@ -7,6 +7,7 @@
 //!   * a failed watch keeps the known objects
 
 mod access;
+mod exec;
 mod labels;
 mod objects;
 mod watch;

@@ -184,7 +184,11 @@ impl Watcher {
             ],
         );
         let place = client::shown(&request.url);
-        let mut stream = self.access.client.stream(request).await.map_err(|error| End::Failed(error.text))?;
+        let client = self.access.client().await.map_err(End::Failed)?;
+        let mut stream = client.stream(request).await.map_err(|error| End::Failed(error.text))?;
+        if stream.status == StatusCode::UNAUTHORIZED {
+            self.access.refused();
+        }
         match stream.status {
             StatusCode::OK => Ok((place, stream)),
             StatusCode::GONE => Err(End::ReceiverClosed),
@@ -268,7 +272,10 @@ async fn list(access: &Access, scope: &Scope) -> Result<(Vec<Object>, String), S
         }
         let request = request(access, scope, &params);
         let place = client::shown(&request.url);
-        let response = access.client.send(request).await.map_err(|error| error.text)?;
+        let response = access.client().await?.send(request).await.map_err(|error| error.text)?;
+        if response.status == StatusCode::UNAUTHORIZED {
+            access.refused();
+        }
         if response.status != StatusCode::OK {
             return Err(refused(&place, response.status, &response.body));
         }
