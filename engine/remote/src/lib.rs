@@ -1,4 +1,4 @@
-//! What remote write and remote read say on the wire: messages, their compression, their bounds. Knows no HTTP and no
+//! What remote write, remote read and OTLP say on the wire: messages, their compression, their bounds. Knows no HTTP and no
 //! storage. Format: docs/format/remote.md.
 //!
 //! Invariants:
@@ -6,6 +6,7 @@
 
 mod build;
 mod histogram;
+pub mod otlp;
 mod read;
 mod rewrite;
 mod symbols;
@@ -37,6 +38,8 @@ pub enum DecodeError {
     TooMany { what: &'static str, max: usize },
     #[error("protobuf: {0}")]
     Message(&'static str),
+    #[error("json: {0}")]
+    Json(String),
 }
 
 /// Unpacks a snappy block, whose length is checked before room for it is made.
