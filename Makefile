@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it, `make help` lists the rest.
 CARGO ?= cargo
 
-.PHONY: help run quick dist demo-ha demo-federation demo-fleet build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
+.PHONY: help run quick dist demo-ha demo-federation demo-fleet demo-agents build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
 
 ## This list.
 help:
@@ -22,6 +22,10 @@ demo-fleet: build
 ## A redundant pair before Debian's Alertmanager: one notification, one killed, alerting goes on. Under two minutes.
 demo-ha: build test-deps
 	@scripts/demo-ha
+
+## Two agents behind one list send to a Debian Prometheus, one is killed: nothing is missing. About a minute.
+demo-agents: build test-deps
+	@scripts/demo-agents
 
 ## The program for trying, without the link of the whole program at once, and the farm.
 quick:

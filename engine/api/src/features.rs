@@ -6,6 +6,7 @@
 use crate::answer::{ApiResult, Data};
 use crate::state::State;
 use axum::extract;
+use remote::otlp::DeltaHandling;
 use serde_json::{Map, Value, json};
 
 /// Operators and aggregations, those behind a flag last.
@@ -117,6 +118,7 @@ pub(crate) async fn features(state: extract::State<State>) -> ApiResult<Value> {
     let parts = &state.parts;
     let plan = &parts.query.settings().plan;
     let experimental = plan.parse.experimental_functions;
+    let is_agent = parts.shards.agent().is_some();
     let flag = |name: &str| parts.flags.get(name).map_or("", String::as_str);
     let is_enabled = |feature: &str| flag("enable-feature").split(',').any(|enabled| enabled == feature);
     let functions: Map<String, Value> = promql::all_functions()
@@ -133,13 +135,16 @@ pub(crate) async fn features(state: extract::State<State>) -> ApiResult<Value> {
         "api": {
             "admin": parts.enable_admin_api, "exclude_alerts": true, "label_values_match": true,
             "lifecycle": parts.enable_lifecycle, "openapi_3.1": false, "openapi_3.2": false,
-            "otlp_write_receiver": false, "query_stats": true, "query_warnings": true,
+            "otlp_write_receiver": parts.remote.otlp_receiver, "query_stats": true, "query_warnings": true,
             "remote_write_receiver": parts.remote.receiver, "search": false, "time_range_labels": true,
             "time_range_series": true,
         },
-        "otlp_receiver": {"delta_conversion": false, "native_delta_ingestion": false},
+        "otlp_receiver": {
+            "delta_conversion": parts.remote.otlp_deltas == DeltaHandling::Accumulate,
+            "native_delta_ingestion": parts.remote.otlp_deltas == DeltaHandling::Store,
+        },
         "prometheus": {
-            "agent_mode": false, "auto_reload_config": flag("config.auto-reload") == "true", "server_mode": true,
+            "agent_mode": is_agent, "auto_reload_config": flag("config.auto-reload") == "true", "server_mode": !is_agent,
             "stringlabels": false,
         },
         "promql": {

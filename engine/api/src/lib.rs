@@ -2,6 +2,7 @@
 //!
 //! Asks the cores by messages and shows what they answer; knows nothing of how a core works.
 
+mod agent;
 mod alerting;
 mod answer;
 mod discovery;
@@ -13,6 +14,7 @@ mod http;
 mod json;
 mod lifecycle;
 mod metrics_writer;
+mod otlp;
 mod pages;
 mod params;
 mod query;
@@ -30,6 +32,7 @@ mod storage;
 mod telemetry;
 mod v1;
 
+pub use ::remote::otlp::DeltaHandling;
 pub use answer::rfc3339;
 pub use http::{ConnectionLimits, ListenerRole, Server, bind};
 pub use query_log::QueryLog;

@@ -16,6 +16,7 @@ pub async fn ready(state: extract::State<State>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "the logs of the last run are being read\n").into_response();
     }
     match state.parts.shards.stats().await {
+        Ok(_) if state.parts.shards.agent().is_some() => "ringscrape agent is Ready.\n".into_response(),
         Ok(_) => "ringscrape is Ready.\n".into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }

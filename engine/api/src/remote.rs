@@ -24,7 +24,7 @@ const UNPACKED_BYTES_MAX: usize = 64 << 20;
 const TURN_WITHIN: Duration = Duration::from_secs(5);
 
 /// An answer in plain text, as Go's `http.Error` gives it.
-fn refuse(status: StatusCode, text: impl std::fmt::Display) -> Response {
+pub(crate) fn refuse(status: StatusCode, text: impl std::fmt::Display) -> Response {
     let mut response = (status, format!("{text}\n")).into_response();
     if status == StatusCode::TOO_MANY_REQUESTS {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -36,7 +36,9 @@ impl From<DecodeError> for RequestError {
     fn from(error: DecodeError) -> RequestError {
         let status = match error {
             DecodeError::TooLarge { .. } | DecodeError::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            DecodeError::Compression(_) | DecodeError::Zstd(_) | DecodeError::Message(_) => StatusCode::BAD_REQUEST,
+            DecodeError::Compression(_) | DecodeError::Zstd(_) | DecodeError::Message(_) | DecodeError::Json(_) => {
+                StatusCode::BAD_REQUEST
+            }
         };
         RequestError(status, error.to_string())
     }
@@ -64,10 +66,10 @@ impl From<QueryError> for RequestError {
 }
 
 /// Why a request is not served.
-struct RequestError(StatusCode, String);
+pub(crate) struct RequestError(StatusCode, String);
 
 impl RequestError {
-    fn new(status: StatusCode, text: impl std::fmt::Display) -> RequestError {
+    pub(crate) fn new(status: StatusCode, text: impl std::fmt::Display) -> RequestError {
         RequestError(status, text.to_string())
     }
 }
@@ -78,7 +80,7 @@ impl IntoResponse for RequestError {
     }
 }
 
-async fn turn(places: &Semaphore) -> Result<SemaphorePermit<'_>, RequestError> {
+pub(crate) async fn turn(places: &Semaphore) -> Result<SemaphorePermit<'_>, RequestError> {
     match tokio::time::timeout(TURN_WITHIN, places.acquire()).await {
         Ok(Ok(place)) => Ok(place),
         _ => Err(RequestError::new(StatusCode::TOO_MANY_REQUESTS, "too many requests at once; try again")),

@@ -1,9 +1,11 @@
 //! What remote write and remote read share between requests: settings, who is being served, what writers say of metrics.
 
 use remote::IncomingMetadata;
+use remote::otlp::{DeltaHandling, DeltaSums};
 use shard::Metadata;
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::Semaphore;
 
 /// Write requests that are being taken at once.
@@ -14,6 +16,9 @@ const WRITES_MAX: usize = 16;
 pub struct RemoteSettings {
     /// Whether remote write is taken.
     pub receiver: bool,
+    /// Whether OTLP is taken, and what is done with its deltas.
+    pub otlp_receiver: bool,
+    pub otlp_deltas: DeltaHandling,
     /// Most samples of an answer that is sent in one piece; 0 is no limit.
     pub read_samples_max: usize,
     /// Read requests answered at once; 0 is no limit.
@@ -25,7 +30,14 @@ pub struct RemoteSettings {
 impl Default for RemoteSettings {
     /// Prometheus' defaults.
     fn default() -> RemoteSettings {
-        RemoteSettings { receiver: false, read_samples_max: 50_000_000, read_concurrency: 10, frame_bytes_max: 1 << 20 }
+        RemoteSettings {
+            receiver: false,
+            otlp_receiver: false,
+            otlp_deltas: DeltaHandling::Reject,
+            read_samples_max: 50_000_000,
+            read_concurrency: 10,
+            frame_bytes_max: 1 << 20,
+        }
     }
 }
 
@@ -96,6 +108,9 @@ pub struct Remote {
     pub writes: Semaphore,
     pub reads: Semaphore,
     pub metadata: WrittenMetadata,
+    /// Sums of what OTLP brings as deltas.
+    pub deltas: Mutex<DeltaSums>,
+    pub otlp_rejected_points: AtomicU64,
 }
 
 impl Remote {
@@ -105,6 +120,12 @@ impl Remote {
             count => count.min(Semaphore::MAX_PERMITS),
         };
         let metadata = WrittenMetadata::default();
-        Remote { writes: Semaphore::new(WRITES_MAX), reads: Semaphore::new(reads), metadata }
+        Remote {
+            writes: Semaphore::new(WRITES_MAX),
+            reads: Semaphore::new(reads),
+            metadata,
+            deltas: Mutex::default(),
+            otlp_rejected_points: AtomicU64::new(0),
+        }
     }
 }

@@ -11,8 +11,8 @@ use crate::http::{
 use crate::security::Security;
 use crate::state::State;
 use crate::{
-    alerting, discovery, features, federate, fleet, lifecycle, pages, query, remote, rule_groups, rule_pages, storage,
-    telemetry, v1,
+    agent, alerting, discovery, features, federate, fleet, lifecycle, otlp, pages, query, remote, rule_groups,
+    rule_pages, storage, telemetry, v1,
 };
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -64,6 +64,7 @@ impl Routes {
         self.router
             .layer(from_fn_with_state(BodyBuffer::new(read_timeout), buffer_body))
             .layer(from_fn(compress))
+            .layer(from_fn_with_state(state.clone(), agent::guard))
             .layer(from_fn_with_state(state.clone(), guard))
             .layer(from_fn_with_state(metrics.clone(), record))
             .layer(Extension(metrics))
@@ -105,6 +106,7 @@ pub(crate) fn routes() -> Routes {
         .route("/format_query", get(query::format_query).post(query::format_query))
         .route("/parse_query", get(query::parse_query).post(query::parse_query))
         .route("/write", post(remote::write).get(remote::protocol_version))
+        .route("/otlp/v1/metrics", post(otlp::write))
         .route("/read", post(remote::read))
         .route("/rules", get(rule_groups::rules))
         .route("/alerts", get(rule_groups::alerts))
@@ -118,6 +120,7 @@ pub(crate) fn routes() -> Routes {
         .route("/admin/tsdb/snapshot", post(storage::snapshot).put(storage::snapshot));
     Routes::new()
         .route("/", get(pages::root))
+        .route("/agent", get(agent::page))
         .route("/query", get(pages::query))
         .route("/graph", get(pages::query))
         .route("/tsdb-status", get(pages::storage))

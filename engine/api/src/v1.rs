@@ -412,6 +412,13 @@ pub async fn status_runtimeinfo(state: S) -> ApiResult<RuntimeInfo> {
     Ok(Data(runtime_info(&state).await?))
 }
 
+fn safe_mode(state: &State) -> Option<String> {
+    let shards = &state.parts.shards;
+    let of_agent = || shards.agent().and_then(|agent| agent.safe_mode());
+    let safe_mode = shards.store().and_then(|store| store.safe_mode()).or_else(of_agent);
+    safe_mode.map(ToString::to_string)
+}
+
 pub async fn runtime_info(state: &State) -> Result<RuntimeInfo, ApiError> {
     let running = state.running();
     let stats = state.parts.shards.stats().await?;
@@ -422,7 +429,7 @@ pub async fn runtime_info(state: &State) -> Result<RuntimeInfo, ApiError> {
         server_time: rfc3339_of(std::time::SystemTime::now()),
         reload_config_success: running.refused.is_none(),
         last_config_time: rfc3339_of(running.loaded_at),
-        safe_mode: state.parts.shards.store().and_then(|store| Some(store.safe_mode()?.to_string())),
+        safe_mode: safe_mode(state),
         corruption_count: state.parts.shards.store().map_or(0, |store| store.stats().damages),
         cores: stats.len(),
         time_series: stats.iter().map(|core| core.series).sum(),

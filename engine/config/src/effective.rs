@@ -57,7 +57,6 @@ impl Config {
                 tsdb(&|tsdb| tsdb.retention.as_ref().is_some_and(|r| r.percentage > 0)),
             ),
             ("tracing", self.tracing.is_some()),
-            ("otlp", self.otlp.is_some()),
             ("runtime", self.runtime.is_some()),
         ];
         let mut names: Vec<String> =

@@ -45,7 +45,7 @@ pub use glob::glob;
 pub use http::{
     Authorization, BasicAuth, GrantType, HeaderValues, HttpConfig, OAuth2, SignatureAlgorithm, TlsConfig, TlsVersion,
 };
-pub use load::{load, parse_config, parse_yaml};
+pub use load::{load, load_for_agent, parse_config, parse_yaml};
 pub use mechanisms::{MechanismConfig, SdFilter};
 pub use relabel::NameScheme;
 pub use rule_tests::{

@@ -22,7 +22,36 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, ConfigErrors> {
     parse_config(path, &read(path)?, env)
 }
 
-/// Does the same for a text, as if it were the content of `path`. The files that it names are read.
+/// The same for agent mode, where nothing answers queries, evaluates rules or sends alerts: the sections for that are refused.
+pub fn load_for_agent(path: &Path, env: &Env) -> Result<Config, ConfigErrors> {
+    let text = read(path)?;
+    let config = parse_config(path, &text, env)?;
+    let Config { alerting, rule_files, remote_read, .. } = &config;
+    let sections = [
+        ("alerting", !alerting.alertmanagers.is_empty() || !alerting.alert_relabel_configs.is_empty()),
+        ("rule_files", !rule_files.is_empty()),
+        ("remote_read", !remote_read.is_empty()),
+    ];
+    let node = parse(&text).ok();
+    let location_of = |name: &str| {
+        let Kind::Map(entries) = &node.as_ref()?.kind else { return None };
+        entries.iter().find(|(key, _)| key.text() == Some(name)).map(|(key, _)| key.mark)
+    };
+    let refused = |(name, is_there): (&str, bool)| {
+        let location = location_of(name).unwrap_or(SourceLocation { line: 0, column: 0 });
+        is_there.then(|| ConfigError {
+            file: path.to_owned(),
+            line: location.line,
+            column: location.column,
+            path: String::new(),
+            message: format!("field {name} is not allowed in agent mode"),
+        })
+    };
+    let errors: Vec<ConfigError> = sections.into_iter().filter_map(refused).collect();
+    if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+}
+
+/// Reads a text as if it were the content of `path`. The files that it names are read.
 pub fn parse_config(path: &Path, text: &str, env: &Env) -> Result<Config, ConfigErrors> {
     let file = std::path::absolute(path)
         .map_err(|error| ConfigErrors::unreadable(path.to_owned(), format!("cannot be found: {error}")))?;

@@ -8,7 +8,7 @@ use crate::decode::{Fields, choices, section};
 use crate::discovery::{Discovery, check_static_targets};
 use crate::http::{HttpConfig, TlsConfig, check_header};
 use crate::units::Size;
-use relabel::Program;
+use relabel::{NameScheme, Program};
 use series::Labels;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -608,6 +608,17 @@ impl Tracing {
 
 impl Otlp {
     fn check(&mut self, fields: &mut Fields) {
+        let keeps_names = matches!(
+            self.translation_strategy,
+            TranslationStrategy::NoUtf8EscapingWithSuffixes | TranslationStrategy::NoTranslation
+        );
+        if keeps_names && fields.cx.scheme.get() == NameScheme::Legacy {
+            let strategy = fields.text("translation_strategy").unwrap_or_default().to_owned();
+            fields.refuse(
+                "translation_strategy",
+                &format!("OTLP translation strategy {strategy:?} is not allowed when UTF8 is disabled"),
+            );
+        }
         if self.promote_all_resource_attributes && !self.promote_resource_attributes.is_empty() {
             fields.refuse(
                 "promote_resource_attributes",

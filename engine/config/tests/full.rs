@@ -64,7 +64,6 @@ fn what_is_not_carried_out_is_named() {
         "storage.tsdb.chunk_encoding",
         "storage.tsdb.retention.percentage",
         "tracing",
-        "otlp",
         "runtime",
         "scrape_failure_log_file of job \"node\"",
         "scrape_native_histograms, native_histogram_bucket_limit, \

@@ -5,28 +5,31 @@
 //!   * a request has [`REQUEST_BYTES_MAX`] uncompressed bytes at most, unless a single series has more
 
 use crate::cursor::{LogId, LogPosition, SendCursor};
-use crate::in_flight::Batch;
+use crate::in_flight::{Batch, Rows};
 use crate::metadata::{MetadataSchedule, MetadataSnapshot};
 use crate::outgoing::OutgoingLabels;
 use crate::protocol::{Format, Protocol};
-use crate::stats::Stats;
+use crate::stats::{KindStats, Stats};
 use crate::stencil::SeriesEncoder;
+use crate::window::{Window, WindowSample, WindowSeries};
 use ahash::AHashMap;
 use bytes::Bytes;
 use config::RemoteWrite;
 use remote::{Counts, Message, SeriesContent, WriteBuilder};
-use series::clock::now_ms;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tsdb::log::TargetKey;
 use tsdb::log_reader::{Border, Told};
 
 /// Uncompressed bytes of a request after which no series is added: well below the 32 MiB of Prometheus and others, with
 /// room for a series of many megabytes.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
 
+/// Rows older than this are collected in a window: the endpoint is behind, and waits for what is read at once.
+const BEHIND_MS: i64 = 5_000;
+/// How long a window is collected, if reading is slow.
+const WINDOW_WITHIN: Duration = Duration::from_secs(1);
 /// How often the cursor moves while there is nothing to send.
 const EMPTY_BATCH_EVERY: Duration = Duration::from_secs(1);
 
@@ -47,9 +50,22 @@ pub struct BatchBuilder {
     pub stats: Arc<Stats>,
     /// Where everything ends that is in batches or in this one.
     pub cursor: SendCursor,
-    sources: AHashMap<u64, Option<i64>>,
-    /// Source and row of the last sample.
-    last_source: Option<(u64, Option<i64>)>,
+    sources: AHashMap<u64, Rows>,
+    runs: Vec<(u64, u64)>,
+    /// Source and rows of the last sample.
+    last_source: Option<(u64, Rows)>,
+    window: Window,
+    /// Where everything before the window ends: the cursor of batches, for as long as the window is not empty.
+    window_cursor: Option<SendCursor>,
+    window_begun: Instant,
+    /// Number of the window.
+    windows: u64,
+    /// Rows before this time are collected, and samples before this one are dropped.
+    behind_before_ms: i64,
+    oldest_ms: i64,
+    /// What was read and is not counted yet.
+    read: Counts,
+    newest_read_ms: i64,
     range_ms: (i64, i64),
     begun: Option<Instant>,
     /// When the last batch was finished, and where it ended.
@@ -86,7 +102,16 @@ impl BatchBuilder {
             finished_cursor: cursor.clone(),
             cursor,
             sources: AHashMap::new(),
+            runs: Vec::new(),
             last_source: None,
+            window: Window::default(),
+            window_cursor: None,
+            window_begun: Instant::now(),
+            windows: 0,
+            behind_before_ms: i64::MIN,
+            oldest_ms: i64::MIN,
+            read: Counts::default(),
+            newest_read_ms: 0,
             range_ms: (i64::MAX, i64::MIN),
             begun: None,
             finished_at: Instant::now(),
@@ -96,14 +121,24 @@ impl BatchBuilder {
     /// Adds a sample of a log.
     pub fn add(&mut self, log: LogId, told: &Told) {
         let Told { target, group, slot, sample, histogram, row, border } = told;
-        let (at, stats) = (sample.timestamp.0, &self.stats);
-        let kind = if histogram.is_some() { &stats.histograms } else { &stats.samples };
-        kind.read.fetch_add(1, Ordering::Relaxed);
-        stats.newest_read_ms.fetch_max(at, Ordering::Relaxed);
-        if !self.age_max.is_zero() && at < now_ms() - self.age_max.as_millis() as i64 {
-            kind.dropped_too_old.fetch_add(1, Ordering::Relaxed);
+        let at = sample.timestamp.0;
+        match histogram {
+            None => self.read.samples += 1,
+            Some(_) => self.read.histograms += 1,
+        }
+        self.newest_read_ms = self.newest_read_ms.max(at);
+        if at < self.oldest_ms {
+            self.kind(histogram.is_some()).dropped_too_old.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        if histogram.is_none() {
+            if row.0 < self.behind_before_ms {
+                self.collect(log, told);
+                return;
+            }
+            self.flush_window();
+        }
+        let before = self.builder.counts().total();
         let metadata = self.metadata.of(target, row.0, group, *slot, &mut self.builder);
         let samples = [(at, sample.value)];
         let is_added = match histogram {
@@ -116,7 +151,7 @@ impl BatchBuilder {
                     return;
                 }
                 if self.builder.message() == Message::V1 && histogram.is_custom() {
-                    stats.custom_buckets_dropped.fetch_add(1, Ordering::Relaxed);
+                    self.stats.custom_buckets_dropped.fetch_add(1, Ordering::Relaxed);
                     return;
                 }
                 self.histogram.clear();
@@ -127,30 +162,110 @@ impl BatchBuilder {
             }
         };
         if !is_added {
-            kind.dropped_by_rules.fetch_add(1, Ordering::Relaxed);
+            self.kind(histogram.is_some()).dropped_by_rules.fetch_add(1, Ordering::Relaxed);
             return;
         }
         // A row of histograms may have several of one series, so its parts have to follow each other.
-        let row = Some(row.0).filter(|_| histogram.is_none());
-        self.note_source(target, row);
+        let rows = if histogram.is_none() { Rows::One(row.0) } else { Rows::Several };
+        let source = self.encoder.source(target, &mut self.builder);
+        self.note_source(source, rows, before);
         self.range_ms = (self.range_ms.0.min(at), self.range_ms.1.max(at));
         self.begun.get_or_insert_with(Instant::now);
-        if self.builder.counts().total() >= self.samples_max || self.builder.len_bytes() >= REQUEST_BYTES_MAX {
+        if self.is_full() {
             self.move_to(log, *border);
-            self.finish();
+            self.send();
         }
     }
 
-    /// Notes whose samples the batch has.
-    fn note_source(&mut self, target: &Arc<TargetKey>, row: Option<i64>) {
-        let source = self.encoder.source(target, &mut self.builder);
-        if self.last_source == Some((source, row)) {
+    fn kind(&self, is_histogram: bool) -> &KindStats {
+        if is_histogram { &self.stats.histograms } else { &self.stats.samples }
+    }
+
+    /// Counts what was read since the last call.
+    fn count_read(&mut self) {
+        self.stats.add(|kind| &kind.read, std::mem::take(&mut self.read));
+        self.stats.newest_read_ms.fetch_max(self.newest_read_ms, Ordering::Relaxed);
+    }
+
+    fn is_full(&self) -> bool {
+        self.builder.counts().total() >= self.samples_max || self.builder.len_bytes() >= REQUEST_BYTES_MAX
+    }
+
+    /// Notes whose samples the batch has; `before` counts the values before them.
+    fn note_source(&mut self, source: u64, rows: Rows, before: u64) {
+        if self.last_source == Some((source, rows)) {
             return;
         }
-        self.last_source = Some((source, row));
-        let of_source = self.sources.entry(source).or_insert(row);
-        if *of_source != row {
-            *of_source = None;
+        if self.runs.last().is_none_or(|(_, last)| *last != source) {
+            self.runs.push((before, source));
+        }
+        self.last_source = Some((source, rows));
+        let of_source = self.sources.entry(source).or_insert(rows);
+        if *of_source != rows {
+            *of_source = Rows::Several;
+        }
+    }
+
+    /// Says what time it is: rows older than a few seconds are behind, and samples may be too old.
+    pub fn set_now(&mut self, now_ms: i64) {
+        self.behind_before_ms = now_ms - BEHIND_MS;
+        if !self.age_max.is_zero() {
+            self.oldest_ms = now_ms - self.age_max.as_millis() as i64;
+        }
+    }
+
+    /// Puts a sample into the window.
+    fn collect(&mut self, log: LogId, told: &Told) {
+        let Told { target, group, slot, sample, row, border, .. } = told;
+        let source = self.encoder.source(target, &mut self.builder);
+        let (at, value) = (sample.timestamp.0, sample.value);
+        let sample = WindowSample { target, group, slot: *slot, source, row: row.0, at, value };
+        for _ in 0..2 {
+            if self.window.is_empty() {
+                self.move_to(log, *border);
+                self.window_cursor = Some(self.cursor.clone());
+                self.window_begun = Instant::now();
+            }
+            if self.window.add(&sample) {
+                return;
+            }
+            self.flush_window();
+        }
+    }
+
+    /// Makes batches of what is in the window.
+    pub fn flush_window(&mut self) {
+        if self.window.is_empty() {
+            return;
+        }
+        self.windows += 1;
+        let rows = Rows::Window(self.windows);
+        let mut window = std::mem::take(&mut self.window);
+        window.drain(|series| self.add_series(&series, rows));
+        self.window_cursor = None;
+    }
+
+    fn add_series(&mut self, series: &WindowSeries, rows: Rows) {
+        let WindowSeries { target, group, slot, source, samples } = *series;
+        let (Some((oldest, _)), Some((newest, _))) = (samples.first().copied(), samples.last().copied()) else {
+            return;
+        };
+        let before = self.builder.counts().total();
+        if before > 0 && before + samples.len() as u64 > self.samples_max {
+            self.send();
+        }
+        let before = self.builder.counts().total();
+        let metadata = self.metadata.of(target, self.behind_before_ms, group, slot, &mut self.builder);
+        let content = SeriesContent { samples, metadata, ..SeriesContent::default() };
+        if !self.encoder.add(target, group, slot, &content, &mut self.builder) {
+            self.stats.samples.dropped_by_rules.fetch_add(samples.len() as u64, Ordering::Relaxed);
+            return;
+        }
+        self.note_source(source, rows, before);
+        self.range_ms = (self.range_ms.0.min(oldest), self.range_ms.1.max(newest));
+        self.begun.get_or_insert_with(Instant::now);
+        if self.is_full() {
+            self.send();
         }
     }
 
@@ -162,17 +277,32 @@ impl BatchBuilder {
 
     /// Finishes a batch that has waited long enough; without samples, a batch that says how far the reader is.
     pub fn finish_if_late(&mut self) {
+        self.count_read();
+        if self.window_begun.elapsed() >= WINDOW_WITHIN {
+            self.flush_window();
+        }
         let is_late = match self.begun {
             Some(begun) => begun.elapsed() >= self.deadline,
-            None => self.finished_at.elapsed() >= EMPTY_BATCH_EVERY && self.cursor != self.finished_cursor,
+            None => {
+                let has_moved = self.window.is_empty() && self.cursor != self.finished_cursor;
+                has_moved && self.finished_at.elapsed() >= EMPTY_BATCH_EVERY
+            }
         };
         if is_late {
-            self.finish();
+            self.send();
         }
     }
 
-    /// Hands a batch to the sender; waits while too many are in flight.
+    /// Hands everything that was added to the sender.
     pub fn finish(&mut self) {
+        self.flush_window();
+        self.send();
+    }
+
+    /// Hands a batch to the sender; waits while too many are in flight.
+    fn send(&mut self) {
+        self.count_read();
+        let cursor = self.window_cursor.as_ref().unwrap_or(&self.cursor).clone();
         let counts = self.builder.counts();
         let Format { message, compression } = self.protocol.format();
         let format = Format { message: self.builder.message(), compression };
@@ -184,12 +314,13 @@ impl BatchBuilder {
             counts,
             range_ms: self.range_ms,
             sources: self.sources.drain().collect(),
-            cursor: self.cursor.clone(),
+            runs: std::mem::take(&mut self.runs),
+            cursor: cursor.clone(),
         };
         self.begun = None;
         self.last_source = None;
         self.range_ms = (i64::MAX, i64::MIN);
-        (self.finished_at, self.finished_cursor) = (Instant::now(), self.cursor.clone());
+        (self.finished_at, self.finished_cursor) = (Instant::now(), cursor);
         self.stats.add(|kind| &kind.pending, counts);
         // Nobody takes it once the endpoint has been stopped.
         let _ = self.batches.blocking_send(batch);

@@ -2,7 +2,7 @@
 //!
 //! Each endpoint has a reader on a thread of its own, which makes batches of what the logs say, and a sender, which has many
 //! of them in flight. Logs are kept by hard links until every endpoint has acknowledged what they hold, so an endpoint that
-//! is away costs disk, up to [`LOG_AGE_MAX`], and nothing else; a restart goes on behind the last acknowledgement
+//! is away costs disk, within [`Retention`], and nothing else; a restart goes on behind the last acknowledgement
 //! (decision 032).
 //!
 //! Invariants:
@@ -18,11 +18,14 @@ mod parts;
 mod protocol;
 mod reader;
 mod response;
+mod retention;
 mod send;
 mod stats;
 mod stencil;
+mod window;
 
 pub use metadata::{Metadata, MetadataSource};
+pub use retention::Retention;
 pub use stats::{BUCKETS, KindStats, Stats};
 
 use crate::batch::BatchBuilder;
@@ -36,15 +39,13 @@ use client::{Client, ClientOptions};
 use config::{Config, RemoteWrite as Settings, WriteMessage};
 use remote::Message;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tsdb::log::KeptLogs;
 
-/// How long a log is kept for an endpoint that does not take it.
-pub const LOG_AGE_MAX: Duration = Duration::from_hours(3);
 /// How often logs are kept and let go.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of a response's body that are read: it is only shown to people.
@@ -61,6 +62,7 @@ pub struct RemoteWrite(Arc<Inner>);
 struct Inner {
     logs: KeptLogs,
     boot: u32,
+    retention: Retention,
     metadata: MetadataSource,
     state: tokio::sync::Mutex<State>,
     /// Whether logs are kept; held while they are linked.
@@ -113,14 +115,15 @@ const BEHIND: Duration = Duration::from_secs(10);
 
 impl RemoteWrite {
     /// Nothing is sent before [`RemoteWrite::reload`]. `boot` is the number of this start in the names of logs.
-    pub fn new(logs: KeptLogs, boot: u32, metadata: MetadataSource) -> RemoteWrite {
+    pub fn new(logs: KeptLogs, boot: u32, retention: Retention, metadata: MetadataSource) -> RemoteWrite {
         let (state, shown) = (tokio::sync::Mutex::default(), Mutex::default());
-        RemoteWrite(Arc::new(Inner { logs, boot, metadata, state, keeps: Arc::default(), shown }))
+        RemoteWrite(Arc::new(Inner { logs, boot, retention, metadata, state, keeps: Arc::default(), shown }))
     }
 
     /// Sends nothing, of no logs.
     pub fn none() -> RemoteWrite {
-        RemoteWrite::new(KeptLogs::new("", ""), 0, Arc::new(|| Box::pin(std::future::ready(Vec::new()))))
+        let retention = Retention::default();
+        RemoteWrite::new(KeptLogs::new("", ""), 0, retention, Arc::new(|| Box::pin(std::future::ready(Vec::new()))))
     }
 
     pub fn stats(&self) -> Vec<EndpointStats> {
@@ -197,10 +200,10 @@ impl RemoteWrite {
                         };
                         state.endpoints.values().map(each).collect()
                     };
-                    let (logs, boot) = (keeper.0.logs.clone(), keeper.0.boot);
+                    let (logs, boot, retention) = (keeper.0.logs.clone(), keeper.0.boot, keeper.0.retention);
                     let maintain = move || {
                         measure(&logs, &endpoints, KEEP_EVERY);
-                        remove_unneeded(&logs, boot, &endpoints);
+                        retention.remove_unneeded(&logs, boot, &endpoints);
                     };
                     let _ = tokio::task::spawn_blocking(maintain).await;
                 }
@@ -368,95 +371,9 @@ fn measure(logs: &KeptLogs, endpoints: &[(SendCursor, Arc<Stats>)], since: Durat
     }
 }
 
-/// Removes files that no endpoint needs, and files that an endpoint has not read for too long. A file that was read may be
-/// needed for longer: for the segments that began in it.
-fn remove_unneeded(logs: &KeptLogs, boot: u32, endpoints: &[(SendCursor, Arc<Stats>)]) {
-    let in_use = logs.in_use().unwrap_or_default();
-    for (log, files) in logs.files().unwrap_or_default() {
-        // Removing what its writer still has frees nothing, and it would be linked again.
-        let in_use = in_use.get(&log).and_then(|files| files.first()).map_or(u32::MAX, |first| first.sequence);
-        let last = files.last().copied();
-        for file in files.into_iter().filter(|file| file.sequence < in_use) {
-            let positions = endpoints.iter().filter_map(|(cursor, stats)| Some((cursor.position(log)?, stats)));
-            let needed: Vec<_> = positions.filter(|(position, _)| file.sequence >= position.first).collect();
-            let unread: Vec<_> =
-                needed.iter().filter(|(position, _)| file.sequence >= position.border.sequence).collect();
-            let may_grow = log.0 == boot && Some(file) == last;
-            let is_expired =
-                !unread.is_empty() && !may_grow && age(&logs.folder().join(file.to_string())) > LOG_AGE_MAX;
-            if is_expired {
-                for (_, stats) in &unread {
-                    stats.files_lost.fetch_add(1, Ordering::Relaxed);
-                }
-                tracing::error!(%file, "dropping a log file that a remote-write endpoint has not read within the retention limit");
-            }
-            if (needed.is_empty() || is_expired)
-                && let Err(error) = logs.remove(file)
-            {
-                tracing::warn!(%file, %error, "removing a log file that was sent failed");
-            }
-        }
-    }
-}
-
-/// How long ago a file was written last.
-fn age(path: &Path) -> Duration {
-    let written = path.metadata().and_then(|data| data.modified()).ok();
-    written.and_then(|written| SystemTime::now().duration_since(written).ok()).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tsdb::log::FileId;
-    use tsdb::log_reader::Border;
-
-    #[test]
-    fn files_are_remove_unneeded_when_every_endpoint_has_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let logs = KeptLogs::new(folder.path().join("log"), folder.path());
-        let id = |boot, sequence| FileId { boot, writer: 0, sequence };
-        let with_stats =
-            |cursors: &[SendCursor]| cursors.iter().map(|cursor| (cursor.clone(), Arc::default())).collect::<Vec<_>>();
-        let all = [id(1, 1), id(1, 2), id(2, 1), id(2, 2), id(2, 3)];
-        all.iter().for_each(|id| std::fs::write(folder.path().join(id.to_string()), "x").unwrap());
-        let left = || logs.files().unwrap().into_values().flatten().collect::<Vec<_>>();
-        let at = |first| LogPosition { border: Border { sequence: 9, offset: 0 }, first };
-        let one = SendCursor { boot: 1, positions: BTreeMap::from([((1, 0), at(2)), ((2, 0), at(3))]) };
-        let other = SendCursor { boot: 2, positions: BTreeMap::from([((2, 0), at(2))]) };
-        remove_unneeded(&logs, 2, &with_stats(&[one.clone(), SendCursor::new(2)]));
-        assert_eq!(left(), all[1..], "one that has not begun needs all of this start");
-        remove_unneeded(&logs, 2, &with_stats(&[one, other.clone()]));
-        assert_eq!(left(), [id(1, 2), id(2, 2), id(2, 3)]);
-        remove_unneeded(&logs, 2, &with_stats(std::slice::from_ref(&other)));
-        assert_eq!(left(), [id(2, 2), id(2, 3)]);
-        // Nobody reads them any more, but for the last one.
-        let old = SystemTime::now() - LOG_AGE_MAX - Duration::from_secs(60);
-        for id in [id(2, 2), id(2, 3)] {
-            std::fs::File::options()
-                .append(true)
-                .open(folder.path().join(id.to_string()))
-                .unwrap()
-                .set_modified(old)
-                .unwrap();
-        }
-        remove_unneeded(&logs, 2, &with_stats(&[other]));
-        assert_eq!(left(), [id(2, 2), id(2, 3)], "they were read, and are needed for what began there");
-        let away = SendCursor {
-            boot: 2,
-            positions: BTreeMap::from([((2, 0), LogPosition { border: Border { sequence: 2, offset: 9 }, first: 2 })]),
-        };
-        let away = with_stats(&[away]);
-        measure(&logs, &away, KEEP_EVERY);
-        assert_eq!(
-            away[0].1.lag_bytes.load(Ordering::Relaxed),
-            1,
-            "the last file; the first is acknowledged beyond its end"
-        );
-        remove_unneeded(&logs, 2, &away);
-        assert_eq!(left(), [id(2, 3)]);
-        assert_eq!(away[0].1.files_lost.load(Ordering::Relaxed), 1);
-    }
 
     #[test]
     fn endpoints_are_known_by_name_or_url() {

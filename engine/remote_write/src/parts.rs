@@ -14,6 +14,7 @@ use crate::protocol::Format;
 use bytes::Bytes;
 use remote::Counts;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Attempts of a part, between which others were accepted, before it is halved.
@@ -42,6 +43,8 @@ pub struct BatchPart {
     pub counts: Counts,
     /// Timestamp of its oldest and its newest value.
     pub range_ms: (i64, i64),
+    /// Which values of its batch it has, or more.
+    pub values: Range<u64>,
     /// Attempts before this one.
     pub attempts: u32,
     /// Those of them that failed without the receiver asking for time.
@@ -55,9 +58,17 @@ pub struct BatchPart {
 }
 
 impl BatchPart {
-    pub fn new(body: Bytes, format: Format, counts: Counts, range_ms: (i64, i64)) -> BatchPart {
+    /// A part with these values of its batch.
+    pub fn new(body: Bytes, format: Format, counts: Counts, range_ms: (i64, i64), values: Range<u64>) -> BatchPart {
         let (attempts, failures, strikes, accepted_before, tried_for) = (0, 0, 0, u64::MAX, Duration::ZERO);
-        BatchPart { body, format, counts, range_ms, attempts, failures, strikes, accepted_before, tried_for }
+        BatchPart { body, format, counts, range_ms, values, attempts, failures, strikes, accepted_before, tried_for }
+    }
+
+    /// The values of its halves. Where values were left out since, nobody knows which, so both have all.
+    pub fn halves(&self) -> [Range<u64>; 2] {
+        let Range { start, end } = self.values;
+        let middle = start + self.counts.total() / 2;
+        if end - start == self.counts.total() { [start..middle, middle..end] } else { [start..end, start..end] }
     }
 }
 
@@ -91,6 +102,11 @@ impl BatchParts {
     /// The next one to send.
     pub fn next(&mut self) -> Option<BatchPart> {
         self.queue.pop_front()
+    }
+
+    /// Which values of the batch are left, or more.
+    pub fn values_left(&self) -> Vec<Range<u64>> {
+        self.queue.iter().map(|part| part.values.clone()).collect()
     }
 
     /// A part was accepted.
@@ -149,13 +165,12 @@ impl BatchParts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ops::Range;
 
     fn part(values: Range<u64>) -> BatchPart {
         let counts = Counts { samples: values.end - values.start, ..Counts::default() };
         // Which values they are is in the times.
         let format = Format { message: remote::Message::V1, compression: crate::protocol::Compression::Snappy };
-        BatchPart::new(Bytes::new(), format, counts, (values.start as i64, values.end as i64))
+        BatchPart::new(Bytes::new(), format, counts, (values.start as i64, values.end as i64), values)
     }
 
     fn halves(part: &BatchPart) -> [BatchPart; 2] {

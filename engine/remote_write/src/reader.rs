@@ -8,6 +8,7 @@
 use crate::batch::BatchBuilder;
 use crate::cursor::{LogId, LogPosition};
 use series::Timestamp;
+use series::clock::now_ms;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -79,6 +80,7 @@ impl Reader {
             self.look()?;
             self.looked = Some(Instant::now());
         }
+        self.batches.set_now(now_ms());
         let oldest = self.tails.keys().next().map(|(boot, _)| *boot);
         let mut unread: Vec<LogId> = self.tails.keys().copied().filter(|(boot, _)| Some(*boot) == oldest).collect();
         let mut failed = None;
@@ -103,6 +105,9 @@ impl Reader {
                     unread.swap_remove(0);
                 }
             }
+        }
+        if unread.is_empty() {
+            self.batches.flush_window();
         }
         self.batches.finish_if_late();
         let reached = if unread.is_empty() { Reached::End } else { Reached::More };

@@ -74,15 +74,18 @@ impl Sender {
         let mut save = tokio::time::interval(SAVE_EVERY);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut synced: Option<Instant> = None;
+        // Each source of a batch comes once at most.
+        let (release, mut released) = mpsc::unbounded_channel();
         // Once it is stopped, what the reader has made until then is still sent, within a bound.
         let (mut is_closed, mut end): (bool, Option<tokio::time::Instant>) = (false, None);
         while !(is_closed && waiting.is_none() && requests.is_empty()) {
             if let Some(batch) = waiting.take_if(|batch| requests.len() < requests_max && in_flight.may_start(batch)) {
                 let number = in_flight.start(&batch);
                 self.stats.in_flight.fetch_add(1, Ordering::Relaxed);
-                let sender = self.clone();
+                let (sender, release) = (self.clone(), release.clone());
                 requests.spawn(async move {
-                    sender.deliver(&batch).await;
+                    // Nobody receives it once sending has ended.
+                    sender.deliver(&batch, |sources| drop(release.send((number, sources)))).await;
                     (number, batch)
                 });
                 continue;
@@ -96,6 +99,7 @@ impl Sender {
                     self.complete(&mut in_flight, done.expect("sending does not panic"));
                     is_saved = false;
                 }
+                Some((number, sources)) = released.recv() => in_flight.release(number, &sources),
                 _ = save.tick(), if !is_saved => {
                     let sync = synced.is_none_or(|synced| synced.elapsed() >= SYNC_EVERY);
                     if sync {
@@ -132,17 +136,29 @@ impl Sender {
         }
     }
 
-    /// Sends a batch until every sample of it is acknowledged or lost.
-    async fn deliver(self: &Arc<Self>, batch: &Batch) {
+    /// Sends a batch until every sample of it is acknowledged or lost. `release` is told of sources for which that holds
+    /// before it does for the batch.
+    async fn deliver(self: &Arc<Self>, batch: &Batch, release: impl Fn(Vec<u64>)) {
         if batch.counts == Counts::default() {
             return;
         }
-        let whole = BatchPart::new(batch.body.clone(), batch.format, batch.counts, batch.range_ms);
+        let all = 0..batch.counts.total();
+        let whole = BatchPart::new(batch.body.clone(), batch.format, batch.counts, batch.range_ms, all);
+        let mut unreleased: Vec<u64> = batch.sources.iter().map(|(source, _)| *source).collect();
         let mut parts = BatchParts::new(whole, batch.has_several_rows());
         let queue = &self.settings.queue_config;
         let mut backoff = queue.min_backoff;
         while let Some(part) = parts.next() {
             let Some(part) = self.prepare(part) else { continue };
+            if part.values.end - part.values.start < batch.counts.total() {
+                let mut left = parts.values_left();
+                left.push(part.values.clone());
+                let waiting = batch.sources_in(&left);
+                let done: Vec<u64> = unreleased.extract_if(.., |source| !waiting.contains(source)).collect();
+                if !done.is_empty() {
+                    release(done);
+                }
+            }
             let begun = Instant::now();
             match self.attempt(&part).await {
                 Verdict::Accepted { written, warning } => {
@@ -210,13 +226,13 @@ impl Sender {
 
     /// Puts the halves of a part back.
     fn split(&self, part: BatchPart, parts: &mut BatchParts) {
-        let middle = part.counts.total() / 2;
-        let half = |values| {
+        let (middle, [first, second]) = (part.counts.total() / 2, part.halves());
+        let half = |values, of_batch| {
             let values = Part { values, ..Part::ALL };
             let half = part.format.rewrite(&part.body, part.format, &values).expect("a request of ours");
-            BatchPart::new(Bytes::from(half.body), part.format, half.counts, half.range_ms)
+            BatchPart::new(Bytes::from(half.body), part.format, half.counts, half.range_ms, of_batch)
         };
-        parts.put_back([half(0..middle), half(middle..u64::MAX)].into_iter());
+        parts.put_back([half(0..middle, first), half(middle..u64::MAX, second)].into_iter());
     }
 
     fn accept(&self, part: &BatchPart, written: Counts, warning: Option<String>) {
@@ -366,7 +382,7 @@ impl Sender {
     /// Sends metadata of 1.0. It is lost if some attempts fail, and comes again.
     pub async fn send_metadata(self: &Arc<Self>, body: Vec<u8>, entries: usize) {
         let format = Format { message: Message::V1, compression: Compression::Snappy };
-        let mut part = BatchPart::new(Bytes::from(body), format, Counts::default(), (0, 0));
+        let mut part = BatchPart::new(Bytes::from(body), format, Counts::default(), (0, 0), 0..0);
         let queue = &self.settings.queue_config;
         let (mut backoff, entries, stats) = (queue.min_backoff, entries as u64, &self.stats);
         loop {

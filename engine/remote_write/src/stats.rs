@@ -71,6 +71,8 @@ pub struct Stats {
     pub rows_lost: AtomicU64,
     /// Log files that were removed before the endpoint had acknowledged them.
     pub files_lost: AtomicU64,
+    /// Bytes of them.
+    pub log_bytes_lost: AtomicU64,
     losses: [AtomicU64; LOSSES.len()],
     requests: [AtomicU64; BUCKETS.len() + 1],
     requests_us: AtomicU64,

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Reads each file as the server would and prints what it found.
-pub fn config(files: &[PathBuf]) -> ExitCode {
+pub fn config(files: &[PathBuf], for_agent: bool) -> ExitCode {
+    let load = if for_agent { config::load_for_agent } else { config::load };
     let mut verdict = ExitCode::SUCCESS;
     let mut good: Vec<config::Config> = Vec::new();
     for file in files {
         say!("Checking {}", file.display());
-        match config::load(file, &config::Env::process()) {
+        match load(file, &config::Env::process()) {
             Ok(config) => {
                 verdict = rule_files(&config).unwrap_or(verdict);
                 let targets = config.scrape_configs.len();

@@ -149,6 +149,9 @@ pub enum Check {
     Config {
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Check for agent mode.
+        #[arg(long)]
+        agent: bool,
     },
     /// Read files for --web.config.file and the certificates that they name; exit code 1 if one is bad.
     WebConfig {
@@ -259,6 +262,9 @@ pub struct Serve {
     /// Take samples that others write to /api/v1/write.
     #[arg(long = "web.enable-remote-write-receiver")]
     pub web_enable_remote_write_receiver: bool,
+    /// Take metrics that OpenTelemetry sends to /api/v1/otlp/v1/metrics.
+    #[arg(long = "web.enable-otlp-receiver")]
+    pub web_enable_otlp_receiver: bool,
     /// Most samples of an answer of remote read that is sent in one piece. 0 is no limit.
     #[arg(long = "storage.remote.read-sample-limit", default_value_t = 50_000_000)]
     pub storage_remote_read_sample_limit: usize,
@@ -286,6 +292,25 @@ pub struct Serve {
     /// When the server ends, put everything that is in logs and chunks into blocks, so that Prometheus can go on in the folder.
     #[arg(long = "storage.tsdb.export-on-shutdown")]
     pub storage_tsdb_export_on_shutdown: bool,
+    /// Scrape and send by remote write, and nothing else: no queries, no rules, no alerts, no blocks.
+    #[arg(long = "agent")]
+    pub agent: bool,
+    /// Folder for logs in agent mode.
+    #[arg(long = "storage.agent.path", default_value = "data-agent/", value_name = "FOLDER")]
+    pub storage_agent_path: PathBuf,
+    /// Least value of --storage.agent.retention.max-time. Logs that every endpoint has are removed at once.
+    #[arg(long = "storage.agent.retention.min-time", default_value = "5m", value_parser = parse_duration)]
+    pub storage_agent_retention_min_time: Duration,
+    /// How long logs are kept for an endpoint that does not take them.
+    #[arg(long = "storage.agent.retention.max-time", default_value = "4h", value_parser = parse_duration)]
+    pub storage_agent_retention_max_time: Duration,
+    /// Least value of --storage.agent.retention.max-time as well. Logs are looked at each second.
+    #[arg(long = "storage.agent.wal-truncate-frequency", default_value = "2h", value_parser = parse_duration)]
+    pub storage_agent_wal_truncate_frequency: Duration,
+    /// How many bytes of logs are kept for endpoints that do not take them, such as 20GB; beyond them the oldest are given
+    /// up. 0 is no limit.
+    #[arg(long = "storage.agent.retention.size", default_value = "0", value_parser = parse_size)]
+    pub storage_agent_retention_size: u64,
     /// Time between syncs of the logs: what a power cut can cost. 0s syncs every write before it is visible.
     #[arg(long = "storage.wal-sync-interval", default_value = "1s", value_parser = parse_duration)]
     pub storage_wal_sync_interval: Duration,
@@ -357,6 +382,8 @@ const PANIC_VARIABLE: &str = "RINGSCRAPE_TEST_PANICKING_QUERY";
 /// Lets rules of a group that do not read each other be evaluated at once.
 const RULE_FEATURE: &str = "concurrent-rule-eval";
 
+/// What is done with deltas of OTLP: added up, or stored as they are.
+const DELTA_FEATURES: [&str; 2] = ["otlp-deltatocumulative", "otlp-native-delta-ingestion"];
 /// Features that change what queries may say.
 const QUERY_FEATURES: [&str; 4] = [
     "promql-experimental-functions",
@@ -368,6 +395,24 @@ const QUERY_FEATURES: [&str; 4] = [
 impl Serve {
     fn has(&self, feature: &str) -> bool {
         self.enable_feature.iter().any(|enabled| enabled == feature)
+    }
+
+    /// The data folder.
+    pub fn folder(&self) -> &std::path::Path {
+        if self.agent { &self.storage_agent_path } else { &self.storage_tsdb_path }
+    }
+
+    /// How much is kept for endpoints of remote write that do not take it.
+    pub fn log_retention(&self) -> remote_write::Retention {
+        if !self.agent {
+            return remote_write::Retention::default();
+        }
+        let max_time = self.storage_agent_retention_max_time;
+        let age_max = max_time.max(self.storage_agent_retention_min_time);
+        remote_write::Retention {
+            age_max: age_max.max(self.storage_agent_wal_truncate_frequency),
+            bytes_max: self.storage_agent_retention_size,
+        }
     }
 
     pub fn rule_options(&self) -> rules::Options {
@@ -409,7 +454,10 @@ impl Serve {
 
     /// Features that were asked for and change nothing here.
     pub fn unknown_features(&self) -> Vec<&str> {
-        let known = |feature: &&String| !QUERY_FEATURES.contains(&feature.as_str()) && *feature != RULE_FEATURE;
+        let known = |feature: &&String| {
+            let feature = feature.as_str();
+            !QUERY_FEATURES.contains(&feature) && !DELTA_FEATURES.contains(&feature) && feature != RULE_FEATURE
+        };
         self.enable_feature.iter().filter(known).map(String::as_str).collect()
     }
 
@@ -421,9 +469,27 @@ impl Serve {
         }
     }
 
+    /// What is done with deltas of OTLP; see [`Serve::feature_conflict`].
+    fn otlp_deltas(&self) -> api::DeltaHandling {
+        use api::DeltaHandling;
+        match (self.has(DELTA_FEATURES[0]), self.has(DELTA_FEATURES[1])) {
+            (true, _) => DeltaHandling::Accumulate,
+            (false, true) => DeltaHandling::Store,
+            (false, false) => DeltaHandling::Reject,
+        }
+    }
+
+    /// Features that exclude each other, in Prometheus' words.
+    pub fn feature_conflict(&self) -> Option<String> {
+        let [one, other] = DELTA_FEATURES;
+        (self.has(one) && self.has(other)).then(|| format!("cannot enable {one} and {other} features at the same time"))
+    }
+
     pub fn remote_settings(&self) -> api::RemoteSettings {
         api::RemoteSettings {
             receiver: self.web_enable_remote_write_receiver,
+            otlp_receiver: self.web_enable_otlp_receiver,
+            otlp_deltas: self.otlp_deltas(),
             read_samples_max: self.storage_remote_read_sample_limit,
             read_concurrency: self.storage_remote_read_concurrent_limit,
             frame_bytes_max: self.storage_remote_read_max_bytes_in_frame,
@@ -543,6 +609,7 @@ impl Cli {
         let servers: Vec<String> = serve.discovery_dns_server.iter().map(ToString::to_string).collect();
         set("discovery.dns-server", servers.join(","));
         set("web.enable-remote-write-receiver", serve.web_enable_remote_write_receiver.to_string());
+        set("web.enable-otlp-receiver", serve.web_enable_otlp_receiver.to_string());
         set("storage.remote.read-sample-limit", serve.storage_remote_read_sample_limit.to_string());
         set("storage.remote.read-concurrent-limit", serve.storage_remote_read_concurrent_limit.to_string());
         set("storage.remote.read-max-bytes-in-frame", serve.storage_remote_read_max_bytes_in_frame.to_string());
@@ -556,6 +623,13 @@ impl Cli {
         set("storage.tsdb.min-block-duration", config::format_duration(serve.storage_tsdb_min_block_duration));
         let longest = serve.storage_tsdb_max_block_duration.map(config::format_duration);
         set("storage.tsdb.max-block-duration", longest.unwrap_or_else(|| "0s".into()));
+        set("agent", serve.agent.to_string());
+        set("storage.agent.path", serve.storage_agent_path.display().to_string());
+        let duration = |duration: Duration| config::format_duration(duration);
+        set("storage.agent.retention.min-time", duration(serve.storage_agent_retention_min_time));
+        set("storage.agent.retention.max-time", duration(serve.storage_agent_retention_max_time));
+        set("storage.agent.wal-truncate-frequency", duration(serve.storage_agent_wal_truncate_frequency));
+        set("storage.agent.retention.size", config::format_size(serve.storage_agent_retention_size));
         set("storage.safe-mode-window", config::format_duration(serve.storage_safe_mode_window));
         set("storage.wal-sync-interval", config::format_duration(serve.storage_wal_sync_interval));
         set("enable-feature", serve.enable_feature.join(","));

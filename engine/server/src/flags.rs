@@ -88,7 +88,7 @@ pub const PROMETHEUS_FLAGS: &[Flag] = &[
     acts("web.enable-admin-api", Switch, "false", Both),
     acts("web.enable-remote-write-receiver", Switch, "false", Both),
     passive("web.remote-write-receiver.accepted-protobuf-messages", MESSAGES, "prometheus.WriteRequest,io.prometheus.write.v2.Request", Both),
-    passive("web.enable-otlp-receiver", Switch, "false", Both),
+    acts("web.enable-otlp-receiver", Switch, "false", Both),
     passive("web.max-notifications-subscribers", ANY, "16", Both),
     passive("web.console.templates", Text, "consoles", Both),
     passive("web.console.libraries", Text, "console_libraries", Both),
@@ -116,17 +116,17 @@ pub const PROMETHEUS_FLAGS: &[Flag] = &[
     passive("storage.tsdb.delayed-compaction.max-percent", ANY, "10", Server),
     passive("storage.tsdb.delay-compact-file.path", Text, "", Server),
     passive("storage.tsdb.block-reload-interval", Duration, "1m", Server),
-    passive("storage.agent.path", Text, "data-agent/", Agent),
+    acts("storage.agent.path", Text, "data-agent/", Agent),
     passive("storage.agent.wal-segment-size", WAL_SEGMENT, "128MB", Agent),
     passive("storage.agent.wal-compression", Switch, "true", Agent),
     passive("storage.agent.wal-compression-type", COMPRESSIONS, "snappy", Agent),
-    passive("storage.agent.wal-truncate-frequency", Duration, "2h", Agent),
-    passive("storage.agent.retention.min-time", Duration, "5m", Agent),
-    passive("storage.agent.retention.max-time", Duration, "4h", Agent),
+    acts("storage.agent.wal-truncate-frequency", Duration, "2h", Agent),
+    acts("storage.agent.retention.min-time", Duration, "5m", Agent),
+    acts("storage.agent.retention.max-time", Duration, "4h", Agent),
     passive("storage.agent.no-lockfile", Switch, "false", Agent),
     passive("storage.agent.checkpoint-from-in-memory-series", Switch, "false", Agent),
     passive("storage.agent.checkpoint-batch-size", Integer { min: 1 }, "1000", Agent),
-    passive("agent", Switch, "false", Both),
+    acts("agent", Switch, "false", Both),
     passive("storage.remote.flush-deadline", Duration, "1m", Both),
     acts("storage.remote.read-sample-limit", NOT_NEGATIVE, "50000000", Server),
     acts("storage.remote.read-concurrent-limit", NOT_NEGATIVE, "10", Server),
@@ -247,7 +247,7 @@ pub fn normalize(arguments: Vec<String>, switches: &BTreeSet<String>) -> Result<
         let value = checked(flag, value).map_err(|text| usage(format!("--{}: {text}", flag.name)))?;
         out.add(flag, value);
     }
-    check_modes(&given, out.passive.get("agent").is_some_and(|agent| agent == "true"))?;
+    check_modes(&given, out.arguments.iter().any(|argument| argument == "--agent"))?;
     Ok(out)
 }
 

@@ -27,7 +27,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse_args(std::env::args());
     match &cli.command {
-        Some(cli::Command::Check { what: cli::Check::Config { files } }) => check::config(files),
+        Some(cli::Command::Check { what: cli::Check::Config { files, agent } }) => check::config(files, *agent),
         Some(cli::Command::Check { what: cli::Check::WebConfig { files } }) => check::web_config(files),
         Some(cli::Command::Fleet { what }) => fleet::run(what),
         Some(cli::Command::Check { what: cli::Check::Rules { files, lint_fatal } }) => rules::check(files, *lint_fatal),

@@ -20,6 +20,8 @@ pub type Request = oneshot::Sender<Result<(), String>>;
 /// Who reloads.
 pub struct Reloader {
     pub file: PathBuf,
+    /// Whether sections for what agent mode does not do are refused.
+    pub is_agent: bool,
     pub running: watch::Sender<Arc<Running>>,
     pub targets: ManagerHandle,
     pub notifier: Notifier,
@@ -63,8 +65,9 @@ impl Reloader {
 
     async fn reload(&self) -> Result<(), String> {
         let (file, external_url, parse) = (self.file.clone(), self.external_url.clone(), self.parse);
+        let load_config = if self.is_agent { config::load_for_agent } else { config::load };
         let load = move || {
-            let config = config::load(&file, &config::Env::process())?;
+            let config = load_config(&file, &config::Env::process())?;
             let groups = crate::rules::load(&config, &external_url, parse)?;
             Ok::<_, config::ConfigErrors>((config, groups))
         };

@@ -48,6 +48,9 @@ pub fn run(cli: &Cli) -> ExitCode {
         return ExitCode::FAILURE;
     }
     small_pages();
+    if let Some(conflict) = serve.feature_conflict() {
+        return fail(EXIT_OTHER, &conflict);
+    }
     // A core whose task panics would go on half alive; the process ends instead and is started again. A query that panics
     // costs itself.
     let report = std::panic::take_hook();
@@ -58,7 +61,8 @@ pub fn run(cli: &Cli) -> ExitCode {
         report(panic);
         std::process::abort();
     }));
-    let config = match config::load(&serve.config_file, &config::Env::process()) {
+    let load = if serve.agent { config::load_for_agent } else { config::load };
+    let config = match load(&serve.config_file, &config::Env::process()) {
         Ok(config) => Arc::new(config),
         Err(errors) => return fail(EXIT_CONFIG, &errors),
     };
@@ -70,6 +74,9 @@ pub fn run(cli: &Cli) -> ExitCode {
         return fail(EXIT_OTHER, &format!("--web.config.file: {error}"));
     }
     reload::warn_of(&config);
+    if serve.agent && config.remote_write.is_empty() {
+        tracing::warn!("agent mode without remote_write: what is scraped goes nowhere");
+    }
     let unknown = cli.serve.unknown_features();
     if !unknown.is_empty() {
         tracing::warn!(
@@ -111,15 +118,14 @@ pub fn run(cli: &Cli) -> ExitCode {
         Err(error) => return fail(EXIT_OTHER, &error),
     };
     // After all this, so that a start that cannot succeed leaves the folder untouched.
-    let options = crate::tsdb_cmd::store_options(serve, &config);
-    let store = match tsdb::Store::open(options) {
-        Ok(store) => store,
-        Err(error) => return fail(EXIT_OTHER, &format!("{error}{}", folder_advice(&error))),
+    let storage = match Storage::open(serve, &config) {
+        Ok(storage) => storage,
+        Err(error) => return fail(EXIT_OTHER, &format!("{error}{}", folder_advice(&error, serve.agent))),
     };
-    let ended = run_with(cli, config, cpus, store.clone(), listeners);
-    store.record_clean_shutdown();
-    if serve.storage_tsdb_export_on_shutdown {
-        drop(store);
+    let ended = run_with(cli, config, cpus, storage.clone(), listeners);
+    storage.record_clean_shutdown();
+    if serve.storage_tsdb_export_on_shutdown && !serve.agent {
+        drop(storage);
         let error = crate::tsdb_cmd::become_export(&serve.storage_tsdb_path);
         tracing::error!(%error, "the export into blocks could not be started; `ringscrape tsdb export` does it");
         return ExitCode::FAILURE;
@@ -149,16 +155,57 @@ fn check_clock(now: SystemTime) -> Result<(), String> {
 }
 
 /// What to change about a data folder that cannot be opened.
-fn folder_advice(error: &tsdb::OpenError) -> &'static str {
-    let tsdb::OpenError::Io { source, .. } = error else { return "" };
+fn folder_advice(error: &tsdb::OpenError, is_agent: bool) -> String {
+    let tsdb::OpenError::Io { source, .. } = error else { return String::new() };
+    let flag = if is_agent { "--storage.agent.path" } else { "--storage.tsdb.path" };
     match source.kind() {
         ErrorKind::PermissionDenied => {
-            "; give it to the user that runs ringscrape, or choose another --storage.tsdb.path"
+            format!("; give it to the user that runs ringscrape, or choose another {flag}")
         }
-        ErrorKind::ReadOnlyFilesystem => "; choose a --storage.tsdb.path that can be written",
-        ErrorKind::StorageFull => "; free some space, or choose another --storage.tsdb.path",
-        ErrorKind::NotFound => "; choose a --storage.tsdb.path whose parent exists",
-        _ => "",
+        ErrorKind::ReadOnlyFilesystem => format!("; choose a {flag} that can be written"),
+        ErrorKind::StorageFull => format!("; free some space, or choose another {flag}"),
+        ErrorKind::NotFound => format!("; choose a {flag} whose parent exists"),
+        _ => String::new(),
+    }
+}
+
+/// The data folder: of a server, or of an agent.
+#[derive(Clone)]
+enum Storage {
+    Store(Arc<tsdb::Store>),
+    Agent(Arc<tsdb::AgentStore>),
+}
+
+impl Storage {
+    fn open(serve: &Serve, config: &config::Config) -> Result<Storage, tsdb::OpenError> {
+        if serve.agent {
+            tsdb::AgentStore::open(crate::tsdb_cmd::agent_options(serve, config)).map(Storage::Agent)
+        } else {
+            tsdb::Store::open(crate::tsdb_cmd::store_options(serve, config)).map(Storage::Store)
+        }
+    }
+
+    fn store(&self) -> Option<Arc<tsdb::Store>> {
+        if let Storage::Store(store) = self { Some(store.clone()) } else { None }
+    }
+
+    fn agent(&self) -> Option<Arc<tsdb::AgentStore>> {
+        if let Storage::Agent(agent) = self { Some(agent.clone()) } else { None }
+    }
+
+    /// Logs that are to be sent, and the number of this start.
+    fn retained_logs(&self) -> (tsdb::log::KeptLogs, u32) {
+        match self {
+            Storage::Store(store) => (store.kept_logs(), store.boot()),
+            Storage::Agent(agent) => (agent.kept_logs(), agent.boot()),
+        }
+    }
+
+    fn record_clean_shutdown(&self) {
+        match self {
+            Storage::Store(store) => store.record_clean_shutdown(),
+            Storage::Agent(agent) => agent.record_clean_shutdown(),
+        }
     }
 }
 
@@ -193,12 +240,12 @@ fn run_with(
     cli: &Cli,
     config: Arc<config::Config>,
     cpus: Vec<usize>,
-    store: Arc<tsdb::Store>,
+    storage: Storage,
     listeners: Vec<Listener>,
 ) -> ExitCode {
     let started = {
         let offset_seed = offset_seed(&config.global.external_labels);
-        let options = shard::Options { cpus, offset_seed, store: Some(store.clone()) };
+        let options = shard::Options { cpus, offset_seed, store: storage.store(), agent: storage.agent() };
         shard::start(&options)
     };
     let shards = match started {
@@ -214,7 +261,7 @@ fn run_with(
         Ok(control) => control,
         Err(error) => return fail(EXIT_MACHINE, &format!("starting the control threads: {error}")),
     };
-    match control.block_on(control_plane(cli, config, shards, &store, listeners)) {
+    match control.block_on(control_plane(cli, config, shards, &storage, listeners)) {
         Ok(()) => {
             tracing::info!("ended");
             ExitCode::SUCCESS
@@ -239,7 +286,7 @@ async fn control_plane(
     cli: &Cli,
     config: Arc<config::Config>,
     shards: shard::Shards,
-    store: &tsdb::Store,
+    storage: &Storage,
     listeners: Vec<Listener>,
 ) -> anyhow::Result<()> {
     let serve = &cli.serve;
@@ -248,12 +295,13 @@ async fn control_plane(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let remote_write = RemoteWrite::new(store.kept_logs(), store.boot(), metadata_source(shards.clone()));
+    let (logs, boot) = storage.retained_logs();
+    let remote_write = RemoteWrite::new(logs, boot, serve.log_retention(), metadata_source(shards.clone()));
     remote_write.reload(&config).await;
     let (running_to, running) = watch::channel(Arc::new(api::Running::good(config.clone())));
     let sink = shards.clone();
     let discovery = targets::DiscoveryContext::start(targets::SdOptions {
-        keep_in: serve.discovery_keep_lists.then(|| serve.storage_tsdb_path.join("discovery")),
+        keep_in: serve.discovery_keep_lists.then(|| serve.folder().join("discovery")),
         dns_servers: serve.discovery_dns_server.clone(),
     });
     let targets = targets::Manager::start(shards.count(), discovery.clone(), move |core, diff| {
@@ -288,6 +336,7 @@ async fn control_plane(
     rules.reload(crate::rules::load(&config, &serve.external_url(), serve.parse_options())?).await;
     let reloader = Reloader {
         file: serve.config_file.clone(),
+        is_agent: serve.agent,
         running: running_to,
         targets: targets.clone(),
         notifier: notifier.clone(),

@@ -45,6 +45,18 @@ pub fn store_options(serve: &Serve, config: &config::Config) -> StoreOptions {
     options
 }
 
+/// How an agent with these flags keeps its data folder.
+pub fn agent_options(serve: &Serve, config: &config::Config) -> tsdb::AgentOptions {
+    let options = store_options(serve, config);
+    tsdb::AgentOptions {
+        folder: serve.storage_agent_path.clone(),
+        late_ms: options.late_ms,
+        log: options.log,
+        safe_mode_window: options.safe_mode_window,
+        keep_logs: options.keep_logs,
+    }
+}
+
 pub fn run(command: &Tsdb) -> ExitCode {
     crate::tool::end(match command {
         Tsdb::List { folder } => list(folder),

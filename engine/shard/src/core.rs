@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use targets::{Target, TargetDiff, TargetId};
 use tsdb::log::{FileId, Journal, TargetKey, Writer};
-use tsdb::{AppendScratch, FlushQueue, SegmentLimits, Store, TargetHead, within_bounds};
+use tsdb::{AgentStore, AppendScratch, FlushQueue, SegmentLimits, Store, TargetHead, within_bounds};
 
 /// What a core is started with.
 pub(crate) struct Settings {
@@ -49,6 +49,7 @@ pub(crate) struct Settings {
     pub cpu: usize,
     pub offset_seed: u64,
     pub store: Option<Arc<Store>>,
+    pub agent: Option<Arc<AgentStore>>,
     pub pulse: Arc<Pulse>,
     pub resolver: ResolverThreads,
     pub accesses: Accesses,
@@ -118,6 +119,8 @@ struct Core {
     index: usize,
     offset_seed: u64,
     store: Option<Arc<Store>>,
+    /// In agent mode, instead of a store.
+    agent: Option<Arc<AgentStore>>,
     /// Where segments go that are closed; without it they stay in memory.
     flush_queue: Option<FlushQueue>,
     log_folder: Option<std::path::PathBuf>,
@@ -168,22 +171,28 @@ fn micros(duration: Duration) -> u64 {
 
 impl Core {
     fn new(settings: Settings, scrapes: TaskQueueHandle, federations: TaskQueueHandle) -> Core {
-        let journal = settings.store.as_ref().map_or_else(Journal::off, |store| {
-            let first = FileId { boot: store.boot(), writer: settings.index as u16, sequence: 1 };
-            Journal::new(Writer::new(first, store.options().log))
+        let (store, agent) = (settings.store.as_deref(), settings.agent.as_deref());
+        let log = store.map(|store| (store.boot(), store.options().log));
+        let log = log.or_else(|| agent.map(|agent| (agent.boot(), agent.options().log)));
+        let journal = log.map_or_else(Journal::off, |(boot, options)| {
+            let first = FileId { boot, writer: settings.index as u16, sequence: 1 };
+            Journal::new(Writer::new(first, options))
         });
-        let kept = settings.store.as_ref().map(|store| store.options());
+        let late_ms = store.map(|store| store.options().late_ms);
         let limits = SegmentLimits {
-            range_ms: kept.map_or(i64::MAX, |options| options.block_ms),
-            late_ms: kept.map_or(0, |options| options.late_ms),
+            range_ms: store.map_or(i64::MAX, |store| store.options().block_ms),
+            late_ms: late_ms.or_else(|| agent.map(|agent| agent.options().late_ms)).unwrap_or(0),
+            log_only: agent.is_some(),
             ..SegmentLimits::default()
         };
+        let log_folder = store.map(Store::log_folder).or_else(|| agent.map(AgentStore::log_folder));
         Core {
             index: settings.index,
             offset_seed: settings.offset_seed,
             store: settings.store.clone(),
+            agent: settings.agent.clone(),
             flush_queue: settings.store.as_ref().map(|store| store.flush_queue()),
-            log_folder: settings.store.as_ref().map(|store| store.log_folder()),
+            log_folder,
             limits,
             journal: RefCell::new(journal),
             started: Instant::now(),
@@ -425,6 +434,7 @@ impl Core {
         let read = match fetched.and_then(with_format) {
             Ok((format, fetched)) => {
                 let safe_mode = self.store.as_ref().and_then(|store| store.safe_mode());
+                let safe_mode = safe_mode.or_else(|| self.agent.as_ref().and_then(|agent| agent.safe_mode()));
                 let samples_max = safe_mode.map_or(u64::MAX, |safe_mode| safe_mode.samples_max);
                 let slice = TimeSlice::begin(&self.task_times, CoreTask::Ingest, READ_SLICE);
                 let pause = async || {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use targets::TargetDiff;
 use tokio::sync::oneshot;
-use tsdb::{Flushable, Store};
+use tsdb::{AgentStore, Flushable, Store};
 
 /// Commands waiting for one core.
 pub const COMMANDS_MAX: usize = 256;
@@ -40,12 +40,23 @@ pub enum ShardError {
 pub struct Shards {
     queues: Arc<[flume::Sender<Command>]>,
     store: Option<Arc<Store>>,
+    agent: Option<Arc<AgentStore>>,
 }
 
 impl Shards {
     /// A handle on cores that read these queues, and on the data folder that takes what they close.
     pub fn new(queues: Vec<flume::Sender<Command>>, store: Option<Arc<Store>>) -> Shards {
-        Shards { queues: queues.into(), store }
+        Shards { queues: queues.into(), store, agent: None }
+    }
+
+    /// The same in agent mode, with its data folder.
+    pub fn with_agent(self, agent: Option<Arc<AgentStore>>) -> Shards {
+        Shards { agent, ..self }
+    }
+
+    /// The data folder in agent mode: nothing can be selected then.
+    pub fn agent(&self) -> Option<&Arc<AgentStore>> {
+        self.agent.as_ref()
     }
 
     /// The data folder.

@@ -48,6 +48,8 @@ pub struct Options {
     pub offset_seed: u64,
     /// The data folder; without one, samples stay in memory.
     pub store: Option<Arc<tsdb::Store>>,
+    /// The data folder in agent mode, instead of `store`: samples go to the log alone.
+    pub agent: Option<Arc<tsdb::AgentStore>>,
 }
 
 /// Why ringscrape cannot run here. Each text says what to change.
@@ -143,11 +145,12 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
         let pulse = Arc::new(Pulse::default());
         let start = {
             let (pulse, resolver, accesses) = (pulse.clone(), resolver.clone(), accesses.clone());
-            let (offset_seed, store) = (options.offset_seed, options.store.clone());
+            let (offset_seed, store, agent) = (options.offset_seed, options.store.clone(), options.agent.clone());
             move || {
-                let (pulse, resolver, store) = (pulse.clone(), resolver.clone(), store.clone());
+                let (pulse, resolver) = (pulse.clone(), resolver.clone());
+                let (store, agent) = (store.clone(), agent.clone());
                 let accesses = accesses.clone();
-                let settings = core::Settings { index, cpu, offset_seed, store, pulse, resolver, accesses };
+                let settings = core::Settings { index, cpu, offset_seed, store, agent, pulse, resolver, accesses };
                 let commands = commands.clone();
                 let (ready_to, ready) = mpsc::channel();
                 let run = move || async move {
@@ -187,7 +190,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
         }
     }
     watch(pulses, ABORT_AFTER).map_err(|source| StartError::Os { what: "starting the watchdog", source })?;
-    Ok(Shards::new(queues, options.store.clone()))
+    Ok(Shards::new(queues, options.store.clone()).with_agent(options.agent.clone()))
 }
 
 /// An executor with the guards of decision 005.
@@ -294,7 +297,7 @@ mod tests {
     #[test]
     fn contended_cores_answer() {
         let cpu = default_cpus(Some(1)).unwrap()[0];
-        let options = Options { cpus: vec![cpu, cpu], offset_seed: 1, store: None };
+        let options = Options { cpus: vec![cpu, cpu], offset_seed: 1, store: None, agent: None };
         let shards = start(&options).unwrap();
         let busy = Instant::now() + Duration::from_secs(4);
         let burner = std::thread::spawn(move || while Instant::now() < busy {});

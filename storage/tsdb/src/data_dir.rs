@@ -23,10 +23,14 @@ const RETAINED_LOGS: &str = "remote-write";
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("data folder {folder} is held by {owner}; stop that process or use another --storage.tsdb.path")]
+    #[error("data folder {folder} is held by {owner}; stop that process or use another folder")]
     Held { folder: PathBuf, owner: String },
     #[error("data folder {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error(
+        "data folder {folder} holds chunks and blocks of a server, which agent mode cannot keep; use another --storage.agent.path"
+    )]
+    OfServer { folder: PathBuf },
 }
 
 /// An open and locked data folder.
@@ -60,6 +64,22 @@ impl DataDir {
         if let Err(error) = std::fs::create_dir_all(folder.join("wal")) {
             tracing::warn!(%error, "the folder wal cannot be made; promtool will not open the data folder");
         }
+        DataDir::lock(folder, safe_mode_window)
+    }
+
+    /// The same for a folder that has logs and neither chunks nor blocks.
+    pub fn open_for_logs(folder: &Path, safe_mode_window: Duration) -> Result<(DataDir, Logs), OpenError> {
+        if folder.join(CHUNKS).exists() {
+            return Err(OpenError::OfServer { folder: folder.to_owned() });
+        }
+        for name in ["", LOG] {
+            let path = folder.join(name);
+            std::fs::create_dir_all(&path).map_err(io_error(&path))?;
+        }
+        DataDir::lock(folder, safe_mode_window)
+    }
+
+    fn lock(folder: &Path, safe_mode_window: Duration) -> Result<(DataDir, Logs), OpenError> {
         let lock = take_lock(folder)?;
         let window = safe_mode_window;
         let crash_history = (!window.is_zero()).then(|| CrashHistory::open(folder, now_ms(), window));

@@ -3,6 +3,7 @@
 //! A target's series are *slots*, kept in groups that targets share; a scrape is one *row* over all slots. Knows no
 //! formats of exposition and no runtime: times, values and the outcomes of writes are handed in.
 
+mod agent_store;
 mod bits;
 mod block_keeper;
 mod bytes;
@@ -30,6 +31,7 @@ mod safe_mode;
 mod simulation;
 mod store;
 
+pub use agent_store::{AgentOptions, AgentStore};
 pub use block_keeper::new_ulid;
 pub use chunks::{ChunkFile, ChunkStore, Corruption, FlushQueue, Flushable, encode_segment};
 pub use data_dir::OpenError;

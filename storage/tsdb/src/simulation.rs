@@ -32,7 +32,7 @@ const BLOCK_MS: i64 = 20_000;
 const SETTINGS: BlockSettings =
     BlockSettings { block_ms: BLOCK_MS, block_ms_max: 9 * BLOCK_MS, retention_ms: 0, retention_bytes: 0 };
 const LATE_MS: i64 = 3 * BLOCK_MS;
-const LIMITS: SegmentLimits = SegmentLimits { rows_max: 12, range_ms: BLOCK_MS, late_ms: LATE_MS };
+const LIMITS: SegmentLimits = SegmentLimits { rows_max: 12, range_ms: BLOCK_MS, late_ms: LATE_MS, log_only: false };
 /// Slots of a target: the first half takes the time of its scrapes, the others bring their own.
 const SLOTS: usize = 6;
 const START: i64 = 1_700_000_000_000 / (9 * BLOCK_MS) * (9 * BLOCK_MS);

@@ -249,7 +249,7 @@ fn close_with(core: Core, store: Arc<Store>) {
     wait("threads end", || store.has_stopped());
 }
 
-const LIMITS: SegmentLimits = SegmentLimits { rows_max: 20, range_ms: 7_200_000, late_ms: 0 };
+const LIMITS: SegmentLimits = SegmentLimits { rows_max: 20, range_ms: 7_200_000, late_ms: 0, log_only: false };
 const START: i64 = 1_700_000_000_000 / 7_200_000 * 7_200_000;
 
 #[test]
@@ -333,7 +333,8 @@ fn ranges_become_blocks_and_blocks_are_joined() {
     (settings.block_ms, settings.block_ms_max, settings.retention_ms) = (200_000, 600_000, 0);
     let store = Store::open(settings).unwrap();
     wait("replay ends", || store.replay().done);
-    let mut core = Core::new(&store, 3, 60, SegmentLimits { rows_max: 20, range_ms: 200_000, late_ms: 0 });
+    let mut core =
+        Core::new(&store, 3, 60, SegmentLimits { rows_max: 20, range_ms: 200_000, late_ms: 0, log_only: false });
     let start = START / 600_000 * 600_000;
     let rows = 6 * 40 + 10;
     for row in 0..rows {
@@ -500,7 +501,8 @@ fn damaged_logs_give_what_was_durable() {
     let mut next = random(3);
     let mut truth = Truth::new();
     let store = open(folder.path());
-    let mut core = Core::new(&store, 3, 100, SegmentLimits { rows_max: 1000, range_ms: 7_200_000, late_ms: 0 });
+    let mut core =
+        Core::new(&store, 3, 100, SegmentLimits { rows_max: 1000, range_ms: 7_200_000, late_ms: 0, log_only: false });
     core.journal =
         Journal::new(Writer::new(FileId { boot: store.boot(), writer: 0, sequence: 1 }, tsdb::log::Options::default()));
     drop(store);

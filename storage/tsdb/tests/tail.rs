@@ -95,11 +95,9 @@ struct Source {
 impl Source {
     fn new(id: u64) -> Source {
         let key = TargetKey { id, labels: Labels::from_pairs([("job", "j")]) };
-        Source {
-            head: TargetHead::new(key, SegmentLimits { rows_max: 6, ..SegmentLimits::default() }, id),
-            id,
-            alive: vec![],
-        }
+        // The log is the same whether heads keep their rows or not.
+        let limits = SegmentLimits { rows_max: 6, log_only: id % 2 == 1, ..SegmentLimits::default() };
+        Source { head: TargetHead::new(key, limits, id), id, alive: vec![] }
     }
 
     /// A scrape, and what it says in the truth. `fails` ends all.
@@ -197,9 +195,13 @@ fn every_sample_comes_out_once() {
 
 #[test]
 fn samples_with_times_of_their_own_have_them() {
+    [false, true].into_iter().for_each(check_samples_with_times);
+}
+
+fn check_samples_with_times(log_only: bool) {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = journal(600_000);
-    let limits = SegmentLimits { late_ms: 10_000, ..SegmentLimits::default() };
+    let limits = SegmentLimits { late_ms: 10_000, log_only, ..SegmentLimits::default() };
     let key = TargetKey { id: 1, labels: Labels::empty() };
     let mut head = TargetHead::new(key, limits, 0);
     head.replace(&[group(&names("a", 2), true), group(&names("b", 1), false)]);
@@ -227,9 +229,13 @@ fn samples_with_times_of_their_own_have_them() {
 /// Histograms come with the times that they have, also to one who goes on in the middle of a segment.
 #[test]
 fn histograms_come_out_once() {
+    [false, true].into_iter().for_each(check_histograms);
+}
+
+fn check_histograms(log_only: bool) {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = journal(2_000);
-    let limits = SegmentLimits { rows_max: 5, ..SegmentLimits::default() };
+    let limits = SegmentLimits { rows_max: 5, log_only, ..SegmentLimits::default() };
     let mut head = HistogramHead::new(TargetKey { id: 7, labels: Labels::from_pairs([("job", "j")]) }, limits);
     let labels = |name: &String| Labels::from_pairs([("__name__", name.as_str())]);
     head.add(&names("h", 3).iter().map(labels).collect::<Vec<_>>());
@@ -263,6 +269,33 @@ fn histograms_come_out_once() {
     read(&mut following, &mut told);
     assert_eq!(told, truth);
     assert_eq!(following.untold(), Untold::default());
+}
+
+/// Where the log alone is read, memory has one value for each series however long it goes on, and a segment ends in time.
+#[test]
+fn a_head_for_the_log_alone_keeps_no_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = journal(600_000);
+    let limits = SegmentLimits { log_only: true, ..SegmentLimits::default() };
+    let mut head = TargetHead::new(TargetKey { id: 4, labels: Labels::empty() }, limits, 60);
+    head.replace(&[group(&names("a", 1000), false)]);
+    let mut scratch = AppendScratch::default();
+    for minute in 1..100i64 {
+        let values: Vec<f64> = (0..1000).map(|slot| (slot * minute) as f64 / 7.0).collect();
+        head.append(Timestamp(minute * 60_000), &values, &[], false, &mut journal, &mut scratch).unwrap();
+        write_out(&mut journal, folder.path(), minute as u64 * 60_000, || false);
+        assert!(head.heap_bytes() < 10_000, "{}", head.heap_bytes());
+    }
+    let log = KeptLogs::new("", folder.path());
+    let files = log.files().unwrap().remove(&LOG).unwrap();
+    let rows: u64 = files.iter().map(|file| log.count_rows(*file, 0).unwrap()).sum();
+    assert_eq!(rows, 99);
+    let mut following = tail(folder.path(), 1, START);
+    let mut series = Series::new();
+    read(&mut following, &mut series);
+    assert!(series.values().all(|samples| samples.len() == 99));
+    let newest = files.last().unwrap().sequence;
+    assert!(following.first_needed() + 2 >= newest, "{} of {newest}", following.first_needed());
 }
 
 /// Damage costs what is in it and, as rows build on each other, the rest of the segments it hits; nothing wrong comes out.

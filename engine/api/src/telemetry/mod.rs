@@ -2,6 +2,7 @@
 //!
 //! One file per section, each above [`MetricsWriter`] and below this list.
 
+mod agent;
 mod discovery;
 mod federation;
 mod fleet;
@@ -13,6 +14,7 @@ mod rules;
 mod scraping;
 mod storage;
 
+pub(crate) use agent::log_bytes;
 pub(crate) use process::FOLLOWED_VERSION;
 
 use crate::answer::{ApiError, ApiResult, Data};
@@ -63,12 +65,18 @@ async fn write(state: &State, http: &HttpMetrics) -> Result<MetricsWriter, shard
     scraping::cores(&mut writer, &stats);
     discovery::discovery(&mut writer, state);
     process::configuration(&mut writer, state);
-    notifications::notifications(&mut writer, state);
     remote_write::remote_write(&mut writer, state);
-    federation::federation(&mut writer, &state.federations);
-    queries::queries(&mut writer, state);
+    remote_write::receivers(&mut writer, state);
     fleet::fleet(&mut writer, state);
-    rules::rules(&mut writer, state);
+    match state.parts.shards.agent() {
+        Some(store) => agent::agent(&mut writer, store, &stats),
+        None => {
+            notifications::notifications(&mut writer, state);
+            federation::federation(&mut writer, &state.federations);
+            queries::queries(&mut writer, state);
+            rules::rules(&mut writer, state);
+        }
+    }
     http.write(&mut writer);
     if let Some(store) = state.parts.shards.store() {
         storage::storage(&mut writer, store, &stats);

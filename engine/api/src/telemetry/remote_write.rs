@@ -16,7 +16,7 @@ fn seconds(milliseconds: &AtomicI64) -> f64 {
 }
 
 /// Families with one line for each endpoint.
-const FAMILIES: [(&str, &str, &str, Value); 19] = [
+const FAMILIES: [(&str, &str, &str, Value); 20] = [
     ("prometheus_remote_storage_bytes_total", "counter", "Compressed bytes of requests that were accepted.", |one| {
         count(&one.stats.bytes_sent)
     }),
@@ -66,14 +66,23 @@ const FAMILIES: [(&str, &str, &str, Value); 19] = [
         "Newest timestamp that was accepted.",
         |one| seconds(&one.stats.newest_sent_ms),
     ),
-    ("ringscrape_remote_storage_rows_lost_total", "counter", "Scrapes that could not be read from the log.", |one| {
-        count(&one.stats.rows_lost)
-    }),
+    (
+        "ringscrape_remote_storage_rows_lost_total",
+        "counter",
+        "Scrapes that could not be read from the log, or were removed with it.",
+        |one| count(&one.stats.rows_lost),
+    ),
     (
         "ringscrape_remote_storage_files_lost_total",
         "counter",
         "Log files that were removed before they were acknowledged.",
         |one| count(&one.stats.files_lost),
+    ),
+    (
+        "ringscrape_remote_storage_log_bytes_lost_total",
+        "counter",
+        "Bytes of log files that were removed before they were acknowledged.",
+        |one| count(&one.stats.log_bytes_lost),
     ),
     ("ringscrape_remote_storage_lag_bytes", "gauge", "Bytes of the log that are not acknowledged.", |one| {
         count(&one.stats.lag_bytes)
@@ -186,4 +195,10 @@ fn request_times(writer: &mut MetricsWriter, endpoints: &[EndpointStats]) {
         writer.line(&format!("{name}_sum"), &labels, sum);
         writer.line(&format!("{name}_count"), &labels, counts.last().copied().unwrap_or(0) as f64);
     }
+}
+
+/// What others send to us.
+pub(super) fn receivers(writer: &mut MetricsWriter, state: &State) {
+    let rejected = count(&state.remote.otlp_rejected_points);
+    writer.counter("ringscrape_otlp_rejected_points_total", "Points of OTLP that were not taken.", rejected);
 }

@@ -5,10 +5,8 @@ use shard::CoreStats;
 
 pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[CoreStats]) {
     let bounds = store.bounds();
-    let safe_mode = f64::from(u8::from(store.safe_mode().is_some()));
-    writer.gauge("ringscrape_safe_mode", "Whether targets are held back after crashes.", safe_mode);
-    let crashes = store.crashes() as f64;
-    writer.gauge("ringscrape_crashes", "Unclean shutdowns within the crash window before this start.", crashes);
+    let crashes = store.crashes();
+    starts(writer, store.safe_mode().is_some(), crashes);
     let options = store.options().clone();
     let store = store.stats();
     let sum = |of: fn(&CoreStats) -> u64| cores.iter().map(of).sum::<u64>() as f64;
@@ -36,7 +34,7 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     writer.gauge(
         "prometheus_tsdb_clean_start",
         "Whether the last run ended in order.",
-        f64::from(u8::from(crashes == 0.0)),
+        f64::from(u8::from(crashes == 0)),
     );
     let help = "Blocks that could not be opened since the start.";
     writer.counter("prometheus_tsdb_reloads_failures_total", help, store.blocks_bad as f64);
@@ -61,16 +59,7 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
         "Damages met in logs, chunks and blocks.",
         store.damages as f64,
     );
-    let failures = sum(|core| core.log.failures);
-    writer.counter("prometheus_tsdb_wal_writes_failed_total", "Failed operations of the logs.", failures);
-    writer.counter("ringscrape_log_bytes_total", "Bytes written to the logs.", sum(|core| core.log.bytes_written));
-    writer.counter("ringscrape_log_syncs_total", "Syncs of the logs.", sum(|core| core.log.syncs));
-    let behind = sum(|core| core.log.records_behind);
-    writer.gauge("ringscrape_log_records_behind", "Records that a power cut would cost now.", behind);
-    let discarded = sum(|core| core.log.discarded);
-    writer.counter("ringscrape_log_records_discarded_total", "Records given up while the disk failed.", discarded);
-    let failing = cores.iter().filter(|core| core.log.failing.is_some()).count() as f64;
-    writer.gauge("ringscrape_log_failing", "Cores whose log cannot be written now.", failing);
+    logs(writer, cores);
     writer.counter("ringscrape_segments_sealed_total", "Segments put into chunks.", store.segments_sealed as f64);
     writer.gauge("ringscrape_segments_waiting", "Closed segments not in chunks yet.", store.segments_waiting as f64);
     writer.counter(
@@ -84,4 +73,27 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
         "Whether everything stored can be asked for.",
         f64::from(u8::from(store.replay.done)),
     );
+}
+
+/// How earlier runs have ended.
+pub(super) fn starts(writer: &mut MetricsWriter, is_safe_mode: bool, crashes: usize) {
+    let safe_mode = f64::from(u8::from(is_safe_mode));
+    writer.gauge("ringscrape_safe_mode", "Whether targets are held back after crashes.", safe_mode);
+    let help = "Unclean shutdowns within the crash window before this start.";
+    writer.gauge("ringscrape_crashes", help, crashes as f64);
+}
+
+/// The logs of the cores.
+pub(super) fn logs(writer: &mut MetricsWriter, cores: &[CoreStats]) {
+    let sum = |of: fn(&CoreStats) -> u64| cores.iter().map(of).sum::<u64>() as f64;
+    let failures = sum(|core| core.log.failures);
+    writer.counter("prometheus_tsdb_wal_writes_failed_total", "Failed operations of the logs.", failures);
+    writer.counter("ringscrape_log_bytes_total", "Bytes written to the logs.", sum(|core| core.log.bytes_written));
+    writer.counter("ringscrape_log_syncs_total", "Syncs of the logs.", sum(|core| core.log.syncs));
+    let behind = sum(|core| core.log.records_behind);
+    writer.gauge("ringscrape_log_records_behind", "Records that a power cut would cost now.", behind);
+    let discarded = sum(|core| core.log.discarded);
+    writer.counter("ringscrape_log_records_discarded_total", "Records given up while the disk failed.", discarded);
+    let failing = cores.iter().filter(|core| core.log.failing.is_some()).count() as f64;
+    writer.gauge("ringscrape_log_failing", "Cores whose log cannot be written now.", failing);
 }

@@ -506,8 +506,8 @@ mod tests {
             &metrics,
             &all,
             &[
-                r#"{__name__="a.b", host.name="h", instance="i1", job="ns/shop", otel_scope_k.a="v", otel_scope_name="lib", otel_scope_version="2", service.instance.id="i1", service.namespace="ns"} 1@1000"#,
-                r#"{__name__="target_info", host.name="h", instance="i1", job="ns/shop", service.instance.id="i1", service.name="shop", service.namespace="ns"} 1@1000"#,
+                r#"{__name__="a.b", "host.name"="h", instance="i1", job="ns/shop", "otel_scope_k.a"="v", otel_scope_name="lib", otel_scope_version="2", "service.instance.id"="i1", "service.namespace"="ns"} 1@1000"#,
+                r#"{__name__="target_info", "host.name"="h", instance="i1", job="ns/shop", "service.instance.id"="i1", "service.name"="shop", "service.namespace"="ns"} 1@1000"#,
             ],
         );
     }

@@ -27,6 +27,11 @@ pub fn free(host: &str) -> SocketAddr {
     }
 }
 
+/// The part of names of flags that is not the same in both modes.
+fn mode(flags: &[&str]) -> &'static str {
+    if flags.contains(&"--agent") { "agent" } else { "tsdb" }
+}
+
 /// A running ringscrape with its folder.
 pub struct Ringscrape {
     child: Child,
@@ -68,6 +73,11 @@ impl Ringscrape {
     pub fn restart(&mut self, signal: i32, flags: &[&str]) {
         self.signal(signal);
         self.wait();
+        self.restart_ended(flags);
+    }
+
+    /// Starts another process in the folder of one that has ended.
+    pub fn restart_ended(&mut self, flags: &[&str]) {
         (self.child, self.address, self.log) = Ringscrape::spawn(&[], self.folder.path(), flags);
     }
 
@@ -78,7 +88,7 @@ impl Ringscrape {
         }
         let mut child = command
             .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+            .arg(format!("--storage.{}.path={}", mode(flags), folder.join("data").display()))
             .arg("--web.listen-address=127.0.0.1:0")
             .args(flags)
             .current_dir(folder)
@@ -204,7 +214,11 @@ pub struct Prometheus {
 impl Prometheus {
     /// Returns once it is ready.
     pub fn start(config: &Path, data: &Path, flags: &[&str]) -> Prometheus {
-        let address = free("127.0.0.4");
+        Prometheus::start_at(free("127.0.0.4"), config, data, flags)
+    }
+
+    /// The same at an address, where one may have been before.
+    pub fn start_at(address: SocketAddr, config: &Path, data: &Path, flags: &[&str]) -> Prometheus {
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", data.display()))

@@ -4,7 +4,7 @@
 //! search, or by maintenance.
 //!
 //! Invariants:
-//!   * whatever has rows in memory is in the index or on the list
+//!   * whatever has rows in memory is in the index or on the list; in agent mode nothing has, and nothing is selected
 //!   * a search pins the index, so that it may let others run in between
 
 use super::Core;
@@ -128,6 +128,9 @@ impl CoreIndex {
 impl Core {
     /// Tells the index of a head that got rows.
     pub(super) fn note_rows(&self, holder: &Rc<Holder>, head: &tsdb::TargetHead) {
+        if self.limits.log_only {
+            return;
+        }
         let version = head.rows_version();
         if !holder.index.is_current(version) {
             self.label_index.note(IndexedHead::Floats(holder.clone()), version);
@@ -136,6 +139,9 @@ impl Core {
 
     /// Tells it of a head of histograms.
     pub(super) fn note_histograms(&self, holder: &Rc<HistogramHolder>, head: &tsdb::HistogramHead) {
+        if self.limits.log_only {
+            return;
+        }
         let version = head.rows_version();
         if !holder.index.is_current(version) {
             self.label_index.note(IndexedHead::Histograms(holder.clone()), version);

@@ -120,8 +120,11 @@ impl Core {
             bytes += (self.written.borrow().heap_bytes() + self.label_index.labels.borrow().heap_bytes()) as u64;
             slice.step().await;
             let unused = self.journal.borrow_mut().writer_mut().map(Writer::take_unused).unwrap_or_default();
-            if let Some(queue) = self.flush_queue.as_ref().filter(|_| !unused.is_empty()) {
-                queue.remove_logs(unused);
+            match (&self.flush_queue, &self.agent) {
+                _ if unused.is_empty() => {}
+                (Some(queue), _) => queue.remove_logs(unused),
+                (None, Some(agent)) => agent.remove_logs(unused),
+                (None, None) => {}
             }
             self.fetcher.trim();
             let (templates, templates_bytes) = self.interner.borrow_mut().sweep();

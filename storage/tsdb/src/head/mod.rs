@@ -46,6 +46,8 @@ const DEAD_SLOTS_MIN: usize = 256;
 /// So many of a target's newest rows stay in memory though they are in chunks: rates over the last minutes take a row for
 /// what they would otherwise look up series by series.
 const ROWS_KEPT: usize = 30;
+/// The longest segment where the log alone is read. What is lost of a log costs what follows up to the next segment.
+const LOG_ONLY_AGE_MS_MAX: i64 = 15 * 60 * 1000;
 /// No sample yet.
 pub(crate) const NO_STAMP: i64 = i64::MIN;
 
@@ -92,11 +94,14 @@ pub struct SegmentLimits {
     pub range_ms: i64,
     /// How far before its scrape a sample may be that is older than its slot's last one; 0 refuses all.
     pub late_ms: i64,
+    /// Rows are dropped once the log has them, and closed segments with them: the log alone is read (agent mode). A segment
+    /// then ends after [`LOG_ONLY_AGE_MS_MAX`] as well.
+    pub log_only: bool,
 }
 
 impl Default for SegmentLimits {
     fn default() -> SegmentLimits {
-        SegmentLimits { rows_max: 120, range_ms: 2 * 3600 * 1000, late_ms: 0 }
+        SegmentLimits { rows_max: 120, range_ms: 2 * 3600 * 1000, late_ms: 0, log_only: false }
     }
 }
 
@@ -140,8 +145,8 @@ impl TargetHead {
             rows_max_staggered,
             closed: VecDeque::new(),
             owing: None,
-            open: Segment::default(),
-            late: Segment::default(),
+            open: Segment::new(limits.log_only),
+            late: Segment::new(limits.log_only),
             newest: None,
             groups_at_first: 0,
             whole_since: None,

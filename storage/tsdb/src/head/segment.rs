@@ -43,7 +43,11 @@ pub struct Segment {
     pub(crate) slots: Slots,
     /// Slots that take samples with timestamps of their own.
     stamped: Bits,
+    /// With `log_only`, of all rows only the first and the last, without their bytes.
     pub(crate) rows: Vec<Row>,
+    log_only: bool,
+    /// Rows that are not in `rows` any more.
+    dropped_rows: usize,
     /// Stamps that slots had when the segment began.
     pub(crate) carried: Vec<(u32, i64)>,
     /// The values of these samples, where the segment before is known; they are in no row of this one.
@@ -85,6 +89,11 @@ impl Closed {
 }
 
 impl Segment {
+    /// An empty segment. With `log_only` it does not keep its rows.
+    pub(super) fn new(log_only: bool) -> Segment {
+        Segment { log_only, ..Segment::default() }
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
@@ -97,7 +106,22 @@ impl Segment {
 
     /// How many rows there are.
     pub fn rows(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.dropped_rows
+    }
+
+    fn push(&mut self, at: Timestamp, position: u64, bytes: &[u8]) {
+        if !self.log_only {
+            self.rows.push(Row { at, position, bytes: bytes.into() });
+            return;
+        }
+        let bytes = Box::default();
+        match self.rows.len() {
+            2 => {
+                self.rows[1] = Row { at, position, bytes };
+                self.dropped_rows += 1;
+            }
+            _ => self.rows.push(Row { at, position, bytes }),
+        }
     }
 
     /// Slots of the segment, live or not.
@@ -114,6 +138,8 @@ impl Segment {
             slots: self.slots.clone(),
             stamped: self.stamped.clone(),
             rows: self.rows.clone(),
+            log_only: self.log_only,
+            dropped_rows: self.dropped_rows,
             carried: self.carried.clone(),
             carried_values: self.carried_values.clone(),
             mark: None,
@@ -300,11 +326,11 @@ impl Segment {
         self.slots.stale.0.iter_mut().zip(&flips).for_each(|(word, flips)| *word ^= flips);
         if let Some(mark) = &mut self.mark {
             let position = journal.row(mark, at, &scratch.row);
-            self.rows.push(Row { at, position, bytes: scratch.row.as_slice().into() });
+            self.push(at, position, &scratch.row);
         }
     }
 
-    /// Logs what the log does not know yet of the segment, then the row, and keeps it.
+    /// Logs what the log does not know yet of the segment, then the row.
     pub(super) fn log_row(&mut self, key: &TargetKey, at: Timestamp, bytes: &[u8], journal: &mut Journal) {
         let fresh = self.placed[self.logged..].iter().map(|placed| &placed.group);
         let mark = match &mut self.mark {
@@ -318,6 +344,6 @@ impl Segment {
         };
         self.logged = self.placed.len();
         let position = journal.row(mark, at, bytes);
-        self.rows.push(Row { at, position, bytes: bytes.into() });
+        self.push(at, position, bytes);
     }
 }

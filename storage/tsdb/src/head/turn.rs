@@ -1,7 +1,7 @@
 //! Where segments begin and end, and what becomes of those that have ended.
 
 use super::append::AppendScratch;
-use super::{Closed, NO_STAMP, ROWS_KEPT, Segment, TargetHead};
+use super::{Closed, LOG_ONLY_AGE_MS_MAX, NO_STAMP, ROWS_KEPT, Segment, TargetHead};
 use crate::group::SlotGroup;
 use crate::log::{FileId, Journal, TargetKey};
 use crate::row::{self, Marks, StampRun};
@@ -18,7 +18,7 @@ impl TargetHead {
     /// Series of other groups that have not ended yet end in the old segment, in a row that comes with the next.
     pub(super) fn start_segment(&mut self) {
         let live: Vec<Arc<SlotGroup>> = self.groups().cloned().collect();
-        let mut fresh = Segment::default();
+        let mut fresh = Segment::new(self.limits.log_only);
         for group in live {
             let at = fresh.add(group);
             fresh.order.push(at);
@@ -48,13 +48,16 @@ impl TargetHead {
     }
 
     pub(super) fn close(&mut self, mut segment: Segment) {
+        if self.limits.log_only {
+            return;
+        }
         segment.rows.shrink_to_fit();
         self.closed.push_back(Arc::new(Closed::new(self.key.clone(), segment)));
     }
 
     pub(super) fn close_late(&mut self) {
-        let mut late = std::mem::take(&mut self.late);
-        if !late.rows.is_empty() {
+        let mut late = std::mem::replace(&mut self.late, Segment::new(self.limits.log_only));
+        if !late.rows.is_empty() && !self.limits.log_only {
             late.rows.shrink_to_fit();
             self.closed.push_back(Arc::new(Closed::new(Arc::new(late_key(&self.key)), late)));
         }
@@ -64,7 +67,7 @@ impl TargetHead {
     pub(super) fn push_late(&mut self, at: Timestamp, journal: &mut Journal, scratch: &mut AppendScratch) {
         let range = |at: Timestamp| at.0.div_euclid(self.limits.range_ms);
         let continues = self.late.mark.as_ref().is_none_or(|mark| journal.continues(mark));
-        let full = self.late.rows.len() >= self.limits.rows_max || !continues;
+        let full = self.late.rows() >= self.limits.rows_max || !continues;
         if full || self.late.range().is_some_and(|(first, _)| range(first) != range(at)) {
             self.close_late();
         }
@@ -177,7 +180,10 @@ impl TargetHead {
         let continues = self.open.mark.as_ref().is_none_or(|mark| journal.continues(mark));
         // These come to all targets at once.
         let together = range(first) != range(at) || !continues || self.rows_max == 0;
-        if together || self.open.rows.len() >= self.rows_max {
+        // In the same proportion as rows, so that not all targets begin a segment at once.
+        let age_ms_max = LOG_ONLY_AGE_MS_MAX * self.rows_max as i64 / self.limits.rows_max.max(1) as i64;
+        let is_old = self.limits.log_only && at.0 - first.0 >= age_ms_max;
+        if together || is_old || self.open.rows() >= self.rows_max {
             self.start_segment();
         }
         if together {

@@ -63,7 +63,7 @@ impl HistogramHead {
             limits,
             groups: Vec::new(),
             series: Vec::new(),
-            open: HistogramSegment::default(),
+            open: HistogramSegment::new(limits.log_only),
             closed: VecDeque::new(),
             newest: None,
             version: 0,
@@ -160,9 +160,9 @@ impl HistogramHead {
 
     /// Closes the open segment, so that it can be put into chunks.
     pub fn close(&mut self) {
-        let segment = std::mem::take(&mut self.open);
+        let segment = std::mem::replace(&mut self.open, HistogramSegment::new(self.limits.log_only));
         self.groups.iter_mut().for_each(|(_, base)| *base = NOT_PLACED);
-        if !segment.is_empty() {
+        if !segment.is_empty() && !self.limits.log_only {
             self.closed.push_back(Arc::new(Closed::new(self.key.clone(), segment)));
         }
     }

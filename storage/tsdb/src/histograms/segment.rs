@@ -35,7 +35,9 @@ pub struct HistogramSegment {
     /// Groups, and where their slots begin.
     pub(crate) placed: Vec<(Arc<SlotGroup>, u32)>,
     slots: u32,
+    /// With `log_only`, of all rows only the first and the last, without their bytes.
     rows: Vec<Row>,
+    log_only: bool,
     row_bytes: usize,
     /// Most samples that a slot has.
     samples_of_slot: Vec<u16>,
@@ -85,6 +87,11 @@ pub(crate) fn read_row(
 }
 
 impl HistogramSegment {
+    /// An empty segment. With `log_only` it does not keep its rows.
+    pub(super) fn new(log_only: bool) -> HistogramSegment {
+        HistogramSegment { log_only, ..HistogramSegment::default() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -122,6 +129,7 @@ impl HistogramSegment {
             placed: self.placed.clone(),
             slots: self.slots,
             rows: self.rows.clone(),
+            log_only: self.log_only,
             row_bytes: self.row_bytes,
             samples_of_slot: self.samples_of_slot.clone(),
             mark: None,
@@ -162,7 +170,11 @@ impl HistogramSegment {
 
     fn keep(&mut self, at: Timestamp, position: u64, row: Vec<u8>) {
         self.row_bytes += row.len() + size_of::<Row>();
-        self.rows.push(Row { at, position, bytes: row.into() });
+        if self.log_only {
+            self.rows.truncate(1);
+        }
+        let bytes = if self.log_only { Box::default() } else { row.into() };
+        self.rows.push(Row { at, position, bytes });
     }
 
     /// A row as a log has it; false if it does not fit.

@@ -1,10 +1,16 @@
 //! Logs for those who read them later than the heads need them: hard links in a folder of their own. The writers of the
 //! logs and their removal know nothing of it.
 
-use crate::log::frame::FileId;
+use crate::log::frame::{FRAME_HEAD_BYTES, FileId, frame_head};
+use crate::log::record;
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Bytes that are read at once where rows are counted.
+const COUNT_BUFFER_BYTES: usize = 64 << 10;
 
 /// The files of logs in their order, by start and writer.
 pub type Logs = BTreeMap<(u32, u16), Vec<FileId>>;
@@ -50,6 +56,42 @@ impl KeptLogs {
     /// The files that their writers, or a replay, still have.
     pub fn in_use(&self) -> io::Result<Logs> {
         logs_in(&self.logs)
+    }
+
+    /// Bytes of the files that are kept and of those that are in use, each once.
+    pub fn bytes(&self) -> io::Result<u64> {
+        let (files, in_use) = (self.files()?, self.in_use()?);
+        let mut paths: BTreeMap<FileId, &Path> = BTreeMap::new();
+        paths.extend(in_use.into_values().flatten().map(|file| (file, &*self.logs)));
+        paths.extend(files.into_values().flatten().map(|file| (file, &*self.folder)));
+        let bytes =
+            |(file, folder): (FileId, &Path)| folder.join(file.to_string()).metadata().map_or(0, |data| data.len());
+        Ok(paths.into_iter().map(bytes).sum())
+    }
+
+    /// How many bytes a file has, and how long ago it was written last.
+    pub fn size_and_age(&self, file: FileId) -> io::Result<(u64, Duration)> {
+        let data = self.folder.join(file.to_string()).metadata()?;
+        let age = SystemTime::now().duration_since(data.modified()?).unwrap_or_default();
+        Ok((data.len(), age))
+    }
+
+    /// How many rows a file has from an offset on: what is lost with it. Bytes that are no frames end the count.
+    pub fn count_rows(&self, file: FileId, from: u64) -> io::Result<u64> {
+        let file = File::open(self.folder.join(file.to_string()))?;
+        let length = file.metadata()?.len();
+        let mut head = [0; FRAME_HEAD_BYTES];
+        let (mut at, mut rows) = (from, 0);
+        let mut reader = BufReader::with_capacity(COUNT_BUFFER_BYTES, file);
+        reader.seek(SeekFrom::Start(from))?;
+        while at + FRAME_HEAD_BYTES as u64 <= length {
+            reader.read_exact(&mut head)?;
+            let Some((kind, length)) = frame_head(&head) else { break };
+            rows += u64::from(record::is_row(kind));
+            reader.seek_relative(length as i64)?;
+            at += (FRAME_HEAD_BYTES + length) as u64;
+        }
+        Ok(rows)
     }
 
     /// Lets go of a file.

@@ -81,6 +81,11 @@ pub struct ChunksHead {
     pub bytes: u64,
 }
 
+/// Whether a record of this kind is a row.
+pub fn is_row(kind: u8) -> bool {
+    kind == ROW
+}
+
 pub fn put_labels(labels: &Labels, out: &mut Vec<u8>) {
     put_varint(labels.len() as u64, out);
     for (name, value) in labels.iter() {
