@@ -245,7 +245,10 @@ async fn a_service_of_consul_that_fails_costs_that_service() {
         now.index += 1;
         now.set("open", &[], &["10.0.0.3:1"]);
     });
-    rig.wait_for_error("500", &["10.0.0.2:1", "10.0.0.3:1"]).await;
+    let is_there = |pool: &Pool| {
+        addresses(pool) == ["10.0.0.2:1", "10.0.0.3:1"] && pool.source_errors.iter().any(|error| error.contains("500"))
+    };
+    rig.wait("its last instances beside the new ones", is_there).await;
 }
 
 /// A Kubernetes API server with pods; its watches send what the test says.

@@ -126,7 +126,7 @@ async fn instances(session: &Session, key: &str) -> Result<Vec<Labels>, String> 
     let servers = list(session, key, &format!("/instance/v1/zones/{zone}/servers"), &params, "/servers").await?;
     let nics: Vec<&str> = servers
         .iter()
-        .filter(|server| is_private_only(server))
+        .filter(is_private_only)
         .flat_map(nics_of)
         .map(|nic| text_at(nic, "/id"))
         .collect();
