@@ -124,12 +124,8 @@ async fn instances(session: &Session, key: &str) -> Result<Vec<Labels>, String> 
     let tags = settings.texts("tags_filter").join(",");
     let params = [("name", settings.text("name_filter")), ("tags", tags.as_str()), ("order", "creation_date_desc")];
     let servers = list(session, key, &format!("/instance/v1/zones/{zone}/servers"), &params, "/servers").await?;
-    let nics: Vec<&str> = servers
-        .iter()
-        .filter(is_private_only)
-        .flat_map(nics_of)
-        .map(|nic| text_at(nic, "/id"))
-        .collect();
+    let nics: Vec<&str> =
+        servers.iter().filter(is_private_only).flat_map(nics_of).map(|nic| text_at(nic, "/id")).collect();
     let mut by_nic: HashMap<String, String> = HashMap::new();
     // The parameters of a URL must not grow without bound.
     for nics in nics.chunks(50) {
