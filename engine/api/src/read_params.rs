@@ -5,6 +5,8 @@
 
 use crate::answer::ApiError;
 use crate::params::Params;
+use ahash::AHashSet;
+use promql::{MATCHERS_MAX, SELECTORS_MATCHERS_MAX};
 use series::Matcher;
 
 /// Prometheus' text for a selector that every series satisfies.
@@ -20,14 +22,25 @@ const HEX_DIGITS_MAX: usize = 6;
 /// The text about the first selector that cannot be read, else about one that selects everything.
 pub fn selectors(params: &Params) -> Result<Vec<Vec<Matcher>>, String> {
     let parse = |text| promql::parse_selector(text).map_err(|error| error.to_string());
-    let all: Vec<Vec<Matcher>> = params.all("match[]").map(parse).collect::<Result<_, _>>()?;
+    // A selector that is given again selects nothing more.
+    let mut texts: Vec<&str> = Vec::new();
+    let mut known = AHashSet::new();
+    texts.extend(params.all("match[]").filter(|text| known.insert(*text)));
+    let all: Vec<Vec<Matcher>> = texts.into_iter().map(parse).collect::<Result<_, _>>()?;
+    if all.iter().map(Vec::len).sum::<usize>() > SELECTORS_MATCHERS_MAX {
+        return Err(format!("the selectors have more than {SELECTORS_MATCHERS_MAX} matchers"));
+    }
     all.iter().try_for_each(|matchers| refuse_everything(matchers))?;
     Ok(all)
 }
 
-/// An error for matchers that every series satisfies.
+/// An error for matchers that every series satisfies, and for more than a selector may have.
 pub fn refuse_everything(matchers: &[Matcher]) -> Result<(), String> {
-    if promql::selects_anything(matchers) { Err(SELECTS_EVERYTHING.to_owned()) } else { Ok(()) }
+    match promql::selects_anything(matchers) {
+        true => Err(SELECTS_EVERYTHING.to_owned()),
+        false if matchers.len() > MATCHERS_MAX => Err(format!("a selector has more than {MATCHERS_MAX} matchers")),
+        false => Ok(()),
+    }
 }
 
 /// The selectors of `match[]` for endpoints of the API.

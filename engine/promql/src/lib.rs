@@ -21,7 +21,7 @@ pub use eval::context::{EvalError, SelectResult, SeriesBatch, SeriesSource};
 pub use eval::partial::{NO_VALUE, PartialAggregate, nameless};
 pub use eval::value::{Column, Point, QueryValue, SelectedSeries, histogram_size, is_absent};
 pub use plan::grid::StepGrid;
-pub use plan::planner::{Plan, PlanOptions};
+pub use plan::planner::{Plan, PlanOptions, SELECTORS_MATCHERS_MAX};
 pub use plan::pushdown::Pushdown;
 pub use plan::select::Select;
 pub use run::QueryResult;
@@ -38,6 +38,8 @@ pub use plan::grid::StepGrid as Grid;
 pub use plan::pushdown::Pushdown as Reduction;
 pub use run::QueryResult as Evaluated;
 pub use syntax::error::{ParseError, Span, position};
-pub use syntax::parse::{ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, selects_anything};
+pub use syntax::parse::{
+    MATCHERS_MAX, ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, selects_anything,
+};
 pub use syntax::print::{format, tree};
 pub use syntax::signature::{Function, ValueType, all as all_functions};

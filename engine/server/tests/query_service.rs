@@ -107,6 +107,36 @@ fn labels_are_those_of_all_that_is_kept() {
     }
 }
 
+/// Each matcher is compared with every slot: what no person writes is refused, before a core begins with it.
+#[test]
+fn selectors_with_very_many_matchers_are_refused() {
+    let target = FakeTarget::saying("a 1\n");
+    let server = Ringscrape::start(&config(&target), &[]);
+    until("it is scraped", || (query(&server, "a").1["data"]["result"].as_array()?.len() == 1).then_some(()));
+    let matchers = |count: usize| (0..count).map(|i| format!(",l{i}=\"\"")).collect::<String>();
+    let selector = |count: usize| format!("a{{job=\"j\"{}}}", matchers(count));
+    assert_eq!(query(&server, &selector(200)).0, 200, "many are taken");
+    let post = |path: &str, body: &str| {
+        let headers = [("Content-Type", "application/x-www-form-urlencoded")];
+        let answer = support::request_with_body(server.address, "POST", path, &headers, body.as_bytes());
+        (answer.status, answer.body)
+    };
+    let too_many = "has more than 256 matchers";
+    for (path, name) in [("query", "query"), ("series", "match[]"), ("labels", "match[]")] {
+        let (status, body) = post(&format!("/api/v1/{path}"), &format!("{name}={}", encode(&selector(20_000))));
+        assert!(status == 400 && body.contains(too_many), "{path}: {status} {body}");
+    }
+    let joined = vec![selector(250); 9].join(" or ");
+    let (status, body) = post("/api/v1/query", &format!("query={}", encode(&joined)));
+    assert!(status == 400 && body.contains("the selectors have more than 2048 matchers"), "{status} {body}");
+    let repeated = "match[]=a&".repeat(20_000);
+    assert_eq!(post("/api/v1/series", &repeated).0, 200, "a selector that comes again is one");
+    let different: String = (0..3000).map(|i| format!("match[]=a{i}&")).collect();
+    let (status, body) = post("/api/v1/series", &different);
+    assert!(status == 400 && body.contains("the selectors have more than 2048 matchers"), "{status} {body}");
+    assert_eq!(query(&server, "a").0, 200);
+}
+
 /// Expressions that would take far more memory than they may.
 const BOMBS: [&str; 8] = [
     "count_over_time({job=\"j\"}[100d:1s])",

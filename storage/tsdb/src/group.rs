@@ -1,6 +1,7 @@
 //! Slots that come and go together, shared by all targets that expose the same lines.
 
 use crate::bits::Bits;
+use ahash::AHashSet;
 use series::{Labels, METRIC_NAME, Matcher};
 
 /// An immutable list of slots with their own labels. The text lies in one piece: on a mixed fleet many groups belong
@@ -64,6 +65,9 @@ impl GroupBuilder {
         }
     }
 }
+
+/// From so many matchers on, the label names of a group are listed: those that no slot has are decided by the target alone.
+const NAMES_WORTH_LISTING: usize = 8;
 
 impl SlotGroup {
     /// How many slots there are.
@@ -163,6 +167,15 @@ impl SlotGroup {
                 (fits, true) => none |= !fits,
                 (fits, false) => open.push((matcher, fits)),
             }
+        }
+        if open.len() > NAMES_WORTH_LISTING && !none {
+            let names: AHashSet<&str> =
+                (0..self.len()).flat_map(|slot| self.label_pairs(slot)).map(|pair| pair.0).collect();
+            open.retain(|(matcher, fits)| {
+                let is_open = names.contains(matcher.name());
+                none |= !is_open && !fits;
+                is_open
+            });
         }
         let slots = if none { 0 } else { self.len() };
         (0..slots).filter(move |slot| open.iter().all(|(matcher, fits)| self.satisfies_one(*slot, matcher, *fits)))

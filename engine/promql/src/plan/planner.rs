@@ -38,6 +38,9 @@ impl Default for PlanOptions {
     }
 }
 
+/// Matchers of all selectors of a query or a request: a core compares them with the slots of a group in one go.
+pub const SELECTORS_MATCHERS_MAX: usize = 2048;
+
 /// An expression, the times at which it is evaluated, and the selects that it needs.
 pub struct Plan {
     pub(crate) text: String,
@@ -107,6 +110,10 @@ impl Plan {
         };
         planner.expr(&mut expr, grid).map_err(with_position)?;
         let selects = planner.selects;
+        if selects.iter().map(|select| select.matchers.len()).sum::<usize>() > SELECTORS_MATCHERS_MAX {
+            let text = format!("the selectors have more than {SELECTORS_MATCHERS_MAX} matchers");
+            return Err(with_position(ParseError::at(expr.span, text)));
+        }
         let delayed_names = options.delayed_name_removal;
         Ok(Plan { text: text.to_owned(), expr, grid, end, is_range, lookback, inner_step, delayed_names, selects })
     }

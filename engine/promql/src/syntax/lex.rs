@@ -191,6 +191,11 @@ fn number(text: &str, at: &mut usize) -> Result<Token, ParseError> {
     let word = &text[start..*at];
     let span = Span { start, end: *at };
     if let Some(value) = go_number(word) {
+        if value.is_infinite() {
+            let text =
+                format!("error parsing number: strconv.ParseFloat: parsing {}: value out of range", go_quoted(word));
+            return Err(ParseError::at(span, text));
+        }
         return Ok(Token::Number(value));
     }
     match duration_ms(word) {

@@ -10,6 +10,8 @@ use series::{METRIC_NAME, MatchOp, Matcher};
 
 /// Longest query.
 pub const QUERY_BYTES_MAX: usize = 1 << 20;
+/// Matchers of one selector: each is compared with every series that the others leave.
+pub const MATCHERS_MAX: usize = 256;
 /// Deepest nesting: parsing and evaluation recurse.
 const DEPTH_MAX: usize = 250;
 
@@ -622,7 +624,7 @@ impl Parser<'_> {
     // --- selectors --------------------------------------------------------------------------------------------------
 
     fn selector(&mut self) -> Result<Selector, ParseError> {
-        let mut name = None;
+        let (mut name, span) = (None, self.span());
         if let Token::Word(word) = self.peek().clone() {
             self.next();
             name = Some(word);
@@ -632,6 +634,9 @@ impl Parser<'_> {
             self.next();
             while *self.peek() != Token::Sign("}") {
                 self.matcher(&mut name, &mut matchers)?;
+                if matchers.len() > MATCHERS_MAX {
+                    return Err(ParseError::at(span, format!("a selector has more than {MATCHERS_MAX} matchers")));
+                }
                 if !self.take(",") && *self.peek() != Token::Sign("}") {
                     return Err(self.unexpected_for("label matching", "\",\" or \"}\""));
                 }
