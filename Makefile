@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it, `make help` lists the rest.
 CARGO ?= cargo
 
-.PHONY: help run quick dist demo-ha demo-federation demo-fleet demo-agents build check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
+.PHONY: help run quick dist demo-ha demo-federation demo-fleet demo-agents build ui check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
 
 ## This list.
 help:
@@ -39,12 +39,17 @@ dist:
 build:
 	$(CARGO) build --release --locked -p ringscrape-server -p bench-harness
 
-## rustfmt, clippy with warnings denied, structure (layers, module cycles, names), docs.
+## The files of the web UI, from engine/api/ui to engine/api/assets/ui; needs node and npm.
+ui:
+	@scripts/ui-check build
+
+## rustfmt, clippy with warnings denied, structure (layers, module cycles, names), docs, the built files of the web UI.
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --locked -p ringscrape-server --test layering
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	@scripts/ui-check
 
 ## Unit tests, properties and whole-program tests.
 test: test-deps

@@ -3,14 +3,12 @@
 //! One table decides, before any handler runs: nothing else of this crate has to know the mode.
 
 use crate::answer::ApiError;
-use crate::pages::{Page, frame};
 use crate::state::State;
-use crate::telemetry;
+use crate::ui;
 use axum::extract::{Request, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use maud::html;
 
 /// What a path is in agent mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,23 +79,11 @@ pub(crate) async fn guard(Extract(state): Extract<State>, request: Request, next
 }
 
 /// `/agent`: what is scraped, and how far each endpoint has it.
-pub(crate) async fn page(state: Extract<State>) -> Page {
-    let Some(agent) = state.parts.shards.agent() else { return Ok(StatusCode::NOT_FOUND.into_response()) };
-    let stats = state.parts.shards.stats().await.map_err(ApiError::from)?;
-    let series: u64 = stats.iter().map(|core| core.series).sum();
-    let targets: usize = state.target_set().pools.iter().map(|pool| pool.active.len()).sum();
-    let log_bytes = telemetry::log_bytes(agent);
-    let content = html! {
-        p { "This process runs in agent mode: it scrapes its " a href="targets" { "targets" } " and sends what it finds to the "
-            "endpoints below. Queries, rules and alerts are for those that receive it." }
-        div.scroll { table { tbody {
-            tr { th scope="row" { "Targets" } td.number { (targets) } }
-            tr { th scope="row" { "Series" } td.number { (series) } }
-            tr { th scope="row" { "Bytes of logs" } td.number { (log_bytes) } }
-        } } }
-        (crate::remote_write::section(&state))
-    };
-    Ok(frame("Agent", "agent", content).into_response())
+pub(crate) async fn page(state: Extract<State>) -> Response {
+    match state.parts.shards.agent() {
+        Some(_) => ui::agent(state).await.into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use series::{Rfc3339, Timestamp};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A refused or failed question, with Prometheus' error types.
 #[derive(Debug)]
@@ -17,6 +17,10 @@ pub struct ApiError {
 impl ApiError {
     pub fn bad_data(text: impl Into<String>) -> ApiError {
         ApiError { status: StatusCode::BAD_REQUEST, kind: "bad_data", text: text.into() }
+    }
+
+    pub fn internal(text: impl Into<String>) -> ApiError {
+        ApiError { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "internal", text: text.into() }
     }
 
     pub fn not_found(text: impl Into<String>) -> ApiError {
@@ -91,26 +95,4 @@ pub fn rfc3339(unix_ms: i64) -> String {
 
 pub fn rfc3339_of(time: SystemTime) -> String {
     rfc3339(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64))
-}
-
-/// A span as people read it: `1.2s`, `35ms`.
-pub fn short_duration(duration: Duration) -> String {
-    match duration.as_secs_f64() {
-        seconds if seconds >= 100.0 => format!("{seconds:.0}s"),
-        seconds if seconds >= 1.0 => format!("{seconds:.1}s"),
-        seconds if seconds >= 0.01 => format!("{:.0}ms", seconds * 1e3),
-        seconds => format!("{:.1}ms", seconds * 1e3),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        assert_eq!(short_duration(Duration::from_micros(350)), "0.3ms");
-        assert_eq!(short_duration(Duration::from_millis(35)), "35ms");
-        assert_eq!(short_duration(Duration::from_millis(1250)), "1.2s");
-    }
 }

@@ -1,21 +1,21 @@
-//! The page `/service-discovery`: what discovery has found, what became of it and why, and how relabelling got there.
+//! `/api/v1/ringscrape/discovery`: what discovery has found, and what became of each address and why.
 //!
-//! Bounded for jobs of any size: a page shows [`PAGE_ROWS`] addresses, and looks at each address once.
+//! Bounded for jobs of any size: an answer has at most [`ROWS_MAX`] addresses, and looks at each address once.
 
-use crate::answer::ApiError;
-use crate::pages::{Page, frame, labels};
+use crate::answer::{ApiError, ApiResult, Data};
 use crate::params::Params;
 use crate::state::State;
+use crate::v1::LabelMap;
 use axum::extract;
-use axum::response::IntoResponse;
-use maud::{Markup, html};
+use serde::Serialize;
 use series::Labels;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use targets::{Pool, Target, TargetId};
 
-/// Addresses on one page.
-const PAGE_ROWS: usize = 100;
-/// Errors shown of one job.
+/// Addresses of one answer, and of one that does not say how many it wants.
+const ROWS_MAX: usize = 1_000;
+const ROWS_DEFAULT: usize = 100;
+/// Errors of one job.
 const ERRORS_MAX: usize = 20;
 
 /// What became of an address.
@@ -89,162 +89,102 @@ fn rows(pool: &Pool) -> impl Iterator<Item = Row<'_>> {
     failed.chain(active).chain(dropped).chain(others)
 }
 
-pub async fn page(state: extract::State<State>, params: Params) -> Page {
-    let set = state.target_set();
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PoolCounts {
+    name: String,
+    discovered: usize,
+    active: usize,
+    dropped: usize,
+    duplicates: usize,
+    failed: usize,
+    leaving: usize,
+    others: usize,
+    /// Active ones that `target_limit` makes fail.
+    over_limit: usize,
+    /// Dropped ones that are listed: see `keep_dropped_targets`.
+    remembered: usize,
+    others_listed: usize,
+    source_errors: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AddressRow {
+    pool: String,
+    outcome: String,
+    discovered_labels: LabelMap,
+    /// Of addresses that are targets.
+    labels: Option<LabelMap>,
+    id: Option<String>,
+    error: String,
+    owners: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Discovery {
+    pools: Vec<PoolCounts>,
+    /// Addresses that fit, of which `rows` are those from `offset` on.
+    total: usize,
+    offset: usize,
+    rows: Vec<AddressRow>,
+}
+
+fn counts(pool: &Pool) -> PoolCounts {
+    PoolCounts {
+        name: pool.job.job_name.clone(),
+        discovered: pool.discovered_count,
+        active: pool.active.len(),
+        dropped: pool.dropped_count,
+        duplicates: pool.duplicates_count,
+        failed: pool.failed.len(),
+        leaving: pool.leaving.len(),
+        others: pool.others_count,
+        over_limit: pool.active.iter().filter(|target| target.forced_error.is_some()).count(),
+        remembered: pool.dropped.len(),
+        others_listed: pool.others.len(),
+        source_errors: pool.source_errors.iter().take(ERRORS_MAX).cloned().collect(),
+    }
+}
+
+fn address_row(row: &Row) -> AddressRow {
+    AddressRow {
+        pool: row.pool.job.job_name.clone(),
+        outcome: row.state.to_owned(),
+        discovered_labels: row.discovered.into(),
+        labels: row.target.map(|target| (&target.labels).into()),
+        id: row.target.map(|target| format!("{:016x}", target.id.0)),
+        error: row.error.to_owned(),
+        owners: row.owners.to_vec(),
+    }
+}
+
+/// `?pool=&state=&search=&offset=&limit=`: addresses of a job, with an outcome, with a text in their labels.
+pub(crate) async fn discovery(state: extract::State<State>, params: Params) -> ApiResult<Discovery> {
     let wanted = |name| params.get(name).unwrap_or("").trim().to_owned();
-    let (outcome, job, search) = (wanted("state"), wanted("job"), wanted("search"));
-    let needle = search.to_lowercase();
-    let pools: Vec<&Pool> =
-        set.pools.iter().map(|pool| &**pool).filter(|pool| job.is_empty() || pool.job.job_name == job).collect();
-    let fits = |row: &Row| (outcome.is_empty() || row.state == outcome) && row.contains(&needle);
-    let shown: Vec<Row> = pools.iter().flat_map(|pool| rows(pool)).filter(fits).collect();
-    let pages = shown.len().div_ceil(PAGE_ROWS).max(1);
-    let page = params.get("page").and_then(|page| page.parse::<usize>().ok()).unwrap_or(1).clamp(1, pages);
-    let from = (page - 1) * PAGE_ROWS;
-    let on_page = &shown[from..shown.len().min(from + PAGE_ROWS)];
-    let link = |to: usize| {
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .extend_pairs([("state", &outcome), ("job", &job), ("search", &search), ("page", &to.to_string())])
-            .finish();
-        format!("service-discovery?{query}")
+    let (outcome, job, search) = (wanted("state"), wanted("pool"), wanted("search").to_lowercase());
+    let offset = match params.limit("offset")? {
+        usize::MAX => 0,
+        offset => offset,
     };
-    let states = [
-        ("", "all"),
-        ("active", "active"),
-        ("relabelling", "dropped by relabelling"),
-        ("duplicate", "dropped as duplicates"),
-        ("limit", "over target_limit"),
-        ("failed", "cannot be targets"),
-        ("leaving", "on their way to other members"),
-        ("other-member", "of other members"),
-    ];
-    let content = html! {
-        form method="get" action="service-discovery" role="search" {
-            select name="state" aria-label="Outcome" {
-                @for (value, name) in states { option value=(value) selected[value == outcome] { (name) } }
-            }
-            select name="job" aria-label="Job" {
-                option value="" selected[job.is_empty()] { "all jobs" }
-                @for pool in &set.pools {
-                    option value=(pool.job.job_name) selected[pool.job.job_name == job] { (pool.job.job_name) }
-                }
-            }
-            input type="search" name="search" value=(search) placeholder="label=value" aria-label="Search";
-            button { "Show" }
-        }
-        p.tally { span { strong { (shown.len()) } " shown" } }
-        @for pool in &pools {
-            @let of_pool: Vec<&Row> = on_page.iter().filter(|row| std::ptr::eq(row.pool, *pool)).collect();
-            @if page == 1 || !of_pool.is_empty() { (pool_section(pool, &of_pool)) }
-        }
-        @if pages > 1 {
-            div.pages {
-                @if page > 1 { a href=(link(page - 1)) rel="prev" { "← previous" } }
-                span { "page " (page) " of " (pages) }
-                @if page < pages { a href=(link(page + 1)) rel="next" { "next →" } }
-            }
-        }
+    let limit = match params.limit("limit")? {
+        usize::MAX => ROWS_DEFAULT,
+        limit if limit <= ROWS_MAX => limit,
+        _ => return Err(ApiError::bad_data(format!("limit must be a number up to {ROWS_MAX}"))),
     };
-    Ok(frame("Service discovery", "service-discovery", content).into_response())
-}
-
-fn pool_section(pool: &Pool, rows: &[&Row]) -> Markup {
-    let kept = pool.dropped.len();
-    let dropped = pool.dropped_count + pool.duplicates_count;
-    html! {
-        section {
-            h2 {
-                (pool.job.job_name)
-                small {
-                    (pool.active.len()) " active of " (pool.discovered_count) " discovered"
-                    @if pool.dropped_count > 0 { " · " (pool.dropped_count) " dropped by relabelling" }
-                    @if pool.duplicates_count > 0 { " · " (pool.duplicates_count) " duplicates" }
-                    @if !pool.failed.is_empty() { " · " (pool.failed.len()) " cannot be targets" }
-                    @if pool.others_count > 0 { " · " (pool.others_count) " of other members" }
-                }
-            }
-            @for error in pool.source_errors.iter().take(ERRORS_MAX) { p.note { strong { "Discovery: " } (error) } }
-            @if pool.source_errors.len() > ERRORS_MAX {
-                p.faint { "and " (pool.source_errors.len() - ERRORS_MAX) " more errors" }
-            }
-            @if kept < dropped {
-                p.faint { (kept) " of " (dropped) " dropped addresses are remembered; see keep_dropped_targets" }
-            }
-            @if pool.others.len() < pool.others_count {
-                p.faint { (pool.others.len()) " of " (pool.others_count) " addresses of other members are listed" }
-            }
-            @if !rows.is_empty() {
-                div.scroll { table {
-                    thead { tr { th { "Outcome" } th { "Discovered labels" } th { "Target labels" } th {} } }
-                    tbody { @for row in rows { (table_row(row)) } }
-                } }
-            }
-        }
-    }
-}
-
-fn table_row(row: &Row) -> Markup {
-    html! {
-        tr {
-            td {
-                span.reason { (row.state) }
-                @if !row.error.is_empty() { br; (row.error) }
-                @if !row.owners.is_empty() { br; (row.owners.join(", ")) }
-            }
-            td { (labels(row.discovered)) }
-            td { @if let Some(target) = row.target { (labels(&target.labels)) } }
-            td { a href=(explain_link(&row.pool.job.job_name, row.discovered)) { "explain" } }
-        }
-    }
-}
-
-fn explain_link(job: &str, discovered: &Labels) -> String {
-    let map: BTreeMap<&str, &str> = discovered.iter().collect();
-    let labels = serde_json::to_string(&map).unwrap_or_default();
-    let query =
-        url::form_urlencoded::Serializer::new(String::new()).extend_pairs([("job", job), ("labels", &labels)]).finish();
-    format!("service-discovery-explain?{query}")
-}
-
-/// Rule by rule, what relabelling does to labels.
-pub async fn explain(state: extract::State<State>, params: Params) -> Page {
-    let name = params.get("job").unwrap_or("");
-    let given: BTreeMap<String, String> = serde_json::from_str(params.get("labels").unwrap_or("{}"))
-        .map_err(|error| ApiError::bad_data(format!("labels are not a JSON object of strings: {error}")))?;
     let set = state.target_set();
-    let pool = set.pools.iter().find(|pool| pool.job.job_name == name);
-    let pool = pool.ok_or_else(|| ApiError::not_found(format!("no such scrape pool: {name:?}")))?;
-    let before = Labels::from_pairs(given);
-    let steps = pool.job.relabel_configs.explain(before.clone());
-    let last = steps.last();
-    let is_kept = last.is_none_or(|step| step.kept);
-    let after = last.map_or(&before, |step| &step.labels);
-    // What the first step began with is what the one before it ended with.
-    let begins = std::iter::once(&before).chain(steps.iter().map(|step| &step.labels));
-    let content = html! {
-        p { a href="service-discovery" { "Service discovery" } " · job " strong { (name) } }
-        h2 { "Discovered" }
-        p { (labels(&before)) }
-        @if steps.is_empty() { p.faint { "The job has no relabel_configs." } }
-        @for (step, begin) in steps.iter().zip(begins) {
-            h2 { "Rule " (step.rule_index + 1) small { @if !step.kept { "drops it" } @else if step.labels == *begin { "changes nothing" } } }
-            pre { (step.rendering) }
-            @if step.kept && step.labels != *begin { (changes(begin, &step.labels)) }
+    let look = move || {
+        let pools = set.pools.iter().map(|pool| &**pool).filter(|pool| job.is_empty() || pool.job.job_name == job);
+        let fits = |row: &Row| (outcome.is_empty() || row.state == outcome) && row.contains(&search);
+        let (mut total, mut rows_found) = (0, Vec::new());
+        for row in pools.flat_map(rows).filter(fits) {
+            if total >= offset && rows_found.len() < limit {
+                rows_found.push(address_row(&row));
+            }
+            total += 1;
         }
-        h2 { @if is_kept { "Target labels" } @else { "Dropped" } }
-        @if is_kept { p { (labels(&Labels::from_sorted(after.iter().filter(|(name, _)| !name.starts_with("__"))))) } }
+        Discovery { pools: set.pools.iter().map(|pool| counts(pool)).collect(), total, offset, rows: rows_found }
     };
-    Ok(frame("Relabelling", "service-discovery", content).into_response())
-}
-
-/// Labels that one set has and the other has not, or has with another value.
-fn changes(before: &Labels, after: &Labels) -> Markup {
-    let gone = before.iter().filter(|(name, value)| after.get(name) != Some(value));
-    let new = after.iter().filter(|(name, value)| before.get(name) != Some(value));
-    html! {
-        div.scroll { table { tbody {
-            @for (name, value) in gone { tr { td { "−" } td { span.label { (name) "=\"" (value) "\"" } } } }
-            @for (name, value) in new { tr { td { "+" } td { span.label { (name) "=\"" (value) "\"" } } } }
-        } } }
-    }
+    let found = tokio::task::spawn_blocking(look).await;
+    Ok(Data(found.map_err(|error| ApiError::internal(error.to_string()))?))
 }

@@ -1,18 +1,15 @@
-//! The fleet: what members ask each other, the page `/fleet`, and the same as JSON.
+//! The fleet: what members ask each other, and what this one knows of all.
 //!
 //! Invariants:
 //!   * nothing here changes anything; a question has at most [`IDS_MAX`] ids
 //!   * where the section `fleet` has credentials, those who ask have to show the same
 
 use crate::answer::{ApiError, ApiResult, Data};
-use crate::pages::{Page, frame};
 use crate::state::State;
 use axum::body::Bytes;
 use axum::extract;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
 use config::{Fleet, Secret};
-use maud::html;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::path::Path;
@@ -167,48 +164,6 @@ fn look(state: &State) -> Overview {
         handed_over_total: status.handed_over_total,
         expired_total: status.expired_total,
     }
-}
-
-/// `/fleet`
-pub async fn page(state: S) -> Page {
-    let now = look(&state);
-    let Some(name) = &now.member else {
-        let content = html! { p { "This process is no member of a fleet: its configuration has no section " code { "fleet" } "." } };
-        return Ok(frame("Fleet", "fleet", content).into_response());
-    };
-    let total: usize = now.members.iter().filter_map(|row| row.targets).sum();
-    let content = html! {
-        p {
-            "This is member " strong { (name) } ". It scrapes " (now.active) " targets, " (now.leaving)
-            " of them until others have begun; " (now.others) " are others'. Handed over so far: "
-            (now.handed_over_total) ", at the deadline: " (now.expired_total) "."
-        }
-        @for trouble in now.problems.iter().chain(&now.findings) { p.note { (trouble) } }
-        @for other in &now.split {
-            p.note { "Member " (other) " sees another list of members, or divides by other rules." }
-        }
-        h2 { "Members" }
-        div.scroll { table {
-            thead { tr { th { "Member" } th { "Address" } th { "Zone" } th { "Weight" } th { "Targets" } th { "Share" } th { "Leaving" } th { "State" } } }
-            tbody {
-                @for row in &now.members { tr {
-                    td { (row.name) } td { (row.address) } td { (row.zone) } td { (row.weight) }
-                    td { @if let Some(targets) = row.targets { (targets) } }
-                    td { @if let Some(targets) = row.targets { (format!("{:.1} %", 100.0 * targets as f64 / total.max(1) as f64)) } }
-                    td { @if let Some(leaving) = row.leaving { (leaving) } }
-                    td {
-                        @if let Some(error) = &row.error { span.down { (error) } }
-                        @else if row.divides_alike == Some(false) { "another list" }
-                        @else if row.divides_alike.is_none() { span.faint { "not asked yet" } }
-                        @else { "good" }
-                    }
-                } }
-            }
-        } }
-        h2 { "Check of external labels" }
-        p { @if now.findings.is_empty() { "Nothing found." } @else { (now.findings.len()) " findings, above." } }
-    };
-    Ok(frame("Fleet", "fleet", content).into_response())
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
-//! What is sent by remote write: its part of the page `/status`.
+//! `/api/v1/ringscrape/status/remote_write`: what is sent by remote write, what waits and why.
 
+use crate::answer::{ApiResult, Data};
 use crate::state::State;
-use maud::{Markup, html};
+use axum::extract;
 use remote_write::{EndpointStats, KindStats, Stats};
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 type OfKind = fn(&KindStats) -> &AtomicU64;
@@ -12,37 +15,50 @@ fn total(stats: &Stats, of: OfKind) -> u64 {
     [&stats.samples, &stats.histograms, &stats.exemplars].iter().map(|kind| of(kind).load(Ordering::Relaxed)).sum()
 }
 
-/// Every endpoint, with what waits for it and why.
-pub fn section(state: &State) -> Markup {
-    let endpoints = state.parts.remote_write.stats();
-    let lag = |stats: &Stats| match stats.lag() {
-        None => "nothing was accepted yet".to_owned(),
-        Some(lag) => format!("{:.1} s, {} kB", lag.as_secs_f64(), stats.lag_bytes.load(Ordering::Relaxed) / 1000),
-    };
-    let lost = |stats: &Stats| {
-        let losses = stats.losses().filter(|(_, count)| *count > 0);
-        let losses: Vec<String> =
-            losses.map(|(reason, count)| format!("{count} {}", reason.replace('_', " "))).collect();
-        if losses.is_empty() { "0".to_owned() } else { losses.join(", ") }
-    };
-    html! {
-        @if !endpoints.is_empty() {
-            h2 { "Remote write" }
-            div.scroll { table {
-                thead { tr {
-                    th { "Name" } th { "URL" } th { "Behind" } th { "Pending" } th { "Per second" } th { "Sent" } th { "Retried" }
-                    th { "Lost" } th { "Not sent" } th { "Last error" }
-                } }
-                tbody {
-                    @for EndpointStats { name, url, stats, .. } in &endpoints { tr {
-                        td { (name) } td { (url) } td { (lag(stats)) } td { (total(stats, |kind| &kind.pending)) }
-                        td { (stats.rate.load(Ordering::Relaxed)) }
-                        td { (total(stats, |kind| &kind.sent)) } td { (total(stats, |kind| &kind.retried)) } td { (lost(stats)) }
-                        td { (total(stats, |kind| &kind.dropped_by_rules) + total(stats, |kind| &kind.dropped_too_old)) }
-                        td { (stats.last_error().unwrap_or_default()) }
-                    } }
-                }
-            } }
-        }
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Endpoint {
+    name: String,
+    /// Without credentials.
+    url: String,
+    /// None: nothing was accepted yet.
+    lag_seconds: Option<f64>,
+    lag_bytes: u64,
+    pending: u64,
+    /// Samples a second.
+    rate: u64,
+    sent: u64,
+    retried: u64,
+    /// Lost samples, by reason.
+    losses: BTreeMap<&'static str, u64>,
+    /// Dropped by rules, or too old.
+    not_sent: u64,
+    last_error: String,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Endpoints {
+    endpoints: Vec<Endpoint>,
+}
+
+fn endpoint(EndpointStats { name, url, stats, .. }: &EndpointStats) -> Endpoint {
+    Endpoint {
+        name: name.clone(),
+        url: url.to_string(),
+        lag_seconds: stats.lag().map(|lag| lag.as_secs_f64()),
+        lag_bytes: stats.lag_bytes.load(Ordering::Relaxed),
+        pending: total(stats, |kind| &kind.pending),
+        rate: stats.rate.load(Ordering::Relaxed),
+        sent: total(stats, |kind| &kind.sent),
+        retried: total(stats, |kind| &kind.retried),
+        losses: stats.losses().filter(|(_, count)| *count > 0).collect(),
+        not_sent: total(stats, |kind| &kind.dropped_by_rules) + total(stats, |kind| &kind.dropped_too_old),
+        last_error: stats.last_error().unwrap_or_default(),
     }
+}
+
+/// Every endpoint.
+pub(crate) async fn status(state: extract::State<State>) -> ApiResult<Endpoints> {
+    let endpoints = state.parts.remote_write.stats();
+    Ok(Data(Endpoints { endpoints: endpoints.iter().map(endpoint).collect() }))
 }

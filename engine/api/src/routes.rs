@@ -11,8 +11,8 @@ use crate::http::{
 use crate::security::Security;
 use crate::state::State;
 use crate::{
-    agent, alerting, discovery, features, federate, fleet, lifecycle, otlp, pages, query, remote, rule_groups,
-    rule_pages, storage, telemetry, v1,
+    agent, alerting, config_file, discovery, features, federate, fleet, lifecycle, otlp, query, remote, remote_write,
+    rule_groups, self_history, storage, target_list, telemetry, ui, v1,
 };
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -115,25 +115,34 @@ pub(crate) fn routes() -> Routes {
         .route("/series", get(storage::series).post(storage::series))
         .route("/labels", get(storage::label_names).post(storage::label_names))
         .route("/label/{name}/values", get(storage::label_values))
+        .route("/ringscrape/targets/list", get(target_list::list))
+        .route("/ringscrape/targets/state", get(target_list::states))
+        .route("/ringscrape/targets/one", get(target_list::one))
+        .route("/ringscrape/discovery", get(discovery::discovery))
+        .route("/ringscrape/config/file", get(config_file::config_file))
+        .route("/ringscrape/status/remote_write", get(remote_write::status))
+        .route("/ringscrape/status/history", get(self_history::history))
         .route("/admin/tsdb/delete_series", post(storage::delete_series).put(storage::delete_series))
         .route("/admin/tsdb/clean_tombstones", post(storage::clean_tombstones).put(storage::clean_tombstones))
         .route("/admin/tsdb/snapshot", post(storage::snapshot).put(storage::snapshot));
     Routes::new()
-        .route("/", get(pages::root))
+        .route("/", get(ui::root))
         .route("/agent", get(agent::page))
-        .route("/query", get(pages::query))
-        .route("/graph", get(pages::query))
-        .route("/tsdb-status", get(pages::storage))
-        .route("/targets", get(pages::targets))
-        .route("/service-discovery", get(discovery::page))
-        .route("/service-discovery-explain", get(discovery::explain))
-        .route("/rules", get(rule_pages::rules))
-        .route("/alerts", get(rule_pages::alerts))
-        .route("/config", get(pages::configuration))
-        .route("/flags", get(pages::flags))
-        .route("/status", get(pages::status))
-        .route("/fleet", get(fleet::page))
-        .route("/assets/{name}", get(pages::asset))
+        .route("/overview", get(ui::overview))
+        .route("/query", get(ui::query))
+        .route("/graph", get(ui::query))
+        .route("/targets", get(ui::targets))
+        .route("/target", get(ui::target))
+        .route("/service-discovery", get(ui::discovery))
+        .route("/rules", get(ui::rules))
+        .route("/alerts", get(ui::alerts))
+        .route("/alertmanager-discovery", get(ui::alerts))
+        .route("/fleet", get(ui::fleet))
+        .route("/tsdb-status", get(ui::storage))
+        .route("/config", get(ui::config))
+        .route("/flags", get(ui::flags))
+        .route("/status", get(ui::status))
+        .route("/assets/{name}", get(ui::asset))
         .route("/federate", get(federate::federate))
         .route("/metrics", get(telemetry::metrics))
         .route("/version", get(v1::status_version))
@@ -144,8 +153,9 @@ pub(crate) fn routes() -> Routes {
         .nest("/api/v1", api)
 }
 
-/// A server of all routes, for any number of listeners.
+/// A server of all routes, for any number of listeners. Needs a runtime: it keeps figures of itself from now on.
 pub fn server(state: State, security: Security, limits: ConnectionLimits) -> Server {
+    self_history::start(state.downgrade(), state.history.clone());
     let connections = Connections::new(limits);
     let (everything, federation) = (routes(), federation_routes());
     let paths = everything.paths.iter().chain(&federation.paths).cloned();
@@ -195,10 +205,10 @@ async fn guard(Extract(state): Extract<State>, request: Request, next: Next) -> 
     };
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'self'; img-src 'self' data:; frame-ancestors 'self'; base-uri 'none'"),
-    );
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(ui::CONTENT_SECURITY_POLICY));
+    // Not `no-referrer`: with it, browsers send no origin with the forms of our own pages.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     if let Some(origin) = allowed.and_then(|origin| HeaderValue::from_str(&origin).ok()) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));

@@ -1,14 +1,16 @@
 //! What the server hands in, and what every handler may look at.
 
+use crate::config_file::ConfigFileCache;
 use crate::federation_stats::FederationStats;
 use crate::query_log::QueryLog;
 use crate::remote_state::{Remote, RemoteSettings};
+use crate::self_history::SelfHistory;
 use config::Config;
 use query::QueryService;
 use regex::Regex;
 use shard::Shards;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 use targets::{FleetHandle, ManagerHandle, TargetSet};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -78,6 +80,8 @@ pub struct Inner {
     pub started_at: SystemTime,
     pub remote: Remote,
     pub federations: FederationStats,
+    pub(crate) history: SelfHistory,
+    pub(crate) config_file: ConfigFileCache,
 }
 
 impl std::ops::Deref for State {
@@ -105,9 +109,18 @@ impl State {
             started_at: SystemTime::now(),
             remote,
             federations: FederationStats::default(),
+            history: SelfHistory::default(),
+            config_file: ConfigFileCache::default(),
         })))
     }
 
+    /// For tasks that must not keep the server alive.
+    pub(crate) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+}
+
+impl Inner {
     /// The targets of all jobs as they are now.
     pub fn target_set(&self) -> Arc<TargetSet> {
         self.parts.targets.watch().borrow().clone()

@@ -200,10 +200,6 @@ fn admin(state: &State) -> Result<&Arc<Store>, ApiError> {
     store(state)
 }
 
-fn internal(text: String) -> ApiError {
-    ApiError { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "internal", text }
-}
-
 /// Work on the data folder, on a thread that may block.
 async fn on_folder<T: Send + 'static>(
     store: &Arc<Store>,
@@ -211,7 +207,7 @@ async fn on_folder<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let store = store.clone();
     let done = tokio::task::spawn_blocking(move || work(&store)).await;
-    done.map_err(|error| internal(error.to_string()))?.map_err(internal)
+    done.map_err(|error| ApiError::internal(error.to_string()))?.map_err(ApiError::internal)
 }
 
 pub async fn delete_series(state: S, params: Params) -> Result<Response, ApiError> {

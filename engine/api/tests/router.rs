@@ -358,24 +358,67 @@ async fn features_and_own_metrics_are_told_to_programs() {
     assert_eq!(get(&state, "/api/v1/status/self_metrics?metric_name_pattern=(").await.status, StatusCode::BAD_REQUEST);
 }
 
+/// Documents of all pages.
+const PAGES: [&str; 14] = [
+    "/overview",
+    "/query",
+    "/graph",
+    "/targets",
+    "/target",
+    "/service-discovery",
+    "/rules",
+    "/alerts",
+    "/alertmanager-discovery",
+    "/fleet",
+    "/tsdb-status",
+    "/config",
+    "/flags",
+    "/status",
+];
+
 #[tokio::test]
-async fn query_page_asks_no_other_host() {
+async fn documents_ask_no_other_host_and_have_no_text_from_outside() {
     let state = state(1);
-    let page = get(&state, "/query?g0.expr=%3Cscript%3Ealert(1)%3C/script%3E").await;
-    assert_eq!(page.status, StatusCode::OK);
-    let text = page.text();
-    assert!(!text.contains("alert(1)") && !text.contains("http://") && !text.contains("https://"), "{text}");
-    let assets: Vec<&str> = text.split('"').filter(|part| part.starts_with("assets/")).collect();
-    assert_eq!(assets.len(), 4, "{assets:?}");
-    for asset in assets {
-        let answer = get(&state, &format!("/{asset}")).await;
-        assert_eq!(
-            (answer.status, answer.header("cache-control")),
-            (StatusCode::OK, "public, max-age=31536000, immutable")
-        );
+    for page in PAGES {
+        let answer =
+            get(&state, &format!("{page}?g0.expr=%3Cscript%3Ealert(1)%3C/script%3E&id=%22%3E%3Cscript%3E")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{page}");
+        assert_eq!(answer.header("content-type"), "text/html; charset=utf-8");
+        let text = answer.text();
+        assert!(!text.contains("alert(1)") && !text.contains("http://") && !text.contains("https://"), "{text}");
+        assert!(!text.contains("<style") && !text.contains(" style=") && !text.contains("<script>"), "{text}");
+        assert!(!text.contains("=\"/"), "all links are relative: {text}");
+        assert!(text.contains("· eu · ringscrape"), "the title names the server: {text}");
+        let assets: Vec<&str> = text.split('"').filter(|part| part.starts_with("assets/")).collect();
+        assert_eq!(assets.len(), 4, "{assets:?}");
+        for asset in assets {
+            let answer = get(&state, &format!("/{asset}")).await;
+            let cached = "public, max-age=31536000, immutable";
+            assert_eq!((answer.status, answer.header("cache-control")), (StatusCode::OK, cached));
+            for encoding in ["gzip", "zstd"] {
+                let packed = ask(&state, "GET", &format!("/{asset}"), &[("accept-encoding", encoding)]).await;
+                assert_eq!(packed.header("content-encoding"), encoding);
+                assert!(packed.body.len() < answer.body.len());
+            }
+        }
     }
-    assert_eq!(get(&state, "/assets/query-0000000000000000.js").await.status, StatusCode::NOT_FOUND);
-    assert_eq!(get(&state, "/tsdb-status").await.status, StatusCode::OK);
+    assert_eq!(get(&state, "/assets/app-0000000000000000.js").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(get(&state, "/assets/app.js").await.status, StatusCode::NOT_FOUND);
+}
+
+/// Sizes that a browser loads before a page is drawn, and for the editor beside that.
+#[tokio::test]
+async fn scripts_stay_within_their_budget() {
+    let state = state(1);
+    let page = get(&state, "/query").await.text();
+    let bytes = async |name: &str| {
+        let path = page.split('"').find(|part| part.starts_with(&format!("assets/{name}-"))).unwrap();
+        ask(&state, "GET", &format!("/{path}"), &[("accept-encoding", "gzip")]).await.body.len()
+    };
+    let (app, theme, style, editor) =
+        (bytes("app").await, bytes("theme").await, bytes("style").await, bytes("editor").await);
+    assert!(app + theme + style < 90_000, "{app} + {theme} + {style}");
+    assert!(editor < 160_000, "{editor}");
 }
 
 #[tokio::test]
@@ -478,60 +521,97 @@ async fn lifecycle_origins_and_headers() {
     }
     for path in ["/targets", "/metrics", "/api/v1/nothing", "/nowhere"] {
         let answer = get(&state, path).await;
-        assert!(answer.header("content-security-policy").starts_with("default-src 'self'"), "{path}");
+        let policy = answer.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"), "{path}: {policy}");
+        assert!(policy.ends_with("require-trusted-types-for 'script'; trusted-types 'none'"), "{path}: {policy}");
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
     }
-    assert_eq!(get(&state, "/").await.header("location"), "/targets");
+    assert_eq!(get(&state, "/").await.header("location"), "/overview");
 }
 
 #[tokio::test]
-async fn discovery_page_shows_what_became_of_each_address_and_why() {
+async fn discovery_tells_what_became_of_each_address_and_why() {
     let state = state(5_000);
-    let first = get(&state, "/service-discovery").await.text();
-    assert_eq!(first.matches("<tr>").count(), 101, "a head and a hundred rows");
-    assert!(first.contains("<strong>10006</strong> shown") && first.contains("page 1 of 101"));
-    assert!(first.contains("5000 active of 5010 discovered") && first.contains("7 dropped by relabelling"));
-    assert!(first.contains("db.json: broken") && first.contains("no hostname &lt;b&gt;"));
-    assert!(!first.contains("<script"));
-    let dropped = get(&state, "/service-discovery?state=relabelling&job=web").await.text();
-    assert!(dropped.contains("gone:1") && !dropped.contains("web-0:1"));
-    let others = get(&state, "/service-discovery?state=other-member&job=web").await.text();
-    assert!(others.contains("elsewhere:1") && others.contains("member&lt;b&gt;, c"), "{others}");
-    assert!(others.contains("2 of other members") && others.contains("1 of 2 addresses of other members are listed"));
-    let of_member = get(&state, "/service-discovery?search=member%3Cb").await.text();
-    assert!(of_member.contains("<strong>2</strong> shown"), "{of_member}");
-    let found = get(&state, "/service-discovery?search=instance%3Ddb-77%3A").await.text();
-    assert!(found.contains("db-77:1") && found.contains("<strong>1</strong> shown"));
-    let link = found.split("href=\"").find(|part| part.starts_with("service-discovery-explain")).unwrap();
-    let link = link.split('"').next().unwrap().replace("&amp;", "&");
-    let explained = get(&state, &format!("/{link}")).await.text();
-    assert!(explained.contains("db-77:1") && explained.contains("Target labels"), "{explained}");
-    let refused = get(&state, "/service-discovery-explain?job=web&labels=5").await;
-    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
-}
-
-#[tokio::test]
-async fn page_shows_ten_thousand_targets_and_runs_no_script_of_theirs() {
-    let state = state(5_000);
-    let first = get(&state, "/targets").await.text();
-    assert!(first.contains("<strong>10000</strong> targets"));
-    assert!(first.contains("<strong>9996</strong> up") && first.contains("<strong>2</strong> down"));
-    assert_eq!(first.matches("<tr>").count(), 101, "a head and a hundred rows");
-    assert!(first.contains("page 1 of 100") && first.contains("4999/5000 up") || first.contains("4998/5000 up"));
-    assert!(first.contains("&lt;script&gt;boom&lt;/script&gt;"));
-    for path in ["/targets", "/service-discovery", "/config", "/flags", "/status"] {
-        let page = get(&state, path).await.text();
-        assert!(!page.contains("<script") && !page.contains("<style") && !page.contains(" style="), "{path}");
+    let data =
+        async |query: &str| get(&state, &format!("/api/v1/ringscrape/discovery{query}")).await.json()["data"].clone();
+    let first = data("").await;
+    assert_eq!((&first["total"], first["rows"].as_array().unwrap().len()), (&json!(10_006), 100));
+    let pool = &first["pools"][0];
+    assert_eq!((&pool["active"], &pool["discovered"], &pool["dropped"]), (&json!(5_000), &json!(5_010), &json!(7)));
+    assert_eq!((&pool["others"], &pool["othersListed"]), (&json!(2), &json!(1)));
+    assert_eq!(first["pools"][1]["sourceErrors"], json!(["db.json: broken"]));
+    assert_eq!(
+        (&first["rows"][0]["outcome"], &first["rows"][0]["error"]),
+        (&json!("failed"), &json!("no hostname <b>"))
+    );
+    let dropped = data("?state=relabelling&pool=web").await;
+    assert_eq!(dropped["rows"][0]["discoveredLabels"]["__address__"], json!("gone:1"));
+    assert_eq!(dropped["total"], json!(1));
+    let others = data("?state=other-member&pool=web").await;
+    assert_eq!(others["rows"][0]["owners"], json!(["member<b>", "c"]));
+    assert_eq!(data("?search=member%3Cb").await["total"], json!(2));
+    let found = data("?search=instance%3Ddb-77%3A").await;
+    assert_eq!((&found["total"], &found["rows"][0]["labels"]["instance"]), (&json!(1), &json!("db-77:1")));
+    let last = data("?offset=10000&limit=1000").await;
+    assert_eq!(last["rows"].as_array().unwrap().len(), 6);
+    assert_eq!(data("?offset=99999999").await["rows"], json!([]));
+    for refused in ["limit=1001", "limit=x", "offset=x"] {
+        let answer = get(&state, &format!("/api/v1/ringscrape/discovery?{refused}")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{refused}");
     }
-    let down = get(&state, "/targets?state=down&job=web").await.text();
-    assert!(down.contains("web-0:1") && !down.contains("db-0:1"));
-    let found = get(&state, "/targets?search=instance%3Ddb-77%3A").await.text();
-    assert!(found.contains("db-77:1") && !found.contains("db-78:1"));
-    let style = first.split("href=\"").find_map(|part| part.strip_prefix("assets/")).unwrap();
-    let style = style.split('"').next().unwrap();
-    let css = get(&state, &format!("/assets/{style}")).await;
-    assert_eq!((css.status, css.header("content-type")), (StatusCode::OK, "text/css; charset=utf-8"));
-    assert_eq!(get(&state, "/assets/style.css").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn ten_thousand_targets_fit_in_two_columns() {
+    let state = state(5_000);
+    let answer = get(&state, "/api/v1/ringscrape/targets/list").await;
+    let (tag, bytes) = (answer.header("etag").to_owned(), answer.body.len());
+    let list = answer.json()["data"].clone();
+    assert!(bytes < 1_500_000, "{bytes} bytes");
+    let targets = &list["targets"];
+    assert!(["id", "pool", "url", "labels"].iter().all(|column| targets[*column].as_array().unwrap().len() == 10_000));
+    assert_eq!(list["pools"][0]["labels"], json!({"job": "web", "note": "<script>", "zone": "z1"}));
+    assert_eq!(targets["labels"][0], json!(["instance", "web-0:1"]));
+    let known = ask(&state, "GET", "/api/v1/ringscrape/targets/list", &[("if-none-match", &tag)]).await;
+    assert_eq!((known.status, known.body.len()), (StatusCode::NOT_MODIFIED, 0));
+    let answer = get(&state, "/api/v1/ringscrape/targets/state").await;
+    let bytes = answer.body.len();
+    let states = answer.json()["data"].clone();
+    assert!(bytes < 700_000, "{bytes} bytes");
+    assert_eq!(format!("\"{}\"", states["generation"].as_str().unwrap()), tag);
+    let health = states["health"].as_str().unwrap();
+    assert_eq!((health.len(), health.matches('d').count(), health.matches('n').count()), (10_000, 2, 2));
+    assert_eq!((&states["reasons"], &states["reason"]), (&json!(["parse"]), &json!({"0": 0, "5000": 0})));
+    assert_eq!(states["errors"]["0"], json!("<script>boom</script>"));
+    for column in ["outcomes", "at", "since", "took", "samples", "bytes", "core"] {
+        assert_eq!(states[column].as_array().unwrap().len(), 10_000, "{column}");
+    }
+    let id = targets["id"][0].as_str().unwrap();
+    let one = get(&state, &format!("/api/v1/ringscrape/targets/one?id={id}")).await.json()["data"].clone();
+    assert_eq!((&one["job"], &one["labels"]["instance"]), (&json!("web"), &json!("web-0:1")));
+    assert_eq!(
+        (&one["relabelSteps"][0]["changed"], &one["relabelSteps"][0]["labels"]["zone"]),
+        (&json!(true), &json!("z1"))
+    );
+    assert!(one["settings"].as_str().unwrap().contains("<secret>") && !one.to_string().contains("geheim"));
+    for (id, status) in [("", 400), ("xyz", 400), ("0", 404), ("00000000000000000000000000000000001", 404)] {
+        let answer = get(&state, &format!("/api/v1/ringscrape/targets/one?id={id}")).await;
+        assert_eq!(answer.status.as_u16(), status, "{id:?}");
+    }
+}
+
+#[tokio::test]
+async fn figures_of_the_server_are_answered_before_there_are_any() {
+    let state = state(2);
+    for range in ["", "?range=1h", "?range=24h"] {
+        let data = get(&state, &format!("/api/v1/ringscrape/status/history{range}")).await.json()["data"].clone();
+        assert_eq!((&data["times"], &data["process"]["samples"]), (&json!([]), &json!([])), "{range}");
+    }
+    let refused = get(&state, "/api/v1/ringscrape/status/history?range=2h").await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    let remote = get(&state, "/api/v1/ringscrape/status/remote_write").await.json();
+    assert_eq!(remote["data"]["endpoints"], json!([]));
 }
 
 /// Whatever stands in a URL is answered, and never with a fault of ours.
@@ -543,7 +623,9 @@ async fn mutated_urls_are_answered() {
         "/api/v1/targets/metadata?match_target=%7Bjob%3D%22web%22%7D&limit=3&metric=a",
         "/api/v1/metadata?limit=1&limit_per_metric=1",
         "/federate?match[]=%7B__name__%3D~%22a.%2A%22%7D&match[]=up",
-        "/targets?state=up&job=web&search=a&page=2",
+        "/api/v1/ringscrape/discovery?state=active&pool=web&search=a&offset=2&limit=3",
+        "/api/v1/ringscrape/targets/one?id=0123456789abcdef",
+        "/api/v1/ringscrape/status/history?range=1h",
         "/api/v1/targets/relabel_steps?scrapePool=web&labels=%7B%22a%22%3A%22b%22%7D",
     ];
     let mut seed = 42u64;

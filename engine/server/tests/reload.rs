@@ -149,7 +149,8 @@ fn target_that_cannot_be_one_is_visible() {
         body.contains("is not a valid hostname").then_some(body)
     });
     assert!(body.contains("scrape interval cannot be 0"), "{body}");
-    assert!(server.get("/targets").body.contains("is not a valid hostname"));
+    let list = server.get("/api/v1/ringscrape/targets/list").body;
+    assert!(list.contains("is not a valid hostname"), "{list}");
 }
 
 #[test]

@@ -232,8 +232,8 @@ fn paths_of_proxies_go_before_everything() {
     };
     let extra = support::free("127.0.0.1");
     let federation = format!("--web.federation-listen-address={extra}");
-    let to_targets = |answer: (u16, Option<String>, String)| (answer.0, answer.1);
-    let home = (303, Some("/prom/targets".to_owned()));
+    let to_overview = |answer: (u16, Option<String>, String)| (answer.0, answer.1);
+    let home = (303, Some("/prom/overview".to_owned()));
     // The proxy passes the path on.
     for flags in [&["--web.external-url=https://front.example/prom/", &federation][..], &["--web.external-url=/prom"]] {
         let get = plain(flags);
@@ -241,12 +241,22 @@ fn paths_of_proxies_go_before_everything() {
             assert_eq!(get(path).0, 200, "{path}");
         }
         for path in ["/", "/prom", "/prom/"] {
-            assert_eq!(to_targets(get(path)), home, "{path}");
+            assert_eq!(to_overview(get(path)), home, "{path}");
         }
         assert_eq!((get("/prometheus/metrics").0, get("/prom/nothing").0), (404, 404));
-        for page in
-            ["targets", "query", "rules", "alerts", "service-discovery", "fleet", "tsdb-status", "config", "flags"]
-        {
+        for page in [
+            "overview",
+            "targets",
+            "target",
+            "query",
+            "rules",
+            "alerts",
+            "service-discovery",
+            "fleet",
+            "tsdb-status",
+            "config",
+            "flags",
+        ] {
             let (status, _, body) = get(&format!("/prom/{page}"));
             assert_eq!(status, 200, "{page}");
             assert!(!body.contains("=\"/"), "{page} has a link that leaves the path: {body}");
@@ -258,7 +268,7 @@ fn paths_of_proxies_go_before_everything() {
     // The proxy takes it off.
     let get = plain(&["--web.external-url=https://front.example/prom", "--web.route-prefix=/"]);
     assert_eq!((get("/metrics").0, get("/prom/metrics").0), (200, 404));
-    assert_eq!(to_targets(get("/")), home);
+    assert_eq!(to_overview(get("/")), home);
     // It has another inside.
     let get = plain(&["--web.external-url=https://front.example/prom", "--web.route-prefix=inner/"]);
     assert_eq!((get("/inner/metrics").0, get("/prom/metrics").0), (200, 404));

@@ -27,7 +27,7 @@ use crate::resolver::{Resolver, ResolverThreads};
 use crate::runtime::Pulse;
 use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
 use crate::signal::{Signal, Start};
-use crate::status::{CoreStats, Health, Missed, Reason, TargetStatus};
+use crate::status::{CoreStats, Missed, Reason, TargetStatus};
 use crate::time_slice::{CoreTask, TaskTimes, TimeSlice};
 use crate::written::{Acknowledgements, Written};
 use ahash::AHashMap;
@@ -500,6 +500,7 @@ impl Core {
         let mut wire_bytes = 0;
         let mut failure = None;
         let mut good = false;
+        let mut refused = None;
         match read {
             Ok((ingested, fetched)) => {
                 report.samples_scraped = ingested.samples_scraped;
@@ -512,6 +513,7 @@ impl Core {
                 good = ingested.refusal.is_none();
                 if let Some(refusal) = ingested.refusal {
                     failure = Some((refusal.reason, refusal.text));
+                    refused = Some(fetched);
                 } else if ingested.reshaped {
                     // A series whose only sample is refused is none.
                     let refused = readings.stamps.iter().filter(|stamp| !within_bounds(at, **stamp)).count() as u64;
@@ -559,17 +561,12 @@ impl Core {
         stats.body_bytes += report.body_bytes.max(0) as u64;
         stats.wire_bytes += wire_bytes;
         stats.duration_us.saturating_record(micros(duration));
-        status.scrapes += 1;
-        status.health = if good { Health::Up } else { Health::Down };
-        status.last_scrape = Some(at);
         status.last_duration = duration;
         status.samples_scraped = report.samples_scraped;
         status.samples_post_relabel = report.samples_post_relabel;
         status.series_added = report.series_added;
         status.body_bytes = report.body_bytes.max(0) as u64;
         status.wire_bytes = wire_bytes;
-        status.scrapes_failed += u64::from(!good);
-        status.last_reason = failure.as_ref().map(|(reason, _)| *reason);
         if let Some((reason, _)) = &failure {
             *stats.scrapes_failed.entry(*reason).or_default() += 1;
             match reason {
@@ -579,7 +576,8 @@ impl Core {
                 _ => {}
             }
         }
-        status.last_error = failure.map(|(_, text)| text);
+        let refused = refused.as_ref().map(|fetched| fetched.body());
+        status.record_outcome(at, failure, refused);
     }
 
     /// For a holder that comes now, the time after which nothing of its series is in chunks or in memory, where that is

@@ -32,7 +32,7 @@ pub use message::{
 };
 pub use preview::{Preview, preview};
 pub use runtime::{Options, StartError, default_cpus, probe, start};
-pub use status::{CoreStats, Health, InstantSample, LogStats, Metadata, Missed, Reason, TargetStatus};
+pub use status::{CoreStats, Failure, Health, InstantSample, LogStats, Metadata, Missed, Reason, TargetStatus};
 pub use sys::{Limit, raise_open_files};
 pub use time_slice::CoreTask;
 pub use written::{

@@ -4,6 +4,7 @@ use crate::time_slice::CoreTask;
 use hdrhistogram::Histogram;
 use series::{Labels, Timestamp};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use targets::TargetId;
 
@@ -111,6 +112,23 @@ impl Missed {
     }
 }
 
+/// A scrape that failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Start of the scrape.
+    pub at: Timestamp,
+    pub reason: Reason,
+    /// At most [`FAILURE_TEXT_BYTES_MAX`].
+    pub text: String,
+}
+
+/// Failures that are kept of a target, newest last.
+const FAILURES_MAX: usize = 8;
+/// Bytes of the text of one of them.
+const FAILURE_TEXT_BYTES_MAX: usize = 400;
+/// Bytes that are kept of the last body that was refused: enough to see what a target sends instead of metrics.
+const BODY_HEAD_BYTES_MAX: usize = 1024;
+
 /// State of one target as its core sees it.
 #[derive(Clone, Debug)]
 pub struct TargetStatus {
@@ -124,6 +142,15 @@ pub struct TargetStatus {
     /// Text of the last failure, None when the last scrape was good.
     pub last_error: Option<String>,
     pub last_reason: Option<Reason>,
+    /// Outcomes of the last 64 scrapes, the newest in the lowest bit; 1 is a good one. [`TargetStatus::scrapes`] says how
+    /// many of them there are.
+    pub outcomes: u64,
+    /// Start of the scrape that brought the health that the target has now.
+    pub health_since: Option<Timestamp>,
+    /// Old ones stay when the target is good again. Most targets have none.
+    pub failures: Vec<Failure>,
+    /// Begin of the last body that was refused.
+    pub refused_body_head: Option<Arc<[u8]>>,
     pub samples_scraped: u64,
     pub samples_post_relabel: u64,
     pub series_added: u64,
@@ -283,6 +310,10 @@ impl TargetStatus {
             last_duration: Duration::ZERO,
             last_error: None,
             last_reason: None,
+            outcomes: 0,
+            health_since: None,
+            failures: Vec::new(),
+            refused_body_head: None,
             samples_scraped: 0,
             samples_post_relabel: 0,
             series_added: 0,
@@ -293,5 +324,53 @@ impl TargetStatus {
             scrapes: 0,
             scrapes_failed: 0,
         }
+    }
+
+    /// Takes over the outcome of a scrape that began at `at`, and the body that was refused, if one was.
+    pub(crate) fn record_outcome(&mut self, at: Timestamp, failure: Option<(Reason, String)>, refused: Option<&[u8]>) {
+        let health = if failure.is_none() { Health::Up } else { Health::Down };
+        if self.health != health {
+            self.health = health;
+            self.health_since = Some(at);
+        }
+        self.scrapes += 1;
+        self.scrapes_failed += u64::from(failure.is_some());
+        self.outcomes = self.outcomes << 1 | u64::from(failure.is_none());
+        self.last_scrape = Some(at);
+        self.last_reason = failure.as_ref().map(|(reason, _)| *reason);
+        if let Some((reason, text)) = &failure {
+            if self.failures.len() >= FAILURES_MAX {
+                self.failures.remove(0);
+            }
+            let text = text[..text.floor_char_boundary(FAILURE_TEXT_BYTES_MAX)].to_owned();
+            self.failures.push(Failure { at, reason: *reason, text });
+        }
+        if let Some(body) = refused {
+            self.refused_body_head = Some(body[..body.len().min(BODY_HEAD_BYTES_MAX)].into());
+        }
+        self.last_error = failure.map(|(_, text)| text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_and_failures_are_kept_within_bounds() {
+        let mut status = TargetStatus::new(TargetId(1), 0);
+        status.record_outcome(Timestamp(1), None, None);
+        assert_eq!((status.health, status.health_since, status.outcomes), (Health::Up, Some(Timestamp(1)), 1));
+        for at in 2..22 {
+            let failure = Some((Reason::Parse, "é".repeat(300)));
+            status.record_outcome(Timestamp(at), failure, Some(&[b'<'; 5000]));
+        }
+        assert_eq!((status.health_since, status.outcomes, status.scrapes), (Some(Timestamp(2)), 1 << 20, 21));
+        assert_eq!((status.failures.len(), status.failures[0].at), (FAILURES_MAX, Timestamp(14)));
+        assert_eq!(status.failures[7].text.len(), FAILURE_TEXT_BYTES_MAX);
+        assert_eq!(status.refused_body_head.as_ref().unwrap().len(), BODY_HEAD_BYTES_MAX);
+        status.record_outcome(Timestamp(30), None, None);
+        assert_eq!((status.health, status.last_error.is_none()), (Health::Up, true));
+        assert_eq!((status.failures.len(), status.scrapes_failed), (FAILURES_MAX, 20));
     }
 }

@@ -24,29 +24,37 @@ const INLINE_BYTES_MAX: usize = 16 << 10;
 const PIECE_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
+pub(crate) enum ContentEncoding {
     Gzip,
     Zstd,
 }
 
-impl Encoding {
-    fn as_str(self) -> &'static str {
+impl ContentEncoding {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Encoding::Gzip => "gzip",
-            Encoding::Zstd => "zstd",
+            ContentEncoding::Gzip => "gzip",
+            ContentEncoding::Zstd => "zstd",
         }
+    }
+
+    /// Compresses the whole of something, for answers that are sent again and again.
+    pub fn compress(self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut encoder = Encoder::new(self)?;
+        let mut whole = encoder.write(bytes)?;
+        whole.extend_from_slice(&encoder.finish()?);
+        Ok(whole)
     }
 }
 
 /// The encoding that a client likes best; of equal ones zstd.
-fn negotiate(headers: &HeaderMap) -> Option<Encoding> {
-    let mut best: Option<(f32, Encoding)> = None;
+pub(crate) fn preferred_encoding(headers: &HeaderMap) -> Option<ContentEncoding> {
+    let mut best: Option<(f32, ContentEncoding)> = None;
     let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     for part in values.flat_map(|value| value.split(',')) {
         let (name, parameters) = part.split_once(';').unwrap_or((part, ""));
         let encoding = match name.trim().to_ascii_lowercase().as_str() {
-            "gzip" | "x-gzip" => Encoding::Gzip,
-            "zstd" => Encoding::Zstd,
+            "gzip" | "x-gzip" => ContentEncoding::Gzip,
+            "zstd" => ContentEncoding::Zstd,
             _ => continue,
         };
         let quality = match parameters.trim().strip_prefix("q=") {
@@ -54,7 +62,7 @@ fn negotiate(headers: &HeaderMap) -> Option<Encoding> {
             None => 1.0,
         };
         let is_better =
-            best.is_none_or(|(other, _)| quality > other || (quality == other && encoding == Encoding::Zstd));
+            best.is_none_or(|(other, _)| quality > other || (quality == other && encoding == ContentEncoding::Zstd));
         if quality > 0.0 && is_better {
             best = Some((quality, encoding));
         }
@@ -64,7 +72,7 @@ fn negotiate(headers: &HeaderMap) -> Option<Encoding> {
 
 /// Middleware: compresses an answer if the client takes it so and it is worth it.
 pub(crate) async fn compress(request: Request, next: Next) -> Response {
-    let encoding = negotiate(request.headers());
+    let encoding = preferred_encoding(request.headers());
     let mut response = next.run(request).await;
     let headers = response.headers();
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
@@ -93,10 +101,12 @@ enum Encoder {
 }
 
 impl Encoder {
-    fn new(encoding: Encoding) -> io::Result<Encoder> {
+    fn new(encoding: ContentEncoding) -> io::Result<Encoder> {
         Ok(match encoding {
-            Encoding::Gzip => Encoder::Gzip(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default())),
-            Encoding::Zstd => Encoder::Zstd(zstd::stream::write::Encoder::new(Vec::new(), 0)?),
+            ContentEncoding::Gzip => {
+                Encoder::Gzip(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default()))
+            }
+            ContentEncoding::Zstd => Encoder::Zstd(zstd::stream::write::Encoder::new(Vec::new(), 0)?),
         })
     }
 
@@ -224,18 +234,18 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    fn negotiated(accept: &str) -> Option<Encoding> {
+    fn negotiated(accept: &str) -> Option<ContentEncoding> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_ENCODING, accept.parse().unwrap());
-        negotiate(&headers)
+        preferred_encoding(&headers)
     }
 
     #[test]
     fn clients_choose() {
         for (accept, want) in [
-            ("gzip", Some(Encoding::Gzip)),
-            ("gzip, deflate, br, zstd", Some(Encoding::Zstd)),
-            ("zstd;q=0.1, gzip;q=0.5", Some(Encoding::Gzip)),
+            ("gzip", Some(ContentEncoding::Gzip)),
+            ("gzip, deflate, br, zstd", Some(ContentEncoding::Zstd)),
+            ("zstd;q=0.1, gzip;q=0.5", Some(ContentEncoding::Gzip)),
             ("GZIP;q=0", None),
             ("identity", None),
             ("", None),
@@ -244,7 +254,10 @@ mod tests {
         }
     }
 
-    async fn compressed(pieces: Vec<Result<Vec<u8>, io::Error>>, encoding: Encoding) -> Result<Vec<u8>, axum::Error> {
+    async fn compressed(
+        pieces: Vec<Result<Vec<u8>, io::Error>>,
+        encoding: ContentEncoding,
+    ) -> Result<Vec<u8>, axum::Error> {
         let body = Body::from_stream(futures_lite::stream::iter(pieces));
         let body = Body::new(CompressedBody::new(body, Encoder::new(encoding).unwrap()));
         Ok(axum::body::to_bytes(body, usize::MAX).await?.to_vec())
@@ -257,11 +270,11 @@ mod tests {
             let pieces: Vec<Vec<u8>> = sizes.iter().map(|size| piece(*size)).collect();
             let want = pieces.concat();
             let frames = || pieces.iter().cloned().map(Ok).collect();
-            let packed = compressed(frames(), Encoding::Gzip).await.unwrap();
+            let packed = compressed(frames(), ContentEncoding::Gzip).await.unwrap();
             let mut found = Vec::new();
             flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut found).unwrap();
             assert!(found == want, "{sizes:?}");
-            let packed = compressed(frames(), Encoding::Zstd).await.unwrap();
+            let packed = compressed(frames(), ContentEncoding::Zstd).await.unwrap();
             assert!(zstd::stream::decode_all(&packed[..]).unwrap() == want, "{sizes:?}");
         }
     }
@@ -269,6 +282,6 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_fails_does_not_look_whole() {
         let pieces = vec![Ok(vec![1; 100]), Err(io::Error::other("cut"))];
-        assert!(compressed(pieces, Encoding::Gzip).await.is_err());
+        assert!(compressed(pieces, ContentEncoding::Gzip).await.is_err());
     }
 }

@@ -17,7 +17,7 @@ pub use listen::bind;
 pub use serve::{ListenerRole, Server};
 
 pub(crate) use body::{BodyBuffer, buffer_body};
-pub(crate) use compress::compress;
+pub(crate) use compress::{ContentEncoding, compress, preferred_encoding};
 pub(crate) use connections::Connections;
 pub(crate) use metrics::{HttpMetrics, record};
 pub(crate) use origin::{allowed_origin, is_cross_origin};

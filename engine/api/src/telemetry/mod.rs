@@ -15,7 +15,7 @@ mod scraping;
 mod storage;
 
 pub(crate) use agent::log_bytes;
-pub(crate) use process::FOLLOWED_VERSION;
+pub(crate) use process::{FOLLOWED_VERSION, process_usage};
 
 use crate::answer::{ApiError, ApiResult, Data};
 use crate::http::HttpMetrics;

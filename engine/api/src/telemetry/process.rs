@@ -44,6 +44,30 @@ fn goarch() -> &'static str {
     }
 }
 
+/// CPU time and memory of this process.
+pub(crate) struct ProcessUsage {
+    pub cpu_seconds: f64,
+    pub resident_bytes: f64,
+}
+
+/// Reads them from `/proc`, which answers from memory.
+pub(crate) fn process_usage() -> ProcessUsage {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    usage_of(&stat)
+}
+
+/// Linux counts CPU time for programs in hundredths of a second, memory in pages of 4 KiB.
+fn usage_of(stat: &str) -> ProcessUsage {
+    let field = stat_fields(stat);
+    ProcessUsage { cpu_seconds: (field(11) + field(12)) / 100.0, resident_bytes: field(21) * 4096.0 }
+}
+
+/// The fields behind the command, which may hold spaces and is in parentheses.
+fn stat_fields(stat: &str) -> impl Fn(usize) -> f64 + '_ {
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    move |at| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0)
+}
+
 /// What the kernel says of this process.
 #[derive(Debug, Default)]
 pub(super) struct ProcessStats {
@@ -62,9 +86,7 @@ impl ProcessStats {
     pub fn read() -> ProcessStats {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
         let stat = read("stat");
-        // The fields behind the command, which may hold spaces and is in parentheses.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let field = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+        let (field, usage) = (stat_fields(&stat), usage_of(&stat));
         let limits = read("limits");
         let limit = |name: &str| {
             let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("");
@@ -72,9 +94,8 @@ impl ProcessStats {
         };
         let (received_bytes, sent_bytes) = network_bytes(&read("net/netstat"));
         ProcessStats {
-            // Linux counts CPU time for programs in hundredths of a second, memory in pages of 4 KiB.
-            cpu_seconds: (field(11) + field(12)) / 100.0,
-            resident_bytes: field(21) * 4096.0,
+            cpu_seconds: usage.cpu_seconds,
+            resident_bytes: usage.resident_bytes,
             virtual_bytes: field(20),
             // "unlimited" is the largest number, as in Prometheus.
             virtual_bytes_max: limit("Max address space").unwrap_or(u64::MAX as f64),
