@@ -6,7 +6,7 @@
 
 use crate::answer::{ApiError, ApiResult, Data};
 use crate::state::State;
-use axum::extract;
+use axum::{Extension, extract};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,9 +66,12 @@ fn read_config(path: &Path, metadata: std::io::Result<std::fs::Metadata>) -> Con
     }
 }
 
-pub(crate) async fn config_file(state: extract::State<State>) -> ApiResult<ConfigFile> {
+pub(crate) async fn config_file(
+    state: extract::State<State>,
+    cache: Extension<ConfigFileCache>,
+) -> ApiResult<ConfigFile> {
     let path = state.parts.flags.get("config.file").cloned().unwrap_or_default();
-    let cache = state.config_file.clone();
+    let Extension(cache) = cache;
     let read = tokio::task::spawn_blocking(move || cache.read(Path::new(&path))).await;
     Ok(Data(read.map_err(|error| ApiError::internal(error.to_string()))?))
 }

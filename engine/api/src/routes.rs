@@ -4,11 +4,13 @@
 //!   * nothing that changes state answers a page of another origin
 //!   * a handler runs once the body of its request is there
 
+use crate::config_file::ConfigFileCache;
 use crate::http::{
     BodyBuffer, ConnectionLimits, Connections, HttpMetrics, Server, allowed_origin, buffer_body, compress,
     is_cross_origin, record,
 };
 use crate::security::Security;
+use crate::self_history::SelfHistory;
 use crate::state::State;
 use crate::{
     agent, alerting, config_file, discovery, features, federate, fleet, lifecycle, otlp, query, remote, remote_write,
@@ -60,7 +62,13 @@ impl Routes {
     }
 
     /// Adds what holds for every answer.
-    pub fn finish(self, state: State, metrics: Arc<HttpMetrics>, read_timeout: Duration) -> Router {
+    pub fn finish(
+        self,
+        state: State,
+        metrics: Arc<HttpMetrics>,
+        history: SelfHistory,
+        read_timeout: Duration,
+    ) -> Router {
         self.router
             .layer(from_fn_with_state(BodyBuffer::new(read_timeout), buffer_body))
             .layer(from_fn(compress))
@@ -68,6 +76,8 @@ impl Routes {
             .layer(from_fn_with_state(state.clone(), guard))
             .layer(from_fn_with_state(metrics.clone(), record))
             .layer(Extension(metrics))
+            .layer(Extension(history))
+            .layer(Extension(ConfigFileCache::default()))
             .with_state(state)
     }
 }
@@ -155,14 +165,15 @@ pub(crate) fn routes() -> Routes {
 
 /// A server of all routes, for any number of listeners. Needs a runtime: it keeps figures of itself from now on.
 pub fn server(state: State, security: Security, limits: ConnectionLimits) -> Server {
-    self_history::start(state.downgrade(), state.history.clone());
+    let history = SelfHistory::default();
+    self_history::start(state.downgrade(), history.clone());
     let connections = Connections::new(limits);
     let (everything, federation) = (routes(), federation_routes());
     let paths = everything.paths.iter().chain(&federation.paths).cloned();
     let metrics = Arc::new(HttpMetrics::new(paths, Some(connections.clone())));
     let prefix = state.parts.route_prefix.clone();
-    let everything = everything.finish(state.clone(), metrics.clone(), limits.read_timeout);
-    let federation = federation.finish(state, metrics, limits.read_timeout);
+    let everything = everything.finish(state.clone(), metrics.clone(), history.clone(), limits.read_timeout);
+    let federation = federation.finish(state, metrics, history, limits.read_timeout);
     Server::new(everything, federation, security, &prefix, connections)
 }
 
@@ -178,7 +189,7 @@ pub fn federation_router(state: State) -> Router {
 
 fn finish_alone(routes: Routes, state: State) -> Router {
     let metrics = Arc::new(HttpMetrics::new(routes.paths.iter().cloned(), None));
-    routes.finish(state, metrics, ConnectionLimits::default().read_timeout)
+    routes.finish(state, metrics, SelfHistory::default(), ConnectionLimits::default().read_timeout)
 }
 
 /// The host and port under which the server is reached from outside, if it was told.

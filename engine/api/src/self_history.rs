@@ -9,7 +9,7 @@ use crate::answer::{ApiError, ApiResult, Data};
 use crate::params::Params;
 use crate::state::{Inner, State};
 use crate::telemetry::{log_bytes, process_usage};
-use axum::extract;
+use axum::{Extension, extract};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use series::clock::now_ms;
@@ -459,14 +459,18 @@ fn columns(points: &[Point], step: i64, view: Arc<TargetsView>, now: Now) -> His
 }
 
 /// `status/history?range=1h|24h`: fine points of the last hour, or coarse ones of the last day.
-pub(crate) async fn history(state: extract::State<State>, params: Params) -> ApiResult<History> {
+pub(crate) async fn history(
+    state: extract::State<State>,
+    kept: Extension<SelfHistory>,
+    params: Params,
+) -> ApiResult<History> {
     let is_day = match params.get("range").unwrap_or("1h") {
         "1h" | "" => false,
         "24h" | "1d" => true,
         other => return Err(ApiError::bad_data(format!("invalid parameter \"range\": want 1h or 24h, not {other:?}"))),
     };
     let (points, view, step, log_failing) = {
-        let rings = state.history.rings();
+        let rings = kept.rings();
         let (ring, step) = if is_day { (&rings.coarse, COARSE_MS) } else { (&rings.fine, FINE_MS) };
         (ring.iter().cloned().collect::<Vec<_>>(), rings.view.clone(), step, rings.log_failing)
     };

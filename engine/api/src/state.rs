@@ -1,10 +1,8 @@
 //! What the server hands in, and what every handler may look at.
 
-use crate::config_file::ConfigFileCache;
 use crate::federation_stats::FederationStats;
 use crate::query_log::QueryLog;
 use crate::remote_state::{Remote, RemoteSettings};
-use crate::self_history::SelfHistory;
 use config::Config;
 use query::QueryService;
 use regex::Regex;
@@ -80,8 +78,6 @@ pub struct Inner {
     pub started_at: SystemTime,
     pub remote: Remote,
     pub federations: FederationStats,
-    pub(crate) history: SelfHistory,
-    pub(crate) config_file: ConfigFileCache,
 }
 
 impl std::ops::Deref for State {
@@ -109,8 +105,6 @@ impl State {
             started_at: SystemTime::now(),
             remote,
             federations: FederationStats::default(),
-            history: SelfHistory::default(),
-            config_file: ConfigFileCache::default(),
         })))
     }
 

@@ -123,7 +123,7 @@ fn pool_row(pool: &Pool, common: &Labels) -> PoolRow {
         others: pool.others_count,
         failed: pool.failed.len(),
         failed_targets: failed
-            .map(|failed| FailedRow { labels: (&failed.discovered).into(), error: cut(&failed.error).to_owned() })
+            .map(|failed| FailedRow { labels: (&failed.discovered).into(), error: shorten(&failed.error).to_owned() })
             .collect(),
         source_errors: pool.source_errors.iter().take(ERRORS_MAX).cloned().collect(),
     }
@@ -204,7 +204,8 @@ struct TargetStates {
     core: Vec<usize>,
 }
 
-fn cut(text: &str) -> &str {
+/// The begin of a text that may be long.
+fn shorten(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]
 }
 
@@ -232,7 +233,7 @@ fn build_states(set: &TargetSet, statuses: &HashMap<TargetId, TargetStatus>) -> 
             states.reason.insert(index, place);
         }
         if let Some(error) = &status.last_error {
-            states.errors.insert(index, cut(error).to_owned());
+            states.errors.insert(index, shorten(error).to_owned());
         }
         states.at.push(status.last_scrape.map_or(0, |at| at.0));
         states.since.push(status.health_since.map_or(0, |at| at.0));

@@ -1,5 +1,5 @@
 // Proves that the committed files are what the source builds, that the source has none of the browser's functions that turn
-// text into elements or scripts, and that types fit.
+// text into elements or scripts, that types fit, and that unit tests pass.
 import { spawnSync } from "node:child_process";
 import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import os from "node:os";
@@ -40,6 +40,9 @@ for (const file of await sources(path.join(here, "src"))) {
 
 const types = spawnSync(process.execPath, [path.join(here, "node_modules", "typescript", "bin", "tsc"), "--noEmit", "-p", here], { encoding: "utf8" });
 if (types.status !== 0) problems.push(`types:\n${types.stdout}${types.stderr}`);
+
+const units = spawnSync(process.execPath, ["--test", path.join(here, "tests", "unit.test.mjs")], { encoding: "utf8" });
+if (units.status !== 0) problems.push(`unit tests:\n${units.stdout}${units.stderr}`);
 
 const lock = await readFile(path.join(here, "package-lock.json"), "utf8");
 if (/"resolved"/.test(lock)) problems.push("package-lock.json names hosts: npm install with omit-lockfile-registry-resolved");

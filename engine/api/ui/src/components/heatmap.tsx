@@ -99,9 +99,10 @@ export function Heatmap({ data, height = 300 }: { data: HeatData; height?: numbe
       context.fillText(short(data.bands[row]!.high), LEFT - 6, height - BOTTOM - (row + 1) * cellHeight + 10);
     }
     context.textAlign = "center";
+    const spans = data.times[columns - 1]! - data.times[0]!;
     const step = Math.max(1, Math.ceil(90 / cellWidth));
     for (let column = Math.floor(step / 2); column < columns; column += step) {
-      context.fillText(time(data.times[column]! * 1000).slice(11, 16), LEFT + (column + 0.5) * cellWidth, height - 6);
+      context.fillText(time(data.times[column]! * 1000).slice(11, spans < 1_800 ? 19 : 16), LEFT + (column + 0.5) * cellWidth, height - 6);
     }
   }, [data, width, height, most, setting.theme, setting.utc, isDark()]);
 

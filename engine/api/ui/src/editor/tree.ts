@@ -87,24 +87,32 @@ function isRange(node: SyntaxNode): boolean {
   return children(node).slice(0, 1).some(isRange);
 }
 
+/** Parts that stand behind an operand and change its time. */
+const SUFFIXES = new Set(["OffsetExpr", "StepInvariantExpr", "AnchoredExpr", "SmoothedExpr"]);
+
 /** The tree of an expression; null if it is not one. */
 export function exprTree(doc: string): ExprNode | null {
   const top = parser.parse(doc).topNode;
   let count = 0;
-  const build = (node: SyntaxNode, depth: number): ExprNode => {
-    count += 1;
-    const inner = depth < 40 && count < NODES_MAX ? children(node) : [];
+  const make = (node: SyntaxNode, from: number, to: number, inner: ExprNode[]): ExprNode => {
     const constant = node.name === "NumberDurationLiteral" || node.name === "StringLiteral";
-    return {
-      kind: node.name,
-      text: doc.slice(node.from, node.to),
-      from: node.from,
-      to: node.to,
-      says: says(node, doc),
-      isVector: !isRange(node) && !constant,
-      children: inner.map((child) => build(child, depth + 1)),
-    };
+    const isVector = !isRange(node) && !constant;
+    return { kind: node.name, text: doc.slice(from, to), from, to, says: says(node, doc), isVector, children: inner };
+  };
+  /** `suffix` is what stands behind: the grammar hangs it on a whole `a / b`, but it belongs to `b` alone. */
+  const build = (node: SyntaxNode, depth: number, suffix: SyntaxNode[]): ExprNode => {
+    count += 1;
+    const to = suffix[0]?.to ?? node.to;
+    const inner = depth < 40 && count < NODES_MAX ? children(node) : [];
+    if (SUFFIXES.has(node.name) && inner.length === 1 && inner[0]!.name === "BinaryExpr") {
+      return build(inner[0]!, depth, [...suffix, node]);
+    }
+    if (node.name === "BinaryExpr" && suffix.length > 0 && inner.length === 2) {
+      return make(node, node.from, to, [build(inner[0]!, depth + 1, []), build(inner[1]!, depth + 1, suffix)]);
+    }
+    const own = make(node, node.from, node.to, inner.map((child) => build(child, depth + 1, [])));
+    return suffix.reduceRight((child, behind) => ({ ...make(behind, node.from, behind.to, [child]), isVector: child.isVector }), own);
   };
   const first = children(top)[0];
-  return first ? build(first, 0) : null;
+  return first ? build(first, 0, []) : null;
 }

@@ -128,7 +128,7 @@ export function AlertsPage() {
       {shown.slice(0, RULES_STEP).map(({ rule, group }, index) => (
         <details class="group card" style={{ marginBottom: "6px" }} key={`${group.file} ${group.name} ${rule.name} ${index}`} open={rule.state === "firing" && shown.length <= 20}>
           <summary>
-            <State of={rule.state ?? "unknown"} /> <strong>{visible(rule.name, 300)}</strong> <span class="faint">{(rule.alerts ?? []).length > 0 ? `${whole((rule.alerts ?? []).length)} alerts` : ""} {visible(group.name, 200)}</span>
+            <State of={rule.state ?? "unknown"} /> <strong>{visible(rule.name, 300)}</strong> <span class="faint">{(rule.alerts ?? []).length > 0 ? `${whole((rule.alerts ?? []).length)} ${rule.alerts!.length === 1 ? "alert" : "alerts"} · ` : ""}{visible(group.name, 200)}</span>
           </summary>
           <p><Expression query={rule.query} />{(rule.duration ?? 0) > 0 && <span class="faint"> for {duration(rule.duration! * 1000)}</span>} <Copy text={rule.name}>Copy name</Copy></p>
           <LabelSet labels={rule.labels ?? {}} />
