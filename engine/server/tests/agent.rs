@@ -264,9 +264,12 @@ fn what_an_agent_does_not_serve_is_refused_and_the_rest_is_there() {
         server.api(&format!("/api/v1/{path}"));
     }
     assert_eq!(server.api("/api/v1/status/flags")["agent"], "true");
-    until("the page shows the endpoint", || {
-        server.get("/agent").body.contains(&receiver.address.to_string()).then_some(())
+    until("what the page shows has the endpoint", || {
+        let endpoints = server.get("/api/v1/ringscrape/status/remote_write").body;
+        endpoints.contains(&receiver.address.to_string()).then_some(())
     });
+    let page = server.get("/agent").body;
+    assert!(page.contains("data-page=\"agent\"") && !page.contains("href=\"query\""), "{page}");
     let metrics = server.get("/metrics").body;
     assert!(!metrics.contains("prometheus_rule_") && !metrics.contains("prometheus_tsdb_blocks_loaded"));
     // A reload is judged in the same way.
