@@ -9,6 +9,7 @@ use serde::Serialize;
 use series::Labels;
 use shard::{Health, MetadataRequest, TargetStatus};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 use targets::{DropReason, Pool, Target, TargetId};
 
 type S = extract::State<State>;
@@ -120,8 +121,8 @@ fn active(state: &State, pool: &Pool, target: &Target, status: Option<&TargetSta
         last_scrape: status.and_then(|status| status.last_scrape).map_or_else(|| NEVER.to_owned(), |at| rfc3339(at.0)),
         last_scrape_duration: status.map_or(0.0, |status| status.last_duration.as_secs_f64()),
         health: status.map_or(Health::Unknown, |status| status.health).as_str(),
-        scrape_interval: config::format_duration(target.interval),
-        scrape_timeout: config::format_duration(target.timeout),
+        scrape_interval: as_written(target, "__scrape_interval__", target.interval),
+        scrape_timeout: as_written(target, "__scrape_timeout__", target.timeout),
         last_error_reason: status.and_then(|status| status.last_reason).map_or("", |reason| reason.as_str()),
         core: status.map(|status| status.core),
         last_scrape_samples: status.map_or(0, |status| status.samples_scraped),
@@ -132,6 +133,13 @@ fn active(state: &State, pool: &Pool, target: &Target, status: Option<&TargetSta
         scrapes_failed: status.map_or(0, |status| status.scrapes_failed),
         missed_scrapes: status.map(missed).unwrap_or_default(),
     }
+}
+
+/// A duration as the target's label says it, unless relabelling has made another one of it.
+fn as_written(target: &Target, label: &str, duration: Duration) -> String {
+    let written =
+        target.discovered.get(label).filter(|text| config::parse_duration(text).is_ok_and(|it| it == duration));
+    written.map_or_else(|| config::format_duration(duration), str::to_owned)
 }
 
 /// The URL with the host of the external URL in place of a loopback one.

@@ -283,9 +283,18 @@ fn is_same_tls(one: &TlsOutcome, other: &TlsOutcome) -> bool {
 fn text_of((name, value): &(HeaderName, HeaderValue)) -> Result<(String, String), String> {
     let text =
         String::from_utf8(value.as_bytes().to_vec()).map_err(|_| format!("the value of header {name} is not UTF-8"))?;
-    // Names are kept in lower case; this one is written as people know it.
-    let name = if *name == AUTHORIZATION { "Authorization" } else { name.as_str() };
-    Ok((name.to_owned(), text))
+    Ok((canonical(name.as_str()), text))
+}
+
+/// The name as Go writes it and as people know it: each word begins with a capital letter.
+fn canonical(name: &str) -> String {
+    let mut starts_word = true;
+    let letter = |char: char| {
+        let char = if starts_word { char.to_ascii_uppercase() } else { char };
+        starts_word = char == '-';
+        char
+    };
+    name.chars().map(letter).collect()
 }
 
 /// The files that these settings name and that are ours to read; a token's are read when one is fetched.
@@ -363,6 +372,13 @@ mod tests {
         check(&access, Err("password: No such file"));
         std::fs::write(&file, "open sesame").unwrap();
         check(&access, Ok("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="));
+    }
+
+    #[test]
+    fn names_of_headers_are_written_as_go_writes_them() {
+        for (name, want) in [("authorization", "Authorization"), ("x-scope-orgid", "X-Scope-Orgid"), ("te", "Te")] {
+            assert_eq!(canonical(name), want);
+        }
     }
 
     #[test]

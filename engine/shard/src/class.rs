@@ -145,11 +145,23 @@ impl Class {
     /// What becomes of a line with these labels, metric name included.
     pub fn outcome<'a>(&self, exposed: impl IntoIterator<Item = (&'a str, &'a str)>) -> Outcome {
         let mut labels = LabelsBuilder::default();
+        let mut twice = None;
+        let mut empty: Vec<&str> = Vec::new();
         for (name, value) in exposed {
-            if labels.contains(name) {
-                return Outcome::Fail(LineError::NotUnique(name.to_owned()));
+            if value.is_empty() {
+                empty.push(name);
+            } else if labels.contains(name) {
+                twice.get_or_insert(name);
+                continue;
             }
             labels.set_keep_empty(name, value);
+        }
+        // A label that is empty at one of its places is none.
+        for name in &empty {
+            labels.set_keep_empty(name, "");
+        }
+        if let Some(name) = twice.filter(|name| !empty.contains(name)) {
+            return Outcome::Fail(LineError::NotUnique(name.to_owned()));
         }
         self.add_target_labels(&mut labels);
         labels.retain(|_, value| !value.is_empty());

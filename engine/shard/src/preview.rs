@@ -4,7 +4,7 @@ use crate::access::Accesses;
 use crate::asking::build_request;
 use crate::class::{Class, Outcome};
 use crate::fetch::{BodyLimit, Client, Fetcher};
-use crate::resolver::{Resolver, ResolverThreads, system_lookup};
+use crate::resolver::{Resolver, ResolverThreads};
 use crate::{content_type, runtime};
 use config::ScrapeConfig;
 use exposition::{Format, Kind, PayloadParser};
@@ -37,7 +37,7 @@ pub struct Preview {
 pub fn preview(target: Target) -> Result<Preview, runtime::StartError> {
     let cpus = runtime::default_cpus(None)?;
     runtime::probe(&cpus)?;
-    let threads = ResolverThreads::start(system_lookup)
+    let threads = ResolverThreads::system()
         .map_err(|source| runtime::StartError::Os { what: "starting the resolver threads", source })?;
     let accesses = Accesses::start()
         .map_err(|source| runtime::StartError::Os { what: "starting the thread that reads credentials", source })?;

@@ -135,7 +135,7 @@ impl Pulse {
 /// process: tell them with [`Shards::shutdown`] first.
 pub fn start(options: &Options) -> Result<Shards, StartError> {
     probe(&options.cpus)?;
-    let resolver = resolver::ResolverThreads::start(resolver::system_lookup)
+    let resolver = resolver::ResolverThreads::system()
         .map_err(|source| StartError::Os { what: "starting the resolver threads", source })?;
     let accesses = Accesses::start()
         .map_err(|source| StartError::Os { what: "starting the thread that reads credentials", source })?;

@@ -1,6 +1,6 @@
 //! Builds a target from a discovered address and the settings of its job, or returns why there is none.
 
-use crate::target::{Scheme, Target, TargetId, TargetUrl};
+use crate::target::{Scheme, Target, TargetId, TargetUrl, UrlDefect};
 use config::ScrapeConfig;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use series::{Labels, LabelsBuilder};
@@ -127,7 +127,7 @@ fn finish(job: &Arc<ScrapeConfig>, mut labels: LabelsBuilder, discovered: &Label
     if labels.get("instance").is_empty() {
         labels.set("instance", &address);
     }
-    let url = url(job, &labels, &address)?;
+    let url = url(job, &labels, &address);
     let on_samples = labels.iter().filter(|(name, _)| !name.starts_with("__"));
     Ok(Target {
         id: identity(job, &labels, &url),
@@ -154,20 +154,46 @@ fn duration(labels: &LabelsBuilder, name: &str, what: &str) -> Result<Duration, 
     Ok(parsed)
 }
 
-fn url(job: &ScrapeConfig, labels: &LabelsBuilder, address: &str) -> Result<TargetUrl, String> {
-    let scheme = match labels.get(SCHEME) {
-        scheme if scheme.is_empty() || scheme.eq_ignore_ascii_case("http") => Scheme::Http,
-        scheme if scheme.eq_ignore_ascii_case("https") => Scheme::Https,
-        other => return Err(format!("unsupported protocol scheme {other:?}")),
+/// Returns the URL, with the reason where it cannot be requested: what discovery yields is a target all the same.
+fn url(job: &ScrapeConfig, labels: &LabelsBuilder, address: &str) -> TargetUrl {
+    let written = labels.get(SCHEME);
+    let (scheme, scheme_error) = match written.to_ascii_lowercase().as_str() {
+        "http" => (Scheme::Http, None),
+        "https" => (Scheme::Https, None),
+        other => (Scheme::Http, Some(format!("unsupported protocol scheme {other:?}"))),
     };
-    let (host, port) = split_address(address)?;
-    let port = port.unwrap_or(if scheme == Scheme::Http { 80 } else { 443 });
     let path = labels.get(PATH);
-    let slash = if path.starts_with('/') { "" } else { "/" };
+    let slash = if path.starts_with('/') || path.is_empty() { "" } else { "/" };
     let query = query(job, labels);
     let question = if query.is_empty() { "" } else { "?" };
-    let path_and_query = format!("{slash}{}{question}{query}", utf8_percent_encode(path, PATH_UNENCODED));
-    Ok(TargetUrl { scheme, host, port, authority: address.to_owned(), path_and_query })
+    let mut url = TargetUrl {
+        scheme,
+        host: String::new(),
+        port: 0,
+        authority: address.to_owned(),
+        path_and_query: format!("{slash}{}{question}{query}", utf8_percent_encode(path, PATH_UNENCODED)),
+        defect: None,
+    };
+    let split = split_address(address);
+    let error = match (&split, scheme_error) {
+        (Err(AddressError::Parse(_)), _) | (_, None) => None,
+        (_, Some(error)) => Some(Err(AddressError::Request(error))),
+    };
+    match error.unwrap_or(split) {
+        Ok((host, port)) => {
+            (url.host, url.port) = (host, port.unwrap_or(if scheme == Scheme::Http { 80 } else { 443 }));
+        }
+        Err(error) => {
+            // The text shows the URL with the scheme as it is written.
+            url.defect = Some(Arc::new(UrlDefect { scheme: written.to_owned(), error: String::new() }));
+            let error = match error {
+                AddressError::Parse(why) => format!("parse {:?}: {why}", url.to_string()),
+                AddressError::Request(why) => format!("Get {:?}: {why}", url.to_string()),
+            };
+            url.defect = Some(Arc::new(UrlDefect { scheme: written.to_owned(), error }));
+        }
+    }
+    url
 }
 
 /// Returns the parameters as Go encodes them: sorted by name, a space as `+`. A `__param_` label replaces the first value.
@@ -187,26 +213,42 @@ fn query(job: &ScrapeConfig, labels: &LabelsBuilder) -> String {
     pairs.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect::<Vec<_>>().join("&")
 }
 
-/// Returns host (an IPv6 address without brackets) and port of `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn split_address(address: &str) -> Result<(String, Option<u16>), String> {
-    let invalid = || format!("{address:?} is not a valid hostname");
-    let number = |text: &str| text.parse::<u16>().map_err(|_| invalid());
-    if let Some(rest) = address.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
-        let port = match rest.strip_prefix(':') {
-            Some(port) => Some(number(port)?),
-            None if rest.is_empty() => None,
-            None => return Err(invalid()),
-        };
-        return Ok((host.to_owned(), port));
+/// Why an address cannot be requested: Go's client does not even parse the URL, or not connect to it.
+enum AddressError {
+    Parse(String),
+    Request(String),
+}
+
+/// Returns host (an IPv6 address without brackets) and port of `host`, `host:port`, `[v6]` or `[v6%zone]:port`. A host may
+/// be empty: it is this one.
+fn split_address(address: &str) -> Result<(String, Option<u16>), AddressError> {
+    let parse = |why: String| Err(AddressError::Parse(why));
+    let is_allowed =
+        |char: char| !char.is_ascii() || char.is_ascii_alphanumeric() || "-_.~!$&'()*+,;=:[]<>\"%".contains(char);
+    if let Some(char) = address.chars().find(|char| !is_allowed(*char)) {
+        return parse(format!("invalid URL escape \"%{:02X}\"", char as u32));
     }
-    match address.rsplit_once(':') {
+    let (host, port) = match address.strip_prefix('[') {
+        Some(rest) => match rest.rsplit_once(']') {
+            Some((host, port)) => (host, port),
+            None => return parse("missing ']' in host".to_owned()),
+        },
+        None => address.split_at(address.rfind(':').unwrap_or(address.len())),
+    };
+    let digits = port.strip_prefix(':');
+    if !port.is_empty() && !digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit())) {
+        return parse(format!("invalid port {port:?} after host"));
+    }
+    if !address.starts_with('[') && host.contains(':') {
+        return Err(AddressError::Request(format!("dial tcp: address {address}: too many colons in address")));
+    }
+    match digits.filter(|digits| !digits.is_empty()) {
         // The port of the scheme, as Go's client has it.
-        Some((host, "")) if !host.is_empty() && !host.contains(':') => Ok((host.to_owned(), None)),
-        Some((host, _)) if host.contains(':') => Err(invalid()),
-        Some((host, port)) if !host.is_empty() => Ok((host.to_owned(), Some(number(port)?))),
-        Some(_) => Err(invalid()),
-        None => Ok((address.to_owned(), None)),
+        None => Ok((host.to_owned(), None)),
+        Some(digits) => match digits.parse::<u16>() {
+            Ok(port) => Ok((host.to_owned(), Some(port))),
+            Err(_) => Err(AddressError::Request(format!("dial tcp: address {digits}: invalid port"))),
+        },
     }
 }
 
@@ -239,7 +281,10 @@ mod tests {
     #[track_caller]
     fn check(settings: &str, own: &[(&str, &str)], shared: &[(&str, &str)], want: &str) {
         let got = match built(settings, own, shared) {
-            TargetBuild::Target(target) => format!("{} {}", target.labels, target.url),
+            TargetBuild::Target(target) => {
+                let defect = target.url.defect.as_ref().map(|defect| format!(" {}", defect.error));
+                format!("{} {}{}", target.labels, target.url, defect.unwrap_or_default())
+            }
             TargetBuild::Dropped { .. } => "dropped".to_owned(),
             TargetBuild::Failed { error, .. } => error,
         };
@@ -297,12 +342,74 @@ mod tests {
         }
     }
 
+    /// What Prometheus keeps as a target is one here, scraped if it can be.
+    #[test]
+    fn addresses_that_cannot_be_requested_are_targets_that_are_down() {
+        let check = |address: &str, url: &str, error: &str| {
+            let want =
+                format!("{{instance={address:?}, job=\"j\"}} {url}{}{error}", if error.is_empty() { "" } else { " " });
+            check("", &[("__address__", address)], &[], &want);
+        };
+        check(
+            "user:pass@host:1",
+            "http://user:pass%40host:1/metrics",
+            r#"parse "http://user:pass%40host:1/metrics": invalid URL escape "%40""#,
+        );
+        check(
+            "localhost:http",
+            "http://localhost:http/metrics",
+            r#"parse "http://localhost:http/metrics": invalid port ":http" after host"#,
+        );
+        check(
+            "host:99999",
+            "http://host:99999/metrics",
+            r#"Get "http://host:99999/metrics": dial tcp: address 99999: invalid port"#,
+        );
+        check(
+            "::1",
+            "http://::1/metrics",
+            r#"Get "http://::1/metrics": dial tcp: address ::1: too many colons in address"#,
+        );
+        check("[::1", "http://[::1/metrics", r#"parse "http://[::1/metrics": missing ']' in host"#);
+        check("a b:1", "http://a%20b:1/metrics", r#"parse "http://a%20b:1/metrics": invalid URL escape "%20""#);
+        check("host:", "http://host:/metrics", "");
+        check(":9100", "http://:9100/metrics", "");
+        check("[fe80::1%eth0]:9100", "http://[fe80::1%25eth0]:9100/metrics", "");
+        for (address, host, port) in
+            [(":9100", "", 9100), ("host:", "host", 80), ("[fe80::1%eth0]:1", "fe80::1%eth0", 1)]
+        {
+            let TargetBuild::Target(target) = built("", &[("__address__", address)], &[]) else { panic!() };
+            assert_eq!((target.url.host.as_str(), target.url.port), (host, port), "{address}");
+        }
+    }
+
+    #[test]
+    fn odd_schemes_and_paths_are_targets() {
+        let relabelled =
+            |label: &str, value: &str| format!("relabel_configs: [{{target_label: {label}, replacement: '{value}'}}]");
+        let own = r#"{instance="x:1", job="j"}"#;
+        check(&relabelled("__scheme__", "HTTP"), X, &[], &format!("{own} http://x:1/metrics"));
+        check(
+            &relabelled("__scheme__", "ftp"),
+            X,
+            &[],
+            &format!(r#"{own} ftp://x:1/metrics Get "ftp://x:1/metrics": unsupported protocol scheme "ftp""#),
+        );
+        check(
+            &relabelled("__scheme__", ""),
+            X,
+            &[],
+            &format!(r#"{own} //x:1/metrics Get "//x:1/metrics": unsupported protocol scheme """#),
+        );
+        check(&relabelled("__metrics_path__", ""), X, &[], &format!("{own} http://x:1"));
+        let with_query = format!("params: {{a: [b]}}\n{}", relabelled("__metrics_path__", ""));
+        check(&with_query, X, &[], &format!("{own} http://x:1?a=b"));
+    }
+
     #[test]
     fn what_cannot_be_scraped() {
         check("", &[], &[], "no address");
         check("", &[("__address__", "x/y")], &[], r#""x/y" is not a valid hostname"#);
-        check("", &[("__address__", "x:port")], &[], r#""x:port" is not a valid hostname"#);
-        check("", &[("__address__", "::1")], &[], r#""::1" is not a valid hostname"#);
         check("", X, &[("__scrape_interval__", "0s")], "scrape interval cannot be 0");
         check("", X, &[("__scrape_timeout__", "0")], "scrape timeout cannot be 0");
         check(
@@ -311,7 +418,6 @@ mod tests {
             &[("__scrape_interval__", "1s"), ("__scrape_timeout__", "2s")],
             r#"scrape timeout cannot be greater than scrape interval ("2s" > "1s")"#,
         );
-        check("", X, &[("__scheme__", "ftp")], r#"unsupported protocol scheme "ftp""#);
         check(
             "",
             X,

@@ -19,7 +19,7 @@ pub use partition::FleetPartition;
 pub use pool::BuildCache;
 pub use target::{
     DropReason, DroppedTarget, FailedTarget, OtherTarget, Pool, Scheme, Target, TargetDiff, TargetId, TargetSet,
-    TargetUrl,
+    TargetUrl, UrlDefect,
 };
 
 /// Returns a job with these further lines of YAML.

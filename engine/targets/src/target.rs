@@ -41,8 +41,19 @@ pub struct TargetUrl {
     pub port: u16,
     /// Value of the `Host` header: `__address__` as it is written.
     pub authority: String,
-    /// Path and query, beginning with `/`.
+    /// Path and query as they are written: the path may be empty, and begins with `/` otherwise.
     pub path_and_query: String,
+    /// Why it cannot be requested, if it cannot.
+    pub defect: Option<Arc<UrlDefect>>,
+}
+
+/// What makes a URL useless. Such a target is down with the reason.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UrlDefect {
+    /// The scheme as it is written.
+    pub scheme: String,
+    /// The text for `lastError`, in the words of Go's client.
+    pub error: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,11 +64,21 @@ pub enum Scheme {
 
 impl std::fmt::Display for TargetUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
+        let scheme = match (&self.defect, self.scheme) {
+            (Some(defect), _) => defect.scheme.as_str(),
+            (None, Scheme::Http) => "http",
+            (None, Scheme::Https) => "https",
         };
-        write!(f, "{scheme}://{}{}", self.authority, self.path_and_query)
+        let colon = if scheme.is_empty() { "" } else { ":" };
+        write!(f, "{scheme}{colon}//")?;
+        // As Go writes a host: these are escaped in it.
+        for part in self.authority.split_inclusive(['%', '@', ' ']) {
+            match part.char_indices().next_back() {
+                Some((at, last @ ('%' | '@' | ' '))) => write!(f, "{}%{:02X}", &part[..at], last as u32)?,
+                _ => f.write_str(part)?,
+            }
+        }
+        f.write_str(&self.path_and_query)
     }
 }
 

@@ -11,7 +11,8 @@
 
 use super::buffers::{Buffer, BufferPool, NoRoom};
 use super::connect::{Connections, Opened, Resolve, net_words};
-use super::http::{HttpError, Progress, ResponseReader, packed_limit};
+use super::http::{Progress, ResponseReader, packed_limit};
+use super::http_error::{HEAD_BYTES_MAX, HttpError};
 use super::request::Request;
 use super::stream::Stream;
 use super::unpack::Unpacker;
@@ -32,7 +33,7 @@ const READ_BYTES_MIN: usize = 16 << 10;
 /// So little received is put aside while waiting for more.
 const PARKED_BYTES_MAX: usize = 2 << 10;
 /// What a response may have around its body: heads and chunk framing.
-const AROUND_BODY_BYTES_MAX: usize = 1 << 20;
+const AROUND_BODY_BYTES_MAX: usize = HEAD_BYTES_MAX + (1 << 20);
 
 /// What the fetches of one core share.
 pub struct Fetcher<R> {
@@ -440,7 +441,8 @@ mod tests {
     fn request_with(address: SocketAddr, path: &str, options: RequestOptions) -> Request {
         let (host, authority) = (address.ip().to_string(), address.to_string());
         let port = address.port();
-        let url = TargetUrl { scheme: Scheme::Http, host, port, authority, path_and_query: path.to_owned() };
+        let path_and_query = path.to_owned();
+        let url = TargetUrl { scheme: Scheme::Http, host, port, authority, path_and_query, defect: None };
         Request::new(url, options).unwrap()
     }
 
@@ -694,6 +696,7 @@ mod tests {
                 port: address.port(),
                 authority: "pair".into(),
                 path_and_query: "/".into(),
+                defect: None,
             };
             Scraper::new().fetch(&Request::new(url, RequestOptions::default()).unwrap()).await
         });

@@ -7,116 +7,19 @@
 //! Invariants:
 //!   * the outcome does not depend on how the bytes were split
 //!   * every byte is looked at a bounded number of times, whatever the split
-//!   * head <= [`HEAD_BYTES_MAX`], headers <= [`HEADERS_MAX`], interim responses <= [`INTERIM_MAX`], a chunk's line <=
-//!     [`CHUNK_LINE_BYTES_MAX`], trailer <= [`TRAILER_BYTES_MAX`], framing around chunks is in proportion to their data
+//!   * head <= [`HEAD_BYTES_MAX`], interim responses <= [`INTERIM_MAX`], a chunk's line <= [`CHUNK_LINE_BYTES_MAX`], trailer
+//!     <= [`TRAILER_BYTES_MAX`], framing around chunks is in proportion to their data
 //!   * the body kept is never longer than the limit by more than one read
 
-use crate::status::Reason;
-use std::mem::MaybeUninit;
+use super::head::{self, Framing, Head, Parsed};
+use super::http_error::{HEAD_BYTES_MAX, HttpError, TRAILER_BYTES_MAX, quoted};
 use std::ops::Range;
 
-pub const HEAD_BYTES_MAX: usize = 64 << 10;
-pub const HEADERS_MAX: usize = 100;
 /// 1xx responses before the real one.
 pub const INTERIM_MAX: usize = 8;
 pub const CHUNK_LINE_BYTES_MAX: usize = 4 << 10;
-pub const TRAILER_BYTES_MAX: usize = 16 << 10;
 /// Chunk framing a response may spend beyond 16 bytes plus twice the data per chunk, as in Go.
 const CHUNK_EXCESS_BYTES_MAX: usize = 16 << 10;
-
-/// What is wrong with a response. The texts are those of Go's client.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HttpError {
-    /// The connection ended before the first byte.
-    #[error("EOF")]
-    Eof,
-    #[error("unexpected EOF")]
-    HeadCut,
-    #[error("malformed HTTP response \"{0}\"")]
-    NotHttp(String),
-    #[error("malformed HTTP version \"{0}\"")]
-    Version(String),
-    #[error("malformed HTTP status code \"{0}\"")]
-    StatusCode(String),
-    #[error("malformed MIME header: {0}")]
-    Header(&'static str),
-    #[error("net/http: server response headers exceeded {HEAD_BYTES_MAX} bytes; aborted")]
-    HeadTooLong,
-    #[error("net/http: server response has more than {HEADERS_MAX} headers; aborted")]
-    TooManyHeaders,
-    #[error("net/http: too many 1xx informational responses")]
-    TooManyInterim,
-    #[error("bad Content-Length \"{0}\"")]
-    ContentLength(String),
-    #[error("http: message cannot contain multiple Content-Length headers; got \"{0}\" and \"{1}\"")]
-    ContentLengths(String, String),
-    #[error("unsupported transfer encoding: \"{0}\"")]
-    TransferEncoding(String),
-    #[error("too many transfer encodings")]
-    TransferEncodings,
-    #[error("unexpected EOF")]
-    BodyCut,
-    #[error("invalid byte in chunk length")]
-    ChunkLength,
-    #[error("http chunk length too large")]
-    ChunkTooLarge,
-    #[error("chunked line ends with bare LF")]
-    ChunkBareLf,
-    #[error("malformed chunked encoding")]
-    ChunkEnd,
-    #[error("header line too long")]
-    ChunkLineTooLong,
-    #[error("chunked encoding contains too much non-data")]
-    ChunkExcess,
-    #[error("trailer exceeded {TRAILER_BYTES_MAX} bytes")]
-    TrailerTooLong,
-    /// The caller has the words: it knows whose limit it was.
-    #[error("body size limit exceeded")]
-    BodySize,
-}
-
-impl HttpError {
-    pub fn reason(&self) -> Reason {
-        use HttpError::*;
-        match self {
-            BodyCut | ChunkLength | ChunkTooLarge | ChunkBareLf | ChunkEnd | ChunkLineTooLong | ChunkExcess
-            | TrailerTooLong => Reason::Body,
-            BodySize => Reason::BodySize,
-            _ => Reason::Protocol,
-        }
-    }
-}
-
-/// The head of the final response: what a scrape wants of it, as places in the buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    pub status: u16,
-    reason: Range<usize>,
-    content_type: Option<Range<usize>>,
-    content_encoding: Option<Range<usize>>,
-    location: Option<Range<usize>>,
-}
-
-impl Head {
-    /// `500 Internal Server Error`, as the server put it.
-    pub fn status_text(&self, wire: &[u8]) -> String {
-        let reason = String::from_utf8_lossy(&wire[self.reason.clone()]);
-        format!("{:03} {reason}", self.status).trim_end().to_owned()
-    }
-
-    pub fn content_type_place(&self) -> Option<Range<usize>> {
-        self.content_type.clone()
-    }
-
-    pub fn location<'a>(&self, wire: &'a [u8]) -> Option<&'a [u8]> {
-        self.location.clone().map(|place| &wire[place])
-    }
-
-    /// Whether the body is packed. Only this exact spelling counts, as for Prometheus; anything else is taken as it is.
-    pub fn is_gzip(&self, wire: &[u8]) -> bool {
-        self.content_encoding.clone().is_some_and(|place| &wire[place] == b"gzip")
-    }
-}
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,14 +42,6 @@ enum State {
     ChunkEnd,
     Trailer,
     Done,
-}
-
-/// How the body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    Length(usize),
-    Chunked,
-    ToEof,
 }
 
 /// Reads one response.
@@ -261,25 +156,12 @@ impl ResponseReader {
     }
 
     /// None when it read an interim response and there may be another head right behind it.
-    fn read_head(&mut self, wire: &[u8]) -> Result<Option<Progress>, HttpError> {
+    fn read_head(&mut self, wire: &mut [u8]) -> Result<Option<Progress>, HttpError> {
         let Some(end) = self.head_end(wire)? else {
             return Ok(Some(Progress::More { keep: wire.len() }));
         };
-        let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-        let mut parsed = httparse::Response::new(&mut []);
-        let bytes = &wire[self.at..end];
-        let line = first_line(bytes);
-        let outcome =
-            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, &mut headers);
-        match outcome {
-            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-            Ok(_) => return Err(HttpError::Header("no end")),
-            Err(error) => return Err(head_error(error, line)),
-        }
-        let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
-            return Err(HttpError::NotHttp(quoted(line)));
-        };
-        if (100..200).contains(&status) && status != 101 {
+        let Parsed { head, framing, keeps_connection } = head::parse(wire, self.at..end)?;
+        if (100..200).contains(&head.status) && head.status != 101 {
             self.interim += 1;
             if self.interim > INTERIM_MAX {
                 return Err(HttpError::TooManyInterim);
@@ -287,25 +169,8 @@ impl ResponseReader {
             self.at = end;
             return Ok(None);
         }
-        let place = |part: &[u8]| {
-            let start = part.as_ptr() as usize - wire.as_ptr() as usize;
-            start..start + part.len()
-        };
-        let find = |name: &str| {
-            let header = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-            header.map(|header| place(header.value.trim_ascii()))
-        };
-        let head = Head {
-            status,
-            reason: reason_place(line, place(line).start),
-            content_type: find("content-type"),
-            content_encoding: find("content-encoding"),
-            location: find("location"),
-        };
-        let framing = framing(status, minor, parsed.headers)?;
-        let close = has_token(parsed.headers, "connection", "close");
-        // HTTP/1.0 can keep connections too; its servers that are left do not.
-        self.reusable = minor == 1 && !close && framing != Framing::ToEof && status != 101;
+        let status = head.status;
+        self.reusable = keeps_connection;
         self.body_fails_at =
             if head.is_gzip(wire) { packed_limit(self.body_bytes_limit) } else { self.body_bytes_limit };
         self.head = Some(head);
@@ -453,78 +318,6 @@ fn first_line(bytes: &[u8]) -> &[u8] {
 
 fn is_http(line: &[u8]) -> bool {
     line.starts_with(b"HTTP/") && line.contains(&b' ')
-}
-
-/// The first 100 bytes, printable.
-fn quoted(bytes: &[u8]) -> String {
-    bytes[..bytes.len().min(100)].escape_ascii().to_string()
-}
-
-/// What follows the status code; `start` is the line's place in the buffer.
-fn reason_place(line: &[u8], start: usize) -> Range<usize> {
-    let mut spaces = memchr::memchr_iter(b' ', line);
-    let _version = spaces.next();
-    let reason = spaces.next().map_or(line.len(), |space| space + 1);
-    start + reason..start + line.len()
-}
-
-fn head_error(error: httparse::Error, line: &[u8]) -> HttpError {
-    let mut words = line.split(|byte| *byte == b' ');
-    let mut word = || quoted(words.next().unwrap_or_default());
-    let version = word();
-    match error {
-        httparse::Error::Version => HttpError::Version(version),
-        httparse::Error::Status => HttpError::StatusCode(word()),
-        httparse::Error::TooManyHeaders => HttpError::TooManyHeaders,
-        httparse::Error::HeaderName => HttpError::Header("invalid name"),
-        httparse::Error::HeaderValue => HttpError::Header("invalid value"),
-        httparse::Error::NewLine => HttpError::Header("invalid line end"),
-        httparse::Error::Token => HttpError::Header("invalid byte"),
-    }
-}
-
-fn values<'h>(headers: &'h [httparse::Header<'_>], name: &str) -> impl Iterator<Item = &'h [u8]> {
-    headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())
-}
-
-fn has_token(headers: &[httparse::Header<'_>], name: &str, token: &str) -> bool {
-    values(headers, name)
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-}
-
-fn framing(status: u16, minor: u8, headers: &[httparse::Header<'_>]) -> Result<Framing, HttpError> {
-    let mut encodings = values(headers, "transfer-encoding");
-    let encoding = encodings.next();
-    if encodings.next().is_some() {
-        return Err(HttpError::TransferEncodings);
-    }
-    let mut lengths = values(headers, "content-length");
-    let length = lengths.next();
-    if let (Some(first), Some(other)) = (length, lengths.find(|other| Some(*other) != length)) {
-        return Err(HttpError::ContentLengths(quoted(first), quoted(other)));
-    }
-    let length = length.map(content_length).transpose()?;
-    if matches!(status, 101 | 204 | 304) {
-        return Ok(Framing::Length(0));
-    }
-    match encoding {
-        // HTTP/1.0 has no transfer encodings; Go ignores the header there.
-        Some(encoding) if minor == 1 => {
-            if !encoding.eq_ignore_ascii_case(b"chunked") {
-                return Err(HttpError::TransferEncoding(quoted(encoding)));
-            }
-            // A length beside it is ignored: chunks say where they end.
-            Ok(Framing::Chunked)
-        }
-        _ => Ok(length.map_or(Framing::ToEof, Framing::Length)),
-    }
-}
-
-fn content_length(value: &[u8]) -> Result<usize, HttpError> {
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse::<i64>().ok());
-    number.and_then(|number| usize::try_from(number).ok()).ok_or_else(|| HttpError::ContentLength(quoted(value)))
 }
 
 /// The hexadecimal length before an extension, if any.
@@ -734,13 +527,30 @@ mod tests {
         check("SSH-2.0-OpenSSH_9.9\r\n and then", "malformed HTTP response \"SSH-2.0-OpenSSH_9.9\"");
         check("\u{15}\u{3}\u{1}", "malformed HTTP response \"\\x15\\x03\\x01\"");
         check("\r\nHTTP/1.1 200 OK\r\n\r\n", "malformed HTTP response \"\"");
-        check("HTTP/2.0 200 OK\r\n\r\n", "malformed HTTP version \"HTTP/2.0\"");
+        check("HTTP/1.11 200 OK\r\n\r\n", "malformed HTTP version \"HTTP/1.11\"");
+        check("HTTP/1 200 OK\r\n\r\n", "malformed HTTP version \"HTTP/1\"");
+        check("HTTP/1.1 20 OK\r\n\r\n", "malformed HTTP status code \"20\"");
+        check("HTTP/1.1 \r\n\r\n", "malformed HTTP status code \"\"");
         check("HTTP/1.1 2x0 OK\r\n\r\n", "malformed HTTP status code \"2x0\"");
-        check("HTTP/1.1 200 OK\r\nbroken\r\n\r\n", "malformed MIME header: invalid name");
-        check("HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "malformed MIME header: invalid name");
-        check("HTTP/1.1 200 OK\r\nA: b\u{0}\r\n\r\n", "malformed MIME header: invalid value");
+        check("HTTP/1.1 200 OK\r\nbroken\r\n\r\n", "malformed MIME header line: broken");
+        check("HTTP/1.1 200 OK\r\nA\t: b\r\n\r\n", "malformed MIME header line: A\\t: b");
+        check("HTTP/1.1 200 OK\r\nA: b\u{0}\r\n\r\n", "malformed MIME header line: A: b\\x00");
+        check("HTTP/1.1 200 OK\r\n A: b\r\n\r\n", "malformed MIME header initial line:  A: b");
         check("HTTP/1.1 200 OK\r\nContent-Le", "unexpected EOF");
         check("HTTP/1.1 200 OK\r\n", "unexpected EOF");
+    }
+
+    /// Heads that Go's client accepts, though the standard does not.
+    #[test]
+    fn odd_heads_are_read() {
+        for version in ["HTTP/1.2", "HTTP/1.9", "HTTP/2.0", "HTTP/1.1 "] {
+            check(&format!("{version} 200 OK\r\nContent-Length: 5\r\n\r\nup 1\n"), "200 OK|up 1\n|kept");
+            check(&format!("{version} 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), "200 OK||kept");
+        }
+        check("HTTP/0.9 200 OK\r\nContent-Length: 5\r\n\r\nup 1\n", "200 OK|up 1\n|closed");
+        check("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\td\r\nContent-Length:\r\n  5\r\n\r\nup 1\n", "200 OK|up 1\n|kept");
+        check("HTTP/1.1 200 OK\r\nConnection: x,\r\n close\r\nContent-Length: 5\n\n\nup 1", "200 OK|\nup 1|closed");
+        check("HTTP/1.1 200 OK\r\nContent-Length : 3\r\n: x\r\nA B: c\r\n\r\nup 1\n", "200 OK|up 1\n|closed");
     }
 
     #[test]
@@ -764,9 +574,8 @@ mod tests {
             assert_eq!(read(head.as_bytes()).unwrap_err().to_string(), too_long);
             assert_eq!(read_split(head.as_bytes(), &mut || 1000).unwrap_err().to_string(), too_long);
         }
-        let headers = |count| format!("HTTP/1.1 200 OK\r\n{}\r\n", "Content-Length: 0\r\n".repeat(count));
-        assert!(read(headers(HEADERS_MAX).as_bytes()).is_ok());
-        assert_eq!(read(headers(HEADERS_MAX + 1).as_bytes()), Err(HttpError::TooManyHeaders));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "Content-Length: 0\r\n".repeat(20_000));
+        assert_eq!(read(many.as_bytes()).map(|(status, ..)| status), Ok("200 OK".to_owned()));
     }
 
     #[test]

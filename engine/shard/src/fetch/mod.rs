@@ -15,7 +15,9 @@
 mod buffers;
 mod client;
 mod connect;
+mod head;
 mod http;
+mod http_error;
 mod request;
 mod stream;
 mod tls;

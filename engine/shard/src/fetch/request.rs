@@ -3,6 +3,7 @@
 use super::ways::Proxy;
 use super::{FetchError, Ways};
 use crate::status::Reason;
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,10 +55,18 @@ pub struct Request {
 impl Request {
     /// Builds the request for `url`; an error if it cannot be sent.
     pub fn new(url: TargetUrl, options: RequestOptions) -> Result<Request, FetchError> {
-        Request::build(Rc::new(url), Rc::new(options), true)
+        Request::build(Rc::new(url), Rc::new(options), true, None)
     }
 
-    fn build(url: Rc<TargetUrl>, options: Rc<RequestOptions>, is_at_home: bool) -> Result<Request, FetchError> {
+    fn build(
+        url: Rc<TargetUrl>,
+        options: Rc<RequestOptions>,
+        is_at_home: bool,
+        referer: Option<&str>,
+    ) -> Result<Request, FetchError> {
+        if let Some(defect) = &url.defect {
+            return Err(FetchError { reason: Reason::Unsupported, text: defect.error.clone() });
+        }
         let unsendable = |what: &str| {
             let reason = Reason::Unsupported;
             Err(FetchError { reason, text: format!("Get {:?}: {what}", url.to_string()) })
@@ -90,8 +99,11 @@ impl Request {
         if reader.is_some() {
             let _ = write!(text, "http://{}", url.authority);
         }
+        if !url.path_and_query.starts_with('/') {
+            text.push('/');
+        }
         push_escaped(&mut text, &url.path_and_query);
-        let _ = write!(text, " HTTP/1.1\r\nHost: {}\r\n", url.authority);
+        let _ = write!(text, " HTTP/1.1\r\nHost: {}\r\n", without_zone(&url.authority));
         let encoding = if options.compression { "gzip" } else { "identity" };
         let timeout_seconds = options.timeout.as_secs_f64().to_string();
         let standard = [
@@ -99,9 +111,10 @@ impl Request {
             ("Accept", &options.accept),
             ("Accept-Encoding", encoding),
             ("X-Prometheus-Scrape-Timeout-Seconds", &timeout_seconds),
+            ("Referer", referer.unwrap_or_default()),
         ];
         let overridden = |name: &str| own_headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
-        let standard = standard.into_iter().filter(|(name, _)| !overridden(name));
+        let standard = standard.into_iter().filter(|(name, value)| !value.is_empty() && !overridden(name));
         let own = own_headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in standard.chain(own) {
             let _ = write!(text, "{name}: {value}\r\n");
@@ -153,7 +166,7 @@ impl Request {
             None => url.path().to_owned(),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let url = TargetUrl { scheme, host, port, authority, path_and_query };
+        let url = TargetUrl { scheme, host, port, authority, path_and_query, defect: None };
         let is_secured = (self.url.scheme, url.scheme) == (Scheme::Http, Scheme::Https);
         if (self.url.scheme, url.scheme) == (Scheme::Https, Scheme::Http) {
             let why = format_args!("redirected from https to http, {url}, which is not followed");
@@ -161,7 +174,8 @@ impl Request {
         }
         let same_port = self.url.scheme == url.scheme && self.url.port == url.port;
         let is_same_host = url.host.eq_ignore_ascii_case(&self.url.host) && (same_port || is_secured);
-        Request::build(Rc::new(url), self.options.clone(), self.is_at_home && is_same_host)
+        let referer = self.url.to_string();
+        Request::build(Rc::new(url), self.options.clone(), self.is_at_home && is_same_host, Some(&referer))
     }
 
     /// An error before the body, as Go words it.
@@ -173,6 +187,15 @@ impl Request {
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Request({})", self.url)
+    }
+}
+
+/// The name of a host without the zone of an IPv6 address, which means something on this machine only.
+fn without_zone(authority: &str) -> Cow<'_, str> {
+    let zone = authority.find('%').zip(authority.find(']'));
+    match zone.filter(|(zone, end)| zone < end && authority.starts_with('[')) {
+        Some((zone, end)) => format!("{}{}", &authority[..zone], &authority[end..]).into(),
+        None => authority.into(),
     }
 }
 
@@ -195,7 +218,7 @@ mod tests {
     fn url(host: &str, port: u16, path_and_query: &str) -> TargetUrl {
         let (host, path_and_query) = (host.to_owned(), path_and_query.to_owned());
         let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        TargetUrl { scheme: Scheme::Http, host, port, authority, path_and_query }
+        TargetUrl { scheme: Scheme::Http, host, port, authority, path_and_query, defect: None }
     }
 
     fn text(request: &Request) -> &str {
@@ -289,6 +312,28 @@ mod tests {
         check_redirect("?y=z#part", "http://here:9100/a/b?y=z", true);
         check_redirect("../..//x", "http://here:9100//x", true);
         check_redirect("http://HERE:9100/x", "http://here:9100/x", true);
+    }
+
+    #[test]
+    fn redirect_says_where_it_came_from() {
+        let request = Request::new(url("here", 9100, "/a?b=c"), secret()).unwrap();
+        assert!(!text(&request).contains("Referer"));
+        let next = request.redirected(b"/x").unwrap();
+        assert!(text(&next).contains("\r\nReferer: http://here:9100/a?b=c\r\n"), "{}", text(&next));
+        let last = next.redirected(b"http://there/").unwrap();
+        assert!(text(&last).contains("\r\nReferer: http://here:9100/x\r\n"), "{}", text(&last));
+    }
+
+    #[test]
+    fn odd_urls_become_requests() {
+        let request = Request::new(url("fe80::1%eth0", 9100, "/m"), secret()).unwrap();
+        assert!(text(&request).starts_with("GET /m HTTP/1.1\r\nHost: [fe80::1]:9100\r\n"), "{}", text(&request));
+        for (path, want) in [("", "GET / HTTP"), ("?a=b", "GET /?a=b HTTP")] {
+            assert!(text(&Request::new(url("a", 1, path), secret()).unwrap()).starts_with(want));
+        }
+        let defect = Some(targets::UrlDefect { scheme: "ftp".into(), error: "no".into() }.into());
+        let error = Request::new(TargetUrl { defect, ..url("a", 1, "/") }, secret()).unwrap_err();
+        assert_eq!((error.reason, error.text.as_str()), (Reason::Unsupported, "no"));
     }
 
     #[test]

@@ -325,6 +325,17 @@ fn names_that_are_no_utf8_fail_behind_relabelling() {
 }
 
 #[test]
+fn label_that_is_empty_at_one_of_its_places_is_none() {
+    let mut rig = Rig::new("");
+    rig.read("a{b=\"\",b=\"c\"} 1\nd{b=\"c\",b=\"\"} 2\n");
+    assert_eq!(rig.series(), [r#"{__name__="a"} 1"#, r#"{__name__="d"} 2"#]);
+    let twice = rig.read("a{b=\"c\",b=\"d\"} 1\n").refusal.unwrap();
+    assert_eq!(twice.text, r#"label name "b" is not unique: invalid sample"#);
+    let empty = rig.read("{\"a\",\"\"=\"c\"} 1\n").refusal.unwrap();
+    assert!(empty.text.starts_with("invalid metric name or label names: {"), "{}", empty.text);
+}
+
+#[test]
 fn metadata_of_a_metric_is_one() {
     let mut rig = Rig::new("");
     rig.read("# HELP a One.\na 1\n# TYPE b gauge\nb 1\n# TYPE a counter\n# HELP a Two.\n");
