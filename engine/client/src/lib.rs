@@ -13,6 +13,7 @@
 //! It speaks HTTP/1.1. `enable_http2` is accepted and changes nothing: who asks once in 30 seconds gains nothing by it.
 
 pub mod auth;
+mod cloud;
 mod connect;
 mod dial;
 mod error;
@@ -22,6 +23,7 @@ pub mod proxy;
 pub mod rsa;
 pub mod tls;
 
+pub use cloud::{Cloud, Variables, process_variables};
 pub use error::{Error, ErrorKind, shown};
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 pub use url::Url;
@@ -151,6 +153,7 @@ struct Inner {
     options: ClientOptions,
     proxies: proxy::Proxies,
     tokens: Option<oauth2::Tokens>,
+    cloud: Option<Cloud>,
     /// Every connection goes here instead of to the host of the URL.
     socket: Option<PathBuf>,
     /// Connections, and the certificates with which they were made.
@@ -160,21 +163,31 @@ struct Inner {
 impl Client {
     /// Reads no file yet: a certificate that is missing is an error of the request, and may be there at the next.
     pub fn new(http: &HttpConfig, options: ClientOptions) -> Result<Client, Error> {
-        Client::with(http, options, None)
+        Client::with(http, options, None, None)
+    }
+
+    /// A client whose requests prove to a cloud who it is.
+    pub fn with_cloud(http: &HttpConfig, options: ClientOptions, cloud: Option<Cloud>) -> Result<Client, Error> {
+        Client::with(http, options, None, cloud)
     }
 
     /// A client that speaks to a Unix socket, whatever the host of the URL.
     pub fn on_socket(http: &HttpConfig, options: ClientOptions, socket: PathBuf) -> Result<Client, Error> {
-        Client::with(http, options, Some(socket))
+        Client::with(http, options, Some(socket), None)
     }
 
-    fn with(http: &HttpConfig, options: ClientOptions, socket: Option<PathBuf>) -> Result<Client, Error> {
+    fn with(
+        http: &HttpConfig,
+        options: ClientOptions,
+        socket: Option<PathBuf>,
+        cloud: Option<Cloud>,
+    ) -> Result<Client, Error> {
         let env = |name: &str| std::env::var(name).ok();
         let proxies = proxy::Proxies::new(http.proxy_url.as_ref(), &http.no_proxy, http.proxy_from_environment, env)
             .map_err(|text| Error::new(ErrorKind::Settings, text))?;
         let tokens = http.oauth2.as_ref().map(|oauth2| oauth2::Tokens::new(oauth2, options.timeout)).transpose()?;
         let current = Mutex::default();
-        Ok(Client(Arc::new(Inner { http: http.clone(), options, proxies, tokens, socket, current })))
+        Ok(Client(Arc::new(Inner { http: http.clone(), options, proxies, tokens, cloud, socket, current })))
     }
 
     pub async fn get(&self, url: &Url) -> Result<Response, Error> {
@@ -217,6 +230,11 @@ impl Client {
                 && let Some(tokens) = &self.0.tokens
             {
                 tokens.forget().await;
+            }
+            if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+                && let Some(cloud) = &self.0.cloud
+            {
+                cloud.forget().await;
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             // 301 to 303 would turn a POST into a GET without its body, whose 2xx says nothing about what was posted.
@@ -265,6 +283,9 @@ impl Client {
         headers.entry(http::header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
         if may_pack {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        if is_own_host && let Some(cloud) = &self.0.cloud {
+            cloud.sign(method, url, &mut headers, body).await?;
         }
         let mut plain = url.clone();
         plain.set_fragment(None);

@@ -40,9 +40,10 @@ struct State {
     secret_in_form: bool,
 }
 
-struct Token {
-    header: HeaderValue,
-    expires: Option<Instant>,
+/// A token, as the header that has it, and when it expires.
+pub(crate) struct Token {
+    pub header: HeaderValue,
+    pub expires: Option<Instant>,
 }
 
 #[derive(serde::Deserialize)]
@@ -144,7 +145,8 @@ impl Tokens {
     }
 }
 
-fn token(response: &Response) -> Result<Token, Error> {
+/// The token in an answer of a service.
+pub(crate) fn token(response: &Response) -> Result<Token, Error> {
     if !response.status.is_success() {
         // `error` is one of a few words (RFC 6749, 5.2); descriptions might repeat what we sent.
         let word = serde_json::from_slice::<serde_json::Value>(&response.body)
@@ -177,7 +179,7 @@ fn token(response: &Response) -> Result<Token, Error> {
 }
 
 /// A signed assertion of who we are.
-fn assertion(settings: &OAuth2) -> Result<String, Error> {
+pub(crate) fn assertion(settings: &OAuth2) -> Result<String, Error> {
     let wrong = |text: &str| Error::new(ErrorKind::Settings, format!("oauth2 client certificate key: {text}"));
     let pem = auth::one_of(settings.client_certificate_key.as_ref(), settings.client_certificate_key_file.as_deref())?;
     let key = RsaKey::from_pem(pem.as_bytes()).map_err(wrong)?;
@@ -197,12 +199,14 @@ fn assertion(settings: &OAuth2) -> Result<String, Error> {
     }
     let mut claims = serde_json::json!({
         "iss": or(&settings.iss, &settings.client_id),
-        "sub": settings.client_id,
         "aud": or(&settings.audience, &settings.token_url),
         "jti": URL_SAFE_NO_PAD.encode(unique),
         "iat": now.as_secs(),
         "exp": (now + ASSERTION_HOLDS).as_secs(),
     });
+    if !settings.client_id.is_empty() {
+        claims["sub"] = settings.client_id.clone().into();
+    }
     if !settings.scopes.is_empty() {
         claims["scope"] = settings.scopes.join(" ").into();
     }

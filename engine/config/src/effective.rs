@@ -45,8 +45,6 @@ impl Config {
             self.storage.as_ref().and_then(|storage| storage.tsdb.as_ref()).is_some_and(asks)
         };
         let sections = [
-            ("sigv4 of alertmanagers", self.alerting.alertmanagers.iter().any(|group| group.sigv4.is_some())),
-            ("sigv4, azuread and google_iam of remote_write", self.remote_write.iter().any(|one| one.is_of_a_cloud())),
             ("send_exemplars of remote_write", self.remote_write.iter().any(|one| one.send_exemplars)),
             ("remote_read", !self.remote_read.is_empty()),
             ("storage.exemplars", self.storage.as_ref().is_some_and(|storage| storage.exemplars.is_some())),

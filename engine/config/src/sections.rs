@@ -473,11 +473,6 @@ impl RemoteWrite {
         clouds.into_iter().filter(|given| *given).count()
     }
 
-    /// Whether its requests want credentials of a cloud.
-    pub fn is_of_a_cloud(&self) -> bool {
-        self.cloud_count() > 0
-    }
-
     fn check(&mut self, fields: &mut Fields) {
         if !fields.has("url") {
             fields.refuse("url", "url for remote_write is empty; say where samples go");

@@ -56,7 +56,6 @@ fn everything_is_read() {
 fn what_is_not_carried_out_is_named() {
     let names = full().unsupported_settings();
     let want = [
-        "sigv4, azuread and google_iam of remote_write",
         "send_exemplars of remote_write",
         "remote_read",
         "storage.exemplars",

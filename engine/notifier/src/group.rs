@@ -6,7 +6,7 @@
 
 use crate::endpoint::{ANSWER_BYTES_MAX, Endpoint};
 use crate::{Alert, Options};
-use client::{Client, ClientOptions};
+use client::{Client, ClientOptions, Cloud};
 use config::AlertmanagerConfig;
 use series::{Labels, Timestamp};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,7 +41,9 @@ impl AlertmanagerSet {
         let members = Arc::new(Mutex::new(DiscoveredEndpoints::default()));
         let limits =
             ClientOptions { timeout: config.timeout, body_bytes_max: ANSWER_BYTES_MAX, ..ClientOptions::default() };
-        let client = match Client::new(&config.http, limits) {
+        let sign = |sigv4| Cloud::aws(sigv4, config.timeout, client::process_variables());
+        let cloud = config.sigv4.as_ref().map(sign).transpose();
+        let client = match cloud.and_then(|cloud| Client::with_cloud(&config.http, limits, cloud)) {
             Ok(client) => client,
             Err(error) => {
                 tracing::error!(%error, "invalid HTTP settings, no alerts are sent to these Alertmanagers");

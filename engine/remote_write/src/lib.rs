@@ -35,7 +35,7 @@ use crate::outgoing::OutgoingLabels;
 use crate::protocol::Protocol;
 use crate::reader::{Reader, Start};
 use crate::send::Sender;
-use client::{Client, ClientOptions};
+use client::{Client, ClientOptions, Cloud};
 use config::{Config, RemoteWrite as Settings, WriteMessage};
 use remote::Message;
 use std::collections::BTreeMap;
@@ -234,9 +234,6 @@ impl RemoteWrite {
     ) -> Result<Endpoint, String> {
         let Inner { logs, boot, .. } = &*self.0;
         let url = settings.url.clone().ok_or("it has no url")?;
-        if settings.is_of_a_cloud() {
-            return Err("sigv4, azuread and google_iam are not carried out by this build".to_owned());
-        }
         let options = ClientOptions {
             timeout: settings.remote_timeout,
             body_bytes_max: RESPONSE_BYTES_MAX,
@@ -244,7 +241,8 @@ impl RemoteWrite {
             idle_per_host_max: settings.queue_config.max_shards.clamp(1, IDLE_CONNECTIONS_MAX) as usize,
             random_address: settings.round_robin_dns,
         };
-        let client = Client::new(&settings.http, options).map_err(|error| error.text)?;
+        let cloud = cloud(&settings).map_err(|error| error.text)?;
+        let client = Client::with_cloud(&settings.http, options, cloud).map_err(|error| error.text)?;
         let hash = xxhash_rust::xxh3::xxh3_64(key.as_bytes());
         let cursor_file = logs.folder().join(format!("{hash:016x}.json"));
         let name =
@@ -332,6 +330,18 @@ impl Endpoint {
             let _ = task.await;
         }
     }
+}
+
+/// Credentials of a cloud, if the endpoint wants them.
+fn cloud(settings: &Settings) -> Result<Option<Cloud>, client::Error> {
+    let (timeout, variables) = (settings.remote_timeout, client::process_variables);
+    if let Some(sigv4) = &settings.sigv4 {
+        return Cloud::aws(sigv4, timeout, variables()).map(Some);
+    }
+    if let Some(azuread) = &settings.azuread {
+        return Cloud::azure(azuread, timeout, variables()).map(Some);
+    }
+    settings.google_iam.as_ref().map(|google| Cloud::google(google, timeout, variables())).transpose()
 }
 
 /// What an endpoint is known by across reloads and restarts: its name, or its URL and which of those with the same it is.
