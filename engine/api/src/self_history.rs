@@ -201,9 +201,9 @@ fn view_targets(set: &TargetSet, statuses: &HashMap<TargetId, TargetStatus>) -> 
     }
     view.jobs.sort_by(|one, other| other.samples.total_cmp(&one.samples));
     view.jobs.truncate(JOBS_MAX);
-    let worst = |mut all: Vec<(f64, &Arc<targets::Pool>, &Arc<targets::Target>, f64, f64)>| {
+    let worst = |mut all: Vec<RankedTarget>| {
         all.sort_by(|one, other| other.0.total_cmp(&one.0));
-        let row = |(_, pool, target, used, limit): (f64, &Arc<targets::Pool>, &Arc<targets::Target>, f64, f64)| {
+        let row = |(_, pool, target, used, limit): RankedTarget| {
             let (job, url) = (pool.job.job_name.clone(), target.url.to_string());
             TargetShare { id: format!("{:016x}", target.id.0), job, url, used, limit }
         };
@@ -213,6 +213,9 @@ fn view_targets(set: &TargetSet, statuses: &HashMap<TargetId, TargetStatus>) -> 
     view.near_sample_limit = worst(near);
     view
 }
+
+/// A target by what it is ranked by, with what it uses and its limit.
+type RankedTarget<'a> = (f64, &'a Arc<targets::Pool>, &'a Arc<targets::Target>, f64, f64);
 
 #[derive(Default)]
 struct Rings {

@@ -150,7 +150,7 @@ async fn roles_of_aws_are_assumed_and_renewed_when_they_are_refused() {
         external_id: "ext".into(),
         ..SigV4::default()
     };
-    let role = client(Cloud::aws(&settings, TIMEOUT, variables(&[endpoint.clone()])));
+    let role = client(Cloud::aws(&settings, TIMEOUT, variables(std::slice::from_ref(&endpoint))));
     sent(&role, &server).await.unwrap();
     let asked = sts.last();
     assert!(
@@ -191,7 +191,7 @@ async fn tokens_of_azure_come_by_secret_assertion_and_machine() {
     let (client_id, tenant_id) = id();
     let oauth = AzureOAuth { client_id, tenant_id, client_secret: Some(Secret::new("hush")) };
     let settings = AzureAd { oauth: Some(oauth), ..AzureAd::default() };
-    let with_secret = client(Cloud::azure(&settings, TIMEOUT, variables(&[authority.clone()])));
+    let with_secret = client(Cloud::azure(&settings, TIMEOUT, variables(std::slice::from_ref(&authority))));
     for _ in 0..3 {
         assert_eq!(header(&sent(&with_secret, &server).await.unwrap(), "authorization"), "Bearer t");
     }
@@ -206,7 +206,7 @@ async fn tokens_of_azure_come_by_secret_assertion_and_machine() {
     let (client_id, tenant_id) = id();
     let workload = AzureWorkloadIdentity { client_id, tenant_id, token_file_path: Some(file) };
     let settings = AzureAd { workload_identity: Some(workload), scope: "s".into(), ..AzureAd::default() };
-    sent(&client(Cloud::azure(&settings, TIMEOUT, variables(&[authority.clone()]))), &server).await.unwrap();
+    sent(&client(Cloud::azure(&settings, TIMEOUT, variables(std::slice::from_ref(&authority)))), &server).await.unwrap();
     let asked = service.last();
     assert!(asked.contains("client_assertion=assertion&scope=s"), "{asked}");
 

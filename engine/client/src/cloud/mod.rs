@@ -57,7 +57,7 @@ impl Cloud {
     /// If the settings cannot be used.
     pub fn azure(settings: &AzureAd, timeout: Duration, variables: Variables) -> Result<Cloud, Error> {
         let source = azure::Source::new(settings, variables);
-        Ok(Cloud(Kind::Tokens(TokenCache::new(Source::Azure(source), service(timeout)?))))
+        Ok(Cloud(Kind::Tokens(TokenCache::new(Source::Azure(Box::new(source)), service(timeout)?))))
     }
 
     /// Gets tokens of Google.
@@ -128,7 +128,7 @@ async fn get_token(service: &Client, url: Url, header: (&'static str, String)) -
 }
 
 enum Source {
-    Azure(azure::Source),
+    Azure(Box<azure::Source>),
     Google(google::Source),
 }
 
