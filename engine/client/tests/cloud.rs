@@ -206,7 +206,9 @@ async fn tokens_of_azure_come_by_secret_assertion_and_machine() {
     let (client_id, tenant_id) = id();
     let workload = AzureWorkloadIdentity { client_id, tenant_id, token_file_path: Some(file) };
     let settings = AzureAd { workload_identity: Some(workload), scope: "s".into(), ..AzureAd::default() };
-    sent(&client(Cloud::azure(&settings, TIMEOUT, variables(std::slice::from_ref(&authority)))), &server).await.unwrap();
+    sent(&client(Cloud::azure(&settings, TIMEOUT, variables(std::slice::from_ref(&authority)))), &server)
+        .await
+        .unwrap();
     let asked = service.last();
     assert!(asked.contains("client_assertion=assertion&scope=s"), "{asked}");
 

@@ -1,4 +1,5 @@
 //! A server for one test: plain or TLS, one answer per request, decided by a closure that sees the whole request.
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
