@@ -47,35 +47,13 @@ const OPERATORS: [&str; 33] = [
 ];
 const OPERATORS_EXPERIMENTAL: usize = 2;
 
-/// Discovery mechanisms that are carried out, and those that are read and checked only.
-const PROVIDERS: [&str; 7] = ["consul", "dns", "docker", "file", "http", "kubernetes", "static"];
-const PROVIDERS_MISSING: [&str; 26] = [
-    "aws",
-    "azure",
-    "digitalocean",
-    "dockerswarm",
-    "ec2",
-    "ecs",
-    "eureka",
-    "gce",
-    "hetzner",
-    "ionos",
-    "kuma",
-    "lightsail",
-    "linode",
-    "marathon",
-    "msk",
-    "nerve",
-    "nomad",
-    "openstack",
-    "ovhcloud",
-    "puppetdb",
-    "scaleway",
-    "serverset",
-    "stackit",
-    "triton",
-    "uyuni",
-    "vultr",
+/// Discovery mechanisms.
+#[rustfmt::skip]
+const PROVIDERS: [&str; 33] = [
+    "aws", "azure", "consul", "digitalocean", "dns", "docker", "dockerswarm", "ec2", "ecs",
+    "eureka", "file", "gce", "hetzner", "http", "ionos", "kubernetes", "kuma", "lightsail",
+    "linode", "marathon", "msk", "nerve", "nomad", "openstack", "ovhcloud", "puppetdb", "scaleway",
+    "serverset", "stackit", "static", "triton", "uyuni", "vultr",
 ];
 
 const TEMPLATE_FUNCTIONS: [&str; 29] = [
@@ -128,7 +106,7 @@ pub(crate) async fn features(state: extract::State<State>) -> ApiResult<Value> {
     let (usual, flagged) = OPERATORS.split_at(OPERATORS.len() - OPERATORS_EXPERIMENTAL);
     let operators: Map<String, Value> =
         all(usual.iter().copied(), true).chain(all(flagged.iter().copied(), experimental)).collect();
-    let providers: Map<String, Value> = all(PROVIDERS, true).chain(all(PROVIDERS_MISSING, false)).collect();
+    let providers: Map<String, Value> = all(PROVIDERS, true).collect();
     let templates: Map<String, Value> = all(TEMPLATE_FUNCTIONS, true).collect();
     let (fill, ranges) = (plan.parse.fill_modifiers, plan.parse.extended_range_selectors);
     Ok(Data(json!({

@@ -1,14 +1,14 @@
 // Ten thousand targets: what is drawn, how fast, and what an open page costs the server.
 //   RINGSCRAPE_BIN=target/debug/ringscrape node --test engine/api/ui/tests/scale.test.mjs
 //
-// Bounds here are those of a machine that does other work as well: two to four times what an idle one needs. The counts of
-// nodes and bytes are what they have to be anywhere.
+// Nodes, bytes and CPU of the server are bounded anywhere; times are shown, and bounded where the machine is idle:
+//   RINGSCRAPE_UI_TIMES=1
 import assert from "node:assert/strict";
 import { after, before, test as nodeTest } from "node:test";
 import { close, drawn, open, serveTargets, Server, sleep, until } from "./harness.mjs";
 
 const test = (name, run) => nodeTest(name, { timeout: 300_000 }, run);
-const COUNT = 10_000;
+const TIMED = Boolean(process.env.RINGSCRAPE_UI_TIMES);
 
 const config = (address) => `
 global: {scrape_interval: 60s, scrape_timeout: 30s}
@@ -83,7 +83,7 @@ test("ten thousand targets: few nodes, little memory, quick keys and frames", as
   const heap = await page.evaluate(() => performance.memory.usedJSHeapSize / 1e6);
   console.log(`painted after ${painted} ms; keys: median ${median(keys).toFixed(0)}, most ${Math.max(...keys).toFixed(0)} ms; frames: median ${median(frames).toFixed(0)}, most ${Math.max(...frames).toFixed(0)} ms; heap ${heap.toFixed(0)} MB`);
   assert.ok(heap <= 80, `${heap} MB of heap`);
-  assert.ok(painted <= 6_000 && median(keys) <= 200 && median(frames) <= 100, "slower than a busy machine explains");
+  assert.ok(!TIMED || (painted <= 1_000 && median(keys) <= 100 && Math.max(...frames) <= 50), "slower than it may be");
   await page.verify();
 });
 
@@ -101,7 +101,7 @@ test("ten thousand targets: every page is drawn, and an open one costs the serve
     assert.ok(count <= 3_000, `${where}: ${count} nodes`);
   }
   console.log(`drawn after, in ms: ${JSON.stringify(times)}`);
-  for (const [where, ms] of Object.entries(times)) assert.ok(ms <= 4_000, `${where}: ${ms} ms`);
+  for (const [where, ms] of Object.entries(times)) assert.ok(!TIMED || ms <= (where === "overview" ? 300 : 1_000), `${where}: ${ms} ms`);
   for (const where of ["targets", "overview"]) {
     await page.goto("about:blank");
     const cpu = async () => {
