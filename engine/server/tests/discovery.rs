@@ -37,7 +37,9 @@ fn wait_for(server: &Ringscrape, want: &[&FakeTarget]) {
 }
 
 fn wait_for_error(server: &Ringscrape, text: &str) {
-    until(&format!("the page shows {text:?}"), || server.get("/service-discovery").body.contains(text).then_some(()));
+    until(&format!("discovery shows {text:?}"), || {
+        server.get("/api/v1/ringscrape/discovery").body.contains(text).then_some(())
+    });
 }
 
 fn list(targets: &[&FakeTarget]) -> Mood {
@@ -58,8 +60,9 @@ fn http_list_is_live_outlives_its_service_and_a_restart() {
     assert_eq!(server.value("a"), Some(1.0));
     mood.send_replace(list(&[&one, &two]));
     wait_for(&server, &[&one, &two]);
-    let page = server.get("/service-discovery").body;
-    assert!(page.contains("2 active of 2 discovered") && page.contains("__meta_url"), "{page}");
+    let found = server.api("/api/v1/ringscrape/discovery");
+    assert_eq!((&found["pools"][0]["active"], &found["pools"][0]["discovered"]), (&2.into(), &2.into()));
+    assert!(found["rows"][0]["discoveredLabels"]["__meta_url"].is_string(), "{found}");
     mood.send_replace(Mood::Status("503 Service Unavailable"));
     wait_for_error(&server, "503");
     wait_for(&server, &[&one, &two]);

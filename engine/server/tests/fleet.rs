@@ -144,8 +144,8 @@ fn an_owner_that_does_not_answer_gets_its_targets_at_the_deadline() {
         (active < TARGETS).then_some(active)
     });
     assert_eq!(expired as usize + active, TARGETS);
-    until("the page shows it", || {
-        let page = fleet.process("a").get("/fleet").body;
+    until("the status shows it", || {
+        let page = fleet.process("a").get("/api/v1/status/fleet").body;
         (page.contains("dead") && fleet.process("a").metric("ringscrape_fleet_members_unreachable") == Some(1.0))
             .then_some(())
     });
@@ -163,8 +163,9 @@ fn new_settings_do_not_end_a_handover() {
     let a = fleet.process("a");
     let leaving =
         until("some are on their way", || a.metric("ringscrape_fleet_targets_leaving").filter(|count| *count > 0.0));
-    let page = a.get("/service-discovery?state=leaving").body;
-    assert!(page.contains("dead") && page.contains(&format!("<strong>{leaving}</strong> shown")), "{page}");
+    let shown = a.api("/api/v1/ringscrape/discovery?state=leaving");
+    assert_eq!(shown["total"], leaving as u64, "{shown}");
+    assert_eq!(shown["rows"][0]["owners"], serde_json::json!(["dead"]), "{shown}");
     let all = TARGETS.to_string();
     let scraped = || a.api("/api/v1/query?query=count(a)")["result"][0]["value"][1] == all.as_str();
     until("all are scraped", || scraped().then_some(()));

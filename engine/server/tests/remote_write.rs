@@ -287,7 +287,7 @@ fn what_is_refused_is_given_up_and_counted() {
     until("samples are refused", failed);
     assert!(server.log().contains("server returned HTTP status 400"), "{}", server.log());
     assert_eq!(receiver.count(), 0);
-    let page = server.get("/status").body;
+    let page = server.get("/api/v1/ringscrape/status/remote_write").body;
     assert!(page.contains("far") && page.contains("server returned HTTP status 400"), "{page}");
     receiver.answers(200);
     until("later ones are taken", || (receiver.count() > 10).then_some(()));

@@ -43,7 +43,7 @@ fn the_third_crash_holds_back_who_has_far_more_than_the_others() {
 
     assert!(safe_mode(&server));
     assert!(server.log().contains("safe mode after 3 crashes within 20 s"), "{}", server.log());
-    assert!(server.get("/status").body.contains("3 crashes within 20 s"));
+    assert!(server.get("/api/v1/status/runtimeinfo").body.contains("3 crashes within 20 s"));
     let error = until("the bomb is held back", || error_of(&server, "bomb"));
     assert!(error.contains("no target may have more than 10000 samples"), "{error}");
     until("the others go on", || (server.federate("good{i=\"99\"}").len() == 3).then_some(()));
