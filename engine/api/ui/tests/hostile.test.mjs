@@ -146,8 +146,7 @@ for (const policy of ["with the policy", "without any policy"]) {
       );
     }
     const id = (await server.api("ringscrape/targets/list")).targets.id.at(-3);
-    const refused = (await server.api("targets?state=active&scrapePool=refused")).activeTargets[0];
-    assert.match(refused.lastError, /./);
+    await until("one is refused", async () => (await server.api("targets?state=active&scrapePool=refused")).activeTargets[0].lastError !== "");
     for (const [where, text] of [...PAGES, [`target?id=${id}`, ""]]) {
       await page.goto(server.url(where));
       await look(page, where, text);

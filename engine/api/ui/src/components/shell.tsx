@@ -28,7 +28,8 @@ function Banner() {
     const look = async () => {
       try {
         const now = await get<Replay>("status/walreplay", {}, { signal: AbortSignal.timeout(4_000) });
-        connection.good();
+        // That this is answered says nothing of what a page was refused.
+        if (trouble === null || trouble.status === 0) connection.good();
         setReplay(now.state === "in progress" ? now : null);
       } catch (error) {
         connection.bad(error);
