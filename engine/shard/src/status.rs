@@ -118,7 +118,7 @@ pub struct Failure {
     /// Start of the scrape.
     pub at: Timestamp,
     pub reason: Reason,
-    /// At most [`FAILURE_TEXT_BYTES_MAX`].
+    /// At most `FAILURE_TEXT_BYTES_MAX` bytes.
     pub text: String,
 }
 

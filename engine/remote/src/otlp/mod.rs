@@ -2,7 +2,7 @@
 //! with `names` and `histogram`). Knows no HTTP and no storage.
 //!
 //! Invariants:
-//!   * bytes of others are an error or a request, never a panic; a request has at most [`ITEMS_MAX`] items of any kind
+//!   * bytes of others are an error or a request, never a panic; a request has at most `ITEMS_MAX` items of any kind
 //!   * a point becomes samples or is counted as rejected, with the reason of the first few
 //!   * series have sorted names, no name twice, and a metric name
 

@@ -95,7 +95,7 @@ pub struct SegmentLimits {
     /// How far before its scrape a sample may be that is older than its slot's last one; 0 refuses all.
     pub late_ms: i64,
     /// Rows are dropped once the log has them, and closed segments with them: the log alone is read (agent mode). A segment
-    /// then ends after [`LOG_ONLY_AGE_MS_MAX`] as well.
+    /// then ends after `LOG_ONLY_AGE_MS_MAX` as well.
     pub log_only: bool,
 }
 
