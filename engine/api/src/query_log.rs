@@ -30,7 +30,7 @@ enum Entry {
     Line(Vec<u8>),
 }
 
-/// Where queries are logged. Cloned by pointer.
+/// Where queries are logged.
 #[derive(Debug)]
 pub struct QueryLog {
     entries: SyncSender<Entry>,
@@ -117,7 +117,7 @@ fn line(report: &QueryReport, now_ms: i64) -> String {
 }
 
 fn write(entries: &Receiver<Entry>, failures: &AtomicU64) {
-    let mut file: Option<(PathBuf, File)> = None;
+    let mut file: Option<File> = None;
     for entry in entries {
         match entry {
             Entry::File(None) => file = None,
@@ -126,10 +126,10 @@ fn write(entries: &Receiver<Entry>, failures: &AtomicU64) {
                 if let Err(error) = &opened {
                     tracing::error!(file = %path.display(), %error, "the log of queries cannot be opened");
                 }
-                file = opened.ok().map(|opened| (path, opened));
+                file = opened.ok();
             }
             Entry::Line(line) => {
-                let written = file.as_mut().map(|(_, file)| file.write_all(&line));
+                let written = file.as_mut().map(|file| file.write_all(&line));
                 if !matches!(written, Some(Ok(()))) {
                     failures.fetch_add(1, Ordering::Relaxed);
                 }

@@ -23,10 +23,9 @@ const HEX_DIGITS_MAX: usize = 6;
 pub fn selectors(params: &Params) -> Result<Vec<Vec<Matcher>>, String> {
     let parse = |text| promql::parse_selector(text).map_err(|error| error.to_string());
     // A selector that is given again selects nothing more.
-    let mut texts: Vec<&str> = Vec::new();
     let mut known = AHashSet::new();
-    texts.extend(params.all("match[]").filter(|text| known.insert(*text)));
-    let all: Vec<Vec<Matcher>> = texts.into_iter().map(parse).collect::<Result<_, _>>()?;
+    let texts = params.all("match[]").filter(|text| known.insert(*text));
+    let all: Vec<Vec<Matcher>> = texts.map(parse).collect::<Result<_, _>>()?;
     if all.iter().map(Vec::len).sum::<usize>() > SELECTORS_MATCHERS_MAX {
         return Err(format!("the selectors have more than {SELECTORS_MATCHERS_MAX} matchers"));
     }

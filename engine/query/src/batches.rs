@@ -36,7 +36,6 @@ const VALUES_MAX: usize = 200_000;
 const VALUES_PLENTY: usize = 4 * SHARES;
 
 /// What a select reads, and how its samples become series.
-#[derive(Clone)]
 pub(crate) struct SelectReader {
     gatherer: Gatherer,
     task: QueryTask,
@@ -107,7 +106,6 @@ impl SelectReader {
 }
 
 /// Series that are read together: those with one of `values`, or all that have none of `excluded`.
-#[derive(Debug, Default)]
 struct Share {
     values: Vec<Arc<str>>,
     excluded: Vec<Arc<str>>,

@@ -59,10 +59,10 @@ impl QueryService {
                 Ok(answers) => answers[i].as_ref().map(QueryAnswer::cost),
                 Err(error) => Err(error),
             };
-            let (start, end) = plan.times();
+            let (start, end) = (Timestamp(plan.grid.start), Timestamp(plan.end()));
             let (expr, step_ms, caller) =
                 (plan.text(), if plan.is_range() { plan.grid.step } else { 0 }, options.caller.as_deref());
-            let report = QueryReport { expr, start: Timestamp(start), end: Timestamp(end), step_ms, caller, outcome };
+            let report = QueryReport { expr, start, end, step_ms, caller, outcome };
             observer.iter().for_each(|observer| observer.query_ended(&report));
         }
         let count_error = |error: &QueryError| match error {

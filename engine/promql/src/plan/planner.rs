@@ -70,11 +70,6 @@ impl Plan {
         self.is_range
     }
 
-    /// The first time, and the end as it was given.
-    pub fn times(&self) -> (i64, i64) {
-        (self.grid.start, self.end)
-    }
-
     pub fn instant(text: &str, at: i64, options: &PlanOptions) -> Result<Plan, ParseError> {
         Plan::new(text, StepGrid::instant(at), false, at, options)
     }
