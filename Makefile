@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make run` shows it working, `make test` proves it, `make help` lists the rest.
 CARGO ?= cargo
 
-.PHONY: help run quick dist demo-ha demo-federation demo-fleet demo-agents build ui check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
+.PHONY: help run quick dist packages test-packages dashboards demo-ha demo-federation demo-fleet demo-agents build ui check test test-deps bench-deps bench bench-compare compare compare-short picture agree scale profile soak
 
 ## This list.
 help:
@@ -35,6 +35,18 @@ quick:
 dist:
 	$(CARGO) build --release --locked -p ringscrape-server
 
+## Packages of that program in target/packages: .deb, .rpm where rpmbuild is, tarball, OCI image, SBOM, checksums.
+packages: dist
+	@scripts/package
+
+## The .deb in a clean root: installed, started, scraped, upgraded, removed. Needs root and debootstrap.
+test-packages:
+	@scripts/test-packages
+
+## The Grafana dashboards in configs/dashboards, from their table in scripts/dashboards.
+dashboards:
+	@scripts/dashboards
+
 ## The release programs: ringscrape, farm, harness.
 build:
 	$(CARGO) build --release --locked -p ringscrape-server -p bench-harness
@@ -43,12 +55,13 @@ build:
 ui:
 	@scripts/ui-check build
 
-## rustfmt, clippy with warnings denied, structure (layers, module cycles, names), docs, the built files of the web UI.
+## rustfmt, clippy with warnings denied, structure (layers, module cycles, names), docs and their links, licences, the web UI's files.
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) test --locked -p ringscrape-server --test layering
+	$(CARGO) test --locked -p ringscrape-server --test layering --test docs
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	@scripts/deny-check
 	@scripts/ui-check
 
 ## Unit tests, properties and whole-program tests.

@@ -78,7 +78,6 @@ impl ScrapeConfig {
             ("always_scrape_classic_histograms", self.always_scrape_classic_histograms),
             ("native_histogram_bucket_limit", self.native_histogram_bucket_limit > 0),
             ("native_histogram_min_bucket_factor", self.native_histogram_min_bucket_factor > 0.0),
-            ("scrape_failure_log_file", self.scrape_failure_log_file.is_some()),
         ];
         fields.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect()
     }

@@ -30,7 +30,7 @@ fn list(folder: &Path, pattern: &str) -> Vec<PathBuf> {
 }
 
 /// Returns whether the pattern is well-formed by the rules of Go's `filepath.Match`.
-pub(crate) fn is_valid_pattern(pattern: &str) -> bool {
+pub fn is_valid_pattern(pattern: &str) -> bool {
     /// Reads a character of a class, which may be escaped.
     fn class_character(rest: &mut std::str::Chars) -> Option<()> {
         match rest.next()? {

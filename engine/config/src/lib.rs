@@ -41,7 +41,7 @@ pub use env::Env;
 pub use errors::{ConfigError, ConfigErrors};
 pub use federation::{Federation, Selector};
 pub use fleet::{Fleet, FleetMode};
-pub use glob::glob;
+pub use glob::{glob, is_valid_pattern};
 pub use http::{
     Authorization, BasicAuth, GrantType, HeaderValues, HttpConfig, OAuth2, SignatureAlgorithm, TlsConfig, TlsVersion,
 };

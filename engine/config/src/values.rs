@@ -366,20 +366,20 @@ impl Value for Tree {
     }
 }
 
-/// An expression, which is empty if the field is null.
-struct Expression(String);
+/// A text that is empty if the field is null, and has its default only if the field is absent: so Go decodes texts.
+struct NullableText(String);
 
-impl Value for Expression {
-    fn read(node: &Node, cx: &Context) -> Option<Expression> {
-        String::read(node, cx).map(Expression)
+impl Value for NullableText {
+    fn read(node: &Node, cx: &Context) -> Option<NullableText> {
+        String::read(node, cx).map(NullableText)
     }
 
     fn write(&self) -> Tree {
         self.0.write()
     }
 
-    fn of_null() -> Option<Expression> {
-        Some(Expression(String::new()))
+    fn of_null() -> Option<NullableText> {
+        Some(NullableText(String::new()))
     }
 }
 
@@ -388,13 +388,18 @@ impl Value for Rule {
         let mut fields = Fields::of(node, cx, "relabel_config")?;
         let spec = RuleSpec {
             source_labels: fields.take("source_labels").unwrap_or_default(),
-            separator: fields.take("separator"),
+            separator: fields.take::<NullableText>("separator").map(|separator| separator.0),
             target_label: fields.take("target_label").unwrap_or_default(),
-            regex: fields.take::<Expression>("regex").map(|expression| expression.0),
+            regex: fields.take::<NullableText>("regex").map(|expression| expression.0),
             modulus: fields.take("modulus").unwrap_or_default(),
-            replacement: fields.take("replacement"),
-            action: fields.take("action"),
+            replacement: fields.take::<NullableText>("replacement").map(|replacement| replacement.0),
+            action: fields.take::<NullableText>("action").map(|action| action.0),
         };
+        if spec.action.as_deref() == Some("") {
+            fields.refuse("action", "relabel action cannot be empty");
+            fields.finish("relabel_config");
+            return None;
+        }
         let rule = Rule::compile(spec, cx.scheme.get())
             .map_err(|error| fields.refuse(error.field, &format!("{error}; correct or remove {}", error.field)));
         fields.finish("relabel_config");

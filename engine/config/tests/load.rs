@@ -394,6 +394,13 @@ fn nulls_and_numbers_are_read_as_go_reads_them() {
     check_good(&job("params: {m: null, n: [null, 5]}"), &["- \"5\""]);
     check_good(&job("static_configs: [{targets: [null, 'x:1']}]"), &["- \"x:1\""]);
     check_good("remote_write: [{url: 'http://a/', headers: {a: null}}]", &["http://a/"]);
+    // A null text is the empty text, and not the default.
+    let rule = |fields: &str| job(&format!("relabel_configs: [{{source_labels: [a], target_label: b, {fields}}}]"));
+    check_good(&rule("replacement: null, separator: ~"), &["replacement: \"\"", "separator: \"\""]);
+    check_bad(
+        &rule("action: null"),
+        &["3:69 scrape_configs[0].relabel_configs[0].action: relabel action cannot be empty"],
+    );
     check_bad(&job("static_configs: [null]"), &["3:22 scrape_configs[0].static_configs[0]: null"]);
     let hashmod = |modulus: &str| {
         job(&format!("relabel_configs: [{{action: hashmod, modulus: {modulus}, target_label: x, source_labels: [a]}}]"))

@@ -14,6 +14,14 @@ pub fn config(files: &[PathBuf], for_agent: bool) -> ExitCode {
         match load(file, &config::Env::process()) {
             Ok(config) => {
                 verdict = rule_files(&config).unwrap_or(verdict);
+                let findings = crate::check_files::findings(&config);
+                for finding in &findings {
+                    say!("  {}: {}", if finding.is_failure { "FAILED" } else { "WARNING" }, finding.text);
+                }
+                if findings.iter().any(|finding| finding.is_failure) {
+                    verdict = ExitCode::FAILURE;
+                    continue;
+                }
                 let targets = config.scrape_configs.len();
                 say!("  SUCCESS: {} is valid: {targets} scrape configs", file.display());
                 let passive = config.unsupported_settings();

@@ -20,6 +20,9 @@ pub struct Cli {
     /// Flags of Prometheus that were given and change nothing here, with their values.
     #[arg(skip)]
     pub passive: BTreeMap<String, String>,
+    /// The other arguments, in the form that this program's own flags have.
+    #[arg(skip)]
+    pub normalized: Vec<String>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -48,6 +51,57 @@ pub enum Command {
         #[command(subcommand)]
         what: Tsdb,
     },
+    /// Move over from another program: what will be the same, different or missing for this setup, a unit file and flags.
+    /// Exit code 1 if something has to be changed first.
+    Migrate(Migrate),
+    /// Collect what a server says of itself into one archive for support, without secrets.
+    Debug(DebugBundle),
+    /// Write man pages and completions for shells into a folder: for packages.
+    #[command(hide = true)]
+    Generate { folder: PathBuf },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum MigrateFrom {
+    Prometheus,
+    Vmagent,
+}
+
+#[derive(Args, Debug)]
+pub struct DebugBundle {
+    /// Address of the server.
+    #[arg(default_value = "http://localhost:9090", value_parser = parse_server_url)]
+    pub url: url::Url,
+    /// The archive to be written.
+    #[arg(long, default_value = "ringscrape-debug.tar.gz", value_name = "FILE")]
+    pub out: PathBuf,
+    /// User that the server asks for.
+    #[arg(long, requires = "password_file")]
+    pub username: Option<String>,
+    /// File with the user's password.
+    #[arg(long, value_name = "FILE", requires = "username")]
+    pub password_file: Option<PathBuf>,
+    /// Authority that signed the server's certificate.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Do not look at the server's certificate.
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Migrate {
+    /// The program that runs today.
+    #[arg(long, value_enum)]
+    pub from: MigrateFrom,
+    /// Its unit file; or a file with its command line, its `docker run`, or its arguments one a line.
+    pub file: PathBuf,
+    /// Its configuration, if it is not where the command line says.
+    #[arg(long = "config.file", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// Write the unit file, the flags and, where there has to be another one, the configuration into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub write: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -379,6 +433,8 @@ pub struct Serve {
 
 /// For tests: the expression in this variable panics when it is evaluated.
 const PANIC_VARIABLE: &str = "RINGSCRAPE_TEST_PANICKING_QUERY";
+/// The old name of --config.auto-reload.
+const RELOAD_FEATURE: &str = "auto-reload-config";
 /// Lets rules of a group that do not read each other be evaluated at once.
 const RULE_FEATURE: &str = "concurrent-rule-eval";
 
@@ -395,6 +451,11 @@ const QUERY_FEATURES: [&str; 4] = [
 impl Serve {
     fn has(&self, feature: &str) -> bool {
         self.enable_feature.iter().any(|enabled| enabled == feature)
+    }
+
+    /// How often the files of the configuration are looked at, if they are.
+    pub fn reload_interval(&self) -> Option<Duration> {
+        (self.config_auto_reload || self.has(RELOAD_FEATURE)).then_some(self.config_auto_reload_interval)
     }
 
     /// The data folder.
@@ -456,7 +517,8 @@ impl Serve {
     pub fn unknown_features(&self) -> Vec<&str> {
         let known = |feature: &&String| {
             let feature = feature.as_str();
-            !QUERY_FEATURES.contains(&feature) && !DELTA_FEATURES.contains(&feature) && feature != RULE_FEATURE
+            let alone = [RULE_FEATURE, RELOAD_FEATURE];
+            !QUERY_FEATURES.contains(&feature) && !DELTA_FEATURES.contains(&feature) && !alone.contains(&feature)
         };
         self.enable_feature.iter().filter(known).map(String::as_str).collect()
     }
@@ -576,7 +638,8 @@ impl Cli {
         let mut arguments = arguments.into_iter();
         let program = arguments.next().unwrap_or_default();
         let normalized = flags::normalize(arguments.collect(), &switches())?;
-        let mut cli = Cli::try_parse_from(std::iter::once(program).chain(normalized.arguments))?;
+        let mut cli = Cli::try_parse_from(std::iter::once(program).chain(normalized.arguments.iter().cloned()))?;
+        cli.normalized = normalized.arguments;
         cli.passive = normalized.passive;
         Ok(cli)
     }
@@ -668,6 +731,13 @@ fn parse_external_url(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A URL of a server.
+fn parse_server_url(text: &str) -> Result<url::Url, String> {
+    let url = url::Url::parse(text).map_err(|error| error.to_string())?;
+    let is_http = matches!(url.scheme(), "http" | "https") && url.host().is_some();
+    if is_http { Ok(url) } else { Err("write http://HOST:PORT or https://HOST:PORT".to_owned()) }
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     config::parse_duration(text).map_err(|error| error.to_string())
 }
@@ -744,6 +814,14 @@ mod tests {
         ] {
             let text = parse(arguments).unwrap_err().to_string();
             assert!(text.contains(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_are_those_of_servers() {
+        assert!(parse_server_url("http://a:9090/prefix").is_ok());
+        for text in ["a:9090", "ftp://a/", "", "unix:/x"] {
+            assert!(parse_server_url(text).is_err(), "{text}");
         }
     }
 

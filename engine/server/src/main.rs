@@ -6,15 +6,21 @@
 
 mod backfill;
 mod check;
+mod check_files;
 mod cli;
+mod debug;
 mod discover;
 mod flags;
 mod fleet;
+mod generate;
 mod log;
+mod migrate;
 mod preview;
 mod reload;
 mod rules;
 mod serve;
+mod service_manager;
+mod state_dump;
 mod tool;
 mod tsdb_cmd;
 
@@ -25,6 +31,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    generate::print_and_exit();
     let cli = cli::Cli::parse_args(std::env::args());
     match &cli.command {
         Some(cli::Command::Check { what: cli::Check::Config { files, agent } }) => check::config(files, *agent),
@@ -35,6 +42,9 @@ fn main() -> ExitCode {
         Some(cli::Command::Discover(options)) => discover::run(options),
         Some(cli::Command::Preview(options)) => preview::run(options),
         Some(cli::Command::Tsdb { what }) => tsdb_cmd::run(what),
+        Some(cli::Command::Migrate(options)) => migrate::run(options),
+        Some(cli::Command::Debug(options)) => debug::run(options),
+        Some(cli::Command::Generate { folder }) => generate::run(folder),
         None => serve::run(&cli),
     }
 }

@@ -4,6 +4,7 @@
 //!   * reloads follow each other, one at a time
 //!   * a bad configuration changes nothing; the page, the API and the log say why it was refused
 
+use crate::service_manager::ServiceManager;
 use api::Running;
 use config::Config;
 use notifier::Notifier;
@@ -29,9 +30,11 @@ pub struct Reloader {
     pub fleet: FleetHandle,
     pub rules: rules::Manager,
     pub query_log: Arc<api::QueryLog>,
+    pub failures: shard::FailureLog,
     /// What templates of alerts know as the external URL.
     pub external_url: String,
     pub parse: promql::ParseOptions,
+    pub service_manager: ServiceManager,
 }
 
 impl Reloader {
@@ -55,7 +58,12 @@ impl Reloader {
                 }
             };
             seen = self.fingerprint();
+            self.service_manager.reloading();
             let outcome = self.reload().await;
+            self.service_manager.reloaded(&match &outcome {
+                Ok(()) => format!("configuration loaded from {}", self.file.display()),
+                Err(error) => format!("configuration refused, the one before stays: {error}"),
+            });
             if let Some(request) = request {
                 // Who asked may have gone; the reload is done all the same.
                 let _ = request.send(outcome);
@@ -80,6 +88,7 @@ impl Reloader {
                 self.notifier.reload(&config).await;
                 self.remote_write.reload(&config).await;
                 self.query_log.reopen(config.global.query_log_file.as_deref());
+                self.failures.reopen(&config);
                 self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
                 self.rules.reload(groups).await;
                 tracing::info!(file = %self.file.display(), "configuration loaded");

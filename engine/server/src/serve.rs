@@ -4,6 +4,8 @@
 
 use crate::cli::{Cli, Serve};
 use crate::reload::{self, Reloader};
+use crate::service_manager::ServiceManager;
+use crate::state_dump::StateDump;
 use remote_write::RemoteWrite;
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -117,12 +119,15 @@ pub fn run(cli: &Cli) -> ExitCode {
         Ok(listeners) => listeners,
         Err(error) => return fail(EXIT_OTHER, &error),
     };
+    let service_manager = ServiceManager::from_env();
+    let extending = service_manager.extend_while_opening("opening the data folder");
     // After all this, so that a start that cannot succeed leaves the folder untouched.
     let storage = match Storage::open(serve, &config) {
         Ok(storage) => storage,
         Err(error) => return fail(EXIT_OTHER, &format!("{error}{}", folder_advice(&error, serve.agent))),
     };
-    let ended = run_with(cli, config, cpus, storage.clone(), listeners);
+    drop(extending);
+    let ended = run_with(cli, config, cpus, storage.clone(), listeners, service_manager);
     storage.record_clean_shutdown();
     if serve.storage_tsdb_export_on_shutdown && !serve.agent {
         drop(storage);
@@ -242,11 +247,17 @@ fn run_with(
     cpus: Vec<usize>,
     storage: Storage,
     listeners: Vec<Listener>,
+    service_manager: ServiceManager,
 ) -> ExitCode {
+    let failures = match shard::FailureLog::start() {
+        Ok(failures) => failures,
+        Err(error) => return fail(EXIT_MACHINE, &format!("starting the log of failed scrapes: {error}")),
+    };
+    failures.reopen(&config);
     let started = {
         let offset_seed = offset_seed(&config.global.external_labels);
-        let options = shard::Options { cpus, offset_seed, store: storage.store(), agent: storage.agent() };
-        shard::start(&options)
+        let (store, agent) = (storage.store(), storage.agent());
+        shard::start(&shard::Options { cpus, offset_seed, store, agent, failures: failures.clone() })
     };
     let shards = match started {
         Ok(started) => started,
@@ -261,7 +272,7 @@ fn run_with(
         Ok(control) => control,
         Err(error) => return fail(EXIT_MACHINE, &format!("starting the control threads: {error}")),
     };
-    match control.block_on(control_plane(cli, config, shards, &storage, listeners)) {
+    match control.block_on(control_plane(cli, config, shards, &storage, listeners, service_manager, failures)) {
         Ok(()) => {
             tracing::info!("ended");
             ExitCode::SUCCESS
@@ -288,12 +299,15 @@ async fn control_plane(
     shards: shard::Shards,
     storage: &Storage,
     listeners: Vec<Listener>,
+    service_manager: ServiceManager,
+    failures: shard::FailureLog,
 ) -> anyhow::Result<()> {
     let serve = &cli.serve;
     // Signals first: one that comes during the start is not lost, and SIGHUP never ends the process.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut dump = signal(SignalKind::user_defined1())?;
 
     let (logs, boot) = storage.retained_logs();
     let remote_write = RemoteWrite::new(logs, boot, serve.log_retention(), metadata_source(shards.clone()));
@@ -344,14 +358,23 @@ async fn control_plane(
         fleet: fleet.clone(),
         rules: rules.clone(),
         query_log: query_log.clone(),
+        failures,
         external_url: serve.external_url(),
         parse: serve.parse_options(),
+        service_manager: service_manager.clone(),
     };
-    let auto = serve.config_auto_reload.then_some(serve.config_auto_reload_interval);
-    tokio::spawn(reloader.run(reload_requests, auto));
+    tokio::spawn(reloader.run(reload_requests, serve.reload_interval()));
 
     tokio::spawn(learn_costs(shards.clone(), targets.clone()));
 
+    let state_dump = StateDump {
+        shards: shards.clone(),
+        store: storage.store(),
+        queries: queries.clone(),
+        remote_write: remote_write.clone(),
+        targets: targets.clone(),
+        is_running: Arc::default(),
+    };
     let (quit_to, mut quit) = mpsc::channel(1);
     let state = api::State::new(api::Parts {
         shards: shards.clone(),
@@ -385,6 +408,7 @@ async fn control_plane(
     let server = api::server(state, security, limits);
     let (stop_to, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
+    let mut addresses = Vec::new();
     for (listener, role) in listeners {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let local = listener.local_addr()?;
@@ -392,12 +416,18 @@ async fn control_plane(
             api::ListenerRole::Everything => tracing::info!("listening on {scheme}://{local}"),
             api::ListenerRole::Federation => tracing::info!("federation alone is served on {scheme}://{local}"),
         }
+        addresses.push(format!("{scheme}://{local}"));
         let mut stop = stop.clone();
         let stopped = async move {
             let _ = stop.wait_for(|stop| *stop).await;
         };
         servers.spawn(server.clone().serve(listener, role, stopped));
     }
+    let store = storage.store();
+    let replay = move || store.as_ref().map(|store| store.replay());
+    let serving = format!("serving at {}", addresses.join(", "));
+    tokio::spawn(service_manager.clone().report_start(replay, serving));
+    tokio::spawn(service_manager.clone().send_signs_of_life());
     loop {
         tokio::select! {
             _ = hangup.recv() => {
@@ -405,12 +435,14 @@ async fn control_plane(
                 let (reply, _) = oneshot::channel();
                 let _ = reload_to.send(reply).await;
             }
+            _ = dump.recv() => drop(tokio::spawn(state_dump.clone().write())),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = quit.recv() => break,
         }
     }
     tracing::info!("shutting down");
+    service_manager.stopping();
     let _ = stop_to.send(true);
     let drained = async { while servers.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(Duration::from_secs(5), drained).await;

@@ -161,6 +161,9 @@ fn guardrails_hold_here_and_in_promtool() {
     let text = check_tools(&["check", "rules", "configs/rules/guardrails.yml"], 0);
     assert!(text.contains("SUCCESS: 13 rules found"), "{text}");
     check_tools(&["test", "rules", "configs/rules/guardrails_test.yml"], 0);
+    let text = check_tools(&["check", "rules", "configs/rules/operations.yml"], 0);
+    assert!(text.contains("SUCCESS: 15 rules found"), "{text}");
+    check_tools(&["test", "rules", "configs/rules/operations_test.yml"], 0);
 }
 
 /// Tools end quietly where nobody reads what they say.

@@ -19,6 +19,7 @@ mod written;
 use crate::access::Accesses;
 use crate::asking::Asking;
 use crate::content_type;
+use crate::failure_log::FailureLog;
 use crate::fetch::{FetchError, Fetched, Fetcher, Opened};
 use crate::head_owner::{HistogramHolder, Holder};
 use crate::ingest::{Ingested, Interner, Reader, Report};
@@ -53,6 +54,7 @@ pub(crate) struct Settings {
     pub pulse: Arc<Pulse>,
     pub resolver: ResolverThreads,
     pub accesses: Accesses,
+    pub failures: FailureLog,
 }
 
 /// How often what was appended is handed to the kernel: with the wakes of the schedule, so that it costs none of its own.
@@ -145,6 +147,7 @@ struct Core {
     interner: RefCell<Interner>,
     fetcher: Fetcher<Resolver>,
     accesses: Accesses,
+    failures: FailureLog,
     readings: RefCell<Vec<Readings>>,
     append: RefCell<(AppendScratch, Vec<f64>)>,
     stats: RefCell<CoreStats>,
@@ -211,6 +214,7 @@ impl Core {
             interner: RefCell::default(),
             fetcher: Fetcher::new(Resolver::new(settings.resolver)),
             accesses: settings.accesses,
+            failures: settings.failures,
             readings: RefCell::default(),
             append: RefCell::default(),
             stats: RefCell::new(CoreStats::new(settings.index, settings.cpu)),
@@ -575,6 +579,9 @@ impl Core {
                 Reason::LabelLimit => stats.exceeded_label_limits += 1,
                 _ => {}
             }
+        }
+        if let (Some((_, error)), Some(file)) = (&failure, &target.job.scrape_failure_log_file) {
+            self.failures.record(file, at, &target.job.job_name, &target.url.to_string(), error);
         }
         let refused = refused.as_ref().map(|fetched| fetched.body());
         status.record_outcome(at, failure, refused);

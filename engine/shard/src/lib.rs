@@ -5,6 +5,7 @@ mod asking;
 mod class;
 mod content_type;
 mod core;
+mod failure_log;
 pub mod federate;
 mod fetch;
 mod handle;
@@ -24,6 +25,7 @@ mod sys;
 mod time_slice;
 mod written;
 
+pub use failure_log::FailureLog;
 pub use federate::{Begun, Claim, FederateRequest, Go, Lines, Owner, Owners, Talk, Told};
 pub use handle::{ANSWER_TIMEOUT, COMMANDS_MAX, ShardError, Shards};
 pub use message::{

@@ -9,6 +9,7 @@
 //!   * an executor lives as long as the process
 
 use crate::access::Accesses;
+use crate::failure_log::FailureLog;
 use crate::handle::{COMMANDS_MAX, Shards};
 use crate::message::Command;
 use crate::{core, resolver, sys};
@@ -50,6 +51,8 @@ pub struct Options {
     pub store: Option<Arc<tsdb::Store>>,
     /// The data folder in agent mode, instead of `store`: samples go to the log alone.
     pub agent: Option<Arc<tsdb::AgentStore>>,
+    /// Where failed scrapes are logged.
+    pub failures: FailureLog,
 }
 
 /// Why ringscrape cannot run here. Each text says what to change.
@@ -146,11 +149,13 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
         let start = {
             let (pulse, resolver, accesses) = (pulse.clone(), resolver.clone(), accesses.clone());
             let (offset_seed, store, agent) = (options.offset_seed, options.store.clone(), options.agent.clone());
+            let failures = options.failures.clone();
             move || {
                 let (pulse, resolver) = (pulse.clone(), resolver.clone());
                 let (store, agent) = (store.clone(), agent.clone());
-                let accesses = accesses.clone();
-                let settings = core::Settings { index, cpu, offset_seed, store, agent, pulse, resolver, accesses };
+                let (accesses, failures) = (accesses.clone(), failures.clone());
+                let settings =
+                    core::Settings { index, cpu, offset_seed, store, agent, pulse, resolver, accesses, failures };
                 let commands = commands.clone();
                 let (ready_to, ready) = mpsc::channel();
                 let run = move || async move {
@@ -297,7 +302,13 @@ mod tests {
     #[test]
     fn contended_cores_answer() {
         let cpu = default_cpus(Some(1)).unwrap()[0];
-        let options = Options { cpus: vec![cpu, cpu], offset_seed: 1, store: None, agent: None };
+        let options = Options {
+            cpus: vec![cpu, cpu],
+            offset_seed: 1,
+            store: None,
+            agent: None,
+            failures: FailureLog::start().unwrap(),
+        };
         let shards = start(&options).unwrap();
         let busy = Instant::now() + Duration::from_secs(4);
         let burner = std::thread::spawn(move || while Instant::now() < busy {});

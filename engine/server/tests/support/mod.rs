@@ -65,6 +65,11 @@ impl Ringscrape {
     pub fn start_under(program: &[&str], config: &str, flags: &[&str]) -> Ringscrape {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("prometheus.yml"), config).unwrap();
+        Ringscrape::start_under_in(program, folder, flags)
+    }
+
+    /// The same in a folder that holds a prometheus.yml.
+    pub fn start_under_in(program: &[&str], folder: tempfile::TempDir, flags: &[&str]) -> Ringscrape {
         let (child, address, log) = Ringscrape::spawn(program, folder.path(), flags);
         Ringscrape { child, address, folder, log }
     }
