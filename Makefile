@@ -73,6 +73,7 @@ soak: test-deps
 	RINGSCRAPE_CRASH_SEEDS=5000 $(CARGO) test --release --locked -p ringscrape-tsdb --test crashes
 	RINGSCRAPE_PROMQL_CASES=3000000 $(CARGO) test --release --locked -p ringscrape-promql --test differential -- --nocapture
 	RINGSCRAPE_SIMULATION_SEEDS=5000 $(CARGO) test --release --locked -p ringscrape-tsdb --lib simulation
+	RINGSCRAPE_SENDING_SEEDS=5000 $(CARGO) test --release --locked -p ringscrape-remote-write --lib simulation
 	RINGSCRAPE_KILL_ROUNDS=5000 $(CARGO) test --release --locked -p ringscrape-server --test durability kill
 	$(CARGO) test --release --locked -p ringscrape-server --test durability power_cut -- --ignored --nocapture
 

@@ -20,6 +20,8 @@ mod reader;
 mod response;
 mod retention;
 mod send;
+#[cfg(test)]
+mod simulation;
 mod stats;
 mod stencil;
 mod window;

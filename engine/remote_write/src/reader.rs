@@ -75,7 +75,14 @@ impl Reader {
         self.batches.finish();
     }
 
-    fn round(&mut self) -> io::Result<Reached> {
+    /// The next round looks for new logs.
+    #[cfg(test)]
+    pub fn look_again(&mut self) {
+        self.looked = None;
+    }
+
+    /// Reads for a while.
+    pub fn round(&mut self) -> io::Result<Reached> {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
             self.look()?;
             self.looked = Some(Instant::now());

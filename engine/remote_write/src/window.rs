@@ -3,10 +3,11 @@
 //!
 //! Invariants:
 //!   * a window has at most [`SAMPLES_MAX`] samples, and at most [`ROWS_MAX`] rows of a source
-//!   * a series is in a window at most once: its source gets no other groups while the window is open
+//!   * a series comes out of a window at most once: its source gets no other groups while the window is open, and samples of
+//!     a series that moved between the slots of these are joined
 //!   * what comes out is in the order of the groups' first rows, and of a series in the order of time
 
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use std::sync::Arc;
 use tsdb::SlotGroup;
 use tsdb::log::TargetKey;
@@ -125,9 +126,10 @@ impl Window {
 
     /// Empties the window, series by series.
     pub fn drain(&mut self, mut each: impl FnMut(WindowSeries)) {
-        let Window { groups, .. } = std::mem::take(self);
+        let Window { groups, sources, .. } = std::mem::take(self);
+        let mut moved = MovedSeries::find(&groups, &sources);
         let (mut ends, mut sorted) = (Vec::new(), Vec::new());
-        for of_group in groups {
+        for (number, of_group) in groups.into_iter().enumerate() {
             let GroupSamples { target, group, source, times, entries } = &of_group;
             // By slot: first how many each has, then each behind the others of its slot.
             ends.clear();
@@ -144,8 +146,11 @@ impl Window {
             let mut start = 0;
             // Each end is that of its slot now.
             for (slot, end) in ends[..group.len()].iter().copied().enumerate() {
-                let samples = &mut sorted[start..end];
+                let mut samples = &mut sorted[start..end];
                 start = end;
+                if let Some(of_series) = moved.of(number, slot) {
+                    samples = of_series;
+                }
                 if samples.is_empty() {
                     continue;
                 }
@@ -159,6 +164,59 @@ impl Window {
     }
 }
 
+/// Series of which several slots of a source have samples: those that have moved from one slot to another.
+#[derive(Default)]
+struct MovedSeries {
+    /// By group and slot.
+    series: AHashMap<(usize, usize), usize>,
+    /// For each of them all its samples, until its first slot comes out.
+    samples: Vec<Vec<(i64, f64)>>,
+    /// Those that are coming out.
+    current: Vec<(i64, f64)>,
+}
+
+impl MovedSeries {
+    fn find(groups: &[GroupSamples], sources: &AHashMap<u64, SourceRows>) -> MovedSeries {
+        let (mut moved, hasher) = (MovedSeries::default(), RandomState::new());
+        let (mut counts, mut slots_of) = (Vec::new(), AHashMap::<(u64, u64), Vec<(usize, usize)>>::new());
+        for (number, GroupSamples { group, source, entries, .. }) in groups.iter().enumerate() {
+            // A slot that has a sample in each row shares its series with no other.
+            let rows = sources.get(source).map_or(0, |rows| rows.rows);
+            if entries.len() == rows * group.len() {
+                continue;
+            }
+            counts.clear();
+            counts.resize(group.len(), 0usize);
+            entries.iter().for_each(|entry| counts[entry.slot as usize] += 1);
+            for slot in (0..group.len()).filter(|slot| (1..rows).contains(&counts[*slot])) {
+                slots_of.entry((*source, group.slot_hash(slot, &hasher))).or_default().push((number, slot));
+            }
+        }
+        for slots in slots_of.into_values().filter(|slots| slots.len() > 1) {
+            moved.series.extend(slots.into_iter().map(|slot| (slot, moved.samples.len())));
+            moved.samples.push(Vec::new());
+        }
+        if moved.series.is_empty() {
+            return moved;
+        }
+        for (number, GroupSamples { times, entries, .. }) in groups.iter().enumerate() {
+            for Entry { slot, time, value } in entries {
+                if let Some(series) = moved.series.get(&(number, *slot as usize)) {
+                    moved.samples[*series].push((times[*time as usize], *value));
+                }
+            }
+        }
+        moved
+    }
+
+    /// All samples of a slot's series, once; none for its other slots. Nothing for a series that did not move.
+    fn of(&mut self, group: usize, slot: usize) -> Option<&mut [(i64, f64)]> {
+        let series = self.series.get(&(group, slot))?;
+        self.current = std::mem::take(&mut self.samples[*series]);
+        Some(&mut self.current)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,9 +224,9 @@ mod tests {
     use std::collections::BTreeMap;
     use tsdb::GroupBuilder;
 
-    fn group(slots: usize) -> Arc<SlotGroup> {
+    fn group(prefix: &str, slots: usize) -> Arc<SlotGroup> {
         let mut builder = GroupBuilder::default();
-        (0..slots).for_each(|slot| builder.push(&Labels::from_pairs([("__name__", format!("m{slot}"))]), false));
+        (0..slots).for_each(|slot| builder.push(&Labels::from_pairs([("__name__", format!("{prefix}{slot}"))]), false));
         Arc::new(builder.build())
     }
 
@@ -178,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_series_comes_out_once_with_its_samples_in_order() {
-        let (groups, targets) = ([group(3), group(5)], [target(0), target(1)]);
+        let (groups, targets) = ([group("m", 3), group("n", 5)], [target(0), target(1)]);
         let mut window = Window::default();
         let mut want: BTreeMap<(u64, usize, usize), Vec<(i64, f64)>> = BTreeMap::new();
         for row in 0..20i64 {
@@ -207,15 +265,46 @@ mod tests {
     }
 
     #[test]
+    fn samples_of_a_series_that_moves_between_slots_come_out_together() {
+        let named = |names: &[&str]| {
+            let mut builder = GroupBuilder::default();
+            names.iter().for_each(|name| builder.push(&Labels::from_pairs([("__name__", *name)]), false));
+            Arc::new(builder.build())
+        };
+        let (one, other, target) = (named(&["a", "b"]), named(&["b", "c"]), target(0));
+        let mut window = Window::default();
+        let mut add = |group: &Arc<SlotGroup>, slot: usize, row: i64, value: f64| {
+            assert!(window.add(&WindowSample { target: &target, group, slot, source: 7, row, at: row, value }));
+        };
+        // The second group follows the first, of which a ends; then both are used in turn.
+        (0..2).for_each(|slot| add(&other, slot, 1, 1.0));
+        add(&one, 0, 1, -1.0);
+        for row in 2..6 {
+            let (now, before) = if row % 2 == 0 { (&one, &other) } else { (&other, &one) };
+            (0..2).for_each(|slot| add(now, slot, row, row as f64));
+            add(before, if row % 2 == 0 { 1 } else { 0 }, row, -1.0);
+        }
+        let mut found = BTreeMap::new();
+        window.drain(|series| {
+            let name = series.group.metric_name(series.slot).to_owned();
+            assert_eq!(found.insert(name, series.samples.to_vec()), None);
+        });
+        let samples = |values: [f64; 5]| (1..).zip(values).collect::<Vec<(i64, f64)>>();
+        let want =
+            [("a", [-1.0, 2.0, -1.0, 4.0, -1.0]), ("b", [1.0, 2.0, 3.0, 4.0, 5.0]), ("c", [1.0, -1.0, 3.0, -1.0, 5.0])];
+        assert_eq!(found, BTreeMap::from(want.map(|(name, values)| (name.to_owned(), samples(values)))));
+    }
+
+    #[test]
     fn other_groups_and_too_many_rows_end_a_window() {
-        let (one, other, target) = (group(2), group(2), target(0));
+        let (one, other, target) = (group("m", 2), group("n", 2), target(0));
         let mut window = Window::default();
         let mut add = |group: &Arc<SlotGroup>, slot: usize, source: u64, row: i64| {
             window.add(&WindowSample { target: &target, group, slot, source, row, at: row, value: 0.0 })
         };
         assert!(add(&one, 0, 1, 1) && add(&other, 0, 1, 1), "a row may have several groups");
         assert!(add(&one, 0, 1, 2) && add(&other, 1, 1, 2));
-        let fresh = group(1);
+        let fresh = group("o", 1);
         assert!(!add(&fresh, 0, 1, 2), "the first row had no such group");
         assert!(!add(&fresh, 0, 1, 3));
         assert!(add(&fresh, 0, 2, 3), "another source has it from its first row on");

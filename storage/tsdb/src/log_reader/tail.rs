@@ -295,6 +295,9 @@ impl Tail {
                 self.row_time = *row_time;
                 if *row_time > last {
                     self.is_stopped = true;
+                    // Rows of other logs may be read before this one, but not before the end of a series that is older.
+                    let row_time = *row_time;
+                    self.tell_ends_before(row_time, told);
                     break;
                 }
             }
@@ -507,6 +510,12 @@ impl Tail {
     fn tell_ends(&mut self, told: &mut impl FnMut(Told)) {
         let ids: Vec<u64> = self.ends.keys().copied().collect();
         ids.into_iter().for_each(|id| self.tell_ends_of(id, told));
+    }
+
+    /// What ends at a time has gone on elsewhere only in the row that follows it directly.
+    fn tell_ends_before(&mut self, at: Timestamp, told: &mut impl FnMut(Told)) {
+        let ended: Vec<u64> = self.ends.iter().filter(|(_, ends)| ends.at < at).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|id| self.tell_ends_of(id, told));
     }
 
     fn tell_ends_of(&mut self, id: u64, told: &mut impl FnMut(Told)) {
