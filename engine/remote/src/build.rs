@@ -42,6 +42,14 @@ pub struct Counts {
     pub exemplars: u64,
 }
 
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.samples += other.samples;
+        self.histograms += other.histograms;
+        self.exemplars += other.exemplars;
+    }
+}
+
 impl Counts {
     pub fn total(self) -> u64 {
         self.samples + self.histograms + self.exemplars

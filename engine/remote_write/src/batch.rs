@@ -6,20 +6,18 @@
 
 use crate::cursor::{LogId, LogPosition, SendCursor};
 use crate::in_flight::{Batch, Rows};
-use crate::metadata::{MetadataSchedule, MetadataSnapshot};
+use crate::metadata::MetadataSchedule;
 use crate::outgoing::OutgoingLabels;
-use crate::protocol::{Format, Protocol};
-use crate::stats::{KindStats, Stats};
+use crate::output::Outputs;
+use crate::protocol::Format;
 use crate::stencil::SeriesEncoder;
 use crate::window::{Window, WindowSample, WindowSeries};
 use ahash::AHashMap;
 use bytes::Bytes;
 use config::RemoteWrite;
 use remote::{Counts, Message, SeriesContent, WriteBuilder};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 use tsdb::log_reader::{Border, Told};
 
 /// Uncompressed bytes of a request after which no series is added: well below the 32 MiB of Prometheus and others, with
@@ -32,22 +30,53 @@ const BEHIND_MS: i64 = 5_000;
 const WINDOW_WITHIN: Duration = Duration::from_secs(1);
 /// How often the cursor moves while there is nothing to send.
 const EMPTY_BATCH_EVERY: Duration = Duration::from_secs(1);
+/// Number of the next window: an endpoint may get windows of several readers in turn.
+static WINDOWS: AtomicU64 = AtomicU64::new(1);
 
-/// Makes batches of samples.
+/// What decides what batches have and where they end: endpoints for which it is equal can get the same ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchSettings {
+    pub outgoing: OutgoingLabels,
+    pub samples_max: u64,
+    pub deadline: Duration,
+    pub age_max: Duration,
+    pub sends_histograms: bool,
+    /// How often series of 2.0 carry metadata; nothing if they do not.
+    pub metadata_interval: Option<Duration>,
+}
+
+impl BatchSettings {
+    pub fn new(settings: &RemoteWrite, outgoing: OutgoingLabels) -> BatchSettings {
+        let (queue, metadata) = (&settings.queue_config, &settings.metadata_config);
+        BatchSettings {
+            outgoing,
+            samples_max: queue.max_samples_per_send.max(1),
+            deadline: queue.batch_send_deadline,
+            age_max: queue.sample_age_limit,
+            sends_histograms: settings.send_native_histograms,
+            metadata_interval: metadata.send.then_some(metadata.send_interval),
+        }
+    }
+}
+
+/// What was read and is not in the counters of endpoints yet.
+#[derive(Default)]
+struct ReadCounts {
+    read: Counts,
+    too_old: Counts,
+    dropped_by_rules: Counts,
+    custom_buckets: u64,
+}
+
+/// Makes batches of samples, for one endpoint or several that get the same ones.
 pub struct BatchBuilder {
-    protocol: Arc<Protocol>,
-    outgoing: OutgoingLabels,
+    settings: BatchSettings,
     builder: WriteBuilder,
     encoder: SeriesEncoder,
     /// Encoded histogram of the series that is being added.
     histogram: Vec<u8>,
-    sends_histograms: bool,
     metadata: MetadataSchedule,
-    samples_max: u64,
-    deadline: Duration,
-    age_max: Duration,
-    batches: mpsc::Sender<Batch>,
-    pub stats: Arc<Stats>,
+    pub outputs: Outputs,
     /// Where everything ends that is in batches or in this one.
     pub cursor: SendCursor,
     sources: AHashMap<u64, Rows>,
@@ -58,13 +87,10 @@ pub struct BatchBuilder {
     /// Where everything before the window ends: the cursor of batches, for as long as the window is not empty.
     window_cursor: Option<SendCursor>,
     window_begun: Instant,
-    /// Number of the window.
-    windows: u64,
     /// Rows before this time are collected, and samples before this one are dropped.
     behind_before_ms: i64,
     oldest_ms: i64,
-    /// What was read and is not counted yet.
-    read: Counts,
+    uncounted: ReadCounts,
     newest_read_ms: i64,
     range_ms: (i64, i64),
     begun: Option<Instant>,
@@ -74,31 +100,18 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// Makes batches for an endpoint from where its cursor stands.
-    pub fn new(
-        settings: &RemoteWrite,
-        outgoing: OutgoingLabels,
-        cursor: SendCursor,
-        batches: mpsc::Sender<Batch>,
-        protocol: Arc<Protocol>,
-        stats: Arc<Stats>,
-        metadata: Arc<MetadataSnapshot>,
-    ) -> BatchBuilder {
-        let queue = &settings.queue_config;
-        let mut builder = WriteBuilder::new(protocol.format().message);
+    /// Makes batches for endpoints from where a cursor stands.
+    pub fn new(settings: BatchSettings, cursor: SendCursor, outputs: Outputs) -> BatchBuilder {
+        let mut builder = WriteBuilder::new(outputs.format().message);
+        let mut metadata = MetadataSchedule::new(settings.metadata_interval.unwrap_or(Duration::MAX));
+        metadata.set(outputs.metadata());
         BatchBuilder {
-            protocol,
-            encoder: SeriesEncoder::new(outgoing.clone(), &mut builder),
-            outgoing,
+            encoder: SeriesEncoder::new(settings.outgoing.clone(), &mut builder),
             builder,
             histogram: Vec::new(),
-            sends_histograms: settings.send_native_histograms,
-            metadata: MetadataSchedule::new(metadata, settings.metadata_config.send_interval),
-            samples_max: queue.max_samples_per_send.max(1),
-            deadline: queue.batch_send_deadline,
-            age_max: queue.sample_age_limit,
-            batches,
-            stats,
+            metadata,
+            settings,
+            outputs,
             finished_cursor: cursor.clone(),
             cursor,
             sources: AHashMap::new(),
@@ -107,10 +120,9 @@ impl BatchBuilder {
             window: Window::default(),
             window_cursor: None,
             window_begun: Instant::now(),
-            windows: 0,
             behind_before_ms: i64::MIN,
             oldest_ms: i64::MIN,
-            read: Counts::default(),
+            uncounted: ReadCounts::default(),
             newest_read_ms: 0,
             range_ms: (i64::MAX, i64::MIN),
             begun: None,
@@ -118,17 +130,22 @@ impl BatchBuilder {
         }
     }
 
+    pub fn settings(&self) -> &BatchSettings {
+        &self.settings
+    }
+
     /// Adds a sample of a log.
     pub fn add(&mut self, log: LogId, told: &Told) {
         let Told { target, group, slot, sample, histogram, row, border } = told;
         let at = sample.timestamp.0;
-        match histogram {
-            None => self.read.samples += 1,
-            Some(_) => self.read.histograms += 1,
-        }
+        let one = match histogram {
+            None => Counts { samples: 1, ..Counts::default() },
+            Some(_) => Counts { histograms: 1, ..Counts::default() },
+        };
+        self.uncounted.read += one;
         self.newest_read_ms = self.newest_read_ms.max(at);
         if at < self.oldest_ms {
-            self.kind(histogram.is_some()).dropped_too_old.fetch_add(1, Ordering::Relaxed);
+            self.uncounted.too_old += one;
             return;
         }
         if histogram.is_none() {
@@ -147,11 +164,11 @@ impl BatchBuilder {
                 self.encoder.add(target, group, *slot, &content, &mut self.builder)
             }
             Some(histogram) => {
-                if !self.sends_histograms {
+                if !self.settings.sends_histograms {
                     return;
                 }
                 if self.builder.message() == Message::V1 && histogram.is_custom() {
-                    self.stats.custom_buckets_dropped.fetch_add(1, Ordering::Relaxed);
+                    self.uncounted.custom_buckets += 1;
                     return;
                 }
                 self.histogram.clear();
@@ -162,7 +179,7 @@ impl BatchBuilder {
             }
         };
         if !is_added {
-            self.kind(histogram.is_some()).dropped_by_rules.fetch_add(1, Ordering::Relaxed);
+            self.uncounted.dropped_by_rules += one;
             return;
         }
         // A row of histograms may have several of one series, so its parts have to follow each other.
@@ -177,18 +194,20 @@ impl BatchBuilder {
         }
     }
 
-    fn kind(&self, is_histogram: bool) -> &KindStats {
-        if is_histogram { &self.stats.histograms } else { &self.stats.samples }
-    }
-
     /// Counts what was read since the last call.
     fn count_read(&mut self) {
-        self.stats.add(|kind| &kind.read, std::mem::take(&mut self.read));
-        self.stats.newest_read_ms.fetch_max(self.newest_read_ms, Ordering::Relaxed);
+        let ReadCounts { read, too_old, dropped_by_rules, custom_buckets } = std::mem::take(&mut self.uncounted);
+        for stats in self.outputs.stats() {
+            stats.add(|kind| &kind.read, read);
+            stats.add(|kind| &kind.dropped_too_old, too_old);
+            stats.add(|kind| &kind.dropped_by_rules, dropped_by_rules);
+            stats.custom_buckets_dropped.fetch_add(custom_buckets, Ordering::Relaxed);
+            stats.newest_read_ms.fetch_max(self.newest_read_ms, Ordering::Relaxed);
+        }
     }
 
     fn is_full(&self) -> bool {
-        self.builder.counts().total() >= self.samples_max || self.builder.len_bytes() >= REQUEST_BYTES_MAX
+        self.builder.counts().total() >= self.settings.samples_max || self.builder.len_bytes() >= REQUEST_BYTES_MAX
     }
 
     /// Notes whose samples the batch has; `before` counts the values before them.
@@ -209,8 +228,9 @@ impl BatchBuilder {
     /// Says what time it is: rows older than a few seconds are behind, and samples may be too old.
     pub fn set_now(&mut self, now_ms: i64) {
         self.behind_before_ms = now_ms - BEHIND_MS;
-        if !self.age_max.is_zero() {
-            self.oldest_ms = now_ms - self.age_max.as_millis() as i64;
+        let age_max = self.settings.age_max;
+        if !age_max.is_zero() {
+            self.oldest_ms = now_ms - age_max.as_millis() as i64;
         }
     }
 
@@ -238,8 +258,7 @@ impl BatchBuilder {
         if self.window.is_empty() {
             return;
         }
-        self.windows += 1;
-        let rows = Rows::Window(self.windows);
+        let rows = Rows::Window(WINDOWS.fetch_add(1, Ordering::Relaxed));
         let mut window = std::mem::take(&mut self.window);
         window.drain(|series| self.add_series(&series, rows));
         self.window_cursor = None;
@@ -251,14 +270,14 @@ impl BatchBuilder {
             return;
         };
         let before = self.builder.counts().total();
-        if before > 0 && before + samples.len() as u64 > self.samples_max {
+        if before > 0 && before + samples.len() as u64 > self.settings.samples_max {
             self.send();
         }
         let before = self.builder.counts().total();
         let metadata = self.metadata.of(target, self.behind_before_ms, group, slot, &mut self.builder);
         let content = SeriesContent { samples, metadata, ..SeriesContent::default() };
         if !self.encoder.add(target, group, slot, &content, &mut self.builder) {
-            self.stats.samples.dropped_by_rules.fetch_add(samples.len() as u64, Ordering::Relaxed);
+            self.uncounted.dropped_by_rules.samples += samples.len() as u64;
             return;
         }
         self.note_source(source, rows, before);
@@ -282,7 +301,7 @@ impl BatchBuilder {
             self.flush_window();
         }
         let is_late = match self.begun {
-            Some(begun) => begun.elapsed() >= self.deadline,
+            Some(begun) => begun.elapsed() >= self.settings.deadline,
             None => {
                 let has_moved = self.window.is_empty() && self.cursor != self.finished_cursor;
                 has_moved && self.finished_at.elapsed() >= EMPTY_BATCH_EVERY
@@ -299,12 +318,12 @@ impl BatchBuilder {
         self.send();
     }
 
-    /// Hands a batch to the sender; waits while too many are in flight.
+    /// Hands a batch to the senders; waits while too many are in flight at all of them.
     fn send(&mut self) {
         self.count_read();
         let cursor = self.window_cursor.as_ref().unwrap_or(&self.cursor).clone();
         let counts = self.builder.counts();
-        let Format { message, compression } = self.protocol.format();
+        let Format { message, compression } = self.outputs.format();
         let format = Format { message: self.builder.message(), compression };
         let is_empty = counts == Counts::default();
         let body = if is_empty { Vec::new() } else { format.compression.pack(&self.builder.finish()) };
@@ -321,12 +340,11 @@ impl BatchBuilder {
         self.last_source = None;
         self.range_ms = (i64::MAX, i64::MIN);
         (self.finished_at, self.finished_cursor) = (Instant::now(), cursor);
-        self.stats.add(|kind| &kind.pending, counts);
-        // Nobody takes it once the endpoint has been stopped.
-        let _ = self.batches.blocking_send(batch);
+        self.outputs.hand(batch);
+        self.metadata.set(self.outputs.metadata());
         if message != self.builder.message() {
             self.builder = WriteBuilder::new(message);
-            self.encoder = SeriesEncoder::new(self.outgoing.clone(), &mut self.builder);
+            self.encoder = SeriesEncoder::new(self.settings.outgoing.clone(), &mut self.builder);
         }
         self.encoder.begin_request(&mut self.builder);
     }

@@ -1,7 +1,7 @@
 //! Remote write: follows the logs and sends every sample to every endpoint, from where it was left.
 //!
-//! Each endpoint has a reader on a thread of its own, which makes batches of what the logs say, and a sender, which has many
-//! of them in flight. Logs are kept by hard links until every endpoint has acknowledged what they hold, so an endpoint that
+//! Each endpoint has a sender, which has many batches in flight. A reader on a thread of its own makes them of what the logs say,
+//! for one endpoint or for several that get the same ones. Logs are kept by hard links until every endpoint has acknowledged what they hold, so an endpoint that
 //! is away costs disk, within [`Retention`], and nothing else; a restart goes on behind the last acknowledgement
 //! (decision 032).
 //!
@@ -11,9 +11,11 @@
 
 mod batch;
 mod cursor;
+mod hosts;
 mod in_flight;
 mod metadata;
 mod outgoing;
+mod output;
 mod parts;
 mod protocol;
 mod reader;
@@ -30,10 +32,12 @@ pub use metadata::{Metadata, MetadataSource};
 pub use retention::Retention;
 pub use stats::{BUCKETS, KindStats, Stats};
 
-use crate::batch::BatchBuilder;
+use crate::batch::{BatchBuilder, BatchSettings};
 use crate::cursor::{LogPosition, SendCursor};
+use crate::hosts::Hosts;
 use crate::metadata::MetadataSnapshot;
 use crate::outgoing::OutgoingLabels;
+use crate::output::{Output, Outputs, Patience};
 use crate::protocol::Protocol;
 use crate::reader::{Reader, Start};
 use crate::send::Sender;
@@ -66,6 +70,7 @@ struct Inner {
     boot: u32,
     retention: Retention,
     metadata: MetadataSource,
+    hosts: Arc<Hosts>,
     state: tokio::sync::Mutex<State>,
     /// Whether logs are kept; held while they are linked.
     keeps: Arc<Mutex<bool>>,
@@ -118,8 +123,8 @@ const BEHIND: Duration = Duration::from_secs(10);
 impl RemoteWrite {
     /// Nothing is sent before [`RemoteWrite::reload`]. `boot` is the number of this start in the names of logs.
     pub fn new(logs: KeptLogs, boot: u32, retention: Retention, metadata: MetadataSource) -> RemoteWrite {
-        let (state, shown) = (tokio::sync::Mutex::default(), Mutex::default());
-        RemoteWrite(Arc::new(Inner { logs, boot, retention, metadata, state, keeps: Arc::default(), shown }))
+        let (hosts, state, shown) = (Arc::default(), tokio::sync::Mutex::default(), Mutex::default());
+        RemoteWrite(Arc::new(Inner { logs, boot, retention, metadata, hosts, state, keeps: Arc::default(), shown }))
     }
 
     /// Sends nothing, of no logs.
@@ -152,6 +157,7 @@ impl RemoteWrite {
             .filter(|(key, endpoint)| !is_same(key, endpoint))
             .map(|(key, _)| key.clone())
             .collect();
+        others.iter().filter_map(|key| state.endpoints.get(key)).for_each(Endpoint::stop);
         for key in others {
             let endpoint = state.endpoints.remove(&key).expect("listed above");
             let cursor_file = endpoint.cursor_file.clone();
@@ -274,22 +280,13 @@ impl RemoteWrite {
         };
         let (batches_to, batches) = mpsc::channel(BATCHES_WAITING);
         let metadata = Arc::new(MetadataSnapshot::default());
-        let batch_builder = BatchBuilder::new(
-            &settings,
-            outgoing.clone(),
-            cursor,
-            batches_to,
-            protocol.clone(),
-            stats.clone(),
-            metadata.clone(),
-        );
         let start = Start { logs: logs.clone(), boot: *boot, skip };
         let stop_reader = Arc::new(AtomicBool::new(false));
-        let reader = Reader::new(start, batch_builder, stop_reader.clone());
-        std::thread::Builder::new()
-            .name("remote-write".into())
-            .spawn(move || reader.run())
-            .map_err(|error| format!("starting its thread: {error}"))?;
+        let output = Output::new(batches_to, stop_reader.clone(), stats.clone(), protocol.clone(), metadata.clone());
+        let batch_settings = BatchSettings::new(&settings, outgoing.clone());
+        let batch_builder = BatchBuilder::new(batch_settings, cursor, Outputs::new(output, Patience::default()));
+        let reader = Reader::new(start, batch_builder, self.0.hosts.clone());
+        reader.spawn().map_err(|error| format!("starting its thread: {error}"))?;
         let (stop, stopped) = watch::channel(false);
         let sender = Arc::new(Sender {
             name,
@@ -318,6 +315,7 @@ impl RemoteWrite {
         if let Some(keeper) = state.keeper.take() {
             keeper.abort();
         }
+        state.endpoints.values().for_each(Endpoint::stop);
         for endpoint in std::mem::take(&mut state.endpoints).into_values() {
             endpoint.end().await;
         }
@@ -325,9 +323,14 @@ impl RemoteWrite {
 }
 
 impl Endpoint {
-    async fn end(self) {
+    /// It gets what has been read until now. Those that are stopped together end together.
+    fn stop(&self) {
         self.stop_reader.store(true, Ordering::Relaxed);
         self.stop.send_replace(true);
+    }
+
+    async fn end(self) {
+        self.stop();
         for task in self.tasks {
             let _ = task.await;
         }
@@ -374,7 +377,10 @@ fn measure(logs: &KeptLogs, endpoints: &[(SendCursor, Arc<Stats>)], since: Durat
         }
     }
     let newest_written = newest_written.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    for (lag, (_, stats)) in lags.into_iter().zip(endpoints) {
+    for (lag, (cursor, stats)) in lags.into_iter().zip(endpoints) {
+        let unfinished = cursor.positions.values().filter(|position| **position != LogPosition::END);
+        let newest = unfinished.map(|position| u64::from(position.border.sequence)).max();
+        stats.current_file.store(newest.unwrap_or(0), Ordering::Relaxed);
         stats.lag_bytes.store(lag, Ordering::Relaxed);
         // What was acknowledged is as new as what was read; what is behind may have been written by now.
         let written_ms = newest_written.filter(|_| lag > 0).map_or(0, |at| at.as_millis() as i64);

@@ -51,7 +51,7 @@ impl MetadataSnapshot {
 
 /// Which series of 2.0 carry metadata.
 pub struct MetadataSchedule {
-    snapshot: Arc<MetadataSnapshot>,
+    snapshot: Option<Arc<MetadataSnapshot>>,
     interval_ms: i64,
     /// Time of the last row of a target whose series carried it.
     rows: AHashMap<u64, i64>,
@@ -60,9 +60,14 @@ pub struct MetadataSchedule {
 }
 
 impl MetadataSchedule {
-    pub fn new(snapshot: Arc<MetadataSnapshot>, interval: Duration) -> MetadataSchedule {
+    pub fn new(interval: Duration) -> MetadataSchedule {
         let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
-        MetadataSchedule { snapshot, interval_ms, rows: AHashMap::new(), last: (0, i64::MIN, None) }
+        MetadataSchedule { snapshot: None, interval_ms, rows: AHashMap::new(), last: (0, i64::MIN, None) }
+    }
+
+    /// Where metadata is taken from.
+    pub fn set(&mut self, snapshot: Option<Arc<MetadataSnapshot>>) {
+        self.snapshot = snapshot;
     }
 
     /// The metadata that a sample of a row carries.
@@ -92,7 +97,7 @@ impl MetadataSchedule {
         if before.is_some_and(|before| row.saturating_sub(*before) < self.interval_ms) {
             return None;
         }
-        let by_metric = self.snapshot.get();
+        let by_metric = self.snapshot.as_ref()?.get();
         if by_metric.is_empty() {
             return None;
         }
@@ -161,7 +166,8 @@ mod tests {
     #[test]
     fn series_carry_metadata_once_in_each_interval() {
         let snapshot = Arc::new(MetadataSnapshot::default());
-        let mut schedule = MetadataSchedule::new(snapshot.clone(), Duration::from_secs(60));
+        let mut schedule = MetadataSchedule::new(Duration::from_secs(60));
+        schedule.set(Some(snapshot.clone()));
         let mut builder = WriteBuilder::new(Message::V2);
         let mut group = GroupBuilder::default();
         for name in ["h_bucket", "h", "c_total", "other_sum", "g_sum"] {

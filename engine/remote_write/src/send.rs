@@ -66,11 +66,11 @@ async fn until(end: Option<tokio::time::Instant>) {
 
 impl Sender {
     /// Sends until there are no more batches, or it is stopped.
-    pub async fn run(self: Arc<Self>, mut batches: mpsc::Receiver<Batch>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, mut batches: mpsc::Receiver<Arc<Batch>>, mut stop: watch::Receiver<bool>) {
         let requests_max = self.settings.queue_config.max_shards.max(1) as usize;
         let (mut in_flight, mut requests) = (InFlight::default(), JoinSet::new());
         // The cursor is saved at first, so that a crash finds endpoints that have begun.
-        let (mut waiting, mut is_saved): (Option<Batch>, bool) = (None, false);
+        let (mut waiting, mut is_saved): (Option<Arc<Batch>>, bool) = (None, false);
         let mut save = tokio::time::interval(SAVE_EVERY);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut synced: Option<Instant> = None;
@@ -119,7 +119,7 @@ impl Sender {
         self.save(true);
     }
 
-    fn complete(&self, in_flight: &mut InFlight, (number, batch): (u64, Batch)) {
+    fn complete(&self, in_flight: &mut InFlight, (number, batch): (u64, Arc<Batch>)) {
         self.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.stats.subtract_pending(batch.counts);
         if let Some(reached) = in_flight.complete(number, &batch) {

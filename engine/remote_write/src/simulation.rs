@@ -1,15 +1,15 @@
-//! What arrives, in seeded runs: targets that come, change, fail and move between cores, logs that are written to real files, an
-//! endpoint that takes batches in any order, is away, and a process that is killed. Every sample arrives, each series in the
-//! order of its samples; twice only what a crash repeats.
+//! What arrives, in seeded runs: targets that come, change, fail and move between cores, logs that are written to real files,
+//! endpoints that take batches in any order, are away and come back, share a reader and leave it, and a process that is killed
+//! and starts with another number of cores. Every sample arrives at every endpoint, each series in the order of its
+//! samples; twice only what a crash repeats.
 
-use crate::batch::BatchBuilder;
+use crate::batch::{BatchBuilder, BatchSettings};
 use crate::cursor::SendCursor;
 use crate::in_flight::{Batch, InFlight};
-use crate::metadata::MetadataSnapshot;
 use crate::outgoing::OutgoingLabels;
+use crate::output::{Output, Outputs, Patience};
 use crate::protocol::Protocol;
 use crate::reader::{Reader, Start};
-use crate::stats::Stats;
 use config::RemoteWrite;
 use remote::{Message, WriteLimits, decode_write};
 use series::clock::now_ms;
@@ -18,13 +18,14 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 use tsdb::log::{Action, FileId, Journal, KeptLogs, Options, TargetKey, Writer};
 use tsdb::{AppendScratch, GroupBuilder, SegmentLimits, SlotGroup, TargetHead};
 
 const TARGETS: usize = 4;
-const CORES: usize = 2;
+const CORES_MAX: u64 = 3;
+/// Runs in an ordinary test: a few seconds. `RINGSCRAPE_SENDING_SEEDS` asks for more.
+const SEEDS: u64 = 150;
 /// Rows of cores may be read so far out of order; see `reader`.
 const MOVE_AFTER_MS: i64 = 700;
 
@@ -76,19 +77,20 @@ impl Cores {
             let first = FileId { boot, writer: writer as u16, sequence: 1 };
             Journal::new(Writer::new(first, Options { file_age_ms_max: 3_000, ..Options::default() }))
         };
+        let count = 1 + random.below(CORES_MAX);
         // They overlap, so that series move between groups.
         let names = |from: usize, to: usize| (from..to).map(|i| format!("m{i}")).collect::<Vec<_>>();
         let groups = vec![group(&names(0, 5)), group(&names(3, 9)), group(&names(0, 12)), group(&names(9, 14))];
         let target = |number| Target {
             number,
-            core: random.below(CORES as u64) as usize,
-            head: head(number, number % 2 == 0),
+            core: random.below(count) as usize,
+            head: head(number, number.is_multiple_of(2)),
             alive: Vec::new(),
             values: 0,
         };
         Cores {
             boot,
-            journals: (0..CORES).map(journal).collect(),
+            journals: (0..count).map(journal).collect(),
             targets: (0..TARGETS).map(target).collect(),
             groups,
             at,
@@ -131,8 +133,8 @@ impl Cores {
         target.alive.iter().filter(|name| !alive.contains(name)).for_each(|name| add(name, STALE_NAN));
         target.alive = alive;
         if moves {
-            target.head = head(target.number, target.number % 2 == 0);
-            target.core = (target.core + 1) % CORES;
+            target.head = head(target.number, target.number.is_multiple_of(2));
+            target.core = (target.core + 1) % self.journals.len();
             self.at += MOVE_AFTER_MS;
         }
     }
@@ -169,34 +171,106 @@ impl Cores {
     }
 }
 
-/// The sending half: reader, batches, and what is in flight.
+/// The sending half of an endpoint: batches, and what is in flight.
 struct Endpoint {
-    reader: Reader,
-    batches: mpsc::Receiver<Batch>,
-    waiting: Option<Batch>,
+    batches: mpsc::Receiver<Arc<Batch>>,
+    waiting: Option<Arc<Batch>>,
     in_flight: InFlight,
-    started: Vec<(u64, Batch)>,
+    started: Vec<(u64, Arc<Batch>)>,
     acknowledged: SendCursor,
+    arrived: Arrived,
+    is_away: bool,
+}
+
+/// Endpoints that get equal batches, and those who read for them.
+struct Sending {
+    endpoints: Vec<Endpoint>,
+    readers: Vec<Reader>,
+    splits: usize,
+    joins: usize,
+}
+
+/// A reader for one endpoint, and its batches.
+fn reader(logs: &KeptLogs, boot: u32, cursor: SendCursor, message: Message) -> (Reader, mpsc::Receiver<Arc<Batch>>) {
+    let mut settings = RemoteWrite::default();
+    settings.queue_config.max_samples_per_send = 20;
+    settings.queue_config.batch_send_deadline = std::time::Duration::ZERO;
+    let (to, batches) = mpsc::channel(2);
+    let outgoing = OutgoingLabels { external: Labels::empty(), rules: relabel::Program::default() };
+    let protocol = Arc::new(Protocol::new(message));
+    let output = Output::new(to, Arc::default(), Arc::default(), protocol, Arc::default());
+    // Minutes pass in milliseconds here.
+    let outputs = Outputs::new(output, Patience { lags_for: std::time::Duration::ZERO, waits: false });
+    let builder = BatchBuilder::new(BatchSettings::new(&settings, outgoing), cursor, outputs);
+    (Reader::new(Start { logs: logs.clone(), boot, skip: false }, builder, Arc::default()), batches)
+}
+
+impl Sending {
+    /// Starts, or starts anew behind what was acknowledged.
+    fn start(logs: &KeptLogs, boot: u32, message: Message, before: Vec<Endpoint>) -> Sending {
+        let (mut endpoints, mut readers) = (Vec::new(), Vec::new());
+        for Endpoint { acknowledged, arrived, is_away, .. } in before {
+            let (reader, batches) = reader(logs, boot, acknowledged.clone(), message);
+            let (in_flight, started) = (InFlight::default(), Vec::new());
+            endpoints.push(Endpoint { batches, waiting: None, in_flight, started, acknowledged, arrived, is_away });
+            readers.push(reader);
+        }
+        Sending { endpoints, readers, splits: 0, joins: 0 }
+    }
+
+    /// A reader reads for a while, if a thread would not wait now; or hands its endpoints to another one.
+    fn read(&mut self, place: usize, random: &mut Random) {
+        let reader = &mut self.readers[place];
+        if reader.has_capacity() {
+            reader.look_again();
+            reader.round().unwrap();
+            let alone = reader.split();
+            self.splits += alone.len();
+            self.readers.extend(alone);
+        }
+        if self.readers.len() > 1 && random.below(3) == 0 {
+            let mut guest = self.readers.swap_remove(place);
+            let host = random.below(self.readers.len() as u64) as usize;
+            match guest.has_capacity()
+                && self.readers[host].has_capacity()
+                && self.readers[host].take_over(&mut guest).unwrap()
+            {
+                true => self.joins += 1,
+                false => self.readers.push(guest),
+            }
+        }
+    }
+
+    /// Whether anything went to an endpoint, or could have.
+    fn deliver(&mut self, random: &mut Random) -> bool {
+        let mut any = false;
+        for endpoint in &mut self.endpoints {
+            any |= endpoint.deliver(random);
+        }
+        any
+    }
 }
 
 impl Endpoint {
-    fn start(logs: &KeptLogs, boot: u32, cursor: SendCursor, message: Message) -> Endpoint {
-        let mut settings = RemoteWrite::default();
-        settings.queue_config.max_samples_per_send = 20;
-        settings.queue_config.batch_send_deadline = std::time::Duration::ZERO;
-        let (to, batches) = mpsc::channel(100_000);
-        let outgoing = OutgoingLabels { external: Labels::empty(), rules: relabel::Program::default() };
-        let (stats, metadata) = (Arc::new(Stats::default()), Arc::new(MetadataSnapshot::default()));
-        let protocol = Arc::new(Protocol::new(message));
-        let builder = BatchBuilder::new(&settings, outgoing, cursor.clone(), to, protocol, stats, metadata);
-        let start = Start { logs: logs.clone(), boot, skip: false };
-        let reader = Reader::new(start, builder, Arc::new(AtomicBool::new(false)));
-        let in_flight = InFlight::default();
-        Endpoint { reader, batches, waiting: None, in_flight, started: Vec::new(), acknowledged: cursor }
+    fn new() -> Endpoint {
+        let (acknowledged, arrived) = (SendCursor::new(1), Arrived::default());
+        let (in_flight, started) = (InFlight::default(), Vec::new());
+        Endpoint {
+            batches: mpsc::channel(1).1,
+            waiting: None,
+            in_flight,
+            started,
+            acknowledged,
+            arrived,
+            is_away: false,
+        }
     }
 
     /// Starts what may go, and takes one of what is in flight.
-    fn deliver(&mut self, random: &mut Random, arrived: &mut Arrived) -> bool {
+    fn deliver(&mut self, random: &mut Random) -> bool {
+        if self.is_away {
+            return false;
+        }
         let mut any = false;
         for _ in 0..8 {
             if self.waiting.is_none() {
@@ -209,7 +283,7 @@ impl Endpoint {
         }
         if !self.started.is_empty() {
             let (number, batch) = self.started.swap_remove(random.below(self.started.len() as u64) as usize);
-            arrived.take(&batch);
+            self.arrived.take(&batch);
             if let Some(cursor) = self.in_flight.complete(number, &batch) {
                 self.acknowledged = cursor;
             }
@@ -254,29 +328,35 @@ impl Arrived {
     }
 }
 
-fn run(seed: u64) {
+/// Returns how often endpoints changed their reader.
+fn run(seed: u64) -> usize {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let folder = tempfile::tempdir().unwrap();
     let (log, kept) = (folder.path().join("log"), folder.path().join("kept"));
     std::fs::create_dir(&log).unwrap();
     let logs = KeptLogs::new(&log, &kept);
     // Some runs are behind, so that rows are collected; in the others every row is as good as new.
-    let first = if seed % 2 == 0 { 1_000_000 } else { now_ms() + 3_600_000 };
-    let message = if seed % 3 == 0 { Message::V2 } else { Message::V1 };
-    let (mut truth, mut arrived) = (Series::new(), Arrived::default());
+    let first = if seed.is_multiple_of(2) { 1_000_000 } else { now_ms() + 3_600_000 };
+    let message = if seed.is_multiple_of(3) { Message::V2 } else { Message::V1 };
+    let mut truth = Series::new();
     let mut cores = Cores::start(1, first, &mut random);
-    let mut endpoint = Endpoint::start(&logs, 1, SendCursor::new(1), message);
-    let mut crashes = 0;
+    let endpoints = (0..1 + seed as usize % 3).map(|_| Endpoint::new()).collect();
+    let mut sending = Sending::start(&logs, 1, message, endpoints);
+    let (mut crashes, mut changes) = (0, 0);
     for _ in 0..400 {
-        match random.below(20) {
+        match random.below(24) {
             0..=9 => cores.scrape(&mut random, &mut truth),
             10..=12 => cores.write(&logs, &log),
-            13 | 14 => {
-                // Minutes pass in milliseconds here.
-                endpoint.reader.look_again();
-                endpoint.reader.round().unwrap();
+            13..=16 => {
+                let place = random.below(sending.readers.len() as u64) as usize;
+                sending.read(place, &mut random);
             }
-            15..=18 => drop(endpoint.deliver(&mut random, &mut arrived)),
+            17..=21 => drop(sending.deliver(&mut random)),
+            22 => {
+                // An endpoint goes away or comes back.
+                let which = random.below(sending.endpoints.len() as u64) as usize;
+                sending.endpoints[which].is_away ^= random.below(2) == 0;
+            }
             _ if random.below(12) > 0 => {}
             _ => {
                 // What was written is what a kill leaves; the next start has other logs, and goes on from the cursor. What was
@@ -284,41 +364,49 @@ fn run(seed: u64) {
                 crashes += 1;
                 cores.write(&logs, &log);
                 let lost = random.below(2) == 0;
-                while !lost && !endpoint.started.is_empty() {
-                    endpoint.deliver(&mut random, &mut arrived);
-                }
+                while !lost && sending.deliver(&mut random) {}
                 let (boot, at) = (cores.boot + 1, cores.at + MOVE_AFTER_MS);
                 cores = Cores::start(boot, at, &mut random);
                 std::fs::remove_dir_all(&log).unwrap();
                 std::fs::create_dir(&log).unwrap();
-                endpoint = Endpoint::start(&logs, boot, endpoint.acknowledged.clone(), message);
+                changes += sending.splits + sending.joins;
+                sending = Sending::start(&logs, boot, message, sending.endpoints);
             }
         }
     }
     cores.write(&logs, &log);
+    sending.endpoints.iter_mut().for_each(|endpoint| endpoint.is_away = false);
     let mut idle = 0;
     while idle < 3 {
         std::thread::sleep(std::time::Duration::from_millis(1));
-        endpoint.reader.look_again();
-        endpoint.reader.round().unwrap();
         let mut any = false;
-        while endpoint.deliver(&mut random, &mut arrived) {
-            any = true;
+        for place in (0..sending.readers.len()).rev() {
+            sending.read(place, &mut random);
+            while sending.deliver(&mut random) {
+                any = true;
+            }
         }
         idle = if any { 0 } else { idle + 1 };
     }
-    assert!(crashes > 0 || arrived.repeated == 0, "{} came twice", arrived.repeated);
-    for (series, samples) in &truth {
-        assert_eq!(arrived.series.get(series), Some(samples), "{series}");
+    for Endpoint { arrived, .. } in &sending.endpoints {
+        assert!(crashes > 0 || arrived.repeated == 0, "{} came twice", arrived.repeated);
+        for (series, samples) in &truth {
+            assert_eq!(arrived.series.get(series), Some(samples), "{series}");
+        }
+        assert_eq!(arrived.series.len(), truth.len());
     }
-    assert_eq!(arrived.series.len(), truth.len());
+    changes + sending.splits + sending.joins
 }
 
 #[test]
 fn every_sample_arrives_in_the_order_of_its_series() {
-    let seeds: u64 = std::env::var("RINGSCRAPE_SENDING_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(150);
+    let seeds = std::env::var("RINGSCRAPE_SENDING_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
+    let mut changes = 0;
     for seed in 0..seeds {
-        let outcome = std::panic::catch_unwind(|| run(seed));
-        assert!(outcome.is_ok(), "seed {seed}");
+        match std::panic::catch_unwind(|| run(seed)) {
+            Ok(of_seed) => changes += of_seed,
+            Err(_) => panic!("seed {seed}"),
+        }
     }
+    assert!(changes as u64 > seeds, "endpoints hardly change their readers: {changes}");
 }

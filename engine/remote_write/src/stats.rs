@@ -62,6 +62,10 @@ pub struct Stats {
     pub newest_sent_ms: AtomicI64,
     /// When the newest log was written.
     pub newest_written_ms: AtomicI64,
+    /// Endpoints that get the same batches, with this one.
+    pub same_batches: AtomicU64,
+    /// The newest log file of which something was acknowledged, by its number within its log.
+    pub current_file: AtomicU64,
     /// Bytes of logs that were not acknowledged.
     pub lag_bytes: AtomicU64,
     /// Samples and histograms per second that were accepted lately, see [`Stats::measure_rate`].

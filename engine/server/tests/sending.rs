@@ -379,3 +379,54 @@ fn everything_arrives_through_faults_of_every_kind() {
         assert_eq!(counter(&server, SAMPLES_FAILED), 0.0);
     }
 }
+
+/// Endpoints that are to get the same are read for once, and get the same bytes. One that goes away holds up none of the others,
+/// loses nothing, and joins them again.
+#[test]
+fn equal_endpoints_get_equal_bytes_and_one_that_was_away_loses_nothing() {
+    const SIGTERM: i32 = 15;
+    let (target, receivers) = (counting("b 1\n"), [0; 4].map(|_| Receiver::start(Reply::stored)));
+    let section = |at: usize| {
+        let rules = match at {
+            3 => "    write_relabel_configs: [{source_labels: [__name__], regex: b, action: drop}]\n",
+            _ => "",
+        };
+        receivers[at].section(rules).replace("name: far", &format!("name: r{at}"))
+    };
+    let sections: String = (0..4).map(section).collect();
+    let yaml = format!("{}remote_write:\n{sections}", config(&[job("j", &[target.address], "")]));
+    let mut server = Ringscrape::start(&yaml, &[]);
+    let together = |server: &Ringscrape| {
+        let of =
+            |at: usize| counter(server, &format!("ringscrape_remote_storage_equal_endpoints{{remote_name=\"r{at}\""));
+        [0, 1, 2, 3].map(of)
+    };
+    let hashes = |at: usize, from: usize| -> Vec<u32> {
+        let of_rows = |call: &&WriteCall| call.has("b");
+        receivers[at].with(|stored| stored.calls[from..].iter().filter(of_rows).map(|call| call.body_hash).collect())
+    };
+    until("three are read for at once", || (together(&server) == [3.0, 3.0, 3.0, 1.0]).then_some(()));
+    let from = receivers[0].calls();
+    let some = until("some requests", || Some(hashes(0, from)).filter(|hashes| hashes.len() >= 4));
+    for at in [1, 2] {
+        until("the same bytes", || some.iter().all(|hash| hashes(at, 0).contains(hash)).then_some(()));
+    }
+    receivers[1].now(|_| Reply::status(503, "away"));
+    until("the one that is away goes alone", || (together(&server) == [2.0, 1.0, 2.0, 1.0]).then_some(()));
+    let arrived = |at: usize| receivers[at].of("__name__=\"a\"").len();
+    let before = [0, 2].map(arrived);
+    until("the others go on", || (arrived(0) > before[0] + 5 && arrived(2) > before[1] + 5).then_some(()));
+    assert!(arrived(1) + 5 < arrived(0));
+    receivers[1].now(Reply::stored);
+    until("it has caught up", || (arrived(1) + 1 >= arrived(0)).then_some(()));
+    until("it is with the others again", || (together(&server) == [3.0, 3.0, 3.0, 1.0]).then_some(()));
+    server.restart(SIGTERM, &[]);
+    server.until_ready();
+    let before = arrived(0);
+    until("samples of the next start", || (0..4).all(|at| arrived(at) > before + 3).then_some(()));
+    for (at, receiver) in receivers.iter().enumerate() {
+        assert!(has_no_gap(receiver), "{at}");
+        receiver.with(|stored| assert_eq!((stored.repeated, stored.out_of_order), (0, 0), "{at}"));
+    }
+    assert!(receivers[3].of("__name__=\"b\"").is_empty());
+}

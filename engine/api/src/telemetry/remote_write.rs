@@ -16,7 +16,7 @@ fn seconds(milliseconds: &AtomicI64) -> f64 {
 }
 
 /// Families with one line for each endpoint.
-const FAMILIES: [(&str, &str, &str, Value); 20] = [
+const FAMILIES: [(&str, &str, &str, Value); 21] = [
     ("prometheus_remote_storage_bytes_total", "counter", "Compressed bytes of requests that were accepted.", |one| {
         count(&one.stats.bytes_sent)
     }),
@@ -93,6 +93,12 @@ const FAMILIES: [(&str, &str, &str, Value); 20] = [
         "How far the newest accepted timestamp is behind the log.",
         |one| one.stats.lag().map_or(f64::NAN, |lag| lag.as_secs_f64()),
     ),
+    (
+        "ringscrape_remote_storage_equal_endpoints",
+        "gauge",
+        "Endpoints, this one included, for which the log is read and requests are made once.",
+        |one| count(&one.stats.same_batches),
+    ),
     ("ringscrape_remote_storage_accepted_requests_total", "counter", "Requests that were accepted.", |one| {
         count(&one.stats.accepted)
     }),
@@ -134,12 +140,22 @@ pub(super) fn remote_write(writer: &mut MetricsWriter, state: &State) {
             family(&name, kind, &format!("{what} {help}"), &|one| count(of(stats(&one.stats))));
         }
     }
+    let name = "prometheus_wal_watcher_current_segment";
+    writer.family(
+        name,
+        "gauge",
+        "The newest log file of which something was acknowledged, by its number within its log.",
+    );
+    for one in &endpoints {
+        writer.line(name, &[("consumer", &one.name)], count(&one.stats.current_file));
+    }
     by_reason(writer, &endpoints);
     request_times(writer, &endpoints);
     for (what, stats) in KINDS {
         let name = format!("prometheus_remote_storage_{what}_in_total");
-        writer.family(&name, "counter", &format!("{what} that were read from the log, of all endpoints."));
-        writer.line(&name, &[], endpoints.iter().map(|one| count(&stats(&one.stats).read)).sum());
+        writer.family(&name, "counter", &format!("{what} that were read from the log."));
+        // Each endpoint is read for; one that has begun late has read less.
+        writer.line(&name, &[], endpoints.iter().map(|one| count(&stats(&one.stats).read)).fold(0.0, f64::max));
     }
     let name = "prometheus_remote_storage_highest_timestamp_in_seconds";
     writer.family(name, "gauge", "Newest timestamp that the log has.");

@@ -17,6 +17,8 @@ pub struct WriteCall {
     pub headers: BTreeMap<String, String>,
     pub message: Message,
     pub body_bytes: usize,
+    /// Equal bodies have equal ones.
+    pub body_hash: u32,
     pub unpacked_bytes: usize,
     /// Empty if the body was not understood.
     pub series: Vec<Incoming>,
@@ -171,6 +173,7 @@ fn serve(stream: &TcpStream, decide: &Mutex<Arc<Decide>>, stored: &Mutex<Stored>
         headers,
         message,
         body_bytes: body.len(),
+        body_hash: crc32c::crc32c(&body),
         unpacked_bytes: unpacked.len(),
         series: write.series,
         metadata: write.metadata,

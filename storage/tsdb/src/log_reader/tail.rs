@@ -57,6 +57,23 @@ pub enum Reached {
     End,
 }
 
+/// How far a call of [`Tail::read_until`] goes at most.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimit {
+    /// Time of the last row. There is more behind it.
+    pub row: Timestamp,
+    /// The first border from which on nothing is read.
+    pub border: Option<Border>,
+}
+
+impl ReadLimit {
+    const NONE: ReadLimit = ReadLimit { row: Timestamp(i64::MAX), border: None };
+
+    fn is_reached(self, border: Border) -> bool {
+        self.border.is_some_and(|last| border >= last)
+    }
+}
+
 /// What a tail could not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Untold {
@@ -66,14 +83,15 @@ pub struct Untold {
     pub bytes: u64,
 }
 
-/// A reader of one log: the files of one writer of one start.
+/// A reader of one log: the files of one writer of one start. A copy tells what the original has not told yet.
+#[derive(Clone)]
 pub struct Tail {
     folder: PathBuf,
     log: (u32, u16),
     /// Whether somebody still writes it.
     is_live: bool,
     from: Border,
-    file: Option<(FileId, File)>,
+    file: Option<(FileId, Arc<File>)>,
     /// The file behind it, once there is one.
     next: Option<u32>,
     /// Bytes of the file from `offset` on.
@@ -96,6 +114,8 @@ pub struct Tail {
     row_time: Timestamp,
     /// Whether the buffer begins with a row that was too late.
     is_stopped: bool,
+    /// Whether rows behind the border were read.
+    is_inside: bool,
 }
 
 struct Following {
@@ -106,7 +126,15 @@ struct Following {
     began: u32,
 }
 
+impl Clone for Following {
+    fn clone(&self) -> Following {
+        let Following { key, segment, step, began } = self;
+        Following { key: key.clone(), segment: segment.read_copy(), step: *step, began: *began }
+    }
+}
+
 /// A segment of histograms: each sample of its rows stands for itself, so only the slots are tracked.
+#[derive(Clone)]
 struct TrackedHistograms {
     key: Arc<TargetKey>,
     /// Groups, and where their slots begin.
@@ -134,6 +162,7 @@ impl TrackedHistograms {
 }
 
 /// Series of a source that have ended, as far as a row of the same time says nothing else.
+#[derive(Clone)]
 struct Ends {
     key: Arc<TargetKey>,
     at: Timestamp,
@@ -165,12 +194,18 @@ impl Tail {
             untold: Untold::default(),
             row_time: Timestamp(i64::MIN),
             is_stopped: false,
+            is_inside: false,
         }
     }
 
     /// Where it stands: everything before this was told.
     pub fn border(&self) -> Border {
         self.border.max(self.from)
+    }
+
+    /// Whether nothing behind [`Tail::border`] was told: who begins there is told nothing again.
+    pub fn is_at_border(&self) -> bool {
+        !self.is_inside
     }
 
     pub fn untold(&self) -> Untold {
@@ -195,7 +230,7 @@ impl Tail {
 
     /// Reads on for some hundred kilobytes, and tells the samples.
     pub fn read(&mut self, told: impl FnMut(Told)) -> io::Result<Reached> {
-        self.read_until(Timestamp(i64::MAX), told)
+        self.read_until(ReadLimit::NONE, told)
     }
 
     /// Time of the last row that was read, or of the one that [`Tail::read_until`] stopped at.
@@ -203,12 +238,15 @@ impl Tail {
         self.row_time
     }
 
-    /// The same, but stops before the first row that is later than `last`; there is more then.
-    pub fn read_until(&mut self, last: Timestamp, mut told: impl FnMut(Told)) -> io::Result<Reached> {
+    /// The same, but not beyond a limit; there is more then.
+    pub fn read_until(&mut self, limit: ReadLimit, mut told: impl FnMut(Told)) -> io::Result<Reached> {
+        if self.is_at_border() && limit.is_reached(self.border()) {
+            return Ok(Reached::More);
+        }
         if self.is_stopped {
             self.is_stopped = false;
-            self.take_frames(last, &mut told);
-            if self.is_stopped {
+            self.take_frames(limit, &mut told);
+            if self.is_stopped || (self.is_at_border() && limit.is_reached(self.border())) {
                 return Ok(Reached::More);
             }
         }
@@ -222,7 +260,7 @@ impl Tail {
         let read = file.read_at(&mut self.bytes[before..], self.offset + before as u64);
         self.bytes.truncate(before + *read.as_ref().unwrap_or(&0));
         let count = read?;
-        self.take_frames(last, &mut told);
+        self.take_frames(limit, &mut told);
         if count > 0 || self.is_stopped {
             return Ok(Reached::More);
         }
@@ -257,12 +295,16 @@ impl Tail {
     fn open(&mut self, sequence: u32) -> io::Result<bool> {
         let Some(sequence) = self.first_from(sequence)? else { return Ok(false) };
         let id = FileId { boot: self.log.0, writer: self.log.1, sequence };
-        self.file = Some((id, File::open(self.folder.join(id.to_string()))?));
+        self.file = Some((id, Arc::new(File::open(self.folder.join(id.to_string()))?)));
         self.bytes.clear();
         self.offset = 0;
         self.border = Border { sequence, offset: 0 };
-        // Every file defines the groups that it needs.
-        self.groups.retain(|_, group| Arc::strong_count(group) > 1);
+        self.is_inside = false;
+        // Every file defines the groups that it needs; those in use stay the same. Copies of this reader have them as well.
+        let placed = self.segments.values().flat_map(|following| &following.segment.placed).map(|placed| &placed.group);
+        let tracked = self.histograms.values().flat_map(|tracked| &tracked.groups).map(|(group, _)| group);
+        let used: AHashSet<*const SlotGroup> = placed.chain(tracked).map(Arc::as_ptr).collect();
+        self.groups.retain(|_, group| used.contains(&Arc::as_ptr(group)));
         Ok(true)
     }
 
@@ -272,16 +314,16 @@ impl Tail {
         Ok(files.into_iter().map(|id| id.sequence).find(|other| *other >= sequence))
     }
 
-    /// Takes the whole frames of the buffer up to a row that is too late.
-    fn take_frames(&mut self, last: Timestamp, told: &mut impl FnMut(Told)) {
+    /// Takes the whole frames of the buffer up to a limit.
+    fn take_frames(&mut self, limit: ReadLimit, told: &mut impl FnMut(Told)) {
         let Some((id, _)) = self.file else { return };
-        let taken = self.frames(id, last, told);
+        let taken = self.frames(id, limit, told);
         self.bytes.drain(..taken);
         self.offset += taken as u64;
     }
 
     /// Takes the frames; gives how many bytes they are.
-    fn frames(&mut self, file: FileId, last: Timestamp, told: &mut impl FnMut(Told)) -> usize {
+    fn frames(&mut self, file: FileId, limit: ReadLimit, told: &mut impl FnMut(Told)) -> usize {
         let bytes = std::mem::take(&mut self.bytes);
         let mut at = 0;
         while let Some(head) = bytes[at..].first_chunk::<FRAME_HEAD_BYTES>() {
@@ -293,11 +335,11 @@ impl Tail {
             let record = if matches!(kind, HEADER | PARITY) { None } else { record::read(kind, payload).ok() };
             if let Some(Record::Row { at: row_time, .. }) = &record {
                 self.row_time = *row_time;
-                if *row_time > last {
+                if *row_time > limit.row {
                     self.is_stopped = true;
                     // Rows of other logs may be read before this one, but not before the end of a series that is older.
                     let row_time = *row_time;
-                    self.tell_ends_before(row_time, told);
+                    self.emit_ends_before(row_time, told);
                     break;
                 }
             }
@@ -306,6 +348,10 @@ impl Tail {
                 PARITY => {
                     self.tell_ends(told);
                     self.border = Border { sequence: file.sequence, offset: self.offset + at as u64 };
+                    self.is_inside = false;
+                    if limit.is_reached(self.border()) {
+                        break;
+                    }
                 }
                 // What makes no sense is told by the replay.
                 _ => drop(record.map(|record| self.take(record, told))),
@@ -379,7 +425,10 @@ impl Tail {
                     tracked.add(groups);
                 }
             }
-            Record::Row { segment, step, at, row } => self.row(segment, step, at, row, told),
+            Record::Row { segment, step, at, row } => {
+                self.is_inside = true;
+                self.row(segment, step, at, row, told);
+            }
             Record::Chunks(_) => {}
         }
     }
@@ -513,7 +562,7 @@ impl Tail {
     }
 
     /// What ends at a time has gone on elsewhere only in the row that follows it directly.
-    fn tell_ends_before(&mut self, at: Timestamp, told: &mut impl FnMut(Told)) {
+    fn emit_ends_before(&mut self, at: Timestamp, told: &mut impl FnMut(Told)) {
         let ended: Vec<u64> = self.ends.iter().filter(|(_, ends)| ends.at < at).map(|(id, _)| *id).collect();
         ended.into_iter().for_each(|id| self.tell_ends_of(id, told));
     }
