@@ -3,7 +3,7 @@
 use promql::SelectedSeries;
 use query::{MemoryBounds, Origin, QueryOptions, QueryService, QuerySettings, SelectRequest};
 use series::{Labels, MatchOp, Matcher, Timestamp, Value};
-use shard::{Options, Shards, WriteOutcome, default_cpus, start};
+use shard::{FailureLog, Options, Shards, WriteOutcome, default_cpus, start};
 use std::time::Duration;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -73,7 +73,8 @@ fn acknowledged_rows_can_be_asked_for_and_survive() {
     let folder = tempfile::tempdir().unwrap();
     let store = tsdb::Store::open(tsdb::StoreOptions::new(folder.path())).unwrap();
     let cpu = default_cpus(Some(1)).unwrap()[0];
-    let options = Options { cpus: vec![cpu, cpu], offset_seed: 1, store: Some(store.clone()), agent: None };
+    let failures = FailureLog::start().unwrap();
+    let options = Options { cpus: vec![cpu, cpu], offset_seed: 1, store: Some(store.clone()), agent: None, failures };
     let shards = start(&options).unwrap();
     let begin = 1_700_000_000_000;
     runtime().block_on(async {
