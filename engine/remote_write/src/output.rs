@@ -30,7 +30,7 @@ pub struct Output {
     /// Batches that its sender has no room for yet.
     backlog: VecDeque<Arc<Batch>>,
     backlog_bytes: usize,
-    /// Since when it has had some while others had none.
+    /// Since when it has had some, from a moment on at which others had none.
     lags_since: Option<Instant>,
     is_closed: bool,
     stop: Arc<AtomicBool>,
@@ -194,8 +194,12 @@ impl Outputs {
         }
         let some_have_none = self.all.iter().any(|output| output.backlog.is_empty());
         for output in &mut self.all {
-            let lags = some_have_none && !output.backlog.is_empty();
-            output.lags_since = lags.then(|| output.lags_since.unwrap_or_else(Instant::now));
+            // Until it has caught up: for a moment between two batches all of them may have some.
+            if output.backlog.is_empty() {
+                output.lags_since = None;
+            } else if some_have_none {
+                output.lags_since.get_or_insert_with(Instant::now);
+            }
         }
     }
 
@@ -237,5 +241,67 @@ impl Outputs {
 
     fn note_count(&self) {
         self.stats().for_each(|stats| stats.same_batches.store(self.all.len() as u64, Ordering::Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::SendCursor;
+    use crate::protocol::Compression;
+    use remote::{Counts, Message};
+
+    fn batch() -> Batch {
+        Batch {
+            body: bytes::Bytes::from_static(b"body"),
+            format: Format { message: Message::V1, compression: Compression::Snappy },
+            counts: Counts { samples: 1, ..Counts::default() },
+            range_ms: (0, 0),
+            sources: Vec::new(),
+            runs: Vec::new(),
+            cursor: SendCursor::new(1),
+        }
+    }
+
+    fn output() -> (Output, mpsc::Receiver<Arc<Batch>>) {
+        let (to, batches) = mpsc::channel(2);
+        let protocol = Arc::new(Protocol::new(Message::V1));
+        (Output::new(to, Arc::default(), Arc::default(), protocol, Arc::default()), batches)
+    }
+
+    #[test]
+    fn one_that_lags_goes_alone_though_the_others_fall_behind_for_a_moment_with_each_burst() {
+        let patience = Patience { lags_for: Duration::from_millis(20), waits: false };
+        let ((fast, mut taken), (slow, mut waiting)) = (output(), output());
+        let mut outputs = Outputs::new(fast, patience);
+        outputs.join(Outputs::new(slow, patience));
+        let (mut handed, begun) = (0, Instant::now());
+        while !outputs.must_split() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it never goes alone");
+            for _ in 0..3 {
+                outputs.hand(batch());
+                handed += 1;
+            }
+            assert!(!outputs.must_split() || begun.elapsed() >= patience.lags_for);
+            while taken.try_recv().is_ok() {
+                outputs.has_capacity();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut alone = outputs.split();
+        assert_eq!((alone.len(), outputs.len(), alone[0].len()), (1, 1, 1));
+        assert!(!outputs.has_backlog() && alone[0].has_backlog());
+        // It gets what it has not taken yet, each once.
+        let mut arrived = 0;
+        while alone[0].has_backlog() {
+            while waiting.try_recv().is_ok() {
+                arrived += 1;
+            }
+            alone[0].has_capacity();
+        }
+        while waiting.try_recv().is_ok() {
+            arrived += 1;
+        }
+        assert_eq!(arrived, handed);
     }
 }
