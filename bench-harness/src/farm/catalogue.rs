@@ -478,7 +478,14 @@ mod tests {
         samples: std::ops::RangeInclusive<usize>,
         body_bytes: std::ops::RangeInclusive<usize>,
     ) {
-        let motion = Motion { variants: 2, changing_percent: 40.0, churn_percent: 0.0, shuffled: false, seed: 1 };
+        let motion = Motion {
+            variants: 2,
+            changing_percent: 40.0,
+            churn_percent: 0.0,
+            shuffled: false,
+            openmetrics: false,
+            seed: 1,
+        };
         let payload = Payload::render(catalogue, &motion);
         assert!(samples.contains(&payload.samples), "{} samples", payload.samples);
         assert!(body_bytes.contains(&payload.body_bytes), "{} bytes of body", payload.body_bytes);

@@ -84,6 +84,9 @@ struct Serve {
     /// Change the order of lines inside a family from scrape to scrape.
     #[arg(long)]
     shuffle: bool,
+    /// Serve OpenMetrics, with an exemplar on every bucket that moves, instead of text.
+    #[arg(long)]
+    openmetrics: bool,
     /// Picks all names, values and orders.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -180,6 +183,7 @@ fn serve(options: &Serve) -> anyhow::Result<()> {
         changing_percent: options.changing,
         churn_percent: options.churn,
         shuffled: options.shuffle,
+        openmetrics: options.openmetrics,
         seed: options.seed,
     };
     let stats = Stats::new(options.targets_max, options.interval_ms.map(Duration::from_millis));

@@ -18,6 +18,8 @@ use crate::rng::Rng;
 
 /// What real exporters send for the text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// What they send for OpenMetrics.
+const CONTENT_TYPE_OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How a payload is to change from scrape to scrape.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Motion {
     pub churn_percent: f64,
     /// Whether lines change places inside their family from variant to variant.
     pub shuffled: bool,
+    /// OpenMetrics instead of text, with another exemplar in each variant on every bucket that moves.
+    pub openmetrics: bool,
     /// Picks all values, and which of them move.
     pub seed: u64,
 }
@@ -135,8 +139,8 @@ impl Payload {
         let variants: Vec<Variant> = bodies
             .iter()
             .map(|body| Variant {
-                plain: response("", body.as_bytes()),
-                gzip: response("Content-Encoding: gzip\r\n", &gzip(body.as_bytes())),
+                plain: response(motion, "", body.as_bytes()),
+                gzip: response(motion, "Content-Encoding: gzip\r\n", &gzip(body.as_bytes())),
             })
             .collect();
         Payload {
@@ -150,11 +154,11 @@ impl Payload {
 }
 
 /// A whole 200 response of the usual Content-Type.
-fn response(headers: &str, body: &[u8]) -> Vec<u8> {
+fn response(motion: &Motion, headers: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
+    let kind = if motion.openmetrics { CONTENT_TYPE_OPENMETRICS } else { CONTENT_TYPE };
     let mut out =
-        format!("HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE}\r\n{headers}Content-Length: {length}\r\n\r\n")
-            .into_bytes();
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{headers}Content-Length: {length}\r\n\r\n").into_bytes();
     out.extend_from_slice(body);
     out
 }
@@ -225,12 +229,16 @@ fn body(catalogue: &Catalogue, motion: &Motion, variant: usize, rng: &mut Rng) -
     let mut out = String::new();
     for family in &catalogue.families {
         _ = writeln!(out, "# HELP {} {}", family.name, family.help);
-        _ = writeln!(out, "# TYPE {} {}", family.name, family.kind);
+        let kind = if motion.openmetrics && family.kind == "untyped" { "unknown" } else { family.kind };
+        _ = writeln!(out, "# TYPE {} {kind}", family.name);
         let mut order: Vec<&Unit> = family.units.iter().collect();
         if motion.shuffled {
             rng.shuffle(&mut order);
         }
         order.into_iter().for_each(|unit| unit_lines(&mut out, catalogue.floats, family, unit, motion, variant));
+    }
+    if motion.openmetrics {
+        out.push_str("# EOF\n");
     }
     out
 }
@@ -253,6 +261,10 @@ fn unit_lines(out: &mut String, floats: FloatStyle, family: &Family, unit: &Unit
         }
         out.push(' ');
         push_float(out, floats, value);
+        if motion.openmetrics && suffix == "_bucket" && unit.moving > 0 {
+            let mut trace = Rng::new(motion.seed ^ ((variant as u64) << 32) ^ value.to_bits());
+            _ = write!(out, " # {{trace_id=\"{:016x}{:016x}\"}} 0.067 1520879607.789", trace.bits(), trace.bits());
+        }
         out.push('\n');
     };
     let steps = if unit.moving > 0 { variant as f64 } else { 0.0 };
@@ -330,7 +342,7 @@ mod tests {
     }
 
     fn motion(changing_percent: f64) -> Motion {
-        Motion { variants: 5, changing_percent, churn_percent: 0.0, shuffled: false, seed: 7 }
+        Motion { variants: 5, changing_percent, churn_percent: 0.0, shuffled: false, openmetrics: false, seed: 7 }
     }
 
     fn text(variant: &Variant) -> &str {
@@ -404,6 +416,26 @@ mod tests {
         for pair in bodies.windows(2) {
             let renamed = pair[0].iter().zip(&pair[1]).filter(|(b, a)| series(b) != series(a)).count();
             assert_eq!(renamed, 136);
+        }
+    }
+
+    #[test]
+    fn openmetrics_is_the_same_content_with_exemplars_and_an_end() {
+        let render = |openmetrics| Payload::render(catalogue::app(1_360, 7), &Motion { openmetrics, ..motion(40.0) });
+        let (text, open) = (render(false), render(true));
+        for (text, open) in text.variants.iter().zip(&open.variants) {
+            let body = |bytes: &[u8]| {
+                let bytes = String::from_utf8(bytes.to_vec()).unwrap();
+                bytes.split_once("\r\n\r\n").unwrap().1.to_owned()
+            };
+            let (text, open) = (body(&text.plain), body(&open.plain));
+            assert!(open.contains("_bucket{") && open.contains(" # {trace_id=\"") && open.ends_with("# EOF\n"));
+            let stripped: String = open
+                .lines()
+                .filter(|line| *line != "# EOF")
+                .map(|line| line.split(" # {").next().unwrap().to_owned() + "\n")
+                .collect();
+            assert_eq!(stripped.replace(" unknown\n", " untyped\n"), text);
         }
     }
 

@@ -143,7 +143,7 @@ pub(crate) async fn features(state: extract::State<State>) -> ApiResult<Value> {
         "service_discovery_providers": providers,
         "templating_functions": templates,
         "tsdb": {
-            "delayed_compaction": false, "exemplar_storage": false, "isolation": true, "native_histograms": true,
+            "delayed_compaction": false, "exemplar_storage": is_enabled("exemplar-storage"), "isolation": true, "native_histograms": true,
             "use_uncached_io": false,
         },
         "ui": {"ui_v2": false, "ui_v3": false},

@@ -1,5 +1,7 @@
 //! `/federate`: newest samples of selected series, as Prometheus serves them, written by the cores while they are read.
 //!
+//! Floats come first; native histograms follow in protobuf, and those with custom bounds as classic histograms in text.
+//!
 //! Invariants:
 //!   * a request holds pieces of text, never what it selects; its reader alone sets its pace
 //!   * what the guards refuse is refused before a line is written
@@ -13,9 +15,9 @@ use axum::body::{Body, Bytes};
 use axum::extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use exposition::Escaping;
-use query::{Federation, StreamError};
-use series::{Labels, Matcher};
+use exposition::{Escaping, classic_buckets, write_histogram_family, write_sample, write_type, write_untyped_families};
+use query::{FederatedHistogram, Federation, QueryError, StreamError};
+use series::{Labels, METRIC_NAME, Matcher};
 use shard::FederateRequest;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +29,11 @@ const WITHIN: Duration = Duration::from_secs(600);
 const CATCH_ALL_SHARE: f64 = 0.5;
 /// With fewer series than this nothing is a catch-all.
 const CATCH_ALL_SERIES_MIN: u64 = 100;
+
+/// Media type of protobuf.
+const PROTOBUF: &str = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+/// Bytes of native histograms that are written at a time, and one histogram.
+const HISTOGRAMS_BYTES: usize = 32 << 10;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +53,9 @@ struct Request {
     series: u64,
     bytes: u64,
     outcome: &'static str,
+    is_protobuf: bool,
+    /// Those that are not written yet, once the floats are.
+    histograms: Option<std::vec::IntoIter<FederatedHistogram>>,
 }
 
 impl Request {
@@ -102,6 +112,8 @@ pub async fn federate(
         series: 0,
         bytes: 0,
         outcome: "cut",
+        is_protobuf: false,
+        histograms: None,
     };
     let selectors = match selectors(&params) {
         Ok(selectors) => selectors,
@@ -110,8 +122,10 @@ pub async fn federate(
             return request.refuse(StatusCode::BAD_REQUEST, counter, "bad selector", error);
         }
     };
-    let escaping = negotiate(&headers);
-    let kind = format!("text/plain; version=0.0.4; charset=utf-8; escaping={}", escaping.as_str());
+    let (is_protobuf, escaping) = negotiate(&headers);
+    request.is_protobuf = is_protobuf;
+    let media = if is_protobuf { PROTOBUF } else { "text/plain; version=0.0.4; charset=utf-8" };
+    let kind = format!("{media}; escaping={}", escaping.as_str());
     if selectors.is_empty() {
         request.outcome = "served";
         return ([(header::CONTENT_TYPE, kind)], Body::empty()).into_response();
@@ -181,6 +195,8 @@ fn with_instance(external: &Labels) -> Labels {
 enum AbortReason {
     #[error(transparent)]
     Core(#[from] StreamError),
+    #[error(transparent)]
+    Histograms(#[from] QueryError),
     #[error("the answer took longer than {} s", WITHIN.as_secs())]
     TooLong,
 }
@@ -191,24 +207,138 @@ async fn next((mut federation, mut request): Under) -> Option<(Result<Bytes, Abo
     if request.begun.elapsed() > WITHIN {
         return Some((Err(AbortReason::TooLong), (federation, request)));
     }
-    let piece = federation.next().await;
+    let piece = match &request.histograms {
+        None => federation.next().await,
+        Some(_) => None,
+    };
+    let piece = match piece {
+        Some(Err(error)) => return Some((Err(error.into()), (federation, request))),
+        Some(Ok(text)) if request.is_protobuf => {
+            let mut families = Vec::with_capacity(text.len());
+            write_untyped_families(text.as_bytes(), &mut families);
+            families
+        }
+        Some(Ok(text)) => text.into_bytes(),
+        None => match histograms(&federation, &mut request).await {
+            Ok(piece) => piece,
+            Err(error) => return Some((Err(error.into()), (federation, request))),
+        },
+    };
     request.series = federation.series();
-    match piece {
-        None => {
-            request.outcome = "served";
-            None
-        }
-        Some(Err(error)) => Some((Err(error.into()), (federation, request))),
-        Some(Ok(text)) => {
-            request.bytes += text.len() as u64;
-            Some((Ok(text.into()), (federation, request)))
-        }
+    request.bytes += piece.len() as u64;
+    if piece.is_empty() {
+        request.outcome = "served";
+        return None;
     }
+    Some((Ok(piece.into()), (federation, request)))
 }
 
-/// The escaping that the client asks for in its Accept header.
-fn negotiate(headers: &HeaderMap) -> Escaping {
+/// The next native histograms; nothing at the end.
+async fn histograms(federation: &Federation, request: &mut Request) -> Result<Vec<u8>, QueryError> {
+    let mut histograms = match request.histograms.take() {
+        Some(histograms) => histograms,
+        None if request.is_protobuf || federation.begun().has_histograms => federation.histograms().await?.into_iter(),
+        None => Vec::new().into_iter(),
+    };
+    let mut piece = Vec::new();
+    while piece.len() < HISTOGRAMS_BYTES
+        && let Some(one) = histograms.next()
+    {
+        let FederateRequest { external_labels, escaping, .. } = federation.request();
+        match request.is_protobuf {
+            true => write_protobuf(&one, external_labels, *escaping, &mut piece),
+            false => write_classic(&one, external_labels, *escaping, &mut piece),
+        }
+    }
+    request.histograms = Some(histograms);
+    Ok(piece)
+}
+
+/// The labels of a series but its name, then the external ones that it does not have.
+fn labels_of<'a>(series: &'a Labels, external: &'a Labels) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let own = series.iter().filter(|(name, _)| *name != METRIC_NAME);
+    own.chain(external.iter().filter(|(name, _)| series.get(name).is_none()))
+}
+
+fn write_protobuf(one: &FederatedHistogram, external: &Labels, escaping: Escaping, out: &mut Vec<u8>) {
+    let labels: Vec<(String, &str)> =
+        labels_of(&one.labels, external).map(|(name, value)| (escaping.escaped(name), value)).collect();
+    let labels = labels.iter().map(|(name, value)| (&**name, *value));
+    let name = escaping.escaped(one.labels.metric_name());
+    write_histogram_family(&name, labels, &one.histogram, one.timestamp.0, out);
+}
+
+/// One with custom bounds as a classic histogram; the text has no others.
+fn write_classic(one: &FederatedHistogram, external: &Labels, escaping: Escaping, out: &mut Vec<u8>) {
+    if !one.histogram.is_custom() {
+        return;
+    }
+    let (name, at) = (one.labels.metric_name(), Some(one.timestamp.0));
+    let mut text = String::new();
+    write_type(name, "histogram", escaping, &mut text);
+    let bucket = format!("{name}_bucket");
+    for (bound, count) in classic_buckets(&one.histogram) {
+        let mut le = String::new();
+        series::format_float(bound, &mut le).expect("writing to a string");
+        let labels = labels_of(&one.labels, external).chain([("le", &*le)]);
+        write_sample(&bucket, labels, count, at, escaping, &mut text);
+    }
+    for (suffix, value) in [("_sum", one.histogram.sum), ("_count", one.histogram.count)] {
+        let labels = labels_of(&one.labels, external);
+        write_sample(&format!("{name}{suffix}"), labels, value, at, escaping, &mut text);
+    }
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Whether the client prefers delimited protobuf to text, and the escaping that it asks for in its Accept header.
+fn negotiate(headers: &HeaderMap) -> (bool, Escaping) {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
     let wanted = accept.split([',', ';']).find_map(|part| part.trim().strip_prefix("escaping="));
-    wanted.and_then(Escaping::from_text).unwrap_or_default()
+    let escaping = wanted.and_then(Escaping::from_text).unwrap_or_default();
+    let mut best = (false, 0.0);
+    for element in accept.split(',') {
+        let mut parts = element.split(';').map(str::trim);
+        let media = parts.next().unwrap_or("");
+        let parameter = |name: &str| {
+            let mut all = parts.clone().filter_map(|part| part.split_once('='));
+            all.find(|(other, _)| other.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+        };
+        let is_protobuf = media == "application/vnd.google.protobuf"
+            && parameter("proto") == Some("io.prometheus.client.MetricFamily")
+            && parameter("encoding") == Some("delimited");
+        let is_text = media == "text/plain" && parameter("version").is_none_or(|version| version == "0.0.4");
+        let weight = parameter("q").map_or(Ok(1.0), str::parse).unwrap_or(0.0);
+        if (is_protobuf || is_text) && weight > best.1 {
+            best = (is_protobuf, weight);
+        }
+    }
+    (best.0, escaping)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(accept: &str, want: (bool, Escaping)) {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
+        assert_eq!(negotiate(&headers), want, "{accept}");
+    }
+
+    #[test]
+    fn protobuf_is_for_those_who_prefer_it() {
+        const PROTOBUF: &str =
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+        check(&format!("{PROTOBUF};q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"), (true, Escaping::Underscores));
+        check(&format!("text/plain;version=0.0.4;q=0.6,{PROTOBUF};q=0.5"), (false, Escaping::Underscores));
+        check(
+            &format!("{PROTOBUF};q=0.6,application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5"),
+            (true, Escaping::AllowUtf8),
+        );
+        check("application/vnd.google.protobuf;proto=x;encoding=delimited", (false, Escaping::Underscores));
+        check(&PROTOBUF.replace("delimited", "text"), (false, Escaping::Underscores));
+        check("application/openmetrics-text;version=1.0.0,*/*", (false, Escaping::Underscores));
+        check(&format!("{PROTOBUF};q=x"), (false, Escaping::Underscores));
+        check(";;=,,q", (false, Escaping::Underscores));
+    }
 }

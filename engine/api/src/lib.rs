@@ -7,6 +7,7 @@ mod alerting;
 mod answer;
 mod config_file;
 mod discovery;
+mod exemplars;
 mod features;
 mod federate;
 mod federation_stats;

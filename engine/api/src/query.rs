@@ -23,7 +23,7 @@ type S = extract::State<State>;
 /// Points of a series that a range query may ask for.
 const POINTS_MAX: i64 = 11_000;
 
-fn bad_query(error: ParseError) -> ApiError {
+pub(crate) fn bad_query(error: ParseError) -> ApiError {
     // It is not the text that is wrong: Prometheus names no place.
     if error.text.starts_with("invalid expression type") && error.text.contains("for range query") {
         return ApiError::bad_data(format!("invalid parameter \"query\": {}", error.text));
@@ -148,16 +148,6 @@ pub async fn parse_query(state: S, params: Params) -> ApiResult<Value> {
     promql::tree(text, &parse_options(&state)).map(Data).map_err(bad_query)
 }
 
-fn parse_options(state: &State) -> ParseOptions {
+pub(crate) fn parse_options(state: &State) -> ParseOptions {
     state.parts.query.settings().plan.parse
-}
-
-/// Exemplars are not kept.
-pub async fn exemplars(state: S, params: Params) -> ApiResult<Vec<()>> {
-    promql::parse(params.get("query").unwrap_or(""), &parse_options(&state)).map_err(bad_query)?;
-    let (start, end) = (params.time("start", i64::MIN)?, params.time("end", i64::MAX)?);
-    if end < start {
-        return Err(ApiError::bad_data("invalid parameter \"end\": end timestamp must not be before start timestamp"));
-    }
-    Ok(Data(Vec::new()))
 }

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use query::{QueryError, RawSeries, SelectRequest};
 use remote::{DecodeError, Message, ResponseType, SeriesAnswer, WriteLimits};
 use series::{Labels, MatchOp, Matcher, Timestamp};
-use shard::{ReceiveOutcome, Received, ShardError};
+use shard::{Exemplar, ReceiveOutcome, Received, ShardError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -184,6 +184,12 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
     };
     state.remote.metadata.take(decoded.metadata);
     let outcome = state.parts.shards.receive(decoded.series.into_iter().map(received).collect()).await?;
+    let exemplar = |one: remote::IncomingExemplar| {
+        let remote::IncomingExemplar { series, labels, value, timestamp } = one;
+        (series, Exemplar { labels, value, timestamp: Some(timestamp.0) })
+    };
+    let exemplars = decoded.exemplars.into_iter().map(exemplar).collect();
+    let exemplars_written = state.parts.shards.append_exemplars(exemplars).await?;
     let mut reasons = decoded.refusals;
     reasons.extend(outcome.refused.iter().map(|refused| format!("{} for series {}", refused.refusal, refused.labels)));
     let full = outcome.count(shard::Refusal::TooManySeries) > 0;
@@ -196,16 +202,16 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
         true => status.into_response(),
         false => refuse(status, reasons.join("\n")),
     };
-    written(&outcome, response.headers_mut());
+    written(&outcome, exemplars_written, response.headers_mut());
     Ok(response)
 }
 
 /// Tells what was kept, as remote write 2.0 wants it.
-fn written(outcome: &ReceiveOutcome, headers: &mut HeaderMap) {
+fn written(outcome: &ReceiveOutcome, exemplars: u64, headers: &mut HeaderMap) {
     let mut set = |name: &'static str, count: u64| headers.insert(name, HeaderValue::from(count));
     set("x-prometheus-remote-write-samples-written", outcome.samples);
     set("x-prometheus-remote-write-histograms-written", outcome.histograms);
-    set("x-prometheus-remote-write-exemplars-written", 0);
+    set("x-prometheus-remote-write-exemplars-written", exemplars);
 }
 
 // --- read ---------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ use crate::security::Security;
 use crate::self_history::SelfHistory;
 use crate::state::State;
 use crate::{
-    agent, alerting, config_file, discovery, features, federate, fleet, lifecycle, otlp, query, remote, remote_write,
-    rule_groups, self_history, storage, target_list, telemetry, ui, v1,
+    agent, alerting, config_file, discovery, exemplars, features, federate, fleet, lifecycle, otlp, query, remote,
+    remote_write, rule_groups, self_history, storage, target_list, telemetry, ui, v1,
 };
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -112,7 +112,7 @@ pub(crate) fn routes() -> Routes {
         .route("/fleet/scraped", post(fleet::scraped))
         .route("/query", get(query::query).post(query::query))
         .route("/query_range", get(query::query_range).post(query::query_range))
-        .route("/query_exemplars", get(query::exemplars).post(query::exemplars))
+        .route("/query_exemplars", get(exemplars::exemplars).post(exemplars::exemplars))
         .route("/format_query", get(query::format_query).post(query::format_query))
         .route("/parse_query", get(query::parse_query).post(query::parse_query))
         .route("/write", post(remote::write).get(remote::protocol_version))

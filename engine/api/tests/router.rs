@@ -146,6 +146,9 @@ fn core(set: &TargetSet) -> flume::Sender<Command> {
                 Command::WriteRows(_, reply) => drop(reply.send(Ok(shard::WriteOutcome::default()))),
                 Command::Cardinality(reply) => drop(reply.send(Box::default())),
                 Command::Unflushed(reply) => drop(reply.send(Vec::new())),
+                Command::Exemplars(_, reply) => drop(reply.send(Vec::new())),
+                Command::AppendExemplars(exemplars, reply) => drop(reply.send(exemplars.len() as u64)),
+                Command::ResizeExemplars(_, reply) => drop(reply.send(())),
                 Command::Apply(_, reply) | Command::Shutdown(reply) => drop(reply.send(())),
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::decode::{Tree, Value};
 use crate::glob::glob;
-use crate::types::{Config, ScrapeConfig};
+use crate::types::Config;
 use std::path::PathBuf;
 
 impl Config {
@@ -47,7 +47,6 @@ impl Config {
         let sections = [
             ("send_exemplars of remote_write", self.remote_write.iter().any(|one| one.send_exemplars)),
             ("remote_read", !self.remote_read.is_empty()),
-            ("storage.exemplars", self.storage.as_ref().is_some_and(|storage| storage.exemplars.is_some())),
             ("storage.tsdb.stale_series_compaction_threshold", tsdb(&|t| t.stale_series_compaction_threshold > 0.0)),
             ("storage.tsdb.chunk_encoding", tsdb(&|tsdb| tsdb.chunk_encoding.is_some())),
             (
@@ -57,29 +56,7 @@ impl Config {
             ("tracing", self.tracing.is_some()),
             ("runtime", self.runtime.is_some()),
         ];
-        let mut names: Vec<String> =
-            sections.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect();
-        for job in &self.scrape_configs {
-            let fields = job.unsupported_settings();
-            if !fields.is_empty() {
-                names.push(format!("{} of job {:?}", fields.join(", "), job.job_name));
-            }
-        }
-        names
-    }
-}
-
-impl ScrapeConfig {
-    /// Returns the fields of the job that this build does not implement.
-    fn unsupported_settings(&self) -> Vec<String> {
-        let fields = [
-            ("scrape_native_histograms", self.scrape_native_histograms),
-            ("convert_classic_histograms_to_nhcb", self.convert_classic_histograms_to_nhcb),
-            ("always_scrape_classic_histograms", self.always_scrape_classic_histograms),
-            ("native_histogram_bucket_limit", self.native_histogram_bucket_limit > 0),
-            ("native_histogram_min_bucket_factor", self.native_histogram_min_bucket_factor > 0.0),
-        ];
-        fields.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect()
+        sections.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.to_owned()).collect()
     }
 }
 

@@ -58,14 +58,11 @@ fn what_is_not_carried_out_is_named() {
     let want = [
         "send_exemplars of remote_write",
         "remote_read",
-        "storage.exemplars",
         "storage.tsdb.stale_series_compaction_threshold",
         "storage.tsdb.chunk_encoding",
         "storage.tsdb.retention.percentage",
         "tracing",
         "runtime",
-        "scrape_native_histograms, native_histogram_bucket_limit, \
-         native_histogram_min_bucket_factor of job \"app\"",
     ];
     assert_eq!(names, want);
 }

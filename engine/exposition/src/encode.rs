@@ -38,6 +38,13 @@ impl Escaping {
         }
     }
 
+    /// The name as it is written.
+    pub fn escaped(self, name: &str) -> String {
+        let mut out = String::with_capacity(name.len());
+        self.write_name(name, &mut out);
+        out
+    }
+
     /// Writes `name` so that a reader without UTF-8 names can take it; with [`Escaping::AllowUtf8`] as it is.
     fn write_name(self, name: &str, out: &mut String) {
         let plain =

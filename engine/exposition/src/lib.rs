@@ -1,16 +1,25 @@
-//! Exposition formats: the plain parsers of text and OpenMetrics, the template scan that replaces them on known payloads, and
-//! the encoder.
+//! Exposition formats: the plain parsers of text and OpenMetrics, the template scan that replaces them on known payloads,
+//! protobuf as OpenMetrics and native histograms, classic histograms as native ones, and the encoder.
 //!
 //! Works on borrowed bytes; knows nothing of targets, relabelling or storage.
 
+mod classic;
 mod encode;
+mod encode_protobuf;
+mod native;
 mod number;
 mod openmetrics;
+mod protobuf;
+mod series_text;
 mod template;
 mod text;
 
+pub use classic::ClassicConverter;
 pub use encode::{Escaping, Line, write_label_value, write_sample, write_type};
+pub use encode_protobuf::{classic_buckets, write_histogram_family, write_untyped_families};
+pub use native::{BucketSide, HistogramOptions, NativeHistogram, Transcoded};
 pub use openmetrics::{Exemplar, exemplar};
+pub use protobuf::Transcoder;
 pub use template::{ExemplarReading, ExemplarSeen, Piece, Readings, Scan, Template, Walk, Walked, Walker, walk};
 pub use text::{
     Kind, LABELS_MAX, LINE_BYTES_MAX, Metadata, MetadataEntry, NAME_OR_VALUE_BYTES_MAX, ParseError, Parser, SampleLine,

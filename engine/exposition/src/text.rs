@@ -507,14 +507,18 @@ fn unescape(bytes: &[u8]) -> Cow<'_, str> {
 }
 
 fn float_form(value: Cow<'_, str>) -> Cow<'_, str> {
-    let Some(number) = number::parse_go_float(&value) else { return value };
+    number::parse_go_float(&value).map_or(value, |number| bound_text(number).into())
+}
+
+/// A bound or quantile as a label value: with a point or an exponent, and without the sign of a zero.
+pub(crate) fn bound_text(number: f64) -> String {
     let mut text = String::new();
     // Adding zero makes -0 a 0.
     series::format_float(number + 0.0, &mut text).expect("writing to a string");
     if number.is_finite() && !text.contains(['.', 'e']) {
         text.push_str(".0");
     }
-    text.into()
+    text
 }
 
 /// One fact about a metric family.

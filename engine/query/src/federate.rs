@@ -12,12 +12,13 @@ use crate::gather::{Gatherer, storage_error};
 use crate::task::QueryTask;
 use ahash::{AHashMap, AHashSet};
 use promql::budget::CancelOnDrop;
-use series::{METRIC_NAME, Sample, Timestamp};
+use series::{Histogram, Labels, METRIC_NAME, Sample, Timestamp};
 use shard::federate::{
     Begun, Claim, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owner, Owners, PIECE_BYTES, PIECES_WAITING_MAX, Talk,
     Told, write_line,
 };
 use shard::{ANSWER_TIMEOUT, Command, InstantSample, Older, ShardError};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tsdb::Store;
@@ -30,6 +31,14 @@ const SAMPLES_MAX: usize = 50_000_000;
 #[error("core {core} stopped in the middle of a federation")]
 pub struct StreamError {
     pub core: usize,
+}
+
+/// A native histogram that is the newest sample of its series.
+#[derive(Clone, Debug)]
+pub struct FederatedHistogram {
+    pub labels: Labels,
+    pub timestamp: Timestamp,
+    pub histogram: Arc<Histogram>,
 }
 
 /// A request under way.
@@ -46,6 +55,7 @@ pub struct Federation {
     begun: Begun,
     after: Timestamp,
     store: Option<Arc<Store>>,
+    gatherer: Gatherer,
     /// Samples of the lookback were deleted: newest values on the cores do not know that.
     with_deletions: Option<Gatherer>,
 }
@@ -122,6 +132,7 @@ impl Gatherer {
             begun: all,
             after,
             store: self.store.clone(),
+            gatherer: self.clone(),
             with_deletions: Some(self.clone()).filter(|_| self.has_deletions(after.plus_ms(1), Timestamp(i64::MAX))),
         })
     }
@@ -134,11 +145,6 @@ impl Gatherer {
         after: Timestamp,
     ) -> Result<Vec<InstantSample>, QueryError> {
         let range = (after.plus_ms(1), Timestamp(i64::MAX));
-        let wanted = |labels: &series::Labels| {
-            let fits = |all: &Vec<series::Matcher>| all.iter().all(|one| one.matches_labels(labels));
-            let is_allowed = request.allow.is_empty() || request.allow.iter().any(fits);
-            is_allowed && !request.deny.iter().any(fits) && !labels.metric_name().is_empty()
-        };
         let sample = |series: promql::SelectedSeries| {
             let Sample { timestamp, value } = *series.samples.last()?;
             Some(InstantSample { labels: series.labels, timestamp, value })
@@ -147,7 +153,7 @@ impl Gatherer {
         for matchers in &request.selectors {
             let bounds = ReadBounds { samples_max: SAMPLES_MAX, bytes_max: 0 };
             let Some(gathered) = self.range(task, matchers.clone(), range, bounds).await? else { continue };
-            let all = gathered.series.into_iter().filter(|series| wanted(&series.labels));
+            let all = gathered.series.into_iter().filter(|series| is_wanted(request, &series.labels));
             samples.extend(all.filter_map(newest_of).filter_map(sample));
         }
         samples.sort_by(by_name);
@@ -156,7 +162,41 @@ impl Gatherer {
     }
 }
 
+/// Whether a series may be served.
+fn is_wanted(request: &FederateRequest, labels: &Labels) -> bool {
+    let fits = |all: &Vec<series::Matcher>| all.iter().all(|one| one.matches_labels(labels));
+    let is_allowed = request.allow.is_empty() || request.allow.iter().any(fits);
+    is_allowed && !request.deny.iter().any(fits) && !labels.metric_name().is_empty()
+}
+
 impl Federation {
+    /// The request.
+    pub fn request(&self) -> &FederateRequest {
+        &self.request
+    }
+
+    /// Native histograms among what matches, sorted by labels: the text has floats alone.
+    pub async fn histograms(&self) -> Result<Vec<FederatedHistogram>, QueryError> {
+        let (at, lookback) = (self.after.plus_ms(self.request.lookback.as_millis() as i64), self.request.lookback);
+        let mut found: BTreeMap<Labels, (i64, Arc<Histogram>)> = BTreeMap::new();
+        for matchers in &self.request.selectors {
+            let gathered = self.gatherer.instant_histograms(&self.task, matchers, at, lookback).await?;
+            for series in gathered.into_iter().flat_map(|gathered| gathered.series) {
+                let float_at = series.samples.last().map(|sample| sample.timestamp.0);
+                let newest = series
+                    .histograms
+                    .into_iter()
+                    .next_back()
+                    .filter(|(at, _)| float_at.is_none_or(|float| *at > float));
+                if let Some(newest) = newest.filter(|_| is_wanted(&self.request, &series.labels)) {
+                    found.insert(series.labels, newest);
+                }
+            }
+        }
+        let histogram = |(labels, (at, histogram))| FederatedHistogram { labels, timestamp: Timestamp(at), histogram };
+        Ok(found.into_iter().map(histogram).collect())
+    }
+
     /// What matches.
     pub fn begun(&self) -> &Begun {
         &self.begun
@@ -347,7 +387,6 @@ mod tests {
     use ahash::RandomState;
     use exposition::Escaping;
     use promql::budget::Budget;
-    use series::Labels;
     use std::time::Duration;
 
     fn lines(pairs: &[(&str, &str)]) -> Lines {
@@ -407,6 +446,7 @@ mod tests {
             begun: Begun::default(),
             after: Timestamp(0),
             store: None,
+            gatherer: Gatherer::new(shard::Shards::new(Vec::new(), None)),
             with_deletions: None,
         }
     }

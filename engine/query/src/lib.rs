@@ -20,7 +20,7 @@ mod task;
 
 pub use admission::Origin;
 pub use error::QueryError;
-pub use federate::{Federation, StreamError};
+pub use federate::{FederatedHistogram, Federation, StreamError};
 pub use memory::MemoryBounds;
 pub use observer::{QueryObserver, QueryReport};
 pub use request::{

@@ -24,6 +24,32 @@ struct Side {
     counts: Vec<f64>,
 }
 
+/// A native histogram with spans and counts as a target or writer sends them. A side is spans (offset to the one before,
+/// and length), differences of whole counts, and counts of floats.
+pub struct HistogramParts {
+    pub hint: ResetHint,
+    pub is_float: bool,
+    pub schema: i32,
+    pub zero_threshold: f64,
+    pub zero_count: f64,
+    pub count: f64,
+    pub sum: f64,
+    pub positive: (Vec<(i64, u64)>, Vec<i64>, Vec<f64>),
+    pub negative: (Vec<(i64, u64)>, Vec<i64>, Vec<f64>),
+    /// Upper bounds of custom buckets.
+    pub custom_bounds: Vec<f64>,
+}
+
+/// The histogram of these parts, or why it is none, in Prometheus' words. A schema that is finer than any of ours, up to
+/// 52, is reduced.
+pub fn check_histogram(parts: HistogramParts) -> Result<Histogram, String> {
+    let HistogramParts { hint, is_float, schema, zero_threshold, zero_count, count, sum, .. } = parts;
+    let histogram = Histogram { hint, zero_threshold, zero_count, count, sum, ..Histogram::default() };
+    let [positive, negative] =
+        [parts.positive, parts.negative].map(|(spans, deltas, counts)| Side { spans, deltas, counts });
+    checked(histogram, schema, is_float, [positive, negative], parts.custom_bounds)
+}
+
 fn zigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }

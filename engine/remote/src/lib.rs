@@ -14,11 +14,14 @@ mod wire;
 mod write;
 
 pub use build::{Counts, SeriesContent, SeriesMetadata, WriteBuilder, put_label};
-pub use histogram::encode_for_write as encode_histogram;
+pub use histogram::{HistogramParts, check_histogram, encode_for_write as encode_histogram};
 pub use read::{Frames, Query, ReadRequest, ResponseType, SeriesAnswer, decode_read, encode_samples};
 pub use rewrite::{Part, Rewritten, rewrite};
 pub use symbols::Symbol;
-pub use write::{Incoming, IncomingMetadata, Message, WriteLimits, WriteRequest, decode_write, family_of, kind_number};
+pub use write::{
+    Incoming, IncomingExemplar, IncomingMetadata, Message, WriteLimits, WriteRequest, decode_write, family_of,
+    kind_number,
+};
 
 use std::io::Read;
 

@@ -58,6 +58,16 @@ pub struct Incoming {
     pub histograms: Vec<(i64, Arc<Histogram>)>,
 }
 
+/// An exemplar of a series of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IncomingExemplar {
+    /// Of the series.
+    pub series: Labels,
+    pub labels: Labels,
+    pub value: f64,
+    pub timestamp: Timestamp,
+}
+
 /// What is said of a metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IncomingMetadata {
@@ -81,9 +91,12 @@ pub struct WriteRequest {
     pub samples_refused: usize,
     pub refusals: Vec<String>,
     pub metadata: Vec<IncomingMetadata>,
-    pub exemplars: usize,
+    /// In the order of the message. Those without readable labels, or with long ones, are left out.
+    pub exemplars: Vec<IncomingExemplar>,
 }
 
+/// Most bytes of all labels of an exemplar: 128 characters of four bytes, which is what the standard allows.
+const EXEMPLAR_BYTES_MAX: usize = 4 * 128;
 /// Labels of a series beyond which nothing more is read: whoever sends them does not mean metrics.
 const LABELS_READ_MAX: usize = 65_536;
 /// Refused series whose reasons are in the answer one by one.
@@ -185,6 +198,7 @@ impl<'a> Decoder<'a, '_> {
         let mut histograms = Vec::new();
         let mut refused = Vec::new();
         let mut said = None;
+        let mut exemplars = Vec::new();
         let mut fields = Fields::new(bytes);
         while let Some((number, value)) = fields.next().map_err(failed)? {
             if number == labels_field {
@@ -220,7 +234,11 @@ impl<'a> Decoder<'a, '_> {
             } else if message == Message::V2 && number == 5 {
                 said = Some(value);
             } else if number == exemplars_field {
-                self.request.exemplars += 1;
+                self.samples += 1;
+                if self.samples > self.limits.samples_max {
+                    return Err(DecodeError::TooMany { what: "samples", max: self.limits.samples_max });
+                }
+                exemplars.push(value);
             }
         }
         if self.request.series.len() >= self.limits.series_max {
@@ -239,11 +257,49 @@ impl<'a> Decoder<'a, '_> {
                     let metadata = self.metadata_v2(labels.metric_name(), said).map_err(failed)?;
                     self.metadata(metadata)?;
                 }
+                for exemplar in exemplars {
+                    let exemplar = self.exemplar(message, &labels, exemplar).map_err(failed)?;
+                    self.request.exemplars.extend(exemplar);
+                }
+                // Senders may bring exemplars apart from samples.
                 self.request.series.push(Incoming { labels, samples, histograms });
             }
             Err(reason) => self.refuse(samples.len() + histograms.len() + refused.len(), || reason),
         }
         Ok(())
+    }
+
+    fn exemplar(
+        &self,
+        message: Message,
+        series: &Labels,
+        value: Value<'a>,
+    ) -> Result<Option<IncomingExemplar>, &'static str> {
+        let (mut pairs, mut references, mut number, mut at) = (Vec::new(), Vec::new(), 0.0, 0);
+        let mut fields = Fields::new(value.bytes()?);
+        while let Some((field, value)) = fields.next()? {
+            match (field, message) {
+                (1, Message::V1) => pairs.push(label(value)?),
+                (1, Message::V2) => value.numbers(|reference| references.push(reference))?,
+                (2, _) => number = value.double()?,
+                (3, _) => at = value.number()? as i64,
+                _ => {}
+            }
+            if pairs.len() + references.len() / 2 > EXEMPLAR_BYTES_MAX {
+                return Ok(None);
+            }
+        }
+        if self.resolve(&references, &mut pairs).is_err() {
+            return Ok(None);
+        }
+        pairs.retain(|(_, value)| !value.is_empty());
+        pairs.sort_unstable_by_key(|(name, _)| *name);
+        let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > EXEMPLAR_BYTES_MAX || pairs.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Ok(None);
+        }
+        let labels = Labels::from_sorted(pairs);
+        Ok(Some(IncomingExemplar { series: series.clone(), labels, value: number, timestamp: Timestamp(at) }))
     }
 
     fn refuse(&mut self, samples: usize, reason: impl FnOnce() -> String) {
@@ -424,7 +480,12 @@ mod tests {
                 put_message(1, packed, out);
                 samples.iter().for_each(|(at, value)| put_sample(2, *at, *value, out));
                 put_message(3, |out| histogram::encode_whole(8, 9, &[(-1, 2)], &[2, 3], out), out);
-                put_message(4, |_| (), out);
+                let exemplar = |out: &mut Vec<u8>| {
+                    put_bytes(1, &[1, 2], out);
+                    put_double(2, 0.5, out);
+                    put_number(3, 77, out);
+                };
+                put_message(4, exemplar, out);
                 let said = |out: &mut Vec<u8>| {
                     put_number(1, 3, out);
                     put_number(3, 2, out);
@@ -492,7 +553,7 @@ mod tests {
             ],
         );
         let request = decode_write(Message::V2, &v2(&symbols, &[(&[1, 2], &[])]), &WriteLimits::default()).unwrap();
-        assert_eq!((request.exemplars, request.samples_refused), (1, 1));
+        assert_eq!((request.exemplars.len(), request.samples_refused), (1, 1));
         let said = |message, body: &[u8]| {
             let metadata = decode_write(message, body, &WriteLimits::default()).unwrap().metadata.remove(0);
             [&metadata.metric, metadata.kind, &metadata.help, &metadata.unit].join("|")
@@ -502,6 +563,49 @@ mod tests {
         assert_eq!(said(Message::V2, &v2(&named, &[(&[1, 2], &[])])), "a|histogram|a_bucket|");
         let other = decode_write(Message::V2, &v2(&["x"], &[]), &WriteLimits::default());
         assert_eq!(other, Err(DecodeError::Message("the first symbol is not empty")));
+    }
+
+    #[test]
+    fn exemplars_of_both_versions() {
+        let exemplar = |labels: &dyn Fn(&mut Vec<u8>), out: &mut Vec<u8>| {
+            labels(out);
+            put_double(2, 0.5, out);
+            put_number(3, 77, out);
+        };
+        let pair = |name: &str, value: &str, out: &mut Vec<u8>| {
+            let pair = |out: &mut Vec<u8>| {
+                put_bytes(1, name.as_bytes(), out);
+                put_bytes(2, value.as_bytes(), out);
+            };
+            put_message(1, pair, out);
+        };
+        let long = "v".repeat(EXEMPLAR_BYTES_MAX);
+        let series = |out: &mut Vec<u8>| {
+            pair("__name__", "a", out);
+            put_message(3, |out| exemplar(&|out| pair("trace_id", "x", out), out), out);
+            put_message(3, |out| exemplar(&|out| pair("trace_id", &long, out), out), out);
+        };
+        let mut body = Vec::new();
+        put_message(1, series, &mut body);
+        let symbols = ["", "__name__", "a", "trace_id", "x"];
+        let in_2_0 = |out: &mut Vec<u8>| {
+            put_bytes(1, &[1, 2], out);
+            put_message(4, |out| exemplar(&|out| put_bytes(1, &[3, 4], out), out), out);
+            put_message(4, |out| exemplar(&|out| put_bytes(1, &[3, 9], out), out), out);
+        };
+        let mut body_2_0 = Vec::new();
+        put_message(5, in_2_0, &mut body_2_0);
+        symbols.iter().for_each(|symbol| put_bytes(4, symbol.as_bytes(), &mut body_2_0));
+        let want = IncomingExemplar {
+            series: Labels::from_pairs([("__name__", "a")]),
+            labels: Labels::from_pairs([("trace_id", "x")]),
+            value: 0.5,
+            timestamp: Timestamp(77),
+        };
+        for (message, body) in [(Message::V1, body), (Message::V2, body_2_0)] {
+            let request = decode_write(message, &body, &WriteLimits::default()).unwrap();
+            assert_eq!((request.exemplars, request.refusals), (vec![want.clone()], vec![]), "{message:?}");
+        }
     }
 
     #[test]

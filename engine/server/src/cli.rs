@@ -435,6 +435,8 @@ pub struct Serve {
 const PANIC_VARIABLE: &str = "RINGSCRAPE_TEST_PANICKING_QUERY";
 /// The old name of --config.auto-reload.
 const RELOAD_FEATURE: &str = "auto-reload-config";
+/// Stores exemplars of scrapes.
+pub const EXEMPLAR_FEATURE: &str = "exemplar-storage";
 /// Lets rules of a group that do not read each other be evaluated at once.
 const RULE_FEATURE: &str = "concurrent-rule-eval";
 
@@ -449,6 +451,11 @@ const QUERY_FEATURES: [&str; 4] = [
 ];
 
 impl Serve {
+    /// Whether exemplars are stored.
+    pub fn stores_exemplars(&self) -> bool {
+        self.has(EXEMPLAR_FEATURE)
+    }
+
     fn has(&self, feature: &str) -> bool {
         self.enable_feature.iter().any(|enabled| enabled == feature)
     }
@@ -517,7 +524,7 @@ impl Serve {
     pub fn unknown_features(&self) -> Vec<&str> {
         let known = |feature: &&String| {
             let feature = feature.as_str();
-            let alone = [RULE_FEATURE, RELOAD_FEATURE];
+            let alone = [RULE_FEATURE, RELOAD_FEATURE, EXEMPLAR_FEATURE];
             !QUERY_FEATURES.contains(&feature) && !DELTA_FEATURES.contains(&feature) && !alone.contains(&feature)
         };
         self.enable_feature.iter().filter(known).map(String::as_str).collect()

@@ -35,6 +35,25 @@ pub struct Reloader {
     pub external_url: String,
     pub parse: promql::ParseOptions,
     pub service_manager: ServiceManager,
+    pub exemplars: ExemplarStorage,
+}
+
+/// The rings of exemplars, which a configuration makes smaller and larger.
+pub struct ExemplarStorage {
+    pub shards: shard::Shards,
+    /// By `--enable-feature=exemplar-storage`.
+    pub is_on: bool,
+}
+
+impl ExemplarStorage {
+    /// Makes room for as many exemplars as `storage.exemplars.max_exemplars` says.
+    pub async fn reload(&self, config: &Config) {
+        let settings = config.storage.as_ref().and_then(|storage| storage.exemplars.clone()).unwrap_or_default();
+        let max = if self.is_on { usize::try_from(settings.max_exemplars).unwrap_or(0) } else { 0 };
+        if let Err(error) = self.shards.resize_exemplars(max).await {
+            tracing::error!(%error, "the storage of exemplars could not be resized");
+        }
+    }
 }
 
 impl Reloader {
@@ -89,6 +108,7 @@ impl Reloader {
                 self.remote_write.reload(&config).await;
                 self.query_log.reopen(config.global.query_log_file.as_deref());
                 self.failures.reopen(&config);
+                self.exemplars.reload(&config).await;
                 self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
                 self.rules.reload(groups).await;
                 tracing::info!(file = %self.file.display(), "configuration loaded");

@@ -3,7 +3,7 @@
 //! Order: configuration, probes, cores, targets, API. A failure ends the start before anything later is touched.
 
 use crate::cli::{Cli, Serve};
-use crate::reload::{self, Reloader};
+use crate::reload::{self, ExemplarStorage, Reloader};
 use crate::service_manager::ServiceManager;
 use crate::state_dump::StateDump;
 use remote_write::RemoteWrite;
@@ -326,6 +326,8 @@ async fn control_plane(
             }
         }
     });
+    let exemplars = ExemplarStorage { shards: shards.clone(), is_on: serve.stores_exemplars() };
+    exemplars.reload(&config).await;
     // Before the targets: the first build is this member's share already.
     let fleet = targets::FleetHandle::start(targets.clone(), discovery.clone());
     fleet.reload(config.clone()).await;
@@ -362,6 +364,7 @@ async fn control_plane(
         external_url: serve.external_url(),
         parse: serve.parse_options(),
         service_manager: service_manager.clone(),
+        exemplars,
     };
     tokio::spawn(reloader.run(reload_requests, serve.reload_interval()));
 

@@ -85,6 +85,43 @@ fn limits_hold_for_lines_with_their_own_times() {
     }
 }
 
+/// A native histogram of a target crosses an edge and comes to a hub, with its time and without the edge's labels.
+#[test]
+fn native_histograms_cross_a_hierarchy() {
+    let payload = |gauge: f64, count: u64| {
+        let body = support::protobuf::payload(gauge, count, count);
+        let head =
+            format!("HTTP/1.1 200 OK\r\n{}Content-Length: {}\r\n\r\n", support::protobuf::PAYLOAD_TYPE, body.len());
+        [head.into_bytes(), body].concat()
+    };
+    let target = FakeTarget::start(move |_| payload(1.0, 10));
+    let native = "scrape_native_histograms: true";
+    let labels = "global: {external_labels: {region: eu}}\n";
+    let edge = Ringscrape::start(&format!("{labels}{}", config(&[job("app", &[target.address], native)])), &[]);
+    let federate = format!(
+        "honor_labels: true\ntrack_timestamps_staleness: true\n{native}\nmetrics_path: /federate\n\
+         params: {{'match[]': ['{{job=\"app\"}}']}}"
+    );
+    let hub = Ringscrape::start(&config(&[job("federate", &[edge.address], &federate)]), &[]);
+    let count = |server: &Ringscrape, selector: &str| {
+        let query = support::encode(&format!("histogram_count({selector})"));
+        let answer = server.api(&format!("/api/v1/query?query={query}"));
+        answer["result"][0]["value"][1].as_str().map(str::to_owned)
+    };
+    let selector = format!("h{{job=\"app\",instance=\"{}\",region=\"eu\",path=\"/\"}}", target.address);
+    until("the histogram at the hub", || (count(&hub, &selector).as_deref() == Some("10")).then_some(()));
+    until("the gauge at the hub", || (hub.value("g{job=\"app\",region=\"eu\"}") == Some(1.0)).then_some(()));
+    assert_eq!(count(&edge, &selector.replace(",region=\"eu\"", "")).as_deref(), Some("10"));
+    assert_eq!(hub.value("up{job=\"federate\"}"), Some(1.0));
+    target.now(move |_| payload(2.0, 17));
+    until("the next one", || (count(&hub, &selector).as_deref() == Some("17")).then_some(()));
+    let text = edge.federate("{job=\"app\"}");
+    assert!(text.iter().all(|line| !line.starts_with("h{")), "text cannot say them: {text:?}");
+    target.now(move |_| payload(3.0, 0));
+    until("it has ended at the hub", || count(&hub, &selector).is_none().then_some(()));
+    until("the gauge goes on", || (hub.value("g{job=\"app\"}") == Some(3.0)).then_some(()));
+}
+
 #[test]
 fn samples_seen_before_are_not_stored_again() {
     let fixed = edge(&["a", "b"]);

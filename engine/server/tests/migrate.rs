@@ -81,7 +81,7 @@ fn the_unit_of_debian_is_moved_over_and_starts() {
         &outcome.part("Different"),
         &["--storage.tsdb.wal-compression: the log", "ExecStartPre=/bin/true: not taken over"],
     );
-    has(&outcome.part("Missing"), &["exemplar-storage: exemplars are not stored", "st-storage"]);
+    has(&outcome.part("Missing"), &["st-storage"]);
     has(&outcome.part("Then"), &["systemctl enable --now ringscrape", "tsdb export"]);
 
     let unit = std::fs::read_to_string(path("new/ringscrape.service")).unwrap();

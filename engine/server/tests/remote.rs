@@ -220,6 +220,53 @@ fn answers_follow_the_specification() {
     assert_eq!(request(ours.address, "GET", "/api/v1/write", &[]).status, 405);
 }
 
+/// Exemplars come with samples or, as Prometheus sends them, as series of their own.
+#[test]
+fn exemplars_that_are_written_to_us_are_found() {
+    let ours = Ringscrape::start("scrape_configs: []\n", &[RECEIVER, "--enable-feature=exemplar-storage"]);
+    let at = now();
+    let exemplar = |labels: &dyn Fn(&mut Vec<u8>), value: f64, at: i64| {
+        let mut out = Vec::new();
+        labels(&mut out);
+        out.push(17);
+        out.extend_from_slice(&value.to_le_bytes());
+        number(3, at as u64, &mut out);
+        out
+    };
+    let label = |name: &str, value: &str, out: &mut Vec<u8>| {
+        let mut label = Vec::new();
+        bytes(1, name.as_bytes(), &mut label);
+        bytes(2, value.as_bytes(), &mut label);
+        bytes(1, &label, out);
+    };
+    let mut series = Vec::new();
+    label("__name__", "m_total", &mut series);
+    bytes(3, &exemplar(&|out| label("trace_id", "one", out), 0.5, at - 1000), &mut series);
+    bytes(3, &exemplar(&|out| label("trace_id", "early", out), 0.5, at + 3_600_000), &mut series);
+    let mut message = v1(&[(&[("__name__", "m_total")], &[(at, 1.0)])]);
+    bytes(1, &series, &mut message);
+    let answer = write(ours.address, V1, &message);
+    let written = |count: u32| format!("x-prometheus-remote-write-exemplars-written: {count}\r\n");
+    assert!(answer.status == 204 && answer.head.to_ascii_lowercase().contains(&written(1)), "{}", answer.head);
+    let mut series = Vec::new();
+    bytes(1, &[1, 2], &mut series);
+    bytes(4, &exemplar(&|out| bytes(1, &[3, 4], out), 0.7, at - 500), &mut series);
+    bytes(4, &exemplar(&|out| bytes(1, &[3, 4], out), 0.7, at - 2000), &mut series);
+    let mut message = Vec::new();
+    bytes(5, &series, &mut message);
+    ["", "__name__", "m_total", "trace_id", "two"].iter().for_each(|symbol| bytes(4, symbol.as_bytes(), &mut message));
+    let answer = write(ours.address, V2, &message);
+    assert!(answer.status == 204 && answer.head.to_ascii_lowercase().contains(&written(1)), "{}", answer.head);
+    let found = ours.api("/api/v1/query_exemplars?query=m_total");
+    let traces: Vec<&str> = found[0]["exemplars"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|exemplar| exemplar["labels"]["trace_id"].as_str().unwrap())
+        .collect();
+    assert_eq!(traces, ["one", "two"], "{found}");
+}
+
 #[test]
 fn late_samples_are_taken_within_the_window() {
     let yaml = "storage: {tsdb: {out_of_order_time_window: 30m}}\nscrape_configs: []\n";

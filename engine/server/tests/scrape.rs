@@ -391,6 +391,176 @@ fn openmetrics_target_is_followed() {
     until("OpenMetrics again", || (server.value("c_seconds_total") == Some(6.0)).then_some(()));
 }
 
+/// Exemplars of scrapes, with `--enable-feature=exemplar-storage`, are found by what selects their series.
+#[test]
+fn exemplars_are_kept_and_found() {
+    let body = |trace: &str, time: &str| {
+        let body = format!("a_total{{x=\"1\"}} 1 # {{trace_id=\"{trace}\"}} 0.5{time}\nb 2 # {{}} 3\nc 1\n# EOF\n");
+        response("200 OK", OPEN_METRICS, body.as_bytes())
+    };
+    let target = FakeTarget::start(move |_| body("one", " 1796029656.125"));
+    let config =
+        format!("storage: {{exemplars: {{max_exemplars: 1000}}}}\n{}", config(&[job("j", &[target.address], "")]));
+    let server = Ringscrape::start(&config, &["--enable-feature=exemplar-storage"]);
+    let ask = |query: &str| server.api(&format!("/api/v1/query_exemplars?query={}", support::encode(query)));
+    let found = until("the first exemplar", || Some(ask("rate(a_total[5m]) + c")).filter(|found| found[0].is_object()));
+    let address = target.address.to_string();
+    let labels = serde_json::json!({"__name__": "a_total", "x": "1", "instance": address, "job": "j"});
+    let exemplar = serde_json::json!({"labels": {"trace_id": "one"}, "value": "0.5", "timestamp": 1796029656.125});
+    assert_eq!(found, serde_json::json!([{"seriesLabels": labels, "exemplars": [exemplar]}]));
+    assert_eq!(ask("b")[0]["exemplars"][0]["value"], "3");
+    target.now(move |_| body("two", " 1796029657"));
+    let found = until("the second", || {
+        Some(ask("a_total")).filter(|found| found[0]["exemplars"].as_array().is_some_and(|all| all.len() == 2))
+    });
+    assert_eq!(found[0]["exemplars"][1]["labels"]["trace_id"], "two");
+    target.now(move |_| body("three", " 1796029650"));
+    until("an older one is refused", || {
+        server.metric("prometheus_target_scrapes_exemplar_out_of_order_total").filter(|count| *count > 0.0)
+    });
+    assert_eq!(
+        server.metric("prometheus_tsdb_exemplar_exemplars_in_storage"),
+        Some(3.0),
+        "those that stay are kept once"
+    );
+    assert_eq!(server.api("/api/v1/query_exemplars?query=a_total&start=1796029658"), serde_json::json!([]));
+    assert_eq!(server.get("/api/v1/query_exemplars?query=1%2B1").status, 204);
+    let refused = server.get("/api/v1/query_exemplars?query=a&start=2&end=1");
+    assert!(refused.status == 400 && refused.body.contains("end timestamp must not be before start timestamp"));
+}
+
+fn protobuf_body(gauge: f64, observations: u64, claimed: u64) -> Vec<u8> {
+    response("200 OK", support::protobuf::PAYLOAD_TYPE, &support::protobuf::payload(gauge, observations, claimed))
+}
+
+/// Protobuf with a native histogram, which is stored as such where the job wants it, and as a classic one otherwise.
+#[test]
+fn native_histograms_are_scraped() {
+    let target = FakeTarget::start(|_| protobuf_body(1.0, 10, 10));
+    let jobs = [
+        job("native", &[target.address], "scrape_native_histograms: true"),
+        job("classic", &[target.address], "scrape_protocols: [PrometheusProto]"),
+    ];
+    let receiver = Ringscrape::start("scrape_configs: []\n", &["--web.enable-remote-write-receiver"]);
+    let endpoint = format!(
+        "remote_write: [{{url: 'http://{}/api/v1/write', send_native_histograms: true, queue_config: {{batch_send_deadline: 100ms}}}}]\n",
+        receiver.address
+    );
+    let mut server = Ringscrape::start(&(endpoint + &config(&jobs)), &[]);
+    let count = |server: &Ringscrape| {
+        let query = support::encode("histogram_count(h{job=\"native\",path=\"/\"})");
+        let answer = server.api(&format!("/api/v1/query?query={query}"));
+        answer["result"][0]["value"][1].as_str().map(str::to_owned)
+    };
+    until("the histogram", || (count(&server).as_deref() == Some("10")).then_some(()));
+    until("it is sent", || (count(&receiver).as_deref() == Some("10")).then_some(()));
+    assert_eq!(server.value("g{job=\"native\"}"), Some(1.0));
+    assert_eq!(server.value("h_count{job=\"native\"}"), None);
+    until("the classic one", || (server.value("h_count{job=\"classic\"}") == Some(10.0)).then_some(()));
+    assert_eq!(server.value("h_bucket{job=\"classic\",le=\"+Inf\"}"), Some(10.0));
+    assert_eq!(server.value("scrape_samples_scraped{job=\"native\"}"), Some(2.0));
+    let heads = target.requests.lock().unwrap();
+    assert!(
+        heads.iter().any(|(_, head)| head.contains("Accept: application/vnd.google.protobuf;proto=")),
+        "asked first"
+    );
+    drop(heads);
+    target.now(|_| protobuf_body(2.0, 14, 14));
+    until("the next one", || (count(&server).as_deref() == Some("14")).then_some(()));
+    target.now(|_| protobuf_body(3.0, 0, 0));
+    until("the histogram ends", || count(&server).is_none().then_some(()));
+    until("and where it is sent", || count(&receiver).is_none().then_some(()));
+    until("the gauge goes on", || (server.value("g{job=\"native\"}") == Some(3.0)).then_some(()));
+    target.now(|_| protobuf_body(4.0, 20, 21));
+    let failed = until("one that contradicts itself", || {
+        let mut targets = server.targets().into_iter();
+        targets.find(|target| target["scrapePool"] == "native" && target["health"] == "down")
+    });
+    let error = failed["lastError"].as_str().unwrap().to_owned();
+    assert!(error.contains("20 observations found in buckets, but the Count field is 21"), "{error}");
+    assert_eq!(server.value("g{job=\"native\"}"), None, "a scrape is stored whole or not at all");
+    target.now(|_| protobuf_body(5.0, 30, 30));
+    until("it is back", || (count(&server).as_deref() == Some("30")).then_some(()));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let least = |server: &Ringscrape| {
+        let query = support::encode("min_over_time(histogram_count(h{job=\"native\",path=\"/\"})[5m:50ms])");
+        let answer = server.get(&format!("/api/v1/query?query={query}"));
+        let json: Value = serde_json::from_str(&answer.body).ok()?;
+        json["data"]["result"][0]["value"][1].as_str().map(str::to_owned)
+    };
+    assert_eq!(least(&server).as_deref(), Some("10"));
+    server.restart(9, &[]);
+    until("scrapes go on", || (server.metric("ringscrape_scrapes_total") >= Some(6.0)).then_some(()));
+    until("it goes on", || (count(&server).as_deref() == Some("30")).then_some(()));
+    until("it is read from the log", || (least(&server).as_deref() == Some("10")).then_some(()));
+    target.now(|_| response("200 OK", "Content-Type: application/vnd.google.protobuf\r\n", b"a 1\n"));
+    until("what is no protobuf", || {
+        let mut targets = server.targets().into_iter();
+        let text = "clientpb: insufficient length of buffer, expected at least 98 bytes, got 4 bytes";
+        targets.find(|target| target["lastError"] == text)
+    });
+    until("all ends with it", || count(&server).is_none().then_some(()));
+}
+
+/// Classic histograms as native ones with their bounds, from text and protobuf, beside the classic ones or instead of them.
+#[test]
+fn classic_histograms_become_native_where_wanted() {
+    let body = |counts: [u32; 3]| {
+        let body = format!(
+            "# TYPE h histogram\nh_bucket{{x=\"1\",le=\"0.5\"}} {}\nh_bucket{{x=\"1\",le=\"1\"}} {}\n\
+             h_bucket{{x=\"1\",le=\"+Inf\"}} {}\nh_sum{{x=\"1\"}} 4\nh_count{{x=\"1\"}} {}\n# TYPE g gauge\ng 1\n",
+            counts[0], counts[1], counts[2], counts[2]
+        );
+        response("200 OK", TEXT, body.as_bytes())
+    };
+    let target = FakeTarget::start(move |_| body([1, 3, 4]));
+    let convert = "convert_classic_histograms_to_nhcb: true";
+    let jobs = [
+        job("instead", &[target.address], convert),
+        job("beside", &[target.address], &format!("{convert}\nalways_scrape_classic_histograms: true")),
+        job("limited", &[target.address], &format!("{convert}\nnative_histogram_bucket_limit: 2")),
+        job(
+            "dropped",
+            &[target.address],
+            &format!("{convert}\nmetric_relabel_configs: [{{source_labels: [__name__], regex: h, action: drop}}]"),
+        ),
+    ];
+    let server = Ringscrape::start(&config(&jobs), &[]);
+    let ask = |query: &str| {
+        let answer = server.api(&format!("/api/v1/query?query={}", support::encode(query)));
+        answer["result"][0]["value"][1].as_str().map(str::to_owned)
+    };
+    for name in ["instead", "beside"] {
+        let count = format!("histogram_count(h{{job=\"{name}\",x=\"1\"}})");
+        until(name, || (ask(&count).as_deref() == Some("4")).then_some(()));
+        let fraction = format!("histogram_fraction(0.5, 1, h{{job=\"{name}\"}})");
+        assert_eq!(ask(&fraction).as_deref(), Some("0.5"), "{name}");
+        assert_eq!(server.value(&format!("g{{job=\"{name}\"}}")), Some(1.0));
+    }
+    assert_eq!(server.value("h_count{job=\"instead\"}"), None);
+    assert_eq!(server.value("h_bucket{job=\"beside\",le=\"1.0\"}"), Some(3.0));
+    let report = |name: &str| {
+        let value = |metric: &str| server.value(&format!("{metric}{{job=\"{name}\"}}")).unwrap();
+        (value("up"), value("scrape_samples_scraped"), value("scrape_samples_post_metric_relabeling"))
+    };
+    assert_eq!(report("instead"), (1.0, 2.0, 2.0));
+    assert_eq!(report("beside"), (1.0, 7.0, 7.0));
+    let limited = until("too many buckets", || {
+        server.targets().into_iter().find(|target| target["scrapePool"] == "limited" && target["health"] == "down")
+    });
+    assert_eq!(limited["lastError"], "histogram bucket limit exceeded");
+    assert!(server.metric("prometheus_target_scrapes_exceeded_native_histogram_bucket_limit_total") >= Some(1.0));
+    until("a scrape", || server.value("up{job=\"dropped\"}"));
+    assert_eq!(report("dropped"), (1.0, 2.0, 1.0), "rules see the native histogram");
+    target.now(move |_| body([1, 3, 9]));
+    until("the next one", || (ask("histogram_count(h{job=\"instead\"})").as_deref() == Some("9")).then_some(()));
+    target.now_says("# TYPE g gauge\ng 2\n");
+    until("it has ended", || ask("histogram_count(h{job=\"instead\"})").is_none().then_some(()));
+    // One that cannot be converted stays classic.
+    target.now(move |_| body([3, 1, 4]));
+    until("classic", || (server.value("h_count{job=\"instead\"}") == Some(4.0)).then_some(()));
+}
+
 /// Python's client library, in both formats. Needs python3-prometheus-client (`make test-deps`).
 #[test]
 fn client_library_of_python_is_scraped() {

@@ -275,7 +275,6 @@ impl Class {
 }
 
 /// The labels of a series: the slot's own, then the target's; empty ones are dropped.
-#[cfg(test)]
 pub fn series_labels(slot: &Labels, target: &Labels) -> Labels {
     let merged = slot.merged(target);
     if merged.iter().all(|(_, value)| !value.is_empty()) {

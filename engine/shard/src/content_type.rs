@@ -9,15 +9,20 @@ use std::fmt::Write;
 /// Weight of the first format in tenths; each further one has a tenth less, as Prometheus has it.
 const FIRST_WEIGHT: usize = 6;
 
-/// The value of the header Accept. Protobuf is left out: it is not read yet, and a target that is not asked for it answers
-/// in another format.
+/// How a payload is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PayloadFormat {
+    Lines(Format),
+    Protobuf,
+}
+
+const TEXT: PayloadFormat = PayloadFormat::Lines(Format::Text);
+const OPEN_METRICS: PayloadFormat = PayloadFormat::Lines(Format::OpenMetrics);
+
+/// The value of the header Accept.
 pub(crate) fn accept(job: &ScrapeConfig) -> String {
     use ScrapeProtocol::*;
-    let mut asked: Vec<ScrapeProtocol> =
-        job.scrape_protocols.iter().copied().filter(|protocol| *protocol != PrometheusProto).collect();
-    if asked.is_empty() {
-        asked = vec![OpenMetricsText1_0_0, OpenMetricsText0_0_1, PrometheusText1_0_0, PrometheusText0_0_4];
-    }
+    let asked = &job.scrape_protocols;
     let mut header = String::new();
     for (index, protocol) in asked.iter().enumerate() {
         let (media, is_1_0_0) = match protocol {
@@ -48,28 +53,27 @@ pub(crate) fn accept(job: &ScrapeConfig) -> String {
 }
 
 /// The format of a response, by its Content-Type or the job's fallback. An empty body is nothing, in any format.
-pub(crate) fn format_of(fetched: &Fetched, job: &ScrapeConfig) -> Result<Format, FetchError> {
+pub(crate) fn format_of(fetched: &Fetched, job: &ScrapeConfig) -> Result<PayloadFormat, FetchError> {
     if fetched.body().is_empty() {
-        return Ok(Format::Text);
+        return Ok(TEXT);
     }
     decide(&fetched.content_type(), job.fallback_scrape_protocol)
 }
 
-fn decide(content_type: &str, fallback: Option<ScrapeProtocol>) -> Result<Format, FetchError> {
+fn decide(content_type: &str, fallback: Option<ScrapeProtocol>) -> Result<PayloadFormat, FetchError> {
     use ScrapeProtocol::*;
     let error = |text| Err(FetchError { reason: Reason::ContentType, text });
-    let protobuf = || error("this build does not read protobuf, and did not ask for it".to_owned());
     let parsed = media_type(content_type);
     match parsed.as_deref() {
-        Ok("text/plain") => return Ok(Format::Text),
-        Ok("application/openmetrics-text") => return Ok(Format::OpenMetrics),
-        Ok("application/vnd.google.protobuf") => return protobuf(),
+        Ok("text/plain") => return Ok(TEXT),
+        Ok("application/openmetrics-text") => return Ok(OPEN_METRICS),
+        Ok("application/vnd.google.protobuf") => return Ok(PayloadFormat::Protobuf),
         _ => {}
     }
     match (fallback, parsed) {
-        (Some(PrometheusText0_0_4 | PrometheusText1_0_0), _) => Ok(Format::Text),
-        (Some(OpenMetricsText0_0_1 | OpenMetricsText1_0_0), _) => Ok(Format::OpenMetrics),
-        (Some(PrometheusProto), _) => protobuf(),
+        (Some(PrometheusText0_0_4 | PrometheusText1_0_0), _) => Ok(TEXT),
+        (Some(OpenMetricsText0_0_1 | OpenMetricsText1_0_0), _) => Ok(OPEN_METRICS),
+        (Some(PrometheusProto), _) => Ok(PayloadFormat::Protobuf),
         (None, _) if content_type.is_empty() => error(
             "non-compliant scrape target sending blank Content-Type and no fallback_scrape_protocol specified for target"
                 .to_owned(),
@@ -164,7 +168,7 @@ mod tests {
     use crate::test_job;
 
     #[track_caller]
-    fn check(content_type: &str, fallback: Option<ScrapeProtocol>, want: Result<Format, &str>) {
+    fn check(content_type: &str, fallback: Option<ScrapeProtocol>, want: Result<PayloadFormat, &str>) {
         match (decide(content_type, fallback), want) {
             (Ok(format), Ok(want)) => assert_eq!(format, want, "{content_type}"),
             (Err(error), Err(want)) => assert!(error.text.contains(want), "{content_type}: {}", error.text),
@@ -185,11 +189,11 @@ mod tests {
             "text/plain; a=1; A=1",
             " text/plain ; a = 1",
         ] {
-            check(good, None, Ok(Format::Text));
+            check(good, None, Ok(TEXT));
         }
         for version in ["", "; version=0.0.1", "; version=1.0.0; charset=utf-8", ";version=2.0.0;escaping=dots"] {
-            check(&format!("application/openmetrics-text{version}"), None, Ok(Format::OpenMetrics));
-            check(&format!("application/OpenMetrics-Text{version}"), fallback, Ok(Format::OpenMetrics));
+            check(&format!("application/openmetrics-text{version}"), None, Ok(OPEN_METRICS));
+            check(&format!("application/OpenMetrics-Text{version}"), fallback, Ok(OPEN_METRICS));
         }
         for (bad, words) in [
             ("text/plain;;", "mime: invalid media parameter"),
@@ -204,18 +208,20 @@ mod tests {
         ] {
             let text = format!("cannot parse Content-Type {bad:?} and no fallback_scrape_protocol for target\n{words}");
             check(bad, None, Err(&text));
-            check(bad, fallback, Ok(Format::Text));
-            check(bad, Some(ScrapeProtocol::OpenMetricsText0_0_1), Ok(Format::OpenMetrics));
+            check(bad, fallback, Ok(TEXT));
+            check(bad, Some(ScrapeProtocol::OpenMetricsText0_0_1), Ok(OPEN_METRICS));
         }
         check("", None, Err("sending blank Content-Type"));
-        check("", fallback, Ok(Format::Text));
-        check("", Some(ScrapeProtocol::OpenMetricsText1_0_0), Ok(Format::OpenMetrics));
+        check("", fallback, Ok(TEXT));
+        check("", Some(ScrapeProtocol::OpenMetricsText1_0_0), Ok(OPEN_METRICS));
         check("application/foo", None, Err("received unsupported Content-Type \"application/foo\" and no fallback"));
-        check("application/foo", fallback, Ok(Format::Text));
+        check("application/foo", fallback, Ok(TEXT));
         check("text/html", None, Err("unsupported Content-Type"));
         check("text", None, Err("unsupported Content-Type \"text\""));
-        check("application/vnd.google.protobuf", fallback, Err("does not read protobuf"));
-        check("", Some(ScrapeProtocol::PrometheusProto), Err("does not read protobuf"));
+        for parameters in ["", "; proto=io.prometheus.client.MetricFamily; encoding=delimited", ";encoding=text"] {
+            check(&format!("application/vnd.google.protobuf{parameters}"), fallback, Ok(PayloadFormat::Protobuf));
+        }
+        check("", Some(ScrapeProtocol::PrometheusProto), Ok(PayloadFormat::Protobuf));
     }
 
     #[track_caller]
@@ -246,13 +252,17 @@ mod tests {
     }
 
     #[test]
-    fn protobuf_is_not_asked_for_before_it_is_read() {
-        let text = accept(&test_job(""));
-        check_accept("scrape_protocols: [PrometheusProto]", &text);
-        check_accept("scrape_native_histograms: true", &text);
+    fn protobuf_comes_first_where_native_histograms_are_wanted() {
+        const PROTOBUF: &str =
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,";
+        check_accept("scrape_protocols: [PrometheusProto]", &format!("{PROTOBUF}*/*;q=0.5"));
         check_accept(
-            "scrape_protocols: [PrometheusProto, PrometheusText0.0.4]",
-            "text/plain;version=0.0.4;q=0.6,*/*;q=0.5",
+            "scrape_native_histograms: true",
+            &format!(
+                "{PROTOBUF}application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+                 application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
+                 text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+            ),
         );
     }
 }

@@ -19,18 +19,21 @@ mod written;
 use crate::access::Accesses;
 use crate::asking::Asking;
 use crate::content_type;
+use crate::exemplars::ExemplarRing;
 use crate::failure_log::FailureLog;
 use crate::fetch::{FetchError, Fetched, Fetcher, Opened};
 use crate::head_owner::{HistogramHolder, Holder};
-use crate::ingest::{Ingested, Interner, Reader, Report};
+use crate::ingest::{Interner, Reader, Report};
 use crate::message::Command;
+use crate::natives::NativeRows;
+use crate::payload::{Scraped, read_payload};
 use crate::resolver::{Resolver, ResolverThreads};
 use crate::runtime::Pulse;
 use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
 use crate::signal::{Signal, Start};
 use crate::status::{CoreStats, Missed, Reason, TargetStatus};
 use crate::time_slice::{CoreTask, TaskTimes, TimeSlice};
-use crate::written::{Acknowledgements, Written};
+use crate::written::{Acknowledgements, HistogramStamps, WriteRowsRequest, Written};
 use ahash::AHashMap;
 use exposition::Readings;
 use glommio::timer::Timer;
@@ -68,6 +71,8 @@ const READ_SLICE: Duration = Duration::from_millis(2);
 const SNAP_MS_MAX: u64 = 2;
 /// A wall clock that went back by less than this leaves no gap: stamps go on a millisecond at a time.
 const HOLD_MS_MAX: i64 = 60_000;
+/// Exemplars of one scrape that are stored, all in one turn.
+const EXEMPLARS_PER_SCRAPE_MAX: usize = 10_000;
 /// Buffers for readings at rest; more scrapes than this are rarely being read at once.
 const READINGS_KEPT_MAX: usize = 8;
 
@@ -115,6 +120,8 @@ struct Scraper {
     last_start_us: Cell<Option<u64>>,
     /// Another member of the fleet scrapes the target now.
     has_moved: Cell<bool>,
+    /// Native histograms of the last scrape.
+    natives: Cell<usize>,
 }
 
 struct Core {
@@ -148,6 +155,7 @@ struct Core {
     fetcher: Fetcher<Resolver>,
     accesses: Accesses,
     failures: FailureLog,
+    exemplars: RefCell<ExemplarRing>,
     readings: RefCell<Vec<Readings>>,
     append: RefCell<(AppendScratch, Vec<f64>)>,
     stats: RefCell<CoreStats>,
@@ -215,6 +223,7 @@ impl Core {
             fetcher: Fetcher::new(Resolver::new(settings.resolver)),
             accesses: settings.accesses,
             failures: settings.failures,
+            exemplars: RefCell::default(),
             readings: RefCell::default(),
             append: RefCell::default(),
             stats: RefCell::new(CoreStats::new(settings.index, settings.cpu)),
@@ -326,6 +335,7 @@ impl Core {
             status: RefCell::new(TargetStatus::new(target.id, self.index)),
             last_start_us: Cell::new(None),
             has_moved: Cell::new(false),
+            natives: Cell::new(0),
             target: RefCell::new(target.clone()),
         });
         scrapers[slot.0 as usize] = Some(scraper.clone());
@@ -390,7 +400,12 @@ impl Core {
         self.hand_over(&mut head);
         scraper.holder.set_ended();
         self.note_rows(&scraper.holder, &head);
+        let at = stamp(wall_us() / 1000, head.newest_at());
         drop(head);
+        if !scraper.has_moved.get() {
+            let (mut stats, scratch) = (self.stats.borrow_mut(), &mut self.append.borrow_mut().0);
+            self.append_natives(&scraper, asking.target(), NativeRows::default(), at, scratch, &mut stats);
+        }
         self.ended.borrow_mut().push(scraper.holder.clone());
     }
 
@@ -444,8 +459,7 @@ impl Core {
                 let pause = async || {
                     slice.step().await;
                 };
-                let ingested = reader.read(format, fetched.body(), samples_max, &mut readings, pause).await;
-                Ok((ingested, fetched))
+                Ok(read_payload(&mut reader, &target, (format, fetched), samples_max, &mut readings, pause).await)
             }
             Err(error) => Err(error),
         };
@@ -485,7 +499,7 @@ impl Core {
         scraper: &Scraper,
         target: &Target,
         reader: &Reader,
-        read: Result<(Ingested, Fetched), FetchError>,
+        mut read: Result<Scraped, FetchError>,
         readings: &Readings,
         begun: Instant,
         stamp_ms: u64,
@@ -504,9 +518,8 @@ impl Core {
         let mut wire_bytes = 0;
         let mut failure = None;
         let mut good = false;
-        let mut refused = None;
-        match read {
-            Ok((ingested, fetched)) => {
+        match &read {
+            Ok(Scraped { ingested, fetched, natives, .. }) => {
                 report.samples_scraped = ingested.samples_scraped;
                 report.samples_post_relabel = ingested.samples_post_relabel;
                 report.body_bytes = fetched.body().len() as i64;
@@ -515,20 +528,22 @@ impl Core {
                 let kind = if ingested.warm { &mut stats.scans_warm } else { &mut stats.scans_cold };
                 *kind += 1;
                 good = ingested.refusal.is_none();
-                if let Some(refusal) = ingested.refusal {
-                    failure = Some((refusal.reason, refusal.text));
-                    refused = Some(fetched);
+                if let Some(refusal) = &ingested.refusal {
+                    failure = Some((refusal.reason, refusal.text.clone()));
                 } else if ingested.reshaped {
                     // A series whose only sample is refused is none.
                     let refused = readings.stamps.iter().filter(|stamp| !within_bounds(at, **stamp)).count() as u64;
                     report.series_added = head.replace(&reader.groups()).added.saturating_sub(refused);
+                }
+                if good {
+                    report.series_added += natives.series_added;
                 }
             }
             Err(error) => {
                 if error.reason == Reason::BodySize {
                     report.body_bytes = -1;
                 }
-                failure = Some((error.reason, error.text));
+                failure = Some((error.reason, error.text.clone()));
             }
         }
         report.up = good;
@@ -550,6 +565,15 @@ impl Core {
         self.note_rows(&scraper.holder, &head);
         match appended {
             Ok(appended) => {
+                let natives = match &mut read {
+                    Ok(scraped) if good => {
+                        self.append_exemplars(target, reader, scraped, readings, at);
+                        std::mem::take(&mut scraped.natives)
+                    }
+                    _ => NativeRows::default(),
+                };
+                drop(head);
+                self.append_natives(scraper, target, natives, at, scratch, &mut stats);
                 stats.samples_appended += appended.samples;
                 stats.out_of_order += appended.out_of_order;
                 stats.late += appended.late;
@@ -577,14 +601,103 @@ impl Core {
                 Reason::SampleLimit => stats.exceeded_sample_limit += 1,
                 Reason::BodySize => stats.exceeded_body_size_limit += 1,
                 Reason::LabelLimit => stats.exceeded_label_limits += 1,
+                Reason::BucketLimit => stats.exceeded_bucket_limit += 1,
                 _ => {}
             }
         }
         if let (Some((_, error)), Some(file)) = (&failure, &target.job.scrape_failure_log_file) {
             self.failures.record(file, at, &target.job.job_name, &target.url.to_string(), error);
         }
-        let refused = refused.as_ref().map(|fetched| fetched.body());
+        let refused = read.as_ref().ok().filter(|scraped| scraped.ingested.refusal.is_some());
+        let refused = refused.map(|scraped| scraped.fetched.body());
         status.record_outcome(at, failure, refused);
+    }
+
+    /// Stores the exemplars of a scrape that are others than those of the scrape before.
+    fn append_exemplars(
+        &self,
+        target: &Target,
+        reader: &Reader,
+        scraped: &mut Scraped,
+        readings: &Readings,
+        at: Timestamp,
+    ) {
+        let mut ring = self.exemplars.borrow_mut();
+        if !ring.is_on() {
+            return;
+        }
+        let mut left = EXEMPLARS_PER_SCRAPE_MAX;
+        for (series, mut exemplars) in std::mem::take(&mut scraped.natives.exemplars) {
+            exemplars.truncate(left);
+            left -= exemplars.len();
+            exemplars.sort_by_key(|exemplar| exemplar.timestamp);
+            for exemplar in exemplars {
+                ring.append(series.clone(), exemplar, at);
+            }
+        }
+        if !readings.exemplars.iter().any(|exemplar| exemplar.is_new) {
+            return;
+        }
+        let body = scraped.lines();
+        // Values and stamps of the payload are in the order of its slots; exemplars too.
+        let mut new = readings.exemplars.iter().filter(|exemplar| exemplar.is_new).take(left).peekable();
+        let mut stamps = readings.stamps.iter();
+        let mut value = 0;
+        for group in reader.groups().iter().skip(1) {
+            if !group.any_stamped() && new.peek().is_none_or(|next| next.value as usize >= value + group.len()) {
+                value += group.len();
+                continue;
+            }
+            for slot in 0..group.len() {
+                let stamp = if group.is_stamped(slot) { stamps.next().map(|stamp| Timestamp(*stamp)) } else { None };
+                if let Some(reading) = new.next_if(|next| next.value as usize == value)
+                    && stamp.is_none_or(|stamp| within_bounds(at, stamp.0))
+                    && let Some(exemplar) = exposition::exemplar(&body[reading.text.clone()])
+                {
+                    let series = group.series_labels(slot, &target.labels);
+                    ring.append(series, exemplar, stamp.unwrap_or(at));
+                }
+                value += 1;
+            }
+        }
+    }
+
+    /// Writes the native histograms of a scrape, in the same turn as the row of its floats; those that the scrape before had
+    /// and this one has not end.
+    fn append_natives(
+        &self,
+        scraper: &Scraper,
+        target: &Target,
+        natives: NativeRows,
+        at: Timestamp,
+        scratch: &mut AppendScratch,
+        stats: &mut CoreStats,
+    ) {
+        let NativeRows { mut rows, stamps: mut of_rows, .. } = natives;
+        if rows.is_empty() && scraper.natives.get() == 0 {
+            return;
+        }
+        if of_rows.iter().flatten().any(|stamp| !within_bounds(at, stamp.0)) {
+            let is_within: Vec<bool> =
+                of_rows.iter().map(|stamp| stamp.is_none_or(|stamp| within_bounds(at, stamp.0))).collect();
+            let retain = |at: &mut usize| {
+                *at += 1;
+                is_within[*at - 1]
+            };
+            let (mut row, mut stamp) = (0, 0);
+            rows.retain(|_| retain(&mut row));
+            of_rows.retain(|_| retain(&mut stamp));
+            stats.out_of_bounds += is_within.iter().filter(|is_within| !**is_within).count() as u64;
+        }
+        scraper.natives.set(rows.len());
+        let stamps = HistogramStamps { of_rows, ends: target.job.track_timestamps_staleness };
+        let request = WriteRowsRequest { source: format!("scrape {:016x}", scraper.holder.id), at, rows, stamps };
+        let (mut written, mut journal) = (self.written.borrow_mut(), self.journal.borrow_mut());
+        let outcome = written.rows(&request, wall_ms(), &mut journal, scratch, |head| self.hand_over_of(head));
+        stats.samples_appended += outcome.samples;
+        stats.histograms_appended += outcome.samples;
+        stats.out_of_order += outcome.out_of_order;
+        stats.duplicate_timestamp += outcome.duplicates;
     }
 
     /// For a holder that comes now, the time after which nothing of its series is in chunks or in memory, where that is

@@ -4,10 +4,15 @@
 //!   * a command queue holds at most [`COMMANDS_MAX`]; a sender waits when it is full
 //!   * a core that does not answer within [`ANSWER_TIMEOUT`] is an error that names the core, never a silent gap
 
+use crate::exemplars::{ExemplarsRequest, StoredExemplar};
 use crate::message::{Cardinality, Command, LimitError, MetadataRequest, TargetMetadata};
 use crate::status::{CoreStats, TargetStatus};
-use crate::written::{self, NotKept, ReceiveOutcome, ReceiveRequest, Received, WriteOutcome, WriteRowsRequest};
+use crate::written::{
+    self, HistogramStamps, NotKept, ReceiveOutcome, ReceiveRequest, Received, WriteOutcome, WriteRowsRequest,
+};
+use exposition::Exemplar;
 use series::{Labels, Timestamp, Value};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use targets::TargetDiff;
@@ -88,7 +93,8 @@ impl Shards {
         rows: Vec<(Labels, Value)>,
     ) -> Result<WriteOutcome, ShardError> {
         let core = (written::source_id(source) % self.count() as u64) as usize;
-        let request = Arc::new(WriteRowsRequest { source: source.to_owned(), at, rows });
+        let request =
+            Arc::new(WriteRowsRequest { source: source.to_owned(), at, rows, stamps: HistogramStamps::default() });
         Ok(self.request(core, |reply| Command::WriteRows(request, reply)).await??)
     }
 
@@ -127,6 +133,41 @@ impl Shards {
         let request = Arc::new(request);
         let answers = self.request_all(|reply| Command::Metadata(request.clone(), reply)).await?;
         Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Exemplars that the request selects: by series, in the order of their labels, and by time.
+    pub async fn exemplars(&self, request: ExemplarsRequest) -> Result<Vec<(Labels, Vec<StoredExemplar>)>, ShardError> {
+        let request = Arc::new(request);
+        let answers = self.request_all(|reply| Command::Exemplars(request.clone(), reply)).await?;
+        let mut by_series: BTreeMap<Labels, Vec<StoredExemplar>> = BTreeMap::new();
+        for (series, exemplar) in answers.into_iter().flatten() {
+            by_series.entry(series).or_default().push(exemplar);
+        }
+        for exemplars in by_series.values_mut() {
+            exemplars.sort_by_key(|exemplar| exemplar.timestamp);
+        }
+        Ok(by_series.into_iter().collect())
+    }
+
+    /// Stores exemplars that were written to us, with the labels of their series. Returns how many were accepted: those that
+    /// are stored, also from before.
+    pub async fn append_exemplars(&self, exemplars: Vec<(Labels, Exemplar)>) -> Result<u64, ShardError> {
+        let mut of_cores: Vec<Vec<(Labels, Exemplar)>> = vec![Vec::new(); self.count()];
+        for (series, exemplar) in exemplars {
+            // Those of a series have one order.
+            of_cores[(series.hash64() % self.count() as u64) as usize].push((series, exemplar));
+        }
+        let mut accepted = 0;
+        for (core, exemplars) in of_cores.into_iter().enumerate().filter(|(_, exemplars)| !exemplars.is_empty()) {
+            accepted += self.request(core, |reply| Command::AppendExemplars(exemplars, reply)).await?;
+        }
+        Ok(accepted)
+    }
+
+    /// Sets how many exemplars all shards together store; each has its share.
+    pub async fn resize_exemplars(&self, max: usize) -> Result<(), ShardError> {
+        let share = max.div_ceil(self.count());
+        self.request_all(|reply| Command::ResizeExemplars(share, reply)).await.map(|_| ())
     }
 
     /// Counters of every core, in core order.

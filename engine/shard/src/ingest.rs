@@ -9,6 +9,7 @@
 //!   * a target's report series are its own; a line that would be one of them is dropped and counted as a duplicate
 
 use crate::class::{Class, Outcome};
+use crate::native_state::{NativeCounts, NativePolicies};
 use crate::status::{Metadata, Reason};
 use ahash::{AHashMap, AHashSet, RandomState};
 use config::ScrapeConfig;
@@ -31,6 +32,8 @@ const REPORT: [&str; 8] = [
     "scrape_body_size_bytes",
 ];
 const REPORT_ALWAYS: usize = 5;
+/// Metadata of families that are gone, or of a body that was refused, is told for so many good bodies more, as in Prometheus.
+const OTHERS_RETAINED: u32 = 10;
 /// Lines resolved before other tasks of the core get their turn.
 const LINES_PER_TURN: usize = 500;
 /// After so many scrapes in which nothing changed, a shape that changes have cut up is cut anew by its content alone, as
@@ -293,8 +296,15 @@ pub struct Reader {
     /// The format of the shape.
     format: Format,
     shape: Vec<Known>,
+    /// Of another body, whose metadata is told too: the last one if it was refused, or the last one with samples, if there
+    /// are none now. For so many good bodies more.
+    others: (Vec<Known>, u32),
     /// Exemplars of the last good body.
     exemplars_seen: Vec<ExemplarSeen>,
+    /// Of the native histograms of the last body.
+    pub(crate) native_policies: NativePolicies,
+    /// Native histograms of the body at hand.
+    natives: NativeCounts,
     /// The shape is another than its content alone makes, and how often it has been good since it last changed.
     cut_up: bool,
     warm: u32,
@@ -317,7 +327,10 @@ impl Reader {
             report: interner.report(job),
             format: Format::default(),
             shape: Vec::new(),
+            others: (Vec::new(), 0),
             exemplars_seen: Vec::new(),
+            native_policies: NativePolicies::default(),
+            natives: NativeCounts::default(),
             cut_up: false,
             warm: 0,
             unsteady: 0,
@@ -337,11 +350,31 @@ impl Reader {
         if !Rc::ptr_eq(&room, &self.room) {
             self.room = room;
             self.shape.clear();
+            self.others.0.clear();
+            self.native_policies.clear();
             self.settle();
         }
         let changed = !Arc::ptr_eq(&report, &self.report);
         self.report = report;
         changed.then(|| self.report.clone())
+    }
+
+    pub(crate) fn job(&self) -> &ScrapeConfig {
+        &self.job
+    }
+
+    pub(crate) fn target_labels(&self) -> &Labels {
+        &self.target_labels
+    }
+
+    /// The class with the target's own label values.
+    pub(crate) fn class_of_target(&self) -> Class {
+        self.room.class.for_target(&self.target_labels)
+    }
+
+    /// The native histograms that come with the next body: limits and counts hold for both together.
+    pub fn set_natives(&mut self, natives: NativeCounts) {
+        self.natives = natives;
     }
 
     /// The groups of slots that take values: report series first, then the payload's.
@@ -391,6 +424,9 @@ impl Reader {
             self.shape = shape;
             self.warm += 1;
             ingested.warm = true;
+            if !self.others.0.is_empty() {
+                self.forget_others();
+            }
             self.tell(&mut ingested);
             self.see_exemplars(readings);
             self.compact(readings);
@@ -403,9 +439,14 @@ impl Reader {
                 self.settle();
                 self.tell(&mut ingested);
                 if ingested.refusal.is_some() {
-                    self.shape = shape;
+                    let refused = std::mem::replace(&mut self.shape, shape);
+                    self.remember_others(refused);
                     self.settle();
                 } else {
+                    self.forget_others();
+                    if self.samples == 0 && !shape.is_empty() {
+                        self.remember_others(shape);
+                    }
                     ingested.reshaped = true;
                     self.format = format;
                     (self.cut_up, self.warm) = (cut_up, 0);
@@ -415,19 +456,35 @@ impl Reader {
             }
             Ok(resolved) => {
                 self.shape = shape;
-                ingested.samples_scraped = resolved.iter().map(|known| known.0.samples()).sum();
-                ingested.samples_post_relabel = resolved.iter().map(|known| known.0.samples_kept()).sum();
+                let samples = |of: fn(&Stanza) -> u64| resolved.iter().map(|known| of(&known.0)).sum::<u64>();
+                ingested.samples_scraped = samples(Stanza::samples) + self.natives.scraped;
+                ingested.samples_post_relabel = samples(Stanza::samples_kept) + self.natives.kept;
+                self.remember_others(resolved);
                 let text = error.expect("checked above").text;
                 ingested.refusal = Some(Refusal { reason: Reason::Parse, text });
             }
             Err(failed) => {
                 self.shape = shape;
-                ingested.samples_scraped += failed.before + 1;
-                ingested.samples_post_relabel += failed.kept;
+                ingested.samples_scraped += failed.before + 1 + self.natives.scraped;
+                ingested.samples_post_relabel += failed.kept + self.natives.kept;
                 ingested.refusal = Some(failed.refusal);
             }
         }
         ingested
+    }
+
+    /// Keeps what a body said of its metrics that is not the last good one.
+    fn remember_others(&mut self, mut pieces: Vec<Known>) {
+        pieces.retain(|known| known.0.template.metadata().next().is_some());
+        self.others = (pieces, OTHERS_RETAINED);
+    }
+
+    /// A good body has come: what others said counts for some more of them.
+    fn forget_others(&mut self) {
+        self.others.1 = self.others.1.saturating_sub(1);
+        if self.others.1 == 0 {
+            self.others.0.clear();
+        }
     }
 
     /// Remembers the exemplars of a good body.
@@ -441,13 +498,17 @@ impl Reader {
 
     /// Counts of a payload that was read to its end, and the limits that hold for all of it.
     fn tell(&self, ingested: &mut Ingested) {
-        ingested.samples_scraped = self.samples;
-        ingested.samples_post_relabel = self.samples_kept;
+        let NativeCounts { scraped: natives, kept: natives_kept, limit_exceeded } = self.natives;
+        ingested.samples_scraped = self.samples + natives;
+        ingested.samples_post_relabel = self.samples_kept + natives_kept;
         ingested.duplicates = self.duplicates;
         // A text that repeats another one is no sample that the limit could mind.
-        if self.job.sample_limit > 0 && self.samples_kept - self.duplicates > self.job.sample_limit {
+        if self.job.sample_limit > 0 && self.samples_kept + natives_kept - self.duplicates > self.job.sample_limit {
             let text = "sample limit exceeded".to_owned();
             ingested.refusal = Some(Refusal { reason: Reason::SampleLimit, text });
+        } else if limit_exceeded {
+            let text = "histogram bucket limit exceeded".to_owned();
+            ingested.refusal = Some(Refusal { reason: Reason::BucketLimit, text });
         }
     }
 
@@ -644,7 +705,7 @@ impl Reader {
     pub fn metadata(&self, seen: &mut MetadataCache) -> Vec<Arc<Metadata>> {
         let parse = |known: &Known| -> Rc<[Arc<Metadata>]> { stanza_metadata(&known.0).map(Arc::new).collect() };
         let mut all: Vec<Arc<Metadata>> = Vec::new();
-        for known in &self.shape {
+        for known in self.shape.iter().chain(&self.others.0) {
             all.extend_from_slice(seen.0.entry(Rc::as_ptr(&known.0)).or_insert_with(|| parse(known)));
         }
         let mut first: AHashMap<&str, usize> = AHashMap::with_capacity(all.len());

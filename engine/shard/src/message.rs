@@ -2,10 +2,12 @@
 //!
 //! Invariant: this module knows neither the queues that carry the messages nor who works on them.
 
+use crate::exemplars::{ExemplarsRequest, StoredExemplar};
 use crate::federate::{FederateRequest, Talk};
 use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
 use crate::written::{NotKept, ReceiveOutcome, ReceiveRequest, WriteOutcome, WriteRowsRequest};
 use ahash::{AHashMap, AHashSet};
+use exposition::Exemplar;
 use promql::budget::{Budget, BudgetError, Charge};
 use promql::{Partial, Reduction};
 use series::{Labels, Matcher, Sample, Timestamp};
@@ -41,6 +43,12 @@ pub enum Command {
     /// Metadata per target.
     Metadata(Arc<MetadataRequest>, oneshot::Sender<Vec<TargetMetadata>>),
     Stats(oneshot::Sender<Box<CoreStats>>),
+    /// Exemplars of matching series, with the labels of the series, in the order in which they came.
+    Exemplars(Arc<ExemplarsRequest>, oneshot::Sender<Vec<(Labels, StoredExemplar)>>),
+    /// Stores exemplars that were written to us, with the labels of their series; answered with how many were accepted.
+    AppendExemplars(Vec<(Labels, Exemplar)>, oneshot::Sender<u64>),
+    /// How many exemplars to store; none is 0.
+    ResizeExemplars(usize, oneshot::Sender<()>),
     /// How many live series have which label.
     Cardinality(oneshot::Sender<Box<Cardinality>>),
     /// End all scrapes and leave; answered when the core owns nothing any more.
@@ -60,6 +68,8 @@ pub enum Older {
 #[derive(Clone, Debug)]
 pub struct InstantRequest {
     pub selectors: Vec<Vec<Matcher>>,
+    /// Floats are of interest only where they may be newer than a histogram of their series.
+    pub histograms_only: bool,
     pub at: Timestamp,
     pub lookback: Duration,
     /// Most bytes of the answer of a core, beside what the budget bounds; 0 is no limit.

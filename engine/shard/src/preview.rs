@@ -3,7 +3,9 @@
 use crate::access::Accesses;
 use crate::asking::build_request;
 use crate::class::{Class, Outcome};
+use crate::content_type::PayloadFormat;
 use crate::fetch::{BodyLimit, Client, Fetcher};
+use crate::payload::{histogram_options, transcode};
 use crate::resolver::{Resolver, ResolverThreads};
 use crate::{content_type, runtime};
 use config::ScrapeConfig;
@@ -76,15 +78,31 @@ async fn look(target: &Target, resolver: Resolver, accesses: &Accesses) -> Previ
     preview.body_bytes = fetched.body().len();
     let format = content_type::format_of(&fetched, &target.job).unwrap_or_else(|error| {
         preview.problems.push(error.text);
-        Format::Text
+        PayloadFormat::Lines(Format::Text)
     });
-    tally(
-        &mut preview,
-        (format, fetched.body()),
-        &target.job,
-        &Class::new(&target.job, &target.labels).for_target(&target.labels),
-    );
+    let transcoded;
+    let body = match format {
+        PayloadFormat::Lines(format) if !target.convert_classic_histograms_to_nhcb => (format, fetched.body()),
+        payload_format => {
+            let format;
+            (format, transcoded) = lines_of(&mut preview, (payload_format, fetched.body()), target).await;
+            (format, &transcoded[..])
+        }
+    };
+    tally(&mut preview, body, &target.job, &Class::new(&target.job, &target.labels).for_target(&target.labels));
     preview
+}
+
+/// A body as lines of a format; native histograms become a line each.
+async fn lines_of(preview: &mut Preview, (format, body): (PayloadFormat, &[u8]), target: &Target) -> (Format, Vec<u8>) {
+    let (format, transcoded, error) = transcode(format, body, histogram_options(target), &async || ()).await;
+    preview.problems.extend(error);
+    let mut lines: Vec<u8> = transcoded.natives.iter().flat_map(|native| [&native.raw[..], b" 1\n"].concat()).collect();
+    lines.extend_from_slice(&transcoded.text);
+    if format == Format::OpenMetrics && !lines.ends_with(b"# EOF\n") {
+        lines.extend_from_slice(b"# EOF\n");
+    }
+    (format, lines)
 }
 
 /// Counts what is in a body.

@@ -1,5 +1,6 @@
 //! What a core tells about its targets and itself: plain values that leave the core by message.
 
+use crate::exemplars::ExemplarStats;
 use crate::time_slice::CoreTask;
 use hdrhistogram::Histogram;
 use series::{Labels, Timestamp};
@@ -51,6 +52,8 @@ pub enum Reason {
     Parse,
     SampleLimit,
     LabelLimit,
+    /// A native histogram has too many buckets at any resolution.
+    BucketLimit,
     /// More samples than safe mode allows.
     SafeMode,
     /// Relabelling left a sample without a valid name.
@@ -83,6 +86,7 @@ impl Reason {
             Reason::Parse => "parse",
             Reason::SampleLimit => "sample_limit",
             Reason::LabelLimit => "label_limit",
+            Reason::BucketLimit => "bucket_limit",
             Reason::SafeMode => "safe_mode",
             Reason::Name => "name",
             Reason::TargetLimit => "target_limit",
@@ -225,6 +229,7 @@ pub struct CoreStats {
     pub exceeded_sample_limit: u64,
     pub exceeded_body_size_limit: u64,
     pub exceeded_label_limits: u64,
+    pub exceeded_bucket_limit: u64,
     pub duplicate_timestamp: u64,
     pub out_of_order: u64,
     /// Older than their series' newest, and taken within the window.
@@ -238,6 +243,7 @@ pub struct CoreStats {
     pub handshakes_full: u64,
     pub handshakes_resumed: u64,
     pub log: LogStats,
+    pub exemplars: ExemplarStats,
     /// Seconds of CPU time of the core's thread.
     pub cpu_seconds: f64,
     /// Longest time in which the core's heartbeat did not move.
@@ -279,6 +285,7 @@ impl CoreStats {
             exceeded_sample_limit: 0,
             exceeded_body_size_limit: 0,
             exceeded_label_limits: 0,
+            exceeded_bucket_limit: 0,
             duplicate_timestamp: 0,
             out_of_order: 0,
             late: 0,
@@ -289,6 +296,7 @@ impl CoreStats {
             handshakes_full: 0,
             handshakes_resumed: 0,
             log: LogStats::default(),
+            exemplars: ExemplarStats::default(),
             cpu_seconds: 0.0,
             stall_max: Duration::ZERO,
             task_longest: Vec::new(),

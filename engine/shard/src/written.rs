@@ -9,7 +9,7 @@
 //!   * a source that brings nothing for [`IDLE_MS_MAX`] is forgotten once its rows are in chunks
 
 use crate::head_owner::{HistogramHolder, Holder};
-use ahash::{AHashMap, RandomState};
+use ahash::{AHashMap, AHashSet, RandomState};
 use series::{Histogram, Labels, STALE_NAN, Timestamp, Value};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use xxhash_rust::xxh64::xxh64;
 
 mod received;
 
-pub use received::{ReceiveOutcome, ReceiveRequest, Received, Receiving, Refusal, Refused, source_of};
+pub use received::{AHEAD_MS_MAX, ReceiveOutcome, ReceiveRequest, Received, Receiving, Refusal, Refused, source_of};
 
 /// Slots of one head: a row costs a look at each of them.
 const SLOTS_MAX: usize = 2048;
@@ -54,6 +54,16 @@ pub struct WriteRowsRequest {
     pub source: String,
     pub at: Timestamp,
     pub rows: Vec<(Labels, Value)>,
+    pub stamps: HistogramStamps,
+}
+
+/// Own times of histograms among the rows of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct HistogramStamps {
+    /// For each row, where any has one; not older than its series' newest, or it is not stored.
+    pub of_rows: Vec<Option<Timestamp>>,
+    /// Whether series with own times end when they are not among the rows.
+    pub ends: bool,
 }
 
 /// What became of them.
@@ -157,6 +167,8 @@ struct Source {
     places: AHashMap<u64, Place>,
     parts: Vec<Part>,
     histograms: Rc<HistogramHolder>,
+    /// Whether histograms came with times of their own.
+    has_stamps: bool,
     /// Series whose last row has a histogram, where rows end what they do not have.
     alive_histograms: Vec<u64>,
     /// When it last brought something.
@@ -225,10 +237,13 @@ impl Written {
             return outcome;
         }
         source.newest = at;
-        let alive = || request.rows.iter().filter(|(_, value)| !value.is_stale());
+        source.has_stamps |= !request.stamps.of_rows.is_empty();
+        let stamps = &request.stamps;
+        let stamp_of = |row: usize| stamps.of_rows.get(row).copied().flatten();
+        let alive = || request.rows.iter().enumerate().filter(|(_, (_, value))| !value.is_stale());
         let mut keys = Vec::with_capacity(request.rows.len());
         let mut fresh: Vec<(u64, &Labels)> = Vec::new();
-        for (labels, _) in alive() {
+        for (_, (labels, _)) in alive() {
             let key = source.key(labels, hashing, &fresh);
             if !source.places.contains_key(&key) {
                 fresh.push((key, labels));
@@ -240,8 +255,20 @@ impl Written {
         let mut given: Vec<Vec<Given>> = vec![Vec::new(); source.parts.len()];
         let mut histograms = Histograms::default();
         let mut alive_histograms = Vec::new();
-        for (key, (labels, value)) in keys.into_iter().zip(alive()) {
+        for (key, (row, (labels, value))) in keys.into_iter().zip(alive()) {
             let place = source.places.get_mut(&key).expect("added above");
+            if let (Some(Timestamp(stamp)), Value::Histogram(histogram)) = (stamp_of(row), value) {
+                if stamps.ends {
+                    alive_histograms.push(key);
+                }
+                if stamp > place.newest {
+                    (place.newest, place.newest_is_histogram) = (stamp, true);
+                    histograms.push(place, labels, stamp, histogram.clone(), &source.histograms);
+                } else {
+                    outcome.out_of_order += u64::from(stamp < place.newest);
+                }
+                continue;
+            }
             if place.newest == at {
                 outcome.duplicates += 1;
                 continue;
@@ -256,9 +283,18 @@ impl Written {
                 }
             }
         }
+        let still_there: AHashSet<u64> = match stamps.of_rows.is_empty() {
+            true => AHashSet::new(),
+            false => alive_histograms.iter().copied().collect(),
+        };
         for key in std::mem::replace(&mut source.alive_histograms, alive_histograms) {
-            if let Some(place) = source.places.get(&key).filter(|place| place.newest < at) {
+            let place = source.places.get_mut(&key).filter(|place| place.newest < at);
+            if let Some(place) = place.filter(|_| !still_there.contains(&key)) {
                 histograms.end(place, at);
+                if stamps.ends {
+                    // What comes again with an old time has been seen.
+                    place.newest = at;
+                }
             }
         }
         outcome.samples += histograms.append(&source.histograms, now_ms, journal, &mut appended);
@@ -287,7 +323,8 @@ impl Written {
         match key {
             SourceKey::Rule(name) => {
                 if let Some(source) = self.rules.get_mut(name) {
-                    source.tidy(source.newest, false);
+                    let keeps_ms = if source.has_stamps { IDLE_MS_MAX } else { 0 };
+                    source.tidy(source.newest.saturating_sub(keeps_ms), false);
                 }
             }
             SourceKey::Received(labels) => {
@@ -336,6 +373,7 @@ impl Source {
             labels,
             places: AHashMap::new(),
             parts: Vec::new(),
+            has_stamps: false,
             alive_histograms: Vec::new(),
             seen_ms: 0,
             newest: i64::MIN,
@@ -548,7 +586,8 @@ mod tests {
         }
 
         fn write_values(&mut self, source: &str, at: i64, rows: Vec<(Labels, Value)>) -> WriteOutcome {
-            let request = WriteRowsRequest { source: source.into(), at: Timestamp(at), rows };
+            let request =
+                WriteRowsRequest { source: source.into(), at: Timestamp(at), rows, stamps: HistogramStamps::default() };
             self.written.rows(&request, at, &mut self.journal, &mut self.scratch, |_| ())
         }
 
@@ -677,6 +716,38 @@ mod tests {
         let floats = rig.read();
         let times = |labels: &Labels| floats[labels].keys().copied().collect::<Vec<_>>();
         assert_eq!((times(&a), times(&b)), (vec![3000, 4000], vec![1000, 2000]), "floats end with a marker");
+    }
+
+    #[test]
+    fn histograms_with_own_times_are_stored_once() {
+        for ends in [false, true] {
+            let mut rig = Rig::new();
+            let mut write = |at: i64, stamps: &[Option<i64>]| {
+                let row = |(i, stamp): (usize, &Option<i64>)| {
+                    let histogram = Histogram { count: stamp.unwrap_or(at) as f64, ..Histogram::default() };
+                    (labels(i as u64), Value::Histogram(Arc::new(histogram)))
+                };
+                let rows = stamps.iter().enumerate().map(row).collect();
+                let stamps =
+                    HistogramStamps { of_rows: stamps.iter().map(|stamp| stamp.map(Timestamp)).collect(), ends };
+                let request = WriteRowsRequest { source: "s".into(), at: Timestamp(at), rows, stamps };
+                rig.written.rows(&request, at, &mut rig.journal, &mut rig.scratch, |_| ())
+            };
+            assert_eq!(write(1000, &[Some(900), None]).samples, 2);
+            assert_eq!(write(2000, &[Some(900), None]).samples, 1, "the same again");
+            assert_eq!(write(3000, &[Some(800), None]).out_of_order, 1);
+            assert_eq!(write(4000, &[Some(3900), None]).samples, 2);
+            write(5000, &[]);
+            assert_eq!(write(6000, &[Some(3900), None]).samples, 1);
+            let all = histograms(&rig.written);
+            let times =
+                |i: u64| all.iter().filter(move |((of, _), _)| *of == labels(i)).map(|((_, at), count)| (*at, *count));
+            let mut want = vec![(900, Some(900.0)), (3900, Some(3900.0))];
+            want.extend(ends.then_some((5000, None)));
+            assert_eq!(times(0).collect::<Vec<_>>(), want, "{ends}");
+            assert_eq!(times(1).last(), Some((6000, Some(6000.0))));
+            assert_eq!(times(1).filter(|(_, count)| count.is_none()).count(), 1);
+        }
     }
 
     #[test]

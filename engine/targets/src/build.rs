@@ -123,6 +123,9 @@ fn finish(job: &Arc<ScrapeConfig>, mut labels: LabelsBuilder, discovered: &Label
             return Err(format!("error parsing {name}: strconv.ParseBool: parsing {value:?}: invalid syntax"));
         }
     }
+    let is_true = |name: &str| ["1", "t", "T", "TRUE", "true", "True"].contains(&labels.get(name));
+    let (scrape_native_histograms, always_scrape_classic_histograms) = (is_true(NATIVE), is_true(ALWAYS_CLASSIC));
+    let convert_classic_histograms_to_nhcb = is_true(CLASSIC_TO_NHCB);
     labels.retain(|name, _| !name.starts_with("__meta_"));
     if labels.get("instance").is_empty() {
         labels.set("instance", &address);
@@ -137,6 +140,9 @@ fn finish(job: &Arc<ScrapeConfig>, mut labels: LabelsBuilder, discovered: &Label
         url,
         interval,
         timeout,
+        scrape_native_histograms,
+        always_scrape_classic_histograms,
+        convert_classic_histograms_to_nhcb,
         forced_error: None,
     })
 }

@@ -27,6 +27,11 @@ pub struct Target {
     pub interval: Duration,
     /// Value of `__scrape_timeout__`, never longer than `interval`.
     pub timeout: Duration,
+    /// Values of `__scrape_native_histograms__`, `__always_scrape_classic_histograms__` and
+    /// `__convert_classic_histograms_to_nhcb__`, by default those of the job.
+    pub scrape_native_histograms: bool,
+    pub always_scrape_classic_histograms: bool,
+    pub convert_classic_histograms_to_nhcb: bool,
     /// Why the target must not be scraped (`target_limit exceeded …`). It is down with this error.
     pub forced_error: Option<Arc<str>>,
 }

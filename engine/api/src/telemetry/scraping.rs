@@ -59,6 +59,11 @@ pub(super) fn scraping(writer: &mut MetricsWriter, state: &State, stats: &[CoreS
             |core| core.exceeded_label_limits,
         ),
         (
+            "prometheus_target_scrapes_exceeded_native_histogram_bucket_limit_total",
+            "Scrapes refused because of native_histogram_bucket_limit.",
+            |core| core.exceeded_bucket_limit,
+        ),
+        (
             "prometheus_target_scrapes_sample_duplicate_timestamp_total",
             "Samples not taken because the series has one of that time.",
             |core| core.duplicate_timestamp,
@@ -73,6 +78,19 @@ pub(super) fn scraping(writer: &mut MetricsWriter, state: &State, stats: &[CoreS
             "Samples not taken because their time is too far off.",
             |core| core.out_of_bounds,
         ),
+        (
+            "prometheus_target_scrapes_exemplar_out_of_order_total",
+            "Exemplars not taken because the series has a newer one.",
+            |core| core.exemplars.out_of_order,
+        ),
+        ("prometheus_tsdb_exemplar_exemplars_appended_total", "Exemplars that were stored.", |core| {
+            core.exemplars.appended
+        }),
+        (
+            "prometheus_tsdb_exemplar_out_of_order_exemplars_total",
+            "Always 0: exemplars of scrapes that are out of order are counted as those of the scrapes.",
+            |_| 0,
+        ),
         ("ringscrape_scrapes_total", "Scrapes, good and bad.", |core| core.scrapes),
         ("ringscrape_samples_scraped_total", "Samples that targets exposed.", |core| core.samples_scraped),
         ("ringscrape_samples_appended_total", "Samples taken, report series included.", |core| core.samples_appended),
@@ -82,6 +100,29 @@ pub(super) fn scraping(writer: &mut MetricsWriter, state: &State, stats: &[CoreS
     ] {
         writer.counter(name, help, total(stats, of));
     }
+    for (name, help, of) in [
+        (
+            "prometheus_tsdb_exemplar_exemplars_in_storage",
+            "Exemplars that are stored.",
+            (|core| core.exemplars.stored) as fn(&CoreStats) -> u64,
+        ),
+        ("prometheus_tsdb_exemplar_series_with_exemplars_in_storage", "Series with stored exemplars.", |core| {
+            core.exemplars.series
+        }),
+        (
+            "prometheus_tsdb_exemplar_max_exemplars",
+            "Exemplars that may be stored, 0 without --enable-feature=exemplar-storage.",
+            |core| core.exemplars.max,
+        ),
+    ] {
+        writer.gauge(name, help, total(stats, of));
+    }
+    let oldest = stats.iter().filter_map(|core| core.exemplars.oldest).min();
+    writer.gauge(
+        "prometheus_tsdb_exemplar_last_exemplars_timestamp_seconds",
+        "Time of the oldest exemplar that is stored.",
+        oldest.map_or(0.0, |oldest| oldest.0 as f64 / 1000.0),
+    );
     writer.by(
         "ringscrape_scans_total",
         "counter",

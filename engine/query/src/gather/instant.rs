@@ -24,6 +24,29 @@ impl Gatherer {
         lookback: Duration,
         bytes_max: u64,
     ) -> Result<Option<Gathered>, QueryError> {
+        self.newest(task, matchers, (at, lookback), bytes_max, false).await
+    }
+
+    /// The newest sample in `(at - lookback, at]` of every matching series where it is a histogram, sorted by labels. Other
+    /// series may come with floats.
+    pub async fn instant_histograms(
+        &self,
+        task: &QueryTask,
+        matchers: &[Matcher],
+        at: Timestamp,
+        lookback: Duration,
+    ) -> Result<Option<Gathered>, QueryError> {
+        self.newest(task, matchers, (at, lookback), 0, true).await
+    }
+
+    async fn newest(
+        &self,
+        task: &QueryTask,
+        matchers: &[Matcher],
+        (at, lookback): (Timestamp, Duration),
+        bytes_max: u64,
+        histograms_only: bool,
+    ) -> Result<Option<Gathered>, QueryError> {
         let budget = task.budget.clone();
         let after = at.plus_ms(-(lookback.as_millis() as i64));
         if self.has_deletions(after.plus_ms(1), at) {
@@ -37,7 +60,8 @@ impl Gatherer {
         }
         let of_a_core = self.bytes_of_a_core(bytes_max);
         let selectors = vec![matchers.to_vec()];
-        let request = Arc::new(InstantRequest { selectors, at, lookback, bytes_max: of_a_core, budget });
+        let request =
+            Arc::new(InstantRequest { selectors, histograms_only, at, lookback, bytes_max: of_a_core, budget });
         let asked = request.clone();
         let command = move |older, reply| Command::Instant(asked.clone(), older, reply);
         self.read(task, (after.plus_ms(1), Hint::Used), command, move |replies, later| {
@@ -59,7 +83,10 @@ impl Gatherer {
             if let Some(store) = later.store {
                 let mut meter = PieceMeter::new(request.budget.meter(), bytes_max);
                 let skip = |target| whole.contains(&target);
-                let take = |piece| {
+                let take = |piece: tsdb::Piece| {
+                    if histograms_only && piece.histograms.is_empty() && !newest.has(&piece.labels) {
+                        return true;
+                    }
                     let fits = meter.add(&piece);
                     newest.take_piece(piece);
                     fits

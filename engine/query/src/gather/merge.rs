@@ -68,6 +68,10 @@ impl Newest {
         self.0.len()
     }
 
+    pub fn has(&self, series: &Labels) -> bool {
+        self.0.contains_key(series)
+    }
+
     pub fn take(&mut self, sample: InstantSample) {
         self.take_value(sample.labels, sample.timestamp, Value::Float(sample.value));
     }

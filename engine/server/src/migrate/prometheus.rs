@@ -60,7 +60,11 @@ pub const PASSIVE_FLAGS: &[Note] = &[
     ("scrape.timestamp-tolerance", Different, "scrapes of a target begin on a grid of 50 ms"),
     ("scrape.discovery-reload-interval", Different, "a change of discovery reaches the targets at once"),
     ("storage.tsdb.allow-overlapping-blocks", Different, "always; Prometheus 3 refuses this flag"),
-    ("storage.exemplars.exemplars-limit", Missing, "exemplars are not stored"),
+    (
+        "storage.exemplars.exemplars-limit",
+        Missing,
+        "set storage.exemplars.max_exemplars in the configuration; Prometheus 3 refuses this flag",
+    ),
     (
         "scrape.name-escaping-scheme",
         Missing,
@@ -70,7 +74,7 @@ pub const PASSIVE_FLAGS: &[Note] = &[
 
 /// Features of Prometheus 3.14, with the reason if this build does nothing for it.
 pub const FEATURES: &[Note] = &[
-    ("exemplar-storage", Missing, "exemplars are not stored"),
+    ("exemplar-storage", Same, ""),
     ("memory-snapshot-on-shutdown", Different, "a start replays the log while it scrapes already"),
     ("extra-scrape-metrics", Different, "set `extra_scrape_metrics: true` in the configuration"),
     ("metadata-wal-records", Different, "metadata is sent without it"),

@@ -117,6 +117,7 @@ impl Work<'_> {
             self.turns.step().await;
         }
         begun.partial |= !self.core.ended.borrow().is_empty();
+        begun.has_histograms = self.core.histogram_holders().iter().any(|holder| holder.head.borrow().series() > 0);
         if self.request.names {
             self.names(&mut begun).await;
         }

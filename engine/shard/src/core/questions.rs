@@ -5,6 +5,7 @@
 //!   * no command waits for one of another lane
 
 use super::{Core, pause, spawn, wall_us};
+use crate::exemplars::{ExemplarsRequest, StoredExemplar};
 use crate::head_owner::IndexedHead;
 use crate::ingest::MetadataCache;
 use crate::message::{
@@ -21,6 +22,7 @@ use glommio::TaskQueueHandle;
 use glommio::sync::Semaphore;
 use glommio::timer::Timer;
 use promql::budget::Charge;
+use series::Labels;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -94,6 +96,13 @@ impl Core {
             Command::Stats(reply) => {
                 let _ = reply.send(Box::new(self.stats()));
             }
+            Command::AppendExemplars(exemplars, reply) => {
+                spawn(self.append_received_exemplars(exemplars, reply), queues.pushes);
+            }
+            Command::ResizeExemplars(max, reply) => {
+                self.exemplars.borrow_mut().resize(max);
+                let _ = reply.send(());
+            }
             Command::Statuses(reply) => spawn(self.statuses(reply), queues.queries),
             Command::Shutdown(reply) => spawn(self.shut_down(reply), queues.targets),
             query => {
@@ -136,6 +145,10 @@ impl Core {
             }
             Command::Metadata(request, reply) => {
                 let answer = self.metadata(&request, || reply.is_closed()).await;
+                let _ = reply.send(answer);
+            }
+            Command::Exemplars(request, reply) => {
+                let answer = self.select_exemplars(&request, || reply.is_closed()).await;
                 let _ = reply.send(answer);
             }
             Command::Cardinality(reply) => {
@@ -194,6 +207,7 @@ impl Core {
             let visible = self.journal.borrow().visible();
             let before = (answer.samples.len(), answer.partial.len(), answer.histograms.len());
             match head {
+                IndexedHead::Floats(holder) if request.histograms_only && holder.histograms.is_none() => {}
                 IndexedHead::Floats(holder) => {
                     matching.instant(holder, after, request.at, visible, older, &mut answer);
                 }
@@ -303,6 +317,23 @@ impl Core {
         found
     }
 
+    async fn select_exemplars(
+        &self,
+        request: &ExemplarsRequest,
+        gone: impl Fn() -> bool,
+    ) -> Vec<(Labels, StoredExemplar)> {
+        let slice = self.slice(CoreTask::Query);
+        let mut found = Vec::new();
+        let mut from = 0;
+        loop {
+            let next = self.exemplars.borrow().select(request, from, &mut found);
+            match next {
+                Some(next) if !(slice.step().await && gone()) => from = next,
+                _ => return found,
+            }
+        }
+    }
+
     /// Live series by label: a group's once for all targets that have it.
     async fn cardinality(&self, gone: impl Fn() -> bool) -> Cardinality {
         let slice = self.slice(CoreTask::Labels);
@@ -358,6 +389,7 @@ impl Core {
     fn stats(&self) -> CoreStats {
         let mut stats = self.stats.borrow().clone();
         stats.targets = self.by_id.borrow().len() as u64;
+        stats.exemplars = self.exemplars.borrow().stats();
         stats.cpu_seconds = sys::thread_cpu_seconds();
         stats.stall_max = self.pulse.stall_max();
         stats.task_longest = self.task_times.longest().collect();

@@ -68,6 +68,8 @@ pub struct Begun {
     pub whole: Vec<u64>,
     /// Whether there are others.
     pub partial: bool,
+    /// Whether any series has native histograms.
+    pub has_histograms: bool,
 }
 
 /// A series that a core has.
@@ -159,6 +161,7 @@ impl Begun {
         self.clashing |= other.clashing;
         self.whole.append(&mut other.whole);
         self.partial |= other.partial;
+        self.has_histograms |= other.has_histograms;
     }
 
     /// Whether a series of every name matches. Names must have been asked for.

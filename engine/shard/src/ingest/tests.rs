@@ -348,6 +348,29 @@ fn metadata_of_a_metric_is_one() {
 }
 
 #[test]
+fn metadata_of_refused_and_empty_bodies() {
+    let mut rig = Rig::new("sample_limit: 1");
+    let names = |rig: &Rig| {
+        let found = rig.reader.metadata(&mut MetadataCache::default());
+        found.iter().map(|metadata| format!("{} {}", metadata.metric, metadata.kind)).collect::<Vec<_>>()
+    };
+    assert!(rig.read("# TYPE a counter\na 1\nb 2\n").refusal.is_some());
+    assert_eq!(names(&rig), ["a counter"], "what a refused body says counts");
+    assert!(rig.read("# TYPE b gauge\nb 1\n?").refusal.is_some());
+    assert_eq!(names(&rig), ["b gauge"]);
+    rig.read("# TYPE c gauge\nc 1\n");
+    assert_eq!(names(&rig), ["c gauge", "b gauge"]);
+    (0..9).for_each(|_| drop(rig.read("# TYPE c gauge\nc 1\n")));
+    assert_eq!(names(&rig), ["c gauge"]);
+    rig.read("");
+    assert_eq!(names(&rig), ["c gauge"], "an empty body takes nothing away");
+    (0..9).for_each(|_| drop(rig.read("")));
+    assert_eq!(names(&rig), ["c gauge"]);
+    rig.read("");
+    assert!(names(&rig).is_empty());
+}
+
+#[test]
 fn metadata_of_the_last_good_body() {
     let mut rig = Rig::new("");
     rig.read("# HELP a Text.\n# TYPE a counter\na 1\n# TYPE b gauge\nb 1\n");

@@ -18,7 +18,7 @@ use tsdb::{AppendScratch, Given, Timed};
 /// Labels of a series that make its source.
 const SOURCE_LABELS: [&str; 2] = ["instance", "job"];
 /// A sample may be ahead of the wall clock by this much, as in Prometheus.
-const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
+pub const AHEAD_MS_MAX: i64 = 10 * 60 * 1000;
 /// Series that one core takes from others.
 const SERIES_MAX: usize = 20_000_000;
 /// Series of a request that are taken at once, and samples of them; and rows, of which each costs a look at all slots of a
