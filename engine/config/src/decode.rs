@@ -11,7 +11,7 @@ use crate::yaml::{Kind, Node, SourceLocation};
 use relabel::NameScheme;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 /// A value of a field or an item of a list.
@@ -99,8 +99,23 @@ impl<'a> Context<'a> {
         value
     }
 
+    /// Returns the path below the file's folder. As in Prometheus, `..` of a relative path takes away the name before it, so
+    /// that files and groups of rules are shown by their plain names.
     pub fn absolute(&self, path: &str) -> PathBuf {
-        self.folder.join(path)
+        let joined = self.folder.join(path);
+        if Path::new(path).is_absolute() {
+            return joined;
+        }
+        let mut clean = PathBuf::new();
+        for component in joined.components() {
+            match component {
+                Component::ParentDir => {
+                    clean.pop();
+                }
+                component => clean.push(component),
+            }
+        }
+        clean
     }
 }
 

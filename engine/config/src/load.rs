@@ -114,6 +114,16 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigErrors> {
     })
 }
 
+/// The same for a file that the configuration names: a pipe or a device could hold the reader up for ever.
+pub(crate) fn read_regular(path: &Path) -> Result<String, ConfigErrors> {
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_file() && !meta.is_dir() => {
+            Err(ConfigErrors::unreadable(path.to_owned(), "is a pipe, a socket or a device; name a file".to_owned()))
+        }
+        _ => read(path),
+    }
+}
+
 /// Where each job name was first used, for the error of the second use.
 type JobNames = HashMap<String, String>;
 
@@ -256,7 +266,7 @@ fn read_named<T: Value>(fields: &mut Fields, name: &'static str, name_of: impl F
 
 /// One of `scrape_config_files`: a mapping with `scrape_configs` and nothing else.
 fn read_jobs_file(path: &Path, global: &Global, names: &mut JobNames) -> Result<Vec<Arc<ScrapeConfig>>, ConfigErrors> {
-    let text = read(path)?;
+    let text = read_regular(path)?;
     let cx = Context::new(path, path.parent().unwrap_or(Path::new("/")), global.metric_name_validation_scheme);
     let jobs = match parse(&text) {
         Ok(node) => Fields::of(&node, &cx, "a scrape config file").map(|mut fields| {

@@ -63,7 +63,7 @@ pub struct RuleSpec {
 
 /// Reads a rule file.
 pub fn load_rules(path: &Path, scheme: NameScheme) -> Result<RuleFile, ConfigErrors> {
-    parse_rules(path, &crate::load::read(path)?, scheme)
+    parse_rules(path, &crate::load::read_regular(path)?, scheme)
 }
 
 /// The same for a text that is at hand, as if `path` held it.

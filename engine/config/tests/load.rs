@@ -1,7 +1,7 @@
 //! What loads and what is refused, and where: one line per case.
 
 use config::{Config, Env, load, parse_config};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn env() -> Env {
     Env::from_pairs([("HALL", "north"), ("REPLICA", "a$b")])
@@ -381,6 +381,30 @@ fn text_that_is_not_utf8_has_a_place() {
     let errors = load(&path, &env()).expect_err("no text");
     let places: Vec<_> = errors.iter().map(|error| (error.line, error.column)).collect();
     assert_eq!(places, [(2, 3)]);
+}
+
+/// Nobody writes into the pipe.
+#[test]
+fn pipes_among_the_files_are_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("p.yml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let errors = config::load_rules(&pipe, config::NameScheme::Utf8).expect_err("a pipe").to_string();
+    assert!(errors.contains("p.yml: is a pipe"), "{errors}");
+    let errors = load_text(&format!("scrape_config_files: ['{}']", pipe.display())).expect_err("a pipe");
+    assert!(errors.contains("p.yml: is a pipe"), "{errors}");
+}
+
+/// Relative paths are shown by their plain names, absolute ones as they are written.
+#[test]
+fn relative_paths_are_cleaned() {
+    let top = "../".repeat(40);
+    let text = format!("rule_files: ['../x/./a.yml', 'b//../c.yml', '/d/../e.yml', '{top}f.yml']");
+    let config = load_text(&text).unwrap();
+    let folder = std::env::current_dir().unwrap();
+    let want = [folder.parent().unwrap().join("x/a.yml"), folder.join("c.yml"), "/d/../e.yml".into(), "/f.yml".into()];
+    let shown = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    assert_eq!(shown(&config.rule_files), shown(&want));
 }
 
 /// What Go's decoder accepts: a null text in a list or mapping is empty, numbers are texts, floats are truncated.

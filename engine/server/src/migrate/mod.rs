@@ -140,11 +140,14 @@ fn migrate(options: &Migrate) -> anyhow::Result<bool> {
     let is_possible = !plan.report.has(Verdict::Refused);
     say!("\nFlags:");
     plan.arguments.iter().for_each(|argument| say!("  {argument}"));
-    if let Some(folder) = &options.write {
+    if let Some(folder) = options.write.as_ref().filter(|_| is_possible) {
         let flags: String = plan.arguments.iter().map(|argument| format!("{argument}\n")).collect();
         let mut files = BTreeMap::from([("ringscrape.service", unit), ("ringscrape.flags", flags)]);
         files.extend(plan.config.map(|text| ("prometheus.yml", text)));
         write(folder, &files)?;
+    }
+    if !is_possible && options.write.is_some() {
+        say!("\nNothing was written.");
     }
     if is_possible {
         say!("\nThen:");

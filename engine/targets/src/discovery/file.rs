@@ -150,22 +150,30 @@ fn read_changed(path: &Path, known: Option<&Good>) -> Result<Good, String> {
 
 fn read_file(path: &Path, reader: &mut ListReader) -> Result<Vec<Arc<Group>>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    // Opening a pipe waits for a writer, and a device may have no end.
+    if !meta.is_file() && !meta.is_dir() {
+        return Err(format!("{}: this is a pipe, a socket or a device; name a file", path.display()));
+    }
+    let bytes = meta.len();
     if bytes > FILE_BYTES_MAX {
         return Err(format!("{}: {bytes} bytes are more than {FILE_BYTES_MAX}", path.display()));
     }
     let bytes = std::fs::read(path).map_err(failed)?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
-    // The fast parser. If it fails, the slow one reports the position of the error.
-    if is_json && let Ok(groups) = reader.read(&bytes) {
-        return Ok(groups);
-    }
+    let json_error = match is_json.then(|| reader.read(&bytes)) {
+        Some(Ok(groups)) => return Ok(groups),
+        Some(Err(error)) => Some(format!("{}: {error}", path.display())),
+        None => None,
+    };
     let text = String::from_utf8(bytes).map_err(|error| format!("{}: {}", path.display(), error.utf8_error()))?;
-    // JSON is YAML, but a part of a JSON file may be YAML as well, so it is checked to be complete.
-    if is_json {
-        serde_json::from_str::<serde::de::IgnoredAny>(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    // JSON is YAML: if that parser sees a mistake too, it says where it is and what to write instead.
+    let parsed = config::parse_target_groups(path, &text).map_err(|errors| errors.to_string());
+    if let Some(error) = json_error {
+        let is_complete = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+        return Err(parsed.err().filter(|_| is_complete).unwrap_or(error));
     }
-    let groups = config::parse_target_groups(path, &text).map_err(|errors| errors.to_string())?;
+    let groups = parsed?;
     let name = path.to_string_lossy();
     let with_path = |group: &config::TargetGroup| {
         let mut labels = group.labels.to_builder();
@@ -200,6 +208,19 @@ mod tests {
         assert_eq!(found.groups[0].labels.get("zone"), Some("z"));
         assert!(found.groups[1].labels.get("__meta_filepath").unwrap().ends_with("a.json"));
         assert_eq!(addresses(&files(folder.path().join("*.yml")).read().await), ["d:1"]);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_costs_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.json"), JSON).unwrap();
+        let pipe = folder.path().join("p.json");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let mut files = files(folder.path().join("*.json"));
+        let found =
+            tokio::time::timeout(Duration::from_secs(10), files.read()).await.expect("nobody writes into the pipe");
+        assert_eq!(addresses(&found).len(), 3);
+        assert!(found.errors[0].contains("p.json: this is a pipe"), "{:?}", found.errors);
     }
 
     #[tokio::test]

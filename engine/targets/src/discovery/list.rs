@@ -8,8 +8,11 @@ use super::{Group, TARGETS_MAX, random};
 use ahash::HashMap;
 use memchr::memchr2;
 use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use series::Labels;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -24,6 +27,52 @@ struct JsonGroup<'a> {
     targets: Option<Vec<&'a str>>,
     #[serde(borrow, default)]
     labels: Option<BTreeMap<&'a str, &'a str>>,
+}
+
+impl<'a> JsonGroup<'a> {
+    fn into_parts(self) -> Parts<'a> {
+        (self.targets.unwrap_or_default(), self.labels.unwrap_or_default())
+    }
+}
+
+/// The same as Go reads it: names of fields in any case, the last of two equal ones, and nulls as empty texts.
+#[derive(Default)]
+struct GoGroup {
+    targets: Vec<String>,
+    labels: BTreeMap<String, String>,
+}
+
+impl<'de> Deserialize<'de> for GoGroup {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<GoGroup, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = GoGroup;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a target group")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut fields: M) -> Result<GoGroup, M::Error> {
+                let mut group = GoGroup::default();
+                while let Some(name) = fields.next_key::<Cow<str>>()? {
+                    if name.eq_ignore_ascii_case("targets") {
+                        let targets = fields.next_value::<Option<Vec<Option<String>>>>()?;
+                        group.targets = targets.into_iter().flatten().map(Option::unwrap_or_default).collect();
+                    } else if name.eq_ignore_ascii_case("labels") {
+                        let labels = fields.next_value::<Option<BTreeMap<String, Option<String>>>>()?;
+                        let labels = labels.into_iter().flatten();
+                        group.labels = labels.map(|(name, value)| (name, value.unwrap_or_default())).collect();
+                    } else {
+                        return Err(de::Error::custom(format_args!("unknown field {name:?}")));
+                    }
+                }
+                Ok(group)
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 /// Parses the successive lists of one source. Cloning copies a pointer.
@@ -49,7 +98,12 @@ impl ListReader {
         let hashes: Vec<u128> = texts.iter().flatten().map(hash).collect();
         let groups = match texts.and_then(|texts| self.read_news(json, &texts, &hashes)) {
             Some(groups) => groups,
-            None => parse(&mut json.to_vec(), self.origin())?,
+            // The fast parser knows lists as nearly all are; what it refuses may be one in Go's eyes.
+            None if !hashes.is_empty() => match parse(&mut json.to_vec(), self.origin()) {
+                Ok(groups) => groups,
+                Err(_) => parse_as_go(json, self.origin())?,
+            },
+            None => parse_as_go(json, self.origin())?,
         };
         let count: usize = groups.iter().map(|group| group.targets.len()).sum();
         if count > TARGETS_MAX {
@@ -150,24 +204,59 @@ fn string_end(json: &[u8], mut at: usize) -> Option<usize> {
 
 /// Parses a whole list. The text is overwritten.
 fn parse(json: &mut [u8], origin: (&str, &str)) -> Result<Vec<Arc<Group>>, String> {
-    let groups: Vec<Option<JsonGroup>> =
-        simd_json::serde::from_slice(json).map_err(|error| format!("not a list of target groups in JSON: {error}"))?;
-    let count: usize = groups.iter().flatten().filter_map(|group| group.targets.as_ref()).map(Vec::len).sum();
-    if count > TARGETS_MAX {
-        return Err(too_many(count));
-    }
-    let group = |(index, group): (usize, Option<JsonGroup>)| {
-        let group = group.ok_or_else(|| format!("nil target group item found (index {index})"))?;
-        let mut labels = group.labels.unwrap_or_default();
+    let groups: Vec<Option<JsonGroup>> = simd_json::serde::from_slice(json).map_err(no_list)?;
+    build(groups.into_iter().map(|group| group.map(JsonGroup::into_parts)), origin)
+}
+
+/// The same by the rules of Go's decoder, for lists that the fast parser refuses. Bytes that are no UTF-8 are replaced.
+fn parse_as_go(json: &[u8], origin: (&str, &str)) -> Result<Vec<Arc<Group>>, String> {
+    let text = String::from_utf8_lossy(json);
+    let groups: Vec<Option<GoGroup>> = serde_json::from_str(&text).map_err(no_list)?;
+    let borrowed = groups.iter().map(|group| {
+        let group = group.as_ref()?;
+        let labels = group.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Some((group.targets.iter().map(String::as_str).collect(), labels))
+    });
+    build(borrowed, origin)
+}
+
+fn no_list(error: impl fmt::Display) -> String {
+    format!("not a list of target groups in JSON: {error}")
+}
+
+/// Addresses and labels of a group as its text has them.
+type Parts<'a> = (Vec<&'a str>, BTreeMap<&'a str, &'a str>);
+
+/// Builds groups of their parts.
+fn build<'a>(
+    groups: impl ExactSizeIterator<Item = Option<Parts<'a>>>,
+    origin: (&'a str, &'a str),
+) -> Result<Vec<Arc<Group>>, String> {
+    let mut built = Vec::with_capacity(groups.len());
+    let mut count = 0;
+    let mut error = None;
+    for (index, group) in groups.enumerate() {
+        let Some((targets, mut labels)) = group else {
+            error.get_or_insert_with(|| format!("nil target group item found (index {index})"));
+            continue;
+        };
+        count += targets.len();
         if labels.contains_key("") {
-            return Err(format!("\"\" is not a valid label name (group {index})"));
+            error.get_or_insert_with(|| format!("\"\" is not a valid label name (group {index})"));
+        }
+        // A list that is too long is counted to its end, and not built.
+        if count > TARGETS_MAX || error.is_some() {
+            continue;
         }
         labels.insert(origin.0, origin.1);
         let target = |address: &str| Labels::from_sorted([("__address__", address)]);
-        let targets = group.targets.unwrap_or_default().into_iter().map(target).collect();
-        Ok(Arc::new(Group { targets, labels: Labels::from_sorted(labels) }))
-    };
-    groups.into_iter().enumerate().map(group).collect()
+        let targets = targets.into_iter().map(target).collect();
+        built.push(Arc::new(Group { targets, labels: Labels::from_sorted(labels) }));
+    }
+    if count > TARGETS_MAX {
+        return Err(too_many(count));
+    }
+    error.map_or(Ok(built), Err)
 }
 
 /// Returns the error for a list that is too long.
@@ -213,6 +302,19 @@ mod tests {
             Ok(r#"{__meta_url="u", a="", b="\"é"} {__address__="x"} {__address__="y"}; {__meta_url="u"} "#),
         );
         check("[null]", Err("nil target group item found (index 0)"));
+        // As Go's decoder reads them.
+        let a = Ok(r#"{__meta_url="u", x="y"} {__address__="a:1"}"#);
+        check(r#"[{"Targets": ["a:1"], "LABELS": {"x": "y"}}]"#, a);
+        check(r#"[{"targets": ["b:1"], "targets": ["a:1"], "labels": {"x": "y"}}]"#, a);
+        check(
+            r#"[{"targets": [null, "a:1"], "labels": null}]"#,
+            Ok(r#"{__meta_url="u"} {__address__=""} {__address__="a:1"}"#),
+        );
+        check(r#"[{"labels": {"x": null}, "targets": ["a:1"]}]"#, Ok(r#"{__meta_url="u", x=""} {__address__="a:1"}"#));
+        check("null", Err("JSON"));
+        check("[[]]", Err("JSON"));
+        check(r#"[{"targets": ["a:1"], "labels": {"x": 5}}]"#, Err("JSON"));
+        check(r#"[{"targets": ["a:1"], "labels": {"x": true}}]"#, Err("JSON"));
         check(r#"[{"labels": {"": "x"}}]"#, Err("not a valid label name"));
         check(r#"[{"target": ["a"]}]"#, Err("unknown field"));
         check(r#"[{"targets": ["a", 5]}]"#, Err("JSON"));
@@ -220,6 +322,13 @@ mod tests {
         check(r#"[{"targets": ["a:1"]}"#, Err("JSON"));
         check("", Err("JSON"));
         check("<html>", Err("JSON"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf_8_are_replaced() {
+        let groups =
+            ListReader::new("m", "u").read(b"[{\"targets\": [\"a:1\"], \"labels\": {\"x\": \"\xff\"}}]").unwrap();
+        assert_eq!(groups[0].labels.get("x"), Some("\u{fffd}"));
     }
 
     #[test]
