@@ -77,17 +77,23 @@ impl Core {
         let slice = self.slice(CoreTask::Push);
         let mut accepted = 0;
         for exemplars in exemplars.chunks(EXEMPLARS_PER_PIECE) {
-            let mut ring = self.exemplars.borrow_mut();
-            let now_ms = wall_ms();
-            for (series, exemplar) in exemplars {
-                let is_early = exemplar.timestamp.is_some_and(|at| at > now_ms.saturating_add(AHEAD_MS_MAX));
-                let is_accepted = !is_early && ring.append(series.clone(), exemplar.clone(), Timestamp(now_ms));
-                accepted += u64::from(is_accepted);
-            }
-            drop(ring);
+            accepted += self.append_exemplar_piece(exemplars);
             slice.step().await;
         }
         let _ = reply.send(accepted);
+    }
+
+    /// Returns how many of them are accepted.
+    fn append_exemplar_piece(&self, exemplars: &[(Labels, Exemplar)]) -> u64 {
+        let mut ring = self.exemplars.borrow_mut();
+        let now_ms = wall_ms();
+        let mut accepted = 0;
+        for (series, exemplar) in exemplars {
+            let is_early = exemplar.timestamp.is_some_and(|at| at > now_ms.saturating_add(AHEAD_MS_MAX));
+            let is_accepted = !is_early && ring.append(series.clone(), exemplar.clone(), Timestamp(now_ms));
+            accepted += u64::from(is_accepted);
+        }
+        accepted
     }
 
     /// Has samples put away by `put`; who brought them is answered once the log has them.
