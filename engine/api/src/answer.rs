@@ -82,6 +82,15 @@ impl<T: Serialize> IntoResponse for Data<T> {
     }
 }
 
+/// Makes an answer that grows with targets or series on a thread that may block: the control threads serve everybody.
+///
+/// # Errors
+/// Those of `make`.
+pub async fn bulk(make: impl FnOnce() -> Result<Response, ApiError> + Send + 'static) -> Result<Response, ApiError> {
+    let made = tokio::task::spawn_blocking(make).await;
+    made.unwrap_or_else(|error| Err(ApiError::internal(format!("the thread of the answer ended: {error}"))))
+}
+
 /// What an API handler returns.
 pub type ApiResult<T> = Result<Data<T>, ApiError>;
 

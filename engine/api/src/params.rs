@@ -28,7 +28,7 @@ impl Params {
             Some(text) => match text.parse::<i64>() {
                 Ok(limit) if limit < 0 => Ok(usize::MAX),
                 Ok(limit) => Ok(limit as usize),
-                Err(_) => Err(ApiError::bad_data(format!("{name} must be a number, not {text:?}"))),
+                Err(_) => Err(ApiError::bad_data(format!("{name} must be a number"))),
             },
         }
     }

@@ -8,6 +8,7 @@ use crate::query_log::RequestedUri;
 use crate::read_params::limit;
 use crate::state::State;
 use axum::extract::{self, FromRequestParts};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
 use promql::{ParseError, ParseOptions};
@@ -79,6 +80,10 @@ fn options(state: &State, params: &Params, caller: Arc<Caller>) -> Result<QueryO
         }
     }
     let timeout = duration(params, "timeout", settings.timeout)?.min(settings.timeout);
+    if timeout.is_zero() {
+        let text = "context deadline exceeded".to_owned();
+        return Err(ApiError { status: StatusCode::UNPROCESSABLE_ENTITY, kind: "execution", text });
+    }
     Ok(QueryOptions { plan, timeout, origin: Origin::Api, caller: Some(caller) })
 }
 
@@ -88,7 +93,7 @@ pub async fn query(state: S, RequestCaller(caller): RequestCaller, params: Param
     let options = options(&state, &params, caller)?;
     let expr = params.get("query").unwrap_or("");
     let answer = state.parts.query.instant(expr, Timestamp(at), &options).await.map_err(failed)?;
-    Ok(respond(answer, false, limit, wants_stats(&params)))
+    respond(answer, false, limit, wants_stats(&params)).await
 }
 
 pub async fn query_range(state: S, RequestCaller(caller): RequestCaller, params: Params) -> Result<Response, ApiError> {
@@ -123,7 +128,7 @@ pub async fn query_range(state: S, RequestCaller(caller): RequestCaller, params:
     let expr = params.get("query").unwrap_or("");
     let times = (Timestamp(start), Timestamp(end));
     let answer = state.parts.query.range(expr, times, step, &options).await.map_err(failed)?;
-    Ok(respond(answer, true, limit, wants_stats(&params)))
+    respond(answer, true, limit, wants_stats(&params)).await
 }
 
 /// Most series of an answer.

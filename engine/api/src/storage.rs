@@ -7,6 +7,7 @@ use crate::params::Params;
 use crate::read_params::{api_selectors, label_name, limit};
 use crate::state::State;
 use axum::extract;
+use axum::extract::rejection::PathRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use query::{LabelRequest, LabelTexts, SeriesLabels};
@@ -64,7 +65,12 @@ pub async fn label_names(state: S, params: Params) -> Result<Response, ApiError>
     Ok(respond_texts(state.parts.query.label_names(request).await?))
 }
 
-pub async fn label_values(state: S, name: extract::Path<String>, params: Params) -> Result<Response, ApiError> {
+pub async fn label_values(
+    state: S,
+    name: Result<extract::Path<String>, PathRejection>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let Ok(name) = name else { return Err(ApiError::bad_data("invalid label name: it is not UTF-8")) };
     let name = label_name(&name);
     if name.is_empty() {
         return Err(ApiError::bad_data("invalid label name: \"\""));

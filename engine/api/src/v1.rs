@@ -1,14 +1,16 @@
 //! `/api/v1`: targets, metadata, status. Names and shapes are Prometheus'; what we add stands beside them.
 
-use crate::answer::{ApiError, ApiResult, Data, NEVER, rfc3339, rfc3339_of};
+use crate::answer::{ApiError, ApiResult, Data, NEVER, bulk, rfc3339, rfc3339_of};
 use crate::params::Params;
 use crate::state::State;
 use axum::extract;
+use axum::response::{IntoResponse, Response};
 use promql::parse_selector;
 use serde::Serialize;
 use series::Labels;
 use shard::{Health, MetadataRequest, TargetStatus};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 use targets::{DropReason, Pool, Target, TargetId};
 
@@ -156,7 +158,7 @@ fn global_url(state: &State, target: &Target) -> String {
     }
 }
 
-pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
+pub async fn targets(extract::State(state): S, params: Params) -> Result<Response, ApiError> {
     // As in Prometheus, an unknown state shows nothing.
     let (show_active, show_dropped) = match params.get("state").unwrap_or("").to_lowercase().as_str() {
         "" | "any" => (true, true),
@@ -164,8 +166,18 @@ pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
         "dropped" => (false, true),
         _ => (false, false),
     };
-    let set = state.target_set();
     let statuses = if show_active { statuses(&state).await? } else { HashMap::new() };
+    bulk(move || Ok(Data(list_targets(&state, &params, &statuses, show_active, show_dropped)).into_response())).await
+}
+
+fn list_targets(
+    state: &State,
+    params: &Params,
+    statuses: &HashMap<TargetId, TargetStatus>,
+    show_active: bool,
+    show_dropped: bool,
+) -> Targets {
+    let set = state.target_set();
     let mut answer = Targets {
         active_targets: Vec::new(),
         dropped_targets: Vec::new(),
@@ -187,7 +199,7 @@ pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
             answer.other_members_target_counts.insert(name.clone(), pool.others_count);
         }
         if show_active {
-            let one = |target: &std::sync::Arc<Target>| active(&state, pool, target, statuses.get(&target.id));
+            let one = |target: &Arc<Target>| active(state, pool, target, statuses.get(&target.id));
             answer.active_targets.extend(pool.active.iter().map(one));
         }
         if show_dropped {
@@ -209,7 +221,7 @@ pub async fn targets(state: S, params: Params) -> ApiResult<Targets> {
         let error = |error: &String| SourceError { scrape_pool: name.clone(), error: error.clone() };
         answer.source_errors.extend(pool.source_errors.iter().map(error));
     }
-    Ok(Data(answer))
+    answer
 }
 
 #[derive(Serialize)]
@@ -276,7 +288,7 @@ pub struct TargetMetadata {
     unit: String,
 }
 
-pub async fn targets_metadata(state: S, params: Params) -> ApiResult<Vec<TargetMetadata>> {
+pub async fn targets_metadata(extract::State(state): S, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit("limit")?;
     let target_matchers = match params.get("match_target") {
         Some(text) if !text.is_empty() => {
@@ -286,13 +298,22 @@ pub async fn targets_metadata(state: S, params: Params) -> ApiResult<Vec<TargetM
     };
     let metric = params.get("metric").filter(|metric| !metric.is_empty()).map(str::to_owned);
     if limit == 0 {
-        return Ok(Data(Vec::new()));
+        return Ok(Data(Vec::<TargetMetadata>::new()).into_response());
     }
     // The limit is one of metrics: how many targets they take is not known before.
     let request = MetadataRequest { metric, target_matchers, targets_max: 0 };
     let single = request.metric.is_some();
     let found = state.parts.shards.metadata(request).await?;
-    let set = state.target_set();
+    bulk(move || Ok(Data(list_metadata(&state.target_set(), &found, single, limit)).into_response())).await
+}
+
+/// At most `limit` metrics with their targets; `single` leaves their names out, as Prometheus does if one was asked for.
+fn list_metadata(
+    set: &targets::TargetSet,
+    found: &[shard::TargetMetadata],
+    single: bool,
+    limit: usize,
+) -> Vec<TargetMetadata> {
     let targets: HashMap<TargetId, &Target> =
         set.pools.iter().flat_map(|pool| &pool.active).map(|target| (target.id, &**target)).collect();
     let mut answer = Vec::new();
@@ -301,18 +322,17 @@ pub async fn targets_metadata(state: S, params: Params) -> ApiResult<Vec<TargetM
         for metadata in &of_target.metrics {
             answer.push(TargetMetadata {
                 target: (&target.labels).into(),
-                // With a metric asked for, Prometheus leaves the name out.
                 metric: if single { String::new() } else { metadata.metric.clone() },
                 r#type: metadata.kind.clone(),
                 help: metadata.help.clone(),
                 unit: metadata.unit.clone(),
             });
             if answer.len() >= limit {
-                return Ok(Data(answer));
+                return answer;
             }
         }
     }
-    Ok(Data(answer))
+    answer
 }
 
 #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -322,7 +342,7 @@ pub struct MetricMetadata {
     unit: String,
 }
 
-pub async fn metadata(state: S, params: Params) -> ApiResult<BTreeMap<String, BTreeSet<MetricMetadata>>> {
+pub async fn metadata(state: S, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit("limit")?;
     // 0 is no limit for this one, as in Prometheus.
     let limit_per_metric = match params.limit("limit_per_metric")? {
@@ -332,12 +352,22 @@ pub async fn metadata(state: S, params: Params) -> ApiResult<BTreeMap<String, BT
     let metric = params.get("metric").filter(|metric| !metric.is_empty()).map(str::to_owned);
     let written = state.remote.metadata.all(metric.as_deref());
     let request = MetadataRequest { metric, ..MetadataRequest::default() };
-    let mut answer: BTreeMap<String, BTreeSet<MetricMetadata>> = BTreeMap::new();
     let found = state.parts.shards.metadata(request).await?;
+    bulk(move || Ok(Data(merge_metadata(&found, &written, limit, limit_per_metric)).into_response())).await
+}
+
+/// Metadata by metric: of at most `limit` metrics, and at most `limit_per_metric` of each.
+fn merge_metadata(
+    found: &[shard::TargetMetadata],
+    written: &[Arc<shard::Metadata>],
+    limit: usize,
+    limit_per_metric: usize,
+) -> BTreeMap<String, BTreeSet<MetricMetadata>> {
+    let mut answer: BTreeMap<String, BTreeSet<MetricMetadata>> = BTreeMap::new();
     // Targets share what they expose alike; what was looked at once needs no second look.
     let mut seen = std::collections::HashSet::new();
-    for metadata in found.iter().flat_map(|of_target| &of_target.metrics).chain(&written) {
-        if !seen.insert(std::sync::Arc::as_ptr(metadata)) {
+    for metadata in found.iter().flat_map(|of_target| &of_target.metrics).chain(written) {
+        if !seen.insert(Arc::as_ptr(metadata)) {
             continue;
         }
         if answer.len() >= limit && !answer.contains_key(&metadata.metric) {
@@ -349,7 +379,7 @@ pub async fn metadata(state: S, params: Params) -> ApiResult<BTreeMap<String, BT
             of_metric.insert(MetricMetadata { r#type: kind, help, unit });
         }
     }
-    Ok(Data(answer))
+    answer
 }
 
 pub async fn status_config(state: S) -> ApiResult<Yaml> {

@@ -13,6 +13,7 @@
 //! It speaks HTTP/1.1. `enable_http2` is accepted and changes nothing: who asks once in 30 seconds gains nothing by it.
 
 pub mod auth;
+pub mod aws_signature;
 mod cloud;
 mod connect;
 mod dial;

@@ -30,13 +30,6 @@ pub use syntax::ast::{Expr, Kind};
 pub mod ast {
     pub use crate::syntax::ast::*;
 }
-// Names of before, for crates that still use them.
-pub use eval::context::SelectResult as Selected;
-pub use eval::partial::PartialAggregate as Partial;
-pub use eval::value::QueryValue as Answer;
-pub use plan::grid::StepGrid as Grid;
-pub use plan::pushdown::Pushdown as Reduction;
-pub use run::QueryResult as Evaluated;
 pub use syntax::error::{ParseError, Span, position};
 pub use syntax::parse::{
     MATCHERS_MAX, ParseOptions, parse, parse_duration_ms, parse_metric, parse_selector, selects_anything,

@@ -107,6 +107,27 @@ fn labels_are_those_of_all_that_is_kept() {
     }
 }
 
+#[test]
+fn parameters_that_are_none_are_refused_as_in_prometheus() {
+    let target = FakeTarget::saying("a 1\n");
+    let server = Ringscrape::start(&config(&target), &[]);
+    for (path, status, kind, error) in [
+        ("query?query=1&timeout=0", 422, "execution", "context deadline exceeded"),
+        ("label/%FF/values", 400, "bad_data", "invalid label name: it is not UTF-8"),
+        ("metadata?limit=x", 400, "bad_data", "limit must be a number"),
+        ("metadata?limit_per_metric=x", 400, "bad_data", "limit_per_metric must be a number"),
+        ("targets/metadata?limit=x", 400, "bad_data", "limit must be a number"),
+    ] {
+        let answer = server.get(&format!("/api/v1/{path}"));
+        let body: Value = serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("{path}: {}", answer.body));
+        assert_eq!(
+            (answer.status, &body["errorType"], &body["error"]),
+            (status, &json!(kind), &json!(error)),
+            "{path}"
+        );
+    }
+}
+
 /// Each matcher is compared with every slot: what no person writes is refused, before a core begins with it.
 #[test]
 fn selectors_with_very_many_matchers_are_refused() {

@@ -7,8 +7,10 @@
 //!   * a file counts as created when its name in the folder is durable
 
 use glommio::io::{BufferedFile, Directory, OpenOptions};
+use hdrhistogram::Histogram;
 use std::cell::RefCell;
 use std::path::PathBuf;
+use std::time::Instant;
 use tsdb::log::{Action, FileId, Journal};
 
 /// Readable by the group, as Prometheus' files are not by others.
@@ -18,11 +20,13 @@ const FILE_MODE: libc::mode_t = 0o640;
 pub struct LogFiles {
     folder: PathBuf,
     open: Option<(FileId, BufferedFile)>,
+    /// How long syncs took, in microseconds.
+    pub sync_us: Histogram<u64>,
 }
 
 impl LogFiles {
     pub fn new(folder: PathBuf) -> LogFiles {
-        LogFiles { folder, open: None }
+        LogFiles { folder, open: None, sync_us: crate::status::histogram() }
     }
 
     /// Does all that is to be done now. With `finish`, everything is written and synced.
@@ -55,7 +59,12 @@ impl LogFiles {
                 // The ring takes the bytes with it; the policy keeps the records until they are durable.
                 self.file(*id)?.write_at(std::mem::take(bytes), *offset).await.map_err(failed)
             }
-            Action::Sync(id) => self.file(*id)?.fdatasync().await.map_err(failed).map(|()| 0),
+            Action::Sync(id) => {
+                let begun = Instant::now();
+                self.file(*id)?.fdatasync().await.map_err(failed)?;
+                self.sync_us.saturating_record(begun.elapsed().as_micros() as u64);
+                Ok(0)
+            }
             Action::Close(_) => match self.open.take() {
                 Some((_, file)) => file.close().await.map_err(failed).map(|()| 0),
                 None => Ok(0),

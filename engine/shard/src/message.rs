@@ -9,7 +9,7 @@ use crate::written::{NotKept, ReceiveOutcome, ReceiveRequest, WriteOutcome, Writ
 use ahash::{AHashMap, AHashSet};
 use exposition::Exemplar;
 use promql::budget::{Budget, BudgetError, Charge};
-use promql::{Partial, Reduction};
+use promql::{PartialAggregate, Pushdown};
 use series::{Labels, Matcher, Sample, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,7 +156,7 @@ pub struct ReduceRequest {
     pub selectors: Vec<Vec<Matcher>>,
     pub from: Timestamp,
     pub to: Timestamp,
-    pub reduction: Arc<Reduction>,
+    pub reduction: Arc<Pushdown>,
     pub budget: Budget,
 }
 
@@ -164,7 +164,7 @@ pub struct ReduceRequest {
 #[derive(Debug)]
 pub struct ReduceAnswer {
     /// Of targets about which there is nothing else to know.
-    pub partial: Partial,
+    pub partial: PartialAggregate,
     /// Ids of these targets.
     pub whole: Vec<u64>,
     /// Samples of the other targets in memory.

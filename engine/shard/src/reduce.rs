@@ -4,7 +4,7 @@ use crate::head_owner::{HistogramHolder, Holder};
 use crate::message::{LimitError, Older, ReduceAnswer, ReduceRequest, piece_bytes};
 use crate::select::{CandidateGroups, Matching};
 use ahash::{AHashMap, AHashSet, RandomState};
-use promql::Partial;
+use promql::PartialAggregate;
 use promql::budget::{BudgetError, Charge};
 use series::{Labels, METRIC_NAME, Timestamp};
 use std::hash::{BuildHasher, Hasher};
@@ -82,7 +82,7 @@ struct PartialAccount {
 }
 
 impl PartialAccount {
-    fn charge(&mut self, partial: &Partial, charge: &mut Charge) -> Result<(), BudgetError> {
+    fn charge(&mut self, partial: &PartialAggregate, charge: &mut Charge) -> Result<(), BudgetError> {
         let bytes = partial.bytes();
         charge.grow(0, bytes.saturating_sub(self.bytes))?;
         self.bytes = self.bytes.max(bytes);
@@ -236,7 +236,7 @@ impl Scratch {
 impl<'a> Work<'a> {
     fn new(place: usize, request: &'a ReduceRequest, candidates: &'a CandidateGroups) -> Work<'a> {
         let answer = ReduceAnswer {
-            partial: Partial::new(request.reduction.clone()),
+            partial: PartialAggregate::new(request.reduction.clone()),
             whole: Vec::new(),
             pieces: Vec::new(),
             identities: Vec::new(),

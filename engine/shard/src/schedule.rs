@@ -7,6 +7,7 @@
 //!
 //! Invariants:
 //!   * a target is never started while it is in flight
+//!   * at most [`STARTS_MAX`] targets share a phase, as long as their cell of the grid has room for the others
 //!   * a tick that passes without a start is counted once, with its reason
 //!   * all times are microseconds of the monotonic clock handed in, which never goes back
 
@@ -17,6 +18,12 @@ use std::collections::BinaryHeap;
 /// Distance of two phases. 50 ms keeps the wakes of a core at 20 per second, and what answers bring, whatever the number
 /// of its targets.
 pub const PHASE_GRID_US: u64 = 50_000;
+/// So many scrapes start together. They occupy the core, and on a small machine its CPU, for a few milliseconds, in which
+/// queries wait.
+const STARTS_MAX: usize = 16;
+/// What is due beyond that moves so far, once and for good: it stays within its cell of the grid.
+const SHIFT_US: u64 = PHASE_GRID_US / 10;
+const SHIFTS_MAX: u8 = 9;
 
 /// Index of a target within its core.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -60,6 +67,8 @@ struct Entry {
     in_flight: bool,
     /// Of the scrape in flight.
     deadline_us: u64,
+    /// How often its phase has moved by [`SHIFT_US`].
+    shifts: u8,
 }
 
 /// All targets of one core by time.
@@ -91,7 +100,7 @@ impl Schedule {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         self.entries[index] =
-            Some(Entry { interval_us, timeout_us, generation, scrape: 0, in_flight: false, deadline_us: 0 });
+            Some(Entry { interval_us, timeout_us, generation, scrape: 0, in_flight: false, deadline_us: 0, shifts: 0 });
         self.events.push(Reverse(Event { at_us: due_us, slot: slot.0, generation, kind: EventKind::Due }));
     }
 
@@ -132,6 +141,8 @@ impl Schedule {
 
     /// Takes every event up to `now_us` and says what follows from it.
     pub fn step(&mut self, now_us: u64, actions: &mut Vec<Action>) {
+        // Since when starts are counted that count as due together, and how many there are.
+        let (mut together_us, mut starts) = (0, 0);
         while let Some(&Reverse(event)) = self.events.peek() {
             if event.at_us > now_us {
                 return;
@@ -147,6 +158,14 @@ impl Schedule {
                     }
                 }
                 EventKind::Due => {
+                    if event.at_us >= together_us + SHIFT_US / 2 {
+                        (together_us, starts) = (event.at_us, 0);
+                    }
+                    if starts >= STARTS_MAX && entry.shifts < SHIFTS_MAX {
+                        entry.shifts += 1;
+                        self.events.push(Reverse(Event { at_us: event.at_us + SHIFT_US, ..event }));
+                        continue;
+                    }
                     // Late by whole intervals (a stall, a suspended machine): those ticks are gone, no burst makes up
                     // for them. The newest one is still worth a scrape.
                     let gone = (now_us - event.at_us) / entry.interval_us;
@@ -158,6 +177,7 @@ impl Schedule {
                     if entry.in_flight {
                         actions.push(Action::Missed { slot, reason: Missed::InFlight, ticks: 1 });
                     } else {
+                        starts += 1;
                         entry.in_flight = true;
                         entry.scrape = entry.scrape.wrapping_add(1);
                         // Up to the grid, so that deadlines cost no wakes of their own, but never past the next tick.
@@ -207,6 +227,45 @@ mod tests {
             assert_eq!(first % PHASE_GRID_US, 0);
         }
         assert_ne!(first_due_in_us(9 << 30, 1, interval, 0), first_due_in_us(9 << 30, 1 << 40, interval, 0));
+    }
+
+    #[test]
+    fn crowded_phases_are_spread_once() {
+        let mut schedule = Schedule::default();
+        (0..100).for_each(|slot| schedule.add(Slot(slot), S, S, S));
+        let mut rounds = Vec::new();
+        for round in 1..4 {
+            let starts: Vec<usize> = (0..10)
+                .map(|shift| {
+                    let actions = step(&mut schedule, round * S + shift * SHIFT_US);
+                    let started = actions.iter().filter_map(|action| match action {
+                        Action::Start { slot, due_us, .. } => Some((*slot, *due_us)),
+                        _ => None,
+                    });
+                    let started: Vec<_> = started.collect();
+                    for (slot, due_us) in &started {
+                        assert_eq!(*due_us, round * S + shift * SHIFT_US, "on time");
+                        schedule.finished(*slot);
+                    }
+                    started.len()
+                })
+                .collect();
+            rounds.push(starts);
+        }
+        assert_eq!(rounds, vec![vec![16, 16, 16, 16, 16, 16, 4, 0, 0, 0]; 3]);
+    }
+
+    #[test]
+    fn a_full_cell_of_the_grid_starts_all() {
+        let mut schedule = Schedule::default();
+        (0..1000).for_each(|slot| schedule.add(Slot(slot), S, S, S));
+        let started = |schedule: &mut Schedule, now_us| {
+            let actions = step(schedule, now_us);
+            actions.iter().filter(|action| matches!(action, Action::Start { .. })).count()
+        };
+        let starts: Vec<usize> = (0..11).map(|shift| started(&mut schedule, S + shift * SHIFT_US)).collect();
+        assert_eq!(starts, [16, 16, 16, 16, 16, 16, 16, 16, 16, 856, 0]);
+        assert_eq!(started(&mut schedule, S + PHASE_GRID_US), 0);
     }
 
     #[test]

@@ -244,6 +244,8 @@ pub struct CoreStats {
     pub handshakes_resumed: u64,
     pub log: LogStats,
     pub exemplars: ExemplarStats,
+    /// Microseconds that syncs of the log took.
+    pub log_sync_us: Histogram<u64>,
     /// Seconds of CPU time of the core's thread.
     pub cpu_seconds: f64,
     /// Longest time in which the core's heartbeat did not move.
@@ -303,6 +305,7 @@ impl CoreStats {
             lateness_us: histogram(),
             duration_us: histogram(),
             interval_us: BTreeMap::new(),
+            log_sync_us: histogram(),
         }
     }
 }

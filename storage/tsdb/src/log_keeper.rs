@@ -40,6 +40,8 @@ pub struct ReplayState {
     pub rows: u64,
     pub samples: u64,
     pub rows_lost: u64,
+    /// How long it took, once it is done.
+    pub duration_ms: u64,
     pub done: bool,
 }
 
@@ -99,6 +101,12 @@ impl LogKeeper {
         Ok(logs_in(&self.dir.log_folder())?.into_values().flatten().collect())
     }
 
+    /// Number of the newest file that a core of this run or, before there is one, of the last run has written.
+    pub fn newest_sequence(&self) -> u64 {
+        let files = self.files().unwrap_or_default();
+        files.iter().map(|file| (file.boot, file.sequence)).max().map_or(0, |(_, sequence)| u64::from(sequence))
+    }
+
     pub fn bytes(&self) -> u64 {
         crate::os::folder_bytes(&self.dir.log_folder())
     }
@@ -140,6 +148,7 @@ impl LogKeeper {
         });
         let mut state = self.replay.lock().expect("no panic while held");
         state.done = true;
+        state.duration_ms = begun.elapsed().as_millis() as u64;
         if state.files > 0 {
             let seconds = begun.elapsed().as_secs_f64();
             tracing::info!(

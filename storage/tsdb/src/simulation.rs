@@ -804,7 +804,7 @@ fn blocks_of_samples_with_own_times_do_not_chain_and_retention_removes_what_is_o
     drop(process);
     let process = Process::start(world.folder.path(), SETTINGS);
     let bytes: u64 = blocks.iter().map(|block| block.bytes()).sum();
-    let other_bytes = process.chunks.size().1 + process.logs.bytes();
+    let other_bytes = process.chunks.size().bytes + process.logs.bytes();
     drop(process);
     let settings = BlockSettings { retention_bytes: bytes * 3 / 4 + other_bytes, ..SETTINGS };
     let process = Process::start(world.folder.path(), settings);
@@ -912,11 +912,11 @@ fn a_full_disk_has_no_more_files_than_an_empty_one() {
     process.flush();
     assert!(!process.failed);
     world.check(&process, i64::MIN, i64::MAX, "when there is room again");
-    let samples = process.chunks.size().0;
+    let samples = process.chunks.size().samples;
     drop(process);
     let process = Process::start(world.folder.path(), SETTINGS);
     world.check(&process, i64::MIN, i64::MAX, "after a start");
-    assert!(process.chunks.size().0 >= samples);
+    assert!(process.chunks.size().samples >= samples);
 }
 
 #[test]

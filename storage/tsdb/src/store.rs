@@ -88,6 +88,9 @@ pub struct StoreStats {
     pub head_bytes: u64,
     pub blocks_bytes: u64,
     pub head_samples: u64,
+    pub head_chunks: u64,
+    /// The newest file of the logs.
+    pub log_sequence: u64,
     pub blocks: u64,
     /// Blocks that could not be opened or compacted.
     pub blocks_bad: u64,
@@ -100,7 +103,11 @@ pub struct StoreStats {
     pub cut_failures: u64,
     pub compactions: u64,
     pub compaction_failures: u64,
-    pub retention_deletions: u64,
+    /// Blocks removed for their age, and because all took too much room.
+    pub age_deletions: u64,
+    pub size_deletions: u64,
+    /// How long blocks took to write: bounds in seconds with how many lie at or below them, how many there are, their sum.
+    pub compaction_durations: (Vec<(f64, u64)>, u64, f64),
     /// Damages met in logs, chunks and blocks.
     pub damages: u64,
     pub last_cut_seconds: f64,
@@ -243,15 +250,17 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (blocks, of_blocks, flushes) = (self.blocks.open_blocks(), &self.blocks.stats, self.flush_queue.stats());
-        let (head_samples, head_bytes) = self.chunks.size();
+        let in_chunks = self.chunks.size();
         let damages =
             self.logs.damages() + self.chunks.corruptions() + count(&of_blocks.damages) + self.blocks.faults();
         StoreStats {
             replay: self.replay(),
             log_bytes: self.logs.bytes(),
-            head_bytes,
+            head_bytes: in_chunks.bytes,
             blocks_bytes: blocks.iter().map(|block| block.bytes()).sum(),
-            head_samples,
+            head_samples: in_chunks.samples,
+            head_chunks: in_chunks.chunks,
+            log_sequence: self.logs.newest_sequence(),
             blocks: blocks.len() as u64,
             blocks_bad: self.blocks.unopened() as u64
                 + blocks.iter().filter(|block| block.meta().compaction.failed).count() as u64,
@@ -263,7 +272,9 @@ impl Store {
             cut_failures: count(&of_blocks.head_compaction_failures),
             compactions: count(&of_blocks.compactions),
             compaction_failures: count(&of_blocks.compaction_failures),
-            retention_deletions: count(&of_blocks.retention_deletions),
+            age_deletions: count(&of_blocks.age_deletions),
+            size_deletions: count(&of_blocks.size_deletions),
+            compaction_durations: of_blocks.durations.cumulative(),
             damages: damages + count(&flushes.undecodable),
             last_cut_seconds: count(&of_blocks.last_head_compaction_ms) as f64 / 1000.0,
         }

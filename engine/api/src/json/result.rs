@@ -1,6 +1,7 @@
 //! The answer to a query as JSON, written in pieces of about [`PIECE_BYTES`], as fast as the client takes them.
 
 use super::labels::write_labels;
+use crate::answer::{ApiError, bulk};
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -16,10 +17,21 @@ use std::time::Duration;
 /// How much of an answer is made at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// Series of an answer that a control thread may sort and drop: a fraction of a millisecond.
+const SERIES_ON_CONTROL_MAX: usize = 1024;
+
 /// The response to a query, with at most `limit` series.
-pub fn respond(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> Response {
-    let body = JsonStream::new(answer, is_range, limit, stats);
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(futures_lite::stream::iter(body))).into_response()
+pub async fn respond(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> Result<Response, ApiError> {
+    let series = match &answer.evaluated.value {
+        QueryValue::Vector(columns) => columns.len(),
+        QueryValue::Matrix(series) => series.len(),
+        QueryValue::Scalar(_) | QueryValue::String(_) => 0,
+    };
+    let make = move || {
+        let body = futures_lite::stream::iter(JsonStream::new(answer, is_range, limit, stats));
+        Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
+    };
+    if series > SERIES_ON_CONTROL_MAX { bulk(make).await } else { make() }
 }
 
 /// The series of an answer, written one after the other.
@@ -101,6 +113,23 @@ impl JsonStream {
         }
         tail.push('}');
         JsonStream { head: Some(head), rows, tail: Some(tail), grid, is_range, first: true, _charge: charge }
+    }
+}
+
+/// A client that leaves early leaves what it has not read.
+impl Drop for JsonStream {
+    fn drop(&mut self) {
+        let left = match &self.rows {
+            Rows::None => 0,
+            Rows::Columns(columns) => columns.len(),
+            Rows::Matrix(series) => series.len(),
+        };
+        if left > SERIES_ON_CONTROL_MAX
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let rows = std::mem::replace(&mut self.rows, Rows::None);
+            drop(runtime.spawn_blocking(move || drop(rows)));
+        }
     }
 }
 

@@ -27,6 +27,18 @@ pub(super) fn queries(writer: &mut MetricsWriter, state: &State) {
         writer.line(&format!("{name}_sum"), &[label], times.mean() * times.len() as f64 / 1e6);
         writer.line(&format!("{name}_count"), &[label], times.len() as f64);
     }
+    let name = "prometheus_engine_query_duration_histogram_seconds";
+    writer.family(name, "histogram", "Times of the parts of queries.");
+    for slice in Slice::ALL {
+        let (times, label) = (stats.times(slice), ("slice", slice.as_str()));
+        for (bound, micros) in [("0.01", 10_000), ("0.1", 100_000), ("1", 1_000_000), ("10", 10_000_000)] {
+            let count = times.count_between(0, micros) as f64;
+            writer.line(&format!("{name}_bucket"), &[label, ("le", bound)], count);
+        }
+        writer.line(&format!("{name}_bucket"), &[label, ("le", "+Inf")], times.len() as f64);
+        writer.line(&format!("{name}_sum"), &[label], times.mean() * times.len() as f64 / 1e6);
+        writer.line(&format!("{name}_count"), &[label], times.len() as f64);
+    }
     writer.gauge("prometheus_engine_query_log_enabled", "Whether queries are logged.", log.is_open() as u8 as f64);
     writer.counter(
         "prometheus_engine_query_log_failures_total",

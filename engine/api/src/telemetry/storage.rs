@@ -1,10 +1,11 @@
 //! Metrics of logs, chunks and blocks.
 
 use crate::metrics_writer::MetricsWriter;
+use hdrhistogram::Histogram;
 use shard::CoreStats;
 
 pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[CoreStats]) {
-    let bounds = store.bounds();
+    let (bounds, head) = (store.bounds(), store.head_bounds());
     let crashes = store.crashes();
     starts(writer, store.safe_mode().is_some(), crashes);
     let options = store.options().clone();
@@ -39,6 +40,16 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     let help = "Blocks that could not be opened since the start.";
     writer.counter("prometheus_tsdb_reloads_failures_total", help, store.blocks_bad as f64);
     writer.gauge("prometheus_tsdb_lowest_timestamp", "Milliseconds of the oldest sample in chunks or blocks.", lowest);
+    let now = series::clock::now_ms();
+    let has_series = cores.iter().any(|core| core.series > 0);
+    let newest = if has_series { now } else { head.map_or(0, |(_, newest)| newest) };
+    let oldest = head.map_or(newest, |(oldest, _)| oldest);
+    for (name, text, ms) in [("min", "oldest", oldest), ("max", "newest", newest)] {
+        let help = format!("Milliseconds of the {text} sample that is in no block, to some seconds.");
+        writer.gauge(&format!("prometheus_tsdb_head_{name}_time"), &help, ms as f64);
+        let help = format!("Seconds of the {text} sample that is in no block.");
+        writer.gauge(&format!("prometheus_tsdb_head_{name}_time_seconds"), &help, (ms / 1000) as f64);
+    }
     writer.gauge("prometheus_tsdb_blocks_loaded", "Blocks that are open.", store.blocks as f64);
     writer.gauge("ringscrape_tsdb_blocks_bad", "Blocks that cannot be opened.", store.blocks_bad as f64);
     writer.gauge("prometheus_tsdb_storage_blocks_bytes", "Bytes of blocks.", store.blocks_bytes as f64);
@@ -52,8 +63,20 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     writer.counter("prometheus_tsdb_compactions_total", "Blocks cut and compacted.", compactions);
     let failed = (store.cut_failures + store.compaction_failures) as f64;
     writer.counter("prometheus_tsdb_compactions_failed_total", "Cuts and compactions that failed.", failed);
-    let retired = store.retention_deletions as f64;
-    writer.counter("prometheus_tsdb_time_retentions_total", "Blocks removed for age or size.", retired);
+    let help = "Blocks removed for their age.";
+    writer.counter("prometheus_tsdb_time_retentions_total", help, store.age_deletions as f64);
+    let help = "Blocks removed because all took too much room.";
+    writer.counter("prometheus_tsdb_size_retentions_total", help, store.size_deletions as f64);
+    let changes = 1 + store.cuts + store.compactions + store.age_deletions + store.size_deletions;
+    writer.counter("prometheus_tsdb_reloads_total", "Changes of the list of blocks.", changes as f64);
+    compaction_durations(writer, &store.compaction_durations);
+    let chunks = store.head_chunks as f64 + sum(|core| core.series);
+    let help = "Chunks that are in no block: those of chunk files, and the open one of each series.";
+    writer.gauge("prometheus_tsdb_head_chunks", help, chunks);
+    let help = "Seconds that the replay of the last run's logs took.";
+    writer.gauge("prometheus_tsdb_data_replay_duration_seconds", help, store.replay.duration_ms as f64 / 1000.0);
+    let help = "Number of the newest file of the logs.";
+    writer.gauge("prometheus_tsdb_wal_segment_current", help, store.log_sequence as f64);
     writer.counter(
         "prometheus_tsdb_wal_corruptions_total",
         "Damages met in logs, chunks and blocks.",
@@ -75,6 +98,19 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     );
 }
 
+/// How long it took to write blocks.
+fn compaction_durations(writer: &mut MetricsWriter, durations: &(Vec<(f64, u64)>, u64, f64)) {
+    let (buckets, count, sum) = durations;
+    let name = "prometheus_tsdb_compaction_duration_seconds";
+    writer.family(name, "histogram", "Seconds that it took to write blocks.");
+    let bounds = buckets.iter().map(|(bound, count)| (bound.to_string(), *count));
+    for (bound, count) in bounds.chain([("+Inf".to_owned(), *count)]) {
+        writer.line(&format!("{name}_bucket"), &[("le", &bound)], count as f64);
+    }
+    writer.line(&format!("{name}_sum"), &[], *sum);
+    writer.line(&format!("{name}_count"), &[], *count as f64);
+}
+
 /// How earlier runs have ended.
 pub(super) fn starts(writer: &mut MetricsWriter, is_safe_mode: bool, crashes: usize) {
     let safe_mode = f64::from(u8::from(is_safe_mode));
@@ -89,6 +125,10 @@ pub(super) fn logs(writer: &mut MetricsWriter, cores: &[CoreStats]) {
     let failures = sum(|core| core.log.failures);
     writer.counter("prometheus_tsdb_wal_writes_failed_total", "Failed operations of the logs.", failures);
     writer.counter("ringscrape_log_bytes_total", "Bytes written to the logs.", sum(|core| core.log.bytes_written));
+    let mut syncs = Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("the bounds are constants");
+    cores.iter().for_each(|core| syncs += &core.log_sync_us);
+    let help = "Seconds that syncs of the logs took.";
+    writer.summary("prometheus_tsdb_wal_fsync_duration_seconds", help, &[0.5, 0.9, 0.99], &syncs);
     writer.counter("ringscrape_log_syncs_total", "Syncs of the logs.", sum(|core| core.log.syncs));
     let behind = sum(|core| core.log.records_behind);
     writer.gauge("ringscrape_log_records_behind", "Records that a power cut would cost now.", behind);

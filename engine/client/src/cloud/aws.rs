@@ -1,8 +1,8 @@
 //! Credentials of AWS, in the order of its SDKs: the settings, the environment, a web identity, profile files, the container, the
 //! instance; then a role, if one is to be assumed.
 
-use super::signature::{SigningKey, authorization};
 use super::{Variables, parse_url, settings_error};
+use crate::aws_signature::{SigningKey, authorization};
 use crate::{Client, Error, ErrorKind, Request, Response, auth, files};
 use bytes::Bytes;
 use config::SigV4;
@@ -108,6 +108,10 @@ fn from_xml(what: &str, response: &Response) -> Result<Credentials, Error> {
     Ok(Credentials { access_key, secret_key, session_token: text("SessionToken"), expires })
 }
 
+/// Headers that are signed if a request has them. Others may be added behind us, as `headers` of the settings are.
+const SIGNED: [&str; 5] =
+    ["content-encoding", "content-type", "x-amz-date", "x-amz-security-token", "x-prometheus-remote-write-version"];
+
 impl Signer {
     pub fn new(settings: &SigV4, service: Box<Client>, variables: Variables) -> Signer {
         Signer { settings: settings.clone(), service, variables, held: Mutex::default() }
@@ -135,7 +139,7 @@ impl Signer {
         }
         let Credentials { access_key, secret_key, .. } = credentials;
         let key = SigningKey { access_key, secret_key, region, service };
-        let value = authorization(&key, &date, method.as_str(), url, headers, body);
+        let value = authorization(&key, &date, method.as_str(), url, headers, &SIGNED, body);
         headers.insert(AUTHORIZATION, auth::secret_value("authorization", &value)?);
         Ok(())
     }

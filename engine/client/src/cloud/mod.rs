@@ -8,7 +8,6 @@
 mod aws;
 mod azure;
 mod google;
-mod signature;
 
 use crate::oauth2::{Token, token};
 use crate::{Client, ClientOptions, Error, ErrorKind, Request};

@@ -4,7 +4,7 @@
 
 use crate::syntax::ast::*;
 use crate::syntax::error::{ParseError, Span};
-use crate::syntax::lex::{Token, duration_ms, go_quoted, keyword, lex};
+use crate::syntax::lex::{Token, duration_ms, go_quoted, lex};
 use crate::syntax::signature::{self, Function, ValueType};
 use series::{METRIC_NAME, MatchOp, Matcher};
 
@@ -14,6 +14,8 @@ pub const QUERY_BYTES_MAX: usize = 1 << 20;
 pub const MATCHERS_MAX: usize = 256;
 /// Deepest nesting: parsing and evaluation recurse.
 const DEPTH_MAX: usize = 250;
+/// Words that stand for nothing but themselves: all other keywords are names where an operand belongs.
+const NO_METRIC_NAMES: [&str; 6] = ["bool", "on", "ignoring", "group_left", "group_right", "atan2"];
 
 /// What a server allows, and what arithmetic with durations needs to know.
 #[derive(Clone, Copy, Debug, Default)]
@@ -504,12 +506,8 @@ impl Parser<'_> {
                 match op {
                     Some(op) if calls || groups => return self.aggregate(op),
                     _ if calls => return self.call(&word),
-                    _ if matches!(keyword(&word), Some("")) || word.eq_ignore_ascii_case("bool") => {
-                        // Operators are names where an operand belongs, except for `bool`.
-                        if word.eq_ignore_ascii_case("bool") {
-                            return Err(self.unexpected(""));
-                        }
-                        Kind::Vector(self.selector()?)
+                    _ if NO_METRIC_NAMES.iter().any(|name| name.eq_ignore_ascii_case(&word)) => {
+                        return Err(self.unexpected(""));
                     }
                     _ => Kind::Vector(self.selector()?),
                 }

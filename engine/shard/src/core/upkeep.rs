@@ -27,6 +27,10 @@ impl Core {
             let now_ms = self.now_us() / 1000;
             self.journal.borrow_mut().set_now(now_ms);
             files.carry_out(&self.journal, now_ms, false).await;
+            if !files.sync_us.is_empty() {
+                let _ = self.stats.borrow_mut().log_sync_us.add(&files.sync_us);
+                files.sync_us.reset();
+            }
             self.acknowledge();
             let journal = self.journal.borrow();
             let error = journal.writer().and_then(|writer| writer.failing());

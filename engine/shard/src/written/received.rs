@@ -12,6 +12,7 @@ use ahash::{AHashMap, RandomState};
 use series::{Histogram, Labels, Sample, Timestamp};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Range;
+use std::sync::Arc;
 use tsdb::log::Journal;
 use tsdb::{AppendScratch, Given, Timed};
 
@@ -141,6 +142,13 @@ struct Judge {
 }
 
 impl Judge {
+    /// Whether no sample of a series that has none yet is taken.
+    fn refuses_all(&self, floats: &[Sample], histograms: &[(i64, Arc<Histogram>)]) -> bool {
+        let place = Place::pending(0);
+        let mut times = floats.iter().map(|sample| sample.timestamp.0).chain(histograms.iter().map(|(at, _)| *at));
+        times.all(|at| matches!(self.verdict(&place, at, || false), Verdict::Refused(_)))
+    }
+
     fn verdict(&self, place: &Place, at: i64, is_same: impl FnOnce() -> bool) -> Verdict {
         let old = self.late_ms > 0 && at >= self.newest.saturating_sub(self.late_ms);
         if at > self.now_ms.saturating_add(AHEAD_MS_MAX) || at == i64::MIN {
@@ -254,6 +262,9 @@ impl Written {
         });
         source.seen_ms = now_ms;
         let series = &series[piece.series.clone()];
+        let late_ms = limits.late_ms;
+        let old_ms = late_ms.max(limits.range_ms / 2);
+        let mut judge = Judge { now_ms, late_ms, old_ms, newest: source.newest };
         let mut keys = Vec::with_capacity(series.len());
         let mut fresh: Vec<(u64, &Labels)> = Vec::new();
         let mut alone: Vec<(u64, &Labels)> = Vec::new();
@@ -270,6 +281,16 @@ impl Written {
             match source.places.get(&key) {
                 None if *received_series >= SERIES_MAX => {
                     outcome.refuse(Refusal::TooManySeries, at, || one.labels.merged(labels));
+                    continue;
+                }
+                None if judge.refuses_all(floats, histograms) => {
+                    // A series without samples is none: nothing may list it.
+                    let times = floats.iter().map(|sample| sample.timestamp.0);
+                    for at in times.chain(histograms.iter().map(|(at, _)| *at)) {
+                        if let Verdict::Refused(refusal) = judge.verdict(&Place::pending(0), at, || false) {
+                            outcome.refuse(refusal, at, || one.labels.merged(labels));
+                        }
+                    }
                     continue;
                 }
                 None => {
@@ -295,9 +316,6 @@ impl Written {
         };
         source.add(&fresh, limits, true);
         source.add_alone(&[fresh_alone, alone].concat(), limits);
-        let late_ms = limits.late_ms;
-        let old_ms = late_ms.max(limits.range_ms / 2);
-        let mut judge = Judge { now_ms, late_ms, old_ms, newest: source.newest };
         let mut rounds: Vec<Round> = Vec::new();
         let mut histograms = Histograms::default();
         // A series may come twice in a request, and has one sample in a row.
@@ -385,7 +403,6 @@ mod tests {
     use super::*;
     use series::Matcher;
     use std::collections::BTreeMap;
-    use std::sync::Arc;
     use tsdb::{SegmentLimits, SlotGroup};
 
     const NOW: i64 = 1_700_000_000_000;
@@ -477,6 +494,17 @@ mod tests {
         check(&mut rig, &[(NOW - hour / 2, 2.0)], Some(Refusal::TooOld));
         let read: Vec<i64> = rig.read()[&series()].keys().map(|at| at - NOW).collect();
         assert_eq!(read, [-hour / 2, -7, -5, 0, 1]);
+    }
+
+    #[test]
+    fn a_series_whose_samples_are_all_refused_is_none() {
+        let mut rig = Rig::new(0);
+        rig.receive(&[(labels(1, 1), vec![(NOW, 1.0)])]);
+        let outcome = rig.receive(&[(labels(2, 1), vec![(NOW - 7_200_000, 1.0), (NOW + AHEAD_MS_MAX + 1, 1.0)])]);
+        assert_eq!((outcome.samples, outcome.count(Refusal::OutOfBounds)), (0, 2));
+        assert_eq!(outcome.refused[0].labels, labels(2, 1));
+        assert_eq!(rig.written.received_series, 1);
+        assert!(!rig.read().contains_key(&labels(2, 1)));
     }
 
     impl Rig {

@@ -27,7 +27,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Series written before the thread lets others run.
 const YIELD_SERIES: u32 = 256;
@@ -43,9 +43,42 @@ pub(crate) struct BlockStats {
     pub head_compaction_failures: AtomicU64,
     pub compactions: AtomicU64,
     pub compaction_failures: AtomicU64,
-    pub retention_deletions: AtomicU64,
+    pub age_deletions: AtomicU64,
+    pub size_deletions: AtomicU64,
+    pub durations: CompactionDurations,
     pub damages: AtomicU64,
     pub last_head_compaction_ms: AtomicU64,
+}
+
+/// How long it took to write blocks.
+#[derive(Debug, Default)]
+pub(crate) struct CompactionDurations {
+    /// By the bound below which they lie, 2^n seconds; the last ones are above all bounds.
+    counts: [AtomicU64; COMPACTION_BOUNDS + 1],
+    sum_ms: AtomicU64,
+}
+
+/// Bounds of [`CompactionDurations`]: 1, 2, 4 … 8192 seconds, as in Prometheus.
+const COMPACTION_BOUNDS: usize = 14;
+
+impl CompactionDurations {
+    fn record(&self, duration: Duration) {
+        let bound = (0..COMPACTION_BOUNDS).find(|n| duration.as_secs_f64() <= (1u64 << n) as f64);
+        add(&self.counts[bound.unwrap_or(COMPACTION_BOUNDS)], 1);
+        add(&self.sum_ms, duration.as_millis() as u64);
+    }
+
+    /// The bounds in seconds with how many lie at or below them, then how many there are, then their sum in seconds.
+    pub fn cumulative(&self) -> (Vec<(f64, u64)>, u64, f64) {
+        let mut count = 0;
+        let mut buckets: Vec<(f64, u64)> = Vec::new();
+        for (n, counter) in self.counts.iter().enumerate() {
+            count += counter.load(Ordering::Relaxed);
+            buckets.push(((1u64 << n) as f64, count));
+        }
+        buckets.truncate(COMPACTION_BOUNDS);
+        (buckets, count, self.sum_ms.load(Ordering::Relaxed) as f64 / 1000.0)
+    }
 }
 
 fn add(counter: &AtomicU64, count: u64) {
@@ -114,7 +147,10 @@ impl BlockKeeper {
         while !self.dir.is_stopping() {
             let Some(action) = self.next_action(now, &waits) else { break };
             match action {
-                Action::Remove(ulid) => self.remove_beyond_retention(&ulid),
+                Action::Remove { ulid, for_age } => {
+                    add(if for_age { &self.stats.age_deletions } else { &self.stats.size_deletions }, 1);
+                    self.remove_beyond_retention(&ulid);
+                }
                 Action::CompactHead(range) => match self.compact_range(range) {
                     Ok(()) => waits.done(range, now + self.settings.late_ms()),
                     Err(error) => {
@@ -154,7 +190,7 @@ impl BlockKeeper {
         let ranges = self.chunks.ranges().into_iter();
         let ranges: Vec<RangeState> =
             ranges.map(|start| RangeState { start, not_before: waits.of_range(start) }).collect();
-        let other_bytes = self.chunks.size().1 + self.logs.bytes();
+        let other_bytes = self.chunks.size().bytes + self.logs.bytes();
         plan(now, &states, &ranges, other_bytes, &self.settings, waits.compaction <= now)
     }
 
@@ -177,6 +213,7 @@ impl BlockKeeper {
             }
         }
         add(&self.stats.head_compactions, 1);
+        self.stats.durations.record(begun.elapsed());
         self.stats.last_head_compaction_ms.store(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
         if let Err(error) = self.chunks.remove(range, &files) {
             tracing::error!(%error, "chunks that are in a block stay");
@@ -223,6 +260,7 @@ impl BlockKeeper {
 
     /// Makes one block of several.
     fn compact(&self, chosen: &[Arc<Block>]) -> Result<(), BlockError> {
+        let begun = Instant::now();
         let (folder, ulid) = (self.dir.folder(), new_ulid());
         let parts: Vec<&Block> = chosen.iter().map(|block| &**block).collect();
         let mut series = 0;
@@ -233,6 +271,7 @@ impl BlockKeeper {
         let whole = meta.map(|meta| Block::open(&folder.join(meta.ulid))).transpose()?;
         self.publish(chosen, whole);
         add(&self.stats.compactions, 1);
+        self.stats.durations.record(begun.elapsed());
         for gone in chosen {
             if let Err(error) = blocks::remove(gone.folder()) {
                 tracing::error!(%error, ulid = gone.meta().ulid, "a block that was compacted stays");
@@ -245,7 +284,6 @@ impl BlockKeeper {
         let gone: Vec<Arc<Block>> = self.open_blocks().into_iter().filter(|block| block.meta().ulid == ulid).collect();
         self.publish(&gone, None);
         for block in gone {
-            add(&self.stats.retention_deletions, 1);
             tracing::info!(ulid, "block is beyond the retention and removed");
             if let Err(error) = blocks::remove(block.folder()) {
                 tracing::error!(%error, ulid, "a block beyond the retention stays");

@@ -52,8 +52,8 @@ pub(crate) struct RangeState {
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Remove a block that is beyond the retention.
-    Remove(String),
+    /// Remove a block that is beyond the retention: by its age, or because all take too much room.
+    Remove { ulid: String, for_age: bool },
     /// Make a block of the chunks of the range that begins there.
     CompactHead(i64),
     /// Make one block of these.
@@ -70,8 +70,8 @@ pub(crate) fn plan(
     settings: &BlockSettings,
     may_compact: bool,
 ) -> Option<Action> {
-    if let Some(block) = beyond_retention(now, blocks, other_bytes, settings) {
-        return Some(Action::Remove(block.meta.ulid.clone()));
+    if let Some((block, for_age)) = beyond_retention(now, blocks, other_bytes, settings) {
+        return Some(Action::Remove { ulid: block.meta.ulid.clone(), for_age });
     }
     let late = settings.late_ms();
     let is_due =
@@ -88,21 +88,23 @@ pub(crate) fn plan(
     (!chosen.is_empty()).then_some(Action::Compact(chosen))
 }
 
+/// The block to remove next, and whether it is for its age.
 fn beyond_retention<'a, 'b>(
     now: i64,
     blocks: &'b [BlockState<'a>],
     other_bytes: u64,
     settings: &BlockSettings,
-) -> Option<&'b BlockState<'a>> {
+) -> Option<(&'b BlockState<'a>, bool)> {
     let newest = blocks.iter().map(|block| block.meta.max_time).max()?.min(now);
     let too_old = |block: &&BlockState| newest.saturating_sub(block.meta.max_time) >= settings.retention_ms;
     if settings.retention_ms > 0
         && let Some(block) = blocks.iter().find(too_old)
     {
-        return Some(block);
+        return Some((block, true));
     }
     let bytes = other_bytes + blocks.iter().map(|block| block.bytes).sum::<u64>();
-    blocks.first().filter(|_| settings.retention_bytes > 0 && bytes > settings.retention_bytes)
+    let is_full = settings.retention_bytes > 0 && bytes > settings.retention_bytes;
+    blocks.first().filter(|_| is_full).map(|block| (block, false))
 }
 
 #[cfg(test)]
@@ -144,12 +146,12 @@ mod tests {
 
     #[test]
     fn what_is_too_old_or_too_much_goes_first() {
-        let remove = |ulid: &str| Some(Action::Remove(ulid.into()));
-        check(1000, &[(0, 20, 10, false), (200, 220, 10, false)], &[(220, 0)], remove("0"));
+        let remove = |ulid: &str, for_age| Some(Action::Remove { ulid: ulid.into(), for_age });
+        check(1000, &[(0, 20, 10, false), (200, 220, 10, false)], &[(220, 0)], remove("0", true));
         check(1000, &[(10, 30, 10, false), (200, 220, 10, false)], &[], None);
         // The clock is far back: nothing is old.
         check(50, &[(0, 20, 10, false), (200, 220, 10, false)], &[], None);
-        check(1000, &[(40, 60, 500, false), (200, 220, 401, false)], &[], remove("40"));
+        check(1000, &[(40, 60, 500, false), (200, 220, 401, false)], &[], remove("40", false));
         check(1000, &[(40, 60, 500, false), (200, 220, 400, false)], &[], None);
     }
 

@@ -32,6 +32,8 @@ pub struct Index {
     /// For each target the numbers of its entries.
     entries_of: Vec<Vec<u32>>,
     pub samples: u64,
+    /// Slots of all entries.
+    pub chunks: u64,
     /// Targets and groups of all entries by label; the number of a target is that of its owner. What only entries have that
     /// were forgotten stays in it.
     pub labels: LabelIndex<()>,
@@ -48,6 +50,7 @@ impl Index {
     pub fn add_entry(&mut self, entry: ChunkIndexEntry) {
         self.labels.add_groups(entry.target, entry.groups.iter().map(|number| &self.groups[*number as usize]));
         self.entries_of[entry.target as usize].push(self.entries.len() as u32);
+        self.chunks += u64::from(entry.slots);
         self.entries.push(entry);
     }
 

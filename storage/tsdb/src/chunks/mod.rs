@@ -41,6 +41,15 @@ use write::{OpenChunkFile, SegmentChunks};
 /// Ranges that the files of one range are divided into at most: only files of older versions have samples of others.
 const STARTS_MAX: usize = 4096;
 
+/// How much chunk files hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChunkSize {
+    pub samples: u64,
+    /// Slots of segments; those without samples are counted, too.
+    pub chunks: u64,
+    pub bytes: u64,
+}
+
 /// All chunks that are in no block.
 pub struct ChunkStore {
     folder: PathBuf,
@@ -346,14 +355,19 @@ impl ChunkStore {
         }
     }
 
-    /// How many samples and bytes there are.
-    pub fn size(&self) -> (u64, u64) {
+    /// How many samples, chunks and bytes there are.
+    pub fn size(&self) -> ChunkSize {
         let ranges = self.ranges.read().expect("no panic while held");
         let size = |file: &Arc<ChunkFile>| {
             let bytes = file.file.metadata().map_or(0, |metadata| metadata.len());
-            (file.index.read().expect("no panic while held").samples, bytes)
+            let index = file.index.read().expect("no panic while held");
+            ChunkSize { samples: index.samples, chunks: index.chunks, bytes }
         };
-        ranges.values().flatten().map(size).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+        ranges.values().flatten().map(size).fold(ChunkSize::default(), |all, one| ChunkSize {
+            samples: all.samples + one.samples,
+            chunks: all.chunks + one.chunks,
+            bytes: all.bytes + one.bytes,
+        })
     }
 
     /// Times of the oldest and the newest sample. Does not wait for who reads or writes a file.

@@ -5,7 +5,8 @@
 //! of the owners that have the label.
 //!
 //! Invariants:
-//!   * a step looks at [`VALUES_PER_STEP`] label values or one group at most
+//!   * a step looks at [`VALUES_PER_STEP`] label values, at one group's owners, or makes [`COMPARISONS_PER_STEP`]
+//!     comparisons with slots at most
 //!   * what is found of an index that does not change between the steps is exactly what a scan over all series finds
 
 use super::{IndexedGroup, LabelIndex, is_metric_name};
@@ -17,6 +18,8 @@ use std::sync::Arc;
 
 /// Values of a label that a step compares with a matcher: some ten microseconds.
 const VALUES_PER_STEP: usize = 512;
+/// Comparisons of slots with matchers in a step.
+const COMPARISONS_PER_STEP: usize = 2048;
 /// Owners whose groups are collected in a step.
 const OWNERS_PER_STEP: usize = 512;
 /// So many groups cost as much to visit as the groups of one owner to collect.
@@ -82,13 +85,59 @@ pub struct Search<'q> {
     owners: Option<RoaringBitmap>,
     groups: Option<RoaringBitmap>,
     stage: Stage,
+    /// The group that is looked at.
+    visit: Option<Visit>,
+}
+
+/// Owners whose labels agree on some matchers, and whether they satisfy each of them.
+type OwnerKind = (RoaringBitmap, Vec<bool>);
+
+/// A group whose slots are compared.
+struct Visit {
+    group: Arc<SlotGroup>,
+    number: u32,
+    /// Numbers of the matchers that slots may decide otherwise than their owners.
+    open: Vec<usize>,
+    kinds: Vec<OwnerKind>,
+    /// The slot that is compared next, and those that fit before it, for the last kind.
+    next: u32,
+    fitting: Vec<u32>,
+}
+
+impl Visit {
+    /// Compares some more slots. True if all were compared.
+    fn compare_slots(&mut self, matchers: &[Matcher], found: &mut impl FnMut(MatchedGroup)) -> bool {
+        let Some((_, verdicts)) = self.kinds.last() else { return true };
+        let (slots, group) = (self.group.len() as u32, &self.group);
+        if !self.open.is_empty() {
+            let end = (self.next + (COMPARISONS_PER_STEP / self.open.len()).max(1) as u32).min(slots);
+            let fits = |slot: &u32| {
+                let mut all = self.open.iter().zip(verdicts);
+                all.all(|(matcher, own)| group.satisfies_one(*slot as usize, &matchers[*matcher], *own))
+            };
+            self.fitting.extend((self.next..end).filter(fits));
+            self.next = end;
+            if end < slots {
+                return false;
+            }
+        }
+        let (owners, _) = self.kinds.pop().expect("looked at above");
+        let fitting = std::mem::take(&mut self.fitting);
+        self.next = 0;
+        let all = self.open.is_empty() || fitting.len() == slots as usize;
+        if slots > 0 && (all || !fitting.is_empty()) {
+            let slots = (!all).then(|| fitting.into_boxed_slice());
+            found(MatchedGroup { group: group.clone(), number: self.number, slots, owners });
+        }
+        self.kinds.is_empty()
+    }
 }
 
 impl<'q> Search<'q> {
     /// A search that has not looked at anything yet. The index has to be pinned if others change it between the steps.
     pub fn new(matchers: &'q [Matcher]) -> Search<'q> {
         let stage = Stage::Owners { matcher: 0, after: None };
-        Search { matchers, scopes: Vec::with_capacity(matchers.len()), owners: None, groups: None, stage }
+        Search { matchers, scopes: Vec::with_capacity(matchers.len()), owners: None, groups: None, stage, visit: None }
     }
 
     /// Finds everything at once.
@@ -141,12 +190,17 @@ impl<'q> Search<'q> {
                     self.stage = Stage::Visit(groups.into_iter().collect::<Vec<u32>>().into_iter());
                 }
             }
-            Stage::Visit(groups) => {
-                let Some(number) = groups.next() else { return false };
-                if let Some(entry) = index.groups.get(number) {
-                    self.visit(index, number, entry, found);
+            Stage::Visit(groups) => match &mut self.visit {
+                Some(visit) => {
+                    if visit.compare_slots(self.matchers, found) {
+                        self.visit = None;
+                    }
                 }
-            }
+                None => {
+                    let Some(number) = groups.next() else { return false };
+                    self.visit = index.groups.get(number).and_then(|entry| self.begin_visit(index, number, entry));
+                }
+            },
         }
         true
     }
@@ -181,26 +235,25 @@ impl<'q> Search<'q> {
         };
     }
 
-    /// Finds the matching slots of a group, for each kind of its owners.
-    fn visit<T>(&self, index: &LabelIndex<T>, number: u32, entry: &IndexedGroup, found: &mut impl FnMut(MatchedGroup)) {
+    /// Finds out which of a group's owners may have matching slots. None if none has.
+    fn begin_visit<T>(&self, index: &LabelIndex<T>, number: u32, entry: &IndexedGroup) -> Option<Visit> {
         let mut owners = entry.owners.within(self.owners.as_ref());
-        let mut open: Vec<(&Matcher, &RoaringBitmap)> = Vec::new();
-        for (matcher, scope) in self.matchers.iter().zip(&self.scopes) {
+        let mut open = Vec::new();
+        for (i, (matcher, scope)) in self.matchers.iter().zip(&self.scopes).enumerate() {
             if index.slot_labels.get(matcher.name()).is_some_and(|label| label.has(number)) {
-                open.push((matcher, &scope.owners));
+                open.push(i);
             } else {
                 owners &= &scope.owners;
             }
         }
         if owners.is_empty() {
-            return;
+            return None;
         }
-        // Owners whose labels agree on the matchers that slots may decide otherwise.
-        let mut kinds: Vec<(RoaringBitmap, Vec<bool>)> = vec![(owners, Vec::with_capacity(open.len()))];
-        for (_, satisfying) in &open {
+        let mut kinds: Vec<OwnerKind> = vec![(owners, Vec::with_capacity(open.len()))];
+        for satisfying in open.iter().map(|i| &self.scopes[*i].owners) {
             let mut split = Vec::with_capacity(kinds.len() + 1);
             for (owners, verdicts) in kinds {
-                for (owners, verdict) in [(&owners & *satisfying, true), (&owners - *satisfying, false)] {
+                for (owners, verdict) in [(&owners & satisfying, true), (&owners - satisfying, false)] {
                     if !owners.is_empty() {
                         split.push((owners, [&verdicts[..], &[verdict]].concat()));
                     }
@@ -208,17 +261,7 @@ impl<'q> Search<'q> {
             }
             kinds = split;
         }
-        for (owners, verdicts) in kinds {
-            let group = entry.group.clone();
-            let fits = |slot: &u32| {
-                open.iter().zip(&verdicts).all(|((matcher, _), own)| group.satisfies_one(*slot as usize, matcher, *own))
-            };
-            let slots: Option<Box<[u32]>> = (!open.is_empty()).then(|| (0..group.len() as u32).filter(fits).collect());
-            let slots = slots.filter(|slots| slots.len() < group.len());
-            if slots.as_ref().is_none_or(|slots| !slots.is_empty()) && !group.is_empty() {
-                found(MatchedGroup { group, number, slots, owners });
-            }
-        }
+        Some(Visit { group: entry.group.clone(), number, open, kinds, next: 0, fitting: Vec::new() })
     }
 }
 

@@ -121,7 +121,7 @@ fn sign(session: &Session, url: Url, time: i64) -> Call {
 fn signature(secret: &str, consumer: &str, url: &str, time: i64) -> String {
     let text = format!("{secret}+{consumer}+GET+{url}++{time}");
     let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
-    format!("$1${}", super::sigv4::hex(hash.as_ref()))
+    format!("$1${}", client::aws_signature::hex(hash.as_ref()))
 }
 
 fn target(prefix: &'static str, table: &[Label], detail: &Value, ips: &Value) -> Result<Labels, String> {

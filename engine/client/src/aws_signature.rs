@@ -5,11 +5,8 @@ use ring::{digest, hmac};
 use std::fmt::Write;
 use url::Url;
 
-/// Headers that are signed if a request has them. Others may be added behind us, as `headers` of the settings are.
-const SIGNED: [&str; 5] =
-    ["content-encoding", "content-type", "x-amz-date", "x-amz-security-token", "x-prometheus-remote-write-version"];
-
 /// Who signs, and for what.
+#[derive(Clone, Copy)]
 pub struct SigningKey<'a> {
     pub access_key: &'a str,
     pub secret_key: &'a str,
@@ -17,7 +14,8 @@ pub struct SigningKey<'a> {
     pub service: &'a str,
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
         let _ = write!(out, "{byte:02x}");
         out
@@ -49,19 +47,21 @@ pub fn host(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// The value of the Authorization header. `date` is `YYYYMMDD'T'HHMMSS'Z'`, as `x-amz-date` among the headers is.
+/// The value of the Authorization header. `date` is `YYYYMMDD'T'HHMMSS'Z'`, as `x-amz-date` among the headers is. Of the
+/// headers, those named in `signed` are signed if the request has them, and the host; others may be added later.
 pub fn authorization(
     key: &SigningKey,
     date: &str,
     method: &str,
     url: &Url,
     headers: &HeaderMap,
+    signed: &[&'static str],
     body: &[u8],
 ) -> String {
     let given =
         |name: &&'static str| headers.get(*name).and_then(|value| value.to_str().ok()).map(|value| (*name, value));
     let own_host = host(url);
-    let mut signed: Vec<(&str, &str)> = SIGNED.iter().filter_map(given).chain([("host", &*own_host)]).collect();
+    let mut signed: Vec<(&str, &str)> = signed.iter().filter_map(given).chain([("host", &*own_host)]).collect();
     signed.sort_unstable();
     let names: Vec<&str> = signed.iter().map(|(name, _)| *name).collect();
     let names = names.join(";");
@@ -107,7 +107,8 @@ mod tests {
             headers.insert(name, HeaderValue::from_str(value).unwrap());
         }
         let url = Url::parse(url).unwrap();
-        let found = authorization(&key, "20150830T123600Z", method, &url, &headers, body);
+        let found =
+            authorization(&key, "20150830T123600Z", method, &url, &headers, &["content-type", "x-amz-date"], body);
         assert!(found.ends_with(want), "{url}: {found}");
     }
 
@@ -122,6 +123,8 @@ mod tests {
         check("service", "POST", &format!("{host}/"), &[], b"", signature);
         let signature = "Signature=b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500";
         check("service", "GET", &format!("{host}/?Param2=value2&Param1=value1"), &[], b"", signature);
+        let signature = "Signature=a67d582fa61cc504c4bae71f336f98b97f1ea3c7a6bfe1b6e45aec72011b9aeb";
+        check("service", "GET", &format!("{host}/?Param1=value1"), &[], b"", signature);
         let content = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
         let signature = "Credential=AKIDEXAMPLE/20150830/us-east-1/iam/aws4_request, \
                          SignedHeaders=content-type;host;x-amz-date, \
