@@ -17,6 +17,10 @@ use series::Timestamp;
 use shard::{FederateRequest, LabelsWanted, Shards};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// Lists of label sets that are made at once. One of all series takes a second of CPU, which queries need, too.
+const LISTINGS_MAX: usize = 4;
 
 /// What queries may do and use.
 #[derive(Clone, Debug)]
@@ -39,6 +43,8 @@ pub struct QueryService {
     pub(crate) gatherer: Gatherer,
     pub(crate) settings: QuerySettings,
     pub(crate) admission: Admission,
+    /// Lists of label sets that are made at once.
+    listings: Semaphore,
     pub(crate) pool: Arc<MemoryPool>,
     pub(crate) stats: Arc<QueryStats>,
     pub(crate) observer: OnceLock<Arc<dyn QueryObserver>>,
@@ -52,7 +58,8 @@ impl QueryService {
         let admission = Admission::new(settings.concurrency);
         let pool = MemoryPool::new(settings.memory.total_bytes_max);
         let (stats, observer) = (Arc::default(), OnceLock::new());
-        QueryService { gatherer: Gatherer::new(shards), settings, admission, pool, stats, observer }
+        let listings = Semaphore::new(LISTINGS_MAX);
+        QueryService { gatherer: Gatherer::new(shards), settings, admission, listings, pool, stats, observer }
     }
 
     /// Has the observer told of every query from now on. The first one stays.
@@ -146,7 +153,11 @@ impl QueryService {
 
     /// Label sets of series.
     pub async fn series(&self, request: LabelRequest) -> Result<SeriesLabels, QueryError> {
-        let found = self.within_timeout("series", async |task| self.gatherer.label_sets(task, request).await).await?;
+        let read = async |task: &_| {
+            let _place = self.listings.acquire().await;
+            self.gatherer.label_sets(task, request).await
+        };
+        let found = self.within_timeout("series", read).await?;
         let (sets, is_truncated) = (found.entries, found.is_truncated);
         Ok(SeriesLabels { sets, is_truncated, charge: found.charge })
     }

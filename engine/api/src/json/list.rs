@@ -1,5 +1,6 @@
 //! A list as the data of an answer, written in pieces as fast as the client takes them.
 
+use crate::answer::drop_entries;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -12,8 +13,8 @@ const PIECE_BYTES: usize = 64 << 10;
 pub const TRUNCATED: &str = "results truncated due to limit";
 
 /// A list that is written item by item.
-struct ListStream<I, W> {
-    items: I,
+struct ListStream<T: Send + 'static, W> {
+    items: std::vec::IntoIter<T>,
     write: W,
     head: Option<&'static str>,
     tail: Option<String>,
@@ -22,7 +23,15 @@ struct ListStream<I, W> {
     _charge: Charge,
 }
 
-impl<I: Iterator, W: Fn(&mut String, &I::Item)> Iterator for ListStream<I, W> {
+/// A client that leaves early leaves what it has not read.
+impl<T: Send + 'static, W> Drop for ListStream<T, W> {
+    fn drop(&mut self) {
+        let count = self.items.len();
+        drop_entries(std::mem::take(&mut self.items), count);
+    }
+}
+
+impl<T: Send + 'static, W: Fn(&mut String, &T)> Iterator for ListStream<T, W> {
     type Item = Result<String, std::convert::Infallible>;
 
     fn next(&mut self) -> Option<Self::Item> {

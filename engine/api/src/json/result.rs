@@ -1,7 +1,7 @@
 //! The answer to a query as JSON, written in pieces of about [`PIECE_BYTES`], as fast as the client takes them.
 
 use super::labels::write_labels;
-use crate::answer::{ApiError, bulk};
+use crate::answer::{ApiError, ENTRIES_ON_CONTROL_MAX, bulk, drop_entries};
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -17,9 +17,6 @@ use std::time::Duration;
 /// How much of an answer is made at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Series of an answer that a control thread may sort and drop: a fraction of a millisecond.
-const SERIES_ON_CONTROL_MAX: usize = 1024;
-
 /// The response to a query, with at most `limit` series.
 pub async fn respond(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> Result<Response, ApiError> {
     let series = match &answer.evaluated.value {
@@ -31,7 +28,7 @@ pub async fn respond(answer: QueryAnswer, is_range: bool, limit: usize, stats: b
         let body = futures_lite::stream::iter(JsonStream::new(answer, is_range, limit, stats));
         Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
     };
-    if series > SERIES_ON_CONTROL_MAX { bulk(make).await } else { make() }
+    if series > ENTRIES_ON_CONTROL_MAX { bulk(make).await } else { make() }
 }
 
 /// The series of an answer, written one after the other.
@@ -124,12 +121,7 @@ impl Drop for JsonStream {
             Rows::Columns(columns) => columns.len(),
             Rows::Matrix(series) => series.len(),
         };
-        if left > SERIES_ON_CONTROL_MAX
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let rows = std::mem::replace(&mut self.rows, Rows::None);
-            drop(runtime.spawn_blocking(move || drop(rows)));
-        }
+        drop_entries(std::mem::replace(&mut self.rows, Rows::None), left);
     }
 }
 

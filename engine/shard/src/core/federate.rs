@@ -73,16 +73,29 @@ impl Core {
 impl Work<'_> {
     async fn run(&mut self) -> Result<(), Gone> {
         let begun = self.begin().await;
-        self.talk.told.send_async(Told::Begun(Box::new(begun))).await?;
-        let mut go = self.talk.go.recv_async().await?;
+        self.tell(Told::Begun(Box::new(begun))).await?;
+        let mut go = self.hear().await?;
         if let Go::Claim { identities, partial } = go {
             self.claim(&identities, partial).await?;
-            go = self.talk.go.recv_async().await?;
+            go = self.hear().await?;
         }
         let Go::Write(owners) = go else { return Err(Gone) };
         self.write(&owners).await?;
-        self.talk.told.send_async(Told::Done).await?;
+        self.tell(Told::Done).await?;
         Ok(())
+    }
+
+    /// Hands something to the reader. Waiting for it is not work.
+    async fn tell(&self, told: Told) -> Result<(), Gone> {
+        self.talk.told.send_async(told).await?;
+        self.turns.restart();
+        Ok(())
+    }
+
+    async fn hear(&self) -> Result<Go, Gone> {
+        let go = self.talk.go.recv_async().await?;
+        self.turns.restart();
+        Ok(go)
     }
 
     fn after(&self) -> Timestamp {
@@ -196,7 +209,7 @@ impl Work<'_> {
                         break;
                     }
                     if claims.len() >= CLAIMS_PER_PIECE {
-                        self.talk.told.send_async(Told::Claims(std::mem::take(&mut claims))).await?;
+                        self.tell(Told::Claims(std::mem::take(&mut claims))).await?;
                     }
                     self.turns.step().await;
                 }
@@ -214,9 +227,9 @@ impl Work<'_> {
             }
         }
         if !claims.is_empty() {
-            self.talk.told.send_async(Told::Claims(claims)).await?;
+            self.tell(Told::Claims(claims)).await?;
         }
-        self.talk.told.send_async(Told::Done).await?;
+        self.tell(Told::Done).await?;
         Ok(())
     }
 
@@ -279,7 +292,7 @@ impl Work<'_> {
 
     async fn leftovers(&mut self, found: Vec<InstantSample>) -> Result<(), Gone> {
         if !found.is_empty() {
-            self.talk.told.send_async(Told::Leftovers(found)).await?;
+            self.tell(Told::Leftovers(found)).await?;
         }
         self.turns.step().await;
         Ok(())
@@ -299,6 +312,7 @@ impl Work<'_> {
                 return;
             }
             Timer::new(SETTLE_EVERY).await;
+            self.turns.restart();
         }
     }
 
@@ -332,8 +346,7 @@ impl Work<'_> {
                     if lines.text.len() >= PIECE_BYTES {
                         lines.end();
                         let piece = std::mem::take(&mut lines);
-                        self.talk.told.send_async(Told::Lines(piece)).await?;
-                        self.turns.restart();
+                        self.tell(Told::Lines(piece)).await?;
                         lines.text.reserve(LINES_BYTES);
                         lines.begin(&name);
                     }
@@ -347,7 +360,7 @@ impl Work<'_> {
             lines.end();
         }
         if !lines.text.is_empty() {
-            self.talk.told.send_async(Told::Lines(lines)).await?;
+            self.tell(Told::Lines(lines)).await?;
         }
         Ok(())
     }
