@@ -55,11 +55,12 @@ build:
 ui:
 	@scripts/ui-check build
 
+# Tests with the features of the whole workspace, so that `make test` finds everything built.
 ## rustfmt, clippy with warnings denied, structure (layers, module cycles, names), docs and their links, licences, the web UI's files.
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) test --locked -p ringscrape-server --test layering --test docs
+	$(CARGO) test --workspace --locked --test layering --test docs
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	@scripts/deny-check
 	@scripts/ui-check
