@@ -745,7 +745,7 @@ mod tests {
             let mut want = vec![(900, Some(900.0)), (3900, Some(3900.0))];
             want.extend(ends.then_some((5000, None)));
             assert_eq!(times(0).collect::<Vec<_>>(), want, "{ends}");
-            assert_eq!(times(1).last(), Some((6000, Some(6000.0))));
+            assert_eq!(times(1).next_back(), Some((6000, Some(6000.0))));
             assert_eq!(times(1).filter(|(_, count)| count.is_none()).count(), 1);
         }
     }
