@@ -57,6 +57,8 @@ impl Example {
             server.api(&path)["result"].as_array().map_or(0, Vec::len)
         };
         until("rules are evaluated", || (count("code:requests:sum") == 2 && count("ALERTS") == 1).then_some(()));
+        let shows_alert = || server.get("/api/v1/rules").body.contains("\"activeAt\"");
+        until("the alert is shown", || shows_alert().then_some(()));
         let refused = |name: &str| server.get("/metrics").body.lines().any(|line| line.starts_with(name));
         until("a notification failed", || refused("prometheus_notifications_errors_total").then_some(()));
         Example { server, _target: target }

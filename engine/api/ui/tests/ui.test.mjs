@@ -262,9 +262,16 @@ test("targets: filters are in the address and survive a reload", async () => {
   // Addresses of older pages.
   await page.goto(server.url("targets?state=down&job=dead"));
   await page.getByText("1 of 3 targets").waitFor();
-  await page.keyboard.press("j");
-  await page.keyboard.press("Enter");
-  await page.waitForURL(/\/target\?id=/);
+  // Keys work once the page has drawn what they act on.
+  await until("the target is chosen", async () => {
+    await page.keyboard.press("j");
+    return (await page.locator(".row.chosen").count()) === 1;
+  });
+  await until("its page is opened", async () => {
+    if (page.url().includes("/target?id=")) return true;
+    await page.keyboard.press("Enter");
+    return false;
+  });
   await page.verify();
 });
 
@@ -396,6 +403,7 @@ test("keys alone: help, search, pages", async () => {
   await page.keyboard.press("?");
   await page.getByRole("heading", { name: "Keys" }).waitFor();
   await page.keyboard.press("Escape");
+  await page.locator("dialog[open]").waitFor({ state: "detached" });
   await page.keyboard.press("/");
   assert.equal(await page.evaluate(() => document.activeElement.getAttribute("aria-label")), "search targets");
   await page.evaluate(() => document.activeElement.blur());
