@@ -79,7 +79,7 @@ async fn write(state: &State, http: &HttpMetrics) -> Result<MetricsWriter, shard
     }
     http.write(&mut writer);
     if let Some(store) = state.parts.shards.store() {
-        storage::storage(&mut writer, store, &stats);
+        storage::storage(&mut writer, store, &stats, state.started_at);
     }
     process::process(&mut writer, state, &of_process);
     Ok(writer)

@@ -3,8 +3,9 @@
 use crate::metrics_writer::MetricsWriter;
 use hdrhistogram::Histogram;
 use shard::CoreStats;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[CoreStats]) {
+pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[CoreStats], started_at: SystemTime) {
     let (bounds, head) = (store.bounds(), store.head_bounds());
     let crashes = store.crashes();
     starts(writer, store.safe_mode().is_some(), crashes);
@@ -43,7 +44,9 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     let now = series::clock::now_ms();
     let has_series = cores.iter().any(|core| core.series > 0);
     let newest = if has_series { now } else { head.map_or(0, |(_, newest)| newest) };
-    let oldest = head.map_or(newest, |(oldest, _)| oldest);
+    // What no chunk file has was scraped since the start, or is the newest of the last run.
+    let started = started_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+    let oldest = head.map_or(started.min(newest), |(oldest, _)| oldest);
     for (name, text, ms) in [("min", "oldest", oldest), ("max", "newest", newest)] {
         let help = format!("Milliseconds of the {text} sample that is in no block, to some seconds.");
         writer.gauge(&format!("prometheus_tsdb_head_{name}_time"), &help, ms as f64);
