@@ -4,6 +4,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use series::{Rfc3339, Timestamp};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A refused or failed question, with Prometheus' error types.
@@ -94,12 +96,21 @@ pub async fn bulk(make: impl FnOnce() -> Result<Response, ApiError> + Send + 'st
 /// Entries of an answer that a control thread may sort or drop: a fraction of a millisecond.
 pub const ENTRIES_ON_CONTROL_MAX: usize = 1024;
 
-/// Drops the `count` entries that a client has not read: many of them on a thread that may block.
+/// Drops the `count` entries that a client has not read: many of them on a thread for that alone, one answer after the
+/// other, so that hundreds of clients that leave at once do not take the CPUs from everybody else.
 pub fn drop_entries<T: Send + 'static>(entries: T, count: usize) {
-    if count > ENTRIES_ON_CONTROL_MAX
-        && let Ok(runtime) = tokio::runtime::Handle::try_current()
-    {
-        drop(runtime.spawn_blocking(move || drop(entries)));
+    static DROPPER: OnceLock<Option<Sender<Box<dyn Send>>>> = OnceLock::new();
+    if count <= ENTRIES_ON_CONTROL_MAX {
+        return;
+    }
+    let start = || {
+        let (dropper, unread) = channel::<Box<dyn Send>>();
+        let work = move || unread.into_iter().for_each(drop);
+        std::thread::Builder::new().name("drop".into()).spawn(work).ok().map(|_| dropper)
+    };
+    if let Some(dropper) = DROPPER.get_or_init(start) {
+        // If the thread has ended, the entries come back in the error and are dropped here.
+        let _ = dropper.send(Box::new(entries));
     }
 }
 
