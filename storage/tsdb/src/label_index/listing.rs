@@ -6,14 +6,14 @@
 use super::MatchedGroup;
 use ahash::AHashMap;
 use series::Labels;
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// Label sets that are held at once: some 25 MB. A name with more series costs a pass over them for so many.
 pub const WINDOW_SERIES: usize = 100_000;
 /// Slots that are put under their names in a step.
 const SLOTS_PER_STEP: usize = 1024;
-/// Series that are compared in a step.
+/// Series that are compared, or put in order, in a step.
 const SERIES_PER_STEP: usize = 1024;
 
 /// Selected slots with one metric name: matched group and slot.
@@ -32,15 +32,54 @@ pub struct SeriesListing {
 }
 
 /// The name whose series are listed.
+#[derive(Default)]
 struct Name {
     slots: SlotsOfName,
     /// Where the pass is: slot, and how many of its owners were compared.
     at: (usize, u64),
     /// Series up to this one are listed.
     listed: Option<Labels>,
-    /// The first in order behind `listed`, not sorted; once it is full, series from `bound` on are left to the next pass.
-    found: Vec<Labels>,
+    /// Series behind `listed` in sorted runs, and how many they are. Once they are too many, those behind `bound` are left
+    /// to the next pass.
+    runs: Vec<Vec<Labels>>,
+    found: usize,
     bound: Option<Labels>,
+    /// While runs are put in order.
+    merge: Option<Merge>,
+    is_pass_over: bool,
+}
+
+/// Sorted runs on their way to one.
+struct Merge {
+    runs: Vec<std::vec::IntoIter<Labels>>,
+    /// The next of each run, and the run's number.
+    next: BinaryHeap<Reverse<(Labels, usize)>>,
+    /// In order, each once.
+    merged: Vec<Labels>,
+}
+
+impl Merge {
+    fn new(runs: Vec<Vec<Labels>>) -> Merge {
+        let mut runs: Vec<_> = runs.into_iter().map(Vec::into_iter).collect();
+        let first = |(number, run): (usize, &mut std::vec::IntoIter<Labels>)| Some(Reverse((run.next()?, number)));
+        let next = runs.iter_mut().enumerate().filter_map(first).collect();
+        Merge { runs, next, merged: Vec::new() }
+    }
+
+    /// Merges some more. False once more than `wanted` are in order, or all of them.
+    fn step(&mut self, wanted: usize) -> bool {
+        for _ in 0..SERIES_PER_STEP {
+            if self.merged.len() > wanted {
+                return false;
+            }
+            let Some(Reverse((labels, number))) = self.next.pop() else { return false };
+            self.next.extend(self.runs[number].next().map(|next| Reverse((next, number))));
+            if self.merged.last() != Some(&labels) {
+                self.merged.push(labels);
+            }
+        }
+        true
+    }
 }
 
 impl SeriesListing {
@@ -58,20 +97,34 @@ impl SeriesListing {
         }
         let Some(name) = &mut self.name else {
             let Some((_, slots)) = self.names.pop_first() else { return false };
-            self.name = Some(Name { slots, at: (0, 0), listed: None, found: Vec::new(), bound: None });
+            self.name = Some(Name { slots, ..Name::default() });
             return true;
         };
-        if name.compare(&self.matched, &self.owners, self.window) {
+        let Some(merge) = &mut name.merge else {
+            name.is_pass_over = !name.compare(&self.matched, &self.owners);
+            if name.is_pass_over || name.found >= 2 * self.window {
+                name.merge = Some(Merge::new(std::mem::take(&mut name.runs)));
+            }
+            return true;
+        };
+        if merge.step(self.window) {
             return true;
         }
-        name.sort_and_trim(self.window);
-        let more = name.bound.is_some();
-        let Name { found, listed, bound, at, .. } = name;
-        *listed = found.last().cloned().or(listed.take());
-        batch.append(found);
-        (*bound, *at) = (None, (0, 0));
-        if !more {
+        let mut merged = name.merge.take().map(|merge| merge.merged).unwrap_or_default();
+        if merged.len() > self.window {
+            merged.truncate(self.window);
+            name.bound = merged.last().cloned();
+        }
+        if !name.is_pass_over {
+            (name.found, name.runs) = (merged.len(), vec![merged]);
+            return true;
+        }
+        name.listed = merged.last().cloned().or(name.listed.take());
+        batch.append(&mut merged);
+        if name.bound.take().is_none() {
             self.name = None;
+        } else {
+            (name.at, name.found, name.is_pass_over) = ((0, 0), 0, false);
         }
         true
     }
@@ -100,8 +153,19 @@ fn is_behind<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, mark: Option<&
 }
 
 impl Name {
-    /// Compares some more series. False once the pass is over.
-    fn compare(&mut self, matched: &[MatchedGroup], owners: &AHashMap<u32, Labels>, window: usize) -> bool {
+    /// Compares some more series, of which those that are wanted become a run. False once the pass is over.
+    fn compare(&mut self, matched: &[MatchedGroup], owners: &AHashMap<u32, Labels>) -> bool {
+        let mut fresh = Vec::new();
+        let more = self.collect(matched, owners, &mut fresh);
+        fresh.sort_unstable();
+        self.found += fresh.len();
+        if !fresh.is_empty() {
+            self.runs.push(fresh);
+        }
+        more
+    }
+
+    fn collect(&mut self, matched: &[MatchedGroup], owners: &AHashMap<u32, Labels>, fresh: &mut Vec<Labels>) -> bool {
         let mut left = SERIES_PER_STEP;
         while left > 0 {
             let Some((group, slot)) = self.slots.get(self.at.0).copied() else { return false };
@@ -115,10 +179,7 @@ impl Name {
                 if !is_behind(pairs(), self.listed.as_ref(), true) || is_behind(pairs(), self.bound.as_ref(), false) {
                     continue;
                 }
-                self.found.push(Labels::from_sorted(pairs()));
-                if self.found.len() >= 2 * window {
-                    self.sort_and_trim(window);
-                }
+                fresh.push(Labels::from_sorted(pairs()));
             }
             left -= count as usize;
             self.at.1 += count;
@@ -130,15 +191,5 @@ impl Name {
             }
         }
         true
-    }
-
-    /// Keeps what is first in order, each label set once.
-    fn sort_and_trim(&mut self, window: usize) {
-        self.found.sort_unstable();
-        self.found.dedup();
-        if self.found.len() > window {
-            self.found.truncate(window);
-            self.bound = self.found.last().cloned();
-        }
     }
 }
