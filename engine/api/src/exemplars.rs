@@ -1,9 +1,10 @@
 //! `/api/v1/query_exemplars`: the exemplars of every selector in an expression.
 
-use crate::answer::{ApiError, Data};
+use crate::answer::{ApiError, Data, bulk};
 use crate::params::Params;
 use crate::query::{bad_query, parse_options};
 use crate::state::State;
+use crate::v1::LabelMap;
 use axum::extract;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -11,18 +12,17 @@ use promql::{Expr, Kind};
 use serde::Serialize;
 use series::{Labels, Matcher, Timestamp};
 use shard::{ExemplarsRequest, StoredExemplar};
-use std::collections::BTreeMap;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SeriesExemplars {
-    series_labels: BTreeMap<String, String>,
+    series_labels: LabelMap,
     exemplars: Vec<Exemplar>,
 }
 
 #[derive(Serialize)]
 struct Exemplar {
-    labels: BTreeMap<String, String>,
+    labels: LabelMap,
     value: String,
     /// Seconds.
     timestamp: f64,
@@ -43,18 +43,20 @@ pub async fn exemplars(state: extract::State<State>, params: Params) -> Result<R
     }
     let request = ExemplarsRequest { selectors, from: Timestamp(start), to: Timestamp(end) };
     let found = state.parts.shards.exemplars(request).await?;
-    let answer: Vec<SeriesExemplars> = found.into_iter().map(of_series).collect();
-    Ok(Data(answer).into_response())
+    bulk(move || {
+        let answer: Vec<SeriesExemplars> = found.into_iter().map(of_series).collect();
+        Ok(Data(answer).into_response())
+    })
+    .await
 }
 
 fn of_series((labels, exemplars): (Labels, Vec<StoredExemplar>)) -> SeriesExemplars {
-    let pairs = |labels: &Labels| labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let exemplar = |exemplar: StoredExemplar| {
         let mut value = String::new();
         series::format_float_json(exemplar.value, &mut value).expect("writing to a string");
-        Exemplar { labels: pairs(&exemplar.labels), value, timestamp: exemplar.timestamp.0 as f64 / 1000.0 }
+        Exemplar { labels: (&exemplar.labels).into(), value, timestamp: exemplar.timestamp.0 as f64 / 1000.0 }
     };
-    SeriesExemplars { series_labels: pairs(&labels), exemplars: exemplars.into_iter().map(exemplar).collect() }
+    SeriesExemplars { series_labels: (&labels).into(), exemplars: exemplars.into_iter().map(exemplar).collect() }
 }
 
 /// The parser bounds how deep expressions nest.

@@ -279,13 +279,12 @@ impl<'a> Transcoder<'a> {
         }
         let has_classic = !read.buckets.is_empty();
         if self.options.native && read.is_native() {
-            let classic_exemplars = read.buckets.clone();
             let mut exemplars = Vec::new();
             for message in read.exemplars.iter().take(EXEMPLARS_MAX) {
                 exemplars.push(read_exemplar(message)?);
             }
             if exemplars.is_empty() {
-                for bucket in classic_exemplars.iter().take(EXEMPLARS_MAX) {
+                for bucket in read.buckets.iter().take(EXEMPLARS_MAX) {
                     exemplars.extend(read_bucket(bucket)?.exemplar);
                 }
             }

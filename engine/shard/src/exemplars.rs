@@ -133,7 +133,7 @@ impl ExemplarRing {
         }
     }
 
-    /// Exemplars of matching series, in the order in which they came. `Err` is where to go on: it looks at a bounded number
+    /// Exemplars of matching series, in the order in which they came. Returns where to go on, if there are more: it looks at a bounded number
     /// of them at a time, and the ring may move meanwhile.
     pub fn select(
         &self,

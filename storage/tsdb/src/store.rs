@@ -89,8 +89,6 @@ pub struct StoreStats {
     pub blocks_bytes: u64,
     pub head_samples: u64,
     pub head_chunks: u64,
-    /// The newest file of the logs.
-    pub log_sequence: u64,
     pub blocks: u64,
     /// Blocks that could not be opened or compacted.
     pub blocks_bad: u64,
@@ -260,7 +258,6 @@ impl Store {
             blocks_bytes: blocks.iter().map(|block| block.bytes()).sum(),
             head_samples: in_chunks.samples,
             head_chunks: in_chunks.chunks,
-            log_sequence: self.logs.newest_sequence(),
             blocks: blocks.len() as u64,
             blocks_bad: self.blocks.unopened() as u64
                 + blocks.iter().filter(|block| block.meta().compaction.failed).count() as u64,
@@ -278,6 +275,11 @@ impl Store {
             damages: damages + count(&flushes.undecodable),
             last_cut_seconds: count(&of_blocks.last_head_compaction_ms) as f64 / 1000.0,
         }
+    }
+
+    /// Number of the newest file of the logs. Lists their folder.
+    pub fn log_sequence(&self) -> u64 {
+        self.logs.newest_sequence()
     }
 
     /// What the blocks say of themselves, oldest first, and those that cannot be opened.

@@ -13,31 +13,30 @@ pub(super) fn queries(writer: &mut MetricsWriter, state: &State) {
     writer.gauge("prometheus_engine_queries", "Queries that wait or run.", stats.active_count() as f64);
     let concurrency = service.settings().concurrency as f64;
     writer.gauge("prometheus_engine_queries_concurrent_max", "Queries that may run at once.", concurrency);
+    let slices = Slice::ALL.map(|slice| (("slice", slice.as_str()), stats.times(slice)));
     let name = "prometheus_engine_query_duration_seconds";
     writer.family(name, "summary", "Times of the parts of queries.");
-    for slice in Slice::ALL {
-        let (times, label) = (stats.times(slice), ("slice", slice.as_str()));
+    for (label, times) in &slices {
         for quantile in [0.5, 0.9, 0.99] {
             let seconds = match times.len() {
                 0 => f64::NAN,
                 _ => times.value_at_quantile(quantile) as f64 / 1e6,
             };
-            writer.line(name, &[("quantile", &quantile.to_string()), label], seconds);
+            writer.line(name, &[("quantile", &quantile.to_string()), *label], seconds);
         }
-        writer.line(&format!("{name}_sum"), &[label], times.mean() * times.len() as f64 / 1e6);
-        writer.line(&format!("{name}_count"), &[label], times.len() as f64);
+        writer.line(&format!("{name}_sum"), &[*label], times.mean() * times.len() as f64 / 1e6);
+        writer.line(&format!("{name}_count"), &[*label], times.len() as f64);
     }
     let name = "prometheus_engine_query_duration_histogram_seconds";
     writer.family(name, "histogram", "Times of the parts of queries.");
-    for slice in Slice::ALL {
-        let (times, label) = (stats.times(slice), ("slice", slice.as_str()));
+    for (label, times) in &slices {
         for (bound, micros) in [("0.01", 10_000), ("0.1", 100_000), ("1", 1_000_000), ("10", 10_000_000)] {
             let count = times.count_between(0, micros) as f64;
-            writer.line(&format!("{name}_bucket"), &[label, ("le", bound)], count);
+            writer.line(&format!("{name}_bucket"), &[*label, ("le", bound)], count);
         }
-        writer.line(&format!("{name}_bucket"), &[label, ("le", "+Inf")], times.len() as f64);
-        writer.line(&format!("{name}_sum"), &[label], times.mean() * times.len() as f64 / 1e6);
-        writer.line(&format!("{name}_count"), &[label], times.len() as f64);
+        writer.line(&format!("{name}_bucket"), &[*label, ("le", "+Inf")], times.len() as f64);
+        writer.line(&format!("{name}_sum"), &[*label], times.mean() * times.len() as f64 / 1e6);
+        writer.line(&format!("{name}_count"), &[*label], times.len() as f64);
     }
     writer.gauge("prometheus_engine_query_log_enabled", "Whether queries are logged.", log.is_open() as u8 as f64);
     writer.counter(

@@ -9,7 +9,7 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     let (bounds, head) = (store.bounds(), store.head_bounds());
     let crashes = store.crashes();
     starts(writer, store.safe_mode().is_some(), crashes);
-    let options = store.options().clone();
+    let (options, log_sequence) = (store.options().clone(), store.log_sequence());
     let store = store.stats();
     let sum = |of: fn(&CoreStats) -> u64| cores.iter().map(of).sum::<u64>() as f64;
     let lowest = bounds.map_or(0.0, |(oldest, _)| oldest as f64);
@@ -79,7 +79,7 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     let help = "Seconds that the replay of the last run's logs took.";
     writer.gauge("prometheus_tsdb_data_replay_duration_seconds", help, store.replay.duration_ms as f64 / 1000.0);
     let help = "Number of the newest file of the logs.";
-    writer.gauge("prometheus_tsdb_wal_segment_current", help, store.log_sequence as f64);
+    writer.gauge("prometheus_tsdb_wal_segment_current", help, log_sequence as f64);
     writer.counter(
         "prometheus_tsdb_wal_corruptions_total",
         "Damages met in logs, chunks and blocks.",

@@ -96,21 +96,7 @@ impl Segment {
 
     /// A copy for another reader of the log.
     pub(crate) fn read_copy(&self) -> Segment {
-        Segment {
-            placed: self.placed.clone(),
-            order: self.order.clone(),
-            plain: self.plain,
-            slots: self.slots.clone(),
-            stamped: self.stamped.clone(),
-            rows: self.rows.clone(),
-            log_only: self.log_only,
-            dropped_rows: self.dropped_rows,
-            carried: self.carried.clone(),
-            carried_values: self.carried_values.clone(),
-            // A reader has no place in the log.
-            mark: None,
-            logged: self.logged,
-        }
+        Segment { logged: self.logged, ..self.copy() }
     }
 
     /// Whether there is nothing in it.
