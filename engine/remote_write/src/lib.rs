@@ -37,10 +37,10 @@ use crate::cursor::{LogPosition, SendCursor};
 use crate::hosts::Hosts;
 use crate::metadata::MetadataSnapshot;
 use crate::outgoing::OutgoingLabels;
-use crate::output::{Output, Outputs, Patience};
+use crate::output::{Output, Outputs, Patience, ReadUntil, StopSignal};
 use crate::protocol::Protocol;
 use crate::reader::{Reader, Start};
-use crate::send::Sender;
+use crate::send::{FlushLimits, Sender};
 use client::{Client, ClientOptions, Cloud};
 use config::{Config, RemoteWrite as Settings, WriteMessage};
 use remote::Message;
@@ -58,6 +58,12 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 const RESPONSE_BYTES_MAX: usize = 4 << 10;
 /// Connections of an endpoint that stay open while nothing is sent.
 const IDLE_CONNECTIONS_MAX: u64 = 200;
+/// How long requests in flight may take when the settings of an endpoint change.
+const FLUSH_AT_RELOAD: FlushLimits =
+    FlushLimits { within: Duration::from_secs(5), away_within: Duration::from_millis(500) };
+/// How long the process waits at its end for an endpoint that fails: what is not sent stays on disk, so a receiver that is away
+/// does not hold up a restart for the whole of `--storage.remote.flush-deadline`.
+const FLUSH_AWAY_WITHIN: Duration = Duration::from_secs(5);
 /// Batches that wait for one that is under way to end.
 const BATCHES_WAITING: usize = 2;
 
@@ -90,8 +96,8 @@ struct Endpoint {
     outgoing: OutgoingLabels,
     acknowledged: Arc<Mutex<SendCursor>>,
     cursor_file: PathBuf,
-    stop_reader: Arc<AtomicBool>,
-    stop: watch::Sender<bool>,
+    stop_reader: Arc<StopSignal>,
+    stop: watch::Sender<Option<FlushLimits>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     shown: EndpointStats,
 }
@@ -157,11 +163,14 @@ impl RemoteWrite {
             .filter(|(key, endpoint)| !is_same(key, endpoint))
             .map(|(key, _)| key.clone())
             .collect();
-        others.iter().filter_map(|key| state.endpoints.get(key)).for_each(Endpoint::stop);
+        others
+            .iter()
+            .filter_map(|key| state.endpoints.get(key))
+            .for_each(|endpoint| endpoint.stop(ReadUntil::Now, FLUSH_AT_RELOAD));
         for key in others {
             let endpoint = state.endpoints.remove(&key).expect("listed above");
             let cursor_file = endpoint.cursor_file.clone();
-            endpoint.end().await;
+            endpoint.wait().await;
             if !wanted.contains_key(&key) {
                 let _ = std::fs::remove_file(cursor_file);
             }
@@ -281,13 +290,13 @@ impl RemoteWrite {
         let (batches_to, batches) = mpsc::channel(BATCHES_WAITING);
         let metadata = Arc::new(MetadataSnapshot::default());
         let start = Start { logs: logs.clone(), boot: *boot, skip };
-        let stop_reader = Arc::new(AtomicBool::new(false));
+        let stop_reader = Arc::new(StopSignal::default());
         let output = Output::new(batches_to, stop_reader.clone(), stats.clone(), protocol.clone(), metadata.clone());
         let batch_settings = BatchSettings::new(&settings, outgoing.clone());
         let batch_builder = BatchBuilder::new(batch_settings, cursor, Outputs::new(output, Patience::default()));
         let reader = Reader::new(start, batch_builder, self.0.hosts.clone());
         reader.spawn().map_err(|error| format!("starting its thread: {error}"))?;
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(None);
         let sender = Arc::new(Sender {
             name,
             url,
@@ -309,31 +318,38 @@ impl RemoteWrite {
         Ok(Endpoint { settings, outgoing, acknowledged, cursor_file, stop_reader, stop, tasks, shown })
     }
 
-    /// Ends all sending; what was not acknowledged is sent after the next start.
-    pub async fn shutdown(&self) {
+    /// Sends what the logs still have, for at most `within`, and ends all sending; what was not acknowledged then is sent
+    /// after the next start. Nothing is appended to the logs any more.
+    pub async fn shutdown(&self, within: Duration) {
         let mut state = self.0.state.lock().await;
         if let Some(keeper) = state.keeper.take() {
             keeper.abort();
         }
-        state.endpoints.values().for_each(Endpoint::stop);
+        if !state.endpoints.is_empty() {
+            self.keep().await;
+        }
+        let limits = FlushLimits { within, away_within: FLUSH_AWAY_WITHIN };
+        state.endpoints.values().for_each(|endpoint| endpoint.stop(ReadUntil::EndOfLogs, limits));
         for endpoint in std::mem::take(&mut state.endpoints).into_values() {
-            endpoint.end().await;
+            endpoint.wait().await;
         }
     }
 }
 
 impl Endpoint {
-    /// It gets what has been read until now. Those that are stopped together end together.
-    fn stop(&self) {
-        self.stop_reader.store(true, Ordering::Relaxed);
-        self.stop.send_replace(true);
+    /// It gets no more than `until` says. Those that are stopped together end together.
+    fn stop(&self, until: ReadUntil, limits: FlushLimits) {
+        self.stop_reader.set(until);
+        self.stop.send_replace(Some(limits));
     }
 
-    async fn end(self) {
-        self.stop();
+    /// Waits for the end of an endpoint that was stopped.
+    async fn wait(self) {
         for task in self.tasks {
             let _ = task.await;
         }
+        // A reader that still reads, because the time was over, has nobody to read for.
+        self.stop_reader.set(ReadUntil::Now);
     }
 }
 

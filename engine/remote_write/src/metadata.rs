@@ -3,7 +3,7 @@
 //! In 2.0 a target's series carry it with the first row in each `send_interval`, not with every sample: receivers keep what
 //! they got, and HELP is several times as long as a sample.
 
-use crate::send::Sender;
+use crate::send::{FlushLimits, Sender};
 use ahash::AHashMap;
 use config::MetadataConfig;
 use remote::{Message, SeriesMetadata, WriteBuilder, family_of, kind_number};
@@ -126,13 +126,13 @@ pub async fn run(
     config: MetadataConfig,
     source: MetadataSource,
     snapshot: Arc<MetadataSnapshot>,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Option<FlushLimits>>,
 ) {
     let interval = config.send_interval.max(Duration::from_secs(1));
     loop {
         let all = tokio::select! {
             all = source() => all,
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(Option::is_some) => return,
         };
         let is_empty = all.is_empty();
         if sender.protocol.format().message == Message::V1 {
@@ -143,7 +143,7 @@ pub async fn run(
                 }
                 tokio::select! {
                     () = sender.send_metadata(remote::pack(&builder.finish()), some.len()) => {}
-                    _ = stop.wait_for(|stop| *stop) => return,
+                    _ = stop.wait_for(Option::is_some) => return,
                 }
             }
         } else {
@@ -152,7 +152,7 @@ pub async fn run(
         let pause = if is_empty { interval.min(RETRY_EMPTY) } else { interval };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(Option::is_some) => return,
         }
     }
 }

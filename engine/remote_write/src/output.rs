@@ -12,7 +12,7 @@ use crate::protocol::{Format, Protocol};
 use crate::stats::Stats;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -24,6 +24,35 @@ const BACKLOG_BYTES_MAX: usize = 16 << 20;
 /// How often to look for room while several endpoints have none.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// What a reader still reads for an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadUntil {
+    /// It is not stopped.
+    Forever,
+    /// To the end of the logs, to which nothing is appended any more.
+    EndOfLogs,
+    /// Nothing more.
+    Now,
+}
+
+/// Tells a reader to stop. Its value only rises.
+#[derive(Debug, Default)]
+pub struct StopSignal(AtomicU8);
+
+impl StopSignal {
+    pub fn set(&self, until: ReadUntil) {
+        self.0.fetch_max(until as u8, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> ReadUntil {
+        match self.0.load(Ordering::Relaxed) {
+            0 => ReadUntil::Forever,
+            1 => ReadUntil::EndOfLogs,
+            _ => ReadUntil::Now,
+        }
+    }
+}
+
 /// An endpoint, as its reader sees it.
 pub struct Output {
     batches: mpsc::Sender<Arc<Batch>>,
@@ -33,17 +62,17 @@ pub struct Output {
     /// Since when it has had some, from a moment on at which others had none.
     lags_since: Option<Instant>,
     is_closed: bool,
-    stop: Arc<AtomicBool>,
+    stop: Arc<StopSignal>,
     stats: Arc<Stats>,
     protocol: Arc<Protocol>,
     metadata: Arc<MetadataSnapshot>,
 }
 
 impl Output {
-    /// `stop` is set once the endpoint gets no more than what has been read.
+    /// `stop` is set once the endpoint gets no more than what it says.
     pub fn new(
         batches: mpsc::Sender<Arc<Batch>>,
-        stop: Arc<AtomicBool>,
+        stop: Arc<StopSignal>,
         stats: Arc<Stats>,
         protocol: Arc<Protocol>,
         metadata: Arc<MetadataSnapshot>,
@@ -53,7 +82,7 @@ impl Output {
     }
 
     fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.get() == ReadUntil::Now
     }
 
     fn add(&mut self, batch: Arc<Batch>) {
@@ -141,6 +170,11 @@ impl Outputs {
     /// Whether every endpoint has been stopped.
     pub fn is_stopped(&self) -> bool {
         self.all.iter().all(Output::is_stopped)
+    }
+
+    /// Whether no endpoint gets more than what the logs have now.
+    pub fn end_with_logs(&self) -> bool {
+        self.all.iter().all(|output| output.stop.get() != ReadUntil::Forever)
     }
 
     pub fn has_backlog(&self) -> bool {

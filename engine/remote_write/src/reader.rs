@@ -72,6 +72,8 @@ pub struct Reader {
     guests: Option<Receiver<Guest>>,
     /// Before this time it does not look for a host.
     alone_until: Instant,
+    /// Whether it looked for logs since nothing is appended to them any more.
+    ends_with_logs: bool,
 }
 
 #[derive(Clone)]
@@ -98,10 +100,11 @@ impl Reader {
             hosts,
             guests: None,
             alone_until: Instant::now(),
+            ends_with_logs: false,
         }
     }
 
-    /// Reads on a thread of its own until all endpoints are stopped or with another reader.
+    /// Reads on a thread of its own until all endpoints are stopped or with another reader, or the logs end for good.
     pub fn spawn(self) -> io::Result<()> {
         std::thread::Builder::new().name("remote-write".into()).spawn(move || self.run()).map(drop)
     }
@@ -112,9 +115,13 @@ impl Reader {
             if self.batches.outputs.is_stopped() {
                 break;
             }
-            if let Err(error) = self.step() {
-                tracing::error!(%error, "reading the logs for remote write failed; it is tried again");
-                std::thread::sleep(AGAIN_AFTER);
+            match self.step() {
+                Ok(Reached::End) => break,
+                Ok(Reached::More) => {}
+                Err(error) => {
+                    tracing::error!(%error, "reading the logs for remote write failed; it is tried again");
+                    std::thread::sleep(AGAIN_AFTER);
+                }
             }
         }
         self.hosts.leave(self.number);
@@ -122,20 +129,35 @@ impl Reader {
         self.batches.outputs.wait_for_all();
     }
 
-    fn step(&mut self) -> io::Result<()> {
+    /// Reads for a while. Returns the end once nothing follows any more.
+    fn step(&mut self) -> io::Result<Reached> {
+        // Before the round: what is appended until then is read in it.
+        let is_last = self.batches.outputs.end_with_logs();
+        if is_last && !std::mem::replace(&mut self.ends_with_logs, true) {
+            self.looked = None;
+        }
+        let has_old = self.has_old_logs();
         let reached = self.round()?;
         for alone in self.split() {
             if let Err(error) = alone.spawn() {
                 tracing::error!(%error, "starting a thread failed; an endpoint of remote write stops until the next reload");
             }
         }
-        if reached == Reached::End {
+        if reached == Reached::End && is_last && !has_old {
+            return Ok(Reached::End);
+        }
+        if reached == Reached::End && !is_last {
             self.meet()?;
             if !self.batches.outputs.is_empty() {
                 std::thread::sleep(POLL);
             }
         }
-        Ok(())
+        Ok(Reached::More)
+    }
+
+    /// Whether there are logs of earlier starts that are not read to their end.
+    fn has_old_logs(&self) -> bool {
+        self.tails.keys().any(|(boot, _)| *boot != self.start.boot)
     }
 
     /// Readers for the endpoints that have to go on without the others. They begin where this one stands.
@@ -163,7 +185,7 @@ impl Reader {
     fn meet(&mut self) -> io::Result<()> {
         let outputs = &self.batches.outputs;
         let is_alone = outputs.is_empty() || outputs.has_backlog() || Instant::now() < self.alone_until;
-        if is_alone || self.tails.keys().any(|(boot, _)| *boot != self.start.boot) {
+        if is_alone || self.has_old_logs() {
             return Ok(());
         }
         match self.hosts.role(self.number, self.batches.settings(), outputs.format(), &mut self.guests) {

@@ -23,10 +23,8 @@ use tokio::task::JoinSet;
 const SAVE_EVERY: Duration = Duration::from_millis(100);
 /// How often it is made durable, so that little is sent again after a power cut.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
-/// How long requests in flight may take at the end.
-const FLUSH_WITHIN: Duration = Duration::from_secs(5);
-/// The same for an endpoint that did not accept the last ones.
-const FLUSH_WITHIN_AWAY: Duration = Duration::from_millis(500);
+/// How often a sender that is stopped looks whether its time is over.
+const CHECK_END_EVERY: Duration = Duration::from_millis(20);
 /// VictoriaMetrics has this header in each response. Only who has it is asked for its protocol.
 const VICTORIA_METRICS_HEADER: &str = "x-server-hostname";
 const PROBE_WITHIN: Duration = Duration::from_secs(5);
@@ -56,17 +54,38 @@ pub struct Sender {
     pub acknowledged: Arc<Mutex<SendCursor>>,
 }
 
-/// Waits for a time; for ever without one.
-async fn until(end: Option<tokio::time::Instant>) {
-    match end {
-        Some(end) => tokio::time::sleep_until(end).await,
-        None => std::future::pending().await,
+/// How long a sender that is stopped goes on with what its reader has read.
+#[derive(Clone, Copy, Debug)]
+pub struct FlushLimits {
+    pub within: Duration,
+    /// Without an accepted request, once one has failed.
+    pub away_within: Duration,
+}
+
+/// When a sender that was stopped ends at the latest.
+struct Flush {
+    limits: FlushLimits,
+    begun: Instant,
+    /// Requests that were accepted, and when that changed last.
+    accepted: (u64, Instant),
+}
+
+impl Flush {
+    fn is_over(&mut self, accepted: u64, is_away: bool) -> bool {
+        if self.accepted.0 != accepted {
+            self.accepted = (accepted, Instant::now());
+        }
+        self.begun.elapsed() >= self.limits.within || (is_away && self.accepted.1.elapsed() >= self.limits.away_within)
     }
 }
 
 impl Sender {
     /// Sends until there are no more batches, or it is stopped.
-    pub async fn run(self: Arc<Self>, mut batches: mpsc::Receiver<Arc<Batch>>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(
+        self: Arc<Self>,
+        mut batches: mpsc::Receiver<Arc<Batch>>,
+        mut stop: watch::Receiver<Option<FlushLimits>>,
+    ) {
         let requests_max = self.settings.queue_config.max_shards.max(1) as usize;
         let (mut in_flight, mut requests) = (InFlight::default(), JoinSet::new());
         // The cursor is saved at first, so that a crash finds endpoints that have begun.
@@ -76,8 +95,9 @@ impl Sender {
         let mut synced: Option<Instant> = None;
         // Each source of a batch comes once at most.
         let (release, mut released) = mpsc::unbounded_channel();
-        // Once it is stopped, what the reader has made until then is still sent, within a bound.
-        let (mut is_closed, mut end): (bool, Option<tokio::time::Instant>) = (false, None);
+        // Once it is stopped, what the reader makes of what it still reads is sent, within a bound.
+        let (mut is_closed, mut flush): (bool, Option<Flush>) = (false, None);
+        let mut check_end = tokio::time::interval(CHECK_END_EVERY);
         while !(is_closed && waiting.is_none() && requests.is_empty()) {
             if let Some(batch) = waiting.take_if(|batch| requests.len() < requests_max && in_flight.may_start(batch)) {
                 let number = in_flight.start(&batch);
@@ -108,12 +128,18 @@ impl Sender {
                     self.save(sync);
                     is_saved = true;
                 }
-                _ = stop.wait_for(|stop| *stop), if end.is_none() => {
-                    let is_away = self.stats.last_error().is_some();
-                    let within = if is_away { FLUSH_WITHIN_AWAY } else { FLUSH_WITHIN };
-                    end = Some(tokio::time::Instant::now() + within);
+                Ok(limits) = async { stop.wait_for(Option::is_some).await.map(|limits| *limits) }, if flush.is_none() => {
+                    let accepted = (self.stats.accepted.load(Ordering::Relaxed), Instant::now());
+                    flush = limits.map(|limits| Flush { limits, begun: Instant::now(), accepted });
                 }
-                () = until(end) => break,
+                _ = check_end.tick(), if flush.is_some() => {
+                    let (accepted, is_away) =
+                        (self.stats.accepted.load(Ordering::Relaxed), self.is_away.load(Ordering::Relaxed));
+                    if flush.as_mut().is_some_and(|flush| flush.is_over(accepted, is_away)) {
+                        self.log_unsent(is_away);
+                        break;
+                    }
+                }
             }
         }
         self.save(true);
@@ -125,6 +151,18 @@ impl Sender {
         if let Some(reached) = in_flight.complete(number, &batch) {
             *self.acknowledged.lock().expect("no panic while held") = reached;
         }
+    }
+
+    fn log_unsent(&self, is_away: bool) {
+        let pending = self.stats.samples.pending.load(Ordering::Relaxed);
+        let error = self.stats.last_error().unwrap_or_default();
+        tracing::warn!(
+            remote_name = self.name,
+            pending,
+            is_away,
+            error,
+            "not everything could be sent before the end; the rest is sent after the next start"
+        );
     }
 
     /// Writes the cursor: a few hundred bytes.

@@ -365,6 +365,10 @@ pub struct Serve {
     /// up. 0 is no limit.
     #[arg(long = "storage.agent.retention.size", default_value = "0", value_parser = parse_size)]
     pub storage_agent_retention_size: u64,
+    /// How long the end waits at most for remote write to send what is left. What an endpoint has not taken then is sent after
+    /// the next start.
+    #[arg(long = "storage.remote.flush-deadline", default_value = "1m", value_parser = parse_duration)]
+    pub storage_remote_flush_deadline: Duration,
     /// Time between syncs of the logs: what a power cut can cost. 0s syncs every write before it is visible.
     #[arg(long = "storage.wal-sync-interval", default_value = "1s", value_parser = parse_duration)]
     pub storage_wal_sync_interval: Duration,
@@ -699,6 +703,7 @@ impl Cli {
         set("storage.agent.retention.min-time", duration(serve.storage_agent_retention_min_time));
         set("storage.agent.retention.max-time", duration(serve.storage_agent_retention_max_time));
         set("storage.agent.wal-truncate-frequency", duration(serve.storage_agent_wal_truncate_frequency));
+        set("storage.remote.flush-deadline", duration(serve.storage_remote_flush_deadline));
         set("storage.agent.retention.size", config::format_size(serve.storage_agent_retention_size));
         set("storage.safe-mode-window", config::format_duration(serve.storage_safe_mode_window));
         set("storage.wal-sync-interval", config::format_duration(serve.storage_wal_sync_interval));

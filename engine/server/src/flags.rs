@@ -127,7 +127,7 @@ pub const PROMETHEUS_FLAGS: &[Flag] = &[
     passive("storage.agent.checkpoint-from-in-memory-series", Switch, "false", Agent),
     passive("storage.agent.checkpoint-batch-size", Integer { min: 1 }, "1000", Agent),
     acts("agent", Switch, "false", Both),
-    passive("storage.remote.flush-deadline", Duration, "1m", Both),
+    acts("storage.remote.flush-deadline", Duration, "1m", Both),
     acts("storage.remote.read-sample-limit", NOT_NEGATIVE, "50000000", Server),
     acts("storage.remote.read-concurrent-limit", NOT_NEGATIVE, "10", Server),
     acts("storage.remote.read-max-bytes-in-frame", NOT_NEGATIVE, "1048576", Server),

@@ -451,9 +451,10 @@ async fn control_plane(
     let _ = tokio::time::timeout(Duration::from_secs(5), drained).await;
     rules.shutdown().await;
     notifier.shutdown().await;
-    remote_write.shutdown().await;
-    shards.shutdown().await?;
-    Ok(())
+    // Nothing is scraped or written from here on, so what remote write reads now is all there is.
+    let ended = shards.shutdown().await;
+    remote_write.shutdown(serve.storage_remote_flush_deadline).await;
+    Ok(ended?)
 }
 
 /// What all targets say of their metrics, each metric once.

@@ -15,6 +15,11 @@ fn counting(more: &'static str) -> FakeTarget {
     FakeTarget::start(move |_| ok(&format!("a {}\n{more}", count.fetch_add(1, Ordering::Relaxed))))
 }
 
+fn start_with(target: &FakeTarget, receiver: &Receiver, flags: &[&str]) -> Ringscrape {
+    let yaml = config(&[job("j", &[target.address], "")]);
+    Ringscrape::start(&format!("{yaml}remote_write:\n{}", receiver.section("")), flags)
+}
+
 fn start(target: &FakeTarget, receiver: &Receiver, more: &str) -> Ringscrape {
     let yaml = config(&[job("j", &[target.address], "")]);
     Ringscrape::start(&format!("{yaml}remote_write:\n{}", receiver.section(more)), &[])
@@ -429,4 +434,81 @@ fn equal_endpoints_get_equal_bytes_and_one_that_was_away_loses_nothing() {
         receiver.with(|stored| assert_eq!((stored.repeated, stored.out_of_order), (0, 0), "{at}"));
     }
     assert!(receivers[3].of("__name__=\"b\"").is_empty());
+}
+
+const SIGTERM: i32 = 15;
+
+/// The end in order: the last rows are in the log before its readers read to the end, also behind a moment in which the receiver
+/// was away.
+#[test]
+fn nothing_waits_on_disk_after_an_end_in_order() {
+    for (more, flags) in [("", &["--agent", "--shards=2"][..]), (V2, &["--shards=1"])] {
+        let targets = [0; 10].map(|_| counting(""));
+        let addresses: Vec<_> = targets.iter().map(|target| target.address).collect();
+        let receiver = Receiver::start(Reply::stored);
+        let yaml = config(&[job("j", &addresses, "")]);
+        let mut server = Ringscrape::start(&format!("{yaml}remote_write:\n{}", receiver.section(more)), flags);
+        until("samples", || (receiver.of("__name__=\"a\"").len() >= 50).then_some(()));
+        if flags.len() == 1 {
+            receiver.now(|_| Reply::status(503, "away for a moment"));
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        server.signal(SIGTERM);
+        std::thread::sleep(Duration::from_millis(300));
+        receiver.now(Reply::stored);
+        let begun = Instant::now();
+        assert!(server.wait().success(), "{}", server.log());
+        assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+        let ended_ms = series::clock::now_ms();
+        let before: usize = receiver.with(|stored| stored.samples.values().map(|samples| samples.len()).sum());
+        server.restart_ended(flags);
+        let is_new = |(at, _): (&i64, &u64)| *at > ended_ms;
+        until("samples of the next start", || receiver.of("__name__=\"a\"").iter().any(is_new).then_some(()));
+        let until_end = |samples: &std::collections::BTreeMap<i64, u64>| samples.range(..=ended_ms).count();
+        receiver.with(|stored| {
+            assert_eq!(stored.samples.values().map(until_end).sum::<usize>(), before, "sent after the next start");
+            assert_eq!((stored.repeated, stored.out_of_order), (0, 0));
+        });
+        for target in &targets {
+            let of_target = receiver.of(&format!("__name__=\"a\", instance=\"{}\"", target.address));
+            let of_first_run = of_target.range(..=ended_ms).map(|(_, bits)| f64::from_bits(*bits) as u64);
+            let values: Vec<u64> = of_first_run.collect();
+            assert!(values.iter().copied().eq(0..values.len() as u64), "{values:?}");
+        }
+    }
+}
+
+/// A receiver that never answers holds up the end for the flush deadline, one that fails for a few seconds; what they lack is
+/// sent after the next start.
+#[test]
+fn the_end_waits_for_a_receiver_that_is_away_only_so_long() {
+    let hangs = |_: &WriteCall| {
+        std::thread::sleep(Duration::from_secs(8));
+        Reply::status(503, "")
+    };
+    let fails = |_: &WriteCall| Reply::status(503, "");
+    type Decide = fn(&WriteCall) -> Reply;
+    let cases: [(Decide, &str, Duration); 2] = [
+        (hangs, "--storage.remote.flush-deadline=2s", Duration::from_secs(2)),
+        (fails, "--storage.remote.flush-deadline=1m", Duration::from_secs(5)),
+    ];
+    for (decide, flag, bound) in cases {
+        let (target, receiver) = (counting(""), Receiver::start(Reply::stored));
+        let mut server = start_with(&target, &receiver, &[flag]);
+        until("samples", || (receiver.of("__name__=\"a\"").len() >= 3).then_some(()));
+        receiver.now(decide);
+        std::thread::sleep(Duration::from_secs(1));
+        let begun = Instant::now();
+        server.signal(SIGTERM);
+        assert!(server.wait().success(), "{}", server.log());
+        let took = begun.elapsed();
+        assert!(took >= bound && took < bound + Duration::from_secs(4), "{flag}: {took:?}");
+        assert!(server.log().contains("the rest is sent after the next start"), "{}", server.log());
+        let arrived = receiver.of("__name__=\"a\"").len();
+        receiver.now(Reply::stored);
+        server.restart_ended(&[flag]);
+        until("what it lacked", || (receiver.of("__name__=\"a\"").len() >= arrived + 8).then_some(()));
+        assert!(has_no_gap(&receiver));
+        receiver.with(|stored| assert_eq!(stored.out_of_order, 0));
+    }
 }

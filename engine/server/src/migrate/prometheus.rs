@@ -55,7 +55,6 @@ pub const PASSIVE_FLAGS: &[Note] = &[
     ("storage.agent.no-lockfile", Different, "the folder is locked always, and the lock ends with the process"),
     ("storage.agent.checkpoint-from-in-memory-series", Different, NO_CHECKPOINT),
     ("storage.agent.checkpoint-batch-size", Different, NO_CHECKPOINT),
-    ("storage.remote.flush-deadline", Different, "what is not sent before the end is sent after the next start"),
     ("scrape.adjust-timestamps", Different, "scrapes of a target begin on a grid of 50 ms"),
     ("scrape.timestamp-tolerance", Different, "scrapes of a target begin on a grid of 50 ms"),
     ("scrape.discovery-reload-interval", Different, "a change of discovery reaches the targets at once"),
