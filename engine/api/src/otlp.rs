@@ -4,7 +4,7 @@
 //!   * a body is bounded before it is read, and its unpacked length while it is unpacked
 //!   * 200 means that the log has every point but those that the response counts as rejected
 
-use crate::remote::{RequestError, refuse, turn};
+use crate::remote::{RequestError, append_exemplars, refuse, turn};
 use crate::state::State;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State as Extract};
@@ -116,8 +116,9 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
     if !translated.deltas.is_empty() {
         state.remote.deltas.lock().unwrap_or_else(PoisonError::into_inner).apply(&mut translated, now_ms());
     }
-    let OtlpTranslation { series, metadata, mut rejected_points, mut reasons, .. } = translated;
+    let OtlpTranslation { series, metadata, exemplars, mut rejected_points, mut reasons, .. } = translated;
     state.remote.metadata.take(metadata);
+    append_exemplars(state, exemplars).await?;
     let received = |one: remote::Incoming| {
         let remote::Incoming { labels, samples, histograms } = one;
         Received { labels, samples, histograms }

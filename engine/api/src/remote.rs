@@ -183,13 +183,8 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
         Received { labels, samples, histograms }
     };
     state.remote.metadata.take(decoded.metadata);
+    let exemplars_written = append_exemplars(state, decoded.exemplars).await?;
     let outcome = state.parts.shards.receive(decoded.series.into_iter().map(received).collect()).await?;
-    let exemplar = |one: remote::IncomingExemplar| {
-        let remote::IncomingExemplar { series, labels, value, timestamp } = one;
-        (series, Exemplar { labels, value, timestamp: Some(timestamp.0) })
-    };
-    let exemplars = decoded.exemplars.into_iter().map(exemplar).collect();
-    let exemplars_written = state.parts.shards.append_exemplars(exemplars).await?;
     let mut reasons = decoded.refusals;
     reasons.extend(outcome.refused.iter().map(|refused| format!("{} for series {}", refused.refusal, refused.labels)));
     let full = outcome.count(shard::Refusal::TooManySeries) > 0;
@@ -204,6 +199,15 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
     };
     written(&outcome, exemplars_written, response.headers_mut());
     Ok(response)
+}
+
+/// Stores exemplars, before their samples: the log has them in this order. Returns how many are accepted.
+pub async fn append_exemplars(state: &State, exemplars: Vec<remote::IncomingExemplar>) -> Result<u64, RequestError> {
+    let exemplar = |one: remote::IncomingExemplar| {
+        let remote::IncomingExemplar { series, labels, value, timestamp } = one;
+        (series, Exemplar { labels, value, timestamp: Some(timestamp.0) })
+    };
+    Ok(state.parts.shards.append_exemplars(exemplars.into_iter().map(exemplar).collect()).await?)
 }
 
 /// Tells what was kept, as remote write 2.0 wants it.

@@ -45,7 +45,6 @@ impl Config {
             self.storage.as_ref().and_then(|storage| storage.tsdb.as_ref()).is_some_and(asks)
         };
         let sections = [
-            ("send_exemplars of remote_write", self.remote_write.iter().any(|one| one.send_exemplars)),
             ("remote_read", !self.remote_read.is_empty()),
             ("storage.tsdb.stale_series_compaction_threshold", tsdb(&|t| t.stale_series_compaction_threshold > 0.0)),
             ("storage.tsdb.chunk_encoding", tsdb(&|tsdb| tsdb.chunk_encoding.is_some())),

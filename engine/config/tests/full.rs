@@ -56,7 +56,6 @@ fn everything_is_read() {
 fn what_is_not_carried_out_is_named() {
     let names = full().unsupported_settings();
     let want = [
-        "send_exemplars of remote_write",
         "remote_read",
         "storage.tsdb.stale_series_compaction_threshold",
         "storage.tsdb.chunk_encoding",

@@ -13,6 +13,7 @@
 use crate::symbols::{Symbol, SymbolTable};
 use crate::wire::{BYTES, put_bytes, put_double, put_number, put_varint, varint_bytes};
 use crate::write::{Message, kind_number};
+use series::Labels;
 
 /// What a series has besides its labels.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,8 +22,18 @@ pub struct SeriesContent<'a> {
     pub samples: &'a [(i64, f64)],
     /// Encoded by [`crate::encode_histogram`]; both messages have the same.
     pub histograms: &'a [&'a [u8]],
+    pub exemplars: &'a [ExemplarContent<'a>],
     /// Of the metric. 1.0 has no place for it beside a series.
     pub metadata: Option<SeriesMetadata>,
+}
+
+/// An exemplar of a series.
+#[derive(Clone, Copy, Debug)]
+pub struct ExemplarContent<'a> {
+    pub labels: &'a Labels,
+    pub value: f64,
+    /// Milliseconds.
+    pub at: i64,
 }
 
 /// Metadata of a series' metric in 2.0.
@@ -66,15 +77,23 @@ pub struct WriteBuilder {
     symbols: SymbolTable,
     /// Label references of the series that is being added.
     references: Vec<u8>,
+    /// Exemplars of the series that is being added, as fields.
+    exemplars: Vec<u8>,
 }
 
-/// Bytes of a sample's value and of the keys around it.
+/// Bytes of a sample's or exemplar's value and of the keys around it.
 const VALUE_BYTES: usize = 1 + 8 + 1;
 
 impl WriteBuilder {
     pub fn new(message: Message) -> WriteBuilder {
-        let (body, references) = (Vec::new(), Vec::new());
-        WriteBuilder { message, body, counts: Counts::default(), symbols: SymbolTable::default(), references }
+        WriteBuilder {
+            message,
+            body: Vec::new(),
+            counts: Counts::default(),
+            symbols: SymbolTable::default(),
+            references: Vec::new(),
+            exemplars: Vec::new(),
+        }
     }
 
     pub fn message(&self) -> Message {
@@ -157,14 +176,43 @@ impl WriteBuilder {
         }
     }
 
+    /// Encodes the exemplars of a series as fields of it.
+    fn encode_exemplars(&mut self, exemplars: &[ExemplarContent<'_>]) {
+        self.exemplars.clear();
+        for ExemplarContent { labels, value, at } in exemplars {
+            let others_bytes = sample_bytes(*at);
+            match self.message {
+                Message::V1 => {
+                    let label_bytes: usize =
+                        labels.iter().map(|(name, value)| field_bytes(label_bytes(name, value))).sum();
+                    put_field_header(3, label_bytes + others_bytes, &mut self.exemplars);
+                    labels.iter().for_each(|(name, value)| put_label(name, value, &mut self.exemplars));
+                }
+                Message::V2 => {
+                    let mut references = Vec::new();
+                    for text in labels.iter().flat_map(|(name, value)| [name, value]) {
+                        let symbol = self.symbols.intern(text);
+                        put_varint(self.symbols.reference(symbol).into(), &mut references);
+                    }
+                    put_field_header(4, field_bytes(references.len()) + others_bytes, &mut self.exemplars);
+                    put_bytes(1, &references, &mut self.exemplars);
+                }
+            }
+            put_double(2, *value, &mut self.exemplars);
+            put_number(3, *at as u64, &mut self.exemplars);
+        }
+    }
+
     /// Begins a series whose labels and metadata are so many bytes.
     fn begin_series(&mut self, field: u64, other_bytes: usize, content: &SeriesContent<'_>) {
-        let SeriesContent { samples, histograms, .. } = content;
+        let SeriesContent { samples, histograms, exemplars, .. } = content;
         self.counts.samples += samples.len() as u64;
         self.counts.histograms += histograms.len() as u64;
+        self.counts.exemplars += exemplars.len() as u64;
+        self.encode_exemplars(exemplars);
         let samples_bytes: usize = samples.iter().map(|(at, _)| field_bytes(sample_bytes(*at))).sum();
         let histograms_bytes: usize = histograms.iter().map(|histogram| field_bytes(histogram.len())).sum();
-        let length = other_bytes + samples_bytes + histograms_bytes;
+        let length = other_bytes + samples_bytes + histograms_bytes + self.exemplars.len();
         self.body.reserve(field_bytes(length));
         put_field_header(field, length, &mut self.body);
     }
@@ -180,6 +228,7 @@ impl WriteBuilder {
             Message::V2 => 3,
         };
         content.histograms.iter().for_each(|histogram| put_bytes(field, histogram, &mut self.body));
+        self.body.extend_from_slice(&self.exemplars);
     }
 
     /// Adds metadata of a metric to a request of 1.0. In 2.0 it belongs to series.
@@ -260,7 +309,7 @@ fn sample_bytes(at: i64) -> usize {
 mod tests {
     use super::*;
     use crate::write::{IncomingMetadata, WriteLimits, decode_write};
-    use series::{Labels, STALE_NAN};
+    use series::STALE_NAN;
 
     fn random(seed: u64) -> impl FnMut(u64) -> u64 {
         let mut state = seed;
@@ -344,6 +393,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn exemplars_that_are_built_are_read() {
+        let series = Labels::from_pairs([("__name__", "m"), ("le", "1")]);
+        let trace = Labels::from_pairs([("trace_id", "é".repeat(20)), ("z", "m".into())]);
+        let exemplars = [
+            ExemplarContent { labels: &trace, value: 0.5, at: 12 },
+            ExemplarContent { labels: &Labels::empty(), value: -0.0, at: -1 },
+        ];
+        for message in [Message::V1, Message::V2] {
+            let mut builder = WriteBuilder::new(message);
+            for samples in [&[(12, 3.0)][..], &[]] {
+                let content = SeriesContent { samples, exemplars: &exemplars, ..SeriesContent::default() };
+                builder.add(series.iter(), &content);
+            }
+            assert_eq!(builder.counts(), Counts { samples: 1, histograms: 0, exemplars: 4 });
+            let bytes = builder.len_bytes();
+            let body = builder.finish();
+            assert_eq!(body.len(), bytes);
+            let read = decode_write(message, &body, &WriteLimits::default()).unwrap();
+            let read: Vec<_> =
+                read.exemplars.iter().map(|one| (&one.series, &one.labels, one.value, one.timestamp.0)).collect();
+            let want = [(&series, &trace, 0.5, 12), (&series, &Labels::empty(), 0.0, -1)];
+            assert_eq!(read, [want, want].concat(), "{message:?}");
+        }
+    }
+
     /// Names and values by number: a symbol is there once, the empty one first.
     #[test]
     fn symbols_are_shared_by_the_series_of_a_request() {
@@ -401,7 +476,7 @@ mod tests {
             &mut histogram,
         );
         let (samples, histograms) = ([(1, 2.0), (3, STALE_NAN)], [&histogram[..]]);
-        let content = SeriesContent { samples: &samples, histograms: &histograms, metadata: None };
+        let content = SeriesContent { samples: &samples, histograms: &histograms, ..SeriesContent::default() };
         for message in [Message::V1, Message::V2] {
             let (mut text, mut encoded) = (WriteBuilder::new(message), WriteBuilder::new(message));
             for round in 0..3 {

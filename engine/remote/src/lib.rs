@@ -13,7 +13,7 @@ mod symbols;
 mod wire;
 mod write;
 
-pub use build::{Counts, SeriesContent, SeriesMetadata, WriteBuilder, put_label};
+pub use build::{Counts, ExemplarContent, SeriesContent, SeriesMetadata, WriteBuilder, put_label};
 pub use histogram::{HistogramParts, check_histogram, encode_for_write as encode_histogram};
 pub use read::{Frames, Query, ReadRequest, ResponseType, SeriesAnswer, decode_read, encode_samples};
 pub use rewrite::{Part, Rewritten, rewrite};

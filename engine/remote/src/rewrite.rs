@@ -1,17 +1,17 @@
 //! A request of our own, built again: a part of it, without samples that are too old, or as the other message.
 //!
-//! This is for the rare case that a receiver does not take a request as it is, so it costs what decoding costs. What is
-//! not sent (exemplars) is not carried over.
+//! This is for the rare case that a receiver does not take a request as it is, so it costs what decoding costs.
 //!
 //! Invariants:
-//!   * a value is a sample or a histogram; values keep the order of the request, and so the order within each series
+//!   * a value is a sample, a histogram or an exemplar; values keep the order of the request, and so the order within each series
 //!   * the parts `0..n` and `n..` of a request have together what it has
 
 use crate::DecodeError;
-use crate::build::{Counts, SeriesContent, SeriesMetadata, WriteBuilder};
+use crate::build::{Counts, ExemplarContent, SeriesContent, SeriesMetadata, WriteBuilder};
 use crate::symbols::Symbol;
 use crate::wire::{Fields, Value};
 use crate::write::Message;
+use series::Labels;
 use std::ops::Range;
 
 /// What to keep of a request.
@@ -78,13 +78,16 @@ struct Rewriter<'a> {
 
 /// Texts of metadata of 2.0.
 type MetadataTexts<'a> = (u8, &'a str, &'a str);
+/// Labels, value and milliseconds of an exemplar.
+type ExemplarParts<'a> = (Vec<(&'a str, &'a str)>, f64, i64);
 
 impl<'a> Rewriter<'a> {
     fn series(&mut self, bytes: &'a [u8]) -> Result<(), &'static str> {
         let (mut labels, mut samples, mut histograms, mut metadata) = (Vec::new(), Vec::new(), Vec::new(), None);
-        let histograms_field = match self.from {
-            Message::V1 => 4,
-            Message::V2 => 3,
+        let mut exemplars = Vec::new();
+        let (histograms_field, exemplars_field) = match self.from {
+            Message::V1 => (4, 3),
+            Message::V2 => (3, 4),
         };
         let mut fields = Fields::new(bytes);
         while let Some((number, value)) = fields.next()? {
@@ -104,17 +107,25 @@ impl<'a> Rewriter<'a> {
                         histograms.push(histogram);
                     }
                 }
+                (_, field) if field == exemplars_field => {
+                    let (of_exemplar, number, at) = self.exemplar(value.bytes()?)?;
+                    if self.keeps(at, |counts| &mut counts.exemplars) {
+                        exemplars.push((Labels::from_pairs(of_exemplar), number, at));
+                    }
+                }
                 _ => {}
             }
         }
-        if samples.is_empty() && histograms.is_empty() {
+        if samples.is_empty() && histograms.is_empty() && exemplars.is_empty() {
             return Ok(());
         }
+        let exemplars: Vec<ExemplarContent> =
+            exemplars.iter().map(|(labels, value, at)| ExemplarContent { labels, value: *value, at: *at }).collect();
         let metadata = metadata.filter(|_| self.builder.message() == Message::V2).map(|(kind, help, unit)| {
             let [help, unit] = [help, unit].map(|text| self.builder.intern(text));
             SeriesMetadata { kind, help, unit }
         });
-        let content = SeriesContent { samples: &samples, histograms: &histograms, metadata };
+        let content = SeriesContent { samples: &samples, histograms: &histograms, exemplars: &exemplars, metadata };
         self.builder.add(labels.iter().copied(), &content);
         Ok(())
     }
@@ -145,6 +156,22 @@ impl<'a> Rewriter<'a> {
             labels.push((self.symbol(pair[0])?, self.symbol(pair[1])?));
         }
         Ok(())
+    }
+
+    /// Labels, value and time of an exemplar.
+    fn exemplar(&self, bytes: &'a [u8]) -> Result<ExemplarParts<'a>, &'static str> {
+        let (mut labels, mut number, mut at) = (Vec::new(), 0.0, 0);
+        let mut fields = Fields::new(bytes);
+        while let Some((field, value)) = fields.next()? {
+            match (self.from, field) {
+                (Message::V1, 1) => labels.push(pair(value)?),
+                (Message::V2, 1) => self.references(value, &mut labels)?,
+                (_, 2) => number = value.double()?,
+                (_, 3) => at = value.number()? as i64,
+                _ => {}
+            }
+        }
+        Ok((labels, number, at))
     }
 
     fn metadata(&self, value: Value) -> Result<MetadataTexts<'a>, &'static str> {
@@ -211,7 +238,7 @@ mod tests {
     use crate::write::{Incoming, WriteLimits, decode_write};
     use series::STALE_NAN;
 
-    /// Two series of three and two values, the first with a histogram.
+    /// Two series of four and two values, the first with a histogram and an exemplar.
     fn request(message: Message) -> Vec<u8> {
         let mut builder = WriteBuilder::new(message);
         let mut histogram = Vec::new();
@@ -221,6 +248,7 @@ mod tests {
         let first = SeriesContent {
             samples: &[(10, 1.0), (20, STALE_NAN)],
             histograms: &[&histogram],
+            exemplars: &[ExemplarContent { labels: &Labels::from_pairs([("t", "a")]), value: 0.5, at: 21 }],
             metadata: (message == Message::V2).then_some(metadata),
         };
         builder.add([("__name__", "a"), ("x", "é")].into_iter(), &first);
@@ -237,7 +265,11 @@ mod tests {
             let histograms = histograms.iter().map(|(at, histogram)| format!("{at}:h{}", histogram.count));
             format!("{labels} {}", samples.chain(histograms).collect::<Vec<_>>().join(" "))
         };
-        (read.series.iter().map(text).collect(), read.metadata.len())
+        let exemplars = read
+            .exemplars
+            .iter()
+            .map(|one| format!("{} e{:?}={}@{}", one.series.metric_name(), one.labels, one.value, one.timestamp.0));
+        (read.series.iter().map(text).chain(exemplars).collect(), read.metadata.len())
     }
 
     #[test]
@@ -246,7 +278,7 @@ mod tests {
             let body = request(from);
             for to in [Message::V1, Message::V2] {
                 let rewritten = rewrite(from, &body, to, &Part::ALL).unwrap();
-                assert_eq!(rewritten.counts, Counts { samples: 4, histograms: 1, exemplars: 0 });
+                assert_eq!(rewritten.counts, Counts { samples: 4, histograms: 1, exemplars: 1 });
                 assert_eq!(rewritten.range_ms, (10, 30));
                 let (series, metadata) = read(to, &rewritten.body);
                 assert_eq!(series, read(from, &body).0);
@@ -264,21 +296,21 @@ mod tests {
                 let rewritten = rewrite(message, &body, message, &part).unwrap();
                 (rewritten.counts.total(), read(message, &rewritten.body).0)
             };
-            for middle in 0..=5 {
-                let ((first, one), (second, other)) = (values(0..middle), values(middle..5));
-                assert_eq!((first, second), (middle, 5 - middle));
-                let is_value = |word: &&str| word.contains(':') && !word.contains('"');
+            for middle in 0..=6 {
+                let ((first, one), (second, other)) = (values(0..middle), values(middle..6));
+                assert_eq!((first, second), (middle, 6 - middle));
+                let is_value = |word: &&str| word.contains(':') && !word.contains('"') || word.contains('@');
                 let count = |series: &[String]| series.iter().flat_map(|one| one.split(' ')).filter(is_value).count();
-                assert_eq!(count(&one) + count(&other), 5, "{one:?} {other:?}");
+                assert_eq!(count(&one) + count(&other), 6, "{one:?} {other:?}");
             }
         }
     }
 
     #[test]
     fn what_is_too_old_is_left_out_and_counted() {
-        let part = Part { values: 1..5, oldest_ms: 20 };
+        let part = Part { values: 1..6, oldest_ms: 20 };
         let rewritten = rewrite(Message::V2, &request(Message::V2), Message::V1, &part).unwrap();
-        assert_eq!(rewritten.counts, Counts { samples: 2, histograms: 1, exemplars: 0 });
+        assert_eq!(rewritten.counts, Counts { samples: 2, histograms: 1, exemplars: 1 });
         assert_eq!(rewritten.too_old, Counts { samples: 1, ..Counts::default() }, "15; 10 is in no part");
         assert_eq!(rewritten.range_ms, (20, 30));
         let nothing = Part { values: 0..5, oldest_ms: 31 };

@@ -5,6 +5,7 @@
 //!   * a request has [`REQUEST_BYTES_MAX`] uncompressed bytes at most, unless a single series has more
 
 use crate::cursor::{LogId, LogPosition, SendCursor};
+use crate::exemplars::{WaitingExemplars, WaitingSeries, content};
 use crate::in_flight::{Batch, Rows};
 use crate::metadata::MetadataSchedule;
 use crate::outgoing::OutgoingLabels;
@@ -15,9 +16,10 @@ use crate::window::{Window, WindowSample, WindowSeries};
 use ahash::AHashMap;
 use bytes::Bytes;
 use config::RemoteWrite;
-use remote::{Counts, Message, SeriesContent, WriteBuilder};
+use remote::{Counts, ExemplarContent, Message, SeriesContent, WriteBuilder};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tsdb::log::LoggedExemplars;
 use tsdb::log_reader::{Border, Told};
 
 /// Uncompressed bytes of a request after which no series is added: well below the 32 MiB of Prometheus and others, with
@@ -41,6 +43,7 @@ pub struct BatchSettings {
     pub deadline: Duration,
     pub age_max: Duration,
     pub sends_histograms: bool,
+    pub sends_exemplars: bool,
     /// How often series of 2.0 carry metadata; nothing if they do not.
     pub metadata_interval: Option<Duration>,
 }
@@ -54,6 +57,7 @@ impl BatchSettings {
             deadline: queue.batch_send_deadline,
             age_max: queue.sample_age_limit,
             sends_histograms: settings.send_native_histograms,
+            sends_exemplars: settings.send_exemplars,
             metadata_interval: metadata.send.then_some(metadata.send_interval),
         }
     }
@@ -83,6 +87,7 @@ pub struct BatchBuilder {
     runs: Vec<(u64, u64)>,
     /// Source and rows of the last sample.
     last_source: Option<(u64, Rows)>,
+    exemplars: WaitingExemplars,
     window: Window,
     /// Where everything before the window ends: the cursor of batches, for as long as the window is not empty.
     window_cursor: Option<SendCursor>,
@@ -117,6 +122,7 @@ impl BatchBuilder {
             sources: AHashMap::new(),
             runs: Vec::new(),
             last_source: None,
+            exemplars: WaitingExemplars::default(),
             window: Window::default(),
             window_cursor: None,
             window_begun: Instant::now(),
@@ -155,31 +161,38 @@ impl BatchBuilder {
             }
             self.flush_window();
         }
+        if let Some(histogram) = histogram {
+            if !self.settings.sends_histograms {
+                return;
+            }
+            if self.builder.message() == Message::V1 && histogram.is_custom() {
+                self.uncounted.custom_buckets += 1;
+                return;
+            }
+        }
         let before = self.builder.counts().total();
         let metadata = self.metadata.of(target, row.0, group, *slot, &mut self.builder);
+        let waited = self.exemplars.take(target.id, group, *slot);
+        let exemplars: Vec<ExemplarContent> = waited.iter().map(content).collect();
+        let exemplars = &exemplars[..];
         let samples = [(at, sample.value)];
         let is_added = match histogram {
             None => {
-                let content = SeriesContent { samples: &samples, metadata, ..SeriesContent::default() };
+                let content = SeriesContent { samples: &samples, exemplars, metadata, ..SeriesContent::default() };
                 self.encoder.add(target, group, *slot, &content, &mut self.builder)
             }
             Some(histogram) => {
-                if !self.settings.sends_histograms {
-                    return;
-                }
-                if self.builder.message() == Message::V1 && histogram.is_custom() {
-                    self.uncounted.custom_buckets += 1;
-                    return;
-                }
                 self.histogram.clear();
                 remote::encode_histogram(at, histogram, &mut self.histogram);
                 let histograms = [&self.histogram[..]];
-                let content = SeriesContent { histograms: &histograms, metadata, ..SeriesContent::default() };
+                let content =
+                    SeriesContent { histograms: &histograms, exemplars, metadata, ..SeriesContent::default() };
                 self.encoder.add(target, group, *slot, &content, &mut self.builder)
             }
         };
         if !is_added {
             self.uncounted.dropped_by_rules += one;
+            self.uncounted.dropped_by_rules.exemplars += exemplars.len() as u64;
             return;
         }
         // A row of histograms may have several of one series, so its parts have to follow each other.
@@ -191,6 +204,45 @@ impl BatchBuilder {
         if self.is_full() {
             self.move_to(log, *border);
             self.send();
+        }
+    }
+
+    /// Adds exemplars of a log: they wait for the samples of their series.
+    pub fn add_exemplars(&mut self, log: LogId, mut logged: LoggedExemplars, border: Border) {
+        if !self.settings.sends_exemplars {
+            return;
+        }
+        let read = logged.exemplars.len() as u64;
+        logged.exemplars.retain(|exemplar| exemplar.timestamp.0 >= self.oldest_ms);
+        self.uncounted.read.exemplars += read;
+        self.uncounted.too_old.exemplars += read - logged.exemplars.len() as u64;
+        self.exemplars.add(log, logged, border);
+        if self.exemplars.is_over() {
+            self.flush_window();
+            self.flush_exemplars();
+        }
+    }
+
+    /// Adds exemplars whose samples have not come, or came before: without samples, which 1.0 and most receivers of 2.0 take.
+    fn flush_exemplars(&mut self) {
+        for WaitingSeries { target, group, exemplars } in self.exemplars.take_all() {
+            let before = self.builder.counts().total();
+            let contents: Vec<ExemplarContent> = exemplars.iter().map(content).collect();
+            let content = SeriesContent { exemplars: &contents, ..SeriesContent::default() };
+            if !self.encoder.add_once(&target, &group, 0, &content, &mut self.builder) {
+                self.uncounted.dropped_by_rules.exemplars += exemplars.len() as u64;
+                continue;
+            }
+            let source = self.encoder.source(&target, &mut self.builder);
+            self.note_source(source, Rows::Several, before);
+            for exemplar in &exemplars {
+                let at = exemplar.timestamp.0;
+                self.range_ms = (self.range_ms.0.min(at), self.range_ms.1.max(at));
+            }
+            self.begun.get_or_insert_with(Instant::now);
+            if self.is_full() {
+                self.send();
+            }
         }
     }
 
@@ -275,9 +327,12 @@ impl BatchBuilder {
         }
         let before = self.builder.counts().total();
         let metadata = self.metadata.of(target, self.behind_before_ms, group, slot, &mut self.builder);
-        let content = SeriesContent { samples, metadata, ..SeriesContent::default() };
+        let waited = self.exemplars.take(target.id, group, slot);
+        let exemplars: Vec<ExemplarContent> = waited.iter().map(content).collect();
+        let content = SeriesContent { samples, exemplars: &exemplars, metadata, ..SeriesContent::default() };
         if !self.encoder.add(target, group, slot, &content, &mut self.builder) {
             self.uncounted.dropped_by_rules.samples += samples.len() as u64;
+            self.uncounted.dropped_by_rules.exemplars += exemplars.len() as u64;
             return;
         }
         self.note_source(source, rows, before);
@@ -300,6 +355,10 @@ impl BatchBuilder {
         if self.window_begun.elapsed() >= WINDOW_WITHIN {
             self.flush_window();
         }
+        if self.exemplars.is_over() {
+            self.flush_window();
+            self.flush_exemplars();
+        }
         let is_late = match self.begun {
             Some(begun) => begun.elapsed() >= self.settings.deadline,
             None => {
@@ -315,13 +374,15 @@ impl BatchBuilder {
     /// Hands everything that was added to the sender.
     pub fn finish(&mut self) {
         self.flush_window();
+        self.flush_exemplars();
         self.send();
     }
 
     /// Hands a batch to the senders; waits while too many are in flight at all of them.
     fn send(&mut self) {
         self.count_read();
-        let cursor = self.window_cursor.as_ref().unwrap_or(&self.cursor).clone();
+        let mut cursor = self.window_cursor.as_ref().unwrap_or(&self.cursor).clone();
+        self.exemplars.hold_back(&mut cursor);
         let counts = self.builder.counts();
         let Format { message, compression } = self.outputs.format();
         let format = Format { message: self.builder.message(), compression };

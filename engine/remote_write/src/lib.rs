@@ -11,6 +11,7 @@
 
 mod batch;
 mod cursor;
+mod exemplars;
 mod hosts;
 mod in_flight;
 mod metadata;

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, sync_channel};
 use std::time::{Duration, Instant};
-use tsdb::log::{KeptLogs, Logs};
-use tsdb::log_reader::{Border, Reached, ReadLimit, Tail};
+use tsdb::log::{KeptLogs, LoggedExemplars, Logs};
+use tsdb::log_reader::{Border, LogSink, Reached, ReadLimit, Tail, Told};
 
 /// How often to look for more at the end of a log.
 const POLL: Duration = Duration::from_millis(100);
@@ -81,6 +81,27 @@ struct TailedLog {
     tail: Tail,
     /// It is read to its end before anything is sent.
     skips: bool,
+}
+
+/// Takes what a log says for the batches.
+struct Sink<'b> {
+    batches: &'b mut BatchBuilder,
+    log: LogId,
+    skips: bool,
+}
+
+impl LogSink for Sink<'_> {
+    fn sample(&mut self, told: Told) {
+        if !self.skips {
+            self.batches.add(self.log, &told);
+        }
+    }
+
+    fn exemplars(&mut self, exemplars: LoggedExemplars, border: Border) {
+        if !self.skips {
+            self.batches.add_exemplars(self.log, exemplars, border);
+        }
+    }
 }
 
 /// Where a reader with this cursor stands in a log; nothing if it is through with it.
@@ -356,11 +377,7 @@ impl Reader {
         let Some(TailedLog { tail, skips }) = self.tails.get_mut(&log) else { return Ok(Reached::End) };
         let batches = &mut self.batches;
         let untold = tail.untold();
-        let reached = tail.read_until(limit, |told| {
-            if !*skips {
-                batches.add(log, &told);
-            }
-        })?;
+        let reached = tail.read_until(limit, &mut Sink { batches, log, skips: *skips })?;
         if !*skips {
             batches.outputs.stats().for_each(|stats| stats.add_losses(untold, tail.untold()));
         }

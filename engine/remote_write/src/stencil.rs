@@ -218,6 +218,19 @@ impl SeriesEncoder {
         true
     }
 
+    /// The same for a group that does not come again: nothing of it is remembered.
+    pub fn add_once(
+        &mut self,
+        target: &Arc<TargetKey>,
+        group: &Arc<SlotGroup>,
+        slot: usize,
+        content: &SeriesContent,
+        builder: &mut WriteBuilder,
+    ) -> bool {
+        let place = self.target(target, builder);
+        self.add_text(place, group, slot, content, builder)
+    }
+
     /// Between two requests: forgets texts and stencils if they have become too many.
     pub fn begin_request(&mut self, builder: &mut WriteBuilder) {
         if builder.symbol_bytes() > SYMBOL_BYTES_MAX {

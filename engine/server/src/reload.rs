@@ -43,13 +43,16 @@ pub struct ExemplarStorage {
     pub shards: shard::Shards,
     /// By `--enable-feature=exemplar-storage`.
     pub is_on: bool,
+    pub is_agent: bool,
 }
 
 impl ExemplarStorage {
     /// Makes room for as many exemplars as `storage.exemplars.max_exemplars` says.
     pub async fn reload(&self, config: &Config) {
         let settings = config.storage.as_ref().and_then(|storage| storage.exemplars.clone()).unwrap_or_default();
-        let max = if self.is_on { usize::try_from(settings.max_exemplars).unwrap_or(0) } else { 0 };
+        // An agent stores none to be found, but those that it sends it tells apart from those that it has sent.
+        let is_on = self.is_on || self.is_agent && config.remote_write.iter().any(|one| one.send_exemplars);
+        let max = if is_on { usize::try_from(settings.max_exemplars).unwrap_or(0) } else { 0 };
         if let Err(error) = self.shards.resize_exemplars(max).await {
             tracing::error!(%error, "the storage of exemplars could not be resized");
         }

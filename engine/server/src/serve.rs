@@ -326,7 +326,8 @@ async fn control_plane(
             }
         }
     });
-    let exemplars = ExemplarStorage { shards: shards.clone(), is_on: serve.stores_exemplars() };
+    let (is_on, is_agent) = (serve.stores_exemplars(), serve.agent);
+    let exemplars = ExemplarStorage { shards: shards.clone(), is_on, is_agent };
     exemplars.reload(&config).await;
     // Before the targets: the first build is this member's share already.
     let fleet = targets::FleetHandle::start(targets.clone(), discovery.clone());

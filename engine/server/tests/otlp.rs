@@ -47,6 +47,23 @@ fn values(server: &Ringscrape, query: &str) -> Vec<String> {
 }
 
 #[test]
+fn exemplars_of_points_are_found() {
+    let flags = ["--web.enable-otlp-receiver", "--enable-feature=exemplar-storage"];
+    let server = Ringscrape::start("", &flags);
+    let now = now_ms();
+    let exemplar = json!({"timeUnixNano": (now * 1_000_000).to_string(), "asInt": "3", "traceId": "0AF7651916CD43DD8448EB211C80319C",
+        "spanId": "0000000000000000", "filteredAttributes": [{"key": "k.a", "value": {"stringValue": "v"}}]});
+    let mut metric = sum("sent", 2, now, 7.0);
+    metric["sum"]["dataPoints"][0]["exemplars"] = json!([exemplar]);
+    let answer = send(&server, request(&json!([metric])).to_string().as_bytes(), &[JSON]);
+    assert_eq!((answer.status, &*answer.body), (200, ""));
+    let found = server.api("/api/v1/query_exemplars?query=sent_bytes_total");
+    let labels = json!({"k.a": "v", "trace_id": "0af7651916cd43dd8448eb211c80319c"});
+    let want = json!([{"labels": labels, "value": "3", "timestamp": now as f64 / 1000.0}]);
+    assert_eq!((&found[0]["seriesLabels"]["job"], &found[0]["exemplars"]), (&json!("shop"), &want));
+}
+
+#[test]
 fn points_become_series_and_what_is_rejected_is_told() {
     let server =
         Ringscrape::start("otlp: {promote_resource_attributes: [host.name]}\n", &["--web.enable-otlp-receiver"]);

@@ -9,6 +9,7 @@
 //!   * no borrow is held across an await
 //!   * a scrape of a target that was removed meanwhile leaves nothing but markers
 
+mod exemplars;
 mod federate;
 mod index;
 mod labels;
@@ -50,6 +51,8 @@ use tsdb::{AgentStore, AppendScratch, FlushQueue, SegmentLimits, Store, TargetHe
 /// What a core is started with.
 pub(crate) struct Settings {
     pub index: usize,
+    /// How many cores there are.
+    pub cores: usize,
     pub cpu: usize,
     pub offset_seed: u64,
     pub store: Option<Arc<Store>>,
@@ -71,8 +74,6 @@ const READ_SLICE: Duration = Duration::from_millis(2);
 const SNAP_MS_MAX: u64 = 2;
 /// A wall clock that went back by less than this leaves no gap: stamps go on a millisecond at a time.
 const HOLD_MS_MAX: i64 = 60_000;
-/// Exemplars of one scrape that are stored, all in one turn.
-const EXEMPLARS_PER_SCRAPE_MAX: usize = 10_000;
 /// Buffers for readings at rest; more scrapes than this are rarely being read at once.
 const READINGS_KEPT_MAX: usize = 8;
 
@@ -126,6 +127,7 @@ struct Scraper {
 
 struct Core {
     index: usize,
+    cores: usize,
     offset_seed: u64,
     store: Option<Arc<Store>>,
     /// In agent mode, instead of a store.
@@ -156,6 +158,8 @@ struct Core {
     accesses: Accesses,
     failures: FailureLog,
     exemplars: RefCell<ExemplarRing>,
+    /// Files of the last run whose exemplars are in the log up to a position: they can go once that is durable.
+    old_logs: RefCell<Vec<(u64, Vec<FileId>)>>,
     readings: RefCell<Vec<Readings>>,
     append: RefCell<(AppendScratch, Vec<f64>)>,
     stats: RefCell<CoreStats>,
@@ -199,6 +203,7 @@ impl Core {
         let log_folder = store.map(Store::log_folder).or_else(|| agent.map(AgentStore::log_folder));
         Core {
             index: settings.index,
+            cores: settings.cores,
             offset_seed: settings.offset_seed,
             store: settings.store.clone(),
             agent: settings.agent.clone(),
@@ -224,6 +229,7 @@ impl Core {
             accesses: settings.accesses,
             failures: settings.failures,
             exemplars: RefCell::default(),
+            old_logs: RefCell::default(),
             readings: RefCell::default(),
             append: RefCell::default(),
             stats: RefCell::new(CoreStats::new(settings.index, settings.cpu)),
@@ -554,6 +560,10 @@ impl Core {
         row.clear();
         row.extend(report.values(&target.job, target.timeout.as_secs_f64()));
         let mark_stamped = target.job.track_timestamps_staleness;
+        if good && head.newest_at().is_none_or(|newest| newest < at) {
+            let scraped = read.as_mut().expect("it is good");
+            self.append_exemplars(target, reader, scraped, readings, at);
+        }
         let appended = match good {
             true => {
                 row.extend_from_slice(&readings.values);
@@ -566,10 +576,7 @@ impl Core {
         match appended {
             Ok(appended) => {
                 let natives = match &mut read {
-                    Ok(scraped) if good => {
-                        self.append_exemplars(target, reader, scraped, readings, at);
-                        std::mem::take(&mut scraped.natives)
-                    }
+                    Ok(scraped) if good => std::mem::take(&mut scraped.natives),
                     _ => NativeRows::default(),
                 };
                 drop(head);
@@ -613,55 +620,6 @@ impl Core {
         status.record_outcome(at, failure, refused);
     }
 
-    /// Stores the exemplars of a scrape that are others than those of the scrape before.
-    fn append_exemplars(
-        &self,
-        target: &Target,
-        reader: &Reader,
-        scraped: &mut Scraped,
-        readings: &Readings,
-        at: Timestamp,
-    ) {
-        let mut ring = self.exemplars.borrow_mut();
-        if !ring.is_on() {
-            return;
-        }
-        let mut left = EXEMPLARS_PER_SCRAPE_MAX;
-        for (series, mut exemplars) in std::mem::take(&mut scraped.natives.exemplars) {
-            exemplars.truncate(left);
-            left -= exemplars.len();
-            exemplars.sort_by_key(|exemplar| exemplar.timestamp);
-            for exemplar in exemplars {
-                ring.append(series.clone(), exemplar, at);
-            }
-        }
-        if !readings.exemplars.iter().any(|exemplar| exemplar.is_new) {
-            return;
-        }
-        let body = scraped.lines();
-        // Values and stamps of the payload are in the order of its slots; exemplars too.
-        let mut new = readings.exemplars.iter().filter(|exemplar| exemplar.is_new).take(left).peekable();
-        let mut stamps = readings.stamps.iter();
-        let mut value = 0;
-        for group in reader.groups().iter().skip(1) {
-            if !group.any_stamped() && new.peek().is_none_or(|next| next.value as usize >= value + group.len()) {
-                value += group.len();
-                continue;
-            }
-            for slot in 0..group.len() {
-                let stamp = if group.is_stamped(slot) { stamps.next().map(|stamp| Timestamp(*stamp)) } else { None };
-                if let Some(reading) = new.next_if(|next| next.value as usize == value)
-                    && stamp.is_none_or(|stamp| within_bounds(at, stamp.0))
-                    && let Some(exemplar) = exposition::exemplar(&body[reading.text.clone()])
-                {
-                    let series = group.series_labels(slot, &target.labels);
-                    ring.append(series, exemplar, stamp.unwrap_or(at));
-                }
-                value += 1;
-            }
-        }
-    }
-
     /// Writes the native histograms of a scrape, in the same turn as the row of its floats; those that the scrape before had
     /// and this one has not end.
     fn append_natives(
@@ -691,7 +649,7 @@ impl Core {
         }
         scraper.natives.set(rows.len());
         let stamps = HistogramStamps { of_rows, ends: target.job.track_timestamps_staleness };
-        let request = WriteRowsRequest { source: format!("scrape {:016x}", scraper.holder.id), at, rows, stamps };
+        let request = WriteRowsRequest { source: natives_source(target.id), at, rows, stamps };
         let (mut written, mut journal) = (self.written.borrow_mut(), self.journal.borrow_mut());
         let outcome = written.rows(&request, wall_ms(), &mut journal, scratch, |head| self.hand_over_of(head));
         stats.samples_appended += outcome.samples;
@@ -731,6 +689,11 @@ impl Core {
         let of_targets = scrapers.iter().flatten().map(|scraper| scraper.holder.clone());
         of_targets.chain(self.written.borrow().holders()).collect()
     }
+}
+
+/// The source whose rows have a target's native histograms.
+fn natives_source(target: TargetId) -> String {
+    format!("scrape {:016x}", target.0)
 }
 
 /// The time of a row: strictly after the newest one if the clock has not gone far back.

@@ -2,6 +2,9 @@
 //!
 //! Only control code passes here: an exemplar whose text is that of the scrape before never comes this far.
 //!
+//! The log has every exemplar of the ring, so that a restart finds them again: the ring holds the files that have them. When
+//! nobody else needs a file any more, its exemplars are copied to the newest file (decision 080).
+//!
 //! Invariants:
 //!   * at most `max` exemplars; the oldest that came makes way, whoever's it is
 //!   * exemplars of a series follow each other in time: what is older than its newest is refused and counted
@@ -9,7 +12,9 @@
 use ahash::AHashMap;
 use exposition::Exemplar;
 use series::{Labels, Matcher, Timestamp};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use tsdb::log::{FileToken, LoggedExemplar};
 
 /// Most characters of all names and values of an exemplar's labels, as OpenMetrics says.
 const LABEL_CHARS_MAX: usize = 128;
@@ -34,6 +39,19 @@ pub struct StoredExemplar {
 struct Entry {
     series: Labels,
     exemplar: StoredExemplar,
+    /// The file of the log that has it; [`NO_FILE`] if none has.
+    file: u32,
+}
+
+const NO_FILE: u32 = 0;
+
+/// What becomes of an exemplar.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Appended {
+    New(StoredExemplar),
+    /// It is the one that the series had last.
+    Same,
+    Rejected,
 }
 
 /// The newest exemplar of a series, and how many of them are in the ring.
@@ -59,8 +77,12 @@ pub struct ExemplarStats {
 #[derive(Default)]
 pub(crate) struct ExemplarRing {
     max: usize,
+    /// Whether somebody has said how many are stored.
+    is_sized: bool,
     entries: VecDeque<Entry>,
     newest: AHashMap<Labels, Newest>,
+    /// By number: files of the log, and how many of the entries each has.
+    files: BTreeMap<u32, (FileToken, usize)>,
     appended: u64,
     out_of_order: u64,
 }
@@ -71,9 +93,14 @@ impl ExemplarRing {
         self.max > 0
     }
 
+    /// Whether somebody has said how many are stored.
+    pub fn is_sized(&self) -> bool {
+        self.is_sized
+    }
+
     /// Sets how many are stored; the newest stay.
     pub fn resize(&mut self, max: usize) {
-        self.max = max;
+        (self.max, self.is_sized) = (max, true);
         while self.entries.len() > max {
             self.drop_oldest();
         }
@@ -82,13 +109,12 @@ impl ExemplarRing {
         }
     }
 
-    /// Adds the exemplar of a sample of `series` at `at`, unless it is the one that the series had last. False if it is
-    /// rejected.
-    pub fn append(&mut self, series: Labels, exemplar: Exemplar, at: Timestamp) -> bool {
+    /// Adds the exemplar of a sample of `series` at `at`, unless it is the one that the series had last.
+    pub fn append(&mut self, series: Labels, exemplar: Exemplar, at: Timestamp) -> Appended {
         let chars = |text: &str| text.chars().count();
         let all: usize = exemplar.labels.iter().map(|(name, value)| chars(name) + chars(value)).sum();
         if !self.is_on() || all > LABEL_CHARS_MAX {
-            return false;
+            return Appended::Rejected;
         }
         let has_time = exemplar.timestamp.is_some();
         let new = StoredExemplar {
@@ -100,13 +126,13 @@ impl ExemplarRing {
             let old = &newest.exemplar;
             let is_same_time = old.timestamp == new.timestamp || !has_time && !newest.has_time;
             if is_same_time && old.value == new.value && old.labels == new.labels {
-                return true;
+                return Appended::Same;
             }
             let order = new.timestamp.cmp(&old.timestamp);
             let order = order.then(new.value.total_cmp(&old.value));
             if order.then_with(|| new.labels.cmp(&old.labels)).is_lt() {
                 self.out_of_order += 1;
-                return false;
+                return Appended::Rejected;
             }
         }
         if self.entries.len() == self.max {
@@ -118,13 +144,99 @@ impl ExemplarRing {
                 self.newest.insert(series.clone(), Newest { count: 1, exemplar: new.clone(), has_time });
             }
         }
-        self.entries.push_back(Entry { series, exemplar: new });
+        self.entries.push_back(Entry { series, exemplar: new.clone(), file: NO_FILE });
         self.appended += 1;
-        true
+        Appended::New(new)
+    }
+
+    /// The newest `count` entries are in this file of the log.
+    pub fn logged(&mut self, count: usize, file: &FileToken) {
+        let first = self.entries.len().saturating_sub(count);
+        for at in first..self.entries.len() {
+            self.set_file(at, Some(file));
+        }
+    }
+
+    fn set_file(&mut self, at: usize, file: Option<&FileToken>) {
+        let sequence = file.map_or(NO_FILE, |file| file.sequence);
+        let before = std::mem::replace(&mut self.entries[at].file, sequence);
+        if let Some(file) = file {
+            self.files.entry(sequence).or_insert_with(|| (file.clone(), 0)).1 += 1;
+        }
+        self.release_file(before);
+    }
+
+    fn release_file(&mut self, sequence: u32) {
+        if let Some((_, count)) = self.files.get_mut(&sequence) {
+            *count -= 1;
+            if *count == 0 {
+                self.files.remove(&sequence);
+            }
+        }
+    }
+
+    /// Files that stay because of the ring alone, but for the newest; and whether there are entries that no file has.
+    pub fn files_to_leave(&self) -> HashSet<u32> {
+        let newest = self.files.keys().next_back().copied();
+        // The ring and the log itself have one each.
+        let is_alone = |file: &FileToken| Arc::strong_count(file) <= 2;
+        let alone = self.files.iter().filter(|(sequence, (file, _))| Some(**sequence) != newest && is_alone(file));
+        let has_unlogged = self.files.values().map(|(_, count)| count).sum::<usize>() < self.entries.len();
+        alone.map(|(sequence, _)| *sequence).chain(has_unlogged.then_some(NO_FILE)).collect()
+    }
+
+    /// Copies some entries of these files to the log with `write`, which gives the file that has them then. Returns where to
+    /// go on, if there are more: it looks at a bounded number of them at a time.
+    pub fn copy_from(
+        &mut self,
+        files: &HashSet<u32>,
+        from: usize,
+        write: impl FnOnce(&[LoggedExemplar]) -> Option<FileToken>,
+    ) -> Option<usize> {
+        let until = (from + ENTRIES_PER_STEP).min(self.entries.len());
+        let places: Vec<usize> = (from..until).filter(|at| files.contains(&self.entries[*at].file)).collect();
+        let logged = |at: &usize| {
+            let Entry { series, exemplar: StoredExemplar { labels, value, timestamp }, .. } = &self.entries[*at];
+            LoggedExemplar { series: series.clone(), labels: labels.clone(), value: *value, timestamp: *timestamp }
+        };
+        let exemplars: Vec<LoggedExemplar> = places.iter().map(logged).collect();
+        if !exemplars.is_empty()
+            && let Some(file) = write(&exemplars)
+        {
+            places.into_iter().for_each(|at| self.set_file(at, Some(&file)));
+        }
+        (until < self.entries.len()).then_some(until)
+    }
+
+    /// Puts back what the last run had, before everything that has come since. As many as there is room for: the newest.
+    pub fn restore(&mut self, mut exemplars: Vec<(Labels, StoredExemplar)>) {
+        exemplars.sort_by(|(series, one), (other_series, other)| {
+            let by_content = || series.cmp(other_series).then_with(|| one.labels.cmp(&other.labels));
+            one.timestamp.cmp(&other.timestamp).then_with(by_content)
+        });
+        let key = |one: &StoredExemplar| (one.timestamp, one.value.to_bits());
+        exemplars.dedup_by(|(series, one), (other_series, other)| {
+            key(one) == key(other) && series == other_series && one.labels == other.labels
+        });
+        while self.entries.len() < self.max
+            && let Some((series, exemplar)) = exemplars.pop()
+        {
+            match self.newest.get_mut(&series) {
+                // The target still exposes it.
+                Some(newest) if newest.exemplar == exemplar => continue,
+                Some(newest) => newest.count += 1,
+                None => {
+                    let newest = Newest { count: 1, exemplar: exemplar.clone(), has_time: true };
+                    self.newest.insert(series.clone(), newest);
+                }
+            }
+            self.entries.push_front(Entry { series, exemplar, file: NO_FILE });
+        }
     }
 
     fn drop_oldest(&mut self) {
         let Some(entry) = self.entries.pop_front() else { return };
+        self.release_file(entry.file);
         if let Some(newest) = self.newest.get_mut(&entry.series) {
             newest.count -= 1;
             if newest.count == 0 {
@@ -168,7 +280,7 @@ impl ExemplarRing {
     }
 }
 
-/// Entries that a question looks at before others get their turn.
+/// Entries that are looked at before others get their turn.
 const ENTRIES_PER_STEP: usize = 256;
 
 #[cfg(test)]
@@ -197,6 +309,62 @@ mod tests {
         let mut ring = ExemplarRing::default();
         ring.resize(max);
         ring
+    }
+
+    fn file(sequence: u32) -> FileToken {
+        Arc::new(tsdb::log::FileId { boot: 1, writer: 0, sequence })
+    }
+
+    /// Only the ring needs file 1 and, later, 2: what is left of it goes to the newest file, and its files are released.
+    #[test]
+    fn files_that_nobody_else_needs_are_left() {
+        let mut ring = ring(4);
+        let files: Vec<FileToken> = (1..=3).map(file).collect();
+        for (i, token) in files.iter().enumerate() {
+            for j in 0..2 {
+                let name = format!("{i}{j}");
+                assert!(matches!(
+                    ring.append(series(&name), exemplar("t", 1.0, Some(5)), Timestamp(5)),
+                    Appended::New(_)
+                ));
+            }
+            ring.logged(2, token);
+        }
+        assert_eq!(Arc::strong_count(&files[0]), 1, "its entries made way");
+        assert_eq!(ring.files_to_leave(), HashSet::from([2]), "nobody else has file 2");
+        let segment = files[1].clone();
+        assert_eq!(ring.files_to_leave(), HashSet::new());
+        drop(segment);
+        let mut copied = Vec::new();
+        let next = ring.copy_from(&ring.files_to_leave(), 0, |exemplars| {
+            copied.extend(exemplars.iter().map(|one| one.series.metric_name().to_owned()));
+            Some(files[2].clone())
+        });
+        assert_eq!((next, copied), (None, vec!["10".to_owned(), "11".to_owned()]));
+        assert_eq!(files.iter().map(Arc::strong_count).collect::<Vec<_>>(), [1, 1, 2]);
+        assert_eq!(ring.files_to_leave(), HashSet::new());
+        ring.append(series("x"), exemplar("t", 1.0, None), Timestamp(5));
+        assert_eq!(ring.files_to_leave(), HashSet::from([NO_FILE]), "one that the log does not have");
+        ring.resize(0);
+        assert_eq!(files.iter().map(Arc::strong_count).collect::<Vec<_>>(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn what_the_last_run_had_comes_before_what_has_come_since() {
+        let mut ring = ring(4);
+        ring.append(series("a"), exemplar("3", 1.0, Some(30)), Timestamp(100));
+        let stored = |name: &str, trace: &str, at: i64| {
+            let labels = Labels::from_pairs([("trace_id", trace)]);
+            (series(name), StoredExemplar { labels, value: 1.0, timestamp: Timestamp(at) })
+        };
+        // In any order, one of them twice, one still exposed, one too many.
+        let old = [("b", "2", 20), ("a", "3", 30), ("a", "1", 10), ("b", "2", 20), ("b", "0", 5), ("c", "9", 1)];
+        ring.restore(old.map(|(name, trace, at)| stored(name, trace, at)).into());
+        assert_eq!(super::tests::stored(&ring), ["b 0 1@5", "a 1 1@10", "b 2 1@20", "a 3 1@30"]);
+        assert_eq!(ring.append(series("b"), exemplar("1", 1.0, Some(15)), Timestamp(100)), Appended::Rejected);
+        assert_eq!(ring.append(series("b"), exemplar("2", 1.0, Some(20)), Timestamp(100)), Appended::Same);
+        ring.resize(1);
+        assert_eq!((ring.stats().series, ring.newest.len()), (1, 1));
     }
 
     #[test]

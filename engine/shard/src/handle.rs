@@ -145,6 +145,8 @@ impl Shards {
         }
         for exemplars in by_series.values_mut() {
             exemplars.sort_by_key(|exemplar| exemplar.timestamp);
+            // Two cores have it when a target moved from one to the other.
+            exemplars.dedup();
         }
         Ok(by_series.into_iter().collect())
     }
@@ -152,10 +154,15 @@ impl Shards {
     /// Stores exemplars that were written to us, with the labels of their series. Returns how many were accepted: those that
     /// are stored, also from before.
     pub async fn append_exemplars(&self, exemplars: Vec<(Labels, Exemplar)>) -> Result<u64, ShardError> {
-        let mut of_cores: Vec<Vec<(Labels, Exemplar)>> = vec![Vec::new(); self.count()];
+        let mut sources: BTreeMap<Labels, Vec<(Labels, Exemplar)>> = BTreeMap::new();
         for (series, exemplar) in exemplars {
-            // Those of a series have one order.
-            of_cores[(series.hash64() % self.count() as u64) as usize].push((series, exemplar));
+            let (source, own) = written::source_labels(&series);
+            sources.entry(source).or_default().push((own, exemplar));
+        }
+        let mut of_cores: Vec<Vec<_>> = vec![Vec::new(); self.count()];
+        for (source, exemplars) in sources {
+            // Where the samples go: those of a series have one order.
+            of_cores[(source.hash64() % self.count() as u64) as usize].push((source, exemplars));
         }
         let mut accepted = 0;
         for (core, exemplars) in of_cores.into_iter().enumerate().filter(|(_, exemplars)| !exemplars.is_empty()) {

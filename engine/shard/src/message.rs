@@ -45,8 +45,9 @@ pub enum Command {
     Stats(oneshot::Sender<Box<CoreStats>>),
     /// Exemplars of matching series, with the labels of the series, in the order in which they came.
     Exemplars(Arc<ExemplarsRequest>, oneshot::Sender<Vec<(Labels, StoredExemplar)>>),
-    /// Stores exemplars that were written to us, with the labels of their series; answered with how many were accepted.
-    AppendExemplars(Vec<(Labels, Exemplar)>, oneshot::Sender<u64>),
+    /// Stores exemplars that were written to us: the labels of their source, and with each the other labels of its series;
+    /// answered with how many were accepted.
+    AppendExemplars(Vec<(Labels, Vec<(Labels, Exemplar)>)>, oneshot::Sender<u64>),
     /// How many exemplars to store; none is 0.
     ResizeExemplars(usize, oneshot::Sender<()>),
     /// How many live series have which label.

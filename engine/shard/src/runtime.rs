@@ -143,6 +143,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
     let accesses = Accesses::start()
         .map_err(|source| StartError::Os { what: "starting the thread that reads credentials", source })?;
     let (mut queues, mut pulses, mut starting) = (Vec::new(), Vec::new(), Vec::new());
+    let cores = options.cpus.len();
     for (index, cpu) in options.cpus.iter().copied().enumerate() {
         let (queue, commands) = flume::bounded::<Command>(COMMANDS_MAX);
         let pulse = Arc::new(Pulse::default());
@@ -154,8 +155,18 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
                 let (pulse, resolver) = (pulse.clone(), resolver.clone());
                 let (store, agent) = (store.clone(), agent.clone());
                 let (accesses, failures) = (accesses.clone(), failures.clone());
-                let settings =
-                    core::Settings { index, cpu, offset_seed, store, agent, pulse, resolver, accesses, failures };
+                let settings = core::Settings {
+                    index,
+                    cores,
+                    cpu,
+                    offset_seed,
+                    store,
+                    agent,
+                    pulse,
+                    resolver,
+                    accesses,
+                    failures,
+                };
                 let commands = commands.clone();
                 let (ready_to, ready) = mpsc::channel();
                 let run = move || async move {

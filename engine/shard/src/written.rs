@@ -20,7 +20,10 @@ use xxhash_rust::xxh64::xxh64;
 
 mod received;
 
-pub use received::{AHEAD_MS_MAX, ReceiveOutcome, ReceiveRequest, Received, Receiving, Refusal, Refused, source_of};
+pub use received::{
+    AHEAD_MS_MAX, ReceiveOutcome, ReceiveRequest, Received, Receiving, Refusal, Refused, received_source_id,
+    source_labels, source_of,
+};
 
 /// Slots of one head: a row costs a look at each of them.
 const SLOTS_MAX: usize = 2048;

@@ -42,7 +42,7 @@ pub use head::{
     SegmentLimits, TargetHead, within_bounds,
 };
 pub use histograms::{GivenHistogram, HistogramHead, HistogramSegment, Timed, in_order};
-pub use log_keeper::ReplayState;
+pub use log_keeper::{OldExemplars, ReplayState};
 pub use matching::{Matching, slots_matching};
 pub use piece::Piece;
 pub use row::{Direction, RowError, Slots, walk as walk_row};

@@ -4,14 +4,15 @@
 //! It does not know what a chunk is: rows go to a [`ReplaySink`].
 //!
 //! Invariants:
-//!   * a log is removed when all it holds is durable elsewhere, or moved to quarantine if any of it is damaged
+//!   * a log is removed when all it holds is durable elsewhere, or moved to quarantine if any of it is damaged; one with
+//!     exemplars when the shards have written these to their logs
 //!   * a segment that the sink had before a crash is not given to it again
 //!   * of each log that is being replayed one file is in memory, then one segment, and the newest rows of its targets; in safe
 //!     mode it is one log at a time, and no such rows
 
 use crate::data_dir::DataDir;
 use crate::head::LastRows;
-use crate::log::{FileId, KeptLogs, Logs, TargetKey, logs_in};
+use crate::log::{FileId, KeptLogs, LoggedExemplars, Logs, TargetKey, exemplars_of, logs_in};
 use crate::log_reader::{Recovered, Replay, Replayed, Restored, replay_file};
 use ahash::AHashMap;
 use std::collections::VecDeque;
@@ -45,6 +46,25 @@ pub struct ReplayState {
     pub done: bool,
 }
 
+/// Of records of exemplars, in the order of a log.
+type Payloads = Vec<Box<[u8]>>;
+
+/// Exemplars of a log of the last run. Its files stay until a shard has written these to its own log.
+#[derive(Debug)]
+pub struct OldExemplars {
+    /// Number of the shard that wrote them.
+    pub writer: u16,
+    payloads: Payloads,
+    pub files: Vec<FileId>,
+}
+
+impl OldExemplars {
+    /// In the order of the log.
+    pub fn read(&self) -> impl Iterator<Item = LoggedExemplars> {
+        self.payloads.iter().filter_map(|payload| exemplars_of(payload))
+    }
+}
+
 /// Takes what logs hold.
 pub(crate) trait ReplaySink: Sync {
     /// What is taken together.
@@ -65,6 +85,7 @@ pub(crate) struct LogKeeper {
     replay: Mutex<ReplayState>,
     /// By target.
     last_rows: Mutex<AHashMap<u64, LastRows>>,
+    old_exemplars: Mutex<Vec<OldExemplars>>,
     /// Logs that could not be replayed yet.
     failed: Mutex<Logs>,
     damages: AtomicU64,
@@ -77,6 +98,7 @@ impl LogKeeper {
             dir,
             replay: Mutex::new(ReplayState { files, ..ReplayState::default() }),
             last_rows: Mutex::default(),
+            old_exemplars: Mutex::default(),
             failed: Mutex::default(),
             damages: AtomicU64::new(0),
         }
@@ -170,20 +192,24 @@ impl LogKeeper {
     }
 
     fn replay_log(&self, files: &[FileId], sink: &impl ReplaySink) -> io::Result<()> {
-        let damaged = self.replay_into(files, sink)?;
-        for file in files {
-            let path = self.path(*file);
-            if damaged.contains(file) {
-                self.dir.quarantine(&path)?;
-            } else {
-                std::fs::remove_file(&path)?;
+        let (damaged, exemplars) = self.replay_into(files, sink)?;
+        let (damaged, whole): (Vec<FileId>, Vec<FileId>) = files.iter().partition(|file| damaged.contains(file));
+        for file in damaged {
+            self.dir.quarantine(&self.path(file))?;
+        }
+        if exemplars.is_empty() {
+            for file in whole {
+                std::fs::remove_file(self.path(file))?;
             }
+        } else {
+            let old = OldExemplars { writer: files[0].writer, payloads: exemplars, files: whole };
+            self.old_exemplars.lock().expect("no panic while held").push(old);
         }
         Ok(())
     }
 
-    /// Gives what a log's files hold to the sink, durably; returns the files that are damaged.
-    fn replay_into(&self, files: &[FileId], sink: &impl ReplaySink) -> io::Result<Vec<FileId>> {
+    /// Gives what a log's files hold to the sink, durably; returns the files that are damaged, and the records of exemplars.
+    fn replay_into(&self, files: &[FileId], sink: &impl ReplaySink) -> io::Result<(Vec<FileId>, Payloads)> {
         let mut replay = Replay::default();
         let mut open = AHashMap::new();
         let mut damaged = Vec::new();
@@ -207,8 +233,9 @@ impl LogKeeper {
         }
         drop(bytes);
         let read = |file, offset, bytes: &mut [u8]| File::read_exact_at(&open[&file], bytes, offset);
+        let exemplars = replay.take_exemplars().collect();
         self.drain(replay.finish(), read, damaged.is_empty(), sink)?;
-        Ok(damaged)
+        Ok((damaged, exemplars))
     }
 
     /// Gives segment by segment to the sink, and holds the newest rows if the log is `whole`.
@@ -270,6 +297,17 @@ impl LogKeeper {
     /// Whether any are there, when all logs have been replayed.
     pub fn has_last_rows(&self) -> bool {
         self.replay().done && !self.last_rows.lock().expect("no panic while held").is_empty()
+    }
+
+    /// Whether a log of the last run had exemplars that nobody has taken.
+    pub fn has_old_exemplars(&self) -> bool {
+        !self.old_exemplars.lock().expect("no panic while held").is_empty()
+    }
+
+    /// Takes the exemplars of some logs of the last run, by who wrote these.
+    pub fn take_old_exemplars(&self, is_wanted: impl Fn(u16) -> bool) -> Vec<OldExemplars> {
+        let mut old = self.old_exemplars.lock().expect("no panic while held");
+        old.extract_if(.., |one| is_wanted(one.writer)).collect()
     }
 
     /// Drops what no head has taken in time.

@@ -19,7 +19,7 @@ use crate::data_dir::{DataDir, OpenError, io_error};
 use crate::deletions::Deletions;
 use crate::head::LastRows;
 use crate::log::{KeptLogs, Logs, Options as LogOptions, TargetKey};
-use crate::log_keeper::{LogKeeper, ReplaySink, ReplayState};
+use crate::log_keeper::{LogKeeper, OldExemplars, ReplaySink, ReplayState};
 use crate::log_reader::Restored;
 use crate::os::{lower_priority, now_ms};
 use crate::safe_mode::SafeMode;
@@ -243,6 +243,17 @@ impl Store {
     /// Whether any are there, when all logs have been replayed.
     pub fn has_last_rows(&self) -> bool {
         self.logs.has_last_rows()
+    }
+
+    /// Whether a log of the last run had exemplars that no shard has taken.
+    pub fn has_old_exemplars(&self) -> bool {
+        self.logs.has_old_exemplars()
+    }
+
+    /// Takes the exemplars of some logs of the last run, by the number of who wrote these. Who takes them has their files
+    /// removed, see [`FlushQueue::remove_logs`], once they are in its own log.
+    pub fn take_old_exemplars(&self, is_wanted: impl Fn(u16) -> bool) -> Vec<OldExemplars> {
+        self.logs.take_old_exemplars(is_wanted)
     }
 
     pub fn stats(&self) -> StoreStats {

@@ -1,4 +1,4 @@
-//! The content of a request, without what nothing is made of: exemplars, minimum and maximum of histograms, trace ids.
+//! The content of a request, without what nothing is made of: start times, minimum and maximum of histograms.
 
 use super::any_value::AnyValue;
 
@@ -87,6 +87,19 @@ pub struct PointHead {
     pub time_ns: u64,
     /// Whether the point says that there is no value any more.
     pub is_stale: bool,
+    pub exemplars: Vec<PointExemplar>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct PointExemplar {
+    /// Those that are not attributes of the point.
+    pub attributes: Attributes,
+    /// Nanoseconds since 1970.
+    pub time_ns: u64,
+    pub value: Option<f64>,
+    /// In hexadecimal; empty if there is none.
+    pub trace_id: String,
+    pub span_id: String,
 }
 
 #[derive(Debug, Default, PartialEq)]

@@ -3,7 +3,7 @@
 use super::any_value::AnyValue;
 use super::data::{
     Attributes, Buckets, ExponentialPoint, FLAG_NO_RECORDED_VALUE, HistogramPoint, Metric, MetricData, NumberPoint,
-    OtlpMetrics, PointHead, ResourceMetrics, Scope, ScopeMetrics, SummaryPoint, Temporality,
+    OtlpMetrics, PointExemplar, PointHead, ResourceMetrics, Scope, ScopeMetrics, SummaryPoint, Temporality,
 };
 use super::{ITEMS_MAX, VALUE_DEPTH_MAX};
 use crate::DecodeError;
@@ -82,6 +82,12 @@ fn small(object: &Map<String, Value>, name: &str) -> Result<i32> {
 
 fn double(object: &Map<String, Value>, name: &str) -> Result<Option<f64>> {
     object.get(name).filter(|value| !value.is_null()).map(double_of).transpose()
+}
+
+/// The value of a point or exemplar.
+fn number_of(object: &Map<String, Value>) -> Result<Option<f64>> {
+    let integer = object.get("asInt").filter(|value| !value.is_null()).map(integer_of).transpose()?;
+    Ok(double(object, "asDouble")?.or(integer.map(|integer| integer as f64)))
 }
 
 fn temporality(object: &Map<String, Value>) -> Result<Temporality> {
@@ -176,14 +182,28 @@ impl Decoder {
             attributes: self.attributes(value)?,
             time_ns: unsigned(value, "timeUnixNano")?,
             is_stale: unsigned(value, "flags")? & FLAG_NO_RECORDED_VALUE != 0,
+            exemplars: self.list(value, "exemplars", Decoder::exemplar)?,
+        })
+    }
+
+    fn exemplar(&mut self, value: &Value) -> Result<PointExemplar> {
+        let value = object(value)?;
+        let id = |name: &str| {
+            let id = text(value, name)?.to_ascii_lowercase();
+            Ok(if id.bytes().all(|digit| digit == b'0') { String::new() } else { id })
+        };
+        Ok(PointExemplar {
+            attributes: self.list(value, "filteredAttributes", |decoder, one| decoder.entry(one, VALUE_DEPTH_MAX))?,
+            time_ns: unsigned(value, "timeUnixNano")?,
+            value: number_of(value)?,
+            trace_id: id("traceId")?,
+            span_id: id("spanId")?,
         })
     }
 
     fn number_point(&mut self, value: &Value) -> Result<NumberPoint> {
         let value = object(value)?;
-        let integer = value.get("asInt").filter(|value| !value.is_null()).map(integer_of).transpose()?;
-        let number = double(value, "asDouble")?.or(integer.map(|integer| integer as f64)).unwrap_or(0.0);
-        Ok(NumberPoint { head: self.head(value)?, value: number })
+        Ok(NumberPoint { head: self.head(value)?, value: number_of(value)?.unwrap_or(0.0) })
     }
 
     fn histogram_point(&mut self, value: &Value) -> Result<HistogramPoint> {

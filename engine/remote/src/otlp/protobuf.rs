@@ -3,11 +3,14 @@
 use super::any_value::AnyValue;
 use super::data::{
     Attributes, Buckets, ExponentialPoint, FLAG_NO_RECORDED_VALUE, HistogramPoint, Metric, MetricData, NumberPoint,
-    OtlpMetrics, PointHead, ResourceMetrics, Scope, ScopeMetrics, SummaryPoint, Temporality,
+    OtlpMetrics, PointExemplar, PointHead, ResourceMetrics, Scope, ScopeMetrics, SummaryPoint, Temporality,
 };
 use super::{ITEMS_MAX, VALUE_DEPTH_MAX};
 use crate::DecodeError;
 use crate::wire::{Fields, Value};
+
+/// Of a trace, which has the longer one.
+const ID_BYTES_MAX: usize = 16;
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
@@ -187,6 +190,7 @@ impl Decoder {
             match field {
                 3 => point.head.time_ns = fixed(value)?,
                 4 => point.value = double(value)?,
+                5 => self.exemplar(value, &mut point.head)?,
                 6 => point.value = fixed(value)? as i64 as f64,
                 7 => self.attribute(value, &mut point.head.attributes)?,
                 8 => set_flags(&mut point.head, value)?,
@@ -206,6 +210,7 @@ impl Decoder {
                 5 => point.sum = Some(double(value)?),
                 6 => self.fixed_list(value, |bits| point.bucket_counts.push(bits))?,
                 7 => self.fixed_list(value, |bits| point.bounds.push(f64::from_bits(bits)))?,
+                8 => self.exemplar(value, &mut point.head)?,
                 9 => self.attribute(value, &mut point.head.attributes)?,
                 10 => set_flags(&mut point.head, value)?,
                 _ => {}
@@ -228,12 +233,32 @@ impl Decoder {
                 8 => point.positive = self.buckets(bytes(value)?)?,
                 9 => point.negative = self.buckets(bytes(value)?)?,
                 10 => set_flags(&mut point.head, value)?,
+                11 => self.exemplar(value, &mut point.head)?,
                 14 => point.zero_threshold = double(value)?,
                 _ => {}
             }
             Ok(())
         })?;
         Ok(point)
+    }
+
+    fn exemplar(&mut self, message: Value, head: &mut PointHead) -> Result<()> {
+        self.take(1)?;
+        let mut exemplar = PointExemplar::default();
+        each(bytes(message)?, |field, value| {
+            match field {
+                2 => exemplar.time_ns = fixed(value)?,
+                3 => exemplar.value = Some(double(value)?),
+                4 => exemplar.span_id = id(bytes(value)?),
+                5 => exemplar.trace_id = id(bytes(value)?),
+                6 => exemplar.value = Some(fixed(value)? as i64 as f64),
+                7 => self.attribute(value, &mut exemplar.attributes)?,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        head.exemplars.push(exemplar);
+        Ok(())
     }
 
     fn buckets(&mut self, message: &[u8]) -> Result<Buckets> {
@@ -360,6 +385,18 @@ impl Decoder {
         })?;
         Ok(any)
     }
+}
+
+/// An id in hexadecimal; zeros are none.
+fn id(bytes: &[u8]) -> String {
+    if bytes.iter().all(|byte| *byte == 0) || bytes.len() > ID_BYTES_MAX {
+        return String::new();
+    }
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)]))
+        .collect()
 }
 
 fn set_flags(head: &mut PointHead, value: Value) -> Result<()> {

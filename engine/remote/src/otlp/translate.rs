@@ -2,12 +2,12 @@
 //! resource, classic or native histograms.
 
 use super::data::{
-    Attributes, HistogramPoint, Metric, MetricData, NumberPoint, OtlpMetrics, PointHead, ResourceMetrics, Scope,
-    SummaryPoint, Temporality,
+    Attributes, HistogramPoint, Metric, MetricData, NumberPoint, OtlpMetrics, PointExemplar, PointHead,
+    ResourceMetrics, Scope, SummaryPoint, Temporality,
 };
 use super::histogram;
 use super::names::{NameStrategy, unit_name};
-use crate::write::{Incoming, IncomingMetadata};
+use crate::write::{Incoming, IncomingExemplar, IncomingMetadata};
 use ahash::AHashMap;
 use series::histogram::ResetHint;
 use series::{Histogram, Labels, METRIC_NAME, STALE_NAN, Sample, Timestamp};
@@ -21,6 +21,8 @@ const SAMPLES_MAX: usize = 4_000_000;
 /// Of a series; a name or a value.
 const LABELS_MAX: usize = 512;
 const TEXT_BYTES_MAX: usize = 64 << 10;
+/// Of all labels of an exemplar.
+const EXEMPLAR_CHARS_MAX: usize = 128;
 /// Samples of `target_info` of one resource: a request that covers years needs no more.
 const TARGET_INFO_SAMPLES_MAX: i64 = 1000;
 /// What identifies a resource.
@@ -80,6 +82,8 @@ pub struct OtlpTranslation {
     /// Places in `series` of those whose samples are to be added up.
     pub deltas: Vec<usize>,
     pub metadata: Vec<IncomingMetadata>,
+    /// By time.
+    pub exemplars: Vec<IncomingExemplar>,
     pub rejected_points: u64,
     /// Of the first few.
     pub reasons: Vec<String>,
@@ -97,6 +101,7 @@ pub fn translate(metrics: &OtlpMetrics, settings: &OtlpSettings) -> OtlpTranslat
         series.samples.sort_by_key(|sample| sample.timestamp);
         series.histograms.sort_by_key(|(at, _)| *at);
     }
+    translator.out.exemplars.sort_by_key(|exemplar| exemplar.timestamp);
     translator.out
 }
 
@@ -219,9 +224,8 @@ impl Translator<'_> {
         let hint = if is_stored_delta { ResetHint::Gauge } else { ResetHint::Unknown };
         match &metric.data {
             MetricData::Unset => {}
-            MetricData::Gauge(points) | MetricData::Sum { points, .. } => {
-                points.iter().for_each(|point| self.number(&of_metric, point));
-            }
+            MetricData::Gauge(points) => points.iter().for_each(|point| self.number(&of_metric, point, false)),
+            MetricData::Sum { points, .. } => points.iter().for_each(|point| self.number(&of_metric, point, true)),
             MetricData::Histogram { points, .. } if self.settings.custom_buckets => points.iter().for_each(|point| {
                 let native = histogram::custom(point, hint);
                 self.native(&of_metric, &point.head, native);
@@ -276,15 +280,22 @@ impl Translator<'_> {
         Ok(labels)
     }
 
-    fn number(&mut self, of: &OfMetric, point: &NumberPoint) {
+    fn number(&mut self, of: &OfMetric, point: &NumberPoint, has_exemplars: bool) {
         let value = if point.head.is_stale { STALE_NAN } else { point.value };
         let samples = |labels: &LabelMap| vec![(with_name(labels, of.name, None), value)];
-        self.floats(of, &point.head, samples);
+        self.floats(of, &point.head, samples, |_| has_exemplars.then_some(0));
     }
 
     fn classic(&mut self, of: &OfMetric, point: &HistogramPoint) {
         let value = |count: f64| if point.head.is_stale { STALE_NAN } else { count };
-        self.floats(of, &point.head, |labels| {
+        // Behind the sum and the count.
+        let first_bucket = 1 + usize::from(point.sum.is_some());
+        let buckets = point.bounds.len().min(point.bucket_counts.len());
+        let bucket_of = |number: f64| {
+            let bounds = &point.bounds[..buckets];
+            Some(first_bucket + bounds.iter().position(|bound| number <= *bound).unwrap_or(buckets))
+        };
+        let samples = |labels: &LabelMap| {
             let mut all = Vec::with_capacity(point.bounds.len() + 3);
             if let Some(sum) = point.sum {
                 all.push((with_name(labels, &format!("{}_sum", of.name), None), value(sum)));
@@ -298,12 +309,13 @@ impl Translator<'_> {
             }
             all.push((with_name(labels, &bucket, Some(("le", "+Inf".to_owned()))), value(point.count as f64)));
             all
-        });
+        };
+        self.floats(of, &point.head, samples, bucket_of);
     }
 
     fn summary(&mut self, of: &OfMetric, point: &SummaryPoint) {
         let value = |value: f64| if point.head.is_stale { STALE_NAN } else { value };
-        self.floats(of, &point.head, |labels| {
+        let samples = |labels: &LabelMap| {
             let mut all = vec![
                 (with_name(labels, &format!("{}_sum", of.name), None), value(point.sum)),
                 (with_name(labels, &format!("{}_count", of.name), None), value(point.count as f64)),
@@ -313,11 +325,18 @@ impl Translator<'_> {
                 all.push((with_name(labels, of.name, quantile), value(*found)));
             }
             all
-        });
+        };
+        self.floats(of, &point.head, samples, |_| None);
     }
 
-    /// Adds the samples of a point, all of them or none.
-    fn floats(&mut self, of: &OfMetric, head: &PointHead, samples: impl FnOnce(&LabelMap) -> Vec<(LabelMap, f64)>) {
+    /// Adds the samples of a point, all of them or none. `place` says which of them has an exemplar of this value.
+    fn floats(
+        &mut self,
+        of: &OfMetric,
+        head: &PointHead,
+        samples: impl FnOnce(&LabelMap) -> Vec<(LabelMap, f64)>,
+        place: impl Fn(f64) -> Option<usize>,
+    ) {
         let labelled = self.labels(of, head).and_then(|labels| {
             let samples = samples(&labels).into_iter().map(|(labels, value)| Ok((checked(&labels)?, value)));
             samples.collect::<Result<Vec<(Labels, f64)>, String>>()
@@ -328,6 +347,10 @@ impl Translator<'_> {
             }
             Ok(samples) => {
                 let timestamp = Timestamp(milliseconds(head.time_ns));
+                for exemplar in &head.exemplars {
+                    let series = exemplar.value.and_then(&place).and_then(|place| samples.get(place));
+                    self.out.exemplars.extend(series.and_then(|(series, _)| incoming(exemplar, series)));
+                }
                 for (labels, value) in samples {
                     self.series(labels).samples.push(Sample { timestamp, value });
                 }
@@ -344,6 +367,7 @@ impl Translator<'_> {
         match labelled {
             Ok((labels, native)) => {
                 let at = milliseconds(head.time_ns);
+                self.out.exemplars.extend(head.exemplars.iter().filter_map(|exemplar| incoming(exemplar, &labels)));
                 self.series(labels).histograms.push((at, Arc::new(native)));
             }
             Err(reason) => self.reject(1, || format!("{reason} for metric {:?}", of.name)),
@@ -388,6 +412,27 @@ impl Translator<'_> {
     }
 }
 
+/// An exemplar of a series. Attributes are in it if all labels stay within what is allowed. None without a value.
+fn incoming(exemplar: &PointExemplar, series: &Labels) -> Option<IncomingExemplar> {
+    let ids = [("trace_id", &exemplar.trace_id), ("span_id", &exemplar.span_id)];
+    let ids = ids.into_iter().filter(|(_, id)| !id.is_empty()).map(|(name, id)| (name.to_owned(), id.clone()));
+    let mut labels: LabelMap = ids.collect();
+    let attributes: LabelMap =
+        exemplar.attributes.iter().map(|(name, value)| (name.clone(), value.to_text())).collect();
+    let chars = |labels: &LabelMap| -> usize {
+        labels.iter().map(|(name, value)| name.chars().count() + value.chars().count()).sum()
+    };
+    if chars(&labels) + chars(&attributes) <= EXEMPLAR_CHARS_MAX {
+        for (name, value) in attributes {
+            labels.entry(name).or_insert(value);
+        }
+    }
+    labels.retain(|name, value| !name.is_empty() && !value.is_empty());
+    let labels = Labels::from_sorted(labels.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let timestamp = Timestamp(milliseconds(exemplar.time_ns));
+    Some(IncomingExemplar { series: series.clone(), labels, value: exemplar.value?, timestamp })
+}
+
 /// The name of a metric and where it is from.
 struct OfMetric<'a> {
     name: &'a str,
@@ -427,7 +472,7 @@ mod tests {
     }
 
     fn head(at_ms: u64, pairs: &[(&str, &str)]) -> PointHead {
-        PointHead { attributes: attributes(pairs), time_ns: at_ms * 1_000_000, is_stale: false }
+        PointHead { attributes: attributes(pairs), time_ns: at_ms * 1_000_000, ..PointHead::default() }
     }
 
     fn number(at_ms: u64, value: f64, pairs: &[(&str, &str)]) -> NumberPoint {
@@ -551,6 +596,48 @@ mod tests {
         let ended =
             translate(&request(&[], vec![metric("g", "", MetricData::Gauge(vec![stale]))]), &OtlpSettings::default());
         assert!(series::is_stale(ended.series[0].samples[0].value));
+    }
+
+    #[test]
+    fn exemplars_belong_to_sums_and_buckets() {
+        let exemplar = |value: f64, at_ms: u64, key: &str| PointExemplar {
+            attributes: attributes(&[(key, "x")]),
+            time_ns: at_ms * 1_000_000,
+            value: Some(value),
+            trace_id: "0af7".into(),
+            ..PointExemplar::default()
+        };
+        let head = |exemplars| PointHead { exemplars, ..head(1_000, &[]) };
+        let histogram = HistogramPoint {
+            head: head(vec![exemplar(0.5, 900, "k"), exemplar(20.0, 800, &"k".repeat(120)), exemplar(7.0, 700, "")]),
+            count: 6,
+            bucket_counts: vec![1, 2, 3],
+            bounds: vec![0.5, 10.0],
+            ..HistogramPoint::default()
+        };
+        let point =
+            |value| NumberPoint { head: head(vec![exemplar(value, 600, "k"), PointExemplar::default()]), value };
+        let metrics = vec![
+            metric("h", "", MetricData::Histogram { points: vec![histogram], temporality: Temporality::Cumulative }),
+            metric("s", "", sum(vec![point(1.0)], Temporality::Cumulative)),
+            metric("g", "", MetricData::Gauge(vec![point(2.0)])),
+        ];
+        let metrics = request(&[], metrics);
+        let lines = |settings: &OtlpSettings| -> Vec<String> {
+            let all = translate(&metrics, settings).exemplars;
+            all.iter().map(|one| format!("{} {} {}@{}", one.series, one.labels, one.value, one.timestamp.0)).collect()
+        };
+        let of_sum = r#"{__name__="s_total"} {k="x", trace_id="0af7"} 1@600"#;
+        let classic = [
+            of_sum,
+            r#"{__name__="h_bucket", le="10"} {trace_id="0af7"} 7@700"#,
+            r#"{__name__="h_bucket", le="+Inf"} {trace_id="0af7"} 20@800"#,
+            r#"{__name__="h_bucket", le="0.5"} {k="x", trace_id="0af7"} 0.5@900"#,
+        ];
+        assert_eq!(lines(&OtlpSettings::default()), classic);
+        let native = lines(&OtlpSettings { custom_buckets: true, ..OtlpSettings::default() });
+        assert_eq!(native[0], of_sum);
+        assert_eq!(native[1..].iter().filter(|line| line.starts_with(r#"{__name__="h"} "#)).count(), 3);
     }
 
     #[test]

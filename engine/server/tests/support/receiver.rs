@@ -23,6 +23,7 @@ pub struct WriteCall {
     /// Empty if the body was not understood.
     pub series: Vec<Incoming>,
     pub metadata: Vec<remote::IncomingMetadata>,
+    pub exemplars: Vec<remote::IncomingExemplar>,
 }
 
 impl WriteCall {
@@ -57,7 +58,7 @@ impl Reply {
         let headers = vec![
             ("X-Prometheus-Remote-Write-Samples-Written", call.samples().to_string()),
             ("X-Prometheus-Remote-Write-Histograms-Written", call.histograms().to_string()),
-            ("X-Prometheus-Remote-Write-Exemplars-Written", "0".to_owned()),
+            ("X-Prometheus-Remote-Write-Exemplars-Written", call.exemplars.len().to_string()),
         ];
         Reply { headers, stores: true, ..Reply::status(204, "") }
     }
@@ -177,6 +178,7 @@ fn serve(stream: &TcpStream, decide: &Mutex<Arc<Decide>>, stored: &Mutex<Stored>
         unpacked_bytes: unpacked.len(),
         series: write.series,
         metadata: write.metadata,
+        exemplars: write.exemplars,
     };
     let reply = decide.lock().unwrap().clone()(&call);
     stored.lock().unwrap().take(call, reply.stores);

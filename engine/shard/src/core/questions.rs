@@ -322,6 +322,8 @@ impl Core {
         request: &ExemplarsRequest,
         gone: impl Fn() -> bool,
     ) -> Vec<(Labels, StoredExemplar)> {
+        // What is in the ring only would be gone with a kill.
+        self.shown().await;
         let slice = self.slice(CoreTask::Query);
         let mut found = Vec::new();
         let mut from = 0;

@@ -97,6 +97,7 @@ impl Core {
                 self.recall(store).await;
             }
             let slice = self.slice(CoreTask::Maintenance);
+            self.keep_up_exemplars(&slice).await;
             let (mut series, mut bytes) = (0, 0);
             let sources = self.written.borrow().source_keys();
             for source in &sources {

@@ -5,18 +5,12 @@ use crate::head_owner::{HistogramHolder, IndexedHead};
 use crate::status::CoreStats;
 use crate::time_slice::CoreTask;
 use crate::written::{
-    AHEAD_MS_MAX, Gone, Head, NotKept, ReceiveOutcome, ReceiveRequest, Receiving, Refusal, WriteOutcome,
-    WriteRowsRequest, Written,
+    Gone, Head, NotKept, ReceiveOutcome, ReceiveRequest, Receiving, Refusal, WriteOutcome, WriteRowsRequest, Written,
 };
-use exposition::Exemplar;
-use series::{Labels, Timestamp};
 use std::rc::Rc;
 use tokio::sync::oneshot;
 use tsdb::AppendScratch;
 use tsdb::log::{Journal, Writer};
-
-/// Exemplars that are stored before others get their turn.
-const EXEMPLARS_PER_PIECE: usize = 256;
 
 impl Core {
     /// Writes a rule group's row.
@@ -66,34 +60,6 @@ impl Core {
             stats.duplicate_timestamp += outcome.count(Refusal::Duplicate);
             outcome
         });
-    }
-
-    /// Stores exemplars that somebody writes to us. Others get their turn in between.
-    pub(super) async fn append_received_exemplars(
-        self: Rc<Self>,
-        exemplars: Vec<(Labels, Exemplar)>,
-        reply: oneshot::Sender<u64>,
-    ) {
-        let slice = self.slice(CoreTask::Push);
-        let mut accepted = 0;
-        for exemplars in exemplars.chunks(EXEMPLARS_PER_PIECE) {
-            accepted += self.append_exemplar_piece(exemplars);
-            slice.step().await;
-        }
-        let _ = reply.send(accepted);
-    }
-
-    /// Returns how many of them are accepted.
-    fn append_exemplar_piece(&self, exemplars: &[(Labels, Exemplar)]) -> u64 {
-        let mut ring = self.exemplars.borrow_mut();
-        let now_ms = wall_ms();
-        let mut accepted = 0;
-        for (series, exemplar) in exemplars {
-            let is_early = exemplar.timestamp.is_some_and(|at| at > now_ms.saturating_add(AHEAD_MS_MAX));
-            let is_accepted = !is_early && ring.append(series.clone(), exemplar.clone(), Timestamp(now_ms));
-            accepted += u64::from(is_accepted);
-        }
-        accepted
     }
 
     /// Has samples put away by `put`; who brought them is answered once the log has them.

@@ -111,13 +111,23 @@ impl ReceiveOutcome {
     }
 }
 
+/// The same for a source of received series on every core and in every run.
+pub fn received_source_id(source: &Labels) -> u64 {
+    source.hash64().rotate_left(32) ^ 0x7265_6365_6976_6564
+}
+
+/// Labels of a received series that make its source, and the others.
+pub fn source_labels(series: &Labels) -> (Labels, Labels) {
+    let of_source = |(name, _): &(&str, &str)| SOURCE_LABELS.contains(name);
+    let source = Labels::from_sorted(series.iter().filter(of_source));
+    (source, Labels::from_sorted(series.iter().filter(|label| !of_source(label))))
+}
+
 /// Divides series by source: the labels that make it, and its series without them.
 pub fn source_of(series: Vec<Received>) -> impl Iterator<Item = (Labels, Vec<Received>)> {
     let mut sources: AHashMap<Labels, Vec<Received>> = AHashMap::new();
     for Received { labels, samples, histograms } in series {
-        let of_source = |(name, _): &(&str, &str)| SOURCE_LABELS.contains(name);
-        let source = Labels::from_sorted(labels.iter().filter(of_source));
-        let labels = Labels::from_sorted(labels.iter().filter(|label| !of_source(label)));
+        let (source, labels) = source_labels(&labels);
         sources.entry(source).or_default().push(Received { labels, samples, histograms });
     }
     sources.into_iter()
@@ -257,9 +267,9 @@ impl Written {
         let Receiving { request, outcome, .. } = receiving;
         let (labels, series) = &request.sources[piece.source];
         let Written { limits, hashing, received, received_series, .. } = self;
-        let source = received.entry(labels.clone()).or_insert_with(|| {
-            Source::new(labels.hash64().rotate_left(32) ^ 0x7265_6365_6976_6564, labels.clone(), limits)
-        });
+        let source = received
+            .entry(labels.clone())
+            .or_insert_with(|| Source::new(received_source_id(labels), labels.clone(), limits));
         source.seen_ms = now_ms;
         let series = &series[piece.series.clone()];
         let late_ms = limits.late_ms;

@@ -2,7 +2,7 @@
 
 use crate::group::SlotGroup;
 use crate::log::frame::FileId;
-use crate::log::record;
+use crate::log::record::{self, LoggedExemplar};
 use crate::log::writer::{FileToken, Writer};
 use ahash::AHashMap;
 use series::{Labels, Timestamp};
@@ -177,6 +177,22 @@ impl Journal {
         mark.steps += 1;
         let (number, step) = (mark.number, mark.steps);
         self.append(|out| record::row(number, step, at, row, out))
+    }
+
+    /// Exemplars of a source's series, before the row of their samples; or copies of such. Gives the file that has them,
+    /// for whoever needs it to stay.
+    pub fn exemplars(&mut self, key: &TargetKey, is_copy: bool, mut exemplars: &[LoggedExemplar]) -> Option<FileToken> {
+        let file = self.writer.as_mut()?.file(self.now_ms).clone();
+        while !exemplars.is_empty() {
+            let mut count = 0;
+            self.append(|out| {
+                let (kind, written) = record::exemplars((key.id, &key.labels, is_copy), exemplars, out);
+                count = written;
+                kind
+            });
+            exemplars = &exemplars[count..];
+        }
+        Some(file)
     }
 
     fn append(&mut self, write: impl FnOnce(&mut Vec<u8>) -> u8) -> u64 {

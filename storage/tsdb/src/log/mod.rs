@@ -11,6 +11,6 @@ pub use frame::{Damage, FileId};
 pub use journal::{Journal, SegmentMark, TargetKey};
 pub(crate) use kept::logs_in;
 pub use kept::{KeptLogs, Logs};
-pub use record::{put_matchers, read_matchers};
+pub use record::{LoggedExemplar, LoggedExemplars, exemplars_of, put_matchers, read_matchers};
 pub(crate) use survey::Survey;
 pub use writer::{Action, FileToken, Options, Writer};

@@ -1,4 +1,4 @@
-//! What files say: targets, groups of slots, segments, rows, chunks. Format: docs/format/log.md.
+//! What files say: targets, groups of slots, segments, rows, exemplars, chunks. Format: docs/format/log.md.
 //!
 //! Invariants:
 //!   * a file that has the beginning of a segment also has the target and the groups that the segment names
@@ -17,6 +17,10 @@ const ROW: u8 = 5;
 const CHUNKS: u8 = 6;
 const BEGIN_HISTOGRAMS: u8 = 7;
 const HISTOGRAM_CHUNKS: u8 = 8;
+const EXEMPLARS: u8 = 9;
+
+/// A record of exemplars gets no more of them once it has so many bytes.
+const EXEMPLARS_BYTES: usize = 1 << 20;
 
 /// A group's text is at most this long, unpacked.
 const GROUP_BYTES_MAX: u64 = 1 << 30;
@@ -61,7 +65,29 @@ pub enum Record<'a> {
         at: Timestamp,
         row: &'a [u8],
     },
+    Exemplars(LoggedExemplars),
     Chunks(ChunksHead),
+}
+
+/// Exemplars of series of one source. They come before the row that has the samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoggedExemplars {
+    /// Who the source is, as in its segments; and the labels that it puts on its samples.
+    pub source: u64,
+    pub labels: Labels,
+    /// Whether all of them stood in an earlier file, which was about to be removed.
+    pub is_copy: bool,
+    pub exemplars: Vec<LoggedExemplar>,
+}
+
+/// An exemplar as the log has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoggedExemplar {
+    /// Labels of its series, without those of the source.
+    pub series: Labels,
+    pub labels: Labels,
+    pub value: f64,
+    pub timestamp: Timestamp,
 }
 
 /// The head of a segment's chunks; the chunks lie behind its frame.
@@ -207,6 +233,49 @@ pub fn row(segment: u32, step: u32, at: Timestamp, row: &[u8], out: &mut Vec<u8>
     ROW
 }
 
+/// Kind and payload of a record of the first of some exemplars, and how many there are in it.
+pub fn exemplars(
+    (source, labels, is_copy): (u64, &Labels, bool),
+    exemplars: &[LoggedExemplar],
+    out: &mut Vec<u8>,
+) -> (u8, usize) {
+    out.push(u8::from(is_copy));
+    out.extend_from_slice(&source.to_le_bytes());
+    put_labels(labels, out);
+    let mut count = 0;
+    while let Some(LoggedExemplar { series, labels, value, timestamp }) = exemplars.get(count)
+        && (count == 0 || out.len() < EXEMPLARS_BYTES)
+    {
+        put_labels(series, out);
+        put_labels(labels, out);
+        out.extend_from_slice(&value.to_bits().to_le_bytes());
+        put_varint(zigzag(timestamp.0), out);
+        count += 1;
+    }
+    (EXEMPLARS, count)
+}
+
+fn read_exemplars(reader: &mut Reader) -> Result<LoggedExemplars, &'static str> {
+    let is_copy = match reader.byte()? {
+        0 => false,
+        1 => true,
+        _ => return Err("exemplars of an unknown form"),
+    };
+    let (source, labels) = (reader.word()?, read_labels(reader)?);
+    let mut exemplars = Vec::new();
+    while !reader.rest().is_empty() {
+        let (series, labels) = (read_labels(reader)?, read_labels(reader)?);
+        let (value, timestamp) = (f64::from_bits(reader.word()?), Timestamp(unzigzag(reader.varint()?)));
+        exemplars.push(LoggedExemplar { series, labels, value, timestamp });
+    }
+    Ok(LoggedExemplars { source, labels, is_copy, exemplars })
+}
+
+/// What a payload says that was read as exemplars before.
+pub fn exemplars_of(payload: &[u8]) -> Option<LoggedExemplars> {
+    read_exemplars(&mut Reader::new(payload)).ok()
+}
+
 pub fn chunks(head: &ChunksHead, out: &mut Vec<u8>) -> u8 {
     put_varint(u64::from(head.target), out);
     put_numbers(&head.groups, out);
@@ -242,6 +311,7 @@ pub fn read(kind: u8, payload: &[u8]) -> Result<Record<'_>, &'static str> {
             target: reader.number()?,
             groups: read_numbers(&mut reader)?,
         },
+        EXEMPLARS => Record::Exemplars(read_exemplars(&mut reader)?),
         CHUNKS | HISTOGRAM_CHUNKS => Record::Chunks(ChunksHead {
             histograms: kind == HISTOGRAM_CHUNKS,
             target: reader.number()?,
@@ -322,7 +392,15 @@ mod tests {
         add(&|out| chunks(&head, out));
         add(&|out| begin_histograms(2, 7, &[9], out));
         add(&|out| chunks(&ChunksHead { histograms: true, ..head.clone() }, out));
+        add(&|out| exemplars((7, &labels, true), &two_exemplars(), out).0);
         all
+    }
+
+    fn two_exemplars() -> [LoggedExemplar; 2] {
+        let series = Labels::from_pairs([("__name__", "m"), ("le", "0.5")]);
+        let one = LoggedExemplar { series, labels: Labels::empty(), value: -0.5, timestamp: Timestamp(-7) };
+        let labels = Labels::from_pairs([("trace_id", "é")]);
+        [one.clone(), LoggedExemplar { labels, value: f64::INFINITY, timestamp: Timestamp(i64::MAX), ..one }]
     }
 
     fn builder_clone(builder: &GroupBuilder) -> SlotGroup {
@@ -342,6 +420,25 @@ mod tests {
         assert!(texts[5].contains("first: -1, last: 5") && texts[5].contains("bytes: 99"), "{}", texts[5]);
         assert!(texts[5].contains("histograms: false") && texts[7].contains("histograms: true"), "{}", texts[7]);
         assert_eq!(texts[6], "BeginHistograms { segment: 2, target: 7, groups: [9] }");
+        let Record::Exemplars(read) = read(EXEMPLARS, &all()[8].1).unwrap() else { panic!("exemplars") };
+        let labels = Labels::from_pairs([("instance", "i:1"), ("job", "j")]);
+        assert_eq!(read, LoggedExemplars { source: 7, labels, is_copy: true, exemplars: two_exemplars().into() });
+    }
+
+    #[test]
+    fn a_record_of_exemplars_is_bounded() {
+        let labels = Labels::from_pairs([("long", "x".repeat(100_000))]);
+        let many: Vec<_> =
+            (0..30).map(|_| LoggedExemplar { labels: labels.clone(), ..two_exemplars()[0].clone() }).collect();
+        let (mut out, mut left, mut counts) = (Vec::new(), &many[..], Vec::new());
+        while !left.is_empty() {
+            out.clear();
+            let (_, count) = exemplars((7, &Labels::empty(), false), left, &mut out);
+            assert!(out.len() < EXEMPLARS_BYTES + 101_000);
+            left = &left[count..];
+            counts.push(count);
+        }
+        assert_eq!(counts, [11, 11, 8]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::log::record::{self, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
 use ahash::AHashMap;
 use series::Timestamp;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::vec;
@@ -33,6 +34,29 @@ pub struct Replay {
     /// Rows of segments whose beginning was not read.
     orphans: AHashMap<u32, u64>,
     before: Before,
+    exemplars: ReplayedExemplars,
+}
+
+/// Bytes of records of exemplars that are taken from one log, the newest ones: several times the usual number of them.
+const EXEMPLARS_BYTES_MAX: usize = 128 << 20;
+
+/// Payloads of records of exemplars, in the order of the log.
+#[derive(Default)]
+struct ReplayedExemplars {
+    payloads: VecDeque<Box<[u8]>>,
+    bytes: usize,
+}
+
+impl ReplayedExemplars {
+    fn push(&mut self, payload: &[u8]) {
+        self.bytes += payload.len();
+        self.payloads.push_back(payload.into());
+        while self.bytes > EXEMPLARS_BYTES_MAX
+            && let Some(oldest) = self.payloads.pop_front()
+        {
+            self.bytes -= oldest.len();
+        }
+    }
 }
 
 /// What is known of the files before those that are read. A file is deleted once every segment that begins in it is in
@@ -212,9 +236,15 @@ impl Replay {
                 }
                 None => *self.orphans.entry(segment).or_default() += 1,
             },
+            Record::Exemplars(_) => self.exemplars.push(frame.payload),
             Record::Chunks(_) => return Err("a record of another kind of file"),
         }
         Ok(())
+    }
+
+    /// The exemplars that the files have, as [`crate::log::exemplars_of`] reads them.
+    pub fn take_exemplars(&mut self) -> impl Iterator<Item = Box<[u8]>> + use<> {
+        std::mem::take(&mut self.exemplars).payloads.into_iter()
     }
 
     fn begin(

@@ -12,7 +12,7 @@ use crate::histograms::read_row;
 use crate::log::TargetKey;
 use crate::log::frame::{FRAME_HEAD_BYTES, FileId, PARITY, frame_head, search_bytes, verify_frame};
 use crate::log::logs_in;
-use crate::log::record::{self, Record};
+use crate::log::record::{self, LoggedExemplars, Record};
 use crate::log::writer::HEADER;
 use crate::row::{self, Direction, GROUP, RowError};
 use ahash::{AHashMap, AHashSet, RandomState};
@@ -46,6 +46,23 @@ pub struct Told<'a> {
     pub row: Timestamp,
     /// Everything before it was told before this sample.
     pub border: Border,
+}
+
+/// Takes what a log says, in its order.
+pub trait LogSink {
+    fn sample(&mut self, told: Told);
+
+    /// Exemplars of samples that come behind them, most of them. Everything before the border was told before.
+    fn exemplars(&mut self, _exemplars: LoggedExemplars, _border: Border) {}
+}
+
+/// Takes samples alone.
+struct SamplesAlone<F>(F);
+
+impl<F: FnMut(Told)> LogSink for SamplesAlone<F> {
+    fn sample(&mut self, told: Told) {
+        self.0(told);
+    }
 }
 
 /// What became of a call of [`Tail::read`].
@@ -230,7 +247,7 @@ impl Tail {
 
     /// Reads on for some hundred kilobytes, and tells the samples.
     pub fn read(&mut self, told: impl FnMut(Told)) -> io::Result<Reached> {
-        self.read_until(ReadLimit::NONE, told)
+        self.read_until(ReadLimit::NONE, &mut SamplesAlone(told))
     }
 
     /// Time of the last row that was read, or of the one that [`Tail::read_until`] stopped at.
@@ -238,14 +255,14 @@ impl Tail {
         self.row_time
     }
 
-    /// The same, but not beyond a limit; there is more then.
-    pub fn read_until(&mut self, limit: ReadLimit, mut told: impl FnMut(Told)) -> io::Result<Reached> {
+    /// The same with exemplars, but not beyond a limit; there is more then.
+    pub fn read_until(&mut self, limit: ReadLimit, told: &mut impl LogSink) -> io::Result<Reached> {
         if self.is_at_border() && limit.is_reached(self.border()) {
             return Ok(Reached::More);
         }
         if self.is_stopped {
             self.is_stopped = false;
-            self.take_frames(limit, &mut told);
+            self.take_frames(limit, told);
             if self.is_stopped || (self.is_at_border() && limit.is_reached(self.border())) {
                 return Ok(Reached::More);
             }
@@ -260,7 +277,7 @@ impl Tail {
         let read = file.read_at(&mut self.bytes[before..], self.offset + before as u64);
         self.bytes.truncate(before + *read.as_ref().unwrap_or(&0));
         let count = read?;
-        self.take_frames(limit, &mut told);
+        self.take_frames(limit, told);
         if count > 0 || self.is_stopped {
             return Ok(Reached::More);
         }
@@ -283,7 +300,7 @@ impl Tail {
         }
         let Some(next) = self.next.take() else {
             if is_over {
-                self.tell_ends(&mut told);
+                self.tell_ends(told);
             }
             return Ok(Reached::End);
         };
@@ -315,7 +332,7 @@ impl Tail {
     }
 
     /// Takes the whole frames of the buffer up to a limit.
-    fn take_frames(&mut self, limit: ReadLimit, told: &mut impl FnMut(Told)) {
+    fn take_frames(&mut self, limit: ReadLimit, told: &mut impl LogSink) {
         let Some((id, _)) = self.file else { return };
         let taken = self.frames(id, limit, told);
         self.bytes.drain(..taken);
@@ -323,7 +340,7 @@ impl Tail {
     }
 
     /// Takes the frames; gives how many bytes they are.
-    fn frames(&mut self, file: FileId, limit: ReadLimit, told: &mut impl FnMut(Told)) -> usize {
+    fn frames(&mut self, file: FileId, limit: ReadLimit, told: &mut impl LogSink) -> usize {
         let bytes = std::mem::take(&mut self.bytes);
         let mut at = 0;
         while let Some(head) = bytes[at..].first_chunk::<FRAME_HEAD_BYTES>() {
@@ -365,7 +382,7 @@ impl Tail {
         self.border >= self.from
     }
 
-    fn take(&mut self, record: Record, told: &mut impl FnMut(Told)) {
+    fn take(&mut self, record: Record, told: &mut impl LogSink) {
         match record {
             Record::Target { target, id, labels } => {
                 self.targets.insert(target, Arc::new(TargetKey { id, labels }));
@@ -429,6 +446,12 @@ impl Tail {
                 self.is_inside = true;
                 self.row(segment, step, at, row, told);
             }
+            Record::Exemplars(exemplars) => {
+                if self.is_new() && !exemplars.is_copy {
+                    self.is_inside = true;
+                    told.exemplars(exemplars, self.border);
+                }
+            }
             Record::Chunks(_) => {}
         }
     }
@@ -441,7 +464,7 @@ impl Tail {
         numbers.iter().map(|number| self.groups.get(number).cloned()).collect()
     }
 
-    fn row(&mut self, number: u32, step: u32, at: Timestamp, row: &[u8], told: &mut impl FnMut(Told)) {
+    fn row(&mut self, number: u32, step: u32, at: Timestamp, row: &[u8], told: &mut impl LogSink) {
         let is_new = self.is_new();
         let Some(mut following) = self.segments.remove(&number) else {
             match self.histograms.remove(&number) {
@@ -475,7 +498,7 @@ impl Tail {
         number: u32,
         mut tracked: TrackedHistograms,
         (step, at, row): (u32, Timestamp, &[u8]),
-        told: &mut impl FnMut(Told),
+        told: &mut impl LogSink,
     ) {
         let (is_new, border) = (self.is_new(), self.border);
         if step > tracked.step {
@@ -488,7 +511,7 @@ impl Tail {
                 };
                 if is_new {
                     let (slot, sample) = (slot as usize, Sample { timestamp: Timestamp(stamp), value: histogram.sum });
-                    told(Told { target: key, group, slot, sample, histogram: Some(histogram), row: at, border });
+                    told.sample(Told { target: key, group, slot, sample, histogram: Some(histogram), row: at, border });
                 }
             });
             if !fits || read.is_err() {
@@ -506,7 +529,7 @@ impl Tail {
         following: &Following,
         at: Timestamp,
         row: &[u8],
-        told: &mut impl FnMut(Told),
+        told: &mut impl LogSink,
     ) -> Result<(), RowError> {
         let Following { key, segment, .. } = following;
         let (_, mut notes) = row::open(row)?;
@@ -520,7 +543,15 @@ impl Tail {
                 let place = placed.base + slot;
                 if !slots.stale.get(place) && !placed.group.is_stamped(slot) {
                     let sample = Sample { timestamp: at, value: slots.values[place] };
-                    told(Told { target: key, group: &placed.group, slot, sample, histogram: None, row: at, border });
+                    told.sample(Told {
+                        target: key,
+                        group: &placed.group,
+                        slot,
+                        sample,
+                        histogram: None,
+                        row: at,
+                        border,
+                    });
                 }
             }
         }
@@ -528,7 +559,7 @@ impl Tail {
             for place in run {
                 let (placed, slot) = segment.at(place).ok_or(RowError("a slot does not exist"))?;
                 let sample = Sample { timestamp: Timestamp(slots.stamps[place]), value: slots.values[place] };
-                told(Told { target: key, group: &placed.group, slot, sample, histogram: None, row: at, border });
+                told.sample(Told { target: key, group: &placed.group, slot, sample, histogram: None, row: at, border });
             }
         }
         self.note_ends(following, at, &notes.flips);
@@ -556,23 +587,23 @@ impl Tail {
         }
     }
 
-    fn tell_ends(&mut self, told: &mut impl FnMut(Told)) {
+    fn tell_ends(&mut self, told: &mut impl LogSink) {
         let ids: Vec<u64> = self.ends.keys().copied().collect();
         ids.into_iter().for_each(|id| self.tell_ends_of(id, told));
     }
 
     /// What ends at a time has gone on elsewhere only in the row that follows it directly.
-    fn emit_ends_before(&mut self, at: Timestamp, told: &mut impl FnMut(Told)) {
+    fn emit_ends_before(&mut self, at: Timestamp, told: &mut impl LogSink) {
         let ended: Vec<u64> = self.ends.iter().filter(|(_, ends)| ends.at < at).map(|(id, _)| *id).collect();
         ended.into_iter().for_each(|id| self.tell_ends_of(id, told));
     }
 
-    fn tell_ends_of(&mut self, id: u64, told: &mut impl FnMut(Told)) {
+    fn tell_ends_of(&mut self, id: u64, told: &mut impl LogSink) {
         let Some(Ends { key, at, slots }) = self.ends.remove(&id) else { return };
         let sample = Sample { timestamp: at, value: STALE_NAN };
         for (group, slot, _) in &slots {
             let (slot, border) = (*slot as usize, self.border);
-            told(Told { target: &key, group, slot, sample, histogram: None, row: at, border });
+            told.sample(Told { target: &key, group, slot, sample, histogram: None, row: at, border });
         }
     }
 }
