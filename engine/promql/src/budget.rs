@@ -129,7 +129,6 @@ struct Account {
     samples_peak: AtomicU64,
     bytes: AtomicU64,
     bytes_peak: AtomicU64,
-    samples_read: AtomicU64,
     is_canceled: Arc<AtomicBool>,
     pool: Option<Arc<MemoryPool>>,
 }
@@ -146,7 +145,6 @@ impl Budget {
             samples_peak: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             bytes_peak: AtomicU64::new(0),
-            samples_read: AtomicU64::new(0),
             is_canceled: Arc::default(),
             pool,
         }))
@@ -202,15 +200,6 @@ impl Budget {
     /// An empty charge that grows in batches: for code that counts sample by sample.
     pub fn meter(&self) -> Meter {
         Meter { charge: Charge::empty(self), samples: 0, bytes: 0 }
-    }
-
-    /// Counts samples that were read, as the statistics of a query show them. They are not bounded.
-    pub fn count_read(&self, samples: u64) {
-        self.0.samples_read.fetch_add(samples, Ordering::Relaxed);
-    }
-
-    pub fn samples_read(&self) -> u64 {
-        self.0.samples_read.load(Ordering::Relaxed)
     }
 
     /// Samples that are charged now.

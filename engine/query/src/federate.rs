@@ -14,8 +14,8 @@ use ahash::{AHashMap, AHashSet};
 use promql::budget::CancelOnDrop;
 use series::{Histogram, Labels, METRIC_NAME, Sample, Timestamp};
 use shard::federate::{
-    Begun, Claim, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owner, Owners, PIECE_BYTES, PIECES_WAITING_MAX, Talk,
-    Told, write_line,
+    Begun, Claim, ClaimState, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owner, Owners, PIECE_BYTES,
+    PIECES_WAITING_MAX, Talk, Told, write_line,
 };
 use shard::{ANSWER_TIMEOUT, Command, InstantSample, Older, ShardError};
 use std::collections::BTreeMap;
@@ -368,13 +368,18 @@ impl Chosen {
 /// Of several that have a series the one with the newest sample writes it; a series that has ended is nobody's.
 fn choose(mut claims: Vec<(usize, Claim)>) -> Chosen {
     claims.sort_unstable_by_key(|(core, claim)| {
-        (claim.hash, claim.ended, std::cmp::Reverse(claim.at), *core, claim.owner)
+        (claim.hash, claim.state, std::cmp::Reverse(claim.at), *core, claim.owner)
     });
     let mut chosen = Chosen { owners: Owners::default(), newest: AHashMap::with_capacity(claims.len()) };
     for same in claims.chunk_by(|(_, one), (_, other)| one.hash == other.hash) {
         let (core, first) = same[0];
-        chosen.newest.insert(first.hash, first.at);
-        if same.iter().filter(|(_, claim)| !claim.ended).count() > 1 {
+        let ended_at =
+            same.iter().filter(|(_, claim)| claim.state == ClaimState::EndedAt).map(|(_, claim)| claim.at).max();
+        chosen.newest.insert(first.hash, first.at.max(ended_at.unwrap_or(i64::MIN)));
+        if ended_at.is_some_and(|at| at > first.at) {
+            // None of the leftovers is newer: nobody writes it.
+            chosen.owners.insert(first.hash, Owner::Merger);
+        } else if same.iter().filter(|(_, claim)| claim.state == ClaimState::Alive).count() > 1 {
             chosen.owners.insert(first.hash, Owner::Target { core, owner: first.owner });
         }
     }
@@ -496,7 +501,11 @@ mod tests {
 
     #[test]
     fn the_newest_owns_a_series() {
-        let claim = |core, hash, at, ended, owner| (core, Claim { hash, at, ended, owner });
+        let claim = |core, hash, at, ended: bool, owner| {
+            let state = if ended { ClaimState::Ended } else { ClaimState::Alive };
+            (core, Claim { hash, at, state, owner })
+        };
+        let marked = |at| (1, Claim { hash: 6, at, state: ClaimState::EndedAt, owner: 9 });
         let chosen = choose(vec![
             claim(0, 1, 10, false, 4),
             claim(1, 1, 12, false, 5),
@@ -505,7 +514,12 @@ mod tests {
             claim(1, 3, 50, true, 5),
             claim(1, 4, 50, false, 7),
             claim(0, 4, 50, false, 8),
+            claim(0, 6, 50, false, 8),
+            marked(51),
         ]);
+        assert_eq!(chosen.owners.get(&6), Some(&Owner::Merger), "its end is newer than its sample elsewhere");
+        assert!(!chosen.beats(6, 51) && chosen.beats(6, 52));
+        assert!(choose(vec![claim(0, 6, 52, false, 8), marked(51)]).owners.is_empty());
         assert_eq!(chosen.owners.get(&1), Some(&Owner::Target { core: 1, owner: 5 }));
         assert_eq!(chosen.owners.get(&2), None, "a series that ended elsewhere has one owner");
         assert_eq!(chosen.owners.get(&4), Some(&Owner::Target { core: 0, owner: 8 }));

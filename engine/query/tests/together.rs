@@ -55,6 +55,7 @@ fn whole_series_wanted(partial: promql::PartialAggregate, request: &ReduceReques
         pieces: Vec::new(),
         identities: Vec::new(),
         pieces_identities: Default::default(),
+        series: Vec::new(),
         refused: true,
         samples: 0,
         charge: Charge::empty(&request.budget),

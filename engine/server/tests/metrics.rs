@@ -54,7 +54,10 @@ const READ_BY_DASHBOARDS: &[(&str, &[&str])] = &[
     ("prometheus_tsdb_clean_start", &[]),
     ("prometheus_tsdb_compactions_failed_total", &[]),
     ("prometheus_tsdb_head_samples_appended_total", &["type"]),
+    ("prometheus_target_metadata_cache_entries", &["scrape_job"]),
     ("prometheus_tsdb_head_series", &[]),
+    ("prometheus_tsdb_head_series_created_total", &[]),
+    ("prometheus_tsdb_head_series_removed_total", &[]),
     ("prometheus_tsdb_reloads_failures_total", &[]),
     ("process_cpu_seconds_total", &[]),
     ("process_network_receive_bytes_total", &[]),
@@ -145,4 +148,21 @@ fn dashboards_find_what_they_read() {
     }
     let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     assert!(names.is_sorted(), "families are sorted by name");
+}
+
+#[test]
+fn series_that_come_and_go_are_counted_and_metadata_measured() {
+    let target =
+        FakeTarget::saying("# HELP a Help.\n# TYPE a gauge\na 1\nb 1\n# TYPE c counter\nc{x=\"1\"} 1\nc{x=\"2\"} 1\n");
+    let server = Ringscrape::start(&support::config(&[job("j", &[target.address], "")]), &[]);
+    let name = |what: &str| format!("prometheus_tsdb_head_series_{what}_total");
+    let counts = || Some((server.metric(&name("created"))?, server.metric(&name("removed"))?));
+    let metadata = |what: &str| server.metric(&format!("prometheus_target_metadata_cache_{what}{{scrape_job=\"j\"}}"));
+    // Five report series are among them.
+    until("four series came", || (counts() == Some((9.0, 0.0))).then_some(()));
+    assert_eq!(metadata("entries"), Some(2.0));
+    assert_eq!(metadata("bytes"), Some(("agaugeHelp.".len() + "ccounter".len()) as f64));
+    target.now_says("a 1\nd 1\n");
+    until("three went, one came", || (counts() == Some((10.0, 3.0))).then_some(()));
+    assert_eq!(metadata("entries"), Some(0.0));
 }

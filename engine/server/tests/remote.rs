@@ -487,3 +487,66 @@ fn reads_are_samples_or_frames_within_limits() {
     let (status, _, body) = read(ours.address, &question("a", 0, 1, &[9]));
     assert!(status == 400 && String::from_utf8_lossy(&body).contains("response types"), "{status}");
 }
+
+/// Instant answers of series that are pushed: aggregated where they are, or as they are, they are the same.
+#[test]
+fn newest_samples_of_pushed_series_are_aggregated_as_they_are_selected() {
+    let ours = Ringscrape::start("scrape_configs: []\n", &[RECEIVER, "--shards=2"]);
+    let at = now() - 10_000;
+    let ids: Vec<String> = (0..200).map(|i| i.to_string()).collect();
+    let jobs = ["a", "b", "c"];
+    let of = |i: usize| [("__name__", "m"), ("i", &*ids[i]), ("job", jobs[i % 3])];
+    let labels: Vec<_> = (0..ids.len()).map(of).collect();
+    let push = |series: &[(usize, Vec<(i64, f64)>)]| {
+        let body: Vec<Series> = series.iter().map(|(i, samples)| (&labels[*i][..], &samples[..])).collect();
+        assert_eq!(write(ours.address, V1, &v1(&body)).status, 204);
+    };
+    let check = |want: &BTreeMap<usize, f64>| {
+        let ask = |query: &str| {
+            let found = samples_now(ours.address, query);
+            found.into_iter().map(|(labels, value)| (labels, value.parse::<f64>().unwrap())).collect::<Vec<_>>()
+        };
+        let selected = ask("m");
+        assert_eq!(selected.len(), want.len());
+        for (i, value) in want {
+            let metric = format!(r#"{{"__name__":"m","i":"{i}","job":"{}"}}"#, jobs[i % 3]);
+            assert!(selected.contains(&(metric.clone(), *value)), "{metric} {value}: {selected:?}");
+        }
+        let sum = want.values().sum::<f64>();
+        assert_eq!(ask("sum(m)"), [("{}".to_owned(), sum)]);
+        assert_eq!(ask("count(m)"), [("{}".to_owned(), want.len() as f64)]);
+        assert_eq!(ask("min(m)")[0].1, want.values().copied().fold(f64::INFINITY, f64::min));
+        for (job, (_, found)) in ask("sum by (job) (m)").into_iter().enumerate() {
+            let of_job = want.iter().filter(|(i, _)| *i % 3 == job).map(|(_, value)| value).sum::<f64>();
+            assert_eq!(found, of_job, "{job}");
+        }
+        assert_eq!(ask("count by (i) (m)").len(), want.len());
+        let federated = request(ours.address, "GET", "/federate?match[]=m", &[]).body;
+        assert_eq!(federated.lines().filter(|line| line.starts_with("m{")).count(), want.len(), "{federated}");
+    };
+    let mut want: BTreeMap<usize, f64> = (0..ids.len()).map(|i| (i, i as f64)).collect();
+    push(&(0..ids.len()).map(|i| (i, vec![(at, i as f64)])).collect::<Vec<_>>());
+    check(&want);
+    // So many samples at once get a head of their own; the older one keeps what the series had before.
+    for i in [5, 6] {
+        let many: Vec<(i64, f64)> = (1..=1100).map(|step| (at + step, (step * 2) as f64)).collect();
+        push(&[(i, many)]);
+        want.insert(i, 2200.0);
+    }
+    check(&want);
+    push(&[(5, vec![(at + 2000, STALE_NAN)]), (9, vec![(at + 2000, STALE_NAN)])]);
+    want.remove(&5);
+    want.remove(&9);
+    check(&want);
+    push(&[(6, vec![(at + 3000, 7.0)]), (10, vec![(at + 3000, 8.0)])]);
+    want.extend([(6, 7.0), (10, 8.0)]);
+    check(&want);
+}
+
+/// Values now, by series.
+fn samples_now(address: SocketAddr, query: &str) -> BTreeMap<String, String> {
+    let answer = request(address, "GET", &format!("/api/v1/query?query={}", encode(query)), &[]);
+    let json: Value = serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.body));
+    let series = json["data"]["result"].as_array().unwrap_or_else(|| panic!("{query}: {json}"));
+    series.iter().map(|one| (one["metric"].to_string(), one["value"][1].as_str().unwrap().to_owned())).collect()
+}

@@ -10,7 +10,7 @@
 
 use crate::class::{Class, Outcome};
 use crate::native_state::{NativeCounts, NativePolicies};
-use crate::status::{Metadata, Reason};
+use crate::status::{Metadata, MetadataSize, Reason};
 use ahash::{AHashMap, AHashSet, RandomState};
 use config::ScrapeConfig;
 use exposition::{ExemplarSeen, Format, Piece, Readings, Template, Walk, Walked};
@@ -113,6 +113,8 @@ pub struct Stanza {
     ignores_stamps: bool,
     /// Hashes of the slots' labels, where somebody wanted to know them.
     hashes: OnceCell<Box<[u64]>>,
+    /// What its metadata takes, where somebody wanted to know it.
+    metadata_size: OnceCell<MetadataSize>,
 }
 
 /// A stanza in a shape.
@@ -136,6 +138,17 @@ impl Stanza {
 
     fn hashes(&self, hasher: &RandomState) -> &[u64] {
         self.hashes.get_or_init(|| hashes(&self.slots, hasher).collect())
+    }
+
+    fn metadata_size(&self) -> MetadataSize {
+        let bytes = |metadata: Metadata| {
+            (metadata.metric.len() + metadata.kind.len() + metadata.help.len() + metadata.unit.len()) as u64
+        };
+        *self.metadata_size.get_or_init(|| {
+            let mut size = MetadataSize::default();
+            stanza_metadata(self).for_each(|metadata| size += MetadataSize { metrics: 1, bytes: bytes(metadata) });
+            size
+        })
     }
 
     fn heap_bytes(&self) -> usize {
@@ -282,6 +295,7 @@ impl ClassRoom {
             repeats_counted,
             ignores_stamps: any_stamp && !self.class.honor_timestamps,
             hashes: OnceCell::new(),
+            metadata_size: OnceCell::new(),
             template,
         })
     }
@@ -698,6 +712,13 @@ impl Reader {
         readings.values.truncate(to);
         readings.stamps.truncate(stamp_to);
         readings.exemplars.truncate(exemplar_to);
+    }
+
+    /// How much it says of its metrics. A metric that lines of several runs tell of counts for each.
+    pub fn metadata_size(&self) -> MetadataSize {
+        let mut size = MetadataSize::default();
+        self.shape.iter().chain(&self.others.0).for_each(|known| size += known.0.metadata_size());
+        size
     }
 
     /// What the target says of its metrics, in the order of its payload: one entry a metric, where the last line of each

@@ -32,15 +32,18 @@ mod written;
 pub use exemplars::{ExemplarStats, ExemplarsRequest, StoredExemplar};
 pub use exposition::Exemplar;
 pub use failure_log::FailureLog;
-pub use federate::{Begun, Claim, FederateRequest, Go, Lines, Owner, Owners, Talk, Told};
+pub use federate::{Begun, Claim, ClaimState, FederateRequest, Go, Lines, Owner, Owners, Talk, Told};
 pub use handle::{ANSWER_TIMEOUT, COMMANDS_MAX, ShardError, Shards};
 pub use message::{
     Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
     MetadataRequest, Older, RangeAnswer, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
 };
 pub use preview::{Preview, preview};
+pub use reduce::SeriesHashes;
 pub use runtime::{Options, StartError, default_cpus, probe, start};
-pub use status::{CoreStats, Failure, Health, InstantSample, LogStats, Metadata, Missed, Reason, TargetStatus};
+pub use status::{
+    CoreStats, Failure, Health, InstantSample, LogStats, Metadata, MetadataSize, Missed, Reason, TargetStatus,
+};
 pub use sys::{Limit, raise_open_files};
 pub use time_slice::CoreTask;
 pub use written::{

@@ -87,6 +87,8 @@ pub struct InstantAnswer {
     pub partial: Vec<InstantSample>,
     /// Newest histograms, markers included.
     pub histograms: Vec<Piece>,
+    /// Series that have ended in a head behind `samples`, and when: another head may have older samples of them.
+    pub ended: Vec<(Labels, Timestamp)>,
     /// Ids of the targets behind `samples`.
     pub whole: Vec<u64>,
     /// For what is in this answer.
@@ -174,6 +176,8 @@ pub struct ReduceAnswer {
     pub identities: Vec<u64>,
     /// Those of the series in `pieces`, which may have them in common with a target in `partial`.
     pub pieces_identities: AHashSet<u64>,
+    /// Hashes of the series of sources in `partial`: no two may be the same, nor may one be that of a piece.
+    pub series: Vec<u64>,
     /// The aggregation has to be carried out over whole series.
     pub refused: bool,
     /// Samples that were looked at.

@@ -6,8 +6,8 @@ use crate::select::{CandidateGroups, Matching};
 use ahash::{AHashMap, AHashSet, RandomState};
 use promql::PartialAggregate;
 use promql::budget::{BudgetError, Charge};
-use series::{Labels, METRIC_NAME, Timestamp};
-use std::hash::{BuildHasher, Hasher};
+use series::{Labels, METRIC_NAME, Sample, Timestamp};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use tsdb::{Piece, Rows, SlotGroup, slots_matching};
@@ -47,6 +47,15 @@ struct Read<'a> {
     /// Of the target at hand, in the order of its slots.
     groups: Vec<(Arc<SlotGroup>, Rc<Wanted>)>,
     scratch: Scratch,
+    newest: NewestOfSource,
+}
+
+/// Newest samples of a source, by group and slot.
+#[derive(Default)]
+struct NewestOfSource {
+    groups: Vec<Arc<SlotGroup>>,
+    /// The place of its group in the list, its slot, and the sample.
+    samples: Vec<(usize, u32, Sample)>,
 }
 
 /// What one request takes of the rows of a target.
@@ -102,7 +111,7 @@ impl<'a> Reducing<'a> {
                 None => reads.push(Read::new(times, newest_only, work)),
             }
         }
-        Reducing { older, candidates, reads, hashing: RandomState::with_seeds(1, 2, 3, 4) }
+        Reducing { older, candidates, reads, hashing: hashing() }
     }
 
     pub fn target(&mut self, holder: &Holder, visible: u64) {
@@ -113,10 +122,17 @@ impl<'a> Reducing<'a> {
     }
 
     /// A target that is gone, or a source of samples that no scrape brings: its series may have gone on elsewhere.
-    pub fn in_pieces(&mut self, holder: &Holder, visible: u64) {
-        for work in self.reads.iter_mut().flat_map(|read| &mut read.works) {
-            if work.matching.any(holder) {
-                work.in_pieces(holder, visible, &self.hashing);
+    pub fn source(&mut self, holder: &Holder, visible: u64) {
+        let Reducing { older, candidates, reads, hashing } = self;
+        for read in reads {
+            for work in &mut read.works {
+                if !work.matching.any(holder) {
+                    continue;
+                }
+                let newest = &mut read.newest;
+                if !read.newest_only || !work.take_newest(holder, visible, (*older, candidates), newest, hashing) {
+                    work.in_pieces(holder, visible, hashing);
+                }
             }
         }
     }
@@ -154,6 +170,7 @@ impl<'a> Read<'a> {
             rows: Rows::default(),
             groups: Vec::new(),
             scratch: Scratch::default(),
+            newest: NewestOfSource::default(),
         }
     }
 
@@ -165,7 +182,7 @@ impl<'a> Read<'a> {
         identity: u64,
         hashing: &RandomState,
     ) {
-        let Read { times, newest_only, works, known, held, rows, groups, scratch } = self;
+        let Read { times, newest_only, works, known, held, rows, groups, scratch, newest: _ } = self;
         let (head, labels) = (holder.head.borrow(), &holder.labels);
         let candidates = candidates.of(&holder.index, head.rows_version());
         let mut key = hashing.build_hasher();
@@ -241,6 +258,7 @@ impl<'a> Work<'a> {
             pieces: Vec::new(),
             identities: Vec::new(),
             pieces_identities: AHashSet::new(),
+            series: Vec::new(),
             refused: false,
             samples: 0,
             charge: Charge::empty(&request.budget),
@@ -338,6 +356,62 @@ impl<'a> Work<'a> {
         })
     }
 
+    /// Takes the newest samples of a source, if there is nothing else to know of its series.
+    fn take_newest(
+        &mut self,
+        holder: &Holder,
+        visible: u64,
+        (older, candidates): (Older, &CandidateGroups),
+        found: &mut NewestOfSource,
+        hashing: &RandomState,
+    ) -> bool {
+        let Ok(answer) = &mut self.answer else { return true };
+        let (head, target) = (holder.head.borrow(), &holder.labels);
+        let NewestOfSource { groups, samples } = found;
+        groups.clear();
+        samples.clear();
+        let take = |group: &Arc<SlotGroup>, slot: u32, sample: Sample| {
+            if groups.last().is_none_or(|last| !Arc::ptr_eq(last, group)) {
+                groups.push(group.clone());
+            }
+            samples.push((groups.len() - 1, slot, sample));
+        };
+        let (after, at) = (self.request.from.plus_ms(-1), self.request.to);
+        let slots = self.matching.newest(holder, &head, candidates);
+        let whole = head.instant(after, at, visible, older == Older::Nothing, slots, take);
+        if !whole.expect("rows of this process decode") {
+            return false;
+        }
+        let bytes = samples.len() * (size_of::<u64>() + size_of::<(usize, u32, Sample)>());
+        if let Err(error) = answer.charge.grow(0, bytes as u64) {
+            self.answer = Err(error.into());
+            return true;
+        }
+        answer.whole.push(holder.id);
+        answer.samples += samples.len();
+        let is_one_group = answer.partial.has_one_group();
+        for (group, slot, sample) in samples.drain(..) {
+            let (group, slot) = (&groups[group], slot as usize);
+            let pairs = group.series_pairs(slot, target);
+            answer.series.push(series_hash(hashing, pairs.clone()));
+            answer.pieces_identities.insert(identity_of(hashing, pairs.clone()));
+            // A marker of its own says that the series has ended.
+            if !series::is_stale(sample.value) {
+                let labels = if is_one_group { Labels::empty() } else { Labels::from_sorted(pairs) };
+                let place = answer.partial.place(&labels);
+                answer.partial.add_rows(&[place], &[sample.timestamp.0], &[sample.value]);
+            }
+        }
+        let account = &mut self.partial_account;
+        account.grown += 1;
+        if account.grown >= account.measured_at
+            && let Err(error) = account.charge(&answer.partial, &mut answer.charge)
+        {
+            self.answer = Err(error.into());
+        }
+        true
+    }
+
     /// Takes the samples of a source as they are.
     fn in_pieces(&mut self, holder: &Holder, visible: u64, hashing: &RandomState) {
         let Ok(answer) = &mut self.answer else { return };
@@ -355,4 +429,44 @@ impl<'a> Work<'a> {
 
 fn identity(hashing: &RandomState, labels: &Labels) -> u64 {
     hashing.hash_one(IDENTITY.map(|name| labels.get(name).unwrap_or("")))
+}
+
+fn identity_of<'p>(hashing: &RandomState, pairs: impl Iterator<Item = (&'p str, &'p str)> + Clone) -> u64 {
+    let value = |wanted: &str| pairs.clone().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
+    hashing.hash_one(IDENTITY.map(value))
+}
+
+/// The same on every core for the same labels.
+fn series_hash<'p>(hashing: &RandomState, pairs: impl Iterator<Item = (&'p str, &'p str)>) -> u64 {
+    let mut hasher = hashing.build_hasher();
+    pairs.for_each(|pair| pair.hash(&mut hasher));
+    hasher.finish()
+}
+
+/// Tells series apart that answers of several cores and chunks have: equal labels have one hash.
+pub struct SeriesHashes {
+    hashing: RandomState,
+    seen: AHashSet<u64>,
+}
+
+impl Default for SeriesHashes {
+    fn default() -> SeriesHashes {
+        SeriesHashes { hashing: hashing(), seen: AHashSet::new() }
+    }
+}
+
+impl SeriesHashes {
+    /// Adds the series of an answer; false if one may be there already.
+    pub fn add_all(&mut self, series: &[u64]) -> bool {
+        self.seen.reserve(series.len());
+        series.iter().all(|hash| self.seen.insert(*hash))
+    }
+
+    pub fn may_have(&self, labels: &Labels) -> bool {
+        !self.seen.is_empty() && self.seen.contains(&series_hash(&self.hashing, labels.iter()))
+    }
+}
+
+fn hashing() -> RandomState {
+    RandomState::with_seeds(1, 2, 3, 4)
 }

@@ -5,6 +5,7 @@ use crate::message::{InstantAnswer, Older};
 use crate::status::InstantSample;
 use ahash::AHashSet;
 use series::{Matcher, Timestamp};
+use std::rc::Rc;
 use std::sync::Arc;
 use tsdb::{Piece, SlotGroup};
 
@@ -58,13 +59,24 @@ impl<'a> Matching<'a> {
         let matching = self.slots.of_candidates(target, candidates);
         let whole = head.instant(after, at, visible, older == Older::Nothing, matching, found);
         if whole.expect("rows of this process decode") {
-            // A series that brings its own times may bring its own markers.
-            samples.retain(|sample| !series::is_stale(sample.value));
+            // A series that brings its own times may bring its own markers, and have samples in another head.
+            let markers = samples.extract_if(.., |sample| series::is_stale(sample.value));
+            answer.ended.extend(markers.map(|sample| (sample.labels, sample.timestamp)));
             answer.samples.append(&mut samples);
             answer.whole.push(holder.id);
         } else {
             answer.partial.append(&mut samples);
         }
+    }
+
+    /// The slots of each group of a source.
+    pub fn newest<'s>(
+        &'s mut self,
+        holder: &'s Holder,
+        head: &tsdb::TargetHead,
+        candidates: &'s CandidateGroups,
+    ) -> impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]> + 's {
+        self.slots.of_candidates(&holder.labels, candidates.of(&holder.index, head.rows_version()))
     }
 
     /// The same of a source with histograms, markers included.

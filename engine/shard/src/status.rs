@@ -202,6 +202,20 @@ pub struct LogStats {
     pub failing: Option<String>,
 }
 
+/// How many metrics have metadata, and the bytes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetadataSize {
+    pub metrics: u64,
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for MetadataSize {
+    fn add_assign(&mut self, other: MetadataSize) {
+        self.metrics += other.metrics;
+        self.bytes += other.bytes;
+    }
+}
+
 /// Counters, gauges and histograms of one core since it started.
 #[derive(Clone, Debug)]
 pub struct CoreStats {
@@ -211,6 +225,11 @@ pub struct CoreStats {
     pub targets: u64,
     /// Live series: slots of all targets that are not stale, report series included.
     pub series: u64,
+    /// Series that came, and those of them that are no more: their lines have vanished, or their targets.
+    pub series_created: u64,
+    pub series_removed: u64,
+    /// Metadata of targets by job.
+    pub metadata: BTreeMap<String, MetadataSize>,
     /// Interned templates and the bytes they take.
     pub templates: u64,
     pub templates_bytes: u64,
@@ -273,6 +292,9 @@ impl CoreStats {
             cpu: Some(cpu),
             targets: 0,
             series: 0,
+            series_created: 0,
+            series_removed: 0,
+            metadata: BTreeMap::new(),
             templates: 0,
             templates_bytes: 0,
             head_bytes: 0,

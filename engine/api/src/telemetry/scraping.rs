@@ -4,6 +4,7 @@ use crate::metrics_writer::MetricsWriter;
 use crate::state::State;
 use hdrhistogram::Histogram;
 use shard::CoreStats;
+use std::collections::BTreeMap;
 
 fn total(stats: &[CoreStats], of: fn(&CoreStats) -> u64) -> f64 {
     stats.iter().map(of).sum::<u64>() as f64
@@ -41,6 +42,7 @@ pub(super) fn scraping(writer: &mut MetricsWriter, state: &State, stats: &[CoreS
         "scrape_job",
         pools().map(|(job, pool)| (job, pool.dropped_count as f64)),
     );
+    metadata_caches(writer, pools().map(|(job, _)| job), stats);
     syncs(writer, state);
     for (name, help, of) in [
         (
@@ -140,8 +142,8 @@ pub(super) fn scraping(writer: &mut MetricsWriter, state: &State, stats: &[CoreS
             ("resumed", total(stats, |core| core.handshakes_resumed)),
         ],
     );
-    let mut failed = std::collections::BTreeMap::new();
-    let mut missed = std::collections::BTreeMap::new();
+    let mut failed = BTreeMap::new();
+    let mut missed = BTreeMap::new();
     for core in stats {
         core.scrapes_failed.iter().for_each(|(reason, count)| *failed.entry(reason.as_str()).or_insert(0) += count);
         core.missed.iter().for_each(|(reason, count)| *missed.entry(reason.as_str()).or_insert(0) += count);
@@ -175,6 +177,20 @@ pub(super) fn scraping(writer: &mut MetricsWriter, state: &State, stats: &[CoreS
     );
 }
 
+fn metadata_caches<'a>(writer: &mut MetricsWriter, jobs: impl Iterator<Item = &'a str>, stats: &'a [CoreStats]) {
+    let mut jobs: BTreeMap<&str, (u64, u64)> = jobs.map(|job| (job, (0, 0))).collect();
+    for (job, size) in stats.iter().flat_map(|core| &core.metadata) {
+        let sum = jobs.entry(job).or_default();
+        *sum = (sum.0 + size.metrics, sum.1 + size.bytes);
+    }
+    let of = |size: fn(&(u64, u64)) -> u64| jobs.iter().map(move |(job, sizes)| (job, size(sizes) as f64));
+    let help = "Metrics of a job's targets with a type, a unit or a help text.";
+    let name = "prometheus_target_metadata_cache_entries";
+    writer.by(name, "gauge", help, "scrape_job", of(|size| size.0));
+    let help = "Bytes of the names, types, units and help texts of these.";
+    writer.by("prometheus_target_metadata_cache_bytes", "gauge", help, "scrape_job", of(|size| size.1));
+}
+
 /// What making targets from lists took and refused, job by job.
 fn syncs(writer: &mut MetricsWriter, state: &State) {
     let pools = state.parts.targets.stats().pools;
@@ -205,7 +221,7 @@ fn syncs(writer: &mut MetricsWriter, state: &State) {
 fn interval_lengths(writer: &mut MetricsWriter, stats: &[CoreStats]) {
     let name = "prometheus_target_interval_length_seconds";
     writer.family(name, "summary", "Actual time between two scrapes of a target.");
-    let mut lengths: std::collections::BTreeMap<u64, Histogram<u64>> = std::collections::BTreeMap::new();
+    let mut lengths: BTreeMap<u64, Histogram<u64>> = BTreeMap::new();
     for (interval, histogram) in stats.iter().flat_map(|core| &core.interval_us) {
         let merged = lengths.entry(*interval).or_insert_with(|| Histogram::new_from(histogram));
         // Histograms of all cores have the same bounds.

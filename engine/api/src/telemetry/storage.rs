@@ -14,6 +14,10 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     let sum = |of: fn(&CoreStats) -> u64| cores.iter().map(of).sum::<u64>() as f64;
     let lowest = bounds.map_or(0.0, |(oldest, _)| oldest as f64);
     writer.gauge("prometheus_tsdb_head_series", "Series with a sample in the last scrape.", sum(|core| core.series));
+    let help = "Series that came into memory.";
+    writer.counter("prometheus_tsdb_head_series_created_total", help, sum(|core| core.series_created));
+    let help = "Series that are no more in memory: their lines have vanished, or their targets.";
+    writer.counter("prometheus_tsdb_head_series_removed_total", help, sum(|core| core.series_removed));
     let appended = [
         ("float", sum(|core| core.samples_appended - core.histograms_appended)),
         ("histogram", sum(|core| core.histograms_appended)),

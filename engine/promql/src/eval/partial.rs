@@ -136,6 +136,12 @@ impl PartialAggregate {
         self.group(labels)
     }
 
+    /// Whether all series are of the same group.
+    pub fn has_one_group(&self) -> bool {
+        let Pushdown { aggregate, .. } = &*self.pushdown;
+        !aggregate.without && aggregate.labels.is_empty() && !self.pushdown.reset_corrected()
+    }
+
     /// Bytes of memory that the sums take.
     pub fn bytes(&self) -> u64 {
         let Totals { values, counts, .. } = &self.totals;

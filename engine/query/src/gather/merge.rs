@@ -97,6 +97,12 @@ impl Newest {
         }
     }
 
+    /// Series whose newest sample is a marker.
+    pub fn ended(&self) -> impl Iterator<Item = (&Labels, Timestamp)> {
+        let ended = self.0.iter().filter(|(_, (_, value))| value.is_stale());
+        ended.map(|(labels, (at, _))| (labels, *at))
+    }
+
     /// Series whose newest sample is no marker.
     pub fn into_values(self) -> impl Iterator<Item = (Labels, Timestamp, Value)> {
         let alive = self.0.into_iter().filter(|(_, (_, value))| !value.is_stale());

@@ -8,7 +8,7 @@ use ahash::{AHashMap, AHashSet};
 use promql::PartialAggregate;
 use promql::budget::Charge;
 use series::{Labels, Sample, Timestamp};
-use shard::{Command, LimitError, ReduceAnswer, ReduceRequest};
+use shard::{Command, LimitError, ReduceAnswer, ReduceRequest, SeriesHashes};
 use std::sync::Arc;
 use tsdb::Piece;
 
@@ -45,11 +45,15 @@ fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>
     let mut all = PartialAggregate::new(request.reduction.clone());
     let (mut whole, mut identities) = (AHashSet::new(), AHashSet::new());
     let (mut pieces, mut pieces_identities) = (Vec::new(), AHashSet::new());
+    let mut of_sources = SeriesHashes::default();
     let mut charge = Charge::empty(&request.budget);
     for reply in replies {
         let mut reply = reply?;
         charge.merge(reply.charge);
         if reply.refused || !reply.identities.iter().all(|identity| identities.insert(*identity)) {
+            return Ok(None);
+        }
+        if !of_sources.add_all(&reply.series) {
             return Ok(None);
         }
         all.merge(reply.partial);
@@ -87,6 +91,9 @@ fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>
     }
     let mut names = AHashSet::new();
     for (labels, mut samples) in series {
+        if of_sources.may_have(&labels) {
+            return Ok(None);
+        }
         if request.reduction.names_vanish() && !names.insert(promql::nameless(&labels)) {
             return Ok(None);
         }

@@ -4,7 +4,8 @@ use super::Core;
 use crate::federate::index::Index;
 use crate::federate::lines::{Cursor, LineWriter, Source};
 use crate::federate::{
-    Begun, CLAIMS_PER_PIECE, Claim, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owners, PIECE_BYTES, Talk, Told,
+    Begun, CLAIMS_PER_PIECE, Claim, ClaimState, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owners, PIECE_BYTES, Talk,
+    Told,
 };
 use crate::head_owner::Holder;
 use crate::message::Older;
@@ -247,12 +248,14 @@ impl Work<'_> {
         let source = self.source(&head, &holder.labels, entry);
         let ended_at = head.newest_at().map_or(i64::MIN, |at| at.0);
         for slot in slots {
-            let newest = source.newest(place, slot);
-            if newest.is_some() || !whole {
-                let hash = self.request.hash(group.series_pairs(slot as usize, &holder.labels));
-                let at = newest.map_or(ended_at, |sample| sample.timestamp.0);
-                claims.push(Claim { hash, at, ended: newest.is_none(), owner: entry });
-            }
+            let (at, state) = match source.newest_or_marker(place, slot) {
+                Some(marker) if series::is_stale(marker.value) => (marker.timestamp.0, ClaimState::EndedAt),
+                Some(sample) => (sample.timestamp.0, ClaimState::Alive),
+                None if whole => continue,
+                None => (ended_at, ClaimState::Ended),
+            };
+            let hash = self.request.hash(group.series_pairs(slot as usize, &holder.labels));
+            claims.push(Claim { hash, at, state, owner: entry });
         }
         true
     }
@@ -277,7 +280,7 @@ impl Work<'_> {
             for group in head.closed_groups() {
                 for slot in slots_of(group).into_iter().filter(|slot| !group.is_stamped(*slot as usize)) {
                     let hash = self.request.hash(group.series_pairs(slot as usize, &holder.labels));
-                    claims.push(Claim { hash, at: at.0, ended: true, owner: u32::MAX });
+                    claims.push(Claim { hash, at: at.0, state: ClaimState::Ended, owner: u32::MAX });
                 }
             }
         }

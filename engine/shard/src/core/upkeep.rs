@@ -2,9 +2,12 @@
 
 use super::{Core, LOG_EVERY, wall_ms};
 use crate::head_owner::IndexedHead;
+use crate::ingest::Reader;
 use crate::log::LogFiles;
+use crate::status::MetadataSize;
 use crate::time_slice::{CoreTask, TimeSlice};
 use glommio::timer::Timer;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +16,17 @@ use tsdb::{Flushable, Recalled, SameGroups, Store};
 
 /// How often segments that are in chunks are dropped and unused templates forgotten.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// What heads hold.
+#[derive(Default)]
+pub(super) struct HeadSums {
+    /// Series that are not stale, and all that have a place.
+    pub series: u64,
+    pub slots: u64,
+    /// Series that came since this was last asked.
+    pub added: u64,
+    pub bytes: u64,
+}
 
 impl Core {
     /// Hands what was appended to the kernel, and syncs it.
@@ -98,7 +112,6 @@ impl Core {
             }
             let slice = self.slice(CoreTask::Maintenance);
             self.keep_up_exemplars(&slice).await;
-            let (mut series, mut bytes) = (0, 0);
             let sources = self.written.borrow().source_keys();
             for source in &sources {
                 self.written.borrow_mut().tidy(source);
@@ -107,8 +120,7 @@ impl Core {
             let gone = self.written.borrow_mut().retire(wall_ms());
             self.end_holders(gone);
             slice.step().await;
-            let of_histograms = self.keep_up_histograms();
-            (series, bytes) = (series + of_histograms.0, bytes + of_histograms.1);
+            let mut sums = self.keep_up_histograms();
             let pinned = self.journal.borrow().writer().map(Writer::pinned_by_few).unwrap_or_default();
             for holder in self.all_holders() {
                 slice.step().await;
@@ -116,13 +128,16 @@ impl Core {
                 head.turn_over_in(&pinned);
                 self.hand_over(&mut head);
                 head.drop_sealed();
-                series += head.live_series() as u64;
-                bytes += head.heap_bytes() as u64;
+                sums.series += head.live_series() as u64;
+                sums.slots += head.live_slots() as u64;
+                sums.added += head.take_added();
+                sums.bytes += head.heap_bytes() as u64;
                 self.note_rows(&holder, &head);
             }
-            bytes += self.keep_up_ended(&slice).await;
+            self.keep_up_ended(&mut sums, &slice).await;
+            let metadata = self.metadata_sizes(&slice).await;
             self.label_index.bring_up_to_date(&slice).await;
-            bytes += (self.written.borrow().heap_bytes() + self.label_index.labels.borrow().heap_bytes()) as u64;
+            sums.bytes += (self.written.borrow().heap_bytes() + self.label_index.labels.borrow().heap_bytes()) as u64;
             slice.step().await;
             let unused = self.journal.borrow_mut().writer_mut().map(Writer::take_unused).unwrap_or_default();
             match (&self.flush_queue, &self.agent) {
@@ -134,22 +149,39 @@ impl Core {
             self.fetcher.trim();
             let (templates, templates_bytes) = self.interner.borrow_mut().sweep();
             let mut stats = self.stats.borrow_mut();
-            (stats.series, stats.head_bytes) = (series, bytes);
+            (stats.series, stats.head_bytes) = (sums.series, sums.bytes);
+            stats.series_created += sums.added;
+            stats.series_removed = stats.series_removed.max(stats.series_created.saturating_sub(sums.slots));
+            stats.metadata = metadata;
             (stats.templates, stats.templates_bytes) = (templates, templates_bytes);
         }
     }
 
-    /// Lets heads go that have ended and are in chunks; gives the bytes of the others.
-    async fn keep_up_ended(&self, slice: &TimeSlice<'_>) -> u64 {
-        let mut bytes = 0;
+    async fn metadata_sizes(&self, slice: &TimeSlice<'_>) -> BTreeMap<String, MetadataSize> {
+        let mut sizes: BTreeMap<String, MetadataSize> = BTreeMap::new();
+        for scraper in self.all_scrapers() {
+            slice.step().await;
+            let size = scraper.reader.borrow().as_ref().map(Reader::metadata_size).unwrap_or_default();
+            let target = scraper.target.borrow();
+            match sizes.get_mut(&target.job.job_name) {
+                Some(sum) => *sum += size,
+                None => drop(sizes.insert(target.job.job_name.clone(), size)),
+            }
+        }
+        sizes
+    }
+
+    /// Lets heads go that have ended and are in chunks, and adds up the others.
+    async fn keep_up_ended(&self, sums: &mut HeadSums, slice: &TimeSlice<'_>) {
         let mut at = 0;
         loop {
             // Others may add to the list meanwhile, but only this task takes from it.
-            let Some(ended) = self.ended.borrow().get(at).cloned() else { return bytes };
+            let Some(ended) = self.ended.borrow().get(at).cloned() else { return };
+            sums.added += ended.head.borrow_mut().take_added();
             let stays = ended.head.borrow_mut().drop_sealed();
             if stays {
                 let head = ended.head.borrow();
-                bytes += head.heap_bytes() as u64;
+                sums.bytes += head.heap_bytes() as u64;
                 self.note_rows(&ended, &head);
                 at += 1;
             } else {

@@ -1,5 +1,6 @@
 //! Samples that no scrape brings: taken, acknowledged, and their histograms kept up.
 
+use super::upkeep::HeadSums;
 use super::{Core, wall_ms};
 use crate::head_owner::{HistogramHolder, IndexedHead};
 use crate::status::CoreStats;
@@ -124,25 +125,28 @@ impl Core {
     }
 
     /// Closes what nobody adds to and drops what is in chunks; gives how many series and bytes there are.
-    pub(super) fn keep_up_histograms(&self) -> (u64, u64) {
+    pub(super) fn keep_up_histograms(&self) -> HeadSums {
         let now_ms = wall_ms();
         self.close_histograms(|holder| holder.is_idle(now_ms));
-        let (mut series, mut bytes) = (0, 0);
+        let mut sums = HeadSums::default();
         for holder in self.histogram_holders() {
             let mut head = holder.head.borrow_mut();
             head.drop_sealed();
             self.note_histograms(&holder, &head);
-            series += head.series() as u64;
-            bytes += head.heap_bytes() as u64;
+            sums.series += head.series() as u64;
+            sums.slots += head.series() as u64;
+            sums.added += head.take_added();
+            sums.bytes += head.heap_bytes() as u64;
         }
         self.ended_histograms.borrow_mut().retain(|ended| {
+            sums.added += ended.head.borrow_mut().take_added();
             let stays = ended.head.borrow_mut().drop_sealed();
             if !stays {
                 self.label_index.remove(&IndexedHead::Histograms(ended.clone()));
             }
             stays
         });
-        (series, bytes)
+        sums
     }
 
     /// No more rows come to these.

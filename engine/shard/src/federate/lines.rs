@@ -53,10 +53,15 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Rows in memory were written by this process: one that does not decode is our own mistake.
     pub fn newest(&self, place: u32, slot: u32) -> Option<Sample> {
+        self.newest_or_marker(place, slot).filter(|sample| !series::is_stale(sample.value))
+    }
+
+    /// The same, or the marker of a series with own times. Rows in memory were written by this process: one that does not
+    /// decode is our own mistake.
+    pub fn newest_or_marker(&self, place: u32, slot: u32) -> Option<Sample> {
         let sample = self.head.newest_of(place as usize, slot as usize, self.after, self.visible);
-        sample.expect("rows of this process decode").filter(|sample| !series::is_stale(sample.value))
+        sample.expect("rows of this process decode")
     }
 }
 

@@ -76,11 +76,22 @@ pub struct Begun {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     pub hash: u64,
-    /// Milliseconds of the newest sample; of a series that has ended, of its target's newest row.
+    /// Milliseconds of the newest sample or marker; of a series that has ended without a marker of its own, of its target's
+    /// newest row.
     pub at: i64,
-    pub ended: bool,
+    pub state: ClaimState,
     /// The target, as the core counts them.
     pub owner: u32,
+}
+
+/// What a core knows of a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClaimState {
+    Alive,
+    /// It ended at that time: nothing older counts.
+    EndedAt,
+    /// It has ended at that time or before.
+    Ended,
 }
 
 /// Who writes a series that several have.

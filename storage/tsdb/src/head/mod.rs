@@ -131,6 +131,8 @@ pub struct TargetHead {
     sealed_until: Option<Timestamp>,
     /// Another number whenever groups or their places change.
     layout: u64,
+    /// Series that came since [`TargetHead::take_added`].
+    added: u64,
 }
 
 impl TargetHead {
@@ -152,6 +154,7 @@ impl TargetHead {
             whole_since: None,
             sealed_until: None,
             layout: 0,
+            added: 0,
         }
     }
 
@@ -228,7 +231,13 @@ impl TargetHead {
         if self.open.dead_slots() > self.live_slots().max(DEAD_SLOTS_MIN) {
             self.start_segment();
         }
+        self.added += added;
         Change { added }
+    }
+
+    /// How many series came since the last time that this was asked.
+    pub fn take_added(&mut self) -> u64 {
+        std::mem::take(&mut self.added)
     }
 
     /// Those that are not in chunks.

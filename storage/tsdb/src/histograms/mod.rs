@@ -48,6 +48,8 @@ pub struct HistogramHead {
     groups: Vec<(Arc<SlotGroup>, u32)>,
     /// Group and slot of each series.
     series: Vec<(u32, u32)>,
+    /// How many of them [`HistogramHead::take_added`] has told.
+    series_told: usize,
     open: HistogramSegment,
     /// Closed segments, oldest first, until they are in chunks.
     closed: VecDeque<Arc<Closed<HistogramSegment>>>,
@@ -63,6 +65,7 @@ impl HistogramHead {
             limits,
             groups: Vec::new(),
             series: Vec::new(),
+            series_told: 0,
             open: HistogramSegment::new(limits.log_only),
             closed: VecDeque::new(),
             newest: None,
@@ -78,6 +81,12 @@ impl HistogramHead {
     /// How many series have a place.
     pub fn series(&self) -> usize {
         self.series.len()
+    }
+
+    /// How many series came since the last time that this was asked.
+    pub fn take_added(&mut self) -> u64 {
+        let told = std::mem::replace(&mut self.series_told, self.series.len());
+        self.series.len().saturating_sub(told) as u64
     }
 
     pub fn groups(&self) -> impl Iterator<Item = &Arc<SlotGroup>> {
