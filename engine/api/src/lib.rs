@@ -28,6 +28,7 @@ mod routes;
 mod rule_groups;
 mod security;
 mod self_history;
+mod shipper;
 mod state;
 mod storage;
 mod target_list;

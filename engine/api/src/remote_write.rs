@@ -31,6 +31,10 @@ struct Endpoint {
     retried: u64,
     /// Lost samples, by reason.
     losses: BTreeMap<&'static str, u64>,
+    /// Endpoints that get the same batches as this one, itself among them (decision 064).
+    equal_endpoints: u64,
+    /// Files of the log that were removed before they were acknowledged, and their bytes.
+    files_lost: u64,
     /// Dropped by rules, or too old.
     not_sent: u64,
     last_error: String,
@@ -52,6 +56,8 @@ fn endpoint(EndpointStats { name, url, stats, .. }: &EndpointStats) -> Endpoint 
         sent: total(stats, |kind| &kind.sent),
         retried: total(stats, |kind| &kind.retried),
         losses: stats.losses().filter(|(_, count)| *count > 0).collect(),
+        equal_endpoints: stats.same_batches.load(Ordering::Relaxed),
+        files_lost: stats.files_lost.load(Ordering::Relaxed),
         not_sent: total(stats, |kind| &kind.dropped_by_rules) + total(stats, |kind| &kind.dropped_too_old),
         last_error: stats.last_error().unwrap_or_default(),
     }

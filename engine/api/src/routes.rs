@@ -14,7 +14,7 @@ use crate::self_history::SelfHistory;
 use crate::state::State;
 use crate::{
     agent, alerting, config_file, discovery, exemplars, features, federate, fleet, lifecycle, otlp, query, remote,
-    remote_write, rule_groups, self_history, storage, target_list, telemetry, ui, v1,
+    remote_write, rule_groups, self_history, shipper, storage, target_list, telemetry, ui, v1,
 };
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -131,6 +131,7 @@ pub(crate) fn routes() -> Routes {
         .route("/ringscrape/discovery", get(discovery::discovery))
         .route("/ringscrape/config/file", get(config_file::config_file))
         .route("/ringscrape/status/remote_write", get(remote_write::status))
+        .route("/ringscrape/status/object_storage", get(shipper::status))
         .route("/ringscrape/status/history", get(self_history::history))
         .route("/admin/tsdb/delete_series", post(storage::delete_series).put(storage::delete_series))
         .route("/admin/tsdb/clean_tombstones", post(storage::clean_tombstones).put(storage::clean_tombstones))

@@ -44,6 +44,7 @@ pub struct Parts {
     pub targets: ManagerHandle,
     pub notifier: notifier::Notifier,
     pub remote_write: remote_write::RemoteWrite,
+    pub shipper: shipper::Shipper,
     pub fleet: FleetHandle,
     pub running: watch::Receiver<Arc<Running>>,
     /// Command-line flags and their values.

@@ -214,6 +214,7 @@ fn state(count: usize) -> State {
     State::new(Parts {
         notifier: notifier::Notifier::new(notifier::Options::default(), targets::DiscoveryContext::default()),
         remote_write: remote_write::RemoteWrite::none(),
+        shipper: shipper::Shipper::none(),
         rules: rules::Manager::new(
             Arc::new(rules::unit::MemoryBackend::new(promql::PlanOptions::default())),
             rules::Options::default(),

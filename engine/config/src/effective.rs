@@ -29,6 +29,7 @@ impl Config {
         let fleet =
             self.fleet.as_ref().map(|fleet| crate::Fleet { member: fleet.member.replace('$', "$$"), ..fleet.clone() });
         put("fleet", fleet.as_ref().map(Value::write));
+        put("object_storage", self.object_storage.as_ref().map(Value::write));
         crate::tree::print(&Tree::Map(out))
     }
 

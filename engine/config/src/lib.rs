@@ -25,6 +25,7 @@ mod job;
 mod lint;
 mod load;
 mod mechanisms;
+mod object_storage;
 mod rule_tests;
 mod rules;
 mod secret;
@@ -47,6 +48,7 @@ pub use http::{
 };
 pub use load::{load, load_for_agent, parse_config, parse_yaml};
 pub use mechanisms::{MechanismConfig, SdFilter};
+pub use object_storage::*;
 pub use relabel::NameScheme;
 pub use rule_tests::{
     AlertTest, ExpectedAlert, ExpectedSample, ExprTest, InputSeries, RuleTest, RuleTests, load_rule_tests,

@@ -26,11 +26,12 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, ConfigErrors> {
 pub fn load_for_agent(path: &Path, env: &Env) -> Result<Config, ConfigErrors> {
     let text = read(path)?;
     let config = parse_config(path, &text, env)?;
-    let Config { alerting, rule_files, remote_read, .. } = &config;
+    let Config { alerting, rule_files, remote_read, object_storage, .. } = &config;
     let sections = [
         ("alerting", !alerting.alertmanagers.is_empty() || !alerting.alert_relabel_configs.is_empty()),
         ("rule_files", !rule_files.is_empty()),
         ("remote_read", !remote_read.is_empty()),
+        ("object_storage", object_storage.is_some()),
     ];
     let node = parse(&text).ok();
     let location_of = |name: &str| {
@@ -134,15 +135,21 @@ fn read_config(node: &Node, file: &Path, env: &Env, cx: &Context, names: &mut Jo
     cx.scheme.set(global.metric_name_validation_scheme);
     let scrape_configs = read_jobs(&mut fields, &global, names);
     let fleet = read_fleet(&mut fields, env, &mut global);
+    let object_storage = read_object_storage(&mut fields, &global);
+    let remote_write = read_named(&mut fields, "remote_write", |config: &crate::RemoteWrite| &config.name);
+    if let Some(mistake) = crate::Sharding::mistake(&remote_write) {
+        fields.refuse("remote_write", &mistake);
+    }
     let config = Config {
         fleet,
+        object_storage,
         runtime: fields.take("runtime"),
         rule_files: read_patterns(&mut fields, "rule_files", "rule file"),
         scrape_config_files: read_patterns(&mut fields, "scrape_config_files", "scrape config file"),
         own_jobs_count: scrape_configs.len(),
         scrape_configs,
         alerting: fields.take("alerting").unwrap_or_default(),
-        remote_write: read_named(&mut fields, "remote_write", |config: &crate::RemoteWrite| &config.name),
+        remote_write,
         remote_read: read_named(&mut fields, "remote_read", |config: &crate::RemoteRead| &config.name),
         storage: fields.take("storage"),
         tracing: fields.take("tracing"),
@@ -187,6 +194,17 @@ fn read_fleet(fields: &mut Fields, env: &Env, global: &mut Global) -> Option<cra
         global.external_labels = labels.build();
     }
     Some(fleet)
+}
+
+/// The section. Labels of a block identify its stream, so blocks without labels would be mixed with those of others.
+fn read_object_storage(fields: &mut Fields, global: &Global) -> Option<crate::ObjectStorage> {
+    let storage = fields.take("object_storage")?;
+    if global.external_labels.is_empty() {
+        let text = "no external labels configured; blocks in object storage are told apart by external_labels of global, \
+                    which must be unique";
+        fields.refuse("object_storage", text);
+    }
+    Some(storage)
 }
 
 fn read_jobs(fields: &mut Fields, global: &Global, names: &mut JobNames) -> Vec<Arc<ScrapeConfig>> {

@@ -84,6 +84,12 @@ section! {
         failed_request_logging: bool = false,
         /// How samples wait.
         queue_config: QueueConfig = QueueConfig::default(),
+        /// Significant figures to which values are rounded. 0, the default: they are not. Prometheus has no such field.
+        significant_figures: u64 = 0,
+        /// Digits behind the point to which values are rounded. 100, the default: they are not. Prometheus has no such field.
+        round_digits: i64 = 100,
+        /// Endpoints of one group divide the series. Default: each gets all. Prometheus has no such field.
+        sharding: Option<Sharding> = None,
         /// How HELP and TYPE are sent.
         metadata_config: MetadataConfig = MetadataConfig::default(),
         /// Requests signed for AWS. Default: not signed.
@@ -104,6 +110,52 @@ choices! {
     pub enum WriteMessage {
         V1 = "prometheus.WriteRequest",
         V2 = "io.prometheus.write.v2.Request",
+    }
+}
+
+section! {
+    /// How the endpoints of a group divide the series.
+    pub struct Sharding in "sharding", check = Sharding::check {
+        /// Required. Endpoints with the same one divide the series.
+        group: String = String::new(),
+        /// Labels by whose values series are divided. Default: all.
+        labels: Vec<String> = Vec::new(),
+        /// Labels by which they are not divided. At most one of the two.
+        ignore_labels: Vec<String> = Vec::new(),
+        /// Endpoints that get a series. Default 1.
+        replicas: u64 = 1,
+    }
+}
+
+impl Sharding {
+    fn check(&mut self, fields: &mut Fields) {
+        if self.group.is_empty() {
+            fields.refuse("group", "sharding without a group; endpoints with the same group divide the series");
+        }
+        if !self.labels.is_empty() && !self.ignore_labels.is_empty() {
+            fields.refuse("ignore_labels", "at most one of labels and ignore_labels can be given; remove one");
+        }
+        if self.replicas == 0 {
+            fields.refuse("replicas", "replicas must be at least 1");
+        }
+    }
+
+    /// Endpoints of one group that do not agree how to divide, or are too few.
+    pub(crate) fn mistake(all: &[RemoteWrite]) -> Option<String> {
+        let of_all: Vec<&Sharding> = all.iter().filter_map(|one| one.sharding.as_ref()).collect();
+        of_all.iter().find_map(|one| {
+            let group = || of_all.iter().filter(|other| other.group == one.group);
+            if group().any(|other| other != one) {
+                return Some(format!(
+                    "endpoints of sharding group {:?} have different settings; make them equal",
+                    one.group
+                ));
+            }
+            let count = group().count() as u64;
+            let too_few = one.replicas > count;
+            too_few
+                .then(|| format!("sharding group {:?} has {} replicas and {count} endpoints", one.group, one.replicas))
+        })
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::decode::{choices, section};
 use crate::units::Size;
 use crate::{
-    Alerting, Discovery, Federation, Fleet, HttpConfig, Otlp, RemoteRead, RemoteWrite, Runtime, Storage, Tracing,
+    Alerting, Discovery, Federation, Fleet, HttpConfig, ObjectStorage, Otlp, RemoteRead, RemoteWrite, Runtime, Storage,
+    Tracing,
 };
 use relabel::{NameScheme, Program};
 use series::Labels;
@@ -45,6 +46,8 @@ pub struct Config {
     pub federation: Option<Federation>,
     /// The fleet that this process is a member of; `None` if the section is absent.
     pub fleet: Option<Fleet>,
+    /// Where finished blocks are uploaded to; `None` if the section is absent.
+    pub object_storage: Option<ObjectStorage>,
     /// The main file, absolute.
     pub(crate) file: PathBuf,
     /// How many of `scrape_configs` stand in the main file.

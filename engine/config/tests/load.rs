@@ -336,6 +336,26 @@ fn other_sections_are_checked() {
         "remote_write: [{url: 'http://a/', name: n}, {url: 'http://b/', name: n}]",
         &["1:15 remote_write: found multiple remote write configs with job name \"n\""],
     );
+    let group = |more: [&str; 2]| {
+        let one = |at: usize| format!("{{url: 'http://{at}/', sharding: {{group: g{}}}}}", more[at]);
+        format!("remote_write: [{}, {}]", one(0), one(1))
+    };
+    check_bad(
+        &group([", replicas: 2", ""]),
+        &["1:15 remote_write: endpoints of sharding group \"g\" have different settings"],
+    );
+    check_bad(
+        &group([", replicas: 3"; 2]),
+        &["1:15 remote_write: sharding group \"g\" has 3 replicas and 2 endpoints"],
+    );
+    check_bad(
+        "remote_write: [{url: 'http://a/', sharding: {group: g, labels: [a], ignore_labels: [b]}}]",
+        &["1:84 remote_write[0].sharding.ignore_labels: at most one of labels and ignore_labels"],
+    );
+    check_bad(
+        "remote_write: [{url: 'http://a/', sharding: {}}]",
+        &["1:45 remote_write[0].sharding.group: sharding without a group"],
+    );
     check_bad(
         "remote_write: [{url: 'http://a/', headers: {Authorization: x}}]",
         &["1:44 remote_write[0].headers: setting header \"Authorization\""],

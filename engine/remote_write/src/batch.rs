@@ -11,6 +11,7 @@ use crate::metadata::MetadataSchedule;
 use crate::outgoing::OutgoingLabels;
 use crate::output::Outputs;
 use crate::protocol::Format;
+use crate::rounding::Rounding;
 use crate::stencil::SeriesEncoder;
 use crate::window::{Window, WindowSample, WindowSeries};
 use ahash::AHashMap;
@@ -44,6 +45,7 @@ pub struct BatchSettings {
     pub age_max: Duration,
     pub sends_histograms: bool,
     pub sends_exemplars: bool,
+    pub rounding: Rounding,
     /// How often series of 2.0 carry metadata; nothing if they do not.
     pub metadata_interval: Option<Duration>,
 }
@@ -58,6 +60,7 @@ impl BatchSettings {
             age_max: queue.sample_age_limit,
             sends_histograms: settings.send_native_histograms,
             sends_exemplars: settings.send_exemplars,
+            rounding: Rounding::new(settings),
             metadata_interval: metadata.send.then_some(metadata.send_interval),
         }
     }
@@ -175,7 +178,7 @@ impl BatchBuilder {
         let waited = self.exemplars.take(target.id, group, *slot);
         let exemplars: Vec<ExemplarContent> = waited.iter().map(content).collect();
         let exemplars = &exemplars[..];
-        let samples = [(at, sample.value)];
+        let samples = [(at, self.settings.rounding.round(sample.value))];
         let is_added = match histogram {
             None => {
                 let content = SeriesContent { samples: &samples, exemplars, metadata, ..SeriesContent::default() };
@@ -290,7 +293,7 @@ impl BatchBuilder {
     fn collect(&mut self, log: LogId, told: &Told) {
         let Told { target, group, slot, sample, row, border, .. } = told;
         let source = self.encoder.source(target, &mut self.builder);
-        let (at, value) = (sample.timestamp.0, sample.value);
+        let (at, value) = (sample.timestamp.0, self.settings.rounding.round(sample.value));
         let sample = WindowSample { target, group, slot: *slot, source, row: row.0, at, value };
         for _ in 0..2 {
             if self.window.is_empty() {

@@ -22,7 +22,9 @@ mod protocol;
 mod reader;
 mod response;
 mod retention;
+mod rounding;
 mod send;
+mod sharding;
 #[cfg(test)]
 mod simulation;
 mod stats;
@@ -42,6 +44,7 @@ use crate::output::{Output, Outputs, Patience, ReadUntil, StopSignal};
 use crate::protocol::Protocol;
 use crate::reader::{Reader, Start};
 use crate::send::{FlushLimits, Sender};
+use crate::sharding::Shard;
 use client::{Client, ClientOptions, Cloud};
 use config::{Config, RemoteWrite as Settings, WriteMessage};
 use remote::Message;
@@ -151,9 +154,10 @@ impl RemoteWrite {
         let mut wanted: BTreeMap<String, (Settings, OutgoingLabels)> = BTreeMap::new();
         for settings in &config.remote_write {
             let external = config.global.external_labels.clone();
-            let outgoing = OutgoingLabels { external, rules: settings.write_relabel_configs.clone() };
+            let outgoing = OutgoingLabels { external, shard: None, rules: settings.write_relabel_configs.clone() };
             wanted.insert(key(settings, |key| wanted.contains_key(key)), (settings.clone(), outgoing));
         }
+        divide(&mut wanted);
         let is_same = |key: &String, endpoint: &Endpoint| {
             let same = |(settings, outgoing): &(_, _)| endpoint.settings == *settings && endpoint.outgoing == *outgoing;
             wanted.get(key).is_some_and(same)
@@ -364,6 +368,19 @@ fn cloud(settings: &Settings) -> Result<Option<Cloud>, client::Error> {
         return Cloud::azure(azuread, timeout, variables()).map(Some);
     }
     settings.google_iam.as_ref().map(|google| Cloud::google(google, timeout, variables())).transpose()
+}
+
+/// Says of each endpoint of a group which series it gets.
+fn divide(endpoints: &mut BTreeMap<String, (Settings, OutgoingLabels)>) {
+    let group = |settings: &Settings| settings.sharding.as_ref().map(|sharding| sharding.group.clone());
+    let members: Vec<(String, String)> =
+        endpoints.iter().filter_map(|(key, (settings, _))| Some((group(settings)?, key.clone()))).collect();
+    for (key, (settings, outgoing)) in endpoints.iter_mut() {
+        let Some(sharding) = &settings.sharding else { continue };
+        let of_group: Vec<&str> =
+            members.iter().filter(|(group, _)| *group == sharding.group).map(|(_, key)| &**key).collect();
+        outgoing.shard = Some(Shard::new(sharding, key, &of_group));
+    }
 }
 
 /// What an endpoint is known by across reloads and restarts: its name, or its URL and which of those with the same it is.

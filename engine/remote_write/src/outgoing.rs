@@ -1,6 +1,7 @@
 //! The labels that a receiver sees: those of the series, external labels that it does not have, then
 //! write_relabel_configs.
 
+use crate::sharding::Shard;
 use relabel::{Program, Verdict};
 use series::{Labels, LabelsBuilder};
 use tsdb::SlotGroup;
@@ -12,6 +13,8 @@ const LABELS_USUAL: usize = 24;
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutgoingLabels {
     pub external: Labels,
+    /// Which series it is about; nothing: all.
+    pub shard: Option<Shard>,
     pub rules: Program,
 }
 
@@ -64,8 +67,16 @@ impl OutgoingLabels {
         given.for_each(|(i, (name, value))| each(Origin::Target(i), name, value));
     }
 
+    /// Whether every series is sent with the labels that it has.
+    pub fn changes_nothing(&self) -> bool {
+        self.rules.is_empty() && self.shard.is_none()
+    }
+
     /// The labels after the rules; nothing if the series is not sent.
     pub fn relabel(&self, labels: &[(&str, &str)]) -> Option<Labels> {
+        if self.shard.as_ref().is_some_and(|shard| !shard.owns(labels)) {
+            return None;
+        }
         let mut builder = LabelsBuilder::default();
         labels.iter().for_each(|(name, value)| builder.set(name, value));
         let kept = self.rules.apply(&mut builder) == Verdict::Keep;
@@ -82,7 +93,7 @@ mod tests {
     #[test]
     fn external_labels_come_behind_all_others_and_before_the_rules() {
         let external = Labels::from_pairs([("job", "external"), ("zone", "z"), ("a", "first")]);
-        let outgoing = |rules: Program| OutgoingLabels { external: external.clone(), rules };
+        let outgoing = |rules: Program| OutgoingLabels { external: external.clone(), shard: None, rules };
         let given = outgoing(Program::default()).of_target(&Labels::from_pairs([("instance", "i"), ("job", "own")]));
         let mut builder = GroupBuilder::default();
         builder.push(&Labels::from_pairs([("__name__", "up")]), false);

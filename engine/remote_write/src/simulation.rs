@@ -196,7 +196,7 @@ fn reader(logs: &KeptLogs, boot: u32, cursor: SendCursor, message: Message) -> (
     settings.queue_config.max_samples_per_send = 20;
     settings.queue_config.batch_send_deadline = std::time::Duration::ZERO;
     let (to, batches) = mpsc::channel(2);
-    let outgoing = OutgoingLabels { external: Labels::empty(), rules: relabel::Program::default() };
+    let outgoing = OutgoingLabels { external: Labels::empty(), shard: None, rules: relabel::Program::default() };
     let protocol = Arc::new(Protocol::new(message));
     let output = Output::new(to, Arc::default(), Arc::default(), protocol, Arc::default());
     // Minutes pass in milliseconds here.

@@ -342,7 +342,7 @@ impl SeriesEncoder {
     /// What the rules make of a target's series of a group.
     fn outcomes(&self, place: usize, group: &Arc<SlotGroup>, builder: &mut WriteBuilder) -> (Vec<Outcome>, Encoded) {
         let (mut outcomes, mut changed) = (Vec::new(), Encoded::default());
-        if self.outgoing.rules.is_empty() {
+        if self.outgoing.changes_nothing() {
             return (outcomes, changed);
         }
         let given = &self.targets[place].given;
@@ -373,7 +373,7 @@ impl SeriesEncoder {
         builder: &mut WriteBuilder,
     ) -> bool {
         let labels = self.outgoing.of_slot(group, slot, &self.targets[place].given);
-        if self.outgoing.rules.is_empty() {
+        if self.outgoing.changes_nothing() {
             builder.add(labels.iter().copied(), content);
             return true;
         }
@@ -472,7 +472,7 @@ mod tests {
         for (seed, rules) in (0..).zip(all_rules.iter().cycle().take(60)) {
             let mut next = random(seed);
             let message = if seed % 2 == 0 { Message::V1 } else { Message::V2 };
-            let outgoing = OutgoingLabels { external: labels(&mut next, false), rules: rules.clone() };
+            let outgoing = OutgoingLabels { external: labels(&mut next, false), shard: None, rules: rules.clone() };
             let (mut builder, mut plain) = (WriteBuilder::new(message), WriteBuilder::new(message));
             let mut encoder = SeriesEncoder::new(outgoing.clone(), &mut builder);
             // Some runs have memory for some groups only, some for none.
@@ -516,7 +516,7 @@ mod tests {
     #[test]
     fn targets_and_groups_are_dropped_with_their_owners() {
         let mut builder = WriteBuilder::new(Message::V1);
-        let outgoing = OutgoingLabels { external: Labels::empty(), rules: Program::default() };
+        let outgoing = OutgoingLabels { external: Labels::empty(), shard: None, rules: Program::default() };
         let mut encoder = SeriesEncoder::new(outgoing, &mut builder);
         let content = SeriesContent { samples: &[(1, 0.5)], ..SeriesContent::default() };
         for id in 0..10 * SWEEP_TARGETS_MIN as u64 {

@@ -171,6 +171,14 @@ pub enum Tsdb {
         #[arg(long, default_value_t = true)]
         to_blocks: bool,
     },
+    /// Upload the blocks of a folder to the object storage of a configuration, with its external labels. Blocks that are in the
+    /// bucket, or whose parts are, stay as they are there. Exit code 1 if one could not be uploaded.
+    Ship {
+        folder: PathBuf,
+        /// A prometheus.yml with object_storage.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Make blocks of files, as promtool does.
     CreateBlocksFrom {
         #[command(subcommand)]

@@ -36,6 +36,7 @@ pub struct Reloader {
     pub parse: promql::ParseOptions,
     pub service_manager: ServiceManager,
     pub exemplars: ExemplarStorage,
+    pub shipper: shipper::Shipper,
 }
 
 /// The rings of exemplars, which a configuration makes smaller and larger.
@@ -112,6 +113,7 @@ impl Reloader {
                 self.query_log.reopen(config.global.query_log_file.as_deref());
                 self.failures.reopen(&config);
                 self.exemplars.reload(&config).await;
+                self.shipper.reload(&config);
                 self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
                 self.rules.reload(groups).await;
                 tracing::info!(file = %self.file.display(), "configuration loaded");

@@ -336,6 +336,12 @@ async fn control_plane(
     let notifier = notifier::Notifier::new(serve.notifier_options(), discovery);
     notifier.reload(&config).await;
 
+    let shipper = match storage.store() {
+        Some(store) => shipper::Shipper::start(store)?,
+        None => shipper::Shipper::none(),
+    };
+    shipper.reload(&config);
+
     let (reload_to, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
     // The only one: its limits hold for the API and the rules together.
     let queries = Arc::new(query::QueryService::new(shards.clone(), serve.query_settings()));
@@ -366,6 +372,7 @@ async fn control_plane(
         parse: serve.parse_options(),
         service_manager: service_manager.clone(),
         exemplars,
+        shipper: shipper.clone(),
     };
     tokio::spawn(reloader.run(reload_requests, serve.reload_interval()));
 
@@ -385,6 +392,7 @@ async fn control_plane(
         targets,
         notifier: notifier.clone(),
         remote_write: remote_write.clone(),
+        shipper: shipper.clone(),
         rules: rules.clone(),
         fleet,
         running,
@@ -454,6 +462,7 @@ async fn control_plane(
     notifier.shutdown().await;
     // Nothing is scraped or written from here on, so what remote write reads now is all there is.
     let ended = shards.shutdown().await;
+    shipper.shutdown().await;
     remote_write.shutdown(serve.storage_remote_flush_deadline).await;
     Ok(ended?)
 }

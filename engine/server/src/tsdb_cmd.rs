@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tsdb::{Store, StoreOptions};
 
@@ -37,6 +37,7 @@ pub fn store_options(serve: &Serve, config: &config::Config) -> StoreOptions {
     let short = Duration::from_millis(options.block_ms as u64 / 4);
     options.upkeep_every = options.upkeep_every.min(short);
     options.keep_logs = !config.remote_write.is_empty();
+    options.uploads_blocks = config.object_storage.is_some();
     options.import_prometheus_head = true;
     options.safe_mode_window = serve.storage_safe_mode_window;
     if !options.safe_mode_window.is_zero() {
@@ -67,6 +68,7 @@ pub fn run(command: &Tsdb) -> ExitCode {
         Tsdb::Dump { folder, selector } => dump(folder, selector),
         Tsdb::Import { folder } => import(folder),
         Tsdb::Export { folder, .. } => export(folder),
+        Tsdb::Ship { folder, config } => ship(folder, config),
         Tsdb::CreateBlocksFrom { what } => match what {
             BlocksFrom::Openmetrics { input, output, max_block_duration, label, quiet } => {
                 create_blocks(input, output, *max_block_duration, label, *quiet)
@@ -301,6 +303,37 @@ fn export(folder: &Path) -> anyhow::Result<bool> {
         )?;
     }
     Ok(is_complete)
+}
+
+/// Uploads the blocks of a folder, also those that were made of several.
+fn ship(folder: &Path, config: &Path) -> anyhow::Result<bool> {
+    let config = config::load(config, &config::Env::process())?;
+    let settings = shipper::Settings::of(&config);
+    let settings =
+        settings.ok_or_else(|| anyhow::anyhow!("the configuration has no object_storage; say where blocks go"))?;
+    let store = open(StoreOptions { uploads_blocks: true, ..read_only(folder) })?;
+    let bucket = shipper::Bucket::new(&settings.storage).map_err(anyhow::Error::msg)?;
+    let stats = shipper::ShipperStats::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut lines = Vec::new();
+    let report = |block: &Block, verdict: &shipper::Verdict| {
+        let what = match verdict {
+            shipper::Verdict::Done => "in the bucket".to_owned(),
+            shipper::Verdict::Upload => "bad: not uploaded".to_owned(),
+            shipper::Verdict::Held(why) => format!("left out: {why}"),
+        };
+        lines.push(format!("{}  {what}", block_line(block.meta())));
+    };
+    let outcome = runtime.block_on(shipper::ship_all(&store, &bucket, &settings, true, &stats, report));
+    let mut out = std::io::stdout().lock();
+    lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    if let Err(error) = &outcome {
+        writeln!(out, "bad: {error}")?;
+    }
+    let (uploads, bytes) = (&stats.uploads, &stats.bytes_uploaded);
+    let (uploads, bytes) = (uploads.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed));
+    writeln!(out, "{uploads} blocks uploaded, {bytes} bytes")?;
+    Ok(outcome.is_ok())
 }
 
 /// Replaces the ended server by `ringscrape tsdb export` of its folder. The threads of its shards end with the image of

@@ -11,8 +11,8 @@ use support::{FakeTarget, Ringscrape, job, root, until};
 const HEAD: &str = "# Metrics
 
 Every family of `/metrics`, made from a running server by `engine/server/tests/metrics.rs` and checked there. Names that begin with `prometheus_`,
-`process_`, `promhttp_` and `net_conntrack_` are Prometheus', with its labels; `ringscrape_` is ours. Families of a fleet are there
-where the configuration has a section `fleet`.
+`process_`, `promhttp_` and `net_conntrack_` are Prometheus', with its labels; `thanos_` is Thanos'; `ringscrape_` is ours. Families of a fleet
+and of a shipper are there where the configuration has the sections `fleet` and `object_storage`.
 
 | family | type | meaning |
 | --- | --- | --- |
@@ -80,6 +80,8 @@ fn start() -> Ringscrape {
              rule_files: [rules.yml]\n\
              alerting: {{alertmanagers: [{{static_configs: [{{targets: ['127.0.0.1:9']}}]}}]}}\n\
              remote_write: [{{url: 'http://127.0.0.1:9/write', name: away}}]\n\
+             global: {{external_labels: {{replica: a}}}}\n\
+             object_storage: {{type: FILESYSTEM, config: {{directory: bucket}}}}\n\
              scrape_configs:\n{}  - job_name: files\n    file_sd_configs: [{{files: [targets.json]}}]\n",
             job("j", &[target.address], "")
         ),

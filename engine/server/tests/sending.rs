@@ -512,3 +512,43 @@ fn the_end_waits_for_a_receiver_that_is_away_only_so_long() {
         receiver.with(|stored| assert_eq!(stored.out_of_order, 0));
     }
 }
+
+/// As vmagent's shardByURL: two of three endpoints get each series, whole and in order, also across a restart; and values are rounded.
+#[test]
+fn endpoints_of_a_group_divide_the_series() {
+    let lines: String = (0..60).map(|line| format!("m{{line=\"{line}\"}} 1.23456\n")).collect();
+    let (target, receivers) = (counting(&*lines.leak()), [0; 3].map(|_| Receiver::start(Reply::stored)));
+    let section = |at: usize| {
+        let more = "    sharding: {group: g, replicas: 2}\n    significant_figures: 3\n";
+        receivers[at].section(more).replace("name: far", &format!("name: r{at}"))
+    };
+    let sections: String = (0..3).map(section).collect();
+    let yaml = format!("{}remote_write:\n{sections}", config(&[job("j", &[target.address], "")]));
+    let mut server = Ringscrape::start(&yaml, &[]);
+    let series = |at: usize| -> Vec<String> {
+        receivers[at].with(|stored| stored.samples.keys().filter(|series| series.contains("line=")).cloned().collect())
+    };
+    let owners = || {
+        let mut owners = std::collections::BTreeMap::<String, Vec<usize>>::new();
+        (0..3).for_each(|at| series(at).into_iter().for_each(|one| owners.entry(one).or_default().push(at)));
+        owners
+    };
+    until("all series", || {
+        let owners = owners();
+        (owners.len() == 60 && owners.values().all(|owners| owners.len() == 2)).then_some(())
+    });
+    let before = owners();
+    assert!((0..3).all(|at| (25..56).contains(&series(at).len())), "{before:?}");
+    server.restart(SIGTERM, &[]);
+    server.until_ready();
+    let samples =
+        |at: usize| receivers[at].with(|stored| stored.samples.values().map(|samples| samples.len()).sum::<usize>());
+    let counts = [0, 1, 2].map(samples);
+    until("samples of the next start", || (0..3).all(|at| samples(at) > counts[at] + 200).then_some(()));
+    assert_eq!(owners(), before);
+    for receiver in &receivers {
+        let values = receiver.of("line=");
+        assert!(values.values().all(|bits| *bits == 1.23f64.to_bits() || series::is_stale(f64::from_bits(*bits))));
+        receiver.with(|stored| assert_eq!((stored.repeated, stored.out_of_order), (0, 0)));
+    }
+}

@@ -62,6 +62,12 @@ pub struct Parent {
 const META_BYTES_MAX: u64 = 16 << 20;
 
 impl Meta {
+    /// Whether it was made of several blocks. One that was written anew without what was deleted is not.
+    pub fn is_joined(&self) -> bool {
+        let Compaction { sources, level, .. } = &self.compaction;
+        sources.len() > 1 || (sources.is_empty() && *level > 1)
+    }
+
     pub fn read(folder: &Path) -> Result<Meta, crate::BlockError> {
         let path = folder.join("meta.json");
         let bad = |reason: String| crate::BlockError::new(&path, 0, reason);

@@ -44,6 +44,7 @@ pub use head::{
 pub use histograms::{GivenHistogram, HistogramHead, HistogramSegment, Timed, in_order};
 pub use log_keeper::{OldExemplars, ReplayState};
 pub use matching::{Matching, slots_matching};
+pub use os::lower_priority;
 pub use piece::Piece;
 pub use row::{Direction, RowError, Slots, walk as walk_row};
 pub use safe_mode::SafeMode;

@@ -8,7 +8,7 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 /// Lets scrapes and queries go first.
-pub(crate) fn lower_priority() {
+pub fn lower_priority() {
     // Refused only where it does not matter.
     let _ = rustix::process::nice(10);
 }

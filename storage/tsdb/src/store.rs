@@ -23,8 +23,9 @@ use crate::log_keeper::{LogKeeper, OldExemplars, ReplaySink, ReplayState};
 use crate::log_reader::Restored;
 use crate::os::{lower_priority, now_ms};
 use crate::safe_mode::SafeMode;
-use blocks::{BlockError, Meta};
+use blocks::{Block, BlockError, Meta};
 use series::Matcher;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub struct StoreOptions {
     pub safe_mode_window: Duration,
     /// Whether the logs of the last run are kept, in [`Store::kept_logs`], before they are replayed and removed.
     pub keep_logs: bool,
+    /// Whether blocks are uploaded: those that [`Store::set_uploaded`] does not name yet are not compacted.
+    pub uploads_blocks: bool,
     /// Whether the head that Prometheus left in the folder is imported before logs are replayed.
     pub import_prometheus_head: bool,
 }
@@ -74,6 +77,7 @@ impl StoreOptions {
             upkeep_every: Duration::from_secs(30),
             safe_mode_window: Duration::ZERO,
             keep_logs: false,
+            uploads_blocks: false,
             import_prometheus_head: false,
         }
     }
@@ -166,6 +170,7 @@ impl Store {
         };
         let blocks = BlockKeeper::open(dir.clone(), chunks.clone(), logs.clone(), deletions.clone(), settings);
         let blocks = Arc::new(blocks.map_err(io_error(&folder))?);
+        blocks.set_uploaded(options.uploads_blocks.then(BTreeSet::new));
         let flush_queue = start_flush_thread(dir.clone(), logs.clone(), chunks.clone(), options.waiting_bytes_max)
             .map_err(io_error(&folder))?;
         let import = options.import_prometheus_head.then(|| blocks.clone());
@@ -297,6 +302,24 @@ impl Store {
     pub fn block_metas(&self) -> (Vec<Meta>, Vec<BlockError>) {
         let metas = self.blocks.open_blocks().iter().map(|block| block.meta().clone()).collect();
         (metas, self.blocks.bad_blocks())
+    }
+
+    /// All open blocks, by their beginning.
+    pub fn open_blocks(&self) -> Vec<Arc<Block>> {
+        self.blocks.open_blocks()
+    }
+
+    /// Notes which blocks need not be uploaded any more: only those are compacted. None: no block has to be.
+    pub fn set_uploaded(&self, uploaded: Option<BTreeSet<String>>) {
+        self.blocks.set_uploaded(uploaded);
+    }
+
+    /// Writes a block anew, without what was deleted of it. It gets another ULID.
+    ///
+    /// # Errors
+    /// If it cannot be read or written; it stays as it is.
+    pub fn rewrite_block(&self, ulid: &str) -> Result<(), BlockError> {
+        self.blocks.rewrite(ulid)
     }
 
     /// Times of the oldest and the newest sample in chunks and blocks.

@@ -12,6 +12,7 @@ mod queries;
 mod remote_write;
 mod rules;
 mod scraping;
+mod shipper;
 mod storage;
 
 pub(crate) use agent::log_bytes;
@@ -67,6 +68,7 @@ async fn write(state: &State, http: &HttpMetrics) -> Result<MetricsWriter, shard
     process::configuration(&mut writer, state);
     remote_write::remote_write(&mut writer, state);
     remote_write::receivers(&mut writer, state);
+    shipper::shipper(&mut writer, state);
     fleet::fleet(&mut writer, state);
     match state.parts.shards.agent() {
         Some(store) => agent::agent(&mut writer, store, &stats),

@@ -25,6 +25,7 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("targets", "engine/targets", 4),
     ("notifier", "engine/notifier", 5),
     ("remote_write", "engine/remote_write", 5),
+    ("shipper", "engine/shipper", 5),
     ("shard", "engine/shard", 5),
     ("query", "engine/query", 6),
     ("rules", "engine/rules", 6),

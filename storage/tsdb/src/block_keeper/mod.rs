@@ -18,11 +18,11 @@ use crate::deletions::{Deletion, Deletions};
 use crate::log_keeper::LogKeeper;
 use crate::os::now_ms;
 use ahash::AHashMap;
-use blocks::{Block, BlockError};
+use blocks::{Block, BlockError, Meta};
 use head_compaction::compact_head;
 use plan::{Action, BlockState, RangeState, plan};
 use series::Matcher;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,6 +95,8 @@ pub(crate) struct BlockKeeper {
     /// By their beginning.
     blocks: RwLock<Vec<Arc<Block>>>,
     bad: RwLock<Vec<BlockError>>,
+    /// Blocks that need not be uploaded any more; nothing if blocks are not uploaded at all. Others are not compacted.
+    uploaded: RwLock<Option<BTreeSet<String>>>,
     /// One writer of blocks at a time.
     writing: Mutex<Waits>,
     pub stats: BlockStats,
@@ -116,7 +118,8 @@ impl BlockKeeper {
         }
         let stats = BlockStats { damages: AtomicU64::new(bad.len() as u64), ..BlockStats::default() };
         let (blocks, bad) = (RwLock::new(blocks), RwLock::new(bad));
-        Ok(BlockKeeper { dir, chunks, logs, deletions, settings, blocks, bad, writing: Mutex::default(), stats })
+        let (uploaded, writing) = (RwLock::default(), Mutex::default());
+        Ok(BlockKeeper { dir, chunks, logs, deletions, settings, blocks, bad, uploaded, writing, stats })
     }
 
     /// All open blocks, by their beginning.
@@ -129,6 +132,25 @@ impl BlockKeeper {
         let mut bad = self.bad.read().expect("no panic while held").clone();
         bad.extend(self.open_blocks().iter().flat_map(|block| block.faults().first));
         bad
+    }
+
+    /// Notes which blocks need not be uploaded any more; nothing if none has to be.
+    pub fn set_uploaded(&self, uploaded: Option<BTreeSet<String>>) {
+        *self.uploaded.write().expect("no panic while held") = uploaded;
+    }
+
+    fn awaits_upload(&self, meta: &Meta) -> bool {
+        let uploaded = self.uploaded.read().expect("no panic while held");
+        let is_done = |uploaded: &BTreeSet<String>| meta.is_joined() || uploaded.contains(&meta.ulid);
+        !meta.compaction.failed && uploaded.as_ref().is_some_and(|uploaded| !is_done(uploaded))
+    }
+
+    /// Writes a block anew, without what was deleted of it.
+    pub fn rewrite(&self, ulid: &str) -> Result<(), BlockError> {
+        let _writing = self.writing.lock().expect("no panic while held");
+        let chosen: Vec<Arc<Block>> =
+            self.open_blocks().into_iter().filter(|block| block.meta().ulid == ulid).collect();
+        if chosen.is_empty() { Ok(()) } else { self.compact(&chosen) }
     }
 
     /// How many cannot be opened.
@@ -184,7 +206,8 @@ impl BlockKeeper {
         let blocks = self.open_blocks();
         let state = |block| {
             let block: &Arc<Block> = block;
-            BlockState { meta: block.meta(), tombstones: block.tombstones(), bytes: block.bytes() }
+            let awaits_upload = self.awaits_upload(block.meta());
+            BlockState { meta: block.meta(), tombstones: block.tombstones(), bytes: block.bytes(), awaits_upload }
         };
         let states: Vec<BlockState> = blocks.iter().map(state).collect();
         let ranges = self.chunks.ranges().into_iter();
@@ -285,6 +308,9 @@ impl BlockKeeper {
         self.publish(&gone, None);
         for block in gone {
             tracing::info!(ulid, "block is beyond the retention and removed");
+            if self.awaits_upload(block.meta()) {
+                tracing::error!(ulid, "a block that was not uploaded yet is beyond the retention and lost");
+            }
             if let Err(error) = blocks::remove(block.folder()) {
                 tracing::error!(%error, ulid, "a block beyond the retention stays");
             }

@@ -39,6 +39,8 @@ pub(crate) struct BlockState<'a> {
     pub meta: &'a Meta,
     pub tombstones: u64,
     pub bytes: u64,
+    /// It is not compacted before it is uploaded, and later ones neither: a joined block has no gap.
+    pub awaits_upload: bool,
 }
 
 /// A range that has chunk files.
@@ -83,7 +85,8 @@ pub(crate) fn plan(
         return None;
     }
     // Blocks that could not be compacted are left alone.
-    let metas: Vec<(&Meta, u64)> = blocks.iter().map(|block| (block.meta, block.tombstones)).collect();
+    let free = blocks.iter().take_while(|block| !block.awaits_upload);
+    let metas: Vec<(&Meta, u64)> = free.map(|block| (block.meta, block.tombstones)).collect();
     let chosen = blocks::plan(&metas, &settings.levels());
     (!chosen.is_empty()).then_some(Action::Compact(chosen))
 }
@@ -129,7 +132,12 @@ mod tests {
                 meta
             })
             .collect();
-        let state = |(meta, block): (_, &(i64, i64, u64, bool))| BlockState { meta, tombstones: 0, bytes: block.2 };
+        let state = |(meta, block): (_, &(i64, i64, u64, bool))| BlockState {
+            meta,
+            tombstones: 0,
+            bytes: block.2,
+            awaits_upload: false,
+        };
         let states: Vec<BlockState> = metas.iter().zip(blocks).map(state).collect();
         let ranges: Vec<RangeState> =
             ranges.iter().map(|(start, not_before)| RangeState { start: *start, not_before: *not_before }).collect();
@@ -153,6 +161,21 @@ mod tests {
         check(50, &[(0, 20, 10, false), (200, 220, 10, false)], &[], None);
         check(1000, &[(40, 60, 500, false), (200, 220, 401, false)], &[], remove("40", false));
         check(1000, &[(40, 60, 500, false), (200, 220, 400, false)], &[], None);
+    }
+
+    #[test]
+    fn blocks_are_compacted_up_to_the_first_that_is_not_uploaded() {
+        let metas: Vec<Meta> = (0..9).map(|n| meta(&n.to_string(), n * 20, (n + 1) * 20)).collect();
+        let planned = |waits_from: usize| {
+            let state = |(n, meta)| BlockState { meta, tombstones: 0, bytes: 1, awaits_upload: n >= waits_from };
+            let states: Vec<BlockState> = metas.iter().enumerate().map(state).collect();
+            plan(200, &states, &[], 0, &BlockSettings { retention_ms: 0, ..SETTINGS }, true)
+        };
+        let compact = |ulids: [&str; 3]| Some(Action::Compact(ulids.map(str::to_owned).to_vec()));
+        assert_eq!(planned(9), compact(["0", "1", "2"]));
+        assert_eq!(planned(4), compact(["0", "1", "2"]));
+        assert_eq!(planned(2), None);
+        assert_eq!(planned(0), None);
     }
 
     #[test]

@@ -116,8 +116,52 @@ interface Endpoint {
   sent: number;
   retried: number;
   losses: Record<string, number>;
+  equalEndpoints: number;
+  filesLost: number;
   notSent: number;
   lastError: string;
+}
+
+interface Bucket {
+  bucket: string;
+  uploads: number;
+  uploadFailures: number;
+  bytesUploaded: number;
+  blocksWaiting: number;
+  blocksOverlapping: number;
+  corruptedBlocks: number;
+  uploadedUntil: string | null;
+  lastUpload: string | null;
+  lastError: string;
+}
+
+/** Blocks in object storage; nothing where the configuration has no such section. */
+function ObjectStorage() {
+  const { data } = usePoll("buckets", 15_000, (signal) => get<{ objectStorage: Bucket | null }>("ringscrape/status/object_storage", {}, { signal }));
+  const one = data?.objectStorage;
+  if (!one) return null;
+  const time = (text: string | null) => {
+    const ms = text === null ? null : apiTime(text);
+    return ms === null ? <span class="faint">never</span> : <Time ms={ms} />;
+  };
+  return (
+    <>
+      <h2>Object storage</h2>
+      <Table head={["Bucket", "Waiting", "Uploaded", "Bytes", "Until", "Last upload", "Failed", "Overlapping", "Last error"]} numbers={[1, 2, 3, 6, 7]} label="object storage">
+        <tr>
+          <th scope="row" class="wrap">{visible(one.bucket, 300)}</th>
+          <td class="number"><span class={one.blocksWaiting > 2 ? "warn-text state" : ""}><Num value={one.blocksWaiting} /></span></td>
+          <td class="number"><Num value={one.uploads} /></td>
+          <td class="number"><Bytes value={one.bytesUploaded} /></td>
+          <td>{time(one.uploadedUntil)}</td>
+          <td>{time(one.lastUpload)}</td>
+          <td class="number"><Num value={one.uploadFailures + one.corruptedBlocks} /></td>
+          <td class="number"><Num value={one.blocksOverlapping} /></td>
+          <td class="wrap error">{visible(one.lastError, 600)}</td>
+        </tr>
+      </Table>
+    </>
+  );
 }
 
 export function StatusPage() {
@@ -147,7 +191,7 @@ export function StatusPage() {
           {remote.data.endpoints.map((one) => (
             <tr key={`${one.name} ${one.url}`}>
               <th scope="row">{visible(one.name, 100)}</th>
-              <td class="wrap">{visible(one.url, 300)}</td>
+              <td class="wrap">{visible(one.url, 300)}{one.equalEndpoints > 1 && <><br /><span class="faint">read for together with {one.equalEndpoints - 1} more</span></>}</td>
               <td class="number">{one.lagSeconds === null ? <span class="faint">nothing accepted yet</span> : <span class={one.lagSeconds > 30 ? "warn-text state" : ""}>{span(one.lagSeconds * 1000)}</span>}<br /><Bytes value={one.lagBytes} /></td>
               <td class="number"><Num value={one.pending} /></td>
               <td class="number"><Num value={one.rate} /></td>
@@ -160,6 +204,7 @@ export function StatusPage() {
           ))}
         </Table>
       )}
+      <ObjectStorage />
     </>
   );
 }
