@@ -25,7 +25,7 @@ enum InAgentMode {
 }
 
 /// Paths of the API that need stored samples, rules or alerts; with a slash at the end, all below.
-const UNAVAILABLE: [&str; 13] = [
+const UNAVAILABLE: [&str; 14] = [
     "query",
     "query_range",
     "query_exemplars",
@@ -37,6 +37,7 @@ const UNAVAILABLE: [&str; 13] = [
     "alertmanagers",
     "alerts",
     "rules",
+    "ringscrape/rules/",
     "status/tsdb",
     "admin/tsdb/",
 ];

@@ -16,6 +16,7 @@ mod http;
 mod json;
 mod lifecycle;
 mod metrics_writer;
+mod notifications;
 mod otlp;
 mod params;
 mod query;

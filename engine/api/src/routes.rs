@@ -13,8 +13,8 @@ use crate::security::Security;
 use crate::self_history::SelfHistory;
 use crate::state::State;
 use crate::{
-    agent, alerting, config_file, discovery, exemplars, features, federate, fleet, lifecycle, otlp, query, remote,
-    remote_write, rule_groups, self_history, shipper, storage, target_list, telemetry, ui, v1,
+    agent, alerting, config_file, discovery, exemplars, features, federate, fleet, lifecycle, notifications, otlp,
+    query, remote, remote_write, rule_groups, self_history, shipper, storage, target_list, telemetry, ui, v1,
 };
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -122,6 +122,8 @@ pub(crate) fn routes() -> Routes {
         .route("/alerts", get(rule_groups::alerts))
         .route("/alertmanagers", get(alerting::alertmanagers))
         .route("/features", get(features::features))
+        .route("/notifications", get(notifications::list))
+        .route("/notifications/live", get(notifications::live))
         .route("/series", get(storage::series).post(storage::series))
         .route("/labels", get(storage::label_names).post(storage::label_names))
         .route("/label/{name}/values", get(storage::label_values))
@@ -129,6 +131,7 @@ pub(crate) fn routes() -> Routes {
         .route("/ringscrape/targets/state", get(target_list::states))
         .route("/ringscrape/targets/one", get(target_list::one))
         .route("/ringscrape/discovery", get(discovery::discovery))
+        .route("/ringscrape/rules/evaluations", get(rule_groups::evaluations))
         .route("/ringscrape/config/file", get(config_file::config_file))
         .route("/ringscrape/status/remote_write", get(remote_write::status))
         .route("/ringscrape/status/object_storage", get(shipper::status))

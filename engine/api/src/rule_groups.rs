@@ -126,6 +126,21 @@ pub async fn rules(state: S, params: Params) -> ApiResult<Value> {
     Ok(Data(Value::Object(data)))
 }
 
+/// `/api/v1/ringscrape/rules/evaluations`: the newest evaluations of the group of this `file` and `name`, oldest first:
+/// Unix milliseconds and seconds.
+pub async fn evaluations(state: S, params: Params) -> ApiResult<Value> {
+    let (file, name) = (params.get("file").unwrap_or(""), params.get("name").unwrap_or(""));
+    let snapshot = state.parts.rules.snapshot();
+    let found = snapshot.groups.iter().find(|group| group.name == name && group.file.display().to_string() == file);
+    let Some(group) = found else { return Err(ApiError::not_found(format!("no rule group {name:?} in {file:?}"))) };
+    let all = group.evaluations.iter().map(|one| json!([one.at_ms, one.took.as_secs_f64()]));
+    Ok(Data(json!({
+        "interval": group.interval.as_secs_f64(),
+        "missed": group.counters.missed,
+        "evaluations": all.collect::<Vec<_>>(),
+    })))
+}
+
 fn time(ms: Option<i64>) -> String {
     ms.map_or_else(|| NEVER.to_owned(), rfc3339)
 }

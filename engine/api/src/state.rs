@@ -1,6 +1,7 @@
 //! What the server hands in, and what every handler may look at.
 
 use crate::federation_stats::FederationStats;
+use crate::notifications::Notifications;
 use crate::query_log::QueryLog;
 use crate::remote_state::{Remote, RemoteSettings};
 use config::Config;
@@ -67,6 +68,10 @@ pub struct Parts {
     pub cors_origin: Option<String>,
     pub reload: mpsc::Sender<ReloadRequest>,
     pub quit: mpsc::Sender<()>,
+    /// True once the process is about to end.
+    pub stopping: watch::Receiver<bool>,
+    /// Clients that may listen to notifications at once.
+    pub notifications_subscribers_max: usize,
 }
 
 /// Shared by all handlers. Cloning copies a pointer.
@@ -79,6 +84,7 @@ pub struct Inner {
     pub started_at: SystemTime,
     pub remote: Remote,
     pub federations: FederationStats,
+    pub(crate) notifications: Notifications,
 }
 
 impl std::ops::Deref for State {
@@ -106,6 +112,7 @@ impl State {
             started_at: SystemTime::now(),
             remote,
             federations: FederationStats::default(),
+            notifications: Notifications::default(),
         })))
     }
 

@@ -235,6 +235,8 @@ fn state(count: usize) -> State {
         cors_origin: Some("https://good.example".to_owned()),
         reload: mpsc::channel(1).0,
         quit: mpsc::channel(1).0,
+        stopping: watch::channel(false).1,
+        notifications_subscribers_max: 2,
     })
     .unwrap()
 }

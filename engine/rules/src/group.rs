@@ -9,16 +9,18 @@ use crate::load::GroupSpec;
 use crate::options::{ConcurrencyPermit, Options};
 use crate::order;
 use crate::rule::{ALERT_NAME, ALERTS_FOR_STATE, Alerting, Rule};
-use crate::snapshot::{AlertView, GroupView, Health, RuleKind, RuleView};
+use crate::snapshot::{AlertView, Evaluation, GroupView, Health, RuleKind, RuleView};
 use crate::stats::{Counters, Timings};
 use series::{Labels, METRIC_NAME, MatchOp, Matcher, Timestamp, Value};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use template::{Context, Sample, Template};
 
 /// Largest number of rules whose queries are sent together: a shard answers them without yielding, while scrapes wait.
 const RULES_TOGETHER_MAX: usize = 64;
+/// Evaluations that a group remembers: two hours at one a minute.
+const EVALUATIONS_KEPT: usize = 120;
 
 /// A rule group and its state.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Group {
     counters: Counters,
     evaluation_time: Duration,
     last_evaluation: Option<i64>,
+    /// The newest evaluations, oldest first.
+    evaluations: VecDeque<Evaluation>,
     /// Push sources of removed rules. Their series end with the next evaluation.
     ended: Vec<String>,
 }
@@ -102,6 +106,7 @@ impl Group {
             counters: Counters::default(),
             evaluation_time: Duration::ZERO,
             last_evaluation: None,
+            evaluations: VecDeque::new(),
             ended: Vec::new(),
             spec,
         }
@@ -112,6 +117,7 @@ impl Group {
         self.counters = old.counters;
         self.evaluation_time = old.evaluation_time;
         self.last_evaluation = old.last_evaluation;
+        self.evaluations = old.evaluations;
         self.ended = old.ended;
         let mut known: HashMap<String, RuleState> =
             old.rules.into_iter().map(|rule| (rule.source.clone(), rule)).collect();
@@ -171,6 +177,10 @@ impl Group {
         self.counters.rules_seconds = self.rules.iter().map(|rule| rule.evaluation_time.as_secs_f64()).sum();
         self.evaluation_time = started.elapsed();
         self.last_evaluation = Some(wall.0);
+        if self.evaluations.len() == EVALUATIONS_KEPT {
+            self.evaluations.pop_front();
+        }
+        self.evaluations.push_back(Evaluation { at_ms: wall.0, took: self.evaluation_time });
         timings.group(self.evaluation_time);
     }
 
@@ -281,6 +291,7 @@ impl Group {
             rules: self.rules.iter().map(RuleState::view).collect(),
             evaluation_time: self.evaluation_time,
             last_evaluation: self.last_evaluation,
+            evaluations: self.evaluations.iter().copied().collect(),
             counters: self.counters.clone(),
         }
     }

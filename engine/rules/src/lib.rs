@@ -30,6 +30,6 @@ pub use load::{Duplicate, GroupSpec, Settings, compile, duplicates, load};
 pub use manager::Manager;
 pub use options::{ConcurrencyLimit, Options};
 pub use rule::Rule;
-pub use snapshot::{AlertView, GroupView, Health, RuleKind, RuleView, Snapshot};
+pub use snapshot::{AlertView, Evaluation, GroupView, Health, RuleKind, RuleView, Snapshot};
 pub use stats::{Counters, Timings};
 pub use template::Sample;

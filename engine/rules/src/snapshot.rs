@@ -25,7 +25,16 @@ pub struct GroupView {
     pub evaluation_time: Duration,
     /// Start of the last evaluation in Unix milliseconds; None before the first.
     pub last_evaluation: Option<i64>,
+    /// The newest evaluations, oldest first.
+    pub evaluations: Vec<Evaluation>,
     pub counters: Counters,
+}
+
+/// When an evaluation of a group began, and how long it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evaluation {
+    pub at_ms: i64,
+    pub took: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

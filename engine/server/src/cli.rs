@@ -297,6 +297,9 @@ pub struct Serve {
     /// Open connections of all addresses together. When one more comes, the one that has been idle longest is closed.
     #[arg(long = "web.max-connections", default_value_t = 512)]
     pub web_max_connections: usize,
+    /// Clients that may listen at /api/v1/notifications/live at once.
+    #[arg(long = "web.max-notifications-subscribers", default_value_t = 16)]
+    pub web_max_notifications_subscribers: usize,
     /// Longest time to read a request, and time that a kept connection may be idle.
     #[arg(long = "web.read-timeout", default_value = "5m", value_parser = parse_duration)]
     pub web_read_timeout: Duration,
@@ -682,6 +685,7 @@ impl Cli {
         let web_config = serve.web_config_file.as_ref().map(|file| file.display().to_string());
         set("web.config.file", web_config.unwrap_or_default());
         set("web.max-connections", serve.web_max_connections.to_string());
+        set("web.max-notifications-subscribers", serve.web_max_notifications_subscribers.to_string());
         set("web.read-timeout", config::format_duration(serve.web_read_timeout));
         set("web.external-url", serve.web_external_url.clone().unwrap_or_default());
         set("web.route-prefix", format!("{}/", serve.route_prefix()));

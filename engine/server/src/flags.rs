@@ -89,7 +89,7 @@ pub const PROMETHEUS_FLAGS: &[Flag] = &[
     acts("web.enable-remote-write-receiver", Switch, "false", Both),
     passive("web.remote-write-receiver.accepted-protobuf-messages", MESSAGES, "prometheus.WriteRequest,io.prometheus.write.v2.Request", Both),
     acts("web.enable-otlp-receiver", Switch, "false", Both),
-    passive("web.max-notifications-subscribers", ANY, "16", Both),
+    acts("web.max-notifications-subscribers", NOT_NEGATIVE, "16", Both),
     passive("web.console.templates", Text, "consoles", Both),
     passive("web.console.libraries", Text, "console_libraries", Both),
     passive("web.user-assets", Text, "", Both),

@@ -387,6 +387,7 @@ async fn control_plane(
         is_running: Arc::default(),
     };
     let (quit_to, mut quit) = mpsc::channel(1);
+    let (stop_to, stop) = watch::channel(false);
     let state = api::State::new(api::Parts {
         shards: shards.clone(),
         targets,
@@ -408,6 +409,8 @@ async fn control_plane(
         cors_origin: serve.web_cors_origin.clone(),
         reload: reload_to.clone(),
         quit: quit_to,
+        stopping: stop.clone(),
+        notifications_subscribers_max: serve.web_max_notifications_subscribers,
     })?;
     let security = match &serve.web_config_file {
         Some(file) => api::Security::follow(file).map_err(|error| anyhow::anyhow!("--web.config.file: {error}"))?,
@@ -418,7 +421,6 @@ async fn control_plane(
     let read_timeout = Some(serve.web_read_timeout).filter(|timeout| !timeout.is_zero()).unwrap_or(YEAR);
     let limits = api::ConnectionLimits { connections_max: serve.web_max_connections, read_timeout };
     let server = api::server(state, security, limits);
-    let (stop_to, stop) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     let mut addresses = Vec::new();
     for (listener, role) in listeners {

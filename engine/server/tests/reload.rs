@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::time::Duration;
-use support::{FakeTarget, Ringscrape, config, job, until};
+use support::{FakeTarget, PATIENCE, Ringscrape, config, job, until};
 
 fn up(server: &Ringscrape, job: &str) -> Option<f64> {
     server.value(&format!("up{{job=\"{job}\"}}"))
@@ -176,5 +178,81 @@ fn ends_orderly_on_sigterm_and_quit() {
     assert!(server.wait().success());
     let mut server = Ringscrape::start(&yaml, &["--web.enable-lifecycle"]);
     assert_eq!(server.post("/-/quit").status, 200);
+    assert!(server.wait().success());
+}
+
+/// A client that listens to notifications.
+struct Listener(BufReader<TcpStream>);
+
+impl Listener {
+    /// None if too many listen.
+    fn start(server: &Ringscrape) -> Option<Listener> {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET /api/v1/notifications/live HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        let mut listener = Listener(BufReader::new(stream));
+        let status = listener.line("HTTP/1.1 ").unwrap();
+        if status.starts_with("204") {
+            return None;
+        }
+        assert!(status.starts_with("200"), "{status}");
+        listener.line("content-type: text/event-stream").unwrap();
+        // Something comes at once.
+        listener.line(": ").unwrap();
+        Some(listener)
+    }
+
+    /// The rest of the next line that begins so; None at the end.
+    fn line(&mut self, begin: &str) -> Option<String> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.0.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+            if let Some(rest) = line.strip_prefix(begin) {
+                return Some(rest.trim_end().to_owned());
+            }
+        }
+    }
+
+    fn event(&mut self) -> Option<(String, bool)> {
+        let event: serde_json::Value = serde_json::from_str(&self.line("data: ")?).unwrap();
+        assert!(event["date"].as_str().unwrap().ends_with('Z'), "{event}");
+        Some((event["text"].as_str().unwrap().to_owned(), event["active"].as_bool().unwrap()))
+    }
+}
+
+#[test]
+fn notifications_begin_and_end_with_what_they_tell() {
+    let flags = ["--web.enable-lifecycle", "--web.max-notifications-subscribers=2"];
+    let mut server = Ringscrape::start("", &flags);
+    let list = || {
+        let answer: serde_json::Value = serde_json::from_str(&server.get("/api/v1/notifications").body).unwrap();
+        answer["data"].clone()
+    };
+    assert_eq!(list(), serde_json::json!([]));
+    let listening = "prometheus_api_notification_active_subscribers";
+    let mut first = Listener::start(&server).expect("one may listen");
+    let second = Listener::start(&server).expect("two may listen");
+    assert!(Listener::start(&server).is_none());
+    assert_eq!(server.metric(listening), Some(2.0));
+    drop(second);
+    until("a listener that has gone is forgotten", || (server.metric(listening) == Some(1.0)).then_some(()));
+
+    std::fs::write(server.path("prometheus.yml"), "no_such_field: 1\n").unwrap();
+    assert_eq!(server.post("/-/reload").status, 500);
+    let failed = "Configuration reload has failed.";
+    assert_eq!(first.event(), Some((failed.to_owned(), true)));
+    assert_eq!(list()[0]["text"], failed);
+    assert_eq!(list()[0]["active"], true);
+    std::fs::write(server.path("prometheus.yml"), "").unwrap();
+    assert_eq!(server.post("/-/reload").status, 200);
+    assert_eq!(first.event(), Some((failed.to_owned(), false)));
+    assert_eq!(list(), serde_json::json!([]));
+
+    server.signal(SIGTERM);
+    assert_eq!(first.event(), Some(("ringscrape is shutting down.".to_owned(), true)));
+    assert_eq!(first.event(), None, "the stream does not outlive the server");
     assert!(server.wait().success());
 }

@@ -80,6 +80,7 @@ async fn write(state: &State, http: &HttpMetrics) -> Result<MetricsWriter, shard
         }
     }
     http.write(&mut writer);
+    state.notifications.write(&mut writer);
     if let Some(store) = state.parts.shards.store() {
         storage::storage(&mut writer, store, &stats, state.started_at);
     }

@@ -323,8 +323,18 @@ test("alerts and rules: states, annotations as text, links", async () => {
   assert.ok(silence.startsWith("http://127.0.0.1:1/#/silences/new?filter=%7B"), silence);
   await page.getByRole("button", { name: /pending/ }).click();
   await page.getByText("Waits", { exact: true }).waitFor();
+  // What an alert was in the last day; an opened rule asks for it.
+  await page.getByText(/Last 24 hours, above firing, below pending: firing \d+ of 1440 minutes/).first().waitFor();
+  await page.goto(server.url("alerts?state=inactive"));
+  await page.getByText("Reads", { exact: true }).click();
+  await page.getByText("Not pending or firing in the last 24 hours.").waitFor();
   await page.goto(server.url("rules"));
   await page.getByText("4 of 4 rules in 1 groups").waitFor();
+  await page.getByRole("link", { name: "example", exact: true }).click();
+  await page.waitForURL(/group=example/);
+  await page.getByText(/the last \d+, longest .* \d+ missed since the start/).waitFor();
+  await drawn(page);
+  await page.goto(server.url("rules"));
   await page.getByRole("link", { name: "job:requests:rate", exact: true }).click();
   await page.getByText("2 of 4 rules in 1 groups").waitFor();
   await page.getByRole("link", { name: "job:requests:rate < 0" }).click();

@@ -359,6 +359,8 @@ impl<'a> EvalContext<'a> {
 
     /// Joins columns of the same labels; two values at one time are an error.
     pub fn unique(&self, columns: Vec<Column>) -> Result<Vec<Column>, EvalError> {
+        // A second list, and the places by labels.
+        self.hold(0, columns.len() * (size_of::<Column>() + 2 * size_of::<(Labels, usize)>()))?;
         let mut indexes: AHashMap<Labels, usize> = AHashMap::with_capacity(columns.len());
         let mut joined: Vec<Column> = Vec::with_capacity(columns.len());
         for column in columns {

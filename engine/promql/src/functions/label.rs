@@ -60,6 +60,9 @@ fn label_name(name: &str) -> Result<(), EvalError> {
     if name.is_empty() { failed(format!("invalid label name {name:?}")) } else { Ok(()) }
 }
 
+/// Columns that get labels between two looks at the account and the clock.
+const COLUMNS_PER_LOOK: usize = 1024;
+
 /// Sets a label of every column, where `of` returns a value.
 fn relabelled(
     context: &EvalContext,
@@ -67,18 +70,23 @@ fn relabelled(
     name: &str,
     of: impl Fn(&Labels) -> Option<String>,
 ) -> Result<Vec<Column>, EvalError> {
-    let set = |mut column: Column| {
-        if let Some(value) = of(&column.labels) {
-            let mut builder = column.labels.to_builder();
-            builder.set(name, &value);
-            column.labels = builder.build();
-            if name == METRIC_NAME {
-                column.drop_name = false;
+    let mut columns = columns;
+    for some in columns.chunks_mut(COLUMNS_PER_LOOK) {
+        let mut bytes = 0;
+        for column in some {
+            if let Some(value) = of(&column.labels) {
+                let mut builder = column.labels.to_builder();
+                builder.set(name, &value);
+                column.labels = builder.build();
+                bytes += column.labels.bytes();
+                column.drop_name &= name != METRIC_NAME;
             }
         }
-        column
-    };
-    context.unique(columns.into_iter().map(set).collect())
+        // The selected series may have the labels of before.
+        context.hold(0, bytes)?;
+        context.check()?;
+    }
+    context.unique(columns)
 }
 
 pub(crate) fn label_replace(context: &EvalContext, args: &[Expr], grid: StepGrid) -> Result<Vec<Column>, EvalError> {

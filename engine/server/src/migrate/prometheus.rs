@@ -20,7 +20,6 @@ const OWN_BLOCKS: &str = "blocks are written and joined in a way of their own; P
 /// Flags of Prometheus that change nothing here.
 pub const PASSIVE_FLAGS: &[Note] = &[
     ("web.remote-write-receiver.accepted-protobuf-messages", Different, "both messages are taken"),
-    ("web.max-notifications-subscribers", Missing, "there is no /api/v1/notifications"),
     ("web.console.templates", Missing, NO_CONSOLES),
     ("web.console.libraries", Missing, NO_CONSOLES),
     ("web.user-assets", Missing, NO_CONSOLES),

@@ -1,13 +1,14 @@
 // The pages /alerts and /rules.
-import { useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { Age, Chip, Copy, Empty, LabelSet, Link, Meter, MultiSelect, Num, Problem, SearchBox, State, Table, Time, Waiting } from "../components/basic";
 import { Refresh } from "../components/refresh";
-import { get } from "../lib/api";
-import { apiTime, duration, short, span, whole } from "../lib/format";
+import { Plot } from "../components/plot";
+import { ask, get } from "../lib/api";
+import { apiTime, duration, short, span, time, whole } from "../lib/format";
 import { useAddress } from "../lib/hooks";
 import { usePoll } from "../lib/poll";
-import { number } from "../lib/results";
-import { pairs, safeLink, visible, type Labels } from "../lib/text";
+import { grid, number, onGrid, type Result, type Series } from "../lib/results";
+import { pairs, quote, safeLink, visible, type Labels } from "../lib/text";
 
 interface Alert {
   labels: Labels;
@@ -102,6 +103,9 @@ export function AlertsPage() {
   const states = params.getAll("state").filter((one) => one !== "");
   const search = params.get("search") ?? "";
   const needle = search.trim().toLowerCase();
+  // Rules that were opened: only those ask for their past.
+  const [opened, setOpened] = useState<ReadonlySet<string>>(new Set());
+  const key = ({ group, rule }: { group: RuleGroup; rule: Rule }) => `${group.file} ${group.name} ${rule.name} ${rule.query}`;
   const all = useMemo(() => (data?.groups ?? []).flatMap((group) => group.rules.map((rule) => ({ group, rule }))), [data]);
   if (!data) return error ? <Problem error={error} /> : <Waiting />;
   const counts: Record<string, number> = { firing: 0, pending: 0, inactive: 0, unknown: 0 };
@@ -126,7 +130,7 @@ export function AlertsPage() {
       {all.length === 0 && <Empty>No alerting rules. They come from the files of rule_files.</Empty>}
       {all.length > 0 && shown.length === 0 && <Empty>No rule fits these filters.</Empty>}
       {shown.slice(0, RULES_STEP).map(({ rule, group }, index) => (
-        <details class="group card" style={{ marginBottom: "6px" }} key={`${group.file} ${group.name} ${rule.name} ${index}`} open={rule.state === "firing" && shown.length <= 20}>
+        <details class="group card" style={{ marginBottom: "6px" }} key={`${group.file} ${group.name} ${rule.name} ${index}`} open={rule.state === "firing" && shown.length <= 20} onToggle={(event) => event.currentTarget.open && !opened.has(key({ group, rule })) && setOpened(new Set(opened).add(key({ group, rule })))}>
           <summary>
             <State of={rule.state ?? "unknown"} /> <strong>{visible(rule.name, 300)}</strong> <span class="faint">{(rule.alerts ?? []).length > 0 ? `${whole((rule.alerts ?? []).length)} ${rule.alerts!.length === 1 ? "alert" : "alerts"} · ` : ""}{visible(group.name, 200)}</span>
           </summary>
@@ -135,6 +139,7 @@ export function AlertsPage() {
           <Annotations annotations={rule.annotations} />
           {rule.lastError && <div class="note">{visible(rule.lastError, 1000)}</div>}
           <AlertTable alerts={rule.alerts ?? []} manager={manager} />
+          {opened.has(key({ group, rule })) || (rule.state === "firing" && shown.length <= 20) ? <AlertHistory name={rule.name} /> : null}
         </details>
       ))}
       {shown.length > RULES_STEP && <p class="faint">{RULES_STEP} of {shown.length} rules; narrow the search to see the others.</p>}
@@ -154,6 +159,48 @@ export function AlertsPage() {
         </Table>
       )}
     </>
+  );
+}
+
+const HISTORY_MS = 86_400_000;
+const HISTORY_STEP_MS = 600_000;
+
+/** How many alerts of a name were pending and firing in the last 24 hours; it asks once it can be seen. */
+function AlertHistory({ name }: { name: string }) {
+  const [data, setData] = useState<{ times: number[]; pending: (number | null)[]; firing: (number | null)[] } | null>(null);
+  const [error, setError] = useState<unknown>(null);
+  useEffect(() => {
+    const abort = new AbortController();
+    // The last step is the one that goes on.
+    const end = Math.ceil(Date.now() / HISTORY_STEP_MS) * HISTORY_STEP_MS;
+    const query = `count by (alertstate) (max_over_time(ALERTS{alertname=${quote(name)}}[10m]))`;
+    const params = { query, start: (end - HISTORY_MS) / 1000, end: end / 1000, step: HISTORY_STEP_MS / 1000 };
+    ask<Result>("query_range", params, { post: true, signal: abort.signal }).then(
+      ({ data: found }) => {
+        const times = grid(end - HISTORY_MS, end, HISTORY_STEP_MS);
+        const of = (state: string) => onGrid((found.result as Series[]).find((one) => one.metric.alertstate === state)?.values ?? [], times, HISTORY_STEP_MS);
+        setData({ times, pending: of("pending"), firing: of("firing") });
+      },
+      (problem) => !abort.signal.aborted && setError(problem),
+    );
+    return () => abort.abort();
+  }, [name]);
+  if (!data) return error ? <Problem error={error} /> : <Waiting />;
+  const states = [["firing", data.firing, "down"], ["pending", data.pending, "warn"]] as const;
+  if (states.every(([, values]) => values.every((value) => value === null))) return <p class="faint">Not pending or firing in the last 24 hours.</p>;
+  const width = 1000 / data.times.length;
+  const known = states.map(([state, values]) => `${state} ${values.filter((value) => value !== null).length * HISTORY_STEP_MS / 60_000} of 1440 minutes`).join(", ");
+  return (
+    <figure class="alert-history">
+      <svg viewBox="0 0 1000 36" width="100%" height="36" preserveAspectRatio="none" role="img" aria-label={`the last 24 hours: ${known}`}>
+        {states.map(([state, values, colour], row) => values.map((value, index) => value !== null && (
+          <rect key={`${state} ${index}`} x={index * width} y={row * 18 + 2} width={width} height="14" fill={`var(--${colour})`}>
+            <title>{`${time(data.times[index]! * 1000)}: ${whole(value)} ${state}`}</title>
+          </rect>
+        )))}
+      </svg>
+      <figcaption class="faint">Last 24 hours, above firing, below pending: {known}.</figcaption>
+    </figure>
   );
 }
 
@@ -188,6 +235,7 @@ export function RulesPage() {
   const { data, error, at, refresh } = usePoll("rules", interval, (signal) => get<{ groups: RuleGroup[] }>("rules", { exclude_alerts: "true" }, { signal }));
   const health = params.getAll("health").concat(params.getAll("state")).filter((one) => one !== "");
   const files = params.getAll("file");
+  const group = params.get("group");
   const search = params.get("search") ?? "";
   const needle = search.trim().toLowerCase();
   const [shown, setShown] = useState(RULES_STEP);
@@ -198,7 +246,7 @@ export function RulesPage() {
   const names = new Set(rules.filter((rule) => rule.type === "recording").map((rule) => rule.name));
   let left = shown;
   const groups = data.groups
-    .filter((group) => files.length === 0 || files.includes(group.file))
+    .filter((one) => (files.length === 0 || files.includes(one.file)) && (group === null || one.name === group))
     .map((group) => ({ group, rules: group.rules.filter((rule) => (health.length === 0 || health.includes(rule.health)) && ruleFits(rule, group, needle)) }))
     .filter((one) => one.rules.length > 0);
   const total = groups.reduce((sum, one) => sum + one.rules.length, 0);
@@ -219,16 +267,17 @@ export function RulesPage() {
         <SearchBox value={search} onInput={(text) => change({ search: text === "" ? null : text }, false)} placeholder="name, expression, label=value, group or error" label="search rules" />
         <Refresh value={interval} onChange={setInterval} at={at} onNow={refresh} />
       </div>
-      <div class="bar"><span role="status"><strong>{whole(total)}</strong> of {whole(rules.length)} rules in {whole(data.groups.length)} groups</span>{files.map((file) => <Chip key={file} text={file} onRemove={() => change({ file: files.filter((one) => one !== file) })} />)}</div>
+      <div class="bar"><span role="status"><strong>{whole(total)}</strong> of {whole(rules.length)} rules in {whole(data.groups.length)} groups</span>{group !== null && <Chip text={`group ${group}`} onRemove={() => change({ group: null })} />}{files.map((file) => <Chip key={file} text={file} onRemove={() => change({ file: files.filter((one) => one !== file) })} />)}</div>
       {data.groups.length === 0 && <Empty>No rules. They come from the files of rule_files.</Empty>}
       {data.groups.length > 0 && groups.length === 0 && <Empty>No rule fits these filters.</Empty>}
       {drawn.map(({ group, rules: of }) => (
         <section key={`${group.file} ${group.name}`} aria-label={`group ${visible(group.name, 100)}`}>
           <h2>
-            {visible(group.name, 300)}
+            <a href={groupAddress(group)}>{visible(group.name, 300)}</a>
             <small>{visible(group.file, 300)} · every {duration(group.interval * 1000)} · took {span(group.evaluationTime * 1000)} · last <Age ms={apiTime(group.lastEvaluation)} />{group.limit > 0 ? ` · limit ${group.limit}` : ""}</small>
           </h2>
           <div style={{ maxWidth: "420px", marginBottom: "6px" }}><Meter value={group.evaluationTime} max={group.interval} label="share of the interval that the evaluation takes" /></div>
+          {group.name === params.get("group") && <Evaluations file={group.file} name={group.name} />}
           <Table head={["Rule", "Expression", "State", "Took", "Last"]} numbers={[3]} label={`rules of ${visible(group.name, 100)}`}>
             {of.map((rule, index) => (
               <tr key={index}>
@@ -244,6 +293,29 @@ export function RulesPage() {
       ))}
       {total > shown && <button type="button" onClick={() => setShown(shown + RULES_STEP)}>more rules</button>}
     </>
+  );
+}
+
+function groupAddress(group: RuleGroup): string {
+  return `rules?file=${encodeURIComponent(group.file)}&group=${encodeURIComponent(group.name)}`;
+}
+
+/** How long the newest evaluations of a group took. */
+function Evaluations({ file, name }: { file: string; name: string }) {
+  const { data, error } = usePoll(`evaluations ${file} ${name}`, 15_000, (signal) =>
+    get<{ interval: number; missed: number; evaluations: [number, number][] }>("ringscrape/rules/evaluations", { file, name }, { signal }),
+  );
+  if (!data) return error ? <Problem error={error} /> : <Waiting />;
+  if (data.evaluations.length === 0) return <p class="faint">Not evaluated yet.</p>;
+  const took = data.evaluations.map(([, seconds]) => seconds);
+  const most = Math.max(...took);
+  const lines = [{ label: "took", values: took }];
+  if (most > data.interval / 4) lines.push({ label: "interval", values: took.map(() => data.interval) });
+  return (
+    <div class="card">
+      <h3>Evaluations <small>the last {data.evaluations.length}, longest {span(most * 1000)}, {whole(data.missed)} missed since the start</small></h3>
+      <Plot bare times={data.evaluations.map(([at]) => at / 1000)} series={lines} label="time that evaluations of the group took" height={130} unit={(value) => span(value * 1000)} zero />
+    </div>
   );
 }
 

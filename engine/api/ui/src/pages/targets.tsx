@@ -338,6 +338,7 @@ function GroupHead({ item, targets, common, isJob, onFold }: { item: Group; targ
 
 interface SparkData {
   took: (number | null)[];
+  samples: (number | null)[];
 }
 
 function TargetRow({ row, common, targets, style, chosen, rowIndex, spark }: { row: Row; common: Labels; targets: Targets; style: CSSProperties; chosen: boolean; rowIndex: number; spark: SparkData | undefined }) {
@@ -362,7 +363,9 @@ function TargetRow({ row, common, targets, style, chosen, rowIndex, spark }: { r
       <div role="cell"><StateBar outcomes={states.outcomes[index]!} count={states.outcomeCounts[index] ?? 64} /></div>
       <div role="cell" class="number" title={`timeout ${span(pool.timeout)}`}>{scraped ? span(states.took[index]! / 1000) : ""}</div>
       <div role="cell"><Spark values={spark?.took} label={spark ? "duration of the scrapes of 30 minutes" : "no figures of 30 minutes yet"} /></div>
-      <div role="cell" class="number">{scraped && <Num value={states.samples[index]!} />}</div>
+      <div role="cell" class="number">
+        <Spark values={spark?.samples} width={44} label={spark ? "samples of the scrapes of 30 minutes" : "no figures of 30 minutes yet"} /> {scraped && <Num value={states.samples[index]!} />}
+      </div>
       <div role="cell" class="number">{scraped && <Bytes value={states.bytes[index]!} />}</div>
       <div role="cell" class="number">{states.missed[index] ?? 0}</div>
       <div role="cell" class="number">{states.core[index]}</div>
@@ -418,16 +421,16 @@ function useSparks(targets: Targets): { want: (indexes: number[]) => void; get: 
     const mine = new AbortController();
     abort.current = mine;
     const instances = [...new Set(named.map((index) => labelOf(list, index, "instance")))];
-    const query = `scrape_duration_seconds{instance=~${quote(instances.map(regexQuote).join("|"))}}`;
+    const query = `{__name__=~"scrape_duration_seconds|scrape_samples_scraped", instance=~${quote(instances.map(regexQuote).join("|"))}}`;
     const end = Math.floor(now / SPARK_STEP_MS) * SPARK_STEP_MS;
-    const params = { query, start: (end - SPARK_MS) / 1000, end: end / 1000, step: SPARK_STEP_MS / 1000, limit: 2_000 };
+    const params = { query, start: (end - SPARK_MS) / 1000, end: end / 1000, step: SPARK_STEP_MS / 1000, limit: 4_000 };
     ask<Result>("query_range", params, { post: true, signal: mine.signal }).then(
       ({ data }) => {
         const times = grid(end - SPARK_MS, end, SPARK_STEP_MS);
         const bySet = new Map((data.result as Series[]).map((one) => [setKey(one.metric), one]));
         for (const index of named) {
-          const found = bySet.get(setKey({ ...labelsOf(list, index), __name__: "scrape_duration_seconds" }));
-          cache.current.set(list.id[index]!, { at: now, data: { took: onGrid(found?.values ?? [], times, SPARK_STEP_MS) } });
+          const of = (name: string) => onGrid(bySet.get(setKey({ ...labelsOf(list, index), __name__: name }))?.values ?? [], times, SPARK_STEP_MS);
+          cache.current.set(list.id[index]!, { at: now, data: { took: of("scrape_duration_seconds"), samples: of("scrape_samples_scraped") } });
         }
         if (cache.current.size > 5_000) cache.current.clear();
         redraw((count) => count + 1);
