@@ -25,6 +25,10 @@ fn sections_of_a_server_are_refused_where_they_stand() {
         Some("2:1: field remote_read is not allowed in agent mode"),
     );
     check(
+        "global: {external_labels: {a: b}}\nobject_storage: {type: FILESYSTEM, config: {directory: d}}\n",
+        Some("2:1: field object_storage is not allowed in agent mode"),
+    );
+    check(
         "alerting: {alertmanagers: [{static_configs: [{targets: ['h:1']}]}]}\n",
         Some("1:1: field alerting is not allowed in agent mode"),
     );

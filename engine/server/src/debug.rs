@@ -20,7 +20,7 @@ const DOCUMENT_BYTES_MAX: usize = 64 << 20;
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Names in the bundle, and what is asked.
-const DOCUMENTS: [(&str, &str); 18] = [
+const DOCUMENTS: [(&str, &str); 19] = [
     ("ready.txt", "-/ready"),
     ("buildinfo.json", "api/v1/status/buildinfo"),
     ("runtimeinfo.json", "api/v1/status/runtimeinfo"),
@@ -35,6 +35,7 @@ const DOCUMENTS: [(&str, &str); 18] = [
     ("alerts.json", "api/v1/alerts"),
     ("alertmanagers.json", "api/v1/alertmanagers"),
     ("remote_write.json", "api/v1/ringscrape/status/remote_write"),
+    ("object_storage.json", "api/v1/ringscrape/status/object_storage"),
     ("history_1h.json", "api/v1/ringscrape/status/history?range=1h"),
     ("history_24h.json", "api/v1/ringscrape/status/history?range=24h"),
     ("fleet.json", "api/v1/status/fleet"),

@@ -51,6 +51,7 @@ fn a_bundle_has_what_is_needed_and_no_secret() {
         ("buildinfo.json", "version"),
         ("walreplay.json", "done"),
         ("remote_write.json", "127.0.0.1:1"),
+        ("object_storage.json", "objectStorage"),
         ("machine/version", "Linux"),
         ("README", "ringscrape"),
     ] {

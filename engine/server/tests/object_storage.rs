@@ -257,3 +257,48 @@ fn nonsense_is_an_error() {
     fake.now(|_| Fault::None);
     assert_eq!(runtime.block_on(bucket.size("a")), Ok(None));
 }
+
+/// Azure and Google's cloud: the same requests with their credentials and conditions.
+#[test]
+fn other_clouds_are_spoken_to() {
+    let fake = FakeS3::start(|_| Fault::None);
+    fake.with(|content| content.takes_all = true);
+    let address = fake.address;
+    let key = "c2VjcmV0LXNlY3JldA==";
+    let azure = format!(
+        "  type: AZURE\n  config: {{container: blocks, storage_connection_string: \
+         'AccountName=acct;AccountKey={key};BlobEndpoint=http://{address}/acct'}}\n"
+    );
+    let account = format!(
+        "{{\"gcs_base_url\": \"http://{address}\", \"disable_oauth\": true, \"client_email\": \"\", \"private_key\": \"\", \
+         \"private_key_id\": \"\"}}"
+    );
+    let google = format!("  type: GCS\n  config: {{bucket: blocks, service_account: '{account}'}}\n");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"content").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for (storage, name, credentials) in
+        [(azure, "/acct/blocks/some/where/x", "SharedKey acct:"), (google, "some/where/x", "")]
+    {
+        let yaml = format!("{LABELS}object_storage:\n  prefix: some/where\n{storage}");
+        let settings = config::parse_config(Path::new("p.yml"), &yaml, &config::Env::process()).unwrap();
+        assert!(!settings.to_yaml().contains(key) && !settings.to_yaml().contains("private_key"));
+        let bucket = shipper::Bucket::new(&settings.object_storage.unwrap()).unwrap();
+        assert_eq!(runtime.block_on(bucket.size("x")), Ok(None), "{name}");
+        runtime.block_on(bucket.put_file("x", &file, 7)).unwrap();
+        assert_eq!(runtime.block_on(bucket.size("x")), Ok(Some(7)), "{name}");
+        assert_eq!(runtime.block_on(bucket.put_new("x", b"other".to_vec())), Ok(false), "{name}");
+        assert_eq!(runtime.block_on(bucket.put_new("y", b"other".to_vec())), Ok(true), "{name}");
+        fake.with(|content| {
+            assert_eq!(
+                content.objects.get(name).map(Vec::as_slice),
+                Some(&b"content"[..]),
+                "{:?}",
+                content.objects.keys()
+            );
+            let calls = std::mem::take(&mut content.calls);
+            assert!(calls.iter().all(|call| call.authorization.starts_with(credentials)), "{calls:?}");
+        });
+    }
+}

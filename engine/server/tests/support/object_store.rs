@@ -21,6 +21,8 @@ pub struct Call {
     /// Name of the object.
     pub key: String,
     pub query: String,
+    /// Kind of the credentials, and whose they are.
+    pub authorization: String,
 }
 
 /// What goes wrong with a request.
@@ -52,6 +54,8 @@ pub struct Content {
     pub calls: Vec<Call>,
     /// Broken promises.
     pub violations: Vec<String>,
+    /// Whether requests may be signed for other clouds, or not at all.
+    pub takes_all: bool,
 }
 
 pub struct FakeS3 {
@@ -153,9 +157,10 @@ fn is_signed(request: &Request, address: SocketAddr) -> bool {
 fn serve(stream: &TcpStream, decide: &Mutex<Arc<Decide>>, content: &Mutex<Content>, address: SocketAddr) -> Option<()> {
     let request = read(stream)?;
     let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
-    let key = path.strip_prefix(&format!("/{BUCKET}/")).unwrap_or(path).to_owned();
+    let key = path.strip_prefix(&format!("/{BUCKET}/")).unwrap_or(path).replace("%2F", "/");
     let number = content.lock().unwrap().calls.len();
-    let call = Call { number, method: request.method.clone(), key, query: query.to_owned() };
+    let authorization = request.headers.get("authorization").cloned().unwrap_or_default();
+    let call = Call { number, method: request.method.clone(), key, query: query.to_owned(), authorization };
     content.lock().unwrap().calls.push(call.clone());
     let decide = decide.lock().unwrap().clone();
     let fault = decide(&call);
@@ -165,7 +170,7 @@ fn serve(stream: &TcpStream, decide: &Mutex<Arc<Decide>>, content: &Mutex<Conten
         Fault::Status(status) => {
             (status, String::new(), format!("<?xml version=\"1.0\"?><Error><Code>Code{status}</Code></Error>"))
         }
-        _ if !is_signed(&request, address) => {
+        _ if !content.lock().unwrap().takes_all && !is_signed(&request, address) => {
             content.lock().unwrap().violations.push(format!("not signed: {call:?}"));
             (403, String::new(), "<Error><Code>SignatureDoesNotMatch</Code></Error>".to_owned())
         }
@@ -243,7 +248,9 @@ impl Content {
                 (204, String::new(), String::new())
             }
             ("PUT", None) => {
-                if request.headers.contains_key("if-none-match") && self.objects.contains_key(&call.key) {
+                let conditions = ["if-none-match", "x-goog-if-generation-match"];
+                let is_new_only = conditions.iter().any(|name| request.headers.contains_key(*name));
+                if is_new_only && self.objects.contains_key(&call.key) {
                     return (412, String::new(), "<Error><Code>PreconditionFailed</Code></Error>".to_owned());
                 }
                 self.put(&call.key, request.body.clone());
