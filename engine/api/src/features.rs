@@ -138,7 +138,7 @@ pub(crate) async fn features(state: extract::State<State>) -> ApiResult<Value> {
             "concurrent_rule_eval": is_enabled("concurrent-rule-eval"), "keep_firing_for": true, "query_offset": true,
         },
         "scrape": {
-            "extra_scrape_metrics": true, "start_timestamp_zero_ingestion": false, "type_and_unit_labels": false,
+            "extra_scrape_metrics": true, "start_timestamp_zero_ingestion": parts.remote.injects_zeros, "type_and_unit_labels": false,
         },
         "service_discovery_providers": providers,
         "templating_functions": templates,

@@ -4,7 +4,7 @@
 //!   * a body is bounded before it is read, and its unpacked length while it is unpacked
 //!   * 200 means that the log has every point but those that the response counts as rejected
 
-use crate::remote::{RequestError, append_exemplars, refuse, turn};
+use crate::remote::{RequestError, append_exemplars, received, refuse, turn};
 use crate::state::State;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State as Extract};
@@ -16,7 +16,6 @@ use remote::otlp::{
     partial_success_protobuf, translate,
 };
 use series::clock::now_ms;
-use shard::Received;
 use std::io::Read;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -119,10 +118,7 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
     let OtlpTranslation { series, metadata, exemplars, mut rejected_points, mut reasons, .. } = translated;
     state.remote.metadata.take(metadata);
     append_exemplars(state, exemplars).await?;
-    let received = |one: remote::Incoming| {
-        let remote::Incoming { labels, samples, histograms } = one;
-        Received { labels, samples, histograms }
-    };
+    let received = |one: remote::Incoming| received(state, one);
     let outcome = state.parts.shards.receive(series.into_iter().map(received).collect()).await?;
     if outcome.count(shard::Refusal::TooManySeries) > 0 {
         return Err(RequestError::new(StatusCode::TOO_MANY_REQUESTS, "too many series; try again"));

@@ -178,10 +178,7 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
     let decode = move || remote::decode_write(message, &body, &WriteLimits::default());
     let decoded = tokio::task::spawn_blocking(decode).await;
     let decoded = decoded.map_err(|error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
-    let received = |one: remote::Incoming| {
-        let remote::Incoming { labels, samples, histograms } = one;
-        Received { labels, samples, histograms }
-    };
+    let received = |one: remote::Incoming| received(state, one);
     state.remote.metadata.take(decoded.metadata);
     let exemplars_written = append_exemplars(state, decoded.exemplars).await?;
     let outcome = state.parts.shards.receive(decoded.series.into_iter().map(received).collect()).await?;
@@ -199,6 +196,12 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
     };
     written(&outcome, exemplars_written, response.headers_mut());
     Ok(response)
+}
+
+/// A series for the shards.
+pub fn received(state: &State, series: remote::Incoming) -> Received {
+    let remote::Incoming { labels, samples, histograms, start } = series;
+    Received { labels, samples, histograms, start: start.filter(|_| state.parts.remote.injects_zeros) }
 }
 
 /// Stores exemplars, before their samples: the log has them in this order. Returns how many are accepted.

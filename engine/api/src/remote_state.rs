@@ -16,6 +16,8 @@ const WRITES_MAX: usize = 16;
 pub struct RemoteSettings {
     /// Whether remote write is taken.
     pub receiver: bool,
+    /// Whether series get a zero sample at the time at which they began.
+    pub injects_zeros: bool,
     /// Whether OTLP is taken, and what is done with its deltas.
     pub otlp_receiver: bool,
     pub otlp_deltas: DeltaHandling,
@@ -31,6 +33,7 @@ impl Default for RemoteSettings {
     /// Prometheus' defaults.
     fn default() -> RemoteSettings {
         RemoteSettings {
+            injects_zeros: false,
             receiver: false,
             otlp_receiver: false,
             otlp_deltas: DeltaHandling::Reject,

@@ -6,11 +6,12 @@ use crate::decode::{Context, Fields, Section, Tree, section};
 use crate::discovery::{Discovery, check_static_targets};
 use crate::http::HttpConfig;
 use crate::sections::check_scheme;
-use crate::types::{EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, TIMEOUT_DEFAULT};
+use crate::types::{Config, EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, TIMEOUT_DEFAULT};
 use crate::units::{Size, format_duration};
 use crate::yaml::Node;
 use relabel::{NameScheme, Program};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 section! {
@@ -229,6 +230,17 @@ fn default_protocols(native_histograms: bool) -> Vec<ScrapeProtocol> {
     use ScrapeProtocol::*;
     let text = [OpenMetricsText1_0_0, OpenMetricsText0_0_1, PrometheusText1_0_0, PrometheusText0_0_4];
     native_histograms.then_some(PrometheusProto).into_iter().chain(text).collect()
+}
+
+impl Config {
+    /// Asks targets for protobuf before all else, where the configuration does not say what to ask for: some features make
+    /// this the default. A list that is the default one counts as none.
+    pub fn request_protobuf_first(&mut self) {
+        let default = default_protocols(false);
+        for job in self.scrape_configs.iter_mut().filter(|job| job.scrape_protocols == default) {
+            Arc::make_mut(job).scrape_protocols = default_protocols(true);
+        }
+    }
 }
 
 fn check_timeout(fields: &Fields, what: &str, timeout: Duration, interval: Duration) {

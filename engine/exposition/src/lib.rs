@@ -18,11 +18,11 @@ pub use classic::ClassicConverter;
 pub use encode::{Escaping, Line, write_label_value, write_sample, write_type};
 pub use encode_protobuf::{classic_buckets, write_histogram_family, write_untyped_families};
 pub use native::{BucketSide, HistogramOptions, NativeHistogram, Transcoded};
-pub use openmetrics::{Exemplar, exemplar};
+pub use openmetrics::{Exemplar, START_SUFFIX, exemplar};
 pub use protobuf::Transcoder;
 pub use template::{ExemplarReading, ExemplarSeen, Piece, Readings, Scan, Template, Walk, Walked, Walker, walk};
 pub use text::{
-    Kind, LABELS_MAX, LINE_BYTES_MAX, Metadata, MetadataEntry, NAME_OR_VALUE_BYTES_MAX, ParseError, Parser, SampleLine,
+    Kind, LABELS_MAX, LINE_BYTES_MAX, Metadata, MetadataEntry, NAME_BYTES_MAX, ParseError, Parser, SampleLine,
     is_invalid_byte, labels, write_invalid_bytes,
 };
 

@@ -18,6 +18,8 @@ pub struct HistogramOptions {
     pub always_classic: bool,
     /// Classic histograms become native ones with their bounds.
     pub convert_classic: bool,
+    /// Start times of protobuf become `_created` lines.
+    pub start_times: bool,
 }
 
 /// One side of a native histogram as it is sent.
@@ -35,6 +37,8 @@ pub struct NativeHistogram {
     /// Name and labels as OpenMetrics text, see [`crate::labels`].
     pub raw: Vec<u8>,
     pub timestamp: Option<i64>,
+    /// When it began to count, in milliseconds, where that is said and asked for.
+    pub start: Option<i64>,
     pub is_gauge: bool,
     /// Counts are floats.
     pub is_float: bool,

@@ -12,12 +12,15 @@
 
 use crate::number;
 use crate::text::{
-    Kind, LABELS_MAX, LINE_BYTES_MAX, NAME_OR_VALUE_BYTES_MAX, ParseError, SampleLine, is_name_start, name_end, quote,
+    Kind, LABELS_MAX, LINE_BYTES_MAX, NAME_BYTES_MAX, ParseError, SampleLine, is_name_start, name_end, quote,
 };
 use series::Labels;
 use std::ops::Range;
 
 /// The last line of every body.
+/// Ends the name of a line that says when the series of a metric began.
+pub const START_SUFFIX: &str = "_created";
+
 const EOF_MISSING: &str = "data does not end with # EOF";
 
 /// A token of the format, by Prometheus' names.
@@ -493,7 +496,6 @@ impl<'a> Parser<'a> {
                 let text = quote(self.lexer.token());
                 return Err(self.error(format!("invalid UTF-8 label value: {text}")));
             }
-            self.check_length("label value", value.len())?;
             count += 1;
             if count > LABELS_MAX {
                 return Err(self.error(format!("sample has more than {LABELS_MAX} labels")));
@@ -534,8 +536,8 @@ impl<'a> Parser<'a> {
     }
 
     fn check_length(&self, what: &str, bytes: usize) -> Result<(), ParseError> {
-        if bytes > NAME_OR_VALUE_BYTES_MAX {
-            return Err(self.error(format!("{what} of {bytes} bytes is longer than {NAME_OR_VALUE_BYTES_MAX}")));
+        if bytes > NAME_BYTES_MAX {
+            return Err(self.error(format!("{what} of {bytes} bytes is longer than {NAME_BYTES_MAX}")));
         }
         Ok(())
     }
@@ -742,9 +744,14 @@ mod tests {
 
     #[test]
     fn sizes_are_bounded() {
-        let long = "x".repeat(NAME_OR_VALUE_BYTES_MAX + 1);
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
         refuse(format!("{long} 1\n# EOF\n"), 0, "metric name of");
-        refuse(format!("a 1 # {{b=\"{long}\"}} 1\n# EOF\n"), 0, "label value of");
+        refuse(format!("a 1 # {{{long}=\"b\"}} 1\n# EOF\n"), 0, "label name of");
+        // A value may be as long as a line allows.
+        let value = "x".repeat(LINE_BYTES_MAX - 100);
+        let line = format!("a{{b=\"{value}\"}} 1\n# EOF\n");
+        assert!(Parser::new(line.as_bytes(), 0, Kind::Unknown).next_sample().unwrap().is_some());
+        refuse(format!("a{{b=\"{value}{value}\"}} 1\n# EOF\n"), 0, "line is longer");
         let many: Vec<String> = (0..=LABELS_MAX).map(|i| format!("l{i}=\"\"")).collect();
         refuse(format!("a 1 # {{{}}} 1\n# EOF\n", many.join(",")), 0, "more than 512 labels");
         refuse(format!("# HELP a {}\n# EOF\n", "x".repeat(LINE_BYTES_MAX)), 0, "line is longer");

@@ -15,7 +15,7 @@
 use crate::native::{
     BUCKETS_MAX, BucketSide, ClassicHistogram, HistogramOptions, NATIVES_MAX, NativeHistogram, Transcoded,
 };
-use crate::openmetrics::Exemplar;
+use crate::openmetrics::{Exemplar, START_SUFFIX};
 use crate::series_text::{SeriesText, push_label, push_quoted};
 use crate::text::{Kind, ParseError};
 use series::Labels;
@@ -225,28 +225,33 @@ impl<'a> Transcoder<'a> {
             Kind::Summary => self.summary(family, summary.unwrap_or_default(), timestamp),
             Kind::Histogram | Kind::GaugeHistogram => self.histogram(family, histogram.unwrap_or_default(), timestamp),
             _ => {
-                let (mut number, mut exemplar) = (0.0, None);
+                let (mut number, mut exemplar, mut start) = (0.0, None, None);
                 let mut fields = Fields(value.unwrap_or_default());
                 while let Some((field, value)) = fields.next()? {
                     match field {
                         1 => number = value.double("Value")?,
                         2 if family.kind == Kind::Counter => exemplar = Some(value.bytes("Exemplar")?),
+                        3 if family.kind == Kind::Counter => {
+                            start = Some(read_timestamp(value.bytes("StartTimestamp")?)?)
+                        }
                         _ => {}
                     }
                 }
                 let exemplar = exemplar.map(read_exemplar).transpose()?;
-                self.line(family.name, "", None, Number::Float(number), timestamp, exemplar.as_ref())
+                self.line(family.name, "", None, Number::Float(number), timestamp, exemplar.as_ref())?;
+                self.start_line(family, start)
             }
         }
     }
 
     fn summary(&mut self, family: &Family, message: &[u8], timestamp: Option<i64>) -> Outcome<()> {
-        let (mut count, mut sum) = (0, 0.0);
+        let (mut count, mut sum, mut start) = (0, 0.0, None);
         let mut fields = Fields(message);
         while let Some((number, value)) = fields.next()? {
             match number {
                 1 => count = value.varint("SampleCount")?,
                 2 => sum = value.double("SampleSum")?,
+                4 => start = Some(read_timestamp(value.bytes("StartTimestamp")?)?),
                 _ => {}
             }
         }
@@ -268,7 +273,7 @@ impl<'a> Transcoder<'a> {
             }
             self.line(family.name, "", Some(("quantile", quantile)), Number::Float(number), timestamp, None)?;
         }
-        Ok(())
+        self.start_line(family, start)
     }
 
     fn histogram(&mut self, family: &Family, message: &[u8], timestamp: Option<i64>) -> Outcome<()> {
@@ -295,6 +300,7 @@ impl<'a> Transcoder<'a> {
             self.push_native(NativeHistogram {
                 raw,
                 timestamp,
+                start: read.start.filter(|start| self.options.start_times && *start != 0),
                 is_gauge: family.kind == Kind::GaugeHistogram,
                 is_float,
                 schema: read.schema,
@@ -323,10 +329,20 @@ impl<'a> Transcoder<'a> {
             let Bucket { bound, count, exemplar } = read_bucket(bucket)?;
             self.line(family.name, "_bucket", Some(("le", bound)), count, timestamp, exemplar.as_ref())?;
             if bound == f64::INFINITY {
-                return Ok(());
+                return self.start_line(family, read.start);
             }
         }
-        self.line(family.name, "_bucket", Some(("le", f64::INFINITY)), count, timestamp, None)
+        self.line(family.name, "_bucket", Some(("le", f64::INFINITY)), count, timestamp, None)?;
+        self.start_line(family, read.start)
+    }
+
+    /// When the series of a metric began, as OpenMetrics says it; the lines before it have it.
+    fn start_line(&mut self, family: &Family, start: Option<i64>) -> Outcome<()> {
+        let says_start = matches!(family.kind, Kind::Counter | Kind::Summary | Kind::Histogram);
+        match start.filter(|start| self.options.start_times && says_start && *start != 0) {
+            Some(start) => self.line(family.name, START_SUFFIX, None, Number::Float(start as f64 / 1000.0), None, None),
+            None => Ok(()),
+        }
     }
 
     fn check_bytes(&self) -> Outcome<()> {
@@ -367,6 +383,7 @@ impl<'a> Transcoder<'a> {
         let mut native = classic.convert()?;
         self.series.write(family.name, "", None, &mut native.raw);
         (native.timestamp, native.exemplars) = (timestamp, exemplars);
+        native.start = read.start.filter(|start| self.options.start_times && *start != 0);
         native.is_gauge = family.kind == Kind::GaugeHistogram;
         self.push_native(native)
     }
@@ -422,6 +439,7 @@ struct HistogramFields<'a> {
     positive: BucketSide,
     negative: BucketSide,
     exemplars: Vec<&'a [u8]>,
+    start: Option<i64>,
 }
 
 impl<'a> HistogramFields<'a> {
@@ -441,6 +459,7 @@ impl<'a> HistogramFields<'a> {
             12 => self.positive.spans.push(read_span(value.bytes("PositiveSpan")?)?),
             13 => value.varints("PositiveDelta", |delta| self.positive.deltas.push(zigzag(delta)))?,
             14 => value.doubles("PositiveCount", &mut self.positive.counts)?,
+            15 => self.start = Some(read_timestamp(value.bytes("StartTimestamp")?)?),
             16 => self.exemplars.push(value.bytes("Exemplars")?),
             _ => {}
         }

@@ -183,6 +183,11 @@ impl Template {
         self.lines[line].stamped()
     }
 
+    /// Of its payloads.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
     /// The TYPE in force at each line, from the first on.
     pub fn kinds(&self) -> impl Iterator<Item = Kind> {
         let mut kind = self.kind_before;

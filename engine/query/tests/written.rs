@@ -74,7 +74,14 @@ fn acknowledged_rows_can_be_asked_for_and_survive() {
     let store = tsdb::Store::open(tsdb::StoreOptions::new(folder.path())).unwrap();
     let cpu = default_cpus(Some(1)).unwrap()[0];
     let failures = FailureLog::start().unwrap();
-    let options = Options { cpus: vec![cpu, cpu], offset_seed: 1, store: Some(store.clone()), agent: None, failures };
+    let options = Options {
+        cpus: vec![cpu, cpu],
+        offset_seed: 1,
+        store: Some(store.clone()),
+        agent: None,
+        failures,
+        injects_zeros: false,
+    };
     let shards = start(&options).unwrap();
     let begin = 1_700_000_000_000;
     runtime().block_on(async {

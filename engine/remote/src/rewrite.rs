@@ -260,7 +260,7 @@ mod tests {
     fn read(message: Message, body: &[u8]) -> (Vec<String>, usize) {
         let read = decode_write(message, body, &WriteLimits::default()).unwrap();
         assert_eq!(read.refusals, Vec::<String>::new());
-        let text = |Incoming { labels, samples, histograms }: &Incoming| {
+        let text = |Incoming { labels, samples, histograms, .. }: &Incoming| {
             let samples = samples.iter().map(|s| format!("{}:{:x}", s.timestamp.0, s.value.to_bits()));
             let histograms = histograms.iter().map(|(at, histogram)| format!("{at}:h{}", histogram.count));
             format!("{labels} {}", samples.chain(histograms).collect::<Vec<_>>().join(" "))

@@ -45,7 +45,7 @@ impl Default for WriteLimits {
             symbols_max: 2_000_000,
             labels_max: 512,
             name_bytes_max: 64 << 10,
-            value_bytes_max: 64 << 10,
+            value_bytes_max: 1 << 20,
         }
     }
 }
@@ -56,6 +56,8 @@ pub struct Incoming {
     pub labels: Labels,
     pub samples: Vec<Sample>,
     pub histograms: Vec<(i64, Arc<Histogram>)>,
+    /// When the first of these began to count, where that is said.
+    pub start: Option<i64>,
 }
 
 /// An exemplar of a series of a request.
@@ -198,7 +200,7 @@ impl<'a> Decoder<'a, '_> {
         let mut histograms = Vec::new();
         let mut refused = Vec::new();
         let mut said = None;
-        let mut exemplars = Vec::new();
+        let (mut exemplars, mut start) = (Vec::new(), None);
         let mut fields = Fields::new(bytes);
         while let Some((number, value)) = fields.next().map_err(failed)? {
             if number == labels_field {
@@ -214,6 +216,9 @@ impl<'a> Decoder<'a, '_> {
                 if self.samples > self.limits.samples_max {
                     return Err(DecodeError::TooMany { what: "samples", max: self.limits.samples_max });
                 }
+                if message == Message::V2 && samples.is_empty() && histograms.is_empty() {
+                    start = start_of(value, 3).map_err(failed)?;
+                }
                 samples.push(sample(value).map_err(failed)?);
             } else if number == histograms_field {
                 let bytes = value.bytes().map_err(failed)?;
@@ -225,6 +230,9 @@ impl<'a> Decoder<'a, '_> {
                 if self.histogram_bytes > self.limits.histogram_bytes_max {
                     let max = self.limits.histogram_bytes_max;
                     return Err(DecodeError::TooMany { what: "bytes of histograms", max });
+                }
+                if message == Message::V2 && samples.is_empty() && histograms.is_empty() {
+                    start = start_of(value, 17).map_err(failed)?;
                 }
                 let (at, histogram) = histogram::decode(bytes).map_err(failed)?;
                 match histogram {
@@ -262,7 +270,7 @@ impl<'a> Decoder<'a, '_> {
                     self.request.exemplars.extend(exemplar);
                 }
                 // Senders may bring exemplars apart from samples.
-                self.request.series.push(Incoming { labels, samples, histograms });
+                self.request.series.push(Incoming { labels, samples, histograms, start });
             }
             Err(reason) => self.refuse(samples.len() + histograms.len() + refused.len(), || reason),
         }
@@ -406,6 +414,18 @@ pub fn label(value: Value<'_>) -> Result<(&str, &str), &'static str> {
         }
     }
     Ok((name, text))
+}
+
+/// The start time of a sample or histogram of 2.0, in the field with this number. 0 is none.
+fn start_of(value: Value, field: u64) -> Result<Option<i64>, &'static str> {
+    let mut start = 0;
+    let mut fields = Fields::new(value.bytes()?);
+    while let Some((number, value)) = fields.next()? {
+        if number == field {
+            start = value.number()? as i64;
+        }
+    }
+    Ok((start != 0).then_some(start))
 }
 
 fn sample(value: Value) -> Result<Sample, &'static str> {

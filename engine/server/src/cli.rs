@@ -452,6 +452,8 @@ const PANIC_VARIABLE: &str = "RINGSCRAPE_TEST_PANICKING_QUERY";
 const RELOAD_FEATURE: &str = "auto-reload-config";
 /// Stores exemplars of scrapes.
 pub const EXEMPLAR_FEATURE: &str = "exemplar-storage";
+/// Stores a zero at the time at which a series began.
+pub const ZERO_FEATURE: &str = "created-timestamp-zero-ingestion";
 /// Lets rules of a group that do not read each other be evaluated at once.
 const RULE_FEATURE: &str = "concurrent-rule-eval";
 
@@ -469,6 +471,19 @@ impl Serve {
     /// Whether exemplars are stored.
     pub fn stores_exemplars(&self) -> bool {
         self.has(EXEMPLAR_FEATURE)
+    }
+
+    /// Whether series get a zero sample at the time at which they began.
+    pub fn injects_zeros(&self) -> bool {
+        self.has(ZERO_FEATURE)
+    }
+
+    /// The configuration with what features change in it.
+    pub fn configured(&self, mut config: config::Config) -> config::Config {
+        if self.injects_zeros() {
+            config.request_protobuf_first();
+        }
+        config
     }
 
     fn has(&self, feature: &str) -> bool {
@@ -539,7 +554,7 @@ impl Serve {
     pub fn unknown_features(&self) -> Vec<&str> {
         let known = |feature: &&String| {
             let feature = feature.as_str();
-            let alone = [RULE_FEATURE, RELOAD_FEATURE, EXEMPLAR_FEATURE];
+            let alone = [RULE_FEATURE, RELOAD_FEATURE, EXEMPLAR_FEATURE, ZERO_FEATURE];
             !QUERY_FEATURES.contains(&feature) && !DELTA_FEATURES.contains(&feature) && !alone.contains(&feature)
         };
         self.enable_feature.iter().filter(known).map(String::as_str).collect()
@@ -571,6 +586,7 @@ impl Serve {
 
     pub fn remote_settings(&self) -> api::RemoteSettings {
         api::RemoteSettings {
+            injects_zeros: self.injects_zeros(),
             receiver: self.web_enable_remote_write_receiver,
             otlp_receiver: self.web_enable_otlp_receiver,
             otlp_deltas: self.otlp_deltas(),

@@ -23,6 +23,8 @@ pub struct Reloader {
     pub file: PathBuf,
     /// Whether sections for what agent mode does not do are refused.
     pub is_agent: bool,
+    /// Whether a feature has targets asked for protobuf first.
+    pub prefers_protobuf: bool,
     pub running: watch::Sender<Arc<Running>>,
     pub targets: ManagerHandle,
     pub notifier: Notifier,
@@ -96,9 +98,13 @@ impl Reloader {
 
     async fn reload(&self) -> Result<(), String> {
         let (file, external_url, parse) = (self.file.clone(), self.external_url.clone(), self.parse);
+        let prefers_protobuf = self.prefers_protobuf;
         let load_config = if self.is_agent { config::load_for_agent } else { config::load };
         let load = move || {
-            let config = load_config(&file, &config::Env::process())?;
+            let mut config = load_config(&file, &config::Env::process())?;
+            if prefers_protobuf {
+                config.request_protobuf_first();
+            }
             let groups = crate::rules::load(&config, &external_url, parse)?;
             Ok::<_, config::ConfigErrors>((config, groups))
         };

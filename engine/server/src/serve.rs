@@ -65,7 +65,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     }));
     let load = if serve.agent { config::load_for_agent } else { config::load };
     let config = match load(&serve.config_file, &config::Env::process()) {
-        Ok(config) => Arc::new(config),
+        Ok(config) => Arc::new(serve.configured(config)),
         Err(errors) => return fail(EXIT_CONFIG, &errors),
     };
     if let Err(errors) = crate::rules::load(&config, &serve.external_url(), serve.parse_options()) {
@@ -257,7 +257,8 @@ fn run_with(
     let started = {
         let offset_seed = offset_seed(&config.global.external_labels);
         let (store, agent) = (storage.store(), storage.agent());
-        shard::start(&shard::Options { cpus, offset_seed, store, agent, failures: failures.clone() })
+        let (failures, injects_zeros) = (failures.clone(), cli.serve.injects_zeros());
+        shard::start(&shard::Options { cpus, offset_seed, store, agent, failures, injects_zeros })
     };
     let shards = match started {
         Ok(started) => started,
@@ -360,6 +361,7 @@ async fn control_plane(
     let reloader = Reloader {
         file: serve.config_file.clone(),
         is_agent: serve.agent,
+        prefers_protobuf: serve.injects_zeros(),
         running: running_to,
         targets: targets.clone(),
         notifier: notifier.clone(),

@@ -14,6 +14,7 @@ mod federate;
 mod index;
 mod labels;
 mod questions;
+mod start_times;
 mod upkeep;
 mod written;
 
@@ -61,6 +62,8 @@ pub(crate) struct Settings {
     pub resolver: ResolverThreads,
     pub accesses: Accesses,
     pub failures: FailureLog,
+    /// Whether series get a zero sample at the time at which they began.
+    pub injects_zeros: bool,
 }
 
 /// How often what was appended is handed to the kernel: with the wakes of the schedule, so that it costs none of its own.
@@ -224,7 +227,7 @@ impl Core {
             label_index: index::CoreIndex::default(),
             task_times: TaskTimes::default(),
             acknowledgements: RefCell::default(),
-            interner: RefCell::default(),
+            interner: RefCell::new(Interner::new(settings.injects_zeros)),
             fetcher: Fetcher::new(Resolver::new(settings.resolver)),
             accesses: settings.accesses,
             failures: settings.failures,
@@ -562,6 +565,7 @@ impl Core {
         let mark_stamped = target.job.track_timestamps_staleness;
         if good && head.newest_at().is_none_or(|newest| newest < at) {
             let scraped = read.as_mut().expect("it is good");
+            self.append_zeros((scraper, &head), target, (reader, &scraped.natives), at, scratch);
             self.append_exemplars(target, reader, scraped, readings, at);
         }
         let appended = match good {

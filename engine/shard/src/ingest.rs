@@ -10,6 +10,7 @@
 
 use crate::class::{Class, Outcome};
 use crate::native_state::{NativeCounts, NativePolicies};
+use crate::start_times::{PayloadLine, StartLine, has_start, is_start_line, start_lines};
 use crate::status::{Metadata, MetadataSize, Reason};
 use ahash::{AHashMap, AHashSet, RandomState};
 use config::ScrapeConfig;
@@ -109,6 +110,8 @@ pub struct Stanza {
     repeats: Box<[u32]>,
     /// How many of the repeats Prometheus would count: they repeat the text of a line, or a report series.
     repeats_counted: u32,
+    /// The skipped that say when series began; they are no samples.
+    starts: Box<[u32]>,
     /// Whether timestamps are read and thrown away.
     ignores_stamps: bool,
     /// Hashes of the slots' labels, where somebody wanted to know them.
@@ -129,7 +132,7 @@ impl AsRef<Template> for Known {
 
 impl Stanza {
     fn samples(&self) -> u64 {
-        self.template.len() as u64
+        (self.template.len() - self.starts.len()) as u64
     }
 
     fn samples_kept(&self) -> u64 {
@@ -153,7 +156,10 @@ impl Stanza {
 
     fn heap_bytes(&self) -> usize {
         let hashes = self.hashes.get().map_or(0, |hashes| hashes.len() * 8);
-        self.template.heap_bytes() + self.slots.heap_bytes() + (self.skipped.len() + self.repeats.len()) * 4 + hashes
+        self.template.heap_bytes()
+            + self.slots.heap_bytes()
+            + (self.skipped.len() + self.repeats.len() + self.starts.len()) * 4
+            + hashes
     }
 }
 
@@ -164,6 +170,7 @@ fn hashes(slots: &SlotGroup, hasher: &RandomState) -> impl Iterator<Item = u64> 
 /// Everything that targets of one class share on a core.
 pub struct ClassRoom {
     class: Class,
+    reads_start_times: bool,
     hasher: RandomState,
     stanzas: RefCell<AHashMap<u64, Vec<Weak<Stanza>>>>,
 }
@@ -171,11 +178,17 @@ pub struct ClassRoom {
 /// What a core has interned.
 #[derive(Default)]
 pub struct Interner {
+    /// Whether lines that say when series began are no samples.
+    reads_start_times: bool,
     classes: AHashMap<u64, Vec<Weak<ClassRoom>>>,
     reports: AHashMap<usize, Arc<SlotGroup>>,
 }
 
 impl Interner {
+    pub fn new(reads_start_times: bool) -> Interner {
+        Interner { reads_start_times, ..Interner::default() }
+    }
+
     /// The room of targets with these labels in this job.
     pub fn class(&mut self, job: &ScrapeConfig, target_labels: &Labels) -> Rc<ClassRoom> {
         let class = Class::new(job, target_labels);
@@ -183,7 +196,12 @@ impl Interner {
         if let Some(room) = same.iter().filter_map(Weak::upgrade).find(|room| room.class.same_as(&class)) {
             return room;
         }
-        let room = Rc::new(ClassRoom { class, hasher: RandomState::new(), stanzas: RefCell::default() });
+        let room = Rc::new(ClassRoom {
+            class,
+            reads_start_times: self.reads_start_times,
+            hasher: RandomState::new(),
+            stanzas: RefCell::default(),
+        });
         same.push(Rc::downgrade(&room));
         room
     }
@@ -260,10 +278,17 @@ impl ClassRoom {
         target_labels: &Labels,
     ) -> Result<Stanza, Failed> {
         let mut slots = GroupBuilder::default();
-        let (mut skipped, mut dropped) = (Vec::new(), 0);
+        let (mut skipped, mut starts, mut dropped) = (Vec::new(), Vec::new(), 0);
         let mut any_stamp = false;
         for (line, kind) in template.kinds().enumerate() {
             let labels = exposition::labels(template.raw(line), kind);
+            any_stamp |= template.is_stamped(line);
+            let name = labels.iter().find(|(name, _)| name == METRIC_NAME).map_or("", |(_, name)| name);
+            if self.reads_start_times && is_start_line(template.format(), kind, name) {
+                skipped.push(line as u32);
+                starts.push(line as u32);
+                continue;
+            }
             let pairs = || labels.iter().map(|(name, value)| (&**name, &**value));
             let mut outcome = self.class.outcome(pairs());
             if matches!(outcome, Outcome::Fail(_)) {
@@ -273,7 +298,6 @@ impl ClassRoom {
                     _ => outcome,
                 };
             }
-            any_stamp |= template.is_stamped(line);
             match outcome {
                 Outcome::Keep(_) if repeats.contains(&(line as u32)) => skipped.push(line as u32),
                 Outcome::Keep(own) => slots.push(&own, template.is_stamped(line) && self.class.honor_timestamps),
@@ -283,7 +307,8 @@ impl ClassRoom {
                 }
                 Outcome::Fail(error) => {
                     let refusal = Refusal { reason: error.reason(), text: error.to_string() };
-                    return Err(Failed { before: line as u64, kept: line as u64 - u64::from(dropped), refusal });
+                    let before = (line - starts.len()) as u64;
+                    return Err(Failed { before, kept: before - u64::from(dropped), refusal });
                 }
             }
         }
@@ -291,6 +316,7 @@ impl ClassRoom {
             slots: Arc::new(slots.build()),
             skipped: skipped.into(),
             dropped,
+            starts: starts.into(),
             repeats: repeats.into(),
             repeats_counted,
             ignores_stamps: any_stamp && !self.class.honor_timestamps,
@@ -313,6 +339,8 @@ pub struct Reader {
     /// Of another body, whose metadata is told too: the last one if it was refused, or the last one with samples, if there
     /// are none now. For so many good bodies more.
     others: (Vec<Known>, u32),
+    /// Lines of the shape that say when series began, as the last good body has them.
+    starts: Vec<StartLine>,
     /// Exemplars of the last good body.
     exemplars_seen: Vec<ExemplarSeen>,
     /// Of the native histograms of the last body.
@@ -342,6 +370,7 @@ impl Reader {
             format: Format::default(),
             shape: Vec::new(),
             others: (Vec::new(), 0),
+            starts: Vec::new(),
             exemplars_seen: Vec::new(),
             native_policies: NativePolicies::default(),
             natives: NativeCounts::default(),
@@ -389,6 +418,15 @@ impl Reader {
     /// The native histograms that come with the next body: limits and counts hold for both together.
     pub fn set_natives(&mut self, natives: NativeCounts) {
         self.natives = natives;
+    }
+
+    pub(crate) fn reads_start_times(&self) -> bool {
+        self.room.reads_start_times
+    }
+
+    /// When series of the last good body began.
+    pub(crate) fn starts(&self) -> &[StartLine] {
+        &self.starts
     }
 
     /// The groups of slots that take values: report series first, then the payload's.
@@ -443,6 +481,7 @@ impl Reader {
             }
             self.tell(&mut ingested);
             self.see_exemplars(readings);
+            self.see_starts(readings);
             self.compact(readings);
             return ingested;
         };
@@ -465,6 +504,7 @@ impl Reader {
                     self.format = format;
                     (self.cut_up, self.warm) = (cut_up, 0);
                     self.see_exemplars(readings);
+                    self.see_starts(readings);
                     self.compact(readings);
                 }
             }
@@ -507,6 +547,13 @@ impl Reader {
         if !is_same || readings.exemplars.iter().any(|exemplar| exemplar.is_new) {
             self.exemplars_seen.clear();
             self.exemplars_seen.extend(readings.exemplars.iter().map(|exemplar| (exemplar.value, exemplar.hash)));
+        }
+    }
+
+    /// Remembers when series began.
+    fn see_starts(&mut self, readings: &Readings) {
+        for start in &mut self.starts {
+            start.seconds = readings.values[start.value as usize];
         }
     }
 
@@ -668,6 +715,10 @@ impl Reader {
     }
 
     fn settle(&mut self) {
+        self.starts = match self.shape.iter().any(|known| !known.0.starts.is_empty()) {
+            true => start_lines(lines_with_starts(&self.shape)),
+            false => Vec::new(),
+        };
         let sum = |of: fn(&Stanza) -> u64| self.shape.iter().map(|known| of(&known.0)).sum();
         self.samples = sum(Stanza::samples);
         self.samples_kept = sum(Stanza::samples_kept);
@@ -752,6 +803,25 @@ impl Reader {
         });
         all
     }
+}
+
+/// Lines of the types that have start times.
+fn lines_with_starts(shape: &[Known]) -> Vec<PayloadLine> {
+    let (mut lines, mut value, mut slots) = (Vec::new(), 0, 0);
+    for stanza in shape.iter().map(|known| &known.0) {
+        let mut skipped = stanza.skipped.iter().peekable();
+        for (line, kind) in stanza.template.kinds().enumerate() {
+            let has_slot = skipped.next_if(|skipped| **skipped == line as u32).is_none();
+            if has_start(kind) {
+                let labels = exposition::labels(stanza.template.raw(line), kind);
+                let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+                lines.push(PayloadLine { value, slot: has_slot.then_some(slots), kind, labels });
+            }
+            value += 1;
+            slots += u32::from(has_slot);
+        }
+    }
+    lines
 }
 
 /// Why a walk has no end.

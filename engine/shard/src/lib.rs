@@ -24,6 +24,7 @@ mod runtime;
 mod schedule;
 mod select;
 mod signal;
+mod start_times;
 mod status;
 mod sys;
 mod time_slice;

@@ -22,6 +22,8 @@ pub struct NativeRows {
     /// Own times of the rows, where any has one that is honored.
     pub stamps: Vec<Option<Timestamp>>,
     pub exemplars: Vec<(Labels, Vec<Exemplar>)>,
+    /// Places of rows, and when their series began.
+    pub starts: Vec<(usize, i64)>,
     /// Counts of the payload.
     pub counts: NativeCounts,
     /// Series of texts that the payload before had not.
@@ -71,6 +73,7 @@ impl Reader {
             };
             let Some(series) = series else { continue };
             found.counts.kept += 1;
+            let start = native.start;
             let stamp = native.timestamp.filter(|_| self.job().honor_timestamps).map(Timestamp);
             let histogram = match checked(native, self.job().native_histogram_min_bucket_factor) {
                 Ok(histogram) => histogram,
@@ -84,6 +87,7 @@ impl Reader {
                     if stamp.is_some() && found.stamps.is_empty() {
                         found.stamps.resize(found.rows.len(), None);
                     }
+                    found.starts.extend(start.filter(|_| stamp.is_none()).map(|start| (found.rows.len(), start)));
                     found.rows.push((series, Value::Histogram(histogram.into())));
                     if stamp.is_some() || !found.stamps.is_empty() {
                         found.stamps.push(stamp);

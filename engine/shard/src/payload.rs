@@ -26,8 +26,9 @@ impl Scraped {
 }
 
 /// What a target wants of histograms.
-pub fn histogram_options(target: &Target) -> HistogramOptions {
+pub fn histogram_options(target: &Target, start_times: bool) -> HistogramOptions {
     HistogramOptions {
+        start_times,
         native: target.scrape_native_histograms,
         always_classic: target.always_scrape_classic_histograms,
         convert_classic: target.convert_classic_histograms_to_nhcb,
@@ -63,7 +64,8 @@ async fn read_transcoded(
     readings: &mut Readings,
     pause: impl AsyncFn(),
 ) -> Scraped {
-    let (format, transcoded, error) = transcode(format, fetched.body(), histogram_options(target), &pause).await;
+    let (format, transcoded, error) =
+        transcode(format, fetched.body(), histogram_options(target, reader.reads_start_times()), &pause).await;
     if let Some(text) = error.as_ref().filter(|_| transcoded.text.is_empty()) {
         // Without lines it would pass for an empty body, which is a good one.
         let refusal = Some(Refusal { reason: Reason::Parse, text: text.clone() });

@@ -95,7 +95,7 @@ async fn look(target: &Target, resolver: Resolver, accesses: &Accesses) -> Previ
 
 /// A body as lines of a format; native histograms become a line each.
 async fn lines_of(preview: &mut Preview, (format, body): (PayloadFormat, &[u8]), target: &Target) -> (Format, Vec<u8>) {
-    let (format, transcoded, error) = transcode(format, body, histogram_options(target), &async || ()).await;
+    let (format, transcoded, error) = transcode(format, body, histogram_options(target, false), &async || ()).await;
     preview.problems.extend(error);
     let mut lines: Vec<u8> = transcoded.natives.iter().flat_map(|native| [&native.raw[..], b" 1\n"].concat()).collect();
     lines.extend_from_slice(&transcoded.text);

@@ -53,6 +53,8 @@ pub struct Options {
     pub agent: Option<Arc<tsdb::AgentStore>>,
     /// Where failed scrapes are logged.
     pub failures: FailureLog,
+    /// Whether series get a zero sample at the time at which they began.
+    pub injects_zeros: bool,
 }
 
 /// Why ringscrape cannot run here. Each text says what to change.
@@ -143,7 +145,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
     let accesses = Accesses::start()
         .map_err(|source| StartError::Os { what: "starting the thread that reads credentials", source })?;
     let (mut queues, mut pulses, mut starting) = (Vec::new(), Vec::new(), Vec::new());
-    let cores = options.cpus.len();
+    let (cores, injects_zeros) = (options.cpus.len(), options.injects_zeros);
     for (index, cpu) in options.cpus.iter().copied().enumerate() {
         let (queue, commands) = flume::bounded::<Command>(COMMANDS_MAX);
         let pulse = Arc::new(Pulse::default());
@@ -166,6 +168,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
                     resolver,
                     accesses,
                     failures,
+                    injects_zeros,
                 };
                 let commands = commands.clone();
                 let (ready_to, ready) = mpsc::channel();
@@ -318,6 +321,7 @@ mod tests {
             offset_seed: 1,
             store: None,
             agent: None,
+            injects_zeros: false,
             failures: FailureLog::start().unwrap(),
         };
         let shards = start(&options).unwrap();

@@ -22,7 +22,7 @@ mod received;
 
 pub use received::{
     AHEAD_MS_MAX, ReceiveOutcome, ReceiveRequest, Received, Receiving, Refusal, Refused, received_source_id,
-    source_labels, source_of,
+    source_labels, source_of, zero_like,
 };
 
 /// Slots of one head: a row costs a look at each of them.
@@ -194,6 +194,11 @@ impl Written {
     pub fn new(limits: SegmentLimits) -> Written {
         let hashing = RandomState::new();
         Written { limits, hashing, rules: AHashMap::new(), received: AHashMap::new(), received_series: 0 }
+    }
+
+    /// How far behind the newest sample of its source a series may begin.
+    pub fn old_ms(&self) -> i64 {
+        self.limits.late_ms.max(self.limits.range_ms / 2)
     }
 
     fn sources(&self) -> impl Iterator<Item = &Source> {

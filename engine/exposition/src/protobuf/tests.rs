@@ -72,7 +72,8 @@ fn read(body: &[u8], options: HistogramOptions) -> (Transcoded, Option<String>) 
     (transcoder.finish(), error)
 }
 
-const NATIVE: HistogramOptions = HistogramOptions { native: true, always_classic: false, convert_classic: false };
+const NATIVE: HistogramOptions =
+    HistogramOptions { native: true, always_classic: false, convert_classic: false, start_times: false };
 
 #[track_caller]
 fn check(families: &[Message], want: &str) {
@@ -114,6 +115,31 @@ fn values_of_all_types() {
          c_total{a=\"x\\\"y\\\\z\\n\"} 7 # {trace_id=\"abc\"} 0.5 1700.005\nc_total 0.0 1700000000.123\n\
          # HELP g \n# TYPE g gauge\ng -0.25\ng 0.0\n# HELP u \n# TYPE u unknown\nu 1e300\nu 0.0\n",
     );
+}
+
+#[test]
+fn start_times_become_lines_where_they_are_read() {
+    let start = || new().number(1, 1_796_029_656).number(2, 125_999_999);
+    let families = [
+        family("c_total", "", 0, vec![new().label("a", "b").message(3, new().double(1, 7.0).message(3, start()))]),
+        family("g", "", 1, vec![new().message(2, new().double(1, 1.0).message(3, start()))]),
+        family("s", "", 2, vec![new().message(4, new().number(1, 3).message(4, start()))]),
+        family("h", "", 4, vec![new().message(7, new().number(1, 2).message(15, start()))]),
+        family("n", "", 4, vec![new().message(7, new().number(7, 1).number(1, 1).message(15, start()))]),
+        family("z", "", 0, vec![new().message(3, new().message(3, new()))]),
+    ];
+    let (transcoded, error) = read(&delimited(&families), HistogramOptions { start_times: true, ..NATIVE });
+    assert_eq!(error, None);
+    let text = String::from_utf8(transcoded.text).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("_created")).collect();
+    let at = "1796029656.125";
+    assert_eq!(
+        lines,
+        [format!("c_total_created{{a=\"b\"}} {at}"), format!("s_created {at}"), format!("h_created {at}")]
+    );
+    assert_eq!(transcoded.natives[0].start, Some(1_796_029_656_125));
+    let (transcoded, _) = read(&delimited(&families), NATIVE);
+    assert!(!String::from_utf8(transcoded.text).unwrap().contains("_created") && transcoded.natives[0].start.is_none());
 }
 
 #[test]
@@ -259,8 +285,12 @@ fn mutated_bodies_never_panic_and_their_text_parses() {
                 _ => mutated[at] ^= 1 << next(8),
             }
         }
-        let options =
-            HistogramOptions { native: next(2) == 0, always_classic: next(2) == 0, convert_classic: next(2) == 0 };
+        let options = HistogramOptions {
+            native: next(2) == 0,
+            always_classic: next(2) == 0,
+            convert_classic: next(2) == 0,
+            start_times: next(2) == 0,
+        };
         let (transcoded, error) = read(&mutated, options);
         let mut parser = crate::PayloadParser::new(crate::Format::OpenMetrics, &transcoded.text, 0, Kind::Unknown);
         let parsed = loop {

@@ -1,4 +1,4 @@
-//! The content of a request, without what nothing is made of: start times, minimum and maximum of histograms.
+//! The content of a request, without what nothing is made of: minimum and maximum of histograms.
 
 use super::any_value::AnyValue;
 
@@ -85,6 +85,8 @@ pub struct PointHead {
     pub attributes: Attributes,
     /// Nanoseconds since 1970.
     pub time_ns: u64,
+    /// When it began to count, in nanoseconds since 1970; 0 if nothing is said.
+    pub start_ns: u64,
     /// Whether the point says that there is no value any more.
     pub is_stale: bool,
     pub exemplars: Vec<PointExemplar>,

@@ -181,6 +181,7 @@ impl Decoder {
         Ok(PointHead {
             attributes: self.attributes(value)?,
             time_ns: unsigned(value, "timeUnixNano")?,
+            start_ns: unsigned(value, "startTimeUnixNano")?,
             is_stale: unsigned(value, "flags")? & FLAG_NO_RECORDED_VALUE != 0,
             exemplars: self.list(value, "exemplars", Decoder::exemplar)?,
         })

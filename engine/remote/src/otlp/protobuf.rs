@@ -188,6 +188,7 @@ impl Decoder {
         let mut point = NumberPoint::default();
         each(message, |field, value| {
             match field {
+                2 => point.head.start_ns = fixed(value)?,
                 3 => point.head.time_ns = fixed(value)?,
                 4 => point.value = double(value)?,
                 5 => self.exemplar(value, &mut point.head)?,
@@ -205,6 +206,7 @@ impl Decoder {
         let mut point = HistogramPoint::default();
         each(message, |field, value| {
             match field {
+                2 => point.head.start_ns = fixed(value)?,
                 3 => point.head.time_ns = fixed(value)?,
                 4 => point.count = fixed(value)?,
                 5 => point.sum = Some(double(value)?),
@@ -225,6 +227,7 @@ impl Decoder {
         each(message, |field, value| {
             match field {
                 1 => self.attribute(value, &mut point.head.attributes)?,
+                2 => point.head.start_ns = fixed(value)?,
                 3 => point.head.time_ns = fixed(value)?,
                 4 => point.count = fixed(value)?,
                 5 => point.sum = Some(double(value)?),
@@ -288,6 +291,7 @@ impl Decoder {
         let mut point = SummaryPoint::default();
         each(message, |field, value| {
             match field {
+                2 => point.head.start_ns = fixed(value)?,
                 3 => point.head.time_ns = fixed(value)?,
                 4 => point.count = fixed(value)?,
                 5 => point.sum = double(value)?,

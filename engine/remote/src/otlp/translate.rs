@@ -18,9 +18,10 @@ use std::sync::Arc;
 const REASONS_MAX: usize = 10;
 /// Samples of one request: a point of a histogram becomes many.
 const SAMPLES_MAX: usize = 4_000_000;
-/// Of a series; a name or a value.
+/// Of a series; of a name, and of a value.
 const LABELS_MAX: usize = 512;
-const TEXT_BYTES_MAX: usize = 64 << 10;
+const NAME_BYTES_MAX: usize = 64 << 10;
+const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Of all labels of an exemplar.
 const EXEMPLAR_CHARS_MAX: usize = 128;
 /// Samples of `target_info` of one resource: a request that covers years needs no more.
@@ -91,8 +92,14 @@ pub struct OtlpTranslation {
 
 /// Translates a request.
 pub fn translate(metrics: &OtlpMetrics, settings: &OtlpSettings) -> OtlpTranslation {
-    let mut translator =
-        Translator { settings, out: OtlpTranslation::default(), places: AHashMap::new(), samples: 0, is_delta: false };
+    let mut translator = Translator {
+        settings,
+        out: OtlpTranslation::default(),
+        places: AHashMap::new(),
+        samples: 0,
+        is_delta: false,
+        has_starts: false,
+    };
     for resource in &metrics.resources {
         translator.resource(resource);
     }
@@ -116,6 +123,8 @@ struct Translator<'s> {
     samples: usize,
     /// Whether the metric at hand has deltas that are to be added up.
     is_delta: bool,
+    /// Whether series of the metric at hand have start times.
+    has_starts: bool,
 }
 
 /// A resource and what all its series get.
@@ -206,6 +215,7 @@ impl Translator<'_> {
             return;
         }
         let is_stored_delta = is_delta && self.settings.deltas == DeltaHandling::Store;
+        self.has_starts = !is_delta && kind != "gauge";
         self.is_delta = is_delta && self.settings.deltas == DeltaHandling::Accumulate;
         let name = match self.settings.names.metric_name(metric) {
             Ok(name) => name,
@@ -352,7 +362,7 @@ impl Translator<'_> {
                     self.out.exemplars.extend(series.and_then(|(series, _)| incoming(exemplar, series)));
                 }
                 for (labels, value) in samples {
-                    self.series(labels).samples.push(Sample { timestamp, value });
+                    self.series(labels, head).samples.push(Sample { timestamp, value });
                 }
             }
             Err(reason) => self.reject(1, || reason),
@@ -368,24 +378,27 @@ impl Translator<'_> {
             Ok((labels, native)) => {
                 let at = milliseconds(head.time_ns);
                 self.out.exemplars.extend(head.exemplars.iter().filter_map(|exemplar| incoming(exemplar, &labels)));
-                self.series(labels).histograms.push((at, Arc::new(native)));
+                self.series(labels, head).histograms.push((at, Arc::new(native)));
             }
             Err(reason) => self.reject(1, || format!("{reason} for metric {:?}", of.name)),
         }
     }
 
-    fn series(&mut self, labels: Labels) -> &mut Incoming {
+    fn series(&mut self, labels: Labels, head: &PointHead) -> &mut Incoming {
         self.samples += 1;
         let OtlpTranslation { series, deltas, .. } = &mut self.out;
         let is_delta = self.is_delta;
+        let start = (self.has_starts && head.start_ns > 0).then(|| milliseconds(head.start_ns));
         let place = *self.places.entry(labels).or_insert_with_key(|labels| {
             if is_delta {
                 deltas.push(series.len());
             }
-            series.push(Incoming { labels: labels.clone(), samples: Vec::new(), histograms: Vec::new() });
+            series.push(Incoming { labels: labels.clone(), samples: Vec::new(), histograms: Vec::new(), start });
             series.len() - 1
         });
-        &mut series[place]
+        let series = &mut series[place];
+        series.start = series.start.into_iter().chain(start).min();
+        series
     }
 
     /// The attributes of a resource that do not identify it, as a series of their own.
@@ -402,7 +415,8 @@ impl Translator<'_> {
         }
         let Ok(labels) = checked(&with_name(&labels, "target_info", None)) else { return };
         let step = (self.settings.lookback_ms / 2).max(1).max((last - first) / TARGET_INFO_SAMPLES_MAX);
-        let samples = &mut self.series(labels).samples;
+        self.has_starts = false;
+        let samples = &mut self.series(labels, &PointHead::default()).samples;
         let mut at = first;
         while at < last {
             samples.push(Sample { timestamp: Timestamp(at), value: 1.0 });
@@ -455,8 +469,10 @@ fn checked(labels: &LabelMap) -> Result<Labels, String> {
     if pairs.clone().count() > LABELS_MAX {
         return Err(format!("a series has more than {LABELS_MAX} labels"));
     }
-    if pairs.clone().any(|(name, value)| name.len().max(value.len()) > TEXT_BYTES_MAX) {
-        return Err(format!("a label is longer than {TEXT_BYTES_MAX} bytes"));
+    if pairs.clone().any(|(name, value)| name.len() > NAME_BYTES_MAX || value.len() > VALUE_BYTES_MAX) {
+        return Err(format!(
+            "a label's name is longer than {NAME_BYTES_MAX} bytes, or its value than {VALUE_BYTES_MAX}"
+        ));
     }
     Ok(Labels::from_sorted(pairs.map(|(name, value)| (name.as_str(), value.as_str()))))
 }
@@ -501,7 +517,7 @@ mod tests {
     fn lines(translation: &OtlpTranslation) -> Vec<String> {
         let mut lines = Vec::new();
         for series in &translation.series {
-            let Incoming { labels, samples, histograms } = series;
+            let Incoming { labels, samples, histograms, .. } = series;
             lines.extend(samples.iter().map(|sample| format!("{labels} {}@{}", sample.value, sample.timestamp.0)));
             lines.extend(histograms.iter().map(|(at, histogram)| format!("{labels} {histogram}@{at}")));
         }

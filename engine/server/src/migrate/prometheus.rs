@@ -83,7 +83,7 @@ pub const FEATURES: &[Note] = &[
     ("promql-delayed-name-removal", Same, ""),
     ("promql-duration-expr", Same, "always on, as in Prometheus 3.14"),
     ("concurrent-rule-eval", Same, ""),
-    ("created-timestamp-zero-ingestion", Missing, START_TIMES),
+    ("created-timestamp-zero-ingestion", Same, ""),
     ("st-storage", Missing, START_TIMES),
     ("st-synthesis", Missing, START_TIMES),
     ("use-start-timestamps", Missing, START_TIMES),

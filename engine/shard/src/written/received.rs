@@ -9,6 +9,7 @@
 
 use super::{Head, Histograms, Place, Source, Written};
 use ahash::{AHashMap, RandomState};
+use series::histogram::ResetHint;
 use series::{Histogram, Labels, Sample, Timestamp};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Range;
@@ -41,6 +42,8 @@ pub struct Received {
     pub labels: Labels,
     pub samples: Vec<Sample>,
     pub histograms: Timed,
+    /// When the first of these began to count, where a zero is to be stored for it.
+    pub start: Option<i64>,
 }
 
 /// Series of sources that one core keeps: the labels of the source, then its series without these.
@@ -126,9 +129,9 @@ pub fn source_labels(series: &Labels) -> (Labels, Labels) {
 /// Divides series by source: the labels that make it, and its series without them.
 pub fn source_of(series: Vec<Received>) -> impl Iterator<Item = (Labels, Vec<Received>)> {
     let mut sources: AHashMap<Labels, Vec<Received>> = AHashMap::new();
-    for Received { labels, samples, histograms } in series {
+    for Received { labels, samples, histograms, start } in series {
         let (source, labels) = source_labels(&labels);
-        sources.entry(source).or_default().push(Received { labels, samples, histograms });
+        sources.entry(source).or_default().push(Received { labels, samples, histograms, start });
     }
     sources.into_iter()
 }
@@ -176,6 +179,17 @@ impl Judge {
         } else {
             Verdict::Refused(Refusal::OutOfOrder)
         }
+    }
+}
+
+/// A histogram of the same kind without observations, for the time at which a series began.
+pub fn zero_like(histogram: &Histogram) -> Histogram {
+    Histogram {
+        hint: ResetHint::Reset,
+        schema: histogram.schema,
+        zero_threshold: histogram.zero_threshold,
+        custom_values: histogram.custom_values.clone(),
+        ..Histogram::default()
     }
 }
 
@@ -333,6 +347,21 @@ impl Written {
         for (key, one, floats, of_histograms) in keys {
             let place = source.places.get_mut(&key).expect("added above");
             let (in_order, late) = rows.entry(key).or_default();
+            let first = floats.first().map(|sample| sample.timestamp.0);
+            let first = first.or(of_histograms.first().map(|(at, _)| *at)).unwrap_or(i64::MIN);
+            if let Some(start) = one.start.filter(|start| piece.samples.start == 0 && *start < first)
+                && matches!(judge.verdict(place, start, || false), Verdict::InOrder)
+            {
+                if floats.is_empty() {
+                    let zero = Arc::new(zero_like(&of_histograms[0].1));
+                    histograms.push(place, &one.labels, start, zero.clone(), &source.histograms);
+                    (place.newest, place.newest_is_histogram, place.bits) = (start, true, fingerprint(&zero, hashing));
+                } else {
+                    push(&mut rounds, *in_order, place.part, place.given(start, 0.0), false);
+                    *in_order += 1;
+                    (place.newest, place.newest_is_histogram, place.bits) = (start, false, 0);
+                }
+            }
             for Sample { timestamp: Timestamp(at), value } in floats {
                 let (at, value) = (*at, *value);
                 let is_same = || !place.newest_is_histogram && value.to_bits() == place.bits;
@@ -441,6 +470,7 @@ mod tests {
                 labels: labels.clone(),
                 samples: samples.iter().map(sample).collect(),
                 histograms: Vec::new(),
+                start: None,
             });
             let request = ReceiveRequest { sources: source_of(series.collect()).collect() };
             self.take(request)
@@ -522,7 +552,7 @@ mod tests {
         fn receive_histograms(&mut self, labels: Labels, counts: &[(i64, f64)]) -> ReceiveOutcome {
             let histogram = |(at, count): &(i64, f64)| (*at, histogram(*count));
             let histograms = counts.iter().map(histogram).collect();
-            let series = vec![Received { labels, samples: Vec::new(), histograms }];
+            let series = vec![Received { labels, samples: Vec::new(), histograms, start: None }];
             let request = ReceiveRequest { sources: source_of(series).collect() };
             self.take(request)
         }
