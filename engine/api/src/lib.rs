@@ -2,6 +2,7 @@
 //!
 //! Asks the cores by messages and shows what they answer; knows nothing of how a core works.
 
+mod active_notifications;
 mod agent;
 mod alerting;
 mod answer;

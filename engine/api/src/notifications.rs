@@ -1,18 +1,15 @@
 //! `/api/v1/notifications`: what an operator should know now, as a list and as a stream of events.
 
-use crate::answer::{ApiResult, Data, rfc3339_of};
-use crate::metrics_writer::MetricsWriter;
+use crate::active_notifications::Notification;
+use crate::answer::{ApiResult, Data};
 use crate::state::{Inner, State};
 use axum::body::{Body, Bytes};
 use axum::extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// How often a stream looks at what there is to know.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -20,21 +17,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SIGN_OF_LIFE_EVERY: u32 = 15;
 /// Comments of a stream are no events.
 const SIGN_OF_LIFE: &str = ": still here\n\n";
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Notification {
-    text: &'static str,
-    date: String,
-    active: bool,
-}
-
-/// What was to know when somebody last looked, since when, and who listens.
-#[derive(Debug, Default)]
-pub(crate) struct Notifications {
-    active: Mutex<BTreeMap<&'static str, SystemTime>>,
-    subscribers: AtomicUsize,
-    sent: AtomicU64,
-}
 
 /// Counts a listener for as long as its stream lives.
 struct Subscription(State);
@@ -56,34 +38,13 @@ fn texts(state: &Inner) -> Vec<&'static str> {
     all.into_iter().filter(|(is_so, _)| *is_so).map(|(_, text)| text).collect()
 }
 
-impl Notifications {
-    fn look(&self, state: &Inner) -> Vec<Notification> {
-        let texts = texts(state);
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        active.retain(|text, _| texts.contains(text));
-        for text in texts {
-            active.entry(text).or_insert_with(SystemTime::now);
-        }
-        active.iter().map(|(text, since)| Notification { text, date: rfc3339_of(*since), active: true }).collect()
-    }
-
-    pub fn write(&self, writer: &mut MetricsWriter) {
-        let subscribers = self.subscribers.load(Ordering::Relaxed) as f64;
-        writer.gauge(
-            "prometheus_api_notification_active_subscribers",
-            "Clients that listen to notifications.",
-            subscribers,
-        );
-        let sent = self.sent.load(Ordering::Relaxed) as f64;
-        writer.counter("prometheus_api_notification_updates_sent_total", "Notifications sent to listeners.", sent);
-        let help = "Always 0: a slow listener gets what holds when it reads again.";
-        writer.counter("prometheus_api_notification_updates_dropped_total", help, 0.0);
-    }
+fn look(state: &State) -> Vec<Notification> {
+    state.notifications.update(&texts(state))
 }
 
 /// `/api/v1/notifications`.
 pub(crate) async fn list(state: extract::State<State>) -> ApiResult<Vec<Notification>> {
-    Ok(Data(state.notifications.look(&state)))
+    Ok(Data(look(&state)))
 }
 
 /// `/api/v1/notifications/live`: what is active first, then what begins and ends. Without content when too many listen.
@@ -105,14 +66,14 @@ pub(crate) async fn live(state: extract::State<State>) -> Response {
 /// The next events for somebody who knows these, or a sign of life; None at the end of the server.
 async fn news(state: &State, known: Option<Vec<Notification>>) -> Option<(String, Vec<Notification>)> {
     let Some(known) = known else {
-        let now = state.notifications.look(state);
+        let now = look(state);
         // Something is sent at once, so that the listener knows that it is heard.
         let text = if now.is_empty() { SIGN_OF_LIFE.to_owned() } else { events(state, now.clone()) };
         return Some((text, now));
     };
     let mut stopping = state.parts.stopping.clone();
     for _ in 0..SIGN_OF_LIFE_EVERY {
-        let now = state.notifications.look(state);
+        let now = look(state);
         let ended = known.iter().filter(|one| !now.iter().any(|other| other.text == one.text));
         let ended = ended.map(|one| Notification { active: false, ..one.clone() });
         let begun = now.iter().filter(|one| !known.contains(one)).cloned();

@@ -1,7 +1,7 @@
 //! What the server hands in, and what every handler may look at.
 
+use crate::active_notifications::ActiveNotifications;
 use crate::federation_stats::FederationStats;
-use crate::notifications::Notifications;
 use crate::query_log::QueryLog;
 use crate::remote_state::{Remote, RemoteSettings};
 use config::Config;
@@ -84,7 +84,7 @@ pub struct Inner {
     pub started_at: SystemTime,
     pub remote: Remote,
     pub federations: FederationStats,
-    pub(crate) notifications: Notifications,
+    pub(crate) notifications: ActiveNotifications,
 }
 
 impl std::ops::Deref for State {
@@ -112,7 +112,7 @@ impl State {
             started_at: SystemTime::now(),
             remote,
             federations: FederationStats::default(),
-            notifications: Notifications::default(),
+            notifications: ActiveNotifications::default(),
         })))
     }
 

@@ -20,7 +20,7 @@ use template::{Context, Sample, Template};
 /// Largest number of rules whose queries are sent together: a shard answers them without yielding, while scrapes wait.
 const RULES_TOGETHER_MAX: usize = 64;
 /// Evaluations that a group remembers: two hours at one a minute.
-const EVALUATIONS_KEPT: usize = 120;
+const EVALUATIONS_MAX: usize = 120;
 
 /// A rule group and its state.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Group {
         self.counters.rules_seconds = self.rules.iter().map(|rule| rule.evaluation_time.as_secs_f64()).sum();
         self.evaluation_time = started.elapsed();
         self.last_evaluation = Some(wall.0);
-        if self.evaluations.len() == EVALUATIONS_KEPT {
+        if self.evaluations.len() == EVALUATIONS_MAX {
             self.evaluations.pop_front();
         }
         self.evaluations.push_back(Evaluation { at_ms: wall.0, took: self.evaluation_time });
