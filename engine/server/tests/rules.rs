@@ -216,3 +216,25 @@ fn tools_judge_as_promtool_does() {
     let prometheus_yml = write("prometheus.yml", "rule_files: [bad.yml]");
     assert!(check_tools(&["check", "config", &prometheus_yml], 1).contains("could not parse expression"));
 }
+
+#[test]
+fn evaluations_of_a_group_are_remembered() {
+    let target = FakeTarget::saying("m 1\n");
+    let server = start(&target, RULES);
+    let file = server.path("rules/a.yml").display().to_string();
+    let path = |name: &str| format!("/api/v1/ringscrape/rules/evaluations?file={}&name={name}", encode(&file));
+    let at = |data: &serde_json::Value| -> Vec<i64> {
+        let all = data["evaluations"].as_array().unwrap();
+        assert!(all.iter().all(|one| one[1].as_f64().unwrap() > 0.0), "{data}");
+        all.iter().map(|one| one[0].as_i64().unwrap()).collect()
+    };
+    let three = until("three evaluations", || Some(server.api(&path("first"))).filter(|data| at(data).len() >= 3));
+    assert!(at(&three).is_sorted_by(|one, next| one < next), "{three}");
+    assert_eq!(three["interval"], 0.2);
+    // They stay when the group is changed.
+    std::fs::write(&file, RULES.replace("m * 2", "m * 3")).unwrap();
+    assert_eq!(server.post("/-/reload").status, 200);
+    assert_eq!(at(&server.api(&path("first")))[..3], at(&three)[..3]);
+    assert_eq!(server.get(&path("none")).status, 404);
+    assert_eq!(server.get("/api/v1/ringscrape/rules/evaluations").status, 404);
+}
