@@ -59,8 +59,7 @@ impl<S: Sync> FromRequest<S> for Params {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Params, ApiError> {
-        let mut params: Vec<(String, String)> =
-            form_urlencoded::parse(request.uri().query().unwrap_or("").as_bytes()).into_owned().collect();
+        let mut params: Vec<(String, String)> = pairs(request.uri().query().unwrap_or("").as_bytes()).collect();
         let is_form = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -69,15 +68,33 @@ impl<S: Sync> FromRequest<S> for Params {
             let body = axum::body::to_bytes(request.into_body(), FORM_BYTES_MAX)
                 .await
                 .map_err(|_| ApiError::bad_data(format!("the form is larger than {FORM_BYTES_MAX} bytes")))?;
-            params.extend(form_urlencoded::parse(&body).into_owned());
+            params.extend(pairs(&body));
         }
         Ok(Params(params))
     }
 }
 
+/// The parameters of a query string or a form. As in Go, those with a percent sign before no two hexadecimal digits are left
+/// out.
+fn pairs(text: &[u8]) -> impl Iterator<Item = (String, String)> {
+    let is_whole = |pair: &&[u8]| {
+        let mut escapes = pair.split(|byte| *byte == b'%').skip(1);
+        escapes.all(|after| after.len() >= 2 && after[..2].iter().all(u8::is_ascii_hexdigit))
+    };
+    text.split(|byte| *byte == b'&').filter(is_whole).flat_map(|pair| form_urlencoded::parse(pair).into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_with_broken_escapes_are_left_out() {
+        let of = |text: &str| pairs(text.as_bytes()).map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+        assert_eq!(of("query=up%zz&time=1"), ["time=1"]);
+        assert_eq!(of("a=%&b=%4&c=%41%4&d=%41+b&%e=1&e=%C3%BC"), ["d=A b", "e=\u{fc}"]);
+        assert_eq!(of("query=up{job=\"a\"}&&x"), ["query=up{job=\"a\"}", "x="]);
+    }
 
     #[test]
     fn times_in_every_form() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use support::{FakeTarget, Ringscrape, encode, request, until};
+use support::{FakeTarget, Ringscrape, encode, request, request_with_body, until};
 
 fn config(target: &FakeTarget) -> String {
     format!(
@@ -249,6 +249,25 @@ fn bombs_end_and_harm_nobody() {
 }
 
 /// A client that leaves ends its query: its place and its memory are free again long before the timeout.
+#[test]
+fn labels_that_functions_make_are_bounded() {
+    let server = Ringscrape::start("", &[]);
+    server.until_ready();
+    let long = format!(r#"label_replace(vector(1), "z", "{}", "", "")"#, "a".repeat(200_000));
+    for (function, expr) in [
+        ("label_replace", format!(r#"label_replace({long}, "z", "{}", "z", "(.*)")"#, "$1".repeat(50_000))),
+        ("label_join", format!(r#"label_join({long}, "y", ""{})"#, r#","z""#.repeat(20_000))),
+    ] {
+        let form = ("Content-Type", "application/x-www-form-urlencoded");
+        let body = format!("query={}", encode(&expr));
+        let answer = request_with_body(server.address, "POST", "/api/v1/query", &[form], body.as_bytes());
+        assert_eq!(answer.status, 422, "{}", answer.body);
+        let want = format!("{function}(): a value of label");
+        assert!(answer.body.contains(&want) && answer.body.contains("more than 1048576 bytes"), "{}", answer.body);
+    }
+    assert!(resident_mib(&server) < 200, "{} MiB", resident_mib(&server));
+}
+
 #[test]
 fn clients_that_leave_end_their_queries() {
     let lines: String = (0..200).map(|i| format!("a{{i=\"{i}\"}} {i}\n")).collect();

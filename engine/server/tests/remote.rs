@@ -281,6 +281,26 @@ fn late_samples_are_taken_within_the_window() {
     assert_eq!(values, ["3", "2", "1"]);
 }
 
+/// Late samples lie in the order in which they came.
+#[test]
+fn the_newest_of_late_samples_counts_in_whatever_order_they_came() {
+    let yaml = "storage: {tsdb: {out_of_order_time_window: 30m}}\nscrape_configs: []\n";
+    let ours = Ringscrape::start(yaml, &[RECEIVER]);
+    let at = now();
+    for (back, value) in [(100_000, 1.0), (10_000, 2.0), (50_000, 5.0), (70_000, 6.0)] {
+        let name = [("__name__", "m")];
+        assert_eq!(write(ours.address, V1, &v1(&[(&name, &[(at - back, value)])])).status, 204);
+    }
+    let time = |back: i64| (at - back) as f64 / 1000.0;
+    for (back, want) in [(9_000, "2"), (45_000, "5"), (60_000, "6"), (90_000, "1")] {
+        for query in ["m", "sum(m)", "m offset 1s", "abs(m)", "last_over_time(m[1m])"] {
+            let path = format!("/api/v1/query?query={}&time={}", encode(query), time(back));
+            let answer = request(ours.address, "GET", &path, &[]).body;
+            assert!(answer.contains(&format!(",\"{want}\"]")), "{query} {back} before: {answer}");
+        }
+    }
+}
+
 #[test]
 fn what_was_acknowledged_survives_a_kill() {
     let mut ours = Ringscrape::start("scrape_configs: []\n", &[RECEIVER, "--shards=2"]);

@@ -60,32 +60,44 @@ fn label_name(name: &str) -> Result<(), EvalError> {
     if name.is_empty() { failed(format!("invalid label name {name:?}")) } else { Ok(()) }
 }
 
-/// Columns that get labels between two looks at the account and the clock.
+/// Columns, or bytes of labels, that are made between two looks at the account and the clock.
 const COLUMNS_PER_LOOK: usize = 1024;
+const BYTES_PER_LOOK: usize = 1 << 20;
+/// The longest value that a function makes: as long as a scrape may bring.
+const VALUE_BYTES_MAX: usize = 1 << 20;
+
+fn too_long(function: &str, name: &str) -> EvalError {
+    EvalError::Execution(format!(
+        "{function}(): a value of label {name:?} would have more than {VALUE_BYTES_MAX} bytes"
+    ))
+}
 
 /// Sets a label of every column, where `of` returns a value.
 fn relabelled(
     context: &EvalContext,
     columns: Vec<Column>,
     name: &str,
-    of: impl Fn(&Labels) -> Option<String>,
+    of: impl Fn(&Labels) -> Result<Option<String>, EvalError>,
 ) -> Result<Vec<Column>, EvalError> {
     let mut columns = columns;
-    for some in columns.chunks_mut(COLUMNS_PER_LOOK) {
-        let mut bytes = 0;
-        for column in some {
-            if let Some(value) = of(&column.labels) {
-                let mut builder = column.labels.to_builder();
-                builder.set(name, &value);
-                column.labels = builder.build();
-                bytes += column.labels.bytes();
-                column.drop_name &= name != METRIC_NAME;
-            }
+    let (mut made, mut bytes) = (0, 0);
+    for column in &mut columns {
+        if let Some(value) = of(&column.labels)? {
+            let mut builder = column.labels.to_builder();
+            builder.set(name, &value);
+            column.labels = builder.build();
+            column.drop_name &= name != METRIC_NAME;
+            bytes += column.labels.bytes();
         }
-        // The selected series may have the labels of before.
-        context.hold(0, bytes)?;
-        context.check()?;
+        made += 1;
+        if made == COLUMNS_PER_LOOK || bytes >= BYTES_PER_LOOK {
+            // The selected series may have the labels of before.
+            context.hold(0, bytes)?;
+            context.check()?;
+            (made, bytes) = (0, 0);
+        }
     }
+    context.hold(0, bytes)?;
     context.unique(columns)
 }
 
@@ -99,12 +111,15 @@ pub(crate) fn label_replace(context: &EvalContext, args: &[Expr], grid: StepGrid
     relabelled(context, columns, &name, |labels| {
         let value = labels.get(&source).unwrap_or("");
         let mut groups = Groups::default();
-        regex.find_groups(value, &mut groups).then(|| expand(&replacement, &regex, &groups, value))
+        if !regex.find_groups(value, &mut groups) {
+            return Ok(None);
+        }
+        expand(&replacement, &regex, &groups, value).map(Some).ok_or_else(|| too_long("label_replace", &name))
     })
 }
 
-/// Go's `Regexp.Expand`: `$1`, `${1}`, `$name`, `$$`; the longest name counts.
-fn expand(template: &str, regex: &Regex, groups: &Groups, value: &str) -> String {
+/// Go's `Regexp.Expand`: `$1`, `${1}`, `$name`, `$$`; the longest name counts. None if it is too long.
+fn expand(template: &str, regex: &Regex, groups: &Groups, value: &str) -> Option<String> {
     let mut out = String::new();
     let mut rest = template;
     while let Some(at) = rest.find('$') {
@@ -138,9 +153,12 @@ fn expand(template: &str, regex: &Regex, groups: &Groups, value: &str) -> String
             _ => regex.groups_named(name).find_map(|group| groups.get(group).copied().flatten()),
         };
         out.push_str(group.map_or("", |(start, end)| &value[start..end]));
+        if out.len() > VALUE_BYTES_MAX {
+            return None;
+        }
     }
     out.push_str(rest);
-    out
+    (out.len() <= VALUE_BYTES_MAX).then_some(out)
 }
 
 pub(crate) fn label_join(context: &EvalContext, args: &[Expr], grid: StepGrid) -> Result<Vec<Column>, EvalError> {
@@ -156,7 +174,11 @@ pub(crate) fn label_join(context: &EvalContext, args: &[Expr], grid: StepGrid) -
     let columns = context.vector(&args[0], grid)?;
     relabelled(context, columns, name, |labels| {
         let values: Vec<&str> = sources.iter().map(|source| labels.get(source).unwrap_or("")).collect();
-        Some(values.join(separator))
+        let bytes = values.iter().map(|value| value.len() + separator.len()).sum::<usize>();
+        if bytes > VALUE_BYTES_MAX + separator.len() {
+            return Err(too_long("label_join", name));
+        }
+        Ok(Some(values.join(separator)))
     })
 }
 

@@ -216,13 +216,18 @@ impl TargetHead {
         // Several slots may hold parts of one series: the newest part speaks, a sample before a marker.
         let mut newest: AHashMap<Labels, (Sample, Arc<SlotGroup>, u32)> = AHashMap::new();
         self.range(after.plus_ms(1), at, visible, matching, |group, slot, samples| {
-            let Some(sample) = samples.first() else { return };
+            // Samples of slots with own times come in the order in which they were pushed.
+            let sample = match group.is_stamped(slot as usize) {
+                true => series::order::newest(samples.iter().copied()),
+                false => samples.first().copied(),
+            };
+            let Some(sample) = sample else { return };
             let entry = newest.entry(group.labels(slot as usize));
-            let best = entry.or_insert_with(|| (*sample, group.clone(), slot));
+            let best = entry.or_insert_with(|| (sample, group.clone(), slot));
             let later = sample.timestamp > best.0.timestamp;
             let instead = sample.timestamp == best.0.timestamp && series::is_stale(best.0.value);
             if later || instead {
-                *best = (*sample, group.clone(), slot);
+                *best = (sample, group.clone(), slot);
             }
         })?;
         for (sample, group, slot) in newest.into_values() {
