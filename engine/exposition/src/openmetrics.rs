@@ -17,10 +17,9 @@ use crate::text::{
 use series::Labels;
 use std::ops::Range;
 
-/// The last line of every body.
 /// Ends the name of a line that says when the series of a metric began.
 pub const START_SUFFIX: &str = "_created";
-
+/// The last line of every body.
 const EOF_MISSING: &str = "data does not end with # EOF";
 
 /// A token of the format, by Prometheus' names.

@@ -300,7 +300,7 @@ impl<'a> Transcoder<'a> {
             self.push_native(NativeHistogram {
                 raw,
                 timestamp,
-                start: read.start.filter(|start| self.options.start_times && *start != 0),
+                start: self.start(read.start),
                 is_gauge: family.kind == Kind::GaugeHistogram,
                 is_float,
                 schema: read.schema,
@@ -336,10 +336,15 @@ impl<'a> Transcoder<'a> {
         self.start_line(family, read.start)
     }
 
+    /// A start time, where one is said and asked for.
+    fn start(&self, said: Option<i64>) -> Option<i64> {
+        said.filter(|start| self.options.start_times && *start != 0)
+    }
+
     /// When the series of a metric began, as OpenMetrics says it; the lines before it have it.
     fn start_line(&mut self, family: &Family, start: Option<i64>) -> Outcome<()> {
         let says_start = matches!(family.kind, Kind::Counter | Kind::Summary | Kind::Histogram);
-        match start.filter(|start| self.options.start_times && says_start && *start != 0) {
+        match self.start(start).filter(|_| says_start) {
             Some(start) => self.line(family.name, START_SUFFIX, None, Number::Float(start as f64 / 1000.0), None, None),
             None => Ok(()),
         }
@@ -383,7 +388,7 @@ impl<'a> Transcoder<'a> {
         let mut native = classic.convert()?;
         self.series.write(family.name, "", None, &mut native.raw);
         (native.timestamp, native.exemplars) = (timestamp, exemplars);
-        native.start = read.start.filter(|start| self.options.start_times && *start != 0);
+        native.start = self.start(read.start);
         native.is_gauge = family.kind == Kind::GaugeHistogram;
         self.push_native(native)
     }

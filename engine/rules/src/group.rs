@@ -33,8 +33,6 @@ pub struct Group {
     stages: Vec<Vec<usize>>,
     reads_earlier: Vec<bool>,
     counters: Counters,
-    evaluation_time: Duration,
-    last_evaluation: Option<i64>,
     /// The newest evaluations, oldest first.
     evaluations: VecDeque<Evaluation>,
     /// Push sources of removed rules. Their series end with the next evaluation.
@@ -104,8 +102,6 @@ impl Group {
             stages: parts(&order::evaluation_stages(&spec.rules)),
             reads_earlier: order::reads_earlier(&spec.rules),
             counters: Counters::default(),
-            evaluation_time: Duration::ZERO,
-            last_evaluation: None,
             evaluations: VecDeque::new(),
             ended: Vec::new(),
             spec,
@@ -115,8 +111,6 @@ impl Group {
     /// Takes over the state of an older version of the group, for each rule with the same name and labels.
     pub fn take_over(&mut self, old: Group) {
         self.counters = old.counters;
-        self.evaluation_time = old.evaluation_time;
-        self.last_evaluation = old.last_evaluation;
         self.evaluations = old.evaluations;
         self.ended = old.ended;
         let mut known: HashMap<String, RuleState> =
@@ -175,13 +169,12 @@ impl Group {
         self.counters.iterations += 1;
         self.counters.samples = samples;
         self.counters.rules_seconds = self.rules.iter().map(|rule| rule.evaluation_time.as_secs_f64()).sum();
-        self.evaluation_time = started.elapsed();
-        self.last_evaluation = Some(wall.0);
+        let took = started.elapsed();
         if self.evaluations.len() == EVALUATIONS_MAX {
             self.evaluations.pop_front();
         }
-        self.evaluations.push_back(Evaluation { at_ms: wall.0, took: self.evaluation_time });
-        timings.group(self.evaluation_time);
+        self.evaluations.push_back(Evaluation { at_ms: wall.0, took });
+        timings.group(took);
     }
 
     /// Waits until all writes are visible.
@@ -283,14 +276,15 @@ impl Group {
     }
 
     pub fn view(&self) -> GroupView {
+        let last = self.evaluations.back();
         GroupView {
             name: self.spec.name.clone(),
             file: self.spec.file.clone(),
             interval: self.spec.interval,
             limit: self.spec.limit,
             rules: self.rules.iter().map(RuleState::view).collect(),
-            evaluation_time: self.evaluation_time,
-            last_evaluation: self.last_evaluation,
+            evaluation_time: last.map_or(Duration::ZERO, |last| last.took),
+            last_evaluation: last.map(|last| last.at_ms),
             evaluations: self.evaluations.iter().copied().collect(),
             counters: self.counters.clone(),
         }

@@ -2,10 +2,10 @@
 
 mod support;
 
-use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use support::http_server::{listen, read_request};
 use support::{FakeTarget, Ringscrape, config, encode, free, job, request, until};
 
 /// Debian's Alertmanager, on a free port, in a folder of its own.
@@ -58,32 +58,15 @@ struct Webhook {
 
 impl Webhook {
     fn start() -> Webhook {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let webhook = Webhook { address: listener.local_addr().unwrap(), bodies: Arc::default() };
-        let bodies = webhook.bodies.clone();
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let bodies = bodies.clone();
-                std::thread::spawn(move || {
-                    let mut bytes = Vec::new();
-                    loop {
-                        let mut part = [0; 4096];
-                        match stream.read(&mut part) {
-                            Ok(0) | Err(_) => return,
-                            Ok(count) => bytes.extend_from_slice(&part[..count]),
-                        }
-                        let Some(head) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-                        if let Ok(body) = serde_json::from_slice(&bytes[head + 4..]) {
-                            bodies.lock().unwrap().push(body);
-                            bytes.clear();
-                            let _ =
-                                std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-                        }
-                    }
-                });
+        let bodies: Arc<Mutex<Vec<serde_json::Value>>> = Arc::default();
+        let kept = bodies.clone();
+        let address = listen(move |mut stream| {
+            while let Some(request) = read_request(&stream) {
+                kept.lock().unwrap().push(serde_json::from_slice(&request.body).unwrap());
+                let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
             }
         });
-        webhook
+        Webhook { address, bodies }
     }
 
     /// Alerts of each notification with this status.

@@ -6,24 +6,19 @@ use remote::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use support::receiver::{Receiver, Reply, WriteCall};
-use support::{FakeTarget, Ringscrape, config, encode, job, until};
+use support::{FakeTarget, Ringscrape, config, encode, job, ok_openmetrics, until};
 
 const FEATURE: &str = "--enable-feature=exemplar-storage";
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 const V2: &str = "    protobuf_message: io.prometheus.write.v2.Request\n";
 
-fn open_metrics(body: &str) -> Vec<u8> {
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
-    format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
-}
-
 /// Two counters; one gets an exemplar with each scrape, the other has one that stays.
 fn target() -> FakeTarget {
     let count = Arc::new(AtomicU64::new(0));
     FakeTarget::start(move |_| {
         let number = count.fetch_add(1, Ordering::Relaxed);
-        open_metrics(&format!(
+        ok_openmetrics(&format!(
             "a_total{{x=\"1\"}} {number} # {{trace_id=\"{number}\"}} 0.5 {}\nb 2 # {{trace_id=\"stays\"}} 3 1796029656\n# EOF\n",
             1_796_029_656 + number
         ))

@@ -1,17 +1,15 @@
 //! Finished blocks arrive in object storage: whole, once, and before they are joined with others; through faults, a kill, and from
 //! folders that exist.
 
-#[path = "support/object_store.rs"]
-mod object_store;
 mod support;
 
-use object_store::{BUCKET, FakeS3, Fault, SECRET_KEY};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use support::object_store::{BUCKET, FakeS3, Fault, SECRET_KEY};
 use support::{FakeTarget, Ringscrape, job, ok, until};
 
 const SIGKILL: i32 = 9;

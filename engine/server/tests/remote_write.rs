@@ -6,10 +6,11 @@ use remote::{Message, WriteLimits, decode_write, unpack};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::http_server::listen;
 use support::{FakeTarget, Prometheus, Ringscrape, config, encode, job, ok, request, until};
 
 const SIGKILL: i32 = 9;
@@ -39,20 +40,10 @@ struct Receiver {
 
 impl Receiver {
     fn start() -> Receiver {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let receiver = Receiver {
-            address: listener.local_addr().unwrap(),
-            status: Arc::new(AtomicU16::new(204)),
-            received: Arc::default(),
-        };
-        let (status, received) = (receiver.status.clone(), receiver.received.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (status, received) = (status.clone(), received.clone());
-                std::thread::spawn(move || while answer(&stream, &status, &received).is_some() {});
-            }
-        });
-        receiver
+        let (status, received) = (Arc::new(AtomicU16::new(204)), Arc::<Mutex<Received>>::default());
+        let (answered, kept) = (status.clone(), received.clone());
+        let address = listen(move |stream| while answer(&stream, &answered, &kept).is_some() {});
+        Receiver { address, status, received }
     }
 
     /// A section of a configuration that sends here.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use support::protobuf::{PAYLOAD_TYPE, bytes, number, varint};
 use support::receiver::{Receiver, Reply};
-use support::{FakeTarget, Ringscrape, config, encode, job, request_with_body, until};
+use support::{FakeTarget, Ringscrape, config, encode, job, ok_openmetrics, request_with_body, until};
 
 const FEATURE: &str = "--enable-feature=created-timestamp-zero-ingestion";
 const SIGKILL: i32 = 9;
@@ -19,10 +19,6 @@ fn response(kind: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("HTTP/1.1 200 OK\r\n{kind}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
     bytes.extend_from_slice(body);
     bytes
-}
-
-fn open_metrics(body: &str) -> Vec<u8> {
-    response("Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n", body.as_bytes())
 }
 
 /// Times of the zeros of a series in the last hour.
@@ -42,7 +38,7 @@ fn zeros_stand_where_counters_began_and_began_again() {
     target.now(move |_| {
         let at = start.load(Ordering::Relaxed) as f64 / 1000.0;
         let old = at - 7200.0;
-        open_metrics(&format!(
+        ok_openmetrics(&format!(
             "# TYPE a counter\na_total{{x=\"1\"}} 5\na_created{{x=\"1\"}} {at:.3}\n# TYPE b counter\nb_total 5\nb_created {old:.3}\n\
              # TYPE h histogram\nh_bucket{{le=\"1\"}} 2\nh_bucket{{le=\"+Inf\"}} 3\nh_count 3\nh_sum 4\nh_created {at:.3}\n\
              # TYPE d gauge\nd_created 7\n# EOF\n"
@@ -86,7 +82,7 @@ fn zeros_stand_where_counters_began_and_began_again() {
 
 #[test]
 fn without_the_feature_created_lines_are_series() {
-    let target = FakeTarget::start(|_| open_metrics("# TYPE a counter\na_total 5\na_created 7\n# EOF\n"));
+    let target = FakeTarget::start(|_| ok_openmetrics("# TYPE a counter\na_total 5\na_created 7\n# EOF\n"));
     let server = Ringscrape::start(&config(&[job("j", &[target.address], "")]), &[]);
     until("samples", || server.value("a_created").filter(|value| *value == 7.0));
     assert_eq!(zeros(&server, "a_total"), Vec::<i64>::new());

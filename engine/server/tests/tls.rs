@@ -7,11 +7,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use support::authority::Authority;
+use support::http_server::listen;
 use support::{FakeTarget, PATIENCE, Ringscrape, config, job, until};
 
 /// A free port on an address that other tests leave alone.
@@ -208,19 +209,6 @@ fn a_trusted_certificate_may_have_signed_itself() {
     wait_for(&ringscrape, "name", "not other");
 }
 
-/// A peer that treats each connection so.
-fn peer(treat: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let treat = treat.clone();
-            std::thread::spawn(move || treat(stream));
-        }
-    });
-    address
-}
-
 /// Keeps a connection until the other side ends it.
 fn hold(mut stream: TcpStream) {
     let mut bytes = [0; 1024];
@@ -230,7 +218,7 @@ fn hold(mut stream: TcpStream) {
 #[test]
 fn hostile_handshakes_end_with_the_deadline_and_their_cause() {
     let say = |bytes: &'static [u8]| {
-        peer(move |mut stream| {
+        listen(move |mut stream| {
             let _ = stream.write_all(bytes);
             hold(stream);
         })
@@ -239,11 +227,11 @@ fn hostile_handshakes_end_with_the_deadline_and_their_cause() {
     let promise: &[u8] = &[22, 3, 3, 0x40, 0];
     let huge: &[u8] = &[22, 3, 3, 0xff, 0xff, 2, 0, 0, 0];
     // It has read what it was sent: what is closed with unread bytes is reset.
-    let cut = peer(|mut stream| {
+    let cut = listen(|mut stream| {
         let _ = stream.read(&mut [0; 1 << 14]);
         let _ = stream.write_all(&[22, 3, 3, 0, 80, 2]);
     });
-    let drip = peer(|mut stream| {
+    let drip = listen(|mut stream| {
         for byte in [22u8, 3, 3, 0x10, 0].into_iter().chain(std::iter::repeat_n(2, 4096)) {
             if stream.write_all(&[byte]).is_err() {
                 return;
@@ -251,10 +239,10 @@ fn hostile_handshakes_end_with_the_deadline_and_their_cause() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     });
-    let flood = peer(|mut stream| while stream.write_all(&[23, 3, 3, 0, 0].repeat(1000)).is_ok() {});
+    let flood = listen(|mut stream| while stream.write_all(&[23, 3, 3, 0, 0].repeat(1000)).is_ok() {});
     let extra = "scheme: https\nscrape_interval: 1s\nscrape_timeout: 400ms";
     let cases = [
-        ("silent", peer(hold), "context deadline exceeded during the TLS handshake"),
+        ("silent", listen(hold), "context deadline exceeded during the TLS handshake"),
         ("garbage", say(b"\x00\xff\x13\x37 not TLS at all, whatever it may be"), "tls: "),
         ("promise", say(promise), "context deadline exceeded during the TLS handshake"),
         ("huge", say(huge), "tls: "),
@@ -274,7 +262,7 @@ fn hostile_handshakes_end_with_the_deadline_and_their_cause() {
 fn proxy(authorization: &'static str) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let heads: Arc<Mutex<Vec<String>>> = Arc::default();
     let kept = heads.clone();
-    let address = peer(move |mut stream| {
+    let address = listen(move |mut stream| {
         let mut bytes = Vec::new();
         let mut byte = [0];
         while !bytes.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
@@ -333,7 +321,7 @@ fn proxies_are_used_and_their_refusals_told() {
         job("wrong-http", &[plain.address], &url("hushhush")),
         job("spared", &[secure], &format!("{tls}\nproxy_url: http://{nobody}\nno_proxy: 127.0.0.0/8")),
         job("nobody", &[secure], &format!("{tls}\nproxy_url: http://{nobody}")),
-        job("mute", &[secure], &format!("{tls}\nproxy_url: http://{}\nscrape_timeout: 200ms", peer(hold))),
+        job("mute", &[secure], &format!("{tls}\nproxy_url: http://{}\nscrape_timeout: 200ms", listen(hold))),
         job(
             "mad",
             &[secure],
@@ -370,7 +358,7 @@ fn proxies_of_the_environment_are_used_where_asked_for() {
     let (_nginx, secure) = serving(place);
     let d = place.display();
     let plain_proxy = FakeTarget::saying("by_proxy 1\n");
-    let secure_proxy = peer(move |mut stream| {
+    let secure_proxy = listen(move |mut stream| {
         let mut bytes = Vec::new();
         let mut byte = [0];
         while !bytes.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
@@ -510,7 +498,7 @@ fn an_end_without_close_notify_ends_no_body() {
     let settings = Arc::new(settings);
     let serve = |answer: &'static str, says_farewell: bool| {
         let settings = settings.clone();
-        peer(move |tcp| {
+        listen(move |tcp| {
             let connection = rustls::ServerConnection::new(settings.clone()).unwrap();
             let mut stream = rustls::StreamOwned::new(connection, tcp);
             let mut request = [0; 4096];

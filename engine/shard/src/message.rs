@@ -83,12 +83,11 @@ pub struct InstantRequest {
 pub struct InstantAnswer {
     /// Of targets about which there is nothing else to know.
     pub samples: Vec<InstantSample>,
-    /// Of the others, staleness markers included: chunks may know more.
+    /// Of the others, staleness markers included: chunks may know more. And markers of the first: another head may have
+    /// older samples of their series.
     pub partial: Vec<InstantSample>,
     /// Newest histograms, markers included.
     pub histograms: Vec<Piece>,
-    /// Series that have ended in a head behind `samples`, and when: another head may have older samples of them.
-    pub ended: Vec<(Labels, Timestamp)>,
     /// Ids of the targets behind `samples`.
     pub whole: Vec<u64>,
     /// For what is in this answer.

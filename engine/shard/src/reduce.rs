@@ -115,7 +115,7 @@ impl<'a> Reducing<'a> {
     }
 
     pub fn target(&mut self, holder: &Holder, visible: u64) {
-        let identity = identity(&self.hashing, &holder.labels);
+        let identity = identity(&self.hashing, holder.labels.iter());
         for read in &mut self.reads {
             read.target(holder, visible, (self.older, self.candidates), identity, &self.hashing);
         }
@@ -123,14 +123,14 @@ impl<'a> Reducing<'a> {
 
     /// A target that is gone, or a source of samples that no scrape brings: its series may have gone on elsewhere.
     pub fn source(&mut self, holder: &Holder, visible: u64) {
-        let Reducing { older, candidates, reads, hashing } = self;
+        let Reducing { older, reads, hashing, .. } = self;
         for read in reads {
             for work in &mut read.works {
                 if !work.matching.any(holder) {
                     continue;
                 }
                 let newest = &mut read.newest;
-                if !read.newest_only || !work.take_newest(holder, visible, (*older, candidates), newest, hashing) {
+                if !read.newest_only || !work.take_newest(holder, visible, *older, newest, hashing) {
                     work.in_pieces(holder, visible, hashing);
                 }
             }
@@ -333,12 +333,7 @@ impl<'a> Work<'a> {
             answer.samples += values.len();
             answer.partial.add_rows(places, times, values);
             answer.identities.push(identity);
-            let account = &mut self.partial_account;
-            if account.grown >= account.measured_at
-                && let Err(error) = account.charge(&answer.partial, &mut answer.charge)
-            {
-                self.answer = Err(error.into());
-            }
+            self.charge_partial();
         }
     }
 
@@ -361,7 +356,7 @@ impl<'a> Work<'a> {
         &mut self,
         holder: &Holder,
         visible: u64,
-        (older, candidates): (Older, &CandidateGroups),
+        older: Older,
         found: &mut NewestOfSource,
         hashing: &RandomState,
     ) -> bool {
@@ -377,7 +372,7 @@ impl<'a> Work<'a> {
             samples.push((groups.len() - 1, slot, sample));
         };
         let (after, at) = (self.request.from.plus_ms(-1), self.request.to);
-        let slots = self.matching.newest(holder, &head, candidates);
+        let slots = self.matching.slots_of(&holder.labels, &holder.index, head.rows_version());
         let whole = head.instant(after, at, visible, older == Older::Nothing, slots, take);
         if !whole.expect("rows of this process decode") {
             return false;
@@ -394,7 +389,7 @@ impl<'a> Work<'a> {
             let (group, slot) = (&groups[group], slot as usize);
             let pairs = group.series_pairs(slot, target);
             answer.series.push(series_hash(hashing, pairs.clone()));
-            answer.pieces_identities.insert(identity_of(hashing, pairs.clone()));
+            answer.pieces_identities.insert(identity(hashing, pairs.clone()));
             // A marker of its own says that the series has ended.
             if !series::is_stale(sample.value) {
                 let labels = if is_one_group { Labels::empty() } else { Labels::from_sorted(pairs) };
@@ -402,14 +397,19 @@ impl<'a> Work<'a> {
                 answer.partial.add_rows(&[place], &[sample.timestamp.0], &[sample.value]);
             }
         }
-        let account = &mut self.partial_account;
-        account.grown += 1;
+        self.partial_account.grown += 1;
+        self.charge_partial();
+        true
+    }
+
+    /// Charges the partial sums if they may have grown.
+    fn charge_partial(&mut self) {
+        let (Ok(answer), account) = (&mut self.answer, &mut self.partial_account) else { return };
         if account.grown >= account.measured_at
             && let Err(error) = account.charge(&answer.partial, &mut answer.charge)
         {
             self.answer = Err(error.into());
         }
-        true
     }
 
     /// Takes the samples of a source as they are.
@@ -422,16 +422,12 @@ impl<'a> Work<'a> {
             self.answer = Err(error.into());
             return;
         }
-        answer.pieces_identities.extend(pieces.iter().map(|piece| identity(hashing, &piece.labels)));
+        answer.pieces_identities.extend(pieces.iter().map(|piece| identity(hashing, piece.labels.iter())));
         answer.pieces.append(&mut pieces);
     }
 }
 
-fn identity(hashing: &RandomState, labels: &Labels) -> u64 {
-    hashing.hash_one(IDENTITY.map(|name| labels.get(name).unwrap_or("")))
-}
-
-fn identity_of<'p>(hashing: &RandomState, pairs: impl Iterator<Item = (&'p str, &'p str)> + Clone) -> u64 {
+fn identity<'p>(hashing: &RandomState, pairs: impl Iterator<Item = (&'p str, &'p str)> + Clone) -> u64 {
     let value = |wanted: &str| pairs.clone().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
     hashing.hash_one(IDENTITY.map(value))
 }

@@ -4,7 +4,7 @@ use crate::head_owner::{HistogramHolder, Holder, IndexEntry};
 use crate::message::{InstantAnswer, Older};
 use crate::status::InstantSample;
 use ahash::AHashSet;
-use series::{Matcher, Timestamp};
+use series::{Labels, Matcher, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
 use tsdb::{Piece, SlotGroup};
@@ -31,6 +31,16 @@ impl<'a> Matching<'a> {
         Matching { slots: tsdb::Matching::new(selectors), candidates }
     }
 
+    /// The matching slots of each group of a head, by its owner's labels and place in the index.
+    pub fn slots_of<'s>(
+        &'s mut self,
+        owner: &'s Labels,
+        entry: &IndexEntry,
+        version: (u64, usize),
+    ) -> impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]> + use<'s, 'a> {
+        self.slots.of_candidates(owner, self.candidates.of(entry, version))
+    }
+
     /// Adds the newest samples of a target in `(after, at]`, as far as they are visible.
     pub fn instant(
         &mut self,
@@ -55,28 +65,16 @@ impl<'a> Matching<'a> {
             return self.newest_of_range(holder, after, at, visible, answer);
         }
         // Rows in memory were written by this process: one that does not decode is our own mistake.
-        let candidates = self.candidates.of(&holder.index, head.rows_version());
-        let matching = self.slots.of_candidates(target, candidates);
+        let matching = self.slots_of(target, &holder.index, head.rows_version());
         let whole = head.instant(after, at, visible, older == Older::Nothing, matching, found);
         if whole.expect("rows of this process decode") {
             // A series that brings its own times may bring its own markers, and have samples in another head.
-            let markers = samples.extract_if(.., |sample| series::is_stale(sample.value));
-            answer.ended.extend(markers.map(|sample| (sample.labels, sample.timestamp)));
+            answer.partial.extend(samples.extract_if(.., |sample| series::is_stale(sample.value)));
             answer.samples.append(&mut samples);
             answer.whole.push(holder.id);
         } else {
             answer.partial.append(&mut samples);
         }
-    }
-
-    /// The slots of each group of a source.
-    pub fn newest<'s>(
-        &'s mut self,
-        holder: &'s Holder,
-        head: &tsdb::TargetHead,
-        candidates: &'s CandidateGroups,
-    ) -> impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]> + 's {
-        self.slots.of_candidates(&holder.labels, candidates.of(&holder.index, head.rows_version()))
     }
 
     /// The same of a source with histograms, markers included.
@@ -109,7 +107,7 @@ impl<'a> Matching<'a> {
     ) -> usize {
         let (head, target) = (holder.head.borrow(), &holder.labels);
         let mut size = 0;
-        let matching = self.slots.of_candidates(target, self.candidates.of(&holder.index, head.rows_version()));
+        let matching = self.slots_of(target, &holder.index, head.rows_version());
         head.range(from, to, visible, matching, |group, slot, histograms| {
             size += histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram)).sum::<usize>();
             let labels = group.series_labels(slot as usize, target);
@@ -164,7 +162,7 @@ impl<'a> Matching<'a> {
             let labels = group.series_labels(slot as usize, target);
             pieces.push(Piece { samples: samples.to_vec(), ..Piece::new(labels) });
         };
-        let matching = self.slots.of_candidates(target, self.candidates.of(&holder.index, head.rows_version()));
+        let matching = self.slots_of(target, &holder.index, head.rows_version());
         head.range(from, to, visible, matching, found).expect("rows of this process decode");
         pieces[before..].iter().map(|piece| piece.samples.len()).sum()
     }

@@ -248,9 +248,8 @@ pub async fn ship_all(
         let verdicts: Vec<Verdict> =
             metas.iter().map(|meta| verdict(meta, &metas, &uploaded, with_joined, allow_overlaps)).collect();
         note(stats, &metas, &verdicts);
-        let needs_none = |verdict: &&(&&blocks::Meta, &Verdict)| *verdict.1 != Verdict::Upload;
-        let done = metas.iter().zip(&verdicts).collect::<Vec<_>>();
-        store.set_uploaded(Some(done.iter().filter(needs_none).map(|(meta, _)| meta.ulid.clone()).collect()));
+        let settled = metas.iter().zip(&verdicts).filter(|(_, verdict)| **verdict != Verdict::Upload);
+        store.set_uploaded(Some(settled.map(|(meta, _)| meta.ulid.clone()).collect()));
         let next = blocks.iter().zip(&verdicts).find(|(_, verdict)| **verdict == Verdict::Upload);
         let Some((block, _)) = next.filter(|_| outcome.is_ok()) else {
             blocks.iter().zip(&verdicts).for_each(|(block, verdict)| report(block, verdict));

@@ -3,7 +3,7 @@
 use crate::metrics_writer::MetricsWriter;
 use crate::state::State;
 use hdrhistogram::Histogram;
-use shard::CoreStats;
+use shard::{CoreStats, MetadataSize};
 use std::collections::BTreeMap;
 
 fn total(stats: &[CoreStats], of: fn(&CoreStats) -> u64) -> f64 {
@@ -178,17 +178,16 @@ pub(super) fn scraping(writer: &mut MetricsWriter, state: &State, stats: &[CoreS
 }
 
 fn metadata_caches<'a>(writer: &mut MetricsWriter, jobs: impl Iterator<Item = &'a str>, stats: &'a [CoreStats]) {
-    let mut jobs: BTreeMap<&str, (u64, u64)> = jobs.map(|job| (job, (0, 0))).collect();
+    let mut jobs: BTreeMap<&str, MetadataSize> = jobs.map(|job| (job, MetadataSize::default())).collect();
     for (job, size) in stats.iter().flat_map(|core| &core.metadata) {
-        let sum = jobs.entry(job).or_default();
-        *sum = (sum.0 + size.metrics, sum.1 + size.bytes);
+        *jobs.entry(job).or_default() += *size;
     }
-    let of = |size: fn(&(u64, u64)) -> u64| jobs.iter().map(move |(job, sizes)| (job, size(sizes) as f64));
+    let of = |part: fn(&MetadataSize) -> u64| jobs.iter().map(move |(job, size)| (job, part(size) as f64));
     let help = "Metrics of a job's targets with a type, a unit or a help text.";
     let name = "prometheus_target_metadata_cache_entries";
-    writer.by(name, "gauge", help, "scrape_job", of(|size| size.0));
+    writer.by(name, "gauge", help, "scrape_job", of(|size| size.metrics));
     let help = "Bytes of the names, types, units and help texts of these.";
-    writer.by("prometheus_target_metadata_cache_bytes", "gauge", help, "scrape_job", of(|size| size.1));
+    writer.by("prometheus_target_metadata_cache_bytes", "gauge", help, "scrape_job", of(|size| size.bytes));
 }
 
 /// What making targets from lists took and refused, job by job.

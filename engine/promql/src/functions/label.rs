@@ -75,11 +75,10 @@ fn too_long(function: &str, name: &str) -> EvalError {
 /// Sets a label of every column, where `of` returns a value.
 fn relabelled(
     context: &EvalContext,
-    columns: Vec<Column>,
+    mut columns: Vec<Column>,
     name: &str,
     of: impl Fn(&Labels) -> Result<Option<String>, EvalError>,
 ) -> Result<Vec<Column>, EvalError> {
-    let mut columns = columns;
     let (mut made, mut bytes) = (0, 0);
     for column in &mut columns {
         if let Some(value) = of(&column.labels)? {

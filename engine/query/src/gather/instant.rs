@@ -5,10 +5,10 @@ use super::range::ReadBounds;
 use super::{Gathered, Gatherer, Hint, PieceMeter, storage_error};
 use crate::error::QueryError;
 use crate::task::QueryTask;
-use ahash::{AHashMap, AHashSet};
+use ahash::AHashSet;
 use promql::SelectedSeries;
 use promql::budget::Charge;
-use series::{Labels, Matcher, Sample, Timestamp, Value, is_stale};
+use series::{Matcher, Sample, Timestamp, Value, is_stale};
 use shard::{Command, InstantRequest, InstantSample, LimitError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Gatherer {
             let mut charge = Charge::empty(&request.budget);
             let mut samples = Vec::new();
             let mut newest = Newest::default();
-            let (mut whole, mut ended) = (AHashSet::new(), Ended::default());
+            let mut whole = AHashSet::new();
             for reply in replies {
                 let mut reply = match reply {
                     Err(LimitError::Bytes) => return Ok(None),
@@ -79,7 +79,6 @@ impl Gatherer {
                 reply.partial.into_iter().for_each(|sample| newest.take(sample));
                 reply.histograms.into_iter().for_each(|piece| newest.take_piece(piece));
                 whole.extend(reply.whole);
-                reply.ended.into_iter().for_each(|(labels, at)| ended.add(labels, at));
             }
             if let Some(store) = later.store {
                 let mut meter = PieceMeter::new(request.budget.meter(), bytes_max);
@@ -100,13 +99,11 @@ impl Gatherer {
                 }
             }
             request.budget.check()?;
-            newest.ended().for_each(|(labels, at)| ended.add(labels.clone(), at));
-            samples.retain(|sample| !ended.after(&sample.labels, sample.timestamp));
+            if newest.any_ended() {
+                samples.retain(|sample| !newest.ended_after(&sample.labels, sample.timestamp));
+            }
             let mut histograms = Vec::new();
             for (labels, timestamp, value) in newest.into_values() {
-                if ended.after(&labels, timestamp) {
-                    continue;
-                }
                 match value {
                     Value::Float(value) => samples.push(InstantSample { labels, timestamp, value }),
                     Value::Histogram(histogram) => histograms.push(SelectedSeries {
@@ -135,21 +132,6 @@ pub(crate) fn newest_of(mut series: SelectedSeries) -> Option<SelectedSeries> {
     series.samples = float.into_iter().filter(|_| !float_ended).collect();
     series.histograms = histogram.into_iter().filter(|_| !histogram_ended).collect();
     (!series.samples.is_empty() || !series.histograms.is_empty()).then_some(series)
-}
-
-/// When series have ended.
-#[derive(Default)]
-struct Ended(AHashMap<Labels, Timestamp>);
-
-impl Ended {
-    fn add(&mut self, labels: Labels, at: Timestamp) {
-        let newest = self.0.entry(labels).or_insert(at);
-        *newest = at.max(*newest);
-    }
-
-    fn after(&self, labels: &Labels, sample: Timestamp) -> bool {
-        !self.0.is_empty() && self.0.get(labels).is_some_and(|ended| *ended > sample)
-    }
 }
 
 /// Two targets may yield the same labels: the newer sample stays.

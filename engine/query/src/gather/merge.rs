@@ -97,10 +97,14 @@ impl Newest {
         }
     }
 
-    /// Series whose newest sample is a marker.
-    pub fn ended(&self) -> impl Iterator<Item = (&Labels, Timestamp)> {
-        let ended = self.0.iter().filter(|(_, (_, value))| value.is_stale());
-        ended.map(|(labels, (at, _))| (labels, *at))
+    /// Whether the newest sample of any series is a marker.
+    pub fn any_ended(&self) -> bool {
+        self.0.values().any(|(_, value)| value.is_stale())
+    }
+
+    /// Whether a series has ended after this time.
+    pub fn ended_after(&self, series: &Labels, at: Timestamp) -> bool {
+        self.0.get(series).is_some_and(|(ended, value)| value.is_stale() && *ended > at)
     }
 
     /// Series whose newest sample is no marker.

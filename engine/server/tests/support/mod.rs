@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod authority;
+pub mod http_server;
+pub mod object_store;
 pub mod protobuf;
 pub mod receiver;
 
@@ -321,17 +323,10 @@ pub struct FakeTarget {
 impl FakeTarget {
     /// Answers every request with `answer(path)`.
     pub fn start(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> FakeTarget {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let requests: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
         let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(Arc::new(answer)));
         let (kept, answers) = (requests.clone(), answer.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (kept, answers) = (kept.clone(), answers.clone());
-                std::thread::spawn(move || serve(stream, &kept, &answers));
-            }
-        });
+        let address = http_server::listen(move |stream| serve(stream, &kept, &answers));
         FakeTarget { address, requests, answer }
     }
 
@@ -387,6 +382,12 @@ pub fn ok(payload: &str) -> Vec<u8> {
     let length = payload.len();
     format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {length}\r\n\r\n{payload}")
         .into_bytes()
+}
+
+/// A 200 with this body in OpenMetrics.
+pub fn ok_openmetrics(body: &str) -> Vec<u8> {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+    format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 /// A job of these targets, scraped each 200 ms unless `extra` says otherwise.

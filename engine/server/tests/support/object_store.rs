@@ -1,10 +1,11 @@
 //! A small S3 of the tests' own: checks signatures, keeps objects in memory, fails as it is told, and notes what no shipper may do.
 
+use super::http_server::{Request, listen, read_request};
 use client::aws_signature::{SigningKey, authorization};
 use client::{HeaderMap, HeaderName, HeaderValue, Url};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -66,18 +67,11 @@ pub struct FakeS3 {
 
 impl FakeS3 {
     pub fn start(decide: impl Fn(&Call) -> Fault + Send + Sync + 'static) -> FakeS3 {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let decide: Arc<Mutex<Arc<Decide>>> = Arc::new(Mutex::new(Arc::new(decide)));
-        let fake = FakeS3 { address, decide, content: Arc::default() };
-        let (decide, content) = (fake.decide.clone(), fake.content.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (decide, content) = (decide.clone(), content.clone());
-                std::thread::spawn(move || while serve(&stream, &decide, &content, address).is_some() {});
-            }
-        });
-        fake
+        let content: Arc<Mutex<Content>> = Arc::default();
+        let (deciding, served) = (decide.clone(), content.clone());
+        let address = listen(move |stream| while serve(&stream, &deciding, &served).is_some() {});
+        FakeS3 { address, decide, content }
     }
 
     pub fn now(&self, decide: impl Fn(&Call) -> Fault + Send + Sync + 'static) {
@@ -109,32 +103,6 @@ impl FakeS3 {
     }
 }
 
-struct Request {
-    method: String,
-    target: String,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-fn read(stream: &TcpStream) -> Option<Request> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
-    let mut words = line.split(' ');
-    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        headers.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some(Request { method, target, headers, body })
-}
-
 /// Whether a request is signed with our key, by other code than that of who signed it.
 fn is_signed(request: &Request, address: SocketAddr) -> bool {
     let Some(given) = request.headers.get("authorization") else { return false };
@@ -154,8 +122,8 @@ fn is_signed(request: &Request, address: SocketAddr) -> bool {
     want.ends_with(&format!("Signature={signature}")) && given.contains(&format!("Credential={ACCESS_KEY}/"))
 }
 
-fn serve(stream: &TcpStream, decide: &Mutex<Arc<Decide>>, content: &Mutex<Content>, address: SocketAddr) -> Option<()> {
-    let request = read(stream)?;
+fn serve(stream: &TcpStream, decide: &Mutex<Arc<Decide>>, content: &Mutex<Content>) -> Option<()> {
+    let (request, address) = (read_request(stream)?, stream.local_addr().ok()?);
     let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
     let key = path.strip_prefix(&format!("/{BUCKET}/")).unwrap_or(path).replace("%2F", "/");
     let number = content.lock().unwrap().calls.len();

@@ -1,9 +1,10 @@
 //! A remote-write receiver of the tests' own: takes requests apart, decides by a closure, and keeps what it accepted.
 
+use super::http_server::{Request, listen, read_request};
 use remote::{Incoming, Message, WriteLimits, decode_write, unpack, unpack_zstd};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
 /// One request as it came.
@@ -98,18 +99,11 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn start(decide: impl Fn(&WriteCall) -> Reply + Send + Sync + 'static) -> Receiver {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let decide: Arc<Mutex<Arc<Decide>>> = Arc::new(Mutex::new(Arc::new(decide)));
-        let receiver = Receiver { address, decide, stored: Arc::default() };
-        let (decide, stored) = (receiver.decide.clone(), receiver.stored.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (decide, stored) = (decide.clone(), stored.clone());
-                std::thread::spawn(move || while serve(&stream, &decide, &stored).is_some() {});
-            }
-        });
-        receiver
+        let stored: Arc<Mutex<Stored>> = Arc::default();
+        let (deciding, kept) = (decide.clone(), stored.clone());
+        let address = listen(move |stream| while serve(&stream, &deciding, &kept).is_some() {});
+        Receiver { address, decide, stored }
     }
 
     pub fn now(&self, decide: impl Fn(&WriteCall) -> Reply + Send + Sync + 'static) {
@@ -143,21 +137,7 @@ impl Receiver {
 
 /// Takes one request and answers it.
 fn serve(stream: &TcpStream, decide: &Mutex<Arc<Decide>>, stored: &Mutex<Stored>) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
-    let mut words = line.split(' ');
-    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        headers.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
+    let Request { method, target: path, headers, body } = read_request(stream)?;
     let is_v2 = headers.get("content-type").is_some_and(|kind| kind.contains("v2.Request"));
     let message = if is_v2 { Message::V2 } else { Message::V1 };
     let unpacked = match headers.get("content-encoding").map(String::as_str) {

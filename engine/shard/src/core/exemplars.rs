@@ -84,10 +84,7 @@ impl Core {
         let mut ring = self.exemplars.borrow_mut();
         let (mut accepted, mut new) = (0, Vec::new());
         for (own, exemplar, at) in exemplars {
-            // As the series of a slot: an empty label hides that of the target.
-            let merged = own.merged(&key.labels);
-            let series = Labels::from_sorted(merged.iter().filter(|(_, value)| !value.is_empty()));
-            match ring.append(series, exemplar, at) {
+            match ring.append(series_labels(&own, &key.labels), exemplar, at) {
                 Appended::New(StoredExemplar { labels, value, timestamp }) => {
                     accepted += 1;
                     new.push(LoggedExemplar { series: own, labels, value, timestamp });
@@ -170,8 +167,7 @@ impl Core {
         for old in store.take_old_exemplars(|writer| usize::from(writer) % count == self.index) {
             for logged in old.read() {
                 for LoggedExemplar { series, labels, value, timestamp } in logged.exemplars {
-                    let merged = series.merged(&logged.labels);
-                    let series = Labels::from_sorted(merged.iter().filter(|(_, value)| !value.is_empty()));
+                    let series = series_labels(&series, &logged.labels);
                     found.push((series, StoredExemplar { labels, value, timestamp }));
                 }
                 slice.step().await;
@@ -181,4 +177,10 @@ impl Core {
         self.exemplars.borrow_mut().restore(found);
         files
     }
+}
+
+/// Labels of a series, as those of a slot: an empty one hides that of the source.
+fn series_labels(own: &Labels, source: &Labels) -> Labels {
+    let merged = own.merged(source);
+    Labels::from_sorted(merged.iter().filter(|(_, value)| !value.is_empty()))
 }

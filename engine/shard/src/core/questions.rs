@@ -205,7 +205,7 @@ impl Core {
         let (mut meter, mut bytes) = (request.budget.meter(), 0);
         for head in &candidates.heads {
             let visible = self.journal.borrow().visible();
-            let before = (answer.samples.len(), answer.partial.len(), answer.histograms.len(), answer.ended.len());
+            let before = (answer.samples.len(), answer.partial.len(), answer.histograms.len());
             match head {
                 IndexedHead::Floats(holder) if request.histograms_only && holder.histograms.is_none() => {}
                 IndexedHead::Floats(holder) => {
@@ -217,8 +217,7 @@ impl Core {
             }
             let samples = answer.samples[before.0..].iter().chain(&answer.partial[before.1..]);
             let histograms = answer.histograms[before.2..].iter().map(piece_bytes).sum::<u64>();
-            let ended = answer.ended[before.3..].iter().map(|(labels, _)| labels.bytes() as u64).sum::<u64>();
-            let more = samples.map(instant_sample_bytes).sum::<u64>() + histograms + ended;
+            let more = samples.map(instant_sample_bytes).sum::<u64>() + histograms;
             bytes += more;
             if request.bytes_max > 0 && bytes > request.bytes_max {
                 return Err(LimitError::Bytes);

@@ -139,8 +139,10 @@ impl Core {
             sums.bytes += head.heap_bytes() as u64;
         }
         self.ended_histograms.borrow_mut().retain(|ended| {
-            sums.added += ended.head.borrow_mut().take_added();
-            let stays = ended.head.borrow_mut().drop_sealed();
+            let mut head = ended.head.borrow_mut();
+            sums.added += head.take_added();
+            let stays = head.drop_sealed();
+            drop(head);
             if !stays {
                 self.label_index.remove(&IndexedHead::Histograms(ended.clone()));
             }
