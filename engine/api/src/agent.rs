@@ -25,7 +25,7 @@ enum InAgentMode {
 }
 
 /// Paths of the API that need stored samples, rules or alerts; with a slash at the end, all below.
-const UNAVAILABLE: [&str; 14] = [
+const UNAVAILABLE: [&str; 15] = [
     "query",
     "query_range",
     "query_exemplars",
@@ -38,6 +38,7 @@ const UNAVAILABLE: [&str; 14] = [
     "alerts",
     "rules",
     "ringscrape/rules/",
+    "ringscrape/status/blocks",
     "status/tsdb",
     "admin/tsdb/",
 ];
@@ -101,7 +102,14 @@ mod tests {
         for path in ["query", "query_range", "labels", "label/a/values", "series", "rules", "alerts", "alertmanagers"] {
             check(&format!("/api/v1/{path}"), InAgentMode::Unavailable);
         }
-        for path in ["status/tsdb", "status/tsdb/blocks", "admin/tsdb/snapshot", "query_exemplars", "parse_query"] {
+        for path in [
+            "status/tsdb",
+            "status/tsdb/blocks",
+            "ringscrape/status/blocks",
+            "admin/tsdb/snapshot",
+            "query_exemplars",
+            "parse_query",
+        ] {
             check(&format!("/api/v1/{path}"), InAgentMode::Unavailable);
         }
         for path in

@@ -6,6 +6,7 @@ mod active_notifications;
 mod agent;
 mod alerting;
 mod answer;
+mod block_list;
 mod config_file;
 mod discovery;
 mod exemplars;

@@ -13,8 +13,9 @@ use crate::security::Security;
 use crate::self_history::SelfHistory;
 use crate::state::State;
 use crate::{
-    agent, alerting, config_file, discovery, exemplars, features, federate, fleet, lifecycle, notifications, otlp,
-    query, remote, remote_write, rule_groups, self_history, shipper, storage, target_list, telemetry, ui, v1,
+    agent, alerting, block_list, config_file, discovery, exemplars, features, federate, fleet, lifecycle,
+    notifications, otlp, query, remote, remote_write, rule_groups, self_history, shipper, storage, target_list,
+    telemetry, ui, v1,
 };
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -134,6 +135,7 @@ pub(crate) fn routes() -> Routes {
         .route("/ringscrape/rules/evaluations", get(rule_groups::evaluations))
         .route("/ringscrape/config/file", get(config_file::config_file))
         .route("/ringscrape/status/remote_write", get(remote_write::status))
+        .route("/ringscrape/status/blocks", get(block_list::status))
         .route("/ringscrape/status/object_storage", get(shipper::status))
         .route("/ringscrape/status/history", get(self_history::history))
         .route("/admin/tsdb/delete_series", post(storage::delete_series).put(storage::delete_series))

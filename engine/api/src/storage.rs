@@ -28,7 +28,7 @@ fn unavailable(text: impl Into<String>) -> ApiError {
     ApiError { status: StatusCode::SERVICE_UNAVAILABLE, kind: "unavailable", text: text.into() }
 }
 
-fn store(state: &State) -> Result<&Arc<Store>, ApiError> {
+pub(crate) fn store(state: &State) -> Result<&Arc<Store>, ApiError> {
     state.parts.shards.store().ok_or_else(|| unavailable("this server keeps no data folder"))
 }
 

@@ -219,6 +219,39 @@ fn power_cut_costs_a_second_and_a_half() {
     assert!(worst <= 1500, "{worst} ms of visible samples lost");
 }
 
+/// What operators see of blocks: sizes, what goes next, what was written.
+#[test]
+fn blocks_are_listed_with_what_retention_removes_next() {
+    let target = counter();
+    let flags = [
+        "--storage.tsdb.min-block-duration=2s",
+        "--storage.tsdb.retention.time=1h",
+        "--storage.tsdb.retention.size=100MB",
+    ];
+    let server = Ringscrape::start(&config(&[job("counter", &[target.address], "")]), &flags);
+    let list = until("two blocks", || {
+        let list = server.api("/api/v1/ringscrape/status/blocks");
+        (list["blocks"].as_array().unwrap().len() >= 2).then_some(list)
+    });
+    let (first, retention) = (&list["blocks"][0], &list["retention"]);
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} in {list}"));
+    for size in ["bytes", "series", "samples", "chunks", "level"] {
+        assert!(number(&first[size]) > 0, "{size} of {first}");
+    }
+    assert_eq!((&first["isMarked"], &first["fault"], number(&first["tombstones"])), (&false.into(), &"".into(), 0));
+    assert_eq!((number(&retention["time"]), number(&retention["bytes"])), (3_600_000, 100 << 20));
+    assert_eq!((&retention["nextByAge"]["ulid"], &retention["nextBySize"]), (&first["ulid"], &first["ulid"]));
+    assert_eq!(number(&retention["nextByAge"]["at"]), number(&first["maxTime"]) + 3_600_000);
+    let of_blocks: u64 = list["blocks"].as_array().unwrap().iter().map(|block| number(&block["bytes"])).sum();
+    assert!(number(&retention["usedBytes"]) >= of_blocks);
+    for kind in ["samples", "logBytes", "chunkBytes", "blockBytes"] {
+        assert!(number(&list["written"][kind]) > 0, "{kind} of {list}");
+    }
+    let written = server.metric("ringscrape_tsdb_written_bytes_total{kind=\"blocks\"}").unwrap();
+    assert!(written >= of_blocks as f64, "blocks that were compacted count, too");
+    assert!(server.metric("ringscrape_log_unsynced_seconds{core=\"0\"}").unwrap() < 10.0);
+}
+
 #[test]
 fn prometheus_opens_what_we_wrote() {
     let targets = [counter(), counter()];

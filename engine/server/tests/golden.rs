@@ -148,6 +148,7 @@ const REQUESTS: &[&str] = &[
     "/api/v1/status/runtimeinfo",
     "/api/v1/status/tsdb",
     "/api/v1/status/tsdb/blocks",
+    "/api/v1/ringscrape/status/blocks",
     "/api/v1/status/buildinfo",
     "/api/v1/features",
     "/api/v1/query?query=vector(1)&time=5.123",

@@ -191,6 +191,8 @@ pub struct InstantSample {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
     pub bytes_written: u64,
+    /// How long the oldest record that is not durable has waited.
+    pub behind_ms: u64,
     pub syncs: u64,
     pub records: u64,
     /// Records that a power cut would cost now.

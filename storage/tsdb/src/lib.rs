@@ -32,7 +32,7 @@ mod simulation;
 mod store;
 
 pub use agent_store::{AgentOptions, AgentStore};
-pub use block_keeper::new_ulid;
+pub use block_keeper::{BlockOverview, RetentionOverview, new_ulid};
 pub use chunks::{ChunkFile, ChunkStore, Corruption, FlushQueue, Flushable, encode_segment};
 pub use data_dir::OpenError;
 pub use encoded::{EncodedPart, EncodedSegment};

@@ -13,7 +13,7 @@
 //!   * damage never stops the start: what is damaged is reported, set aside, and the rest serves
 //!   * the threads end when the last handles on the store and on its flush queue are gone, or after [`Store::stop`]
 
-use crate::block_keeper::{BlockKeeper, BlockSettings};
+use crate::block_keeper::{BlockKeeper, BlockOverview, BlockSettings, RetentionOverview};
 use crate::chunks::{Batch, ChunkStore, FlushQueue, Flushable, StoredSegments, start_flush_thread};
 use crate::data_dir::{DataDir, OpenError, io_error};
 use crate::deletions::Deletions;
@@ -27,7 +27,7 @@ use blocks::{Block, BlockError, Meta};
 use series::Matcher;
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
@@ -113,6 +113,9 @@ pub struct StoreStats {
     /// Damages met in logs, chunks and blocks.
     pub damages: u64,
     pub last_cut_seconds: f64,
+    /// Bytes of chunks and of blocks that were written since the start.
+    pub chunk_bytes_written: u64,
+    pub block_bytes_written: u64,
 }
 
 /// An open data folder.
@@ -187,6 +190,10 @@ impl Store {
 
     pub fn options(&self) -> &StoreOptions {
         &self.options
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.dir.folder()
     }
 
     /// Where the logs are.
@@ -290,6 +297,8 @@ impl Store {
             compaction_durations: of_blocks.durations.cumulative(),
             damages: damages + count(&flushes.undecodable),
             last_cut_seconds: count(&of_blocks.last_head_compaction_ms) as f64 / 1000.0,
+            chunk_bytes_written: self.chunks.bytes_written(),
+            block_bytes_written: self.blocks.bytes_written(),
         }
     }
 
@@ -302,6 +311,11 @@ impl Store {
     pub fn block_metas(&self) -> (Vec<Meta>, Vec<BlockError>) {
         let metas = self.blocks.open_blocks().iter().map(|block| block.meta().clone()).collect();
         (metas, self.blocks.bad_blocks())
+    }
+
+    /// What operators see of the blocks, oldest first, and of what is removed next.
+    pub fn blocks_overview(&self) -> (Vec<BlockOverview>, RetentionOverview) {
+        (self.blocks.overview(), self.blocks.retention())
     }
 
     /// All open blocks, by their beginning.

@@ -97,6 +97,9 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
         "Segments given up while the disk failed.",
         store.segments_lost as f64,
     );
+    let written = [("chunks", store.chunk_bytes_written as f64), ("blocks", store.block_bytes_written as f64)];
+    let help = "Bytes of chunks and of blocks that were written; those of logs are ringscrape_log_bytes_total.";
+    writer.by("ringscrape_tsdb_written_bytes_total", "counter", help, "kind", written);
     writer.gauge("ringscrape_block_cut_seconds", "Time that the last cut of a block took.", store.last_cut_seconds);
     writer.gauge(
         "prometheus_ready",
@@ -139,6 +142,9 @@ pub(super) fn logs(writer: &mut MetricsWriter, cores: &[CoreStats]) {
     writer.counter("ringscrape_log_syncs_total", "Syncs of the logs.", sum(|core| core.log.syncs));
     let behind = sum(|core| core.log.records_behind);
     writer.gauge("ringscrape_log_records_behind", "Records that a power cut would cost now.", behind);
+    let ages = cores.iter().enumerate().map(|(core, stats)| (core.to_string(), stats.log.behind_ms as f64 / 1000.0));
+    let help = "How long the oldest record that a power cut would cost has waited to be synced.";
+    writer.by("ringscrape_log_unsynced_seconds", "gauge", help, "core", ages);
     let discarded = sum(|core| core.log.discarded);
     writer.counter("ringscrape_log_records_discarded_total", "Records given up while the disk failed.", discarded);
     let failing = cores.iter().filter(|core| core.log.failing.is_some()).count() as f64;

@@ -356,6 +356,8 @@ test("discovery: the funnel, and why an address is no target", async () => {
 test("storage, flags, status, fleet", async () => {
   const page = await open(server, "tsdb-status?limit=50");
   await page.getByRole("region", { name: "Series by metric" }).getByText("http_requests_total").waitFor();
+  await page.getByText(/^[\d.]+ \w+, [\d.]+ bytes a sample$/).first().waitFor();
+  await page.getByText("No block yet").waitFor();
   await page.getByLabel("selector").fill('{job="app"}');
   await page.getByLabel("label", { exact: true }).fill("code");
   await page.getByRole("button", { name: "Count" }).click();

@@ -398,6 +398,7 @@ impl Core {
         if let Some(writer) = self.journal.borrow().writer() {
             stats.log = LogStats {
                 bytes_written: writer.bytes_written(),
+                behind_ms: writer.behind_ms(self.now_us() / 1000),
                 syncs: writer.syncs(),
                 records: writer.appended(),
                 records_behind: writer.appended() - writer.durable().min(writer.appended()),

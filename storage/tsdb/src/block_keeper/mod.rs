@@ -7,9 +7,11 @@
 //!   * what fails is left alone for the rest of the round and does not keep the rest from going on
 
 mod head_compaction;
+mod overview;
 mod plan;
 mod transfer;
 
+pub use overview::{BlockOverview, RetentionOverview};
 pub(crate) use plan::BlockSettings;
 
 use crate::chunks::{ChunkFile, ChunkStore, Flushable};
@@ -47,6 +49,8 @@ pub(crate) struct BlockStats {
     pub size_deletions: AtomicU64,
     pub durations: CompactionDurations,
     pub damages: AtomicU64,
+    /// Of blocks made of chunks and of others.
+    pub bytes_written: AtomicU64,
     pub last_head_compaction_ms: AtomicU64,
 }
 
@@ -213,8 +217,7 @@ impl BlockKeeper {
         let ranges = self.chunks.ranges().into_iter();
         let ranges: Vec<RangeState> =
             ranges.map(|start| RangeState { start, not_before: waits.of_range(start) }).collect();
-        let other_bytes = self.chunks.size().bytes + self.logs.bytes();
-        plan(now, &states, &ranges, other_bytes, &self.settings, waits.compaction <= now)
+        plan(now, &states, &ranges, self.other_bytes(), &self.settings, waits.compaction <= now)
     }
 
     /// Makes blocks of the chunk files of a range, one for each range that their samples lie in (which is one, unless the
@@ -232,6 +235,7 @@ impl BlockKeeper {
                     seconds = begun.elapsed().as_secs_f64(),
                     "block made of chunks"
                 );
+                self.count_written(&block);
                 self.publish(&[], Some(block));
             }
         }
@@ -292,6 +296,7 @@ impl BlockKeeper {
             return Ok(());
         }
         let whole = meta.map(|meta| Block::open(&folder.join(meta.ulid))).transpose()?;
+        whole.iter().for_each(|block| self.count_written(block));
         self.publish(chosen, whole);
         add(&self.stats.compactions, 1);
         self.stats.durations.record(begun.elapsed());

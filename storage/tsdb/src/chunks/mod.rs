@@ -58,6 +58,7 @@ pub struct ChunkStore {
     ranges: RwLock<BTreeMap<i64, Vec<Arc<ChunkFile>>>>,
     writing: Mutex<Writing>,
     corruptions: AtomicU64,
+    bytes_written: AtomicU64,
 }
 
 #[derive(Default)]
@@ -126,6 +127,7 @@ impl ChunkStore {
             ranges: RwLock::new(ranges),
             writing: Mutex::default(),
             corruptions: AtomicU64::new(corruptions.len() as u64),
+            bytes_written: AtomicU64::new(0),
         };
         Ok((store, corruptions))
     }
@@ -233,7 +235,14 @@ impl ChunkStore {
                 place.insert(OpenChunkFile::create(&self.folder, range, id)?)
             }
         };
-        file.append(key, chunks, buffer)
+        file.append(key, chunks, buffer)?;
+        self.bytes_written.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes that were written since the start.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written.load(Ordering::Relaxed)
     }
 
     /// Makes everything that was appended durable, and readable. An error says that nothing of the batch counts that was not

@@ -124,6 +124,8 @@ pub struct Writer {
     in_flight_ms: u64,
     is_stalled: bool,
     synced_ms: u64,
+    /// From when on something has waited to be durable.
+    behind_since_ms: Option<u64>,
     failing: Option<String>,
     failures: u64,
     retry_ms: u64,
@@ -153,6 +155,7 @@ impl Writer {
             in_flight_ms: 0,
             is_stalled: false,
             synced_ms: 0,
+            behind_since_ms: None,
             failing: None,
             failures: 0,
             retry_ms: 0,
@@ -246,6 +249,16 @@ impl Writer {
         self.durable
     }
 
+    /// How long the oldest record that is not durable has waited, as of the last [`Writer::tick`] or action.
+    pub fn behind_ms(&self, now_ms: u64) -> u64 {
+        self.behind_since_ms.map_or(0, |since| now_ms.saturating_sub(since))
+    }
+
+    /// Notes what is not durable at this time.
+    fn note_behind(&mut self, now_ms: u64) {
+        self.behind_since_ms = (self.appended > self.durable).then(|| self.behind_since_ms.unwrap_or(now_ms));
+    }
+
     /// Why writing does not work, while it does not.
     pub fn failing(&self) -> Option<&str> {
         self.failing.as_deref().or(self.is_stalled.then_some(STALLED))
@@ -253,6 +266,7 @@ impl Writer {
 
     /// Says what time it is while an action is in flight.
     pub fn tick(&mut self, now_ms: u64) {
+        self.note_behind(now_ms);
         let stalls = self.in_flight && now_ms >= self.in_flight_ms + STALL_MS;
         self.failures += u64::from(stalls && !self.is_stalled);
         self.is_stalled = stalls;
@@ -374,6 +388,9 @@ impl Writer {
                 self.unsynced.clear();
                 self.durable = self.written;
                 self.synced_ms = now_ms;
+                // What came after the sync had begun is not older than that.
+                self.behind_since_ms = Some(self.in_flight_ms);
+                self.note_behind(now_ms);
                 self.syncs += 1;
             }
         }
@@ -525,6 +542,33 @@ mod tests {
         writer.done(&action, Ok(0), 60_000);
         carry_out(&mut writer, 60_000, &[]);
         assert!(writer.failing().is_none() && writer.epoch() == 1, "heads begin new segments");
+    }
+
+    #[test]
+    fn how_long_records_wait_to_be_durable_is_known() {
+        let mut writer = Writer::new(FIRST, Options { sync_interval_ms: 1000, ..Options::default() });
+        assert_eq!(writer.behind_ms(5000), 0);
+        writer.append(5, b"a row");
+        writer.tick(5000);
+        carry_out(&mut writer, 5100, &["sync"]);
+        writer.tick(7000);
+        assert_eq!(writer.behind_ms(7500), 2500, "it fails since");
+        carry_out(&mut writer, 20_000, &[]);
+        assert_eq!(writer.behind_ms(30_000), 0);
+
+        // A record that comes while a sync is in flight waits for the next one.
+        writer.append(5, b"a row");
+        writer.tick(30_000);
+        while let Some(action) = writer.next(31_000, false) {
+            if matches!(action, Action::Sync(_)) {
+                writer.append(5, b"a row");
+                writer.done(&action, Ok(0), 31_500);
+                break;
+            }
+            let length = if let Action::Write { bytes, .. } = &action { bytes.len() } else { 0 };
+            writer.done(&action, Ok(length), 31_000);
+        }
+        assert_eq!(writer.behind_ms(32_000), 1000);
     }
 
     #[test]

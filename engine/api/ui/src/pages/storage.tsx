@@ -25,8 +25,21 @@ interface Block {
   ulid: string;
   minTime: number;
   maxTime: number;
-  stats?: { numSamples?: number; numSeries?: number; numChunks?: number };
-  compaction?: { level?: number };
+  level: number;
+  bytes: number;
+  series: number;
+  samples: number;
+  chunks: number;
+  tombstones: number;
+  isMarked: boolean;
+  awaitsUpload: boolean;
+  fault: string;
+}
+
+interface BlockList {
+  blocks: Block[];
+  retention: { time: number; bytes: number; usedBytes: number; nextByAge: { ulid: string; at: number } | null; nextBySize: string | null };
+  written: { samples: number; logBytes: number; chunkBytes: number; blockBytes: number };
 }
 
 export function StoragePage() {
@@ -34,7 +47,8 @@ export function StoragePage() {
   const limit = Math.min(10_000, Math.max(1, Number(params.get("limit") ?? "10") || 10));
   const search = params.get("search") ?? "";
   const { data, error } = usePoll(`tsdb ${limit}`, 60_000, (signal) => get<Tsdb>("status/tsdb", { limit }, { signal }));
-  const blocks = usePoll("blocks", 60_000, (signal) => get<{ blocks: Block[]; badBlocks: string[] }>("status/tsdb/blocks", {}, { signal }));
+  const list = usePoll("block list", 60_000, (signal) => get<BlockList>("ringscrape/status/blocks", {}, { signal }));
+  const bad = usePoll("bad blocks", 60_000, (signal) => get<{ badBlocks: string[] }>("status/tsdb/blocks", {}, { signal }));
   const history = usePoll("history", 60_000, (signal) => get<any>("ringscrape/status/history", {}, { signal }));
   const lastOf = (name: string): number | null => {
     const values: (number | null)[] = history.data?.process?.[name] ?? [];
@@ -62,17 +76,18 @@ export function StoragePage() {
             <dl class="facts">
               <dt>log</dt><dd>{bytes(lastOf("logBytes") ?? NaN)}</dd>
               <dt>chunks in no block</dt><dd>{bytes(lastOf("chunksBytes") ?? NaN)}</dd>
-              <dt>blocks</dt><dd>{bytes(lastOf("blocksBytes") ?? NaN)}, {blocks.data?.blocks.length ?? "–"} of them</dd>
+              <dt>blocks</dt><dd>{bytes(lastOf("blocksBytes") ?? NaN)}, {list.data?.blocks.length ?? "–"} of them</dd>
               <dt>kept for</dt><dd>{history.data ? (history.data.now.retention > 0 ? span(history.data.now.retention) : "ever") : "–"}{(history.data?.now.retentionBytes ?? 0) > 0 ? `, at most ${bytes(history.data.now.retentionBytes)}` : ""}</dd>
               <dt>oldest sample</dt><dd>{history.data?.now.oldest ? <Time ms={history.data.now.oldest} /> : "none"}</dd>
             </dl>
           </section>
+          {list.data && <Written written={list.data.written} />}
         </div>
       )}
       <h2>Blocks</h2>
-      <Problem error={blocks.data ? null : blocks.error} />
-      {blocks.data?.badBlocks.slice(0, 20).map((bad, index) => <div class="note" key={index}><strong>Cannot be opened: </strong>{visible(bad, 600)}</div>)}
-      {blocks.data && <Blocks blocks={blocks.data.blocks} retention={history.data?.now.retention ?? 0} head={head ?? null} />}
+      <Problem error={list.data ? null : list.error} />
+      {bad.data?.badBlocks.slice(0, 20).map((bad, index) => <div class="note" key={index}><strong>Cannot be opened: </strong>{visible(bad, 600)}</div>)}
+      {list.data && <Blocks list={list.data} head={head ?? null} />}
       <h2>Cardinality</h2>
       <div class="bar">
         <label class="inline">rows
@@ -151,37 +166,74 @@ function Selector() {
   );
 }
 
-function Blocks({ blocks, retention, head }: { blocks: Block[]; retention: number; head: Tsdb["headStats"] | null }) {
-  if (blocks.length === 0) return <Empty>No block yet: the first is cut some hours after the start.</Empty>;
-  const sorted = [...blocks].sort((a, b) => a.minTime - b.minTime);
-  const from = sorted[0]!.minTime;
-  const to = Math.max(head?.maxTime ?? 0, ...sorted.map((block) => block.maxTime));
-  const levels = [...new Set(sorted.map((block) => block.compaction?.level ?? 1))].sort((a, b) => b - a);
+/** Bytes that were written for each sample since the start. */
+function Written({ written }: { written: BlockList["written"] }) {
+  const each = (count: number) => (written.samples > 0 ? `${(count / written.samples).toFixed(2)} bytes a sample` : "–");
+  return (
+    <section class="card">
+      <h2>Written since the start</h2>
+      <dl class="facts">
+        <dt>log</dt><dd>{bytes(written.logBytes)}, {each(written.logBytes)}</dd>
+        <dt>chunks</dt><dd>{bytes(written.chunkBytes)}, {each(written.chunkBytes)}</dd>
+        <dt>blocks</dt><dd>{bytes(written.blockBytes)}, {each(written.blockBytes)}</dd>
+        <dt>together</dt><dd>{each(written.logBytes + written.chunkBytes + written.blockBytes)}</dd>
+      </dl>
+    </section>
+  );
+}
+
+/** What is unusual about a block, in words. */
+function stateOf(block: Block, next: string | undefined): string {
+  const words = [
+    block.isMarked && "marked: not compacted",
+    block.fault !== "" && `damaged: ${visible(block.fault, 300)}`,
+    block.tombstones > 0 && `${block.tombstones} deletions`,
+    block.awaitsUpload && "waits for its upload",
+    block.ulid === next && "removed next",
+  ];
+  return words.filter(Boolean).join("; ");
+}
+
+function Blocks({ list, head }: { list: BlockList; head: Tsdb["headStats"] | null }) {
+  const { blocks, retention } = list;
+  if (blocks.length === 0) return <Empty>No block yet: the first is made some hours after the start.</Empty>;
+  const from = Math.min(...blocks.map((block) => block.minTime));
+  const to = Math.max(head?.maxTime ?? 0, ...blocks.map((block) => block.maxTime));
+  const levels = [...new Set(blocks.map((block) => block.level))].sort((a, b) => b - a);
   const x = (ms: number) => ((ms - from) / Math.max(1, to - from)) * 1000;
-  const cut = retention > 0 ? to - retention : null;
+  const cut = retention.time > 0 ? to - retention.time : null;
+  const isFull = retention.bytes > 0 && retention.usedBytes > 0.9 * retention.bytes;
+  const next = isFull ? (retention.nextBySize ?? undefined) : retention.nextByAge?.ulid;
+  const color = (block: Block) => (block.isMarked || block.fault !== "" ? "var(--down)" : "var(--series-1)");
   return (
     <>
       <svg viewBox={`0 0 1000 ${levels.length * 26 + 30}`} width="100%" height={levels.length * 26 + 30} preserveAspectRatio="none" role="img" aria-label={`${blocks.length} blocks on a time line; the table below has each`}>
-        {sorted.map((block) => (
-          <rect key={block.ulid} x={x(block.minTime)} y={levels.indexOf(block.compaction?.level ?? 1) * 26 + 2} width={Math.max(1.5, x(block.maxTime) - x(block.minTime) - 1)} height="20" fill="var(--series-1)" rx="2"><title>{`${block.ulid}, level ${block.compaction?.level ?? 1}`}</title></rect>
+        {blocks.map((block) => (
+          <rect key={block.ulid} x={x(block.minTime)} y={levels.indexOf(block.level) * 26 + 2} width={Math.max(1.5, x(block.maxTime) - x(block.minTime) - 1)} height="20" fill={color(block)} fill-opacity={block.ulid === next ? 0.5 : 1} rx="2"><title>{`${block.ulid}, level ${block.level}, ${bytes(block.bytes)}. ${stateOf(block, next)}`}</title></rect>
         ))}
         {head && head.maxTime > head.minTime && <rect x={Math.max(0, x(head.minTime))} y={levels.length * 26 + 4} width={Math.max(2, x(head.maxTime) - Math.max(0, x(head.minTime)))} height="14" fill="var(--series-3)" rx="2"><title>log and chunks</title></rect>}
         {cut !== null && cut > from && <line x1={x(cut)} x2={x(cut)} y1="0" y2={levels.length * 26 + 30} stroke="var(--down)" stroke-width="2" />}
       </svg>
       <p class="faint">Levels from top to bottom: {levels.join(", ")}; below them what is in no block yet.{cut !== null && cut > from ? " Left of the line is what retention removes next." : ""}</p>
+      <dl class="facts">
+        <dt>next for its age</dt><dd>{retention.nextByAge ? <><span class="mono">{visible(retention.nextByAge.ulid, 40)}</span>, once a block ends at <Time ms={retention.nextByAge.at} /></> : "nothing: kept for ever"}</dd>
+        <dt>next for its size</dt><dd>{retention.nextBySize ? <><span class="mono">{visible(retention.nextBySize, 40)}</span>, beyond {bytes(retention.bytes)}; used are {bytes(retention.usedBytes)}</> : `nothing: no limit; used are ${bytes(retention.usedBytes)}`}</dd>
+      </dl>
       <details>
         <summary>{blocks.length} blocks</summary>
-        <Table head={["Block", "Level", "From", "To", "Spans", "Series", "Samples", "Chunks"]} numbers={[1, 4, 5, 6, 7]} label="blocks">
-          {sorted.slice(-500).reverse().map((block) => (
+        <Table head={["Block", "Level", "From", "To", "Spans", "Size", "Series", "Samples", "Chunks", "State"]} numbers={[1, 4, 5, 6, 7, 8]} label="blocks">
+          {blocks.slice(-500).reverse().map((block) => (
             <tr key={block.ulid}>
               <td class="mono">{visible(block.ulid, 40)}</td>
-              <td class="number">{block.compaction?.level ?? 1}</td>
+              <td class="number">{block.level}</td>
               <td><Time ms={block.minTime} /></td>
               <td><Time ms={block.maxTime} /></td>
               <td class="number">{span(block.maxTime - block.minTime)}</td>
-              <td class="number"><Num value={block.stats?.numSeries ?? 0} /></td>
-              <td class="number"><Num value={block.stats?.numSamples ?? 0} /></td>
-              <td class="number"><Num value={block.stats?.numChunks ?? 0} /></td>
+              <td class="number">{bytes(block.bytes)}</td>
+              <td class="number"><Num value={block.series} /></td>
+              <td class="number"><Num value={block.samples} /></td>
+              <td class="number"><Num value={block.chunks} /></td>
+              <td class="wrap">{stateOf(block, next)}</td>
             </tr>
           ))}
         </Table>
