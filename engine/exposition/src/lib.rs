@@ -20,14 +20,16 @@ pub use encode_protobuf::{classic_buckets, write_histogram_family, write_untyped
 pub use native::{BucketSide, HistogramOptions, NativeHistogram, Transcoded};
 pub use openmetrics::{Exemplar, START_SUFFIX, exemplar};
 pub use protobuf::Transcoder;
-pub use template::{ExemplarReading, ExemplarSeen, Piece, Readings, Scan, Template, Walk, Walked, Walker, walk};
+pub use template::{
+    ArchivedTemplate, ExemplarReading, ExemplarSeen, Piece, Readings, Scan, Template, Walk, Walked, Walker, walk,
+};
 pub use text::{
     Kind, LABELS_MAX, LINE_BYTES_MAX, Metadata, MetadataEntry, NAME_BYTES_MAX, ParseError, Parser, SampleLine,
     is_invalid_byte, labels, write_invalid_bytes,
 };
 
 /// A format of payloads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Format {
     /// Text 0.0.4 and 1.0.0.
     #[default]

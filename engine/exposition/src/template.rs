@@ -33,7 +33,7 @@ const LINES_AHEAD: usize = 32;
 const TEMPLATES_AHEAD: usize = 8;
 
 /// A line of a template; 8 bytes, as there is one per distinct line of a core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 struct Line {
     /// End of the line's literal in the text; the top bit says that a timestamp follows the value.
     end: u32,
@@ -53,8 +53,8 @@ impl Line {
     }
 }
 
-/// A run of lines without their values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A run of lines without their values. Its archived form may be read in place; [`Template::restore`] makes one of it.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Template {
     /// The literals of the lines, then what follows the last line up to the end of the payload, if the run is its last.
     text: Box<[u8]>,
@@ -160,6 +160,18 @@ impl Template {
         }
         text.extend_from_slice(&body[tail]);
         Template { text: text.into(), lines: table.into(), format, kind_before, kind_behind }
+    }
+
+    /// The template that was archived. None if its lines are not within its text, in order.
+    pub fn restore(archived: &ArchivedTemplate) -> Option<Template> {
+        let template = rkyv::deserialize::<Template, rkyv::rancor::Error>(archived).ok()?;
+        let mut start = 0;
+        let is_sound = template.lines.iter().all(|line| {
+            let is_in_order = start <= line.raw as usize && line.raw as usize <= line.end();
+            start = line.end();
+            is_in_order
+        });
+        (is_sound && start <= template.text.len()).then_some(template)
     }
 
     /// How many samples it has.

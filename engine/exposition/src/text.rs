@@ -21,7 +21,7 @@ pub const LABELS_MAX: usize = 512;
 const QUOTED_BYTES_MAX: usize = 200;
 
 /// What a TYPE line says. It stays in force until the next one, as in Prometheus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Kind {
     Counter,
     Gauge,

@@ -13,6 +13,7 @@ mod exemplars;
 mod federate;
 mod index;
 mod labels;
+mod layouts;
 mod questions;
 mod start_times;
 mod upkeep;
@@ -26,6 +27,7 @@ use crate::failure_log::FailureLog;
 use crate::fetch::{FetchError, Fetched, Fetcher, Opened};
 use crate::head_owner::{HistogramHolder, Holder};
 use crate::ingest::{Interner, Reader, Report};
+use crate::layouts::LayoutFile;
 use crate::message::Command;
 use crate::natives::NativeRows;
 use crate::payload::{Scraped, read_payload};
@@ -62,6 +64,8 @@ pub(crate) struct Settings {
     pub resolver: ResolverThreads,
     pub accesses: Accesses,
     pub failures: FailureLog,
+    /// Of the last run.
+    pub layouts: Arc<[LayoutFile]>,
     /// Whether series get a zero sample at the time at which they began.
     pub injects_zeros: bool,
 }
@@ -98,6 +102,7 @@ pub(crate) async fn run(settings: Settings, commands: flume::Receiver<Command>) 
     spawn(core.clone().keep_time(), scrapes);
     spawn(core.clone().keep_log(), log);
     spawn(core.clone().keep_up(), upkeep);
+    core.start_keeping_layouts(upkeep);
     spawn(core.answer(commands, questions::LaneQueues { pushes, queries, targets }), pushes);
     // An executor that ends while the kernel still writes into its buffers is not safe: it lives as long as the process.
     std::future::pending().await
@@ -157,6 +162,7 @@ struct Core {
     task_times: TaskTimes,
     acknowledgements: RefCell<Acknowledgements>,
     interner: RefCell<Interner>,
+    layouts: layouts::CoreLayouts,
     fetcher: Fetcher<Resolver>,
     accesses: Accesses,
     failures: FailureLog,
@@ -203,6 +209,7 @@ impl Core {
             log_only: agent.is_some(),
             ..SegmentLimits::default()
         };
+        let layouts_folder = crate::layouts::folder(store, agent);
         let log_folder = store.map(Store::log_folder).or_else(|| agent.map(AgentStore::log_folder));
         Core {
             index: settings.index,
@@ -228,6 +235,7 @@ impl Core {
             task_times: TaskTimes::default(),
             acknowledgements: RefCell::default(),
             interner: RefCell::new(Interner::new(settings.injects_zeros)),
+            layouts: layouts::CoreLayouts::new(layouts_folder, settings.layouts),
             fetcher: Fetcher::new(Resolver::new(settings.resolver)),
             accesses: settings.accesses,
             failures: settings.failures,
@@ -371,6 +379,7 @@ impl Core {
         if let Some(scraper) = self.scrapers.borrow_mut()[slot.0 as usize].take() {
             scraper.has_moved.set(has_moved);
             scraper.signal.stop();
+            self.layouts.note_change();
         }
         self.free.borrow_mut().push(slot);
     }
@@ -461,6 +470,7 @@ impl Core {
             |fetched: Fetched| content_type::format_of(&fetched, &target.job).map(|format| (format, fetched));
         let read = match fetched.and_then(with_format) {
             Ok((format, fetched)) => {
+                self.layouts.tell(&mut reader, &target);
                 let safe_mode = self.store.as_ref().and_then(|store| store.safe_mode());
                 let safe_mode = safe_mode.or_else(|| self.agent.as_ref().and_then(|agent| agent.safe_mode()));
                 let samples_max = safe_mode.map_or(u64::MAX, |safe_mode| safe_mode.samples_max);
@@ -542,7 +552,9 @@ impl Core {
                 } else if ingested.reshaped {
                     // A series whose only sample is refused is none.
                     let refused = readings.stamps.iter().filter(|stamp| !within_bounds(at, **stamp)).count() as u64;
-                    report.series_added = head.replace(&reader.groups()).added.saturating_sub(refused);
+                    let added = head.replace(&reader.groups()).added;
+                    report.series_added = added.saturating_sub(refused).saturating_sub(ingested.remembered);
+                    self.layouts.note_change();
                 }
                 if good {
                     report.series_added += natives.series_added;

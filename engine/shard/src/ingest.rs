@@ -8,6 +8,8 @@
 //!   * no two unstamped slots of a target have the same labels: the first line wins
 //!   * a target's report series are its own; a line that would be one of them is dropped and counted as a duplicate
 
+mod layout;
+
 use crate::class::{Class, Outcome};
 use crate::native_state::{NativeCounts, NativePolicies};
 use crate::start_times::{PayloadLine, StartLine, has_start, is_start_line, start_lines};
@@ -20,6 +22,8 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use tsdb::{GroupBuilder, SlotGroup};
+
+pub use layout::{Layout, LayoutContext};
 
 /// Names of the report series, in slot order; the last three with `extra_scrape_metrics` only.
 const REPORT: [&str; 8] = [
@@ -95,6 +99,8 @@ pub struct Ingested {
     pub warm: bool,
     /// Whether the slots are others than before: the head has to be told [`Reader::groups`].
     pub reshaped: bool,
+    /// Slots that the last run had too: new in the head, but no new series.
+    pub remembered: u64,
     pub refusal: Option<Refusal>,
 }
 
@@ -131,6 +137,10 @@ impl AsRef<Template> for Known {
 }
 
 impl Stanza {
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+
     fn samples(&self) -> u64 {
         (self.template.len() - self.starts.len()) as u64
     }
@@ -336,6 +346,10 @@ pub struct Reader {
     /// The format of the shape.
     format: Format,
     shape: Vec<Known>,
+    /// No body was good so far.
+    is_first: bool,
+    /// The shape is that of an earlier run, until the first good body.
+    is_remembered: bool,
     /// Of another body, whose metadata is told too: the last one if it was refused, or the last one with samples, if there
     /// are none now. For so many good bodies more.
     others: (Vec<Known>, u32),
@@ -369,6 +383,8 @@ impl Reader {
             report: interner.report(job),
             format: Format::default(),
             shape: Vec::new(),
+            is_first: true,
+            is_remembered: false,
             others: (Vec::new(), 0),
             starts: Vec::new(),
             exemplars_seen: Vec::new(),
@@ -447,6 +463,26 @@ impl Reader {
         readings: &mut Readings,
         pause: impl AsyncFn(),
     ) -> Ingested {
+        let ingested = self.read_body(format, body, samples_max, readings, pause).await;
+        if ingested.refusal.is_none() {
+            (self.is_first, self.is_remembered) = (false, false);
+        } else if self.is_remembered {
+            // Nothing of this target was stored in this run.
+            self.is_remembered = false;
+            self.shape.clear();
+            self.settle();
+        }
+        ingested
+    }
+
+    async fn read_body(
+        &mut self,
+        format: Format,
+        body: &[u8],
+        samples_max: u64,
+        readings: &mut Readings,
+        pause: impl AsyncFn(),
+    ) -> Ingested {
         let mut ingested = Ingested::default();
         // An empty body is nothing, in any format.
         let format = if body.is_empty() { Format::Text } else { format };
@@ -476,6 +512,10 @@ impl Reader {
             self.shape = shape;
             self.warm += 1;
             ingested.warm = true;
+            if self.is_remembered {
+                ingested.reshaped = true;
+                ingested.remembered = self.shape.iter().map(|known| known.0.slots.len() as u64).sum();
+            }
             if !self.others.0.is_empty() {
                 self.forget_others();
             }
@@ -488,6 +528,9 @@ impl Reader {
         let cut_up = !along.is_empty();
         match self.resolve(&shape, pieces, &mut ingested, pause).await {
             Ok(resolved) if error.is_none() => {
+                if self.is_remembered {
+                    ingested.remembered = self.slots_in_both(&shape, &resolved);
+                }
                 self.shape = resolved;
                 self.settle();
                 self.tell(&mut ingested);

@@ -12,6 +12,7 @@ mod fetch;
 mod handle;
 mod head_owner;
 mod ingest;
+mod layouts;
 mod log;
 pub mod message;
 mod native_state;

@@ -12,7 +12,7 @@ use crate::access::Accesses;
 use crate::failure_log::FailureLog;
 use crate::handle::{COMMANDS_MAX, Shards};
 use crate::message::Command;
-use crate::{core, resolver, sys};
+use crate::{core, layouts, resolver, sys};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -146,17 +146,19 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
         .map_err(|source| StartError::Os { what: "starting the thread that reads credentials", source })?;
     let (mut queues, mut pulses, mut starting) = (Vec::new(), Vec::new(), Vec::new());
     let (cores, injects_zeros) = (options.cpus.len(), options.injects_zeros);
+    let layouts = layouts::folder(options.store.as_deref(), options.agent.as_deref());
+    let layouts = layouts.map(|folder| layouts::open(&folder)).unwrap_or_default();
     for (index, cpu) in options.cpus.iter().copied().enumerate() {
         let (queue, commands) = flume::bounded::<Command>(COMMANDS_MAX);
         let pulse = Arc::new(Pulse::default());
         let start = {
             let (pulse, resolver, accesses) = (pulse.clone(), resolver.clone(), accesses.clone());
             let (offset_seed, store, agent) = (options.offset_seed, options.store.clone(), options.agent.clone());
-            let failures = options.failures.clone();
+            let (failures, layouts) = (options.failures.clone(), layouts.clone());
             move || {
                 let (pulse, resolver) = (pulse.clone(), resolver.clone());
                 let (store, agent) = (store.clone(), agent.clone());
-                let (accesses, failures) = (accesses.clone(), failures.clone());
+                let (accesses, failures, layouts) = (accesses.clone(), failures.clone(), layouts.clone());
                 let settings = core::Settings {
                     index,
                     cores,
@@ -168,6 +170,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
                     resolver,
                     accesses,
                     failures,
+                    layouts,
                     injects_zeros,
                 };
                 let commands = commands.clone();

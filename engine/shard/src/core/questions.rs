@@ -181,6 +181,7 @@ impl Core {
         self.stopping.set(true);
         self.all_scrapers().iter().for_each(|scraper| scraper.signal.stop());
         let patience = Instant::now() + LOG_PATIENCE;
+        self.write_last_layouts().await;
         while !self.log_ended.get() && Instant::now() < patience {
             Timer::new(Duration::from_millis(5)).await;
         }

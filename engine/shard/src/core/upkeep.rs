@@ -15,7 +15,7 @@ use tsdb::log::Writer;
 use tsdb::{Flushable, Recalled, SameGroups, Store};
 
 /// How often segments that are in chunks are dropped and unused templates forgotten.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+pub(super) const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// What heads hold.
 #[derive(Default)]
