@@ -448,15 +448,14 @@ impl KubernetesSdConfig {
     /// A role can only be narrowed by selectors of the objects that it watches.
     fn check_selectors(&self, fields: &mut Fields) {
         let Some(role) = self.role else { return };
-        let mut allowed = vec![role];
-        match role {
-            KubernetesRole::Endpoints => allowed.extend([KubernetesRole::Pod, KubernetesRole::Service]),
-            KubernetesRole::EndpointSlice => allowed.extend([KubernetesRole::Pod, KubernetesRole::Service]),
-            _ => {}
-        }
-        if self.attach_metadata.node
-            && matches!(role, KubernetesRole::Pod | KubernetesRole::Endpoints | KubernetesRole::EndpointSlice)
-        {
+        let mut allowed = match role {
+            KubernetesRole::Pod => vec![KubernetesRole::Pod, KubernetesRole::Node],
+            KubernetesRole::Endpoints | KubernetesRole::EndpointSlice => {
+                vec![KubernetesRole::Pod, KubernetesRole::Service, role]
+            }
+            _ => vec![role],
+        };
+        if self.attach_metadata.node && matches!(role, KubernetesRole::Endpoints | KubernetesRole::EndpointSlice) {
             allowed.push(KubernetesRole::Node);
         }
         let mut seen = Vec::new();

@@ -2,7 +2,7 @@
 
 use super::super::{Group, host_port, sanitized};
 use super::Stores;
-use super::objects::{Container, Key, Object, Reference};
+use super::objects::{Container, EndpointAddress, Key, Object, Reference, SliceEndpoint};
 use config::{KubernetesMetadata, KubernetesRole};
 use series::Labels;
 use std::collections::BTreeMap;
@@ -157,9 +157,16 @@ fn pod_labels(map: &mut Map, attach: &KubernetesMetadata, stores: &Stores, pod: 
     }
 }
 
-fn container_labels(map: &mut Map, container: &Container) {
+/// Returns the containers of a pod, and whether each is an init container.
+fn containers(pod: &Object) -> impl Iterator<Item = (&Container, bool)> {
+    let own = pod.spec.containers.iter().map(|container| (container, false));
+    own.chain(pod.spec.init_containers.iter().map(|container| (container, true)))
+}
+
+fn container_labels(map: &mut Map, container: &Container, is_init: bool) {
     put(map, "pod_container_name", &container.name);
     put(map, "pod_container_image", &container.image);
+    put(map, "pod_container_init", is_init.to_string());
 }
 
 fn container_port_labels(map: &mut Map, port: &super::objects::ContainerPort) {
@@ -176,31 +183,26 @@ fn pod_targets(attach: &KubernetesMetadata, stores: &Stores, pod: &Object, share
     pod_labels(shared, attach, stores, pod);
     attach_node(shared, attach, stores, &pod.spec.node_name);
     let mut targets = Vec::new();
-    let kinds = [
-        (&pod.spec.containers, &pod.status.container_statuses, "false"),
-        (&pod.spec.init_containers, &pod.status.init_container_statuses, "true"),
-    ];
-    for (containers, statuses, is_init) in kinds {
-        for container in containers {
-            let mut common = Map::new();
-            container_labels(&mut common, container);
-            put(&mut common, "pod_container_init", is_init);
-            if let Some(status) = statuses.iter().find(|status| status.name == container.name) {
-                put(&mut common, "pod_container_id", &status.container_id);
-            }
-            if container.ports.is_empty() {
-                // Without a port; relabelling may add one.
-                let mut one = target(address.clone());
-                one.append(&mut common);
-                targets.push(one);
-                continue;
-            }
-            for port in &container.ports {
-                let mut one = target(host_port(address, port.container_port));
-                one.extend(common.clone());
-                container_port_labels(&mut one, port);
-                targets.push(one);
-            }
+    for (container, is_init) in containers(pod) {
+        let mut common = Map::new();
+        container_labels(&mut common, container, is_init);
+        let status = &pod.status;
+        let statuses = if is_init { &status.init_container_statuses } else { &status.container_statuses };
+        if let Some(status) = statuses.iter().find(|status| status.name == container.name) {
+            put(&mut common, "pod_container_id", &status.container_id);
+        }
+        if container.ports.is_empty() {
+            // Without a port; relabelling may add one.
+            let mut one = target(address.clone());
+            one.append(&mut common);
+            targets.push(one);
+            continue;
+        }
+        for port in &container.ports {
+            let mut one = target(host_port(address, port.container_port));
+            one.extend(common.clone());
+            container_port_labels(&mut one, port);
+            targets.push(one);
         }
     }
     Some(targets)
@@ -224,9 +226,9 @@ impl BackingPods {
         let key = (reference.namespace.clone(), reference.name.clone());
         let Some(pod) = stores.pods.get(&key) else { return };
         pod_labels(one, attach, stores, pod);
-        for container in &pod.spec.containers {
+        for (container, is_init) in containers(pod) {
             if let Some(port) = container.ports.iter().find(|own| Some(own.container_port) == port) {
-                container_labels(one, container);
+                container_labels(one, container, is_init);
                 container_port_labels(one, port);
             }
         }
@@ -237,10 +239,10 @@ impl BackingPods {
     fn other_ports(self, attach: &KubernetesMetadata, stores: &Stores, targets: &mut Vec<Map>) {
         for (key, seen) in self.0 {
             let Some(pod) = stores.pods.get(&key).filter(|pod| !pod.status.pod_ip.is_empty()) else { continue };
-            for container in &pod.spec.containers {
+            for (container, is_init) in containers(pod) {
                 for port in container.ports.iter().filter(|port| !seen.contains(&port.container_port)) {
                     let mut one = target(host_port(&pod.status.pod_ip, port.container_port));
-                    container_labels(&mut one, container);
+                    container_labels(&mut one, container, is_init);
                     container_port_labels(&mut one, port);
                     pod_labels(&mut one, attach, stores, pod);
                     targets.push(one);
@@ -250,12 +252,19 @@ impl BackingPods {
     }
 }
 
-/// Returns the node of an address: the one it refers to, or the one that it runs on.
-fn node_behind<'a>(reference: Option<&'a Reference>, node_name: &'a str) -> &'a str {
-    match reference {
-        Some(reference) if reference.kind == "Node" => &reference.name,
-        _ => node_name,
-    }
+fn node_referred(reference: Option<&Reference>) -> Option<&str> {
+    reference.filter(|reference| reference.kind == "Node").map(|reference| reference.name.as_str())
+}
+
+/// Returns the node of an address of endpoints: the one that it runs on, else the one that it refers to.
+pub fn node_of_address(address: &EndpointAddress) -> &str {
+    let referred = node_referred(address.target_ref.as_ref()).unwrap_or("");
+    if address.node_name.is_empty() { referred } else { &address.node_name }
+}
+
+/// Returns the node of an endpoint of a slice: the one that it refers to, else the one that it runs on.
+pub fn node_of_endpoint(endpoint: &SliceEndpoint) -> &str {
+    node_referred(endpoint.target_ref.as_ref()).or(endpoint.node_name.as_deref()).unwrap_or("")
 }
 
 fn endpoints(attach: &KubernetesMetadata, stores: &Stores, object: &Object, shared: &mut Map) -> Vec<Map> {
@@ -282,7 +291,7 @@ fn endpoints(attach: &KubernetesMetadata, stores: &Stores, object: &Object, shar
                     put(&mut one, "endpoint_address_target_name", &reference.name);
                 }
                 let reference = address.target_ref.as_ref();
-                attach_node(&mut one, attach, stores, node_behind(reference, &address.node_name));
+                attach_node(&mut one, attach, stores, node_of_address(address));
                 behind.add(&mut one, attach, stores, reference, Some(port.port));
                 targets.push(one);
             }
@@ -332,8 +341,7 @@ fn slice(attach: &KubernetesMetadata, stores: &Stores, object: &Object, shared: 
                     put(&mut one, &format!("endpointslice_endpoint_topology_present_{name}"), "true");
                 }
                 let reference = endpoint.target_ref.as_ref();
-                let node_name = endpoint.node_name.as_deref().unwrap_or("");
-                attach_node(&mut one, attach, stores, node_behind(reference, node_name));
+                attach_node(&mut one, attach, stores, node_of_endpoint(endpoint));
                 behind.add(&mut one, attach, stores, reference, port.port);
                 targets.push(one);
             }
@@ -374,7 +382,7 @@ fn ingress(object: &Object, shared: &mut Map) -> Vec<Map> {
 /// Returns whether a host of a certificate, which may begin with a wildcard, matches the host of a rule.
 fn covers(pattern: &str, host: &str) -> bool {
     match (pattern.strip_prefix("*."), host.split_once('.')) {
-        (Some(domain), Some((first, rest))) => !first.is_empty() && domain == rest,
+        (Some(domain), Some((_, rest))) => domain == rest,
         _ => pattern == host,
     }
 }

@@ -3,10 +3,11 @@
 //! Invariants:
 //!   * the first list is reported when every required kind has been listed
 //!   * an object is processed only if a field that affects targets has changed; it costs the groups
-//!     that it is part of
+//!     that it is part of, found by an index and not by a pass over all objects
 //!   * a failed watch keeps the known objects
 
 mod access;
+mod dependents;
 mod exec;
 mod labels;
 mod objects;
@@ -14,6 +15,7 @@ mod watch;
 
 use super::{Group, ReceiverClosed, Reporter};
 use config::{KubernetesRole, KubernetesSdConfig};
+use dependents::Dependents;
 use objects::{Key, Object};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -125,7 +127,7 @@ fn scopes(settings: &KubernetesSdConfig, role: KubernetesRole, own_namespace: &s
         kinds.extend([Kind::Service, Kind::Pod]);
     }
     let has_pods = matches!(role, KubernetesRole::Pod | KubernetesRole::Endpoints | KubernetesRole::EndpointSlice);
-    if has_pods && attach.node {
+    if has_pods && (attach.node || selects_nodes(settings)) {
         kinds.push(Kind::Node);
     }
     if role != KubernetesRole::Node && attach.namespace {
@@ -168,6 +170,12 @@ fn scopes(settings: &KubernetesSdConfig, role: KubernetesRole, own_namespace: &s
     Ok(scopes)
 }
 
+/// Returns whether pods count only if they run on certain nodes.
+fn selects_nodes(settings: &KubernetesSdConfig) -> bool {
+    let is_of_nodes = |selector: &config::KubernetesSelector| selector.role == Some(KubernetesRole::Node);
+    settings.role == Some(KubernetesRole::Pod) && settings.selectors.iter().any(is_of_nodes)
+}
+
 fn kind_of(role: KubernetesRole) -> Kind {
     match role {
         KubernetesRole::Node => Kind::Node,
@@ -185,6 +193,7 @@ struct Cluster {
     settings: KubernetesSdConfig,
     scopes: Vec<Scope>,
     stores: Stores,
+    dependents: Dependents,
     groups: BTreeMap<Key, Arc<Group>>,
     /// Objects of the role whose groups have to be rebuilt.
     dirty: BTreeSet<Key>,
@@ -197,6 +206,7 @@ impl Cluster {
     fn new(role: KubernetesRole, settings: KubernetesSdConfig, scopes: Vec<Scope>) -> Cluster {
         Cluster {
             role,
+            dependents: Dependents::new(role, &settings),
             settings,
             silent: (0..scopes.len()).collect(),
             scopes,
@@ -227,10 +237,7 @@ impl Cluster {
             }
             What::Deleted(object) => {
                 report.event("delete", scope.kind.name());
-                let key = object.key();
-                if let Some(old) = self.stores.of(scope.kind).remove(&key) {
-                    self.touch(scope.kind, &key, &old);
-                }
+                self.remove(scope.kind, &object.key());
             }
             What::Failed(error) => {
                 report.attempted(now);
@@ -252,9 +259,14 @@ impl Cluster {
             self.put(scope.kind, object);
         }
         for key in gone {
-            if let Some(old) = self.stores.of(scope.kind).remove(&key) {
-                self.touch(scope.kind, &key, &old);
-            }
+            self.remove(scope.kind, &key);
+        }
+    }
+
+    fn remove(&mut self, kind: Kind, key: &Key) {
+        if let Some(old) = self.stores.of(kind).remove(key) {
+            self.dependents.change(kind, key, Some(&old), None);
+            self.touch(kind, key);
         }
     }
 
@@ -266,79 +278,41 @@ impl Cluster {
         }
         let object = Arc::new(object);
         let old = store.insert(key.clone(), object.clone());
-        self.touch(kind, &key, &object);
-        if let Some(old) = old {
-            self.touch(kind, &key, &old);
-        }
+        self.dependents.change(kind, &key, old.as_deref(), Some(&object));
+        self.touch(kind, &key);
     }
 
     /// Marks the objects of the role whose groups depend on an object.
-    fn touch(&mut self, kind: Kind, key: &Key, object: &Object) {
-        if kind == kind_of(self.role) {
+    fn touch(&mut self, kind: Kind, key: &Key) {
+        let of_role = kind_of(self.role);
+        if kind == of_role {
             self.dirty.insert(key.clone());
-            return;
-        }
-        let own = match self.role {
-            KubernetesRole::Node => &self.stores.nodes,
-            KubernetesRole::Service => &self.stores.services,
-            KubernetesRole::Pod => &self.stores.pods,
-            KubernetesRole::Endpoints => &self.stores.endpoints,
-            KubernetesRole::EndpointSlice => &self.stores.slices,
-            KubernetesRole::Ingress => &self.stores.ingresses,
-        };
-        let in_namespace = |namespace: &str| {
-            let from = (namespace.to_owned(), String::new());
-            let namespace = namespace.to_owned();
-            own.range(from..).take_while(move |(key, _)| key.0 == namespace)
-        };
-        match kind {
-            Kind::Service if self.role == KubernetesRole::Endpoints => drop(self.dirty.insert(key.clone())),
-            Kind::Service => {
-                let of_service =
-                    in_namespace(&key.0).filter(|(_, slice)| labels::service_of_slice(slice).as_ref() == Some(key));
-                self.dirty.extend(of_service.map(|(key, _)| key.clone()));
-            }
-            Kind::Pod => {
-                let behind = in_namespace(&key.0).filter(|(_, object)| refers_to(object, &key.1));
-                self.dirty.extend(behind.map(|(key, _)| key.clone()));
-            }
-            Kind::Namespace => self.dirty.extend(in_namespace(&object.metadata.name).map(|(key, _)| key.clone())),
-            Kind::ReplicaSet | Kind::Job => {
-                // Pods of the same controller only; a service may have any pods.
-                let made = |object: &Object| object.controller().is_some_and(|owner| owner.name == key.1);
-                let is_part = |object: &Object| self.role != KubernetesRole::Pod || made(object);
-                let touched = in_namespace(&key.0).filter(|(_, object)| is_part(object));
-                self.dirty.extend(touched.map(|(key, _)| key.clone()));
-            }
-            // The labels of a node hardly ever change; heartbeats change other fields.
-            _ => self.dirty.extend(own.keys().cloned()),
+        } else if kind == Kind::Namespace {
+            let own = self.stores.of(of_role);
+            let within = own.range((key.1.clone(), String::new())..).take_while(|(own, _)| own.0 == key.1);
+            self.dirty.extend(within.map(|(key, _)| key.clone()));
+        } else {
+            self.dependents.of(kind, key, &mut self.dirty);
         }
     }
 
     /// Returns all groups, after rebuilding the marked ones.
     fn groups(&mut self) -> Vec<Arc<Group>> {
         let kind = kind_of(self.role);
+        let selects_nodes = selects_nodes(&self.settings);
         for key in std::mem::take(&mut self.dirty) {
             let object = self.stores.of(kind).get(&key).cloned();
+            let stores = &self.stores;
+            let runs_here = |pod: &Arc<Object>| stores.nodes.contains_key(&(String::new(), pod.spec.node_name.clone()));
+            let object = object.filter(|object| !selects_nodes || runs_here(object));
             let attach = &self.settings.attach_metadata;
-            match object.and_then(|object| labels::group(self.role, attach, &self.stores, &object)) {
+            match object.and_then(|object| labels::group(self.role, attach, stores, &object)) {
                 Some(group) => drop(self.groups.insert(key, Arc::new(group))),
                 None => drop(self.groups.remove(&key)),
             }
         }
         self.groups.values().cloned().collect()
     }
-}
-
-/// Returns whether a pod is behind an address of endpoints or of a slice.
-fn refers_to(object: &Object, pod: &str) -> bool {
-    let is_it = |reference: &Option<objects::Reference>| {
-        reference.as_ref().is_some_and(|reference| reference.kind == "Pod" && reference.name == pod)
-    };
-    let of_subsets =
-        object.subsets.iter().flat_map(|subset| subset.addresses.iter().chain(&subset.not_ready_addresses));
-    of_subsets.map(|address| &address.target_ref).any(is_it)
-        || object.endpoints.iter().any(|endpoint| is_it(&endpoint.target_ref))
 }
 
 #[cfg(test)]

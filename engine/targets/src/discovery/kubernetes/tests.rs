@@ -155,17 +155,25 @@ fn endpoints() {
     let bound = of_pod(
         "__address__=1.2.3.4:80 endpoint_address_target_kind=Pod endpoint_address_target_name=p endpoint_node_name=n1 \
          endpoint_port_name=http endpoint_port_protocol=TCP endpoint_ready=true",
-        "pod_container_image=i pod_container_name=c pod_container_port_name=http pod_container_port_number=80 \
-         pod_container_port_protocol=TCP",
+        "pod_container_image=i pod_container_init=false pod_container_name=c pod_container_port_name=http \
+         pod_container_port_number=80 pod_container_port_protocol=TCP",
     );
     let other = of_pod(
         "__address__=1.2.3.4:81",
-        "pod_container_image=i pod_container_name=c pod_container_port_number=81 pod_container_port_protocol=TCP",
+        "pod_container_image=i pod_container_init=false pod_container_name=c pod_container_port_number=81 \
+         pod_container_port_protocol=TCP",
     );
+    let of_init = of_pod(
+        "__address__=1.2.3.4:82",
+        "pod_container_image=j pod_container_init=true pod_container_name=init pod_container_port_number=82 \
+         pod_container_port_protocol=TCP",
+    );
+    let with_init =
+        POD.replace(r#""image": "j"}"#, r#""image": "j", "ports": [{"containerPort": 82, "protocol": "TCP"}]}"#);
     check(
         KubernetesRole::Endpoints,
         "",
-        &[(Kind::Endpoints, object), (Kind::Pod, POD), (Kind::Service, SERVICE)],
+        &[(Kind::Endpoints, object), (Kind::Pod, &with_init), (Kind::Service, SERVICE)],
         &[
             "endpoints_label_l=1 endpoints_labelpresent_l=true endpoints_name=s namespace=ns service_annotation_k=v \
              service_annotationpresent_k=true service_name=s",
@@ -173,6 +181,7 @@ fn endpoints() {
             "__address__=9.9.9.9:80 endpoint_hostname=h endpoint_port_name=http endpoint_port_protocol=TCP \
              endpoint_ready=false",
             &other,
+            &of_init,
         ],
     );
 }
@@ -248,9 +257,125 @@ fn only_what_is_touched_is_made_anew() {
     assert_eq!(touched(Kind::Pod, POD), ["a"]);
     assert_eq!(touched(Kind::Pod, POD), [""; 0], "the same again");
     assert_eq!(touched(Kind::Service, &SERVICE.replace("\"s\"", "\"b\"")), ["b"]);
-    assert_eq!(touched(Kind::Node, NODE), ["a", "b"]);
+    assert_eq!(touched(Kind::Node, NODE), [""; 0], "no address is on it");
+    let on_node = a.replace(r#""ip""#, r#""nodeName": "n1", "ip""#);
+    assert_eq!(touched(Kind::Endpoints, &on_node), ["a"]);
+    assert_eq!(touched(Kind::Node, &NODE.replace(r#""x": "y""#, r#""x": "z""#)), ["a"]);
+    assert_eq!(touched(Kind::Node, NODE), ["a"]);
     assert_eq!(touched(Kind::Node, &NODE.replace("2026-01", "2026-02")), [""; 0], "a heartbeat");
     assert_eq!(touched(Kind::Endpoints, &a.replace("1.1.1.1", "2.2.2.2")), ["a"]);
+}
+
+#[test]
+fn a_change_of_a_node_costs_what_is_on_it() {
+    let pod = |name: &str, node: &str| POD.replace(r#""p""#, &format!("{name:?}")).replace("n1", node);
+    let pods = [pod("a", "n1"), pod("b", "n2"), pod("c", "n2")];
+    let objects: Vec<(Kind, &str)> = pods.iter().map(|pod| (Kind::Pod, pod.as_str())).collect();
+    let mut cluster = cluster(KubernetesRole::Pod, "node: true, deployment: true", &objects);
+    cluster.groups();
+    let mut touched = |kind, json: &str| {
+        cluster.put(kind, object(json));
+        let names: Vec<String> = cluster.dirty.iter().map(|key| key.1.clone()).collect();
+        cluster.groups();
+        names
+    };
+    let node = NODE.replace("n1", "n2");
+    assert_eq!(touched(Kind::Node, &node), ["b", "c"]);
+    assert_eq!(touched(Kind::Node, &node.replace(r#""x": "y""#, r#""x": "z""#)), ["b", "c"]);
+    assert_eq!(touched(Kind::Pod, &pod("c", "n1")), ["c"]);
+    assert_eq!(touched(Kind::Node, &node), ["b"]);
+    let set = r#"{"metadata": {"name": "rs", "namespace": "ns",
+        "ownerReferences": [{"kind": "Deployment", "name": "d", "controller": true}]}}"#;
+    assert_eq!(touched(Kind::ReplicaSet, set), ["a", "b", "c"]);
+    assert_eq!(touched(Kind::ReplicaSet, &set.replace("ns", "other")), [""; 0]);
+    for (name, dependents) in [("a", 4), ("b", 2), ("c", 0)] {
+        cluster.remove(Kind::Pod, &("ns".to_owned(), name.to_owned()));
+        assert_eq!(cluster.dependents.len(), dependents);
+    }
+}
+
+#[test]
+fn a_replica_set_costs_the_endpoints_of_its_pods() {
+    let endpoints = |name: &str, pod: &str| {
+        format!(
+            r#"{{"metadata": {{"name": "{name}", "namespace": "ns"}}, "subsets": [{{"addresses": [{{"ip": "1.1.1.1",
+            "targetRef": {{"kind": "Pod", "namespace": "ns", "name": "{pod}"}}}}], "ports": [{{"port": 1}}]}}]}}"#
+        )
+    };
+    let (a, b) = (endpoints("a", "p"), endpoints("b", "q"));
+    let objects = [(Kind::Endpoints, a.as_str()), (Kind::Endpoints, b.as_str()), (Kind::Pod, POD)];
+    let mut cluster = cluster(KubernetesRole::Endpoints, "deployment: true", &objects);
+    cluster.groups();
+    let set = r#"{"metadata": {"name": "rs", "namespace": "ns",
+        "ownerReferences": [{"kind": "Deployment", "name": "d", "controller": true}]}}"#;
+    cluster.put(Kind::ReplicaSet, object(set));
+    assert_eq!(cluster.dirty, BTreeSet::from([("ns".to_owned(), "a".to_owned())]));
+    let groups = cluster.groups();
+    assert!(short(&groups[0].targets[0]).contains("pod_deployment_name=d"));
+}
+
+#[test]
+fn pods_on_nodes_that_the_selector_excludes_are_no_targets() {
+    let yaml =
+        "scrape_configs: [{job_name: j, kubernetes_sd_configs: [{role: pod, selectors: [{role: node, label: a=b}]}]}]";
+    let config = config::parse_config("p.yml".as_ref(), yaml, &config::Env::process()).unwrap();
+    let config::Discovery::Kubernetes(settings) = &config.scrape_configs[0].discoveries[0] else { unreachable!() };
+    let scopes = scopes(settings, KubernetesRole::Pod, "").unwrap();
+    let mut cluster = Cluster::new(KubernetesRole::Pod, settings.clone(), scopes);
+    cluster.put(Kind::Pod, object(POD));
+    assert!(cluster.groups().is_empty());
+    cluster.put(Kind::Node, object(NODE));
+    let groups = cluster.groups();
+    assert_eq!(short(&groups[0].labels), POD_LABELS, "labels of nodes are not asked for");
+    cluster.remove(Kind::Node, &(String::new(), "n1".to_owned()));
+    assert!(cluster.groups().is_empty(), "a node that the selector no longer matches");
+}
+
+/// CPU time of this thread so far, in nanoseconds.
+fn cpu_nanos() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn first_lists_take_no_quadratic_work() {
+    let lists = |count: usize| {
+        let endpoints = |i: usize| {
+            object(&format!(
+                r#"{{"metadata": {{"name": "e{i}", "namespace": "ns"}}, "subsets": [{{"addresses": [{{"ip": "1.1.1.1",
+                "nodeName": "n{}", "targetRef": {{"kind": "Pod", "namespace": "ns", "name": "p{i}"}}}}]}}]}}"#,
+                i % 100
+            ))
+        };
+        let pod = |i: usize| object(&format!(r#"{{"metadata": {{"name": "p{i}", "namespace": "ns"}}}}"#));
+        let node = |i: usize| object(&format!(r#"{{"metadata": {{"name": "n{i}"}}}}"#));
+        let scope = |kind| Scope {
+            kind,
+            namespace: String::new(),
+            label_selector: String::new(),
+            field_selector: String::new(),
+        };
+        [
+            (scope(Kind::Endpoints), (0..count).map(endpoints).collect::<Vec<_>>()),
+            (scope(Kind::Pod), (0..count).map(pod).collect()),
+            (scope(Kind::Node), (0..100).map(node).collect()),
+            (scope(Kind::Pod), Vec::new()),
+        ]
+    };
+    let cost = |count: usize| {
+        let mut cluster = cluster(KubernetesRole::Endpoints, "node: true", &[]);
+        let lists = lists(count);
+        let since = cpu_nanos();
+        for (scope, objects) in lists {
+            cluster.replace(&scope, objects);
+        }
+        assert_eq!((cluster.dirty.len(), cluster.dependents.len()), (count, 2 * count));
+        cpu_nanos() - since
+    };
+    cost(1_000);
+    let (few, many) = (cost(5_000), cost(20_000));
+    // Four times as much is linear, sixteen times quadratic.
+    assert!(many < 9 * few, "{few} ns for 5,000 and {many} ns for 20,000");
 }
 
 #[test]
@@ -270,4 +395,8 @@ fn scopes_are_those_that_the_role_needs() {
     );
     assert_eq!(names(KubernetesRole::Pod, "namespaces: {own_namespace: true}").unwrap(), "pod@mine");
     assert_eq!(names(KubernetesRole::Pod, "selectors: [{role: pod, label: 'x=y'}]").unwrap(), "pod@x=y");
+    assert_eq!(
+        names(KubernetesRole::Pod, "selectors: [{role: node, label: 'x=y'}, {role: pod, field: a=b}]").unwrap(),
+        "pod@ node@x=y"
+    );
 }

@@ -28,7 +28,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 const SHOWN_CHARS_MAX: usize = 200;
 
 /// Kinds of objects: those of the roles, and those that are only looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     Node,
     Service,
