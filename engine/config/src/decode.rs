@@ -279,11 +279,12 @@ pub(crate) fn read_choice<T: Copy>(
 /// Declares a section: a struct with documented fields, their defaults, how it is read and how it is printed.
 ///
 /// `check` runs after the fields were read, still inside the section: it may refuse, complete, or take more fields.
+/// `null_element` gives the value of a null in a list of such sections, where Prometheus takes one.
 /// What follows `inline` stands in the same mapping.
 macro_rules! section {
     (
         $(#[$meta:meta])*
-        pub struct $Name:ident in $what:literal $(, check = $check:path)? {
+        pub struct $Name:ident in $what:literal $(, check = $check:path)? $(, null_element = $null:path)? {
             $($(#[$field_meta:meta])* $field:ident: $Type:ty = $default:expr,)*
         }
         $(inline { $($(#[$inline_meta:meta])* $inline:ident: $Inline:ty = $inline_default:expr,)* })?
@@ -337,6 +338,10 @@ macro_rules! section {
             fn is_empty(&self) -> bool {
                 matches!($crate::decode::Value::write(self), $crate::decode::Tree::Map(fields) if fields.is_empty())
             }
+
+            $(fn of_null_element() -> Option<$Name> {
+                Some($null())
+            })?
         }
     };
 }

@@ -4,6 +4,7 @@
 use crate::decode::{Context, Fields, Section, Step, Tree, Value, choices, section};
 use crate::http::HttpConfig;
 use crate::mechanisms::{MechanismConfig, SECTIONS, SdFilter};
+use crate::selector::{check_field_selector, check_label_selector};
 use crate::yaml::Kind;
 use crate::{ConfigError, ConfigErrors, Secret};
 use relabel::NameScheme;
@@ -477,6 +478,12 @@ fn join(roles: &[KubernetesRole]) -> String {
 
 impl KubernetesSelector {
     fn check(&mut self, fields: &mut Fields) {
+        if let Err(error) = check_field_selector(&self.field) {
+            fields.refuse("field", &error);
+        }
+        if let Err(error) = check_label_selector(&self.label) {
+            fields.refuse("label", &error);
+        }
         if self.role.is_none() && !fields.has("role") {
             fields.refuse("role", "role missing (one of: pod, service, endpoints, endpointslice, node, ingress)");
         }

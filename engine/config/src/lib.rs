@@ -30,6 +30,8 @@ mod rule_tests;
 mod rules;
 mod secret;
 mod sections;
+mod selector;
+mod text;
 mod tree;
 mod types;
 mod units;
@@ -56,6 +58,7 @@ pub use rule_tests::{
 pub use rules::{RuleFile, RuleGroup, RuleSpec, load_rules, parse_rules, refusals};
 pub use secret::Secret;
 pub use sections::*;
+pub use text::decode_text;
 pub use tree::Tree;
 pub use types::{Config, EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, TIMEOUT_DEFAULT};
 pub use units::{Size, UnitError, format_duration, format_size, parse_duration, parse_size};

@@ -5,6 +5,7 @@ use crate::env::Env;
 use crate::errors::{ConfigError, ConfigErrors, ERRORS_MAX};
 use crate::glob::{glob, is_valid_pattern};
 use crate::job::name_scheme;
+use crate::text::decode_text;
 use crate::types::{Config, Global, ScrapeConfig};
 use crate::yaml::{FILE_BYTES_MAX, Kind, Node, SourceLocation, parse};
 use relabel::NameScheme;
@@ -101,17 +102,8 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigErrors> {
     file.take(FILE_BYTES_MAX as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| unreadable(format!("cannot be read: {error}")))?;
-    String::from_utf8(bytes).map_err(|error| {
-        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let good = std::str::from_utf8(good).expect("checked up to here");
-        let line_start = good.rfind('\n').map_or(0, |at| at + 1);
-        ConfigErrors(vec![ConfigError {
-            file: path.to_owned(),
-            line: good.matches('\n').count() + 1,
-            column: good[line_start..].chars().count() + 1,
-            path: String::new(),
-            message: "this is not UTF-8; save the file as UTF-8".to_owned(),
-        }])
+    decode_text(bytes).map_err(|(SourceLocation { line, column }, message)| {
+        ConfigErrors(vec![ConfigError { file: path.to_owned(), line, column, path: String::new(), message }])
     })
 }
 
@@ -257,7 +249,7 @@ fn refuse_second(item: &Node, name: &str, cx: &Context, names: &mut JobNames) {
 fn read_patterns(fields: &mut Fields, name: &'static str, what: &str) -> Vec<PathBuf> {
     let texts: Vec<String> = fields.take(name).unwrap_or_default();
     let has_early_star = |text: &str| text.find('*').is_some_and(|at| text[at..].contains('/'));
-    for text in texts.iter().filter(|text| has_early_star(text) || text.is_empty() || text.contains('\0')) {
+    for text in texts.iter().filter(|text| has_early_star(text) || text.contains('\0')) {
         fields.refuse(name, &format!("invalid {what} path {text:?}; a `*` may stand in the last part only"));
     }
     for text in texts.iter().filter(|text| !is_valid_pattern(text)) {
@@ -266,7 +258,8 @@ fn read_patterns(fields: &mut Fields, name: &'static str, what: &str) -> Vec<Pat
             &format!("error retrieving {what}s for {text}: syntax error in pattern; close the bracket or escape it"),
         );
     }
-    texts.iter().map(|text| fields.cx.absolute(text)).collect()
+    // An empty pattern, or a null, names no file.
+    texts.iter().filter(|text| !text.is_empty()).map(|text| fields.cx.absolute(text)).collect()
 }
 
 /// A list of sections whose names, where they have one, are unique.

@@ -204,6 +204,7 @@ impl Value for Url {
     fn read(node: &Node, cx: &Context) -> Option<Url> {
         let text = String::read(node, cx)?;
         match Url::parse(&text) {
+            Ok(_) if has_broken_escape(&text) => Err("invalid URL escape".to_owned()),
             Ok(url) if url.has_host() => Ok(url),
             Ok(_) => Err("host is missing in URL".to_owned()),
             Err(error) => Err(error.to_string()),
@@ -220,6 +221,13 @@ impl Value for Url {
         };
         Tree::Text(text)
     }
+}
+
+/// Returns whether a percent sign before the query does not begin an escape.
+fn has_broken_escape(url: &str) -> bool {
+    let before_query = url.split('?').next().unwrap_or(url).as_bytes();
+    let is_digit = |at: usize| before_query.get(at).is_some_and(u8::is_ascii_hexdigit);
+    (0..before_query.len()).any(|at| before_query[at] == b'%' && !(is_digit(at + 1) && is_digit(at + 2)))
 }
 
 impl Value for NameScheme {
@@ -383,11 +391,34 @@ impl Value for NullableText {
     }
 }
 
+/// The name of a source label: empty if it is null, for which Prometheus reads no label; an empty text is refused.
+struct SourceLabel(String);
+
+impl Value for SourceLabel {
+    fn read(node: &Node, cx: &Context) -> Option<SourceLabel> {
+        let name = String::read(node, cx)?;
+        if name.is_empty() {
+            cx.refuse(node.mark, "\"\" is not a valid label name; correct or remove it");
+            return None;
+        }
+        Some(SourceLabel(name))
+    }
+
+    fn write(&self) -> Tree {
+        if self.0.is_empty() { Tree::Plain("null".to_owned()) } else { self.0.write() }
+    }
+
+    fn of_null_element() -> Option<SourceLabel> {
+        Some(SourceLabel(String::new()))
+    }
+}
+
 impl Value for Rule {
     fn read(node: &Node, cx: &Context) -> Option<Rule> {
         let mut fields = Fields::of(node, cx, "relabel_config")?;
+        let source_labels: Vec<SourceLabel> = fields.take("source_labels").unwrap_or_default();
         let spec = RuleSpec {
-            source_labels: fields.take("source_labels").unwrap_or_default(),
+            source_labels: source_labels.into_iter().map(|label| label.0).collect(),
             separator: fields.take::<NullableText>("separator").map(|separator| separator.0),
             target_label: fields.take("target_label").unwrap_or_default(),
             regex: fields.take::<NullableText>("regex").map(|expression| expression.0),
@@ -411,7 +442,8 @@ impl Value for Rule {
         let mut out = Vec::new();
         let mut put = |name: &str, value: Tree| out.push((name.to_owned(), value));
         if !spec.source_labels.is_empty() {
-            put("source_labels", spec.source_labels.write());
+            let names = spec.source_labels.iter().map(|name| SourceLabel(name.clone()).write());
+            put("source_labels", Tree::List(names.collect()));
         }
         if let Some(separator) = &spec.separator {
             put("separator", separator.write());

@@ -7,6 +7,10 @@
 //!   * size, depth and the number of nodes after expansion of aliases are bounded before anyone walks the tree
 //!   * no mapping has a key twice
 
+use crate::text::find_control;
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -126,6 +130,12 @@ pub(crate) fn parse(text: &str) -> Result<Rc<Node>, ReadError> {
         return Err((SourceLocation { line: 1, column: 1 }, message));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Some(mark) = find_control(text) {
+        return Err((
+            mark,
+            "control characters are not allowed; remove it, or write it as an escape in quotes".to_owned(),
+        ));
+    }
     let mut builder =
         Builder { open: Vec::new(), anchors: HashMap::new(), root: None, nodes_count: 0, aliased_count: 0 };
     for event in Parser::new_from_str(text) {
@@ -220,7 +230,7 @@ impl Builder {
 fn scalar(text: Cow<str>, style: ScalarStyle, tag: Option<Cow<Tag>>, mark: SourceLocation) -> Result<Kind, ReadError> {
     let suffix = tag.as_ref().filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
     if suffix == Some("binary") {
-        return Err((mark, "!!binary values are not read; write the text itself".to_owned()));
+        return binary(&text).map(Kind::Text).map_err(|error| (mark, format!("!!binary value {error}")));
     }
     Ok(match (style, suffix) {
         (_, Some("str")) => Kind::Text(text.into_owned()),
@@ -228,6 +238,15 @@ fn scalar(text: Cow<str>, style: ScalarStyle, tag: Option<Cow<Tag>>, mark: Sourc
         (ScalarStyle::Plain, _) | (_, Some("bool" | "int" | "float")) => Kind::Plain(text.into_owned()),
         _ => Kind::Text(text.into_owned()),
     })
+}
+
+/// Returns the text of a `!!binary` value: base64 with padding, in which line breaks do not count.
+fn binary(text: &str) -> Result<String, &'static str> {
+    const BASE64: GeneralPurpose =
+        GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+    let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+    let bytes = BASE64.decode(text).map_err(|_| "contains invalid base64 data; correct it or write the text itself")?;
+    String::from_utf8(bytes).map_err(|_| "is no UTF-8; no setting takes other bytes")
 }
 
 /// Refuses keys that stand there twice and carries out merge keys: what stands in the mapping itself wins, then the

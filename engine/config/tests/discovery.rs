@@ -269,6 +269,97 @@ fn mistakes_have_the_texts_of_prometheus() {
 }
 
 #[test]
+fn selectors_of_kubernetes_are_checked() {
+    let with =
+        |role: &str, selectors: &str| format!("kubernetes_sd_configs: [{{role: {role}, selectors: [{selectors}]}}]");
+    good(
+        &with("pod", "{role: pod, label: 'a/b=c,!d, e notin (x,y)'}, {role: node, field: 'metadata.name=n'}"),
+        &["field: "],
+    );
+    good(&with("endpoints", "{role: service, label: a}, {role: pod}, {role: endpoints}"), &["role: service"]);
+    bad(&with("service", "{role: pod}"), "service role supports only service selectors");
+    bad(&with("pod", "{role: service}"), "pod role supports only pod, node selectors");
+    bad(
+        &with("endpointslice", "{role: node}"),
+        "endpointslice role supports only pod, service, endpointslice selectors",
+    );
+    bad(&with("pod", "{role: pod}, {role: pod}"), "duplicated selector role: pod");
+    bad(&with("pod", "null"), "null");
+    bad(&with("pod", "{label: a}"), "role missing");
+    bad(&with("pod", "{role: pod, label: 'a in (b'}"), "label: found '', expected: ',' or ')'");
+    bad(&with("pod", "{role: pod, field: 'abc'}"), "field: invalid selector: 'abc'; can't understand 'abc'");
+    bad("kubernetes_sd_configs: [{}]", "role missing (one of: pod, service, endpoints, endpointslice, node, ingress)");
+    bad("kubernetes_sd_configs: [{role: x}]", "unknown value \"x\"");
+    bad(
+        "kubernetes_sd_configs: [{role: pod, api_server: 'http://a', kubeconfig_file: f}]",
+        "cannot use 'kubeconfig_file' and 'api_server' simultaneously",
+    );
+    bad(
+        "kubernetes_sd_configs: [{role: pod, bearer_token: a}]",
+        "to use custom HTTP client configuration please provide the 'api_server' URL explicitly",
+    );
+    bad(
+        "kubernetes_sd_configs: [{role: pod, kubeconfig_file: f, follow_redirects: false}]",
+        "cannot use a custom HTTP client configuration together with 'kubeconfig_file'",
+    );
+    bad(
+        "kubernetes_sd_configs: [{role: pod, api_server: 'http://a', namespaces: {own_namespace: true}}]",
+        "cannot use 'api_server' and 'namespaces.own_namespace' simultaneously",
+    );
+    bad("kubernetes_sd_configs: [{role: pod, namespaces: [a]}]", "cannot unmarshal !!seq into namespaces");
+}
+
+#[test]
+fn older_mechanisms_are_checked() {
+    good("file_sd_configs: [{files: ['a/*.json', b.YML, '.yaml']}]", &["refresh_interval: 5m"]);
+    bad("file_sd_configs: [{}]", "file service discovery config must contain at least one path name");
+    bad("file_sd_configs: [{files: [a.txt]}]", "path name");
+    bad("file_sd_configs: [{files: ['a*/b.json']}]", "is not valid for file discovery");
+    bad("file_sd_configs: [{files: ['a.Json']}]", "is not valid for file discovery");
+    good("http_sd_configs: [{url: 'HTTP://A/'}]", &["refresh_interval: 1m"]);
+    bad("http_sd_configs: [{}]", "URL is missing");
+    bad("http_sd_configs: [{url: 'ftp://a/'}]", "URL scheme must be 'http' or 'https'");
+    bad("http_sd_configs: [{url: 'http://'}]", "not a URL");
+    bad("http_sd_configs: [{url: '//a/'}]", "not a URL");
+    good("dns_sd_configs: [{names: [a], type: srv}]", &["type: SRV", "refresh_interval: 30s"]);
+    good("dns_sd_configs: [{names: [a], type: mx, port: 1}]", &["type: MX"]);
+    bad("dns_sd_configs: [{}]", "DNS-SD config must contain at least one SRV record name");
+    bad(
+        "dns_sd_configs: [{names: [a], type: A}]",
+        "a port is required in DNS-SD configs for all record types except SRV",
+    );
+    bad("dns_sd_configs: [{names: [a], type: TXT}]", "unknown value \"TXT\"");
+    good("consul_sd_configs: [{}]", &["server: \"localhost:8500\"", "allow_stale: true", "refresh_interval: 30s"]);
+    good(
+        "consul_sd_configs: [{services: [null], tags: [null], node_meta: {a: null}, path_prefix: /c}]",
+        &["path_prefix"],
+    );
+    bad("consul_sd_configs: [{server: ' '}]", "consul SD configuration requires a server address");
+    bad(
+        "consul_sd_configs: [{username: a, basic_auth: {username: b}}]",
+        "at most one of consul SD configuration username and password and basic auth can be configured",
+    );
+    bad(
+        "consul_sd_configs: [{token: a, authorization: {credentials: b}}]",
+        "at most one of consul SD token, basic_auth, authorization & oauth2 can be configured",
+    );
+    bad("consul_sd_configs: [{service: a}]", "field service not found");
+    good("docker_sd_configs: [{host: 'unix:///var/run/docker.sock'}]", &["port: 80", "match_first_network: true"]);
+    bad("docker_sd_configs: [{}]", "host missing");
+    bad("docker_sd_configs: [{host: 'a b'}]", "this is not a URL");
+    bad("docker_sd_configs: [{host: 'tcp://a', filters: [{name: [a]}]}]", "cannot unmarshal !!seq into string");
+    good("static_configs: [{targets: null, labels: null}]", &["static_configs"]);
+    bad("static_configs: [{target: [a]}]", "field target not found");
+    for kind in ["file", "http", "dns", "consul", "kubernetes", "docker", "nomad", "ec2", "oci", "kuma", "serverset"] {
+        bad(&format!("{kind}_sd_configs: [null]"), "null");
+        bad(&format!("{kind}_sd_configs: a"), "cannot unmarshal !!str into");
+        bad(&format!("{kind}_sd_configs: [a]"), "cannot unmarshal !!str into");
+        assert!(parse(&format!("{kind}_sd_configs: null")).is_ok());
+        assert!(parse(&format!("{kind}_sd_configs: []")).is_ok());
+    }
+}
+
+#[test]
 fn examples_are_valid() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/discovery");
     let mut shown = String::new();

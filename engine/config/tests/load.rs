@@ -158,7 +158,7 @@ fn structure_is_strict() {
     );
     check_bad("global: {}\nglobal: {}\n", &["2:1 already set in map"]);
     check_bad("scrape_configs:\n-\n", &["2:2 scrape_configs[0]: empty or null scrape config section"]);
-    check_bad("rule_files:\n- a\n- ~\n", &["2:3 rule_files: invalid rule file path \"\""]);
+    check_good("rule_files:\n- a\n- ~\n", &["/a\n"]);
     check_bad(
         &job("sample_limit: many"),
         &["3:19 scrape_configs[0].sample_limit: cannot unmarshal !!str `many` into uint"],
@@ -445,6 +445,20 @@ fn nulls_and_numbers_are_read_as_go_reads_them() {
         &rule("action: null"),
         &["3:69 scrape_configs[0].relabel_configs[0].action: relabel action cannot be empty"],
     );
+    check_good(
+        &job("relabel_configs: [{source_labels: [a, null], target_label: b}]"),
+        &["source_labels:\n    - a\n    - null\n"],
+    );
+    check_bad(
+        &job("relabel_configs: [{source_labels: [a, ''], target_label: b}]"),
+        &["3:43 scrape_configs[0].relabel_configs[0].source_labels[1]: \"\" is not a valid label name"],
+    );
+    check_good(
+        &job("docker_sd_configs: [{host: 'unix:///a', filters: [null, {name: n, values: [null]}]}]"),
+        &["- {}\n    - name: \"n\"\n"],
+    );
+    check_good("rule_files: [null, '', a.yml]", &["a.yml\n"]);
+    check_good("scrape_config_files: [null, '']", &["global:"]);
     check_bad(&job("static_configs: [null]"), &["3:22 scrape_configs[0].static_configs[0]: null"]);
     let hashmod = |modulus: &str| {
         job(&format!("relabel_configs: [{{action: hashmod, modulus: {modulus}, target_label: x, source_labels: [a]}}]"))
@@ -459,6 +473,54 @@ fn nulls_and_numbers_are_read_as_go_reads_them() {
     }
     check_bad(&job("sample_limit: 1e30"), &["3:19 scrape_configs[0].sample_limit: cannot unmarshal !!float `1e30`"]);
     check_good(&job("scheme: HTTPS"), &["scheme: HTTPS"]);
+}
+
+#[test]
+fn binary_values_are_texts() {
+    check_good(&job("static_configs: [{targets: [!!binary 'YToxMjM=']}]"), &["a:123"]);
+    check_good(&job("static_configs:\n- targets:\n  - !!binary |\n    YTox\n    MjM=\n"), &["a:123"]);
+    check_good(&job("scrape_interval: !!binary MTVz"), &["scrape_interval: 15s"]);
+    check_good(&job("!!binary 'c2NyYXBlX2ludGVydmFs': 16s"), &["scrape_interval: 16s"]);
+    for bad in ["YTox!!", "YToxMjM", "_-8=", "YTox MjM="] {
+        check_bad(
+            &job(&format!("static_configs: [{{targets: [!!binary '{bad}']}}]")),
+            &["3:33 !!binary value contains invalid base64 data"],
+        );
+    }
+    check_bad(&job("static_configs: [{targets: [!!binary /w==]}]"), &["3:33 !!binary value is no UTF-8"]);
+    check_bad(&job("sample_limit: !!binary MTI="), &["3:19 scrape_configs[0].sample_limit: cannot unmarshal !!str"]);
+}
+
+#[test]
+fn files_may_be_utf_16() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prometheus.yml");
+    let text = job("static_configs: [{targets: ['ä😀:1']}]");
+    let units = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    std::fs::write(&path, [&[0xff, 0xfe], &*units(&text)].concat()).unwrap();
+    let config = config::load(&path, &Env::process()).unwrap();
+    assert!(config.to_yaml().contains("ä😀:1"));
+    std::fs::write(&path, units(&text)).unwrap();
+    let error = config::load(&path, &Env::process()).unwrap_err().to_string();
+    assert!(error.contains("this is not UTF-8"), "without a mark: {error}");
+}
+
+#[test]
+fn control_characters_are_refused() {
+    for bad in ["\u{1}", "\u{7f}", "\u{80}", "\u{fffe}"] {
+        let text = job(&format!("static_configs: [{{targets: ['ä{bad}:1']}}]"));
+        check_bad(&text, &["3:35 control characters are not allowed"]);
+    }
+    check_good(&job("static_configs: [{targets: [\"a\\x01:1\"]}]"), &["a"]);
+}
+
+#[test]
+fn escapes_of_urls_are_checked() {
+    check_good(&job("http_sd_configs: [{url: 'http://a/%7e?b=%zz'}]"), &["http://a/%7e?b=%zz"]);
+    for bad in ["http://a/%zz", "http://a/%", "http://a/%4", "http://u:%zz@a/"] {
+        let want = "3:29 scrape_configs[0].http_sd_configs[0].url: not a URL: invalid URL escape";
+        check_bad(&job(&format!("http_sd_configs: [{{url: '{bad}'}}]")), &[want]);
+    }
 }
 
 #[test]

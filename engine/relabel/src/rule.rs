@@ -15,7 +15,7 @@ const REPLACEMENT: &str = "$1";
 /// A rule as a file specifies it. `None` and empty mean that the field is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RuleSpec {
-    /// Labels whose joined values are the input of the rule.
+    /// Labels whose joined values are the input of the rule. An empty name, which a null in a file gives, has no value.
     pub source_labels: Vec<String>,
     /// Text between the joined values. Default `;`.
     pub separator: Option<String>,
@@ -163,10 +163,6 @@ impl Rule {
     /// # Errors
     /// The first mistake, in the order in which Prometheus checks.
     pub fn compile(spec: RuleSpec, scheme: NameScheme) -> Result<Rule, RuleError> {
-        // Prometheus validates source labels by the UTF-8 scheme under either scheme.
-        if let Some(name) = spec.source_labels.iter().find(|name| name.is_empty()) {
-            return Err(refused("source_labels", format!("{name:?} is not a valid label name")));
-        }
         let regex = match spec.regex.as_deref() {
             None | Some(REGEX) => default_regex(),
             Some(source) => Regex::new(source).map_err(|error| refused("regex", error.to_string()))?,
@@ -346,7 +342,7 @@ impl Rule {
             }
             Action::Keep | Action::Drop => {}
         }
-        self.spec.source_labels.iter().for_each(|name| list(name));
+        self.spec.source_labels.iter().filter(|name| !name.is_empty()).for_each(|name| list(name));
         true
     }
 }
@@ -435,7 +431,11 @@ impl fmt::Display for Rule {
             f.write_str("source_labels: [")?;
             for (i, name) in spec.source_labels.iter().enumerate() {
                 f.write_str(if i > 0 { ", " } else { "" })?;
-                write_quoted(name, f)?;
+                if name.is_empty() {
+                    f.write_str("null")?;
+                } else {
+                    write_quoted(name, f)?;
+                }
             }
             f.write_str("], ")?;
         }

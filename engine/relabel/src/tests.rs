@@ -242,8 +242,22 @@ fn what_prometheus_refuses_is_refused_in_its_words() {
     check_refused(Legacy, "- a -> ${", "target_label", "\"${\" is invalid 'target_label' for replace action");
     let regex = "error parsing regexp: missing argument to repetition operator: `*`";
     check_refused(Utf8, "keep a  re=*", "regex", regex);
-    let nameless = RuleSpec { source_labels: vec![String::new()], action: Some("keep".into()), ..RuleSpec::default() };
-    assert_eq!(Rule::compile(nameless, Utf8).unwrap_err().field, "source_labels");
+}
+
+/// A null among the source labels of a file: Prometheus joins an empty value.
+#[test]
+fn a_source_label_without_a_name_has_no_value() {
+    let spec = RuleSpec {
+        source_labels: vec!["a".into(), String::new()],
+        target_label: "b".into(),
+        regex: Some("(.*);".into()),
+        ..RuleSpec::default()
+    };
+    let rule = Rule::compile(spec, NameScheme::Utf8).unwrap();
+    assert!(rule.to_string().contains(r#"source_labels: ["a", null]"#), "{rule}");
+    let mut labels = Labels::from_pairs([("a", "1")]).to_builder();
+    assert_eq!(Program::from(vec![rule]).apply(&mut labels), Verdict::Keep);
+    assert_eq!(labels.build(), Labels::from_pairs([("a", "1"), ("b", "1")]));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 section! {
     /// Limits what a service sends, in its own terms.
-    pub struct SdFilter in "filters" {
+    pub struct SdFilter in "filters", null_element = SdFilter::default {
         /// What is filtered by.
         name: String = String::new(),
         /// Any of these will do.
