@@ -58,7 +58,7 @@ pub use rule_tests::{
 pub use rules::{RuleFile, RuleGroup, RuleSpec, load_rules, parse_rules, refusals};
 pub use secret::Secret;
 pub use sections::*;
-pub use text::decode_text;
+pub use text::{TextError, decode_text};
 pub use tree::Tree;
 pub use types::{Config, EscapingScheme, Global, INTERVAL_DEFAULT, ScrapeConfig, ScrapeProtocol, TIMEOUT_DEFAULT};
 pub use units::{Size, UnitError, format_duration, format_size, parse_duration, parse_size};

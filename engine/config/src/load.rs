@@ -5,7 +5,7 @@ use crate::env::Env;
 use crate::errors::{ConfigError, ConfigErrors, ERRORS_MAX};
 use crate::glob::{glob, is_valid_pattern};
 use crate::job::name_scheme;
-use crate::text::decode_text;
+use crate::text::{TextError, decode_text};
 use crate::types::{Config, Global, ScrapeConfig};
 use crate::yaml::{FILE_BYTES_MAX, Kind, Node, SourceLocation, parse};
 use relabel::NameScheme;
@@ -102,7 +102,8 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigErrors> {
     file.take(FILE_BYTES_MAX as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| unreadable(format!("cannot be read: {error}")))?;
-    decode_text(bytes).map_err(|(SourceLocation { line, column }, message)| {
+    decode_text(bytes).map_err(|TextError { line, column, message }| {
+        let message = message.to_owned();
         ConfigErrors(vec![ConfigError { file: path.to_owned(), line, column, path: String::new(), message }])
     })
 }

@@ -130,7 +130,8 @@ pub(crate) fn parse(text: &str) -> Result<Rc<Node>, ReadError> {
         return Err((SourceLocation { line: 1, column: 1 }, message));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if let Some(mark) = find_control(text) {
+    if let Some((line, column)) = find_control(text) {
+        let mark = SourceLocation { line, column };
         return Err((
             mark,
             "control characters are not allowed; remove it, or write it as an escape in quotes".to_owned(),
