@@ -12,13 +12,16 @@ use config::{KubernetesRole, KubernetesSdConfig};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+/// An object of the role, or a pod behind one.
+type Dependent = (Kind, Arc<Key>);
+
 /// Objects of the role, and pods behind them, by what they name.
 pub struct Dependents {
     role: KubernetesRole,
     reads_nodes: bool,
     /// Kinds of the controllers above pods that are looked up.
     controllers: Vec<(&'static str, Kind)>,
-    index: HashMap<(Kind, Key), BTreeSet<(Kind, Arc<Key>)>>,
+    index: HashMap<(Kind, Key), BTreeSet<Dependent>>,
 }
 
 impl Dependents {
