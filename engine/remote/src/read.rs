@@ -285,7 +285,7 @@ mod tests {
                         continue;
                     }
                     let mut fields = Fields::new(value.bytes().unwrap());
-                    let mut chunk = Chunk { min: 0, max: 0, encoding: 0, bytes: Vec::new() };
+                    let mut chunk = Chunk::new(0, 0, 0, Vec::new());
                     while let Some((number, value)) = fields.next().unwrap() {
                         match number {
                             3 => chunk.encoding = value.number().unwrap() as u8,

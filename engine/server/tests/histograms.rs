@@ -393,7 +393,7 @@ fn prometheus_sends_its_histograms_reads_ours_and_we_its_blocks() {
             for (_, chunk) in fields(series).filter(|(number, _)| *number == 2) {
                 let field = |wanted| fields(chunk).find(|(number, _)| *number == wanted).unwrap().1;
                 let encoding = field(3)[0];
-                let chunk = blocks::Chunk { min: 0, max: 0, encoding, bytes: field(4).to_vec() };
+                let chunk = blocks::Chunk::new(0, 0, encoding, field(4).to_vec());
                 chunk.decode(|_, _| *kinds.entry(encoding).or_default() += 1).unwrap();
             }
         }

@@ -149,6 +149,10 @@ self_cell::self_cell!(
 impl LayoutFile {
     fn open(path: &Path) -> io::Result<LayoutFile> {
         let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why);
+        if !std::fs::symlink_metadata(path)?.is_file() {
+            // To open a pipe would wait for a writer.
+            return Err(invalid("it is no file"));
+        }
         let mut file = File::open(path)?;
         let bytes = file.metadata()?.len();
         if !(HEADER_BYTES as u64..FILE_BYTES_MAX).contains(&bytes) {

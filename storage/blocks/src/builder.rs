@@ -429,7 +429,7 @@ impl SeriesBuffer {
                 encoder.finish(0, &mut bytes);
                 bytes.shrink_to_fit();
                 let grown = bytes.len() as isize - before as isize;
-                self.chunks.push(StoredChunk::Here(Chunk { min: first, max, encoding: XOR, bytes }));
+                self.chunks.push(StoredChunk::Here(Chunk::new(first, max, XOR, bytes)));
                 grown
             }
             OpenChunk::Histograms(samples) => {

@@ -13,9 +13,34 @@ pub struct Chunk {
     pub max: i64,
     pub encoding: u8,
     pub bytes: Vec<u8>,
+    /// Where a block under construction has it already.
+    pub place: Option<LinkedPlace>,
+}
+
+/// Where a chunk lies in a file that a block under construction has taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkedPlace(pub(crate) u64);
+
+/// A file of chunks that a block under construction has taken over.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkedFile {
+    /// Counted from 0.
+    pub(crate) number: u64,
+}
+
+impl LinkedFile {
+    /// The place of the chunk whose length begins at `offset`. None if references do not reach as far.
+    pub fn place(self, offset: u64) -> Option<LinkedPlace> {
+        u32::try_from(offset).ok().map(|offset| LinkedPlace(self.number << 32 | u64::from(offset)))
+    }
 }
 
 impl Chunk {
+    /// A chunk that lies in no file.
+    pub fn new(min: i64, max: i64, encoding: u8, bytes: Vec<u8>) -> Chunk {
+        Chunk { min, max, encoding, bytes, place: None }
+    }
+
     /// How many samples it has, as its head says.
     pub fn samples(&self) -> u16 {
         self.bytes.first_chunk::<2>().map_or(0, |head| u16::from_be_bytes(*head))
@@ -37,6 +62,6 @@ pub struct ChunkRef<'a> {
 
 impl ChunkRef<'_> {
     pub fn to_owned(&self) -> Chunk {
-        Chunk { min: self.min, max: self.max, encoding: self.encoding, bytes: self.bytes.to_vec() }
+        Chunk::new(self.min, self.max, self.encoding, self.bytes.to_vec())
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Invariants:
 //!   * one series at a time is in memory, whatever the blocks hold; beside it the symbols, and what the writer needs
-//!   * of two samples at one time the first block's stays; chunks that overlap nothing are copied as they are
+//!   * of two samples at one time the first block's stays; chunks that overlap nothing are as they were, copied or where
+//!     they are: files may be taken over (docs/decisions/095)
 //!   * a block that cannot be read whole is an error that names its file; nothing of the new block stays
 
+use crate::chunk::LinkedFile;
 use crate::merge::merge_chunks;
 use crate::reader::{Block, BlockReader, IdReader, SeriesEntry};
 use crate::writer::BlockWriter;
@@ -14,6 +16,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Chunk files that a block takes over at most; beyond, they are written together.
+const LINKED_FILES_MAX: usize = 100;
 
 /// Writes one block with everything in `blocks`; None if nothing was left. Ends early when told to `stop`. `yield_now` is
 /// called for every series.
@@ -55,6 +60,8 @@ pub fn compact(
 struct Input<'a> {
     block: &'a Block,
     reader: BlockReader<'a>,
+    /// Its chunk files, if the new block takes them over.
+    linked: Vec<LinkedFile>,
     ids: IdReader<'a>,
     current: Option<SeriesEntry>,
 }
@@ -99,8 +106,10 @@ pub(crate) fn merge_blocks(
     drop(symbols);
     let mut inputs = Vec::with_capacity(blocks.len());
     let mut heads: BinaryHeap<Reverse<(Labels, usize)>> = BinaryHeap::new();
+    let may_link = may_take_over(blocks);
     for (i, block) in blocks.iter().enumerate() {
-        let mut input = Input { block, reader: block.reader(), ids: block.all_ids()?, current: None };
+        let linked = if may_link { take_over(&mut writer, block) } else { Vec::new() };
+        let mut input = Input { block, reader: block.reader(), linked, ids: block.all_ids()?, current: None };
         input.advance()?;
         heads.extend(input.labels().map(|labels| Reverse((labels, i))));
         inputs.push(input);
@@ -118,7 +127,8 @@ pub(crate) fn merge_blocks(
             let input = &mut inputs[*i];
             let entry = input.current.as_ref().expect("its labels were on the heap");
             let deleted = input.block.deleted(entry.id);
-            chunks.extend(input.reader.chunks(entry)?.into_iter().map(|chunk| (chunk, deleted.clone())));
+            let read = input.reader.linked_chunks(entry, &input.linked)?;
+            chunks.extend(read.into_iter().map(|chunk| (chunk, deleted.clone())));
         }
         let merged = match merge_chunks(chunks) {
             Ok(merged) => merged,
@@ -152,6 +162,32 @@ pub(crate) fn merge_blocks(
         return Ok(None);
     }
     writer.finish(meta).map(Some).map_err(failed)
+}
+
+/// Whether a block of these takes their chunk files over. Not where chunks are to be joined or samples left out, as what is
+/// replaced would stay in the files; and not of first blocks, whose chunks may lie target by target: here they are put into
+/// the order of series, in which a query over many series reads least.
+fn may_take_over(blocks: &[&Block]) -> bool {
+    let mut sorted: Vec<&Meta> = blocks.iter().map(|block| block.meta()).collect();
+    sorted.sort_by_key(|meta| meta.min_time);
+    let files: usize = blocks.iter().map(|block| block.chunk_paths().len()).sum();
+    blocks.len() > 1
+        && files <= LINKED_FILES_MAX
+        && blocks.iter().all(|block| block.tombstones() == 0 && block.meta().compaction.level > 1)
+        && sorted.is_sorted_by(|one, other| one.max_time <= other.min_time)
+}
+
+/// Takes the chunk files of a block over. Where that fails, all chunks are copied.
+fn take_over(writer: &mut BlockWriter, block: &Block) -> Vec<LinkedFile> {
+    let mut linked = Vec::new();
+    for path in block.chunk_paths() {
+        match writer.link_chunk_file(path) {
+            Ok(file) => linked.push(file),
+            // Chunks of the files behind it are copied.
+            Err(_) => break,
+        }
+    }
+    linked
 }
 
 /// Which blocks to compact next, by Prometheus' rules: overlapping ones; else the oldest full range of `ranges`

@@ -12,7 +12,7 @@ pub(crate) const SAMPLES_MAX: usize = 120;
 impl Chunk {
     /// Reads all samples, in order.
     pub fn decode(&self, sample: impl FnMut(i64, Value)) -> Result<(), ChunkError> {
-        let Chunk { min, max, encoding, ref bytes } = *self;
+        let Chunk { min, max, encoding, ref bytes, .. } = *self;
         ChunkRef { min, max, encoding, bytes }.decode(sample)
     }
 }
@@ -61,7 +61,7 @@ fn encode_floats(samples: &[(i64, f64)]) -> Chunk {
     let (mut encoder, mut bytes) = (xor::Encoder::default(), Vec::new());
     samples.iter().for_each(|(at, value)| encoder.push(*at, *value, &mut bytes));
     encoder.finish(0, &mut bytes);
-    Chunk { min: samples[0].0, max: samples[samples.len() - 1].0, encoding: XOR, bytes }
+    Chunk::new(samples[0].0, samples[samples.len() - 1].0, XOR, bytes)
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ pub fn encode(samples: &[(i64, Arc<Histogram>)]) -> Vec<Chunk> {
         let flags = flags(before, &run[0].1);
         let bytes = if whole { encode_run::<Whole>(run, flags) } else { encode_run::<Float>(run, flags) };
         let encoding = if whole { HISTOGRAM } else { FLOAT_HISTOGRAM };
-        chunks.push(Chunk { min: run[0].0, max: run[run.len() - 1].0, encoding, bytes });
+        chunks.push(Chunk::new(run[0].0, run[run.len() - 1].0, encoding, bytes));
         start += run.len();
     }
     chunks

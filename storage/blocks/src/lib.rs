@@ -23,7 +23,7 @@ mod writer;
 pub mod xor;
 
 pub use builder::{BlockBuilder, BuilderOptions, CHUNK_BYTES_MAX, ChunkSource, NoChunks, SeriesNumber};
-pub use chunk::{Chunk, ChunkRef};
+pub use chunk::{Chunk, ChunkRef, LinkedFile, LinkedPlace};
 pub use compact::{compact, plan};
 pub use encode::encode;
 pub use error::{BlockError, ChunkError, Fault};
@@ -31,8 +31,10 @@ pub use merge::{Merged, merge_chunks};
 pub use meta::{Compaction, Meta, Parent, Stats};
 pub use reader::{Block, BlockReader, Faults, SeriesEntry};
 pub use verify::{BlockCheck, Repaired, repair};
-pub use writer::{BlockWriter, DELETED, UNFINISHED, remove, remove_leftovers};
+pub use writer::{BlockWriter, DELETED, UNFINISHED, put_chunk_frame, read_chunk_frame, remove, remove_leftovers};
 
 const INDEX_MAGIC: u32 = 0xbaaa_d700;
 const CHUNKS_MAGIC: u32 = 0x85bd_40dd;
+/// What every chunk file of a block begins with.
+pub const CHUNK_FILE_HEADER: [u8; 8] = [0x85, 0xbd, 0x40, 0xdd, 1, 0, 0, 0];
 const TOMBSTONES_MAGIC: u32 = 0x0130_ba30;

@@ -7,6 +7,7 @@
 
 use crate::block_file::{BlockFile, SectionReader, Window};
 use crate::chunk::Chunk;
+use crate::chunk::LinkedFile;
 use crate::codec::{ByteCursor, CursorExt};
 use crate::error::{BlockError, ChunkError, Fault};
 use crate::index::{Contents, PostingsTable, SymbolCache, SymbolTable};
@@ -127,6 +128,11 @@ impl Block {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Its chunk files, in the order of their numbers. None of those behind one that cannot be used.
+    pub fn chunk_paths(&self) -> Vec<&Path> {
+        self.chunks.iter().map_while(|file| Some(file.as_ref().ok()?.path.as_path())).collect()
     }
 
     /// Bytes of the block's files.
@@ -757,12 +763,27 @@ impl BlockReader<'_> {
         if want != got {
             return Err(file.fault(offset, Fault::Checksum { want, got }));
         }
-        Ok(Chunk { min, max, encoding: data[0], bytes: data[1..].to_vec() })
+        Ok(Chunk::new(min, max, data[0], data[1..].to_vec()))
     }
 
     /// The bytes of a series' chunks, in order of time.
     pub fn chunks(&mut self, entry: &SeriesEntry) -> Result<Vec<Chunk>, BlockError> {
         entry.chunks.iter().map(|span| self.chunk(*span)).collect()
+    }
+
+    /// Like [`BlockReader::chunks`], with the places that they have in a block under construction, for files that it has
+    /// taken over.
+    pub(crate) fn linked_chunks(
+        &mut self,
+        entry: &SeriesEntry,
+        files: &[LinkedFile],
+    ) -> Result<Vec<Chunk>, BlockError> {
+        let chunk = |span: &ChunkSpan| {
+            let file = files.get((span.reference >> 32) as usize);
+            let place = file.and_then(|file| file.place(span.reference & 0xffff_ffff));
+            Ok(Chunk { place, ..self.chunk(*span)? })
+        };
+        entry.chunks.iter().map(chunk).collect()
     }
 
     /// Like [`BlockReader::chunks`], without those that cannot be read, which `bad` gets.

@@ -5,11 +5,11 @@
 //!   * a writer that is dropped before its end removes its unfinished folder
 //!   * memory: the symbols, and about one byte per label of each series for the postings
 
-use crate::chunk::Chunk;
-use crate::codec::{put_text, put_uvarint, put_varint};
+use crate::chunk::{Chunk, LinkedFile, LinkedPlace};
+use crate::codec::{ByteCursor, UNEXPECTED_END, put_text, put_uvarint, put_varint};
 use crate::file::{sync_folder, write_synced};
 use crate::meta::{Meta, Stats};
-use crate::{CHUNKS_MAGIC, INDEX_MAGIC, TOMBSTONES_MAGIC};
+use crate::{CHUNK_FILE_HEADER, INDEX_MAGIC, TOMBSTONES_MAGIC};
 use ahash::AHashMap;
 use series::Labels;
 use std::collections::BTreeSet;
@@ -197,27 +197,44 @@ impl BlockWriter {
         Ok(())
     }
 
+    /// Takes over a durable file of chunks: it becomes one of the block, by a hard link. Chunks with a place in it are not
+    /// written again. All files are taken over before the first chunk is written.
+    ///
+    /// # Errors
+    /// Where there are no hard links, or none between the two folders.
+    pub fn link_chunk_file(&mut self, path: &Path) -> io::Result<LinkedFile> {
+        assert!(self.chunks.is_none(), "files are taken over first");
+        let number = self.chunk_file;
+        std::fs::hard_link(path, self.chunk_file_path(number + 1))?;
+        self.chunk_file += 1;
+        Ok(LinkedFile { number })
+    }
+
+    fn chunk_file_path(&self, number: u64) -> PathBuf {
+        self.folder.path.join("chunks").join(format!("{number:06}"))
+    }
+
     fn put_chunk(&mut self, chunk: &Chunk) -> io::Result<u64> {
+        if let Some(LinkedPlace(reference)) = chunk.place {
+            return Ok(reference);
+        }
         let mut head = Vec::with_capacity(6);
-        put_uvarint(chunk.bytes.len() as u64, &mut head);
-        head.push(chunk.encoding);
+        put_frame_head(chunk.encoding, chunk.bytes.len(), &mut head);
         let length = (head.len() + chunk.bytes.len() + 4) as u64;
         if self.chunks.is_none() || self.chunk_at + length > CHUNK_FILE_BYTES_MAX {
             self.end_chunk_file()?;
             self.chunk_file += 1;
-            let path = self.folder.path.join("chunks").join(format!("{:06}", self.chunk_file));
+            let path = self.chunk_file_path(self.chunk_file);
             let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?);
-            file.write_all(&CHUNKS_MAGIC.to_be_bytes())?;
-            file.write_all(&[1, 0, 0, 0])?;
-            self.chunk_at = 8;
+            file.write_all(&CHUNK_FILE_HEADER)?;
+            self.chunk_at = CHUNK_FILE_HEADER.len() as u64;
             self.chunks = Some(file);
         }
         let file = self.chunks.as_mut().expect("opened above");
         let reference = (self.chunk_file - 1) << 32 | self.chunk_at;
         file.write_all(&head)?;
         file.write_all(&chunk.bytes)?;
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&[chunk.encoding]), &chunk.bytes);
-        file.write_all(&sum.to_be_bytes())?;
+        file.write_all(&frame_sum(chunk.encoding, &chunk.bytes))?;
         self.chunk_at += length;
         Ok(reference)
     }
@@ -300,6 +317,35 @@ impl BlockWriter {
     }
 }
 
+fn put_frame_head(encoding: u8, length: usize, out: &mut Vec<u8>) {
+    put_uvarint(length as u64, out);
+    out.push(encoding);
+}
+
+fn frame_sum(encoding: u8, bytes: &[u8]) -> [u8; 4] {
+    crc32c::crc32c_append(crc32c::crc32c(&[encoding]), bytes).to_be_bytes()
+}
+
+/// Writes a chunk as it stands in a chunk file: length, encoding, bytes, checksum.
+pub fn put_chunk_frame(encoding: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    put_frame_head(encoding, bytes.len(), out);
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(&frame_sum(encoding, bytes));
+}
+
+/// Reads what [`put_chunk_frame`] writes, to the end of the bytes; gives encoding and chunk.
+pub fn read_chunk_frame(bytes: &[u8]) -> Result<(u8, &[u8]), &'static str> {
+    let mut cursor = ByteCursor::new(bytes);
+    let length = cursor.uvarint()?;
+    let rest = cursor.rest();
+    let is_whole = rest.len() >= 5 && rest.len() as u64 - 5 == length;
+    let (data, sum) = is_whole.then(|| rest.split_at(rest.len() - 4)).ok_or(UNEXPECTED_END)?;
+    if crc32c::crc32c(data).to_be_bytes() != *sum {
+        return Err("the checksum of a chunk does not fit");
+    }
+    Ok((data[0], &data[1..]))
+}
+
 impl Postings {
     fn push(&mut self, id: u32) {
         put_uvarint(u64::from(id - self.last), &mut self.bytes);
@@ -341,4 +387,26 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     doomed.push(DELETED);
     std::fs::rename(folder, &doomed)?;
     std::fs::remove_dir_all(&doomed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_chunks_come_back_and_damage_is_an_error() {
+        for bytes in [&b""[..], b"\x00\x01chunk", &[7; 300]] {
+            let mut frame = Vec::new();
+            put_chunk_frame(1, bytes, &mut frame);
+            assert_eq!(read_chunk_frame(&frame), Ok((1, bytes)));
+            for at in 0..frame.len() {
+                let mut damaged = frame.clone();
+                damaged[at] ^= 1 << (at % 8);
+                assert!(read_chunk_frame(&damaged).is_err(), "byte {at} of {}", frame.len());
+                assert!(read_chunk_frame(&frame[..at]).is_err(), "cut at {at}");
+            }
+            frame.push(0);
+            assert!(read_chunk_frame(&frame).is_err(), "something behind it");
+        }
+    }
 }

@@ -50,7 +50,7 @@ fn chunks(samples: &[(i64, f64)]) -> Vec<Chunk> {
         let (mut encoder, mut bytes) = (xor::Encoder::default(), Vec::new());
         samples.iter().for_each(|(at, value)| encoder.push(*at, *value, &mut bytes));
         encoder.finish(0, &mut bytes);
-        Chunk { min: samples[0].0, max: samples[samples.len() - 1].0, encoding: xor::XOR, bytes }
+        Chunk::new(samples[0].0, samples[samples.len() - 1].0, xor::XOR, bytes)
     };
     samples.chunks(120).map(chunk).collect()
 }

@@ -2,6 +2,11 @@
 
 use crate::row::RowError;
 
+/// What the entry of a slot of floats begins with: whether its first and last sample are those of the segment's part, or
+/// what their distances are.
+pub(crate) const TIMES_OF_SEGMENT: u8 = 0;
+pub(crate) const TIMES_OF_ITS_OWN: u8 = 1;
+
 /// The chunks of a segment, divided by ranges of time: a sample lies in the part of its own time, whatever row brought it.
 #[derive(Debug, Default)]
 pub struct EncodedSegment {
@@ -18,7 +23,7 @@ pub struct EncodedPart {
     pub range: i64,
     /// End of each slot's entry in `entries`; as many as slots.
     pub ends: Vec<u32>,
-    /// For each slot with samples: checksum, distance of its first and last sample from `first` and `last`, chunk.
+    /// For each slot with samples: distance of its first and last sample from `first` and `last`, chunk, checksums.
     pub entries: Vec<u8>,
     /// Times of the first and last sample.
     pub first: i64,

@@ -379,6 +379,125 @@ fn ranges_become_blocks_and_blocks_are_joined() {
     close(core);
 }
 
+/// A file, under whatever name: its inode, and when it was last written, as inodes are used again.
+fn identity(metadata: &std::fs::Metadata) -> (u64, SystemTime) {
+    (std::os::unix::fs::MetadataExt::ino(metadata), metadata.modified().unwrap())
+}
+
+/// The chunk files of each block, with its level.
+fn files_of_blocks(store: &Store, folder: &Path) -> Vec<(u32, (u64, SystemTime))> {
+    let (metas, bad) = store.block_metas();
+    assert!(bad.is_empty(), "{bad:?}");
+    let files = |meta: &blocks::Meta| {
+        let level = meta.compaction.level;
+        let entries = std::fs::read_dir(folder.join(&meta.ulid).join("chunks")).unwrap();
+        entries.map(|entry| (level, identity(&entry.unwrap().metadata().unwrap()))).collect::<Vec<_>>()
+    };
+    metas.iter().flat_map(files).collect()
+}
+
+/// The first block of a range takes the chunk files over; those that are joined of first ones are written in the order of
+/// series; and later ones take over what those have. Where samples are deleted, nothing of them stays in a file.
+#[test]
+fn chunks_are_written_once_as_they_come_and_once_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut any = random(5);
+    // No scrape fails: heads that are closed in between would not know what to end.
+    let mut next = |below| any(below).max(u64::from(below == 40));
+    let mut truth = Truth::new();
+    let mut settings = options(folder.path());
+    (settings.block_ms, settings.block_ms_max, settings.retention_ms) = (200_000, 1_800_000, 0);
+    let store = Store::open(settings).unwrap();
+    wait("replay ends", || store.replay().done);
+    let limits = SegmentLimits { rows_max: 20, range_ms: 200_000, late_ms: 0, log_only: false };
+    let mut core = Core::new(&store, 3, 60, limits);
+    let start = START / 1_800_000 * 1_800_000;
+    let (mut of_head, mut of_second) = (BTreeSet::new(), BTreeSet::new());
+    let mut seen: BTreeSet<(u32, bool)> = BTreeSet::new();
+    // Twelve ranges: the first nine are joined by threes, and those three once more.
+    for range in 0..12 {
+        for row in range * 40..(range + 1) * 40 {
+            core.scrape(start + row * INTERVAL_MS, &mut truth, &mut next);
+        }
+        core.heads.iter_mut().for_each(|head| {
+            head.close_all();
+            head.take_closed(|closed| store.flush_queue().flush(closed));
+            head.replace(&core.groups);
+        });
+        wait("segments are in chunks or blocks", || store.stats().segments_waiting == 0);
+        for entry in std::fs::read_dir(folder.path().join("head")).unwrap().flatten() {
+            of_head.extend(entry.metadata().map(|metadata| identity(&metadata)));
+        }
+        wait("the range is a block", || store.stats().head_samples == 0);
+        for (level, file) in files_of_blocks(&store, folder.path()) {
+            seen.insert((level, of_head.contains(&file)));
+            of_second.extend((level == 2).then_some(file));
+        }
+    }
+    wait("blocks are joined twice", || store.block_metas().0.iter().any(|meta| meta.compaction.level == 3));
+    for head in &mut core.heads {
+        head.drop_sealed();
+    }
+    let end = start + 12 * 200_000;
+    same(&core.read(&[], 0, end), &truth, "from blocks");
+    labels_are_those_of_the_samples(&store);
+    assert!(seen.contains(&(1, true)) && !seen.contains(&(2, true)), "{seen:?}");
+    let files = files_of_blocks(&store, folder.path());
+    let third: Vec<_> = files.iter().filter(|(level, _)| *level == 3).map(|(_, file)| file).collect();
+    assert!(third.len() == 3 && third.iter().any(|file| of_second.contains(file)), "{files:?}");
+
+    // What is deleted is in no file that a block takes over.
+    let doomed = Matcher::new("__name__", MatchOp::Equal, "metric_1").unwrap();
+    store.delete(&[doomed], start, end, end).unwrap();
+    truth.retain(|labels, _| !labels.contains("metric_1\""));
+    same(&core.read(&[], 0, end), &truth, "after a deletion");
+    store.clean_tombstones().unwrap();
+    same(&core.read(&[], 0, end), &truth, "after the deletion was carried out");
+    let after = files_of_blocks(&store, folder.path());
+    assert!(after.iter().all(|(_, file)| files.iter().all(|(_, before)| before != file)), "{files:?} {after:?}");
+    let verified = std::process::Command::new("promtool").args(["tsdb", "analyze"]).arg(folder.path()).output();
+    assert!(verified.expect("promtool is installed: make test-deps").status.success());
+    drop(store);
+    close(core);
+}
+
+/// A chunk file of version 1: chunks of floats have their checksum before them.
+#[test]
+fn chunk_files_of_the_version_before_are_read() {
+    const NAME: &str = "1796092420000-1-1.chunks";
+    let folder = tempfile::tempdir().unwrap();
+    let head = folder.path().join("head");
+    std::fs::create_dir_all(&head).unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(NAME);
+    std::fs::copy(fixture, head.join(NAME)).unwrap();
+    let mut settings = options(folder.path());
+    (settings.block_ms, settings.block_ms_max, settings.retention_ms) = (20_000, 20_000, 0);
+    let store = Store::open(settings).unwrap();
+    wait("replay ends", || store.replay().done);
+    let read = |store: &Arc<Store>| {
+        let core = Core::new(store, 0, 1, LIMITS);
+        core.read(&[], 0, i64::MAX)
+    };
+    let values = |truth: &Truth, name: &str| -> Vec<f64> {
+        let series = truth.iter().find(|(labels, _)| labels.contains(&format!("\"{name}\"")));
+        series.unwrap_or_else(|| panic!("{name} in {truth:?}")).1.values().map(|bits| f64::from_bits(*bits)).collect()
+    };
+    let check = |truth: &Truth| {
+        let counted = values(truth, "n");
+        assert!(counted.len() > 5 && counted.windows(2).all(|pair| pair[1] == pair[0] + 1.0), "{counted:?}");
+        let thirds: Vec<f64> = counted.iter().map(|n| n / 3.0).collect();
+        assert_eq!(values(truth, "fraction"), thirds);
+        assert!(values(truth, "same").iter().all(|value| *value == 5.0));
+        let sometimes = values(truth, "sometimes");
+        assert!(sometimes.contains(&1.0) && sometimes.iter().any(|value| value.is_nan()), "{sometimes:?}");
+    };
+    check(&read(&store));
+    wait("it becomes a block", || store.stats().blocks == 1 && store.stats().head_samples == 0);
+    check(&read(&store));
+    assert_eq!(store.stats().damages, 0);
+    store.stop();
+}
+
 /// Histograms by series and time, from memory, chunks and blocks: how many each counts, and its buckets.
 fn histograms(store: &Store, head: &HistogramHead) -> BTreeMap<String, BTreeMap<i64, String>> {
     let mut read: BTreeMap<String, BTreeMap<i64, String>> = BTreeMap::new();

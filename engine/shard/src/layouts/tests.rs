@@ -184,6 +184,9 @@ fn damaged_files_are_not_used() {
         assert!(open(folder.path()).is_empty(), "cut at {at}");
     }
     std::fs::write(&path, &whole).unwrap();
+    std::fs::create_dir(folder.path().join("core-1")).unwrap();
+    let pipe = std::process::Command::new("mkfifo").arg(folder.path().join("core-2")).status();
+    assert!(pipe.unwrap().success());
     assert_eq!(open(folder.path()).len(), 1);
 }
 

@@ -111,7 +111,7 @@ impl MappedFile {
     pub fn chunk(&self, mapped: &MappedChunk) -> Result<Chunk, BlockError> {
         let mut bytes = vec![0; mapped.length as usize];
         self.0.read_into(u64::from(mapped.offset), &mut bytes)?;
-        Ok(Chunk { min: mapped.min, max: mapped.max, encoding: mapped.encoding, bytes })
+        Ok(Chunk::new(mapped.min, mapped.max, mapped.encoding, bytes))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::chunks::{ChunkFile, Corruption};
 use crate::deletions::Deletion;
 use crate::group::SlotGroup;
 use ahash::AHashMap;
-use blocks::{BlockWriter, Chunk, ChunkError, Compaction, Meta, encode, merge_chunks};
+use blocks::{BlockWriter, Chunk, ChunkError, Compaction, LinkedFile, Meta, encode, merge_chunks};
 use series::Labels;
 use std::collections::BTreeSet;
 use std::io;
@@ -31,13 +31,15 @@ type Item = (u32, u32, u32);
 type ChunksBySeries = AHashMap<(u32, u32), Vec<(u32, u32, u32)>>;
 
 /// Writes a block named `ulid` in `parent` with all that the files hold in `range`, its end excluded, without what was
-/// deleted. `yield_now` is called for every series.
+/// deleted. With `may_link` it takes over chunk files that are as they should be; then its chunks lie target by target.
+/// `yield_now` is called for every series.
 pub fn compact_head(
     parent: &Path,
     ulid: &str,
     files: &[Arc<ChunkFile>],
     range: (i64, i64),
     deletions: &[Deletion],
+    may_link: bool,
     mut yield_now: impl FnMut(),
 ) -> io::Result<HeadCompactionReport> {
     let mut targets: Vec<Labels> = Vec::new();
@@ -89,6 +91,14 @@ pub fn compact_head(
 
     let mut writer = BlockWriter::new(parent, ulid, &symbols)?;
     drop(symbols);
+    // What is deleted must not stay in a file.
+    let may_link = may_link && !deletions.iter().any(|deletion| deletion.from < range.1 && deletion.to >= range.0);
+    let link = |file: &Arc<ChunkFile>| -> Option<LinkedFile> {
+        let may_link = may_link && file.may_be_taken_over(range);
+        // Where there are no hard links, chunks are copied.
+        may_link.then(|| writer.link_chunk_file(file.path()).ok())?
+    };
+    let linked: Vec<Option<LinkedFile>> = files.iter().map(link).collect();
     let mut report = HeadCompactionReport::default();
     let mut rest = items.into_iter().peekable();
     while let Some(item) = rest.next() {
@@ -102,7 +112,7 @@ pub fn compact_head(
         let mut chunks = Vec::new();
         for (target, group, slot) in of_series {
             for (file, entry, base) in &places[&(target, group)] {
-                match files[*file as usize].chunks(*entry, base + slot) {
+                match files[*file as usize].chunks(*entry, base + slot, linked[*file as usize]) {
                     Ok(found) => {
                         let here = found.into_iter().filter(|chunk| chunk.min < range.1 && chunk.max >= range.0);
                         chunks.extend(here.map(|chunk| {

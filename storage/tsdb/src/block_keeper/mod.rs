@@ -251,7 +251,10 @@ impl BlockKeeper {
     fn compact_files(&self, files: &[Arc<ChunkFile>], bounds: (i64, i64)) -> io::Result<Option<Block>> {
         let (folder, ulid, deletions) = (self.dir.folder(), new_ulid(), self.deletions.all());
         let mut series = 0;
-        let report = compact_head(folder, &ulid, files, bounds, &deletions, || yield_now(&mut series))?;
+        // A block that stays as it is, or that others read in ranges of an object store, has its chunks in order at once.
+        let is_joined_later = self.settings.block_ms_max > self.settings.block_ms;
+        let may_link = is_joined_later && self.uploaded.read().expect("no panic while held").is_none();
+        let report = compact_head(folder, &ulid, files, bounds, &deletions, may_link, || yield_now(&mut series))?;
         add(&self.stats.damages, report.corruptions.len() as u64);
         for corruption in &report.corruptions {
             tracing::error!(%corruption, "left out of a block");
@@ -398,7 +401,7 @@ impl BlockKeeper {
         for files in files.values() {
             for start in self.chunks.starts(files) {
                 let bounds = (start, start.saturating_add(self.settings.block_ms));
-                compact_head(folder, &new_ulid(), files, bounds, &deletions, || ())?;
+                compact_head(folder, &new_ulid(), files, bounds, &deletions, false, || ())?;
             }
         }
         std::fs::remove_dir_all(&temporary)

@@ -2,6 +2,8 @@
 
 use super::{BlockKeeper, add};
 use blocks::Meta;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 /// An open block.
@@ -67,8 +69,12 @@ impl BlockKeeper {
         self.stats.bytes_written.load(Ordering::Relaxed)
     }
 
+    /// Counts what was written for a new block, while the names of what it has taken over are still there.
     pub(super) fn count_written(&self, block: &blocks::Block) {
-        add(&self.stats.bytes_written, block.bytes());
+        let has_other_names = |path: &&Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.nlink() > 1);
+        let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let taken_over: u64 = block.chunk_paths().into_iter().filter(has_other_names).map(length).sum();
+        add(&self.stats.bytes_written, block.bytes().saturating_sub(taken_over));
     }
 
     /// What counts against the limit beside blocks.

@@ -5,10 +5,10 @@
 //! one time for each slot. A slot that does not change costs next to nothing.
 
 use crate::bytes::{put_varint, zigzag};
-use crate::encoded::{EncodedPart, EncodedSegment, Parts, range_of};
+use crate::encoded::{EncodedPart, EncodedSegment, Parts, TIMES_OF_ITS_OWN, TIMES_OF_SEGMENT, range_of};
 use crate::head::{NO_STAMP, Segment};
 use crate::row::{self, GROUP, Groups, RowError, Stamps};
-use blocks::xor::{Encoder, Times, encode_steps};
+use blocks::xor::{self, Encoder, Times, encode_steps};
 use series::STALE_NAN;
 use std::iter::Peekable;
 use std::ops::Range;
@@ -183,13 +183,17 @@ impl EncodedPart {
     /// Adds the next slot's chunk, if it has samples.
     fn add(&mut self, min: i64, max: i64, samples: u64, chunk: &[u8]) {
         if samples > 0 {
-            let start = self.entries.len();
-            self.entries.extend_from_slice(&[0; 4]);
-            put_varint(zigzag(min.wrapping_sub(self.first)), &mut self.entries);
-            put_varint(zigzag(self.last.wrapping_sub(max)), &mut self.entries);
-            self.entries.extend_from_slice(chunk);
-            let sum = crc32c::crc32c(&self.entries[start + 4..]);
-            self.entries[start..start + 4].copy_from_slice(&sum.to_le_bytes());
+            if (min, max) == (self.first, self.last) {
+                self.entries.push(TIMES_OF_SEGMENT);
+            } else {
+                self.entries.push(TIMES_OF_ITS_OWN);
+                let start = self.entries.len();
+                put_varint(zigzag(min.wrapping_sub(self.first)), &mut self.entries);
+                put_varint(zigzag(self.last.wrapping_sub(max)), &mut self.entries);
+                let sum = crc32c::crc32c(&self.entries[start..]);
+                self.entries.extend_from_slice(&sum.to_le_bytes());
+            }
+            blocks::put_chunk_frame(xor::XOR, chunk, &mut self.entries);
             self.samples += samples;
         }
         self.ends.push(u32::try_from(self.entries.len()).expect("a segment's chunks stay below 4 GiB"));

@@ -2,6 +2,7 @@
 
 use super::index::{ChunkIndexEntry, Index, SelectedSlot, SelectedTarget, TimeBounds};
 use crate::bytes::{Reader, unzigzag};
+use crate::encoded::{TIMES_OF_ITS_OWN, TIMES_OF_SEGMENT};
 use crate::group::SlotGroup;
 use crate::histograms;
 use crate::log::TargetKey;
@@ -11,12 +12,12 @@ use crate::log::writer::{HEADER, HEADER_V1};
 use crate::piece::Piece;
 use ahash::AHashMap;
 use blocks::xor;
-use blocks::{Chunk, ChunkError, ChunkRef};
+use blocks::{CHUNK_FILE_HEADER, Chunk, ChunkError, ChunkRef, LinkedFile};
 use series::{Labels, Matcher};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -31,10 +32,17 @@ const GAP_BYTES_MAX: u64 = 4 << 10;
 /// Bytes of chunks that are read at once.
 const SPAN_BYTES_MAX: u64 = 256 << 10;
 
+/// Payload of the first frame of a file whose chunks of floats lie in it as in those of a block.
+pub(super) const HEADER_V2: &[u8] = b"ringscrape chunks 2";
+/// Chunks of fewer samples than this on average are rather put together than taken over.
+const SAMPLES_LONG: u64 = 60;
+
 /// One file of chunks.
 pub struct ChunkFile {
     pub(super) path: PathBuf,
     pub(super) file: File,
+    /// Whether chunks of floats lie in it as in those of a block.
+    pub(super) is_framed: bool,
     pub(super) index: RwLock<Index>,
     pub(super) bounds: TimeBounds,
 }
@@ -62,13 +70,20 @@ impl ChunkFile {
         let mut numbers: (AHashMap<u32, u32>, AHashMap<u32, u32>) = Default::default();
         let mut corruption =
             |offset, reason: String| corruptions.push(Corruption { file: path.clone(), offset, reason });
-        let mut at = 0;
+        let mut begin = [0; CHUNK_FILE_HEADER.len()];
+        let has_header = file.read_exact_at(&mut begin, 0).is_ok() && begin == CHUNK_FILE_HEADER;
+        let mut at = if has_header { CHUNK_FILE_HEADER.len() as u64 } else { 0 };
+        let mut is_framed = true;
         while at < length {
             match read_frame(&file, id, at, length) {
                 Some((kind, payload)) => {
                     let behind = at + (FRAME_HEAD_BYTES + payload.len()) as u64;
                     let taken = match kind {
-                        HEADER if payload == HEADER_V1 => Ok(0),
+                        HEADER if payload == HEADER_V1 => {
+                            is_framed = false;
+                            Ok(0)
+                        }
+                        HEADER if payload == HEADER_V2 => Ok(0),
                         HEADER => Err("chunks of a newer version"),
                         kind => record::read(kind, &payload)
                             .and_then(|record| take(record, behind, length, &mut index, &mut numbers)),
@@ -96,7 +111,7 @@ impl ChunkFile {
             }
         }
         let bounds = TimeBounds::of(&index.entries);
-        Ok(ChunkFile { path, file, index: RwLock::new(index), bounds })
+        Ok(ChunkFile { path, file, is_framed, index: RwLock::new(index), bounds })
     }
 
     /// Why an entry cannot be read in full.
@@ -110,7 +125,7 @@ impl ChunkFile {
             return Some("the checksum of a table does not fit".into());
         }
         let slots: Vec<u32> = (0..entry.slots).collect();
-        self.read_slots(entry, &slots, |_, _| Ok(())).into_iter().next()
+        self.read_slots(entry, &slots, |_, _, _| Ok(())).into_iter().next()
     }
 
     /// Forgets entries of a target's segment that cannot be read in full; gives how many.
@@ -161,7 +176,7 @@ impl ChunkFile {
                 }
                 let slots = selected.slots_of(of_segment);
                 let numbers: Vec<u32> = slots.iter().map(|slot| slot.in_entry).collect();
-                let damaged = self.read_slots(&of_segment.entry, &numbers, |at, chunk| {
+                let damaged = self.read_slots(&of_segment.entry, &numbers, |at, chunk, _| {
                     if chunk.min > to || chunk.max < from {
                         return Ok(());
                     }
@@ -186,13 +201,13 @@ impl ChunkFile {
     }
 
     /// Gives `take` the chunks of slots of an entry, one of floats at most or any number of histograms, with the place
-    /// of the slot among `slots`, which ascend. What lies close together is read together. Gives why slots, or all of
+    /// of the slot among `slots`, which ascend, and where in the file the chunk's length begins. What lies close together is read together. Gives why slots, or all of
     /// them, were not read.
     fn read_slots(
         &self,
         entry: &ChunkIndexEntry,
         slots: &[u32],
-        mut take: impl FnMut(usize, ChunkRef) -> Result<(), ChunkError>,
+        mut take: impl FnMut(usize, ChunkRef, u64) -> Result<(), ChunkError>,
     ) -> Vec<String> {
         let spans = match self.spans(entry, slots) {
             Ok(spans) => spans,
@@ -223,12 +238,40 @@ impl ChunkFile {
             rest = behind;
             for place in span {
                 let of_slot = &bytes[(place.start - first.start) as usize..(place.end - first.start) as usize];
-                if let Err(reason) = read_entry(of_slot, entry, |chunk| take(place.at, chunk)) {
+                let begins = entry.offset + place.start;
+                let take = |chunk: ChunkRef, frame| take(place.at, chunk, begins + frame);
+                if let Err(reason) = self.read_entry(of_slot, entry, take) {
                     failed.push(reason);
                 }
             }
         }
         failed
+    }
+
+    /// Reads what an entry has of a slot; `take` gets each chunk, and where in `bytes` its length begins.
+    fn read_entry(
+        &self,
+        bytes: &[u8],
+        entry: &ChunkIndexEntry,
+        mut take: impl FnMut(ChunkRef, u64) -> Result<(), ChunkError>,
+    ) -> Result<(), String> {
+        let mut take = |chunk: ChunkRef, frame| take(chunk, frame).map_err(|error| error.to_string());
+        if self.is_framed && !entry.histograms {
+            let (min, max, frame) = read_times(bytes, entry)?;
+            let (encoding, bytes_of_chunk) = blocks::read_chunk_frame(frame)?;
+            let begin = (bytes.len() - frame.len()) as u64;
+            return take(ChunkRef { min, max, encoding, bytes: bytes_of_chunk }, begin);
+        }
+        let (sum, rest) = bytes.split_first_chunk::<4>().ok_or("an entry ends early")?;
+        if crc32c::crc32c(rest) != u32::from_le_bytes(*sum) {
+            return Err("the checksum of a chunk does not fit".into());
+        }
+        if entry.histograms {
+            return histograms::read_entry(rest, entry.first)?.into_iter().try_for_each(|chunk| take(chunk, 0));
+        }
+        let mut reader = Reader::new(rest);
+        let (min, max) = read_distances(&mut reader, entry)?;
+        take(ChunkRef { min, max, encoding: xor::XOR, bytes: reader.rest() }, 0)
     }
 
     /// Where the bytes of slots lie in an entry, of those that have any.
@@ -288,12 +331,34 @@ impl ChunkFile {
         }
     }
 
-    /// The chunks of a slot of an entry.
-    pub(crate) fn chunks(&self, entry: u32, slot: u32) -> Result<Vec<Chunk>, Corruption> {
+    /// Whether a block of `range` may take the file over: most of it are chunks that stay as they are, and nothing lies
+    /// outside of the range.
+    pub(crate) fn may_be_taken_over(&self, range: (i64, i64)) -> bool {
+        let index = self.index.read().expect("no panic while held");
+        let sum = |of: fn(&ChunkIndexEntry) -> u64| index.entries.iter().map(of).sum::<u64>();
+        let (slots, samples) = (sum(|entry| u64::from(entry.slots)), sum(|entry| entry.samples));
+        let of_histograms = sum(|entry| if entry.histograms { entry.bytes } else { 0 });
+        let are_few = index.entries.len() <= 2 * index.targets.len();
+        let is_within = |entry: &ChunkIndexEntry| entry.first >= range.0 && entry.last < range.1;
+        self.is_framed
+            && (are_few || samples >= SAMPLES_LONG * slots)
+            && of_histograms <= sum(|entry| entry.bytes) / 10
+            && index.entries.iter().all(is_within)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The chunks of a slot of an entry; with the places that they have in a block that has taken the file over.
+    pub(crate) fn chunks(&self, entry: u32, slot: u32, linked: Option<LinkedFile>) -> Result<Vec<Chunk>, Corruption> {
         let entry = self.index.read().expect("no panic while held").entries[entry as usize].clone();
         let mut chunks = Vec::new();
-        let failed = self.read_slots(&entry, &[slot], |_, chunk| {
-            chunks.push(chunk.to_owned());
+        // Histograms have no frames.
+        let linked = linked.filter(|_| self.is_framed && !entry.histograms);
+        let failed = self.read_slots(&entry, &[slot], |_, chunk, frame| {
+            let place = linked.and_then(|file| file.place(frame));
+            chunks.push(Chunk { place, ..chunk.to_owned() });
             Ok(())
         });
         match failed.into_iter().next() {
@@ -319,23 +384,27 @@ struct ByteSpan {
     end: u64,
 }
 
-fn read_entry(
-    bytes: &[u8],
-    entry: &ChunkIndexEntry,
-    mut take: impl FnMut(ChunkRef) -> Result<(), ChunkError>,
-) -> Result<(), String> {
-    let (sum, rest) = bytes.split_first_chunk::<4>().ok_or("an entry ends early")?;
-    if crc32c::crc32c(rest) != u32::from_le_bytes(*sum) {
-        return Err("the checksum of a chunk does not fit".into());
+/// The times of a slot's first and last sample, and what follows them.
+fn read_times<'a>(bytes: &'a [u8], entry: &ChunkIndexEntry) -> Result<(i64, i64, &'a [u8]), &'static str> {
+    match bytes.split_first() {
+        Some((&TIMES_OF_SEGMENT, frame)) => Ok((entry.first, entry.last, frame)),
+        Some((&TIMES_OF_ITS_OWN, rest)) => {
+            let mut reader = Reader::new(rest);
+            let (min, max) = read_distances(&mut reader, entry)?;
+            let (sum, frame) = reader.rest().split_first_chunk::<4>().ok_or("an entry ends early")?;
+            let distances = &rest[..rest.len() - reader.rest().len()];
+            if crc32c::crc32c(distances) != u32::from_le_bytes(*sum) {
+                return Err("the checksum of an entry's times does not fit");
+            }
+            Ok((min, max, frame))
+        }
+        _ => Err("an entry of an unknown kind"),
     }
-    let mut take = |chunk| take(chunk).map_err(|error| error.to_string());
-    if entry.histograms {
-        return histograms::read_entry(rest, entry.first)?.into_iter().try_for_each(take);
-    }
-    let mut reader = Reader::new(rest);
+}
+
+fn read_distances(reader: &mut Reader, entry: &ChunkIndexEntry) -> Result<(i64, i64), &'static str> {
     let min = entry.first.wrapping_add(unzigzag(reader.varint()?));
-    let max = entry.last.wrapping_sub(unzigzag(reader.varint()?));
-    take(ChunkRef { min, max, encoding: xor::XOR, bytes: reader.rest() })
+    Ok((min, entry.last.wrapping_sub(unzigzag(reader.varint()?))))
 }
 
 fn read_frame(file: &File, id: FileId, at: u64, length: u64) -> Option<(u8, Vec<u8>)> {
@@ -382,7 +451,7 @@ fn take(
                 return Err("a table that does not fit its groups");
             }
             index.samples += head.samples;
-            let ChunksHead { histograms, first, last, first_row, bytes, .. } = head;
+            let ChunksHead { histograms, first, last, first_row, bytes, samples, .. } = head;
             let (offset, slots) = (behind, slots as u32);
             index.add_entry(ChunkIndexEntry {
                 target,
@@ -390,6 +459,7 @@ fn take(
                 offset,
                 slots,
                 bytes,
+                samples,
                 histograms,
                 first,
                 last,

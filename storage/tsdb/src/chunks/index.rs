@@ -17,6 +17,7 @@ pub struct ChunkIndexEntry {
     pub offset: u64,
     pub slots: u32,
     pub bytes: u64,
+    pub samples: u64,
     /// Entries hold several chunks, of histograms.
     pub histograms: bool,
     pub first: i64,

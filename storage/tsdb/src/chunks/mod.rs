@@ -268,8 +268,11 @@ impl ChunkStore {
             }
             return Err(error);
         }
+        let (is_full, file) = (file.is_full(), file.file.clone());
+        if is_full {
+            writing.open.remove(&range);
+        }
         if is_new {
-            let file = file.file.clone();
             self.ranges.write().expect("no panic while held").entry(range).or_default().push(file);
         }
         Ok(())

@@ -4,20 +4,23 @@
 //!   * what was appended is in the file's index, and readable, once it is synced
 //!   * what could not be synced is as if it had never been appended: no entry of it, no definition, no byte that counts
 
-use super::file::ChunkFile;
+use super::file::{ChunkFile, HEADER_V2};
 use super::index::{ChunkIndexEntry, Index, TimeBounds};
 use crate::encoded::EncodedPart;
 use crate::group::SlotGroup;
 use crate::log::TargetKey;
 use crate::log::frame::{FileId, put_frame};
 use crate::log::record::{self, ChunksHead};
-use crate::log::writer::{HEADER, HEADER_V1};
+use crate::log::writer::HEADER;
 use ahash::AHashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
+
+/// A file of so many bytes is followed by another one, as in Prometheus' blocks: references reach no further than 4 GiB.
+const FILE_BYTES_FULL: u64 = 512 << 20;
 
 /// The file that takes the chunks of a range.
 pub struct OpenChunkFile {
@@ -51,7 +54,8 @@ impl OpenChunkFile {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
-        let file = Arc::new(ChunkFile { path, file, index: RwLock::default(), bounds: TimeBounds::default() });
+        let (index, bounds) = (RwLock::default(), TimeBounds::default());
+        let file = Arc::new(ChunkFile { path, file, is_framed: true, index, bounds });
         let (targets, groups, pending) = (AHashMap::new(), AHashMap::new(), Index::default());
         Ok(OpenChunkFile { file, id, offset: 0, offset_synced: 0, pending, targets, groups })
     }
@@ -59,6 +63,11 @@ impl OpenChunkFile {
     /// Whether there is anything to be synced.
     pub fn is_dirty(&self) -> bool {
         self.offset > self.offset_synced
+    }
+
+    /// Whether it is long enough for another one to be begun.
+    pub fn is_full(&self) -> bool {
+        self.offset >= FILE_BYTES_FULL
     }
 
     /// Whether nothing in it is durable.
@@ -77,8 +86,9 @@ impl OpenChunkFile {
             put_frame(self.id, self.offset, kind, &payload, buffer);
         };
         if self.offset == 0 {
+            buffer.extend_from_slice(&blocks::CHUNK_FILE_HEADER);
             put(buffer, &|out| {
-                out.extend_from_slice(HEADER_V1);
+                out.extend_from_slice(HEADER_V2);
                 HEADER
             });
         }
@@ -134,6 +144,7 @@ impl OpenChunkFile {
             offset,
             slots: encoded.ends.len() as u32,
             bytes: head.bytes,
+            samples: encoded.samples,
             histograms: *histograms,
             first: encoded.first,
             last: encoded.last,
