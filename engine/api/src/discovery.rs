@@ -10,13 +10,16 @@ use axum::extract;
 use serde::Serialize;
 use series::Labels;
 use std::collections::HashMap;
-use targets::{Pool, Target, TargetId};
+use std::time::{SystemTime, UNIX_EPOCH};
+use targets::{Pool, SdStats, SourceStats, Target, TargetId};
 
 /// Addresses of one answer, and of one that does not say how many it wants.
 const ROWS_MAX: usize = 1_000;
 const ROWS_DEFAULT: usize = 100;
 /// Errors of one job.
 const ERRORS_MAX: usize = 20;
+/// Sources of one job.
+const SOURCES_MAX: usize = 50;
 
 /// What became of an address.
 struct Row<'a> {
@@ -106,6 +109,24 @@ struct PoolCounts {
     remembered: usize,
     others_listed: usize,
     source_errors: Vec<String>,
+    sources: Vec<SourceRow>,
+}
+
+/// A source of a job and its last attempt to get its list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SourceRow {
+    mechanism: &'static str,
+    targets: usize,
+    attempts: u64,
+    failures: u64,
+    /// Unix seconds at which the last attempt ended.
+    last_attempt: Option<f64>,
+    last_seconds: Option<f64>,
+    /// 0 where requests are not counted.
+    last_requests: u64,
+    /// Unix seconds since which each attempt has failed.
+    failing_since: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -130,7 +151,8 @@ pub(crate) struct Discovery {
     rows: Vec<AddressRow>,
 }
 
-fn counts(pool: &Pool) -> PoolCounts {
+fn counts(pool: &Pool, stats: &SdStats) -> PoolCounts {
+    let sources = stats.sources.get(&pool.job.job_name).map_or(&[][..], |sources| sources);
     PoolCounts {
         name: pool.job.job_name.clone(),
         discovered: pool.discovered_count,
@@ -144,6 +166,21 @@ fn counts(pool: &Pool) -> PoolCounts {
         remembered: pool.dropped.len(),
         others_listed: pool.others.len(),
         source_errors: pool.source_errors.iter().take(ERRORS_MAX).cloned().collect(),
+        sources: sources.iter().take(SOURCES_MAX).map(source_row).collect(),
+    }
+}
+
+fn source_row(source: &SourceStats) -> SourceRow {
+    let unix = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    SourceRow {
+        mechanism: source.mechanism,
+        targets: source.targets,
+        attempts: source.attempts,
+        failures: source.failures,
+        last_attempt: source.last.map(|last| unix(last.at)),
+        last_seconds: source.last.map(|last| last.time.as_secs_f64()),
+        last_requests: source.last.map_or(0, |last| last.requests),
+        failing_since: source.failing_since.map(unix),
     }
 }
 
@@ -173,6 +210,7 @@ pub(crate) async fn discovery(state: extract::State<State>, params: Params) -> A
         _ => return Err(ApiError::bad_data(format!("limit must be a number up to {ROWS_MAX}"))),
     };
     let set = state.target_set();
+    let stats = state.parts.targets.stats();
     let look = move || {
         let pools = set.pools.iter().map(|pool| &**pool).filter(|pool| job.is_empty() || pool.job.job_name == job);
         let fits = |row: &Row| (outcome.is_empty() || row.state == outcome) && row.contains(&search);
@@ -183,7 +221,12 @@ pub(crate) async fn discovery(state: extract::State<State>, params: Params) -> A
             }
             total += 1;
         }
-        Discovery { pools: set.pools.iter().map(|pool| counts(pool)).collect(), total, offset, rows: rows_found }
+        Discovery {
+            pools: set.pools.iter().map(|pool| counts(pool, &stats)).collect(),
+            total,
+            offset,
+            rows: rows_found,
+        }
     };
     let found = tokio::task::spawn_blocking(look).await;
     Ok(Data(found.map_err(|error| ApiError::internal(error.to_string()))?))

@@ -63,8 +63,18 @@ fn http_list_is_live_outlives_its_service_and_a_restart() {
     let found = server.api("/api/v1/ringscrape/discovery");
     assert_eq!((&found["pools"][0]["active"], &found["pools"][0]["discovered"]), (&2.into(), &2.into()));
     assert!(found["rows"][0]["discoveredLabels"]["__meta_url"].is_string(), "{found}");
+    let source = &found["pools"][0]["sources"][0];
+    assert_eq!(
+        (&source["mechanism"], &source["targets"], &source["lastRequests"]),
+        (&"http".into(), &2.into(), &1.into())
+    );
+    assert!(source["lastSeconds"].is_number() && source["failingSince"].is_null(), "{source}");
     mood.send_replace(Mood::Status("503 Service Unavailable"));
     wait_for_error(&server, "503");
+    until("the page says since when", || {
+        let found = server.api("/api/v1/ringscrape/discovery");
+        found["pools"][0]["sources"][0]["failingSince"].is_number().then_some(())
+    });
     wait_for(&server, &[&one, &two]);
     let failures = server.metric("prometheus_sd_http_failures_total").unwrap();
     assert!(failures >= 1.0, "{failures}");

@@ -11,10 +11,12 @@ mod pool;
 mod target;
 
 pub use build::{TargetBuild, build};
-pub use discovery::{DiscoveryContext, Group, List, ListReader, SdOptions};
+pub use discovery::{Attempts, BOUNDS_SECONDS, DiscoveryContext, Group, LastAttempt, List, ListReader, SdOptions};
 pub use fleet::{FleetHandle, FleetStatus, IDS_MAX, Ids, MemberStatus, about, members, rules};
 pub use follow::DiscoveryWatcher;
-pub use manager::{Manager, ManagerHandle, PoolStats, RefreshStats, SdStats, SourceAnswer, discover_now, pool_now};
+pub use manager::{
+    Manager, ManagerHandle, PoolStats, RefreshStats, SdStats, SourceAnswer, SourceStats, discover_now, pool_now,
+};
 pub use partition::FleetPartition;
 pub use pool::BuildCache;
 pub use target::{

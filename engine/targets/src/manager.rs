@@ -7,7 +7,9 @@
 //!   * the targets on the shards and the published ones are the same, apart from the delay of a message
 //!   * updates are collected for [`SETTLE`], so that a burst costs one pass
 
-use crate::discovery::{DiscoveryContext, DiscoveryState, List, SdOptions, Source, SourceId, UPDATES_MAX, Update};
+use crate::discovery::{
+    Attempts, DiscoveryContext, DiscoveryState, LastAttempt, List, SdOptions, Source, SourceId, UPDATES_MAX, Update,
+};
 use crate::partition::{FleetPartition, PartitionView};
 use crate::placement::Placement;
 use crate::pool::{BuildCache, in_order};
@@ -22,6 +24,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Time for which updates are collected before targets are rebuilt.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Time between two publications of what sources have tried, if their lists do not change; longer if that takes its time.
+const ATTEMPTS_EVERY: Duration = Duration::from_secs(1);
+/// The share of a core that these publications may take: one of so many parts.
+const ATTEMPTS_PARTS: u32 = 50;
 /// Time within which [`pool_now`] waits for sources that are not static.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Capacity of the manager's message queue.
@@ -34,8 +40,21 @@ pub struct SdStats {
     pub discovered_targets: BTreeMap<String, u64>,
     /// Failed attempts of each mechanism (`file`, …) to read its list.
     pub failures_total: BTreeMap<&'static str, u64>,
-    /// Number of attempts of each mechanism, and their total duration.
-    pub attempts: BTreeMap<&'static str, (u64, Duration)>,
+    /// Attempts of each mechanism.
+    pub attempts: BTreeMap<&'static str, Attempts>,
+    /// Attempts of Consul by kind of call.
+    pub calls: BTreeMap<&'static str, Attempts>,
+    /// Attempts of each mechanism that found its list unchanged.
+    pub unchanged_total: BTreeMap<&'static str, u64>,
+    /// Answers of each mechanism that were kept from earlier attempts.
+    pub cache_hits_total: BTreeMap<&'static str, u64>,
+    /// When each target file in use was modified last.
+    pub files_modified: BTreeMap<Arc<str>, SystemTime>,
+    pub watch_errors_total: u64,
+    /// Sources that have given up, because of settings that cannot work.
+    pub failed_sources: u64,
+    /// The sources of each job, in the order of its sections.
+    pub sources: BTreeMap<String, Vec<SourceStats>>,
     /// Events of Kubernetes objects, by event and role.
     pub kubernetes_events: BTreeMap<(&'static str, &'static str), u64>,
     /// Lists received from sources.
@@ -61,11 +80,22 @@ pub struct PoolStats {
 }
 
 /// Attempts of one mechanism to get a list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RefreshStats {
-    pub attempts: u64,
-    pub time: Duration,
+    pub attempts: Attempts,
     pub failures: u64,
+}
+
+/// State of one source of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceStats {
+    pub mechanism: &'static str,
+    /// Number of addresses of its last good list.
+    pub targets: usize,
+    pub attempts: u64,
+    pub failures: u64,
+    pub last: Option<LastAttempt>,
+    pub failing_since: Option<SystemTime>,
 }
 
 enum Message {
@@ -184,8 +214,8 @@ pub async fn discover_now(job: &Arc<ScrapeConfig>, options: &SdOptions) -> (Vec<
         kind: source.discovery.kind(),
         groups: source.found.groups.clone(),
         errors: source.found.errors.clone(),
-        time: source.found.attempts_time,
-        requests: source.found.requests_total,
+        time: source.found.attempts.time,
+        requests: source.found.attempts.requests,
     };
     (sources.iter().map(answer).collect(), pool)
 }
@@ -206,6 +236,9 @@ pub struct Manager {
     sd: DiscoveryContext,
     set: watch::Sender<Arc<TargetSet>>,
     stats: watch::Sender<SdStats>,
+    /// When attempts may be published again, and whether some are not published.
+    attempts_due: Instant,
+    has_unpublished: bool,
 }
 
 impl Manager {
@@ -232,6 +265,8 @@ impl Manager {
             sd,
             set,
             stats,
+            attempts_due: Instant::now(),
+            has_unpublished: false,
         };
         tokio::spawn(manager.run(inbox, updates));
         ManagerHandle { messages, set: set_seen, stats: stats_seen }
@@ -257,6 +292,9 @@ impl Manager {
                     }
                     None => return,
                 },
+                () = tokio::time::sleep_until(self.attempts_due.into()), if self.has_unpublished => {
+                    self.publish_attempts();
+                }
                 Some(update) = updates.recv() => {
                     let mut changed = BTreeSet::new();
                     self.take(update, &mut changed);
@@ -268,6 +306,7 @@ impl Manager {
                             () = &mut settled => break,
                         }
                     }
+                    self.has_unpublished = true;
                     if !changed.is_empty() {
                         changed.iter().for_each(|name| self.rebuild(name));
                         self.publish().await;
@@ -355,18 +394,42 @@ impl Manager {
         job.stats.target_limit_exceeded += u64::from(limit > 0 && job.pool.active.len() as u64 > limit);
     }
 
-    /// Attempts of the sources of each job, by mechanism. Jobs with equal settings share a source and its attempts.
-    fn refreshes(&self) -> BTreeMap<(String, &'static str), RefreshStats> {
+    /// Publishes what the sources have tried, which changes without their lists. Jobs with equal settings share a source and
+    /// its attempts.
+    fn publish_attempts(&mut self) {
+        let begun = Instant::now();
+        let sources: HashMap<SourceId, &Source> = self.sources.iter().map(|source| (source.id, source)).collect();
         let mut refreshes: BTreeMap<_, RefreshStats> = BTreeMap::new();
+        let mut of_jobs = BTreeMap::new();
         for (name, job) in &self.jobs {
-            for source in self.sources.iter().filter(|source| job.sources.contains(&source.id)) {
-                let stats = refreshes.entry((name.clone(), source.discovery.kind())).or_default();
-                stats.attempts += source.found.attempts_total;
-                stats.time += source.found.attempts_time;
+            let of_job: Vec<SourceStats> =
+                job.sources.iter().filter_map(|id| sources.get(id)).map(|source| stats_of(source)).collect();
+            for source in job.sources.iter().filter_map(|id| sources.get(id)) {
+                if matches!(source.discovery, Discovery::Static(_)) {
+                    continue;
+                }
+                let stats = refreshes.entry((name.clone(), source.mechanism())).or_default();
+                stats.attempts.merge(&source.found.attempts);
                 stats.failures += source.found.failures_total;
             }
+            of_jobs.insert(name.clone(), of_job);
         }
-        refreshes
+        self.stats.send_modify(|stats| {
+            let received_updates_total = stats.received_updates_total;
+            *stats = SdStats {
+                discovered_targets: std::mem::take(&mut stats.discovered_targets),
+                pools: std::mem::take(&mut stats.pools),
+                updates_total: stats.updates_total,
+                last_update: stats.last_update,
+                received_updates_total,
+                refreshes,
+                sources: of_jobs,
+                ..SdStats::default()
+            };
+            self.sources.iter().for_each(|source| stats.add(source));
+        });
+        self.has_unpublished = false;
+        self.attempts_due = Instant::now() + ATTEMPTS_EVERY.max(begun.elapsed() * ATTEMPTS_PARTS);
     }
 
     /// Sends the differences to the shards, then publishes the target set.
@@ -400,21 +463,40 @@ impl Manager {
             let found = |job: &Job| job.pool.discovered_count as u64;
             stats.discovered_targets = self.jobs.iter().map(|(name, job)| (name.clone(), found(job))).collect();
             stats.pools = self.jobs.iter().map(|(name, job)| (name.clone(), job.stats)).collect();
-            stats.refreshes = self.refreshes();
-            stats.failures_total.clear();
-            stats.attempts.clear();
-            stats.kubernetes_events.clear();
-            for source in &self.sources {
-                let (kind, found) = (source.discovery.kind(), &source.found);
-                *stats.failures_total.entry(kind).or_default() += found.failures_total;
-                let attempts = stats.attempts.entry(kind).or_default();
-                attempts.0 += found.attempts_total;
-                attempts.1 += found.attempts_time;
-                for (event, count) in &found.events {
-                    *stats.kubernetes_events.entry(*event).or_default() += count;
-                }
-            }
         });
+        self.publish_attempts();
+    }
+}
+
+fn stats_of(source: &Source) -> SourceStats {
+    let found = &source.found;
+    SourceStats {
+        mechanism: source.mechanism(),
+        targets: found.groups.iter().map(|group| group.targets.len()).sum(),
+        attempts: found.attempts.count,
+        failures: found.failures_total,
+        last: found.attempts.last,
+        failing_since: found.failing_since,
+    }
+}
+
+impl SdStats {
+    /// Adds what a source has tried to the numbers of its mechanism.
+    fn add(&mut self, source: &Source) {
+        let (mechanism, found) = (source.mechanism(), &source.found);
+        *self.failures_total.entry(mechanism).or_default() += found.failures_total;
+        *self.unchanged_total.entry(mechanism).or_default() += found.unchanged_total;
+        *self.cache_hits_total.entry(mechanism).or_default() += found.cache_hits_total;
+        self.attempts.entry(mechanism).or_default().merge(&found.attempts);
+        for (call, attempts) in &found.calls {
+            self.calls.entry(call).or_default().merge(attempts);
+        }
+        for (event, count) in &found.events {
+            *self.kubernetes_events.entry(*event).or_default() += count;
+        }
+        self.files_modified.extend(found.modified.iter().map(|(file, at)| (file.clone(), *at)));
+        self.watch_errors_total += found.watch_errors_total;
+        self.failed_sources += u64::from(source.has_ended());
     }
 }
 
@@ -573,6 +655,9 @@ mod tests {
         assert_eq!(rig.instances().len(), 2, "the last good list stays");
         let stats = rig.handle.stats();
         assert!(stats.failures_total["file"] >= 1);
+        let source = &stats.sources["f"][0];
+        assert!(source.failing_since.is_some() && source.last.is_some() && source.targets == 2, "{source:?}");
+        assert!(stats.files_modified.contains_key(path.to_str().unwrap()));
         assert!(stats.refreshes[&("f".to_owned(), "file")].failures >= 1 && stats.pools["f"].syncs >= 3, "{stats:?}");
     }
 

@@ -403,7 +403,7 @@ async fn names_are_looked_up_at_a_real_dns_server() {
     for (name, more, want, labels) in cases {
         let rig = Rig::start(options(), &settings(name, more)).await;
         let until = std::time::Instant::now() + PATIENCE;
-        while rig.0.stats().attempts.get("dns").is_none_or(|(count, _)| *count == 0) {
+        while rig.0.stats().attempts.get("dns").is_none_or(|attempts| attempts.count == 0) {
             assert!(std::time::Instant::now() < until, "{name}{more}: not looked up");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

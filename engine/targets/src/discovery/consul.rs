@@ -5,6 +5,7 @@
 //!   * the first list is reported when every service has responded once, if only with an error, or after [`FIRST_WITHIN`]
 //!   * a query is sent at most once per refresh interval, however often the index changes
 
+use super::bounded::{Bounded, BoundedMap};
 use super::{Group, ReceiverClosed, Reporter, host_port, pause, random, sanitized};
 use client::{Client, ClientOptions, Request, Response, StatusCode, Url};
 use config::{BasicAuth, ConsulSdConfig, HttpConfig};
@@ -86,6 +87,8 @@ struct AgentConfig {
 /// Result of a query.
 struct SourceUpdate {
     since: Instant,
+    /// As Prometheus names it: `services` or `service`.
+    call: &'static str,
     what: What,
 }
 
@@ -214,7 +217,7 @@ impl State {
     }
 
     fn take(&mut self, news: SourceUpdate, report: &mut Reporter, consul: &Consul, tasks: &mut JoinSet<()>) {
-        report.attempted(news.since);
+        report.called(news.call, news.since);
         report.count_requests(1);
         match news.what {
             What::Nothing => {}
@@ -298,15 +301,15 @@ impl Consul {
         if !wanted.filter.is_empty() {
             params.push(("filter", wanted.filter.clone()));
         }
-        let chosen = |services: BTreeMap<String, Option<Vec<String>>>| {
+        let chosen = |services: BoundedMap<Option<Vec<String>>>| {
             let is_wanted = |(name, tags): &(String, Option<Vec<String>>)| {
                 let tags = tags.as_deref().unwrap_or(&[]);
                 (wanted.services.is_empty() || wanted.services.contains(name))
                     && wanted.tags.iter().all(|tag| tags.contains(tag))
             };
-            services.into_iter().filter(is_wanted).map(|(name, _)| name).collect()
+            services.0.into_iter().filter(is_wanted).map(|(name, _)| name).collect()
         };
-        self.watch("catalog/services", &params, |answer| What::Catalogue(answer.map(chosen))).await;
+        self.watch("services", "catalog/services", &params, |answer| What::Catalogue(answer.map(chosen))).await;
     }
 
     async fn watch_service(self, name: String) {
@@ -316,16 +319,17 @@ impl Consul {
             params.push(("filter", self.settings.health_filter.clone()));
         }
         let separator = &self.settings.tag_separator;
-        let instances = |entries: Vec<Entry>| entries.iter().map(|entry| target(entry, separator)).collect();
+        let instances = |entries: Bounded<Entry>| entries.0.iter().map(|entry| target(entry, separator)).collect();
         // A name may contain any character.
         let encoded = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
         let path = format!("health/service/{encoded}");
-        self.watch(&path, &params, |answer| What::Instances(name.clone(), answer.map(instances))).await;
+        self.watch("service", &path, &params, |answer| What::Instances(name.clone(), answer.map(instances))).await;
     }
 
     /// Repeats the query. Consul responds when its index has changed, or after the wait time.
     async fn watch<T: DeserializeOwned + Send + 'static>(
         &self,
+        call: &'static str,
         path: &str,
         params: &[(&'static str, String)],
         news: impl Fn(Result<T, String>) -> What,
@@ -349,7 +353,7 @@ impl Consul {
                     news(Err(error))
                 }
             };
-            if self.news.send(SourceUpdate { since, what }).await.is_err() {
+            if self.news.send(SourceUpdate { since, call, what }).await.is_err() {
                 return;
             }
             let held = since.elapsed().min(self.settings.refresh_interval);

@@ -1,6 +1,7 @@
 //! Containers of a Docker daemon: a target for each network address and port of each.
 
-use super::{Group, ReceiverClosed, Reporter, host_port, sanitized};
+use super::bounded::Bounded;
+use super::{Group, ReceiverClosed, Reporter, answer_within, host_port, sanitized};
 use client::{Client, ClientOptions, Request, StatusCode, Url};
 use config::DockerSdConfig;
 use serde::Deserialize;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const P: &str = "__meta_docker_";
+/// How far the owner of a container's network is looked for. Docker itself allows one step; a circle would have no end.
+const OWNERS_MAX: usize = 16;
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
@@ -100,8 +103,9 @@ pub async fn follow(settings: DockerSdConfig, mut report: Reporter) {
 /// `unix://` is a socket; `tcp://` is HTTP, with TLS if the settings have some.
 fn reach(settings: &DockerSdConfig) -> Result<(Client, Url), String> {
     let wrong = |error: &dyn std::fmt::Display| format!("host {:?}: {error}", settings.host);
+    let options = ClientOptions { timeout: answer_within(settings.refresh_interval), ..ClientOptions::default() };
     if let Some(path) = settings.host.strip_prefix("unix://") {
-        let client = Client::on_socket(&settings.http, ClientOptions::default(), PathBuf::from(path));
+        let client = Client::on_socket(&settings.http, options, PathBuf::from(path));
         let base = Url::parse("http://docker/").map_err(|error| wrong(&error))?;
         return Ok((client.map_err(|error| error.text)?, base));
     }
@@ -114,7 +118,7 @@ fn reach(settings: &DockerSdConfig) -> Result<(Client, Url), String> {
     if !matches!(base.scheme(), "http" | "https") {
         return Err(wrong(&"write unix:///var/run/docker.sock, tcp://, http:// or https://"));
     }
-    Ok((Client::new(&settings.http, ClientOptions::default()).map_err(|error| error.text)?, base))
+    Ok((Client::new(&settings.http, options).map_err(|error| error.text)?, base))
 }
 
 async fn list(
@@ -127,8 +131,9 @@ async fn list(
         filters.entry(&filter.name).or_default().extend(filter.values.iter().map(String::as_str));
     }
     let filters = serde_json::to_string(&filters).map_err(|error| error.to_string())?;
-    let containers = request(client, base, "/containers/json", &[("filters", filters)]).await?;
-    Ok((containers, request(client, base, "/networks", &[]).await?))
+    let containers: Bounded<Container> = request(client, base, "/containers/json", &[("filters", filters)]).await?;
+    let networks: Bounded<Network> = request(client, base, "/networks", &[]).await?;
+    Ok((containers.0, networks.0))
 }
 
 async fn request<T: DeserializeOwned>(
@@ -168,7 +173,7 @@ fn targets(settings: &DockerSdConfig, containers: &[Container], networks: &[Netw
         }
         // A container that shares the network of another one has its addresses.
         let mut owner = container;
-        for _ in 0..containers.len() {
+        for _ in 0..OWNERS_MAX {
             let Some(id) = owner.host_config.network_mode.strip_prefix("container:") else { break };
             let Some(next) = by_id.get(id) else { break };
             owner = next;

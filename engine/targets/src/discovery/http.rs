@@ -1,7 +1,7 @@
 //! Lists of an HTTP service that returns target groups in JSON.
 
 use super::list::ListReader;
-use super::{Group, ReceiverClosed, Reporter};
+use super::{Group, ReceiverClosed, Reporter, answer_within};
 use client::header::{ACCEPT, ETAG, IF_NONE_MATCH};
 use client::{Client, ClientOptions, HeaderName, HeaderValue, Request, StatusCode};
 use config::HttpSdConfig;
@@ -14,7 +14,8 @@ const REFRESH_INTERVAL: HeaderName = HeaderName::from_static("x-prometheus-refre
 /// Reports the lists of the service until it is dropped.
 pub async fn follow(settings: HttpSdConfig, mut report: Reporter) {
     let Some(url) = settings.url.clone() else { return };
-    let client = match Client::new(&settings.http, ClientOptions::default()) {
+    let options = ClientOptions { timeout: answer_within(settings.refresh_interval), ..ClientOptions::default() };
+    let client = match Client::new(&settings.http, options) {
         Ok(client) => client,
         Err(error) => {
             let _ = report.failed(error.text).await;

@@ -6,6 +6,8 @@
 //!   * a list of more than [`TARGETS_MAX`] targets is an error
 //!   * after a failure, a source is tried again after a pause that grows up to its refresh interval
 
+mod attempts;
+mod bounded;
 mod consul;
 mod dns;
 mod docker;
@@ -17,6 +19,7 @@ mod list_cache;
 mod polled;
 mod zookeeper;
 
+pub use attempts::{Attempts, BOUNDS_SECONDS, LastAttempt};
 pub use list::ListReader;
 
 use list_cache::ListCache;
@@ -27,7 +30,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use xxhash_rust::xxh64::xxh64;
@@ -38,6 +41,9 @@ pub const TARGETS_MAX: usize = 500_000;
 pub const UPDATES_MAX: usize = 64;
 /// First pause after a failure; it doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// Bounds of the time for an answer: the refresh interval, as in Prometheus, within these.
+const ANSWER_WITHIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
 /// Options of all sources.
 #[derive(Clone, Debug, Default)]
@@ -90,14 +96,22 @@ pub struct DiscoveryState {
     pub errors: Vec<String>,
     /// Number of failed attempts.
     pub failures_total: u64,
-    /// Number of attempts: refreshes, look-ups or calls.
-    pub attempts_total: u64,
-    /// Total duration of the attempts.
-    pub attempts_time: Duration,
-    /// Total number of requests of the attempts.
-    pub requests_total: u64,
+    /// Since when each attempt has failed; `None` if the last one was good.
+    pub failing_since: Option<SystemTime>,
+    /// Attempts to get the list: refreshes, look-ups or calls.
+    pub attempts: Attempts,
+    /// The same by kind of call; Consul only.
+    pub calls: BTreeMap<&'static str, Attempts>,
+    /// Number of attempts that found the list unchanged.
+    pub unchanged_total: u64,
+    /// Number of answers that were kept from an earlier attempt.
+    pub cache_hits_total: u64,
     /// Events of objects, by event and role; Kubernetes only.
     pub events: BTreeMap<(&'static str, &'static str), u64>,
+    /// When each file in use was modified last; files only.
+    pub modified: BTreeMap<Arc<str>, SystemTime>,
+    /// Number of errors of the watch of files.
+    pub watch_errors_total: u64,
 }
 
 /// Identity of a source within this process.
@@ -176,6 +190,19 @@ impl Source {
         Source { id, discovery: discovery.clone(), found, task }
     }
 
+    /// Returns the name of the mechanism in metrics: that of the role for `aws`.
+    pub fn mechanism(&self) -> &'static str {
+        match &self.discovery {
+            Discovery::Mechanism(settings) => settings.mechanism(),
+            other => other.kind(),
+        }
+    }
+
+    /// Returns whether the source has given up, because of settings that cannot work.
+    pub fn has_ended(&self) -> bool {
+        self.task.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// Returns whether the first list of the source is not available at the start.
     pub fn answers_later(&self) -> bool {
         self.task.is_some() && !matches!(self.discovery, Discovery::File(_))
@@ -212,13 +239,23 @@ impl Reporter {
 
     /// Counts an attempt and its duration.
     pub fn attempted(&mut self, since: Instant) {
-        self.found.attempts_total += 1;
-        self.found.attempts_time += since.elapsed();
+        self.found.attempts.add(since);
+    }
+
+    /// Counts an attempt that is one kind of call.
+    pub fn called(&mut self, call: &'static str, since: Instant) {
+        self.attempted(since);
+        self.found.calls.entry(call).or_default().add(since);
     }
 
     /// Counts requests of an attempt.
     pub fn count_requests(&mut self, count: u64) {
-        self.found.requests_total += count;
+        self.found.attempts.add_requests(count);
+    }
+
+    /// Counts answers that were kept from an earlier attempt.
+    pub fn count_cache_hits(&mut self, count: u64) {
+        self.found.cache_hits_total += count;
     }
 
     /// Counts an event of an object.
@@ -239,6 +276,9 @@ impl Reporter {
         }
         if errors.is_empty() {
             self.failures_in_row = 0;
+            self.found.failing_since = None;
+        } else {
+            self.found.failing_since.get_or_insert_with(SystemTime::now);
         }
         if *self.found.groups != groups {
             self.found.groups = Arc::new(groups);
@@ -251,6 +291,8 @@ impl Reporter {
     /// Reports that the list is unchanged.
     pub async fn unchanged(&mut self) -> Result<(), ReceiverClosed> {
         self.failures_in_row = 0;
+        self.found.unchanged_total += 1;
+        self.found.failing_since = None;
         self.found.errors.clear();
         self.send().await
     }
@@ -265,6 +307,7 @@ impl Reporter {
             tracing::warn!(error, "discovery failed");
         }
         self.found.errors = vec![error];
+        self.found.failing_since.get_or_insert_with(SystemTime::now);
         self.send().await
     }
 
@@ -277,6 +320,11 @@ impl Reporter {
     pub async fn pause(&self, interval: Duration) {
         tokio::time::sleep(pause(self.failures_in_row, interval, random())).await;
     }
+}
+
+/// Returns the time for an answer of a service that is asked at this interval.
+fn answer_within(interval: Duration) -> Duration {
+    interval.clamp(ANSWER_WITHIN.0, ANSWER_WITHIN.1)
 }
 
 /// Returns the pause before the next refresh: up to a tenth longer than the interval, shorter after the first failures.

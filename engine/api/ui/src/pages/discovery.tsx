@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { Empty, LabelSet, Problem, SearchBox, Table, Waiting } from "../components/basic";
 import { get } from "../lib/api";
-import { whole } from "../lib/format";
+import { span, time, whole } from "../lib/format";
 import { useAddress, useDebounced } from "../lib/hooks";
 import { usePoll } from "../lib/poll";
 import { pairs, visible, type Labels } from "../lib/text";
@@ -21,6 +21,19 @@ interface Pool {
   remembered: number;
   othersListed: number;
   sourceErrors: string[];
+  sources: Source[];
+}
+
+/** A section of a job, and its last attempt to get its list. Times are Unix seconds. */
+interface Source {
+  mechanism: string;
+  targets: number;
+  attempts: number;
+  failures: number;
+  lastAttempt: number | null;
+  lastSeconds: number | null;
+  lastRequests: number;
+  failingSince: number | null;
 }
 
 interface Row {
@@ -83,6 +96,7 @@ export function DiscoveryPage() {
       </div>
       {!data && !error && <Waiting />}
       {data && <Funnel pools={data.pools.filter((one) => pool === "" || one.name === pool)} onPick={(name, state) => change({ pool: name, state, offset: null, job: null })} />}
+      {data && <Sources pools={data.pools.filter((one) => pool === "" || one.name === pool)} />}
       {data && (
         <>
           <h2>Addresses <small role="status">{whole(data.total)} {data.total === 1 ? "fits" : "fit"}</small></h2>
@@ -126,6 +140,34 @@ function Funnel({ pools, onPick }: { pools: Pool[]; onPick: (pool: string, outco
       </Table>
       {pools.length > shown && <button type="button" onClick={() => setShown(shown + 100)}>{shown} of {pools.length} jobs; more</button>}
       {pools.some((pool) => pool.remembered < pool.dropped + pool.duplicates) && <p class="faint">Not all dropped addresses are remembered; see keep_dropped_targets.</p>}
+    </>
+  );
+}
+
+/** When each mechanism was asked last, how long that took and how many requests it made. */
+function Sources({ pools }: { pools: Pool[] }) {
+  const [shown, setShown] = useState(30);
+  const rows = pools.flatMap((pool) => pool.sources.filter((source) => source.attempts > 0).map((source) => ({ pool: pool.name, source })));
+  if (rows.length === 0) return null;
+  return (
+    <>
+      <h2>Sources</h2>
+      <Table head={["Job", "Mechanism", "Addresses", "Last attempt", "Took", "Requests", "Attempts", "Failed", "Failing since"]} numbers={[2, 4, 5, 6, 7]} label="sources">
+        {rows.slice(0, shown).map(({ pool, source }, index) => (
+          <tr key={`${pool} ${index}`}>
+            <th scope="row">{visible(pool, 200)}</th>
+            <td>{visible(source.mechanism, 60)}</td>
+            <td class="number">{whole(source.targets)}</td>
+            <td>{source.lastAttempt === null ? "" : time(source.lastAttempt * 1000)}</td>
+            <td class="number">{source.lastSeconds === null ? "" : span(source.lastSeconds * 1000)}</td>
+            <td class="number">{source.lastRequests > 0 ? whole(source.lastRequests) : ""}</td>
+            <td class="number">{whole(source.attempts)}</td>
+            <td class="number">{whole(source.failures)}</td>
+            <td>{source.failingSince !== null && <span class="error">{time(source.failingSince * 1000)}</span>}</td>
+          </tr>
+        ))}
+      </Table>
+      {rows.length > shown && <button type="button" onClick={() => setShown(shown + 100)}>{shown} of {rows.length} sources; more</button>}
     </>
   );
 }

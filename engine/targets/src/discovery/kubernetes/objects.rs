@@ -2,6 +2,7 @@
 //!
 //! Equal values give equal targets, so a change of other fields (a heartbeat, for instance) is not a change.
 
+use super::super::bounded::Bounded;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 
@@ -143,8 +144,8 @@ impl Object {
 #[derive(Deserialize)]
 pub struct List {
     pub metadata: ListMetadata,
-    #[serde(default, deserialize_with = "null")]
-    pub items: Vec<Object>,
+    #[serde(default)]
+    pub items: Option<Bounded<Object>>,
 }
 
 #[derive(Deserialize, Default)]

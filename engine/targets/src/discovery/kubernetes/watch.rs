@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 
 /// Number of objects in a page.
 const PAGE_OBJECTS: usize = 500;
+/// Number of pages of a list. A page may be empty if a selector excludes all of its objects.
+const PAGES_MAX: usize = 10_000;
 /// Number of objects of a kind.
 const OBJECTS_MAX: usize = 500_000;
 /// Size of an object with its frame, in bytes.
@@ -264,6 +266,7 @@ fn request(access: &Access, scope: &Scope, params: &[(&str, &str)]) -> Request {
 async fn list(access: &Access, scope: &Scope) -> Result<(Vec<Object>, String), String> {
     let mut objects = Vec::new();
     let mut next = String::new();
+    let mut pages = 0;
     let limit = PAGE_OBJECTS.to_string();
     loop {
         let mut params = vec![("limit", limit.as_str())];
@@ -282,12 +285,16 @@ async fn list(access: &Access, scope: &Scope) -> Result<(Vec<Object>, String), S
         let parsed =
             tokio::task::spawn_blocking(move || simd_json::serde::from_slice::<List>(&mut response.body.to_vec()));
         let page = parsed.await.map_err(|panic| panic.to_string())?.map_err(|error| format!("{place}: {error}"))?;
-        objects.extend(page.items);
+        objects.extend(page.items.into_iter().flat_map(|items| items.0));
         if objects.len() > OBJECTS_MAX {
             return Err(format!("{place}: more than {OBJECTS_MAX} objects; narrow them by selectors or namespaces"));
         }
         if page.metadata.next.is_empty() {
             return Ok((objects, page.metadata.resource_version));
+        }
+        pages += 1;
+        if page.metadata.next == next || pages == PAGES_MAX {
+            return Err(format!("{place}: the pages of the list do not end"));
         }
         next = page.metadata.next;
     }

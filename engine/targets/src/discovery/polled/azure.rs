@@ -205,7 +205,9 @@ async fn interfaces(
             let version = if machine.scale_set.is_empty() { "2023-05-01" } else { "2018-10-01" };
             let params = [("$expand", "IPConfigurations/PublicIPAddress"), ("api-version", version)];
             let name = format!("nic {id}");
-            found[index].push(session.recall(&name).unwrap_or(Value::Null));
+            let kept = session.recall(&name);
+            session.count_cache_hits(u64::from(kept.is_some()));
+            found[index].push(kept.unwrap_or(Value::Null));
             if found[index].last() == Some(&Value::Null) {
                 // The id is a path of the interface; one with other characters leads nowhere.
                 let path: Vec<String> = id.split('/').map(segment).collect();

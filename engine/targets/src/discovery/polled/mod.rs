@@ -129,6 +129,7 @@ async fn follow_at(settings: MechanismConfig, mut report: Reporter, instead: Opt
         let refreshed = refreshed.unwrap_or_else(|_| Err(format!("a refresh takes longer than {within:?}")));
         report.attempted(since);
         report.count_requests(session.requests() as u64);
+        report.count_cache_hits(session.take_cache_hits());
         let told = match refreshed {
             Ok(Some(targets)) => {
                 let warnings = session.warnings().into_iter().map(|text| format!("{kind}: {text}")).collect();

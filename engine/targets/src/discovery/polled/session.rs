@@ -68,6 +68,7 @@ struct SessionState {
     /// Secrets that were obtained, to be kept out of messages.
     hidden: Vec<String>,
     tokens: HashMap<String, (Value, Option<Instant>)>,
+    cache_hits: u64,
     /// Answers with their ETags, by URL.
     answers: HashMap<String, (HeaderValue, Arc<Value>, usize)>,
 }
@@ -400,6 +401,16 @@ impl Session {
         let state = self.state();
         let (value, expires) = state.tokens.get(name)?;
         expires.is_none_or(|expires| Instant::now() < expires).then(|| value.clone())
+    }
+
+    /// Counts answers that did not have to be asked for again.
+    pub fn count_cache_hits(&self, count: u64) {
+        self.state().cache_hits += count;
+    }
+
+    /// Returns the number of such answers since the last call.
+    pub fn take_cache_hits(&self) -> u64 {
+        std::mem::take(&mut self.state().cache_hits)
     }
 
     /// Keeps a value for later refreshes, at most for this time.

@@ -408,7 +408,7 @@ async fn the_last_list_stays_while_the_service_fails() {
     let mut followed = Followed::start(settings.settings(), url);
     let first = followed.wait("the first list", |state| !state.groups.is_empty()).await;
     assert_eq!(first.groups.len(), fixture.targets.len());
-    assert_eq!(first.requests_total, fixture.exchanges.len() as u64);
+    assert_eq!(first.attempts.requests, fixture.exchanges.len() as u64);
     let million = format!("[{}{{}}]", "{},".repeat(1_000_000));
     for (fault, want) in [
         (
@@ -422,10 +422,12 @@ async fn the_last_list_stays_while_the_service_fails() {
         *fake.fault.lock().unwrap() = Some((0, fault));
         let failed = |state: &DiscoveryState| state.errors.iter().any(|error| error.contains(want));
         let state = followed.wait(want, failed).await;
+        assert!(state.failing_since.is_some() && state.attempts.last.is_some());
         assert!(state.errors[0].starts_with("nomad: ") && state.errors[0].ends_with("; its last good list is in use"));
         assert!(same_groups(&state.groups, &first.groups), "{want}");
         *fake.fault.lock().unwrap() = None;
         let state = followed.wait("no error", |state| state.errors.is_empty()).await;
+        assert_eq!(state.failing_since, None);
         assert!(same_groups(&state.groups, &first.groups), "a target that has not changed is the same one");
     }
     let before = followed.state.borrow().failures_total;
