@@ -4,6 +4,7 @@
 //!   * a group with the text of a group of the last valid list is not parsed again and is the same `Arc`
 //!   * the meaning of a list does not depend on the lists before it
 
+use super::bounded::Bounded;
 use super::{Group, TARGETS_MAX, random};
 use ahash::HashMap;
 use memchr::memchr2;
@@ -17,6 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+const TOO_MANY_GROUPS: &str = "more than 500000 groups; split the list";
 /// The list is parsed as a whole if more than one of this many groups has changed.
 const FEW_OF: usize = 16;
 
@@ -94,6 +96,9 @@ impl ListReader {
     /// Parses the next list.
     pub fn read(&mut self, json: &[u8]) -> Result<Vec<Arc<Group>>, String> {
         let texts = split(json);
+        if texts.as_ref().is_some_and(|texts| texts.len() > TARGETS_MAX) {
+            return Err(TOO_MANY_GROUPS.to_owned());
+        }
         let hash = |text: &Range<usize>| xxh3_128_with_seed(&json[text.clone()], self.seed);
         let hashes: Vec<u128> = texts.iter().flatten().map(hash).collect();
         let groups = match texts.and_then(|texts| self.read_news(json, &texts, &hashes)) {
@@ -151,6 +156,7 @@ impl ListReader {
 }
 
 /// Returns the byte ranges of the groups of a list, or `None` if the text is no list of objects. Does not validate them.
+/// Stops after more groups than a list may have: built, empty groups would take many times the size of their text.
 fn split(json: &[u8]) -> Option<Vec<Range<usize>>> {
     let skip = |at: usize| at + json[at..].iter().take_while(|byte| b" \t\r\n".contains(byte)).count();
     let mut texts = Vec::new();
@@ -163,6 +169,9 @@ fn split(json: &[u8]) -> Option<Vec<Range<usize>>> {
         let start = at;
         at = object_end(json, start)?;
         texts.push(start..at);
+        if texts.len() > TARGETS_MAX {
+            return Some(texts);
+        }
         at = skip(at);
         match json.get(at)? {
             b',' => {}
@@ -211,8 +220,8 @@ fn parse(json: &mut [u8], origin: (&str, &str)) -> Result<Vec<Arc<Group>>, Strin
 /// The same by the rules of Go's decoder, for lists that the fast parser refuses. Bytes that are no UTF-8 are replaced.
 fn parse_as_go(json: &[u8], origin: (&str, &str)) -> Result<Vec<Arc<Group>>, String> {
     let text = String::from_utf8_lossy(json);
-    let groups: Vec<Option<GoGroup>> = serde_json::from_str(&text).map_err(no_list)?;
-    let borrowed = groups.iter().map(|group| {
+    let groups: Bounded<Option<GoGroup>> = serde_json::from_str(&text).map_err(no_list)?;
+    let borrowed = groups.0.iter().map(|group| {
         let group = group.as_ref()?;
         let labels = group.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         Some((group.targets.iter().map(String::as_str).collect(), labels))
@@ -335,6 +344,9 @@ mod tests {
     fn a_list_that_is_too_long_is_refused() {
         let json = format!("[{{\"targets\": [{}\"x\"]}}]", "\"x\",".repeat(1_000_000));
         check(&json, Err("1000001 targets are more than the 500000"));
+        check(&format!("[{}{{}}]", "{},".repeat(TARGETS_MAX)), Err("more than 500000 groups"));
+        // A list that begins with a null is not split.
+        check(&format!("[null{}]", ",{}".repeat(TARGETS_MAX)), Err("more than 500000 entries"));
     }
 
     #[test]

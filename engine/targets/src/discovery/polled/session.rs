@@ -28,6 +28,8 @@ pub const REQUESTS_MAX: usize = 20_000;
 const AT_ONCE_MAX: usize = 16;
 /// Size of one answer, in bytes. As parsed values it takes up to ten times that.
 const BODY_BYTES_MAX: usize = 64 << 20;
+/// Number of values of one answer. Values of three bytes would take many times their size.
+const VALUES_PER_ANSWER_MAX: usize = 8_000_000;
 /// Size of all answers of one refresh, in bytes.
 const ANSWERS_BYTES_MAX: usize = 256 << 20;
 /// Size of an answer from which it is parsed on a thread for blocking work, in bytes.
@@ -478,7 +480,11 @@ impl Session {
         let headers = response.headers;
         let size = response.body.len();
         let bytes = response.body;
+        let separator = if format == Format::Xml { b'<' } else { b',' };
         let parse = move || match format {
+            Format::Json | Format::Xml if memchr::memchr_iter(separator, &bytes).count() > VALUES_PER_ANSWER_MAX => {
+                Err(format!("more than {VALUES_PER_ANSWER_MAX} values"))
+            }
             Format::Json => serde_json::from_slice(&bytes).map_err(|error| format!("not the expected JSON: {error}")),
             Format::Xml => xml::parse(&bytes),
             Format::Text => Ok(Value::from(String::from_utf8_lossy(&bytes).into_owned())),

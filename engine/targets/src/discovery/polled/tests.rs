@@ -416,6 +416,7 @@ async fn the_last_list_stays_while_the_service_fails() {
             "server returned HTTP status 401 Unauthorized: <secret> is expired",
         ),
         (Fault::Answer("200", million), "more than the 500000 entries"),
+        (Fault::Answer("200", format!("[{}{{}}]", "{},".repeat(8_000_001))), "more than 8000000 values"),
         (Fault::Answer("200", " ".repeat((64 << 20) + 1)), "larger than"),
         (Fault::Closed, "/v1/services"),
     ] {
