@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::protobuf::{bytes, number};
-use support::{FakeTarget, Ringscrape, config, encode, job, ok, request_with_body, until};
+use support::{FakeTarget, Ringscrape, config, encode, job, request_with_body, until};
 
 const SIGKILL: i32 = 9;
 const RECEIVER: &str = "--web.enable-remote-write-receiver";
