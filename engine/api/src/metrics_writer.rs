@@ -10,8 +10,11 @@ use std::fmt::Write;
 const BOUNDS_SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Upper bounds, in seconds, of the histograms that Prometheus has beside its summaries.
+pub const BOUNDS_BESIDE_SUMMARIES: [f64; 4] = [0.01, 0.1, 1.0, 10.0];
+
 /// Quantiles of Prometheus' summaries.
-pub const SUMMARY_QUANTILES: [&str; 3] = ["0.5", "0.9", "0.99"];
+pub const SUMMARY_QUANTILES: [f64; 3] = [0.5, 0.9, 0.99];
 
 /// One line of a family.
 struct MetricLine {
@@ -104,16 +107,37 @@ impl MetricsWriter {
     /// Microseconds as a summary in seconds.
     pub fn summary(&mut self, name: &str, help: &str, quantiles: &[f64], histogram: &Histogram<u64>) {
         self.family(name, "summary", help);
+        self.summary_lines(name, &[], quantiles, histogram);
+    }
+
+    /// Adds the lines of one summary in seconds, of microseconds, to the family begun last.
+    pub fn summary_lines(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        quantiles: &[f64],
+        histogram: &Histogram<u64>,
+    ) {
         for quantile in quantiles {
             let value = match histogram.len() {
                 0 => f64::NAN,
                 _ => histogram.value_at_quantile(*quantile) as f64 / 1e6,
             };
-            self.line(name, &[("quantile", &quantile.to_string())], value);
+            self.line(name, &[labels, &[("quantile", &quantile.to_string())]].concat(), value);
         }
-        let sum = histogram.mean() * histogram.len() as f64 / 1e6;
-        self.line(&format!("{name}_sum"), &[], if histogram.is_empty() { 0.0 } else { sum });
-        self.line(&format!("{name}_count"), &[], histogram.len() as f64);
+        self.sum_and_count(name, labels, std::iter::once(histogram));
+    }
+
+    fn sum_and_count<'a>(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        histograms: impl Iterator<Item = &'a Histogram<u64>> + Clone,
+    ) {
+        let there = histograms.filter(|histogram| !histogram.is_empty());
+        let sum: f64 = there.clone().map(|histogram| histogram.mean() * histogram.len() as f64 / 1e6).sum();
+        self.line(&format!("{name}_sum"), labels, sum);
+        self.line(&format!("{name}_count"), labels, there.map(Histogram::len).sum::<u64>() as f64);
     }
 
     /// Microseconds of all cores as a histogram in seconds.
@@ -124,16 +148,25 @@ impl MetricsWriter {
         histograms: impl Iterator<Item = &'a Histogram<u64>> + Clone,
     ) {
         self.family(name, "histogram", help);
+        self.histogram_lines(name, &[], &BOUNDS_SECONDS, histograms);
+    }
+
+    /// Adds the lines of one histogram in seconds, of microseconds, to the family begun last.
+    pub fn histogram_lines<'a>(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        bounds: &[f64],
+        histograms: impl Iterator<Item = &'a Histogram<u64>> + Clone,
+    ) {
         let bucket = format!("{name}_bucket");
         let below = |us: u64| histograms.clone().map(|histogram| histogram.count_between(0, us)).sum::<u64>();
-        for bound in BOUNDS_SECONDS {
-            self.line(&bucket, &[("le", &bound.to_string())], below((bound * 1e6) as u64) as f64);
-        }
         let count: u64 = histograms.clone().map(Histogram::len).sum();
-        self.line(&bucket, &[("le", "+Inf")], count as f64);
-        let sum: f64 = histograms.map(|histogram| histogram.mean() * histogram.len() as f64 / 1e6).sum();
-        self.line(&format!("{name}_sum"), &[], sum);
-        self.line(&format!("{name}_count"), &[], count as f64);
+        let counts = bounds.iter().map(|bound| (bound.to_string(), below((bound * 1e6) as u64)));
+        for (bound, count) in counts.chain([("+Inf".to_owned(), count)]) {
+            self.line(&bucket, &[labels, &[("le", &bound)]].concat(), count as f64);
+        }
+        self.sum_and_count(name, labels, histograms);
     }
 }
 

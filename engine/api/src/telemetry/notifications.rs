@@ -1,6 +1,6 @@
 //! Metrics of alerts on their way to Alertmanagers, under Prometheus' names.
 
-use crate::metrics_writer::{MetricsWriter, SUMMARY_QUANTILES};
+use crate::metrics_writer::{BOUNDS_BESIDE_SUMMARIES, MetricsWriter, SUMMARY_QUANTILES};
 use crate::state::State;
 use hdrhistogram::Histogram;
 use notifier::AlertmanagerStats;
@@ -44,24 +44,25 @@ pub(super) fn notifications(writer: &mut MetricsWriter, state: &State) {
         let sums = by_url.iter().map(|(url, all)| (*url, all.iter().map(|one| of(one)).sum::<u64>() as f64));
         writer.by(name, kind, help, "alertmanager", sums);
     }
-    let name = "prometheus_notifications_latency_seconds";
-    writer.family(name, "summary", "Time of requests that were accepted.");
+    let mut latencies: Vec<(&str, Histogram<u64>)> = Vec::new();
     for (url, all) in &by_url {
         let mut latency = Histogram::new_from(&all[0].latency_us);
         for one in all {
             // They have the same bounds.
             let _ = latency.add(&one.latency_us);
         }
-        for quantile in SUMMARY_QUANTILES {
-            let seconds = if latency.is_empty() {
-                f64::NAN
-            } else {
-                latency.value_at_quantile(quantile.parse().unwrap_or(0.5)) as f64 / 1e6
-            };
-            writer.line(name, &[("alertmanager", url), ("quantile", quantile)], seconds);
-        }
-        let sum = latency.mean() * latency.len() as f64 / 1e6;
-        writer.line(&format!("{name}_sum"), &[("alertmanager", url)], sum);
-        writer.line(&format!("{name}_count"), &[("alertmanager", url)], latency.len() as f64);
+        latencies.push((url, latency));
+    }
+    let help = "Time of requests that were accepted.";
+    let name = "prometheus_notifications_latency_seconds";
+    writer.family(name, "summary", help);
+    for (url, latency) in &latencies {
+        writer.summary_lines(name, &[("alertmanager", url)], &SUMMARY_QUANTILES, latency);
+    }
+    let name = "prometheus_notifications_latency_histogram_seconds";
+    writer.family(name, "histogram", help);
+    for (url, latency) in &latencies {
+        let labels = [("alertmanager", *url)];
+        writer.histogram_lines(name, &labels, &BOUNDS_BESIDE_SUMMARIES, std::iter::once(latency));
     }
 }

@@ -1,6 +1,6 @@
 //! Metrics of rules, under Prometheus' names.
 
-use crate::metrics_writer::MetricsWriter;
+use crate::metrics_writer::{BOUNDS_BESIDE_SUMMARIES, MetricsWriter, SUMMARY_QUANTILES};
 use crate::state::State;
 use ::rules::GroupView;
 
@@ -47,9 +47,16 @@ pub(super) fn rules(writer: &mut MetricsWriter, state: &State) {
     writer.summary(
         "prometheus_rule_evaluation_duration_seconds",
         "Time that rules take.",
-        &[0.5, 0.9, 0.99],
+        &SUMMARY_QUANTILES,
         &of_rules,
     );
     let quantiles = [0.01, 0.05, 0.5, 0.9, 0.99];
     writer.summary("prometheus_rule_group_duration_seconds", "Time that groups take.", &quantiles, &of_groups);
+    for (what, help, times) in
+        [("evaluation", "Time that rules take.", &of_rules), ("group", "Time that groups take.", &of_groups)]
+    {
+        let name = format!("prometheus_rule_{what}_duration_histogram_seconds");
+        writer.family(&name, "histogram", help);
+        writer.histogram_lines(&name, &[], &BOUNDS_BESIDE_SUMMARIES, std::iter::once(times));
+    }
 }

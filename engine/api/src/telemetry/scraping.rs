@@ -1,6 +1,6 @@
 //! Metrics of targets and scrapes, and of the cores that do them.
 
-use crate::metrics_writer::MetricsWriter;
+use crate::metrics_writer::{BOUNDS_BESIDE_SUMMARIES, MetricsWriter};
 use crate::state::State;
 use hdrhistogram::Histogram;
 use shard::{CoreStats, MetadataSize};
@@ -216,7 +216,7 @@ fn syncs(writer: &mut MetricsWriter, state: &State) {
     writer.counter("prometheus_target_scrape_pool_exceeded_target_limit_total", help, exceeded as f64);
 }
 
-/// Prometheus' summary of the time between two scrape starts.
+/// Prometheus' summary and histogram of the time between two scrape starts.
 fn interval_lengths(writer: &mut MetricsWriter, stats: &[CoreStats]) {
     let name = "prometheus_target_interval_length_seconds";
     writer.family(name, "summary", "Actual time between two scrapes of a target.");
@@ -226,16 +226,17 @@ fn interval_lengths(writer: &mut MetricsWriter, stats: &[CoreStats]) {
         // Histograms of all cores have the same bounds.
         let _ = merged.add(histogram);
     }
-    for (interval_ms, histogram) in &lengths {
-        let interval = config::format_duration(std::time::Duration::from_millis(*interval_ms));
-        for quantile in ["0.01", "0.05", "0.5", "0.9", "0.99"] {
-            let at = quantile.parse().unwrap_or(0.5);
-            let seconds = histogram.value_at_quantile(at) as f64 / 1e6;
-            writer.line(name, &[("interval", &interval), ("quantile", quantile)], seconds);
-        }
-        let sum = histogram.mean() * histogram.len() as f64 / 1e6;
-        writer.line(&format!("{name}_sum"), &[("interval", &interval)], sum);
-        writer.line(&format!("{name}_count"), &[("interval", &interval)], histogram.len() as f64);
+    let by_interval: Vec<(String, Histogram<u64>)> = (lengths.into_iter())
+        .map(|(ms, histogram)| (config::format_duration(std::time::Duration::from_millis(ms)), histogram))
+        .collect();
+    for (interval, histogram) in &by_interval {
+        writer.summary_lines(name, &[("interval", interval)], &[0.01, 0.05, 0.5, 0.9, 0.99], histogram);
+    }
+    let name = "prometheus_target_interval_length_histogram_seconds";
+    writer.family(name, "histogram", "Actual time between two scrapes of a target.");
+    for (interval, histogram) in &by_interval {
+        let labels = [("interval", interval.as_str())];
+        writer.histogram_lines(name, &labels, &BOUNDS_BESIDE_SUMMARIES, std::iter::once(histogram));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Metrics of logs, chunks and blocks.
 
-use crate::metrics_writer::MetricsWriter;
+use crate::metrics_writer::{MetricsWriter, SUMMARY_QUANTILES};
 use hdrhistogram::Histogram;
 use shard::CoreStats;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -138,7 +138,7 @@ pub(super) fn logs(writer: &mut MetricsWriter, cores: &[CoreStats]) {
     let mut syncs = Histogram::new_with_bounds(1, 3_600_000_000, 2).expect("the bounds are constants");
     cores.iter().for_each(|core| syncs += &core.log_sync_us);
     let help = "Seconds that syncs of the logs took.";
-    writer.summary("prometheus_tsdb_wal_fsync_duration_seconds", help, &[0.5, 0.9, 0.99], &syncs);
+    writer.summary("prometheus_tsdb_wal_fsync_duration_seconds", help, &SUMMARY_QUANTILES, &syncs);
     writer.counter("ringscrape_log_syncs_total", "Syncs of the logs.", sum(|core| core.log.syncs));
     let behind = sum(|core| core.log.records_behind);
     writer.gauge("ringscrape_log_records_behind", "Records that a power cut would cost now.", behind);

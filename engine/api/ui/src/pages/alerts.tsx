@@ -167,24 +167,16 @@ const HISTORY_STEP_MS = 600_000;
 
 /** How many alerts of a name were pending and firing in the last 24 hours; it asks once it can be seen. */
 function AlertHistory({ name }: { name: string }) {
-  const [data, setData] = useState<{ times: number[]; pending: (number | null)[]; firing: (number | null)[] } | null>(null);
-  const [error, setError] = useState<unknown>(null);
-  useEffect(() => {
-    const abort = new AbortController();
+  const { data, error } = usePoll(`alert history ${name}`, HISTORY_STEP_MS, async (signal) => {
     // The last step is the one that goes on.
     const end = Math.ceil(Date.now() / HISTORY_STEP_MS) * HISTORY_STEP_MS;
     const query = `count by (alertstate) (max_over_time(ALERTS{alertname=${quote(name)}}[10m]))`;
     const params = { query, start: (end - HISTORY_MS) / 1000, end: end / 1000, step: HISTORY_STEP_MS / 1000 };
-    ask<Result>("query_range", params, { post: true, signal: abort.signal }).then(
-      ({ data: found }) => {
-        const times = grid(end - HISTORY_MS, end, HISTORY_STEP_MS);
-        const of = (state: string) => onGrid((found.result as Series[]).find((one) => one.metric.alertstate === state)?.values ?? [], times, HISTORY_STEP_MS);
-        setData({ times, pending: of("pending"), firing: of("firing") });
-      },
-      (problem) => !abort.signal.aborted && setError(problem),
-    );
-    return () => abort.abort();
-  }, [name]);
+    const { data: found } = await ask<Result>("query_range", params, { post: true, signal });
+    const times = grid(end - HISTORY_MS, end, HISTORY_STEP_MS);
+    const of = (state: string) => onGrid((found.result as Series[]).find((one) => one.metric.alertstate === state)?.values ?? [], times, HISTORY_STEP_MS);
+    return { times, pending: of("pending"), firing: of("firing") };
+  });
   if (!data) return error ? <Problem error={error} /> : <Waiting />;
   const states = [["firing", data.firing, "down"], ["pending", data.pending, "warn"]] as const;
   if (states.every(([, values]) => values.every((value) => value === null))) return <p class="faint">Not pending or firing in the last 24 hours.</p>;
