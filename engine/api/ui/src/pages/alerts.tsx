@@ -1,5 +1,5 @@
 // The pages /alerts and /rules.
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import { Age, Chip, Copy, Empty, LabelSet, Link, Meter, MultiSelect, Num, Problem, SearchBox, State, Table, Time, Waiting } from "../components/basic";
 import { Refresh } from "../components/refresh";
 import { Plot } from "../components/plot";
