@@ -123,7 +123,7 @@ fn evaluate(criterion: &mut Criterion) {
             Sample { timestamp: Timestamp(row * INTERVAL_MS), value }
         });
         let labels = Labels::from_pairs([("__name__", "requests_total"), ("instance", &instance), ("method", method)]);
-        SelectedSeries { labels, samples: samples.collect(), histograms: Vec::new() }
+        SelectedSeries { labels, samples: samples.collect(), histograms: Vec::new(), starts: Vec::new() }
     };
     let series: Vec<SelectedSeries> = (0..SERIES).map(one).collect();
     let mut group = criterion.benchmark_group("evaluate/1000 series");

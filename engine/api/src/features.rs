@@ -108,6 +108,7 @@ pub(crate) async fn features(state: extract::State<State>) -> ApiResult<Value> {
         all(usual.iter().copied(), true).chain(all(flagged.iter().copied(), experimental)).collect();
     let providers: Map<String, Value> = all(PROVIDERS, true).collect();
     let templates: Map<String, Value> = all(TEMPLATE_FUNCTIONS, true).collect();
+    let features = parts.remote.features;
     let (fill, ranges) = (plan.parse.fill_modifiers, plan.parse.extended_range_selectors);
     Ok(Data(json!({
         "api": {
@@ -130,7 +131,7 @@ pub(crate) async fn features(state: extract::State<State>) -> ApiResult<Value> {
             "delayed_name_removal": plan.delayed_name_removal, "duration_expr": true, "fill": fill, "fill_left": fill,
             "fill_right": fill, "group_left": true, "group_right": true, "ignoring": true, "negative_offset": true,
             "offset": true, "on": true, "per_query_lookback_delta": true, "per_step_stats": false, "smoothed": ranges,
-            "subqueries": true, "type_and_unit_labels": false, "without": true,
+            "subqueries": true, "type_and_unit_labels": features.labels_types, "without": true,
         },
         "promql_functions": functions,
         "promql_operators": operators,
@@ -138,7 +139,7 @@ pub(crate) async fn features(state: extract::State<State>) -> ApiResult<Value> {
             "concurrent_rule_eval": is_enabled("concurrent-rule-eval"), "keep_firing_for": true, "query_offset": true,
         },
         "scrape": {
-            "extra_scrape_metrics": true, "start_timestamp_zero_ingestion": parts.remote.injects_zeros, "type_and_unit_labels": false,
+            "extra_scrape_metrics": true, "start_timestamp_zero_ingestion": parts.remote.features.injects_zeros, "type_and_unit_labels": features.labels_types,
         },
         "service_discovery_providers": providers,
         "templating_functions": templates,

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use query::{QueryError, RawSeries, SelectRequest};
 use remote::{DecodeError, Message, ResponseType, SeriesAnswer, WriteLimits};
-use series::{Labels, MatchOp, Matcher, Timestamp};
+use series::{Labels, MatchOp, Matcher, NO_START, Timestamp, start_of};
 use shard::{Exemplar, ReceiveOutcome, Received, ShardError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -175,7 +175,9 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
     let (message, compression) = message(request.headers())?;
     let _place = turn(&state.remote.writes).await?;
     let body = unpacked(request.into_body(), compression).await?;
-    let decode = move || remote::decode_write(message, &body, &WriteLimits::default());
+    let labels_types = state.parts.remote.features.labels_types;
+    let limits = WriteLimits { labels_types, ..WriteLimits::default() };
+    let decode = move || remote::decode_write(message, &body, &limits);
     let decoded = tokio::task::spawn_blocking(decode).await;
     let decoded = decoded.map_err(|error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error))??;
     let received = |one: remote::Incoming| received(state, one);
@@ -200,8 +202,14 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
 
 /// A series for the shards.
 pub fn received(state: &State, series: remote::Incoming) -> Received {
-    let remote::Incoming { labels, samples, histograms, start } = series;
-    Received { labels, samples, histograms, start: start.filter(|_| state.parts.remote.injects_zeros) }
+    let remote::Incoming { labels, samples, histograms, mut starts } = series;
+    let features = state.parts.remote.features;
+    let first = samples.first().map(|sample| sample.timestamp.0).or(histograms.first().map(|(at, _)| *at));
+    let start = first.map(|at| start_of(&starts, at)).filter(|start| features.injects_zeros && *start != NO_START);
+    if !features.stores_starts {
+        starts.clear();
+    }
+    Received { labels, samples, histograms, start, starts }
 }
 
 /// Stores exemplars, before their samples: the log has them in this order. Returns how many are accepted.

@@ -16,8 +16,8 @@ const WRITES_MAX: usize = 16;
 pub struct RemoteSettings {
     /// Whether remote write is taken.
     pub receiver: bool,
-    /// Whether series get a zero sample at the time at which they began.
-    pub injects_zeros: bool,
+    /// What is stored besides samples as they come.
+    pub features: shard::SampleFeatures,
     /// Whether OTLP is taken, and what is done with its deltas.
     pub otlp_receiver: bool,
     pub otlp_deltas: DeltaHandling,
@@ -33,7 +33,7 @@ impl Default for RemoteSettings {
     /// Prometheus' defaults.
     fn default() -> RemoteSettings {
         RemoteSettings {
-            injects_zeros: false,
+            features: shard::SampleFeatures::default(),
             receiver: false,
             otlp_receiver: false,
             otlp_deltas: DeltaHandling::Reject,

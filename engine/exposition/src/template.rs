@@ -14,9 +14,10 @@
 
 use crate::number::{read_timestamp, read_value};
 use crate::openmetrics::{exemplar_end, milliseconds};
-use crate::text::{Kind, LINE_BYTES_MAX, MetadataEntry, ParseError, SampleLine, metadata};
+use crate::text::{Kind, LINE_BYTES_MAX, Metadata, MetadataEntry, ParseError, SampleLine, metadata};
 use crate::{Format, PayloadParser};
 use std::ops::Range;
+use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A family border ends a run of at least so many lines, if the next family's name says so.
@@ -63,6 +64,30 @@ pub struct Template {
     /// The TYPE in force before the run and behind it.
     kind_before: Kind,
     kind_behind: Kind,
+}
+
+/// A family, and its unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FamilyUnit {
+    pub metric: String,
+    pub unit: Arc<str>,
+}
+
+/// Takes the comments before a line into account.
+fn note_units(comments: &[u8], format: Format, in_force: &mut Option<FamilyUnit>) {
+    // In front of most lines there is nothing.
+    if !comments.contains(&b'#') {
+        return;
+    }
+    for MetadataEntry { metric, fact } in metadata(comments, format) {
+        match fact {
+            Metadata::Unit(unit) => {
+                *in_force = (!unit.is_empty()).then(|| FamilyUnit { metric, unit: unit.into() });
+            }
+            _ if in_force.as_ref().is_some_and(|family| family.metric != metric) => *in_force = None,
+            _ => {}
+        }
+    }
 }
 
 /// An exemplar that a walk has met.
@@ -215,6 +240,20 @@ impl Template {
             }
             kind
         })
+    }
+
+    /// The unit of each line's family, from the first line on, as far as UNIT says one. `in_force` is what was said before the
+    /// run, and then what holds behind it: until another family begins.
+    pub fn units(&self, in_force: &mut Option<FamilyUnit>) -> Vec<Option<Arc<str>>> {
+        let mut units = Vec::with_capacity(self.lines.len());
+        let mut start = 0;
+        for line in &self.lines {
+            note_units(&self.text[start..line.raw as usize], self.format, in_force);
+            units.push(in_force.as_ref().map(|family| family.unit.clone()));
+            start = line.end();
+        }
+        note_units(&self.text[start..], self.format, in_force);
+        units
     }
 
     /// The HELP, TYPE and UNIT lines of the run.

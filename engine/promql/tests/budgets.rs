@@ -16,6 +16,7 @@ fn series(count: usize, samples: i64, interval_ms: i64) -> Vec<SelectedSeries> {
             .map(|t| Sample { timestamp: Timestamp(t * interval_ms), value: (t * (1 + i as i64)) as f64 })
             .collect(),
         histograms: Vec::new(),
+        starts: Vec::new(),
     };
     (0..count).map(one).collect()
 }

@@ -49,6 +49,7 @@ fn options(random: &mut Random) -> PlanOptions {
         lookback: Duration::from_secs([300, 300, 60][random.below(3)]),
         inner_step: Duration::from_secs([60, 15, 45][random.below(3)]),
         delayed_name_removal: random.one_in(4),
+        ..PlanOptions::default()
     }
 }
 
@@ -89,7 +90,12 @@ fn case(random: &mut Random) -> Option<Case> {
 fn selected(stored: &[Stored], select: &Select) -> Vec<SelectedSeries> {
     let mut found = Vec::new();
     for one in stored.iter().filter(|one| select.matchers.iter().all(|matcher| matcher.matches_labels(&one.labels))) {
-        let mut series = SelectedSeries { labels: one.labels.clone(), samples: Vec::new(), histograms: Vec::new() };
+        let mut series = SelectedSeries {
+            labels: one.labels.clone(),
+            samples: Vec::new(),
+            histograms: Vec::new(),
+            starts: Vec::new(),
+        };
         for (time, value) in one.samples.iter().filter(|(time, _)| (select.from..=select.to).contains(time)) {
             match value {
                 Value::Float(value) => series.samples.push(Sample { timestamp: Timestamp(*time), value: *value }),

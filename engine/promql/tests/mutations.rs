@@ -37,6 +37,7 @@ fn data(plan: &Plan) -> Vec<SelectResult> {
         labels: Labels::from_pairs([("__name__", "m"), ("a", &i.to_string())]),
         samples: (0..30).map(|t| Sample { timestamp: Timestamp(t * 10_000), value: (t * (i as i64)) as f64 }).collect(),
         histograms: Vec::new(),
+        starts: Vec::new(),
     };
     plan.selects().iter().map(|_| SelectResult::Series((0..3).map(series).collect())).collect()
 }

@@ -44,6 +44,7 @@ pub(crate) struct SelectReader {
     to: Timestamp,
     /// Of an instant select: how far back its newest samples may lie.
     lookback: Option<Duration>,
+    wants_starts: bool,
 }
 
 impl SelectReader {
@@ -55,7 +56,8 @@ impl SelectReader {
             matchers: select.matchers.clone(),
             from: Timestamp(select.from),
             to: Timestamp(select.to),
-            lookback: is_newest.then_some(lookback),
+            lookback: is_newest.then_some(lookback).filter(|_| !select.wants_starts),
+            wants_starts: select.wants_starts,
         }
     }
 
@@ -65,7 +67,7 @@ impl SelectReader {
         match self.lookback {
             Some(lookback) => self.gatherer.instant(&self.task, &matchers, self.to, lookback, bytes_max).await,
             None => {
-                let bounds = ReadBounds { samples_max: 0, bytes_max };
+                let bounds = ReadBounds { samples_max: 0, bytes_max, wants_starts: self.wants_starts };
                 self.gatherer.range(&self.task, matchers, (self.from, self.to), bounds).await
             }
         }

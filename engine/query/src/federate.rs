@@ -151,7 +151,7 @@ impl Gatherer {
         };
         let mut samples: Vec<InstantSample> = Vec::new();
         for matchers in &request.selectors {
-            let bounds = ReadBounds { samples_max: SAMPLES_MAX, bytes_max: 0 };
+            let bounds = ReadBounds { samples_max: SAMPLES_MAX, ..ReadBounds::default() };
             let Some(gathered) = self.range(task, matchers.clone(), range, bounds).await? else { continue };
             let all = gathered.series.into_iter().filter(|series| is_wanted(request, &series.labels));
             samples.extend(all.filter_map(newest_of).filter_map(sample));

@@ -187,7 +187,7 @@ impl QueryService {
     /// Samples as they are stored.
     pub async fn select_raw(&self, request: SelectRequest) -> Result<RawSeries, QueryError> {
         let SelectRequest { matchers, from, to, samples_max } = request;
-        let bounds = ReadBounds { samples_max, bytes_max: 0 };
+        let bounds = ReadBounds { samples_max, ..ReadBounds::default() };
         let read = async |task: &_| self.gatherer.range(task, matchers, (from, to), bounds).await;
         let gathered = self.within_timeout("stored samples", read).await?;
         let Gathered { series, charge } = gathered.expect("bytes are not bounded");

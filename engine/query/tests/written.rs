@@ -80,7 +80,7 @@ fn acknowledged_rows_can_be_asked_for_and_survive() {
         store: Some(store.clone()),
         agent: None,
         failures,
-        injects_zeros: false,
+        features: shard::SampleFeatures::default(),
     };
     let shards = start(&options).unwrap();
     let begin = 1_700_000_000_000;

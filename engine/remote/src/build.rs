@@ -12,14 +12,16 @@
 
 use crate::symbols::{Symbol, SymbolTable};
 use crate::wire::{BYTES, put_bytes, put_double, put_number, put_varint, varint_bytes};
-use crate::write::{Message, kind_number};
-use series::Labels;
+use crate::write::{Message, SAMPLE_START_FIELD, kind_number};
+use series::{Labels, NO_START, start_of};
 
 /// What a series has besides its labels.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SeriesContent<'a> {
     /// Milliseconds and value.
     pub samples: &'a [(i64, f64)],
+    /// Start times of the samples; 1.0 has no place for them.
+    pub starts: &'a [(i64, i64)],
     /// Encoded by [`crate::encode_histogram`]; both messages have the same.
     pub histograms: &'a [&'a [u8]],
     pub exemplars: &'a [ExemplarContent<'a>],
@@ -210,18 +212,34 @@ impl WriteBuilder {
         self.counts.histograms += histograms.len() as u64;
         self.counts.exemplars += exemplars.len() as u64;
         self.encode_exemplars(exemplars);
-        let samples_bytes: usize = samples.iter().map(|(at, _)| field_bytes(sample_bytes(*at))).sum();
+        let samples_bytes: usize = match self.starts_of(content) {
+            [] => samples.iter().map(|(at, _)| field_bytes(sample_bytes(*at))).sum(),
+            starts => samples.iter().map(|(at, _)| field_bytes(started_bytes(*at, start_of(starts, *at)))).sum(),
+        };
         let histograms_bytes: usize = histograms.iter().map(|histogram| field_bytes(histogram.len())).sum();
         let length = other_bytes + samples_bytes + histograms_bytes + self.exemplars.len();
         self.body.reserve(field_bytes(length));
         put_field_header(field, length, &mut self.body);
     }
 
+    /// The start times of samples, as far as the message has them.
+    fn starts_of<'a>(&self, content: &SeriesContent<'a>) -> &'a [(i64, i64)] {
+        match self.message {
+            Message::V1 => &[],
+            Message::V2 => content.starts,
+        }
+    }
+
     fn put_content(&mut self, content: &SeriesContent<'_>) {
+        let starts = self.starts_of(content);
         for (at, value) in content.samples {
-            put_field_header(2, sample_bytes(*at), &mut self.body);
+            let start = if starts.is_empty() { NO_START } else { start_of(starts, *at) };
+            put_field_header(2, started_bytes(*at, start), &mut self.body);
             put_double(1, *value, &mut self.body);
             put_number(2, *at as u64, &mut self.body);
+            if start != NO_START {
+                put_number(SAMPLE_START_FIELD, start as u64, &mut self.body);
+            }
         }
         let field = match self.message {
             Message::V1 => 4,
@@ -303,6 +321,12 @@ fn put_field_header(field: u64, length: usize, out: &mut Vec<u8>) {
 
 fn sample_bytes(at: i64) -> usize {
     VALUE_BYTES + varint_bytes(at as u64)
+}
+
+/// Bytes of a sample with its start time, if it has one.
+fn started_bytes(at: i64, start: i64) -> usize {
+    let of_start = if start == NO_START { 0 } else { 1 + varint_bytes(start as u64) };
+    sample_bytes(at) + of_start
 }
 
 #[cfg(test)]

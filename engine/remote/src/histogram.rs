@@ -13,6 +13,9 @@ const BUCKETS_MAX: usize = 8192;
 /// The finest schema that is taken, at our finest resolution, as Prometheus does.
 const SCHEMA_RESERVED_MAX: i32 = 52;
 
+/// Field of a histogram of 2.0 with its start time.
+pub(crate) const HISTOGRAM_START_FIELD: u64 = 17;
+
 /// Why a histogram is not taken. The texts are Prometheus'.
 pub type Invalid = String;
 
@@ -293,6 +296,11 @@ pub fn encode_for_write(at: i64, histogram: &Histogram, out: &mut Vec<u8>) {
     let is_integer =
         is_whole(histogram.count) && is_whole(histogram.zero_count) && buckets.all(|bucket| is_whole(bucket.count));
     encode_as(at, histogram, is_integer, out);
+}
+
+/// Adds a start time to an encoded message of 2.0.
+pub fn encode_start(start: i64, out: &mut Vec<u8>) {
+    put_number(HISTOGRAM_START_FIELD, start as u64, out);
 }
 
 fn encode_as(at: i64, histogram: &Histogram, is_integer: bool, out: &mut Vec<u8>) {

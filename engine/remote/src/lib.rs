@@ -14,7 +14,9 @@ mod wire;
 mod write;
 
 pub use build::{Counts, ExemplarContent, SeriesContent, SeriesMetadata, WriteBuilder, put_label};
-pub use histogram::{HistogramParts, check_histogram, encode_for_write as encode_histogram};
+pub use histogram::{
+    HistogramParts, check_histogram, encode_for_write as encode_histogram, encode_start as encode_histogram_start,
+};
 pub use read::{Frames, Query, ReadRequest, ResponseType, SeriesAnswer, decode_read, encode_samples};
 pub use rewrite::{Part, Rewritten, rewrite};
 pub use symbols::Symbol;

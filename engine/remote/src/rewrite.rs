@@ -10,8 +10,8 @@ use crate::DecodeError;
 use crate::build::{Counts, ExemplarContent, SeriesContent, SeriesMetadata, WriteBuilder};
 use crate::symbols::Symbol;
 use crate::wire::{Fields, Value};
-use crate::write::Message;
-use series::Labels;
+use crate::write::{Message, sample};
+use series::{Labels, Sample, StartTimes, Timestamp, note_start};
 use std::ops::Range;
 
 /// What to keep of a request.
@@ -84,7 +84,7 @@ type ExemplarParts<'a> = (Vec<(&'a str, &'a str)>, f64, i64);
 impl<'a> Rewriter<'a> {
     fn series(&mut self, bytes: &'a [u8]) -> Result<(), &'static str> {
         let (mut labels, mut samples, mut histograms, mut metadata) = (Vec::new(), Vec::new(), Vec::new(), None);
-        let mut exemplars = Vec::new();
+        let (mut exemplars, mut starts) = (Vec::new(), StartTimes::new());
         let (histograms_field, exemplars_field) = match self.from {
             Message::V1 => (4, 3),
             Message::V2 => (3, 4),
@@ -96,9 +96,10 @@ impl<'a> Rewriter<'a> {
                 (Message::V2, 1) => self.references(value, &mut labels)?,
                 (Message::V2, 5) => metadata = Some(self.metadata(value)?),
                 (_, 2) => {
-                    let (at, value) = sample(value.bytes()?)?;
+                    let (Sample { timestamp: Timestamp(at), value }, start) = sample(value)?;
                     if self.keeps(at, |counts| &mut counts.samples) {
                         samples.push((at, value));
+                        note_start(&mut starts, at, start);
                     }
                 }
                 (_, field) if field == histograms_field => {
@@ -125,7 +126,13 @@ impl<'a> Rewriter<'a> {
             let [help, unit] = [help, unit].map(|text| self.builder.intern(text));
             SeriesMetadata { kind, help, unit }
         });
-        let content = SeriesContent { samples: &samples, histograms: &histograms, exemplars: &exemplars, metadata };
+        let content = SeriesContent {
+            samples: &samples,
+            starts: &starts,
+            histograms: &histograms,
+            exemplars: &exemplars,
+            metadata,
+        };
         self.builder.add(labels.iter().copied(), &content);
         Ok(())
     }
@@ -202,19 +209,6 @@ fn pair(value: Value<'_>) -> Result<(&str, &str), &'static str> {
     Ok((name, text))
 }
 
-fn sample(bytes: &[u8]) -> Result<(i64, f64), &'static str> {
-    let (mut at, mut number) = (0, 0.0);
-    let mut fields = Fields::new(bytes);
-    while let Some((field, value)) = fields.next()? {
-        match field {
-            1 => number = value.double()?,
-            2 => at = value.number()? as i64,
-            _ => {}
-        }
-    }
-    Ok((at, number))
-}
-
 fn histogram_time(bytes: &[u8]) -> Result<i64, &'static str> {
     let mut at = 0;
     let mut fields = Fields::new(bytes);
@@ -246,6 +240,7 @@ mod tests {
         crate::encode_histogram(30, &one, &mut histogram);
         let metadata = SeriesMetadata { kind: 2, help: builder.intern("Text."), unit: Symbol::EMPTY };
         let first = SeriesContent {
+            starts: &[],
             samples: &[(10, 1.0), (20, STALE_NAN)],
             histograms: &[&histogram],
             exemplars: &[ExemplarContent { labels: &Labels::from_pairs([("t", "a")]), value: 0.5, at: 21 }],

@@ -6,9 +6,9 @@
 //!   * samples of a series are in the order of the message
 
 use crate::DecodeError;
-use crate::histogram;
+use crate::histogram::{self, HISTOGRAM_START_FIELD};
 use crate::wire::{Fields, Value};
-use series::{Histogram, Labels, METRIC_NAME, Sample, Timestamp};
+use series::{Histogram, Labels, METRIC_NAME, NO_START, Sample, StartTimes, Timestamp, note_start, sort_starts};
 use std::sync::Arc;
 
 /// Which of the messages a body is.
@@ -33,6 +33,8 @@ pub struct WriteLimits {
     pub labels_max: usize,
     pub name_bytes_max: usize,
     pub value_bytes_max: usize,
+    /// Whether series of 2.0 get labels for the type and unit of their metric.
+    pub labels_types: bool,
 }
 
 impl Default for WriteLimits {
@@ -46,9 +48,13 @@ impl Default for WriteLimits {
             labels_max: 512,
             name_bytes_max: 64 << 10,
             value_bytes_max: 1 << 20,
+            labels_types: false,
         }
     }
 }
+
+/// Field of a sample of 2.0 with its start time.
+pub(crate) const SAMPLE_START_FIELD: u64 = 3;
 
 /// A series of a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,8 +62,8 @@ pub struct Incoming {
     pub labels: Labels,
     pub samples: Vec<Sample>,
     pub histograms: Vec<(i64, Arc<Histogram>)>,
-    /// When the first of these began to count, where that is said.
-    pub start: Option<i64>,
+    /// When what they count began, where that is said.
+    pub starts: StartTimes,
 }
 
 /// An exemplar of a series of a request.
@@ -153,6 +159,15 @@ pub fn kind_number(kind: &str) -> u64 {
     KINDS.iter().position(|other| *other == kind).unwrap_or(0) as u64
 }
 
+/// The labels with those for the type and unit of the metric; an unknown type and no unit leave what is there.
+fn with_metadata(labels: &Labels, metadata: &IncomingMetadata) -> Labels {
+    let kind = Some(metadata.kind).filter(|kind| *kind != KINDS[0]).unwrap_or("");
+    let own = [("__type__", kind), ("__unit__", metadata.unit.as_str())];
+    let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+    let others = labels.iter().filter(|(name, _)| !own.clone().any(|(own, _)| own == *name));
+    Labels::from_pairs(others.chain(own.clone()))
+}
+
 /// Metadata of 1.0.
 fn metadata(value: Value) -> Result<IncomingMetadata, &'static str> {
     let mut metadata = IncomingMetadata::empty();
@@ -200,7 +215,7 @@ impl<'a> Decoder<'a, '_> {
         let mut histograms = Vec::new();
         let mut refused = Vec::new();
         let mut said = None;
-        let (mut exemplars, mut start) = (Vec::new(), None);
+        let (mut exemplars, mut starts) = (Vec::new(), StartTimes::new());
         let mut fields = Fields::new(bytes);
         while let Some((number, value)) = fields.next().map_err(failed)? {
             if number == labels_field {
@@ -216,10 +231,11 @@ impl<'a> Decoder<'a, '_> {
                 if self.samples > self.limits.samples_max {
                     return Err(DecodeError::TooMany { what: "samples", max: self.limits.samples_max });
                 }
-                if message == Message::V2 && samples.is_empty() && histograms.is_empty() {
-                    start = start_of(value, 3).map_err(failed)?;
+                let (sample, start) = sample(value).map_err(failed)?;
+                if message == Message::V2 {
+                    note_start(&mut starts, sample.timestamp.0, start);
                 }
-                samples.push(sample(value).map_err(failed)?);
+                samples.push(sample);
             } else if number == histograms_field {
                 let bytes = value.bytes().map_err(failed)?;
                 self.samples += 1;
@@ -231,10 +247,10 @@ impl<'a> Decoder<'a, '_> {
                     let max = self.limits.histogram_bytes_max;
                     return Err(DecodeError::TooMany { what: "bytes of histograms", max });
                 }
-                if message == Message::V2 && samples.is_empty() && histograms.is_empty() {
-                    start = start_of(value, 17).map_err(failed)?;
-                }
                 let (at, histogram) = histogram::decode(bytes).map_err(failed)?;
+                if message == Message::V2 {
+                    note_start(&mut starts, at, start_of_histogram(value).map_err(failed)?);
+                }
                 match histogram {
                     Ok(histogram) => histograms.push((at, Arc::new(histogram))),
                     Err(reason) => refused.push(reason),
@@ -261,8 +277,12 @@ impl<'a> Decoder<'a, '_> {
                 for reason in refused {
                     self.refuse(1, || format!("{reason} for series {labels}"));
                 }
+                let mut labels = labels;
                 if let Some(said) = said {
                     let metadata = self.metadata_v2(labels.metric_name(), said).map_err(failed)?;
+                    if self.limits.labels_types {
+                        labels = with_metadata(&labels, &metadata);
+                    }
                     self.metadata(metadata)?;
                 }
                 for exemplar in exemplars {
@@ -270,7 +290,10 @@ impl<'a> Decoder<'a, '_> {
                     self.request.exemplars.extend(exemplar);
                 }
                 // Senders may bring exemplars apart from samples.
-                self.request.series.push(Incoming { labels, samples, histograms, start });
+                if !starts.is_sorted_by_key(|(at, _)| *at) {
+                    sort_starts(&mut starts);
+                }
+                self.request.series.push(Incoming { labels, samples, histograms, starts });
             }
             Err(reason) => self.refuse(samples.len() + histograms.len() + refused.len(), || reason),
         }
@@ -416,29 +439,32 @@ pub fn label(value: Value<'_>) -> Result<(&str, &str), &'static str> {
     Ok((name, text))
 }
 
-/// The start time of a sample or histogram of 2.0, in the field with this number. 0 is none.
-fn start_of(value: Value, field: u64) -> Result<Option<i64>, &'static str> {
-    let mut start = 0;
+/// The start time of a histogram of 2.0.
+fn start_of_histogram(value: Value) -> Result<i64, &'static str> {
+    let mut start = NO_START;
     let mut fields = Fields::new(value.bytes()?);
     while let Some((number, value)) = fields.next()? {
-        if number == field {
+        if number == HISTOGRAM_START_FIELD {
             start = value.number()? as i64;
         }
     }
-    Ok((start != 0).then_some(start))
+    Ok(start)
 }
 
-fn sample(value: Value) -> Result<Sample, &'static str> {
+/// A sample, and its start time, which 1.0 has not.
+pub(crate) fn sample(value: Value) -> Result<(Sample, i64), &'static str> {
+    let mut start = NO_START;
     let mut sample = Sample { timestamp: Timestamp(0), value: 0.0 };
     let mut fields = Fields::new(value.bytes()?);
     while let Some((number, value)) = fields.next()? {
         match number {
             1 => sample.value = value.double()?,
             2 => sample.timestamp = Timestamp(value.number()? as i64),
+            SAMPLE_START_FIELD => start = value.number()? as i64,
             _ => {}
         }
     }
-    Ok(sample)
+    Ok((sample, start))
 }
 
 #[cfg(test)]

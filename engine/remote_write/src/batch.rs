@@ -18,6 +18,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use config::RemoteWrite;
 use remote::{Counts, ExemplarContent, Message, SeriesContent, WriteBuilder};
+use series::NO_START;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tsdb::log::LoggedExemplars;
@@ -145,7 +146,7 @@ impl BatchBuilder {
 
     /// Adds a sample of a log.
     pub fn add(&mut self, log: LogId, told: &Told) {
-        let Told { target, group, slot, sample, histogram, row, border } = told;
+        let Told { target, group, slot, sample, start, histogram, row, border } = told;
         let at = sample.timestamp.0;
         let one = match histogram {
             None => Counts { samples: 1, ..Counts::default() },
@@ -179,14 +180,20 @@ impl BatchBuilder {
         let exemplars: Vec<ExemplarContent> = waited.iter().map(content).collect();
         let exemplars = &exemplars[..];
         let samples = [(at, self.settings.rounding.round(sample.value))];
+        let starts = [(at, *start)];
+        let starts = if *start == NO_START { &[][..] } else { &starts };
         let is_added = match histogram {
             None => {
-                let content = SeriesContent { samples: &samples, exemplars, metadata, ..SeriesContent::default() };
+                let content =
+                    SeriesContent { samples: &samples, starts, exemplars, metadata, ..SeriesContent::default() };
                 self.encoder.add(target, group, *slot, &content, &mut self.builder)
             }
             Some(histogram) => {
                 self.histogram.clear();
                 remote::encode_histogram(at, histogram, &mut self.histogram);
+                if *start != NO_START && self.builder.message() == Message::V2 {
+                    remote::encode_histogram_start(*start, &mut self.histogram);
+                }
                 let histograms = [&self.histogram[..]];
                 let content =
                     SeriesContent { histograms: &histograms, exemplars, metadata, ..SeriesContent::default() };
@@ -291,10 +298,10 @@ impl BatchBuilder {
 
     /// Puts a sample into the window.
     fn collect(&mut self, log: LogId, told: &Told) {
-        let Told { target, group, slot, sample, row, border, .. } = told;
+        let Told { target, group, slot, sample, start, row, border, .. } = told;
         let source = self.encoder.source(target, &mut self.builder);
         let (at, value) = (sample.timestamp.0, self.settings.rounding.round(sample.value));
-        let sample = WindowSample { target, group, slot: *slot, source, row: row.0, at, value };
+        let sample = WindowSample { target, group, slot: *slot, source, row: row.0, at, value, start: *start };
         for _ in 0..2 {
             if self.window.is_empty() {
                 self.move_to(log, *border);
@@ -320,7 +327,7 @@ impl BatchBuilder {
     }
 
     fn add_series(&mut self, series: &WindowSeries, rows: Rows) {
-        let WindowSeries { target, group, slot, source, samples } = *series;
+        let WindowSeries { target, group, slot, source, samples, starts } = *series;
         let (Some((oldest, _)), Some((newest, _))) = (samples.first().copied(), samples.last().copied()) else {
             return;
         };
@@ -332,7 +339,7 @@ impl BatchBuilder {
         let metadata = self.metadata.of(target, self.behind_before_ms, group, slot, &mut self.builder);
         let waited = self.exemplars.take(target.id, group, slot);
         let exemplars: Vec<ExemplarContent> = waited.iter().map(content).collect();
-        let content = SeriesContent { samples, exemplars: &exemplars, metadata, ..SeriesContent::default() };
+        let content = SeriesContent { samples, starts, exemplars: &exemplars, metadata, ..SeriesContent::default() };
         if !self.encoder.add(target, group, slot, &content, &mut self.builder) {
             self.uncounted.dropped_by_rules.samples += samples.len() as u64;
             self.uncounted.dropped_by_rules.exemplars += exemplars.len() as u64;

@@ -8,6 +8,7 @@
 //!   * what comes out is in the order of the groups' first rows, and of a series in the order of time
 
 use ahash::{AHashMap, RandomState};
+use series::{NO_START, StartTimes, sort_starts};
 use std::sync::Arc;
 use tsdb::SlotGroup;
 use tsdb::log::TargetKey;
@@ -31,6 +32,8 @@ struct GroupSamples {
     source: u64,
     times: Vec<i64>,
     entries: Vec<Entry>,
+    /// Of slots that have start times: where those change.
+    starts: AHashMap<u32, StartTimes>,
 }
 
 /// A source in a window.
@@ -59,6 +62,7 @@ pub struct WindowSeries<'a> {
     pub source: u64,
     /// In the order of time.
     pub samples: &'a [(i64, f64)],
+    pub starts: &'a [(i64, i64)],
 }
 
 /// A sample for a window.
@@ -71,6 +75,8 @@ pub struct WindowSample<'a> {
     pub row: i64,
     pub at: i64,
     pub value: f64,
+    /// When what it counts began, 0 if that is not known.
+    pub start: i64,
 }
 
 impl Window {
@@ -107,7 +113,16 @@ impl Window {
             samples.times.push(sample.at);
         }
         let time = samples.times.len() as u32 - 1;
-        samples.entries.push(Entry { slot: sample.slot as u32, time, value: sample.value });
+        let slot = sample.slot as u32;
+        samples.entries.push(Entry { slot, time, value: sample.value });
+        if sample.start != NO_START || samples.starts.contains_key(&slot) {
+            // Markers have none, which need not be said.
+            let is_marker = series::is_stale(sample.value);
+            let starts = samples.starts.entry(slot).or_default();
+            if !is_marker && starts.last().is_none_or(|(at, last)| *last != sample.start || sample.at < *at) {
+                starts.push((sample.at, sample.start));
+            }
+        }
         self.samples += 1;
         true
     }
@@ -119,6 +134,7 @@ impl Window {
             source: sample.source,
             times: Vec::new(),
             entries: Vec::new(),
+            starts: AHashMap::new(),
         });
         self.by_group.insert((sample.source, address), self.groups.len() - 1);
         self.groups.len() - 1
@@ -130,7 +146,7 @@ impl Window {
         let mut moved = MovedSeries::find(&groups, &sources);
         let (mut ends, mut sorted) = (Vec::new(), Vec::new());
         for (number, of_group) in groups.into_iter().enumerate() {
-            let GroupSamples { target, group, source, times, entries } = &of_group;
+            let GroupSamples { target, group, source, times, entries, starts: starts_of_slots } = &of_group;
             // By slot: first how many each has, then each behind the others of its slot.
             ends.clear();
             ends.resize(group.len() + 1, 0usize);
@@ -148,8 +164,16 @@ impl Window {
             for (slot, end) in ends[..group.len()].iter().copied().enumerate() {
                 let mut samples = &mut sorted[start..end];
                 start = end;
-                if let Some(of_series) = moved.of(number, slot) {
-                    samples = of_series;
+                let of_slot = starts_of_slots.get(&(slot as u32));
+                let mut starts = of_slot.map_or(&[][..], Vec::as_slice);
+                let mut sorted_starts;
+                if let Some((of_series, starts_of_series)) = moved.of(number, slot) {
+                    (samples, starts) = (of_series, starts_of_series);
+                }
+                if !starts.is_sorted_by_key(|(at, _)| *at) {
+                    sorted_starts = starts.to_vec();
+                    sort_starts(&mut sorted_starts);
+                    starts = &sorted_starts;
                 }
                 if samples.is_empty() {
                     continue;
@@ -158,7 +182,7 @@ impl Window {
                 if !samples.is_sorted_by_key(|(at, _)| *at) {
                     samples.sort_by_key(|(at, _)| *at);
                 }
-                each(WindowSeries { target, group, slot, source: *source, samples });
+                each(WindowSeries { target, group, slot, source: *source, samples, starts });
             }
         }
     }
@@ -171,8 +195,10 @@ struct MovedSeries {
     series: AHashMap<(usize, usize), usize>,
     /// For each of them all its samples, until its first slot comes out.
     samples: Vec<Vec<(i64, f64)>>,
+    /// Their start times.
+    starts: Vec<StartTimes>,
     /// Those that are coming out.
-    current: Vec<(i64, f64)>,
+    current: (Vec<(i64, f64)>, StartTimes),
 }
 
 impl MovedSeries {
@@ -195,11 +221,17 @@ impl MovedSeries {
         for slots in slots_of.into_values().filter(|slots| slots.len() > 1) {
             moved.series.extend(slots.into_iter().map(|slot| (slot, moved.samples.len())));
             moved.samples.push(Vec::new());
+            moved.starts.push(StartTimes::new());
         }
         if moved.series.is_empty() {
             return moved;
         }
-        for (number, GroupSamples { times, entries, .. }) in groups.iter().enumerate() {
+        for (number, GroupSamples { times, entries, starts, .. }) in groups.iter().enumerate() {
+            for (slot, of_slot) in starts {
+                if let Some(series) = moved.series.get(&(number, *slot as usize)) {
+                    moved.starts[*series].extend_from_slice(of_slot);
+                }
+            }
             for Entry { slot, time, value } in entries {
                 if let Some(series) = moved.series.get(&(number, *slot as usize)) {
                     moved.samples[*series].push((times[*time as usize], *value));
@@ -210,10 +242,11 @@ impl MovedSeries {
     }
 
     /// All samples of a slot's series, once; none for its other slots. Nothing for a series that did not move.
-    fn of(&mut self, group: usize, slot: usize) -> Option<&mut [(i64, f64)]> {
+    fn of(&mut self, group: usize, slot: usize) -> Option<(&mut [(i64, f64)], &[(i64, i64)])> {
         let series = self.series.get(&(group, slot))?;
-        self.current = std::mem::take(&mut self.samples[*series]);
-        Some(&mut self.current)
+        self.current = (std::mem::take(&mut self.samples[*series]), std::mem::take(&mut self.starts[*series]));
+        let (samples, starts) = &mut self.current;
+        Some((samples, starts))
     }
 }
 
@@ -247,7 +280,7 @@ mod tests {
                         let at = if row == 7 { 3 } else { row * 10 };
                         let value = (row * 100 + slot as i64) as f64;
                         let source = source as u64;
-                        assert!(window.add(&WindowSample { target, group, slot, source, row, at, value }));
+                        assert!(window.add(&WindowSample { target, group, slot, source, row, at, value, start: 0 }));
                         want.entry((source, number, slot)).or_default().push((at, value));
                     }
                 }
@@ -274,7 +307,16 @@ mod tests {
         let (one, other, target) = (named(&["a", "b"]), named(&["b", "c"]), target(0));
         let mut window = Window::default();
         let mut add = |group: &Arc<SlotGroup>, slot: usize, row: i64, value: f64| {
-            assert!(window.add(&WindowSample { target: &target, group, slot, source: 7, row, at: row, value }));
+            assert!(window.add(&WindowSample {
+                target: &target,
+                group,
+                slot,
+                source: 7,
+                row,
+                at: row,
+                value,
+                start: 0
+            }));
         };
         // The second group follows the first, of which a ends; then both are used in turn.
         (0..2).for_each(|slot| add(&other, slot, 1, 1.0));
@@ -300,7 +342,7 @@ mod tests {
         let (one, other, target) = (group("m", 2), group("n", 2), target(0));
         let mut window = Window::default();
         let mut add = |group: &Arc<SlotGroup>, slot: usize, source: u64, row: i64| {
-            window.add(&WindowSample { target: &target, group, slot, source, row, at: row, value: 0.0 })
+            window.add(&WindowSample { target: &target, group, slot, source, row, at: row, value: 0.0, start: 0 })
         };
         assert!(add(&one, 0, 1, 1) && add(&other, 0, 1, 1), "a row may have several groups");
         assert!(add(&one, 0, 1, 2) && add(&other, 1, 1, 2));

@@ -454,6 +454,12 @@ const RELOAD_FEATURE: &str = "auto-reload-config";
 pub const EXEMPLAR_FEATURE: &str = "exemplar-storage";
 /// Stores a zero at the time at which a series began.
 pub const ZERO_FEATURE: &str = "created-timestamp-zero-ingestion";
+/// Stores the times at which what samples count began.
+pub const START_FEATURE: &str = "st-storage";
+/// Gives series labels for the type and unit of their metric.
+pub const TYPE_FEATURE: &str = "type-and-unit-labels";
+/// Has PromQL look at them.
+const START_QUERY_FEATURE: &str = "use-start-timestamps";
 /// Lets rules of a group that do not read each other be evaluated at once.
 const RULE_FEATURE: &str = "concurrent-rule-eval";
 
@@ -473,14 +479,18 @@ impl Serve {
         self.has(EXEMPLAR_FEATURE)
     }
 
-    /// Whether series get a zero sample at the time at which they began.
-    pub fn injects_zeros(&self) -> bool {
-        self.has(ZERO_FEATURE)
+    /// What is stored besides samples as they come.
+    pub fn sample_features(&self) -> shard::SampleFeatures {
+        shard::SampleFeatures {
+            injects_zeros: self.has(ZERO_FEATURE),
+            stores_starts: self.has(START_FEATURE),
+            labels_types: self.has(TYPE_FEATURE),
+        }
     }
 
     /// The configuration with what features change in it.
     pub fn configured(&self, mut config: config::Config) -> config::Config {
-        if self.injects_zeros() {
+        if self.sample_features().reads_starts() {
             config.request_protobuf_first();
         }
         config
@@ -554,7 +564,15 @@ impl Serve {
     pub fn unknown_features(&self) -> Vec<&str> {
         let known = |feature: &&String| {
             let feature = feature.as_str();
-            let alone = [RULE_FEATURE, RELOAD_FEATURE, EXEMPLAR_FEATURE, ZERO_FEATURE];
+            let alone = [
+                RULE_FEATURE,
+                RELOAD_FEATURE,
+                EXEMPLAR_FEATURE,
+                ZERO_FEATURE,
+                START_FEATURE,
+                TYPE_FEATURE,
+                START_QUERY_FEATURE,
+            ];
             !QUERY_FEATURES.contains(&feature) && !DELTA_FEATURES.contains(&feature) && !alone.contains(&feature)
         };
         self.enable_feature.iter().filter(known).map(String::as_str).collect()
@@ -586,7 +604,7 @@ impl Serve {
 
     pub fn remote_settings(&self) -> api::RemoteSettings {
         api::RemoteSettings {
-            injects_zeros: self.injects_zeros(),
+            features: self.sample_features(),
             receiver: self.web_enable_remote_write_receiver,
             otlp_receiver: self.web_enable_otlp_receiver,
             otlp_deltas: self.otlp_deltas(),
@@ -608,6 +626,7 @@ impl Serve {
                 parse,
                 lookback: self.query_lookback_delta,
                 delayed_name_removal: self.has(QUERY_FEATURES[3]),
+                start_times: self.has(START_QUERY_FEATURE),
                 ..promql::PlanOptions::default()
             },
             timeout: self.query_timeout,

@@ -257,8 +257,8 @@ fn run_with(
     let started = {
         let offset_seed = offset_seed(&config.global.external_labels);
         let (store, agent) = (storage.store(), storage.agent());
-        let (failures, injects_zeros) = (failures.clone(), cli.serve.injects_zeros());
-        shard::start(&shard::Options { cpus, offset_seed, store, agent, failures, injects_zeros })
+        let (failures, features) = (failures.clone(), cli.serve.sample_features());
+        shard::start(&shard::Options { cpus, offset_seed, store, agent, failures, features })
     };
     let shards = match started {
         Ok(started) => started,
@@ -361,7 +361,7 @@ async fn control_plane(
     let reloader = Reloader {
         file: serve.config_file.clone(),
         is_agent: serve.agent,
-        prefers_protobuf: serve.injects_zeros(),
+        prefers_protobuf: serve.sample_features().reads_starts(),
         running: running_to,
         targets: targets.clone(),
         notifier: notifier.clone(),

@@ -33,6 +33,7 @@ use crate::natives::NativeRows;
 use crate::payload::{Scraped, read_payload};
 use crate::resolver::{Resolver, ResolverThreads};
 use crate::runtime::Pulse;
+use crate::sample_features::SampleFeatures;
 use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
 use crate::signal::{Signal, Start};
 use crate::status::{CoreStats, Missed, Reason, TargetStatus};
@@ -66,8 +67,7 @@ pub(crate) struct Settings {
     pub failures: FailureLog,
     /// Of the last run.
     pub layouts: Arc<[LayoutFile]>,
-    /// Whether series get a zero sample at the time at which they began.
-    pub injects_zeros: bool,
+    pub features: SampleFeatures,
 }
 
 /// How often what was appended is handed to the kernel: with the wakes of the schedule, so that it costs none of its own.
@@ -161,6 +161,7 @@ struct Core {
     label_index: index::CoreIndex,
     task_times: TaskTimes,
     acknowledgements: RefCell<Acknowledgements>,
+    features: SampleFeatures,
     interner: RefCell<Interner>,
     layouts: layouts::CoreLayouts,
     fetcher: Fetcher<Resolver>,
@@ -234,8 +235,9 @@ impl Core {
             label_index: index::CoreIndex::default(),
             task_times: TaskTimes::default(),
             acknowledgements: RefCell::default(),
-            interner: RefCell::new(Interner::new(settings.injects_zeros)),
+            interner: RefCell::new(Interner::new(settings.features)),
             layouts: layouts::CoreLayouts::new(layouts_folder, settings.layouts),
+            features: settings.features,
             fetcher: Fetcher::new(Resolver::new(settings.resolver)),
             accesses: settings.accesses,
             failures: settings.failures,
@@ -483,7 +485,7 @@ impl Core {
             Err(error) => Err(error),
         };
         if !scraper.signal.is_stopped() {
-            self.commit(scraper, &target, &reader, read, &readings, begun, stamp_ms);
+            self.commit(scraper, &target, &mut reader, read, &readings, begun, stamp_ms);
         }
         *scraper.reader.borrow_mut() = Some(reader);
         let mut kept = self.readings.borrow_mut();
@@ -517,7 +519,7 @@ impl Core {
         &self,
         scraper: &Scraper,
         target: &Target,
-        reader: &Reader,
+        reader: &mut Reader,
         mut read: Result<Scraped, FetchError>,
         readings: &Readings,
         begun: Instant,
@@ -578,6 +580,11 @@ impl Core {
         if good && head.newest_at().is_none_or(|newest| newest < at) {
             let scraped = read.as_mut().expect("it is good");
             self.append_zeros((scraper, &head), target, (reader, &scraped.natives), at, scratch);
+            if self.features.stores_starts
+                && let Some(starts) = reader.take_starts()
+            {
+                head.note_starts(starts);
+            }
             self.append_exemplars(target, reader, scraped, readings, at);
         }
         let appended = match good {
@@ -647,7 +654,10 @@ impl Core {
         scratch: &mut AppendScratch,
         stats: &mut CoreStats,
     ) {
-        let NativeRows { mut rows, stamps: mut of_rows, .. } = natives;
+        let NativeRows { mut rows, stamps: mut of_rows, mut starts, .. } = natives;
+        if !self.features.stores_starts {
+            starts.clear();
+        }
         if rows.is_empty() && scraper.natives.get() == 0 {
             return;
         }
@@ -659,13 +669,16 @@ impl Core {
                 is_within[*at - 1]
             };
             let (mut row, mut stamp) = (0, 0);
+            let kept_before = |row: usize| is_within[..row].iter().filter(|is_within| **is_within).count();
+            starts.retain(|(row, _)| is_within[*row]);
+            starts.iter_mut().for_each(|(row, _)| *row = kept_before(*row));
             rows.retain(|_| retain(&mut row));
             of_rows.retain(|_| retain(&mut stamp));
             stats.out_of_bounds += is_within.iter().filter(|is_within| !**is_within).count() as u64;
         }
         scraper.natives.set(rows.len());
         let stamps = HistogramStamps { of_rows, ends: target.job.track_timestamps_staleness };
-        let request = WriteRowsRequest { source: natives_source(target.id), at, rows, stamps };
+        let request = WriteRowsRequest { source: natives_source(target.id), at, rows, stamps, starts };
         let (mut written, mut journal) = (self.written.borrow_mut(), self.journal.borrow_mut());
         let outcome = written.rows(&request, wall_ms(), &mut journal, scratch, |head| self.hand_over_of(head));
         stats.samples_appended += outcome.samples;

@@ -93,8 +93,13 @@ impl Shards {
         rows: Vec<(Labels, Value)>,
     ) -> Result<WriteOutcome, ShardError> {
         let core = (written::source_id(source) % self.count() as u64) as usize;
-        let request =
-            Arc::new(WriteRowsRequest { source: source.to_owned(), at, rows, stamps: HistogramStamps::default() });
+        let request = Arc::new(WriteRowsRequest {
+            source: source.to_owned(),
+            at,
+            rows,
+            stamps: HistogramStamps::default(),
+            starts: Vec::new(),
+        });
         Ok(self.request(core, |reply| Command::WriteRows(request, reply)).await??)
     }
 

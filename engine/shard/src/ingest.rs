@@ -11,17 +11,19 @@
 mod layout;
 
 use crate::class::{Class, Outcome};
+use crate::metadata_labels::metadata_labels;
 use crate::native_state::{NativeCounts, NativePolicies};
+use crate::sample_features::SampleFeatures;
 use crate::start_times::{PayloadLine, StartLine, has_start, is_start_line, start_lines};
 use crate::status::{Metadata, MetadataSize, Reason};
 use ahash::{AHashMap, AHashSet, RandomState};
 use config::ScrapeConfig;
-use exposition::{ExemplarSeen, Format, Piece, Readings, Template, Walk, Walked};
+use exposition::{ExemplarSeen, FamilyUnit, Format, Piece, Readings, Template, Walk, Walked};
 use series::{Labels, METRIC_NAME};
 use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use tsdb::{GroupBuilder, SlotGroup};
+use tsdb::{GroupBuilder, NotedStarts, SlotGroup};
 
 pub use layout::{Layout, LayoutContext};
 
@@ -118,6 +120,9 @@ pub struct Stanza {
     repeats_counted: u32,
     /// The skipped that say when series began; they are no samples.
     starts: Box<[u32]>,
+    /// The UNIT in force before and behind it, where units become labels.
+    unit_before: Option<FamilyUnit>,
+    unit_behind: Option<FamilyUnit>,
     /// Whether timestamps are read and thrown away.
     ignores_stamps: bool,
     /// Hashes of the slots' labels, where somebody wanted to know them.
@@ -180,7 +185,7 @@ fn hashes(slots: &SlotGroup, hasher: &RandomState) -> impl Iterator<Item = u64> 
 /// Everything that targets of one class share on a core.
 pub struct ClassRoom {
     class: Class,
-    reads_start_times: bool,
+    features: SampleFeatures,
     hasher: RandomState,
     stanzas: RefCell<AHashMap<u64, Vec<Weak<Stanza>>>>,
 }
@@ -188,15 +193,14 @@ pub struct ClassRoom {
 /// What a core has interned.
 #[derive(Default)]
 pub struct Interner {
-    /// Whether lines that say when series began are no samples.
-    reads_start_times: bool,
+    features: SampleFeatures,
     classes: AHashMap<u64, Vec<Weak<ClassRoom>>>,
     reports: AHashMap<usize, Arc<SlotGroup>>,
 }
 
 impl Interner {
-    pub fn new(reads_start_times: bool) -> Interner {
-        Interner { reads_start_times, ..Interner::default() }
+    pub fn new(features: SampleFeatures) -> Interner {
+        Interner { features, ..Interner::default() }
     }
 
     /// The room of targets with these labels in this job.
@@ -208,7 +212,7 @@ impl Interner {
         }
         let room = Rc::new(ClassRoom {
             class,
-            reads_start_times: self.reads_start_times,
+            features: self.features,
             hasher: RandomState::new(),
             stanzas: RefCell::default(),
         });
@@ -264,18 +268,22 @@ impl ClassRoom {
         template: Template,
         repeats: &[u32],
         repeats_counted: u32,
+        unit: &Option<FamilyUnit>,
         target_labels: &Labels,
     ) -> Result<Known, Failed> {
         let hash = template.content_hash();
         if let Some(same) = self.stanzas.borrow().get(&hash) {
             let fits = |stanza: &Rc<Stanza>| {
-                stanza.template == template && *stanza.repeats == *repeats && stanza.repeats_counted == repeats_counted
+                stanza.template == template
+                    && *stanza.repeats == *repeats
+                    && stanza.repeats_counted == repeats_counted
+                    && stanza.unit_before == *unit
             };
             if let Some(stanza) = same.iter().filter_map(Weak::upgrade).find(fits) {
                 return Ok(Known(stanza));
             }
         }
-        let stanza = Rc::new(self.resolve(template, repeats, repeats_counted, target_labels)?);
+        let stanza = Rc::new(self.resolve(template, repeats, repeats_counted, unit, target_labels)?);
         self.stanzas.borrow_mut().entry(hash).or_default().push(Rc::downgrade(&stanza));
         Ok(Known(stanza))
     }
@@ -285,8 +293,14 @@ impl ClassRoom {
         template: Template,
         repeats: &[u32],
         repeats_counted: u32,
+        unit_before: &Option<FamilyUnit>,
         target_labels: &Labels,
     ) -> Result<Stanza, Failed> {
+        let mut unit_behind = unit_before.clone();
+        let units = match self.features.labels_types {
+            true => template.units(&mut unit_behind),
+            false => Vec::new(),
+        };
         let mut slots = GroupBuilder::default();
         let (mut skipped, mut starts, mut dropped) = (Vec::new(), Vec::new(), 0);
         let mut any_stamp = false;
@@ -294,12 +308,16 @@ impl ClassRoom {
             let labels = exposition::labels(template.raw(line), kind);
             any_stamp |= template.is_stamped(line);
             let name = labels.iter().find(|(name, _)| name == METRIC_NAME).map_or("", |(_, name)| name);
-            if self.reads_start_times && is_start_line(template.format(), kind, name) {
+            if self.features.reads_starts() && is_start_line(template.format(), kind, name) {
                 skipped.push(line as u32);
                 starts.push(line as u32);
                 continue;
             }
-            let pairs = || labels.iter().map(|(name, value)| (&**name, &**value));
+            let unit = units.get(line).and_then(Option::as_deref);
+            let of_metric = metadata_labels(kind, unit).filter(|_| self.features.labels_types);
+            let exposed = labels.iter().map(|(name, value)| (&**name, &**value));
+            let exposed = exposed.filter(|(name, _)| !of_metric.clone().any(|(own, _)| own == *name));
+            let pairs = || exposed.clone().chain(of_metric.clone());
             let mut outcome = self.class.outcome(pairs());
             if matches!(outcome, Outcome::Fail(_)) {
                 // Once more with the target's own label values, for the text.
@@ -327,6 +345,8 @@ impl ClassRoom {
             skipped: skipped.into(),
             dropped,
             starts: starts.into(),
+            unit_before: unit_before.clone(),
+            unit_behind,
             repeats: repeats.into(),
             repeats_counted,
             ignores_stamps: any_stamp && !self.class.honor_timestamps,
@@ -355,6 +375,8 @@ pub struct Reader {
     others: (Vec<Known>, u32),
     /// Lines of the shape that say when series began, as the last good body has them.
     starts: Vec<StartLine>,
+    /// These lines are others than those that were noted last.
+    has_other_starts: bool,
     /// Exemplars of the last good body.
     exemplars_seen: Vec<ExemplarSeen>,
     /// Of the native histograms of the last body.
@@ -387,6 +409,7 @@ impl Reader {
             is_remembered: false,
             others: (Vec::new(), 0),
             starts: Vec::new(),
+            has_other_starts: false,
             exemplars_seen: Vec::new(),
             native_policies: NativePolicies::default(),
             natives: NativeCounts::default(),
@@ -437,12 +460,48 @@ impl Reader {
     }
 
     pub(crate) fn reads_start_times(&self) -> bool {
-        self.room.reads_start_times
+        self.room.features.reads_starts()
+    }
+
+    /// Whether types and units become labels.
+    pub(crate) fn labels_types(&self) -> bool {
+        self.room.features.labels_types
     }
 
     /// When series of the last good body began.
     pub(crate) fn starts(&self) -> &[StartLine] {
         &self.starts
+    }
+
+    /// What series have other start times than when this was asked last; None if none has.
+    pub(crate) fn take_starts(&mut self) -> Option<NotedStarts> {
+        let is_whole = std::mem::take(&mut self.has_other_starts);
+        if !is_whole && !self.starts.iter().any(|start| start.is_new) {
+            return None;
+        }
+        let new = self.starts.iter().filter(|start| is_whole || start.is_new);
+        let slots = new.flat_map(|start| start.slots.iter().map(|slot| (*slot, start.at_ms())));
+        let slots = self.places_of(slots.collect());
+        self.starts.iter_mut().for_each(|start| start.is_new = false);
+        Some(NotedStarts { slots, is_whole })
+    }
+
+    /// For slots of the payload with their start times: which of the groups it is, and the slot there.
+    pub(crate) fn places_of(&self, mut slots: Vec<(u32, i64)>) -> Vec<(u32, u32, i64)> {
+        slots.sort_unstable();
+        let payload = self.shape.iter().map(|known| known.0.slots.len() as u32).filter(|slots| *slots > 0);
+        // The report series come first.
+        let mut groups = (1..).zip(payload);
+        let (mut group, mut base, mut end) = (0, 0, 0);
+        let mut places = Vec::with_capacity(slots.len());
+        for (slot, start) in slots {
+            while slot >= end {
+                let Some((next, count)) = groups.next() else { return places };
+                (group, base, end) = (next, end, end + count);
+            }
+            places.push((group, slot - base, start));
+        }
+        places
     }
 
     /// The groups of slots that take values: report series first, then the payload's.
@@ -596,7 +655,9 @@ impl Reader {
     /// Remembers when series began.
     fn see_starts(&mut self, readings: &Readings) {
         for start in &mut self.starts {
-            start.seconds = readings.values[start.value as usize];
+            let seconds = readings.values[start.value as usize];
+            start.is_new |= seconds.to_bits() != start.seconds.to_bits();
+            start.seconds = seconds;
         }
     }
 
@@ -629,19 +690,21 @@ impl Reader {
         // Places of those that were not in the shape before.
         let mut new: Vec<usize> = Vec::new();
         let mut lines = 0;
+        let mut unit = None;
         for piece in pieces {
             let known = match piece {
-                Piece::Known(i) if shape[i].0.repeats.is_empty() => shape[i].clone(),
+                Piece::Known(i) if shape[i].0.repeats.is_empty() && shape[i].0.unit_before == unit => shape[i].clone(),
                 Piece::Known(i) => {
                     new.push(resolved.len());
-                    self.room.stanza(shape[i].0.template.clone(), &[], 0, &self.target_labels)?
+                    self.room.stanza(shape[i].0.template.clone(), &[], 0, &unit, &self.target_labels)?
                 }
                 Piece::New(template) => {
                     new.push(resolved.len());
                     lines += template.len();
-                    self.room.stanza(template, &[], 0, &self.target_labels)?
+                    self.room.stanza(template, &[], 0, &unit, &self.target_labels)?
                 }
             };
+            unit.clone_from(&known.0.unit_behind);
             ingested.samples_scraped += known.0.samples();
             ingested.samples_post_relabel += known.0.samples_kept();
             resolved.push(known);
@@ -660,7 +723,8 @@ impl Reader {
             let (repeats, counted) = self.repeats(&resolved[at].0, at, &resolved, &mut first);
             if !repeats.is_empty() {
                 let template = resolved[at].0.template.clone();
-                resolved[at] = self.room.stanza(template, &repeats, counted, &self.target_labels)?;
+                let unit = resolved[at].0.unit_before.clone();
+                resolved[at] = self.room.stanza(template, &repeats, counted, &unit, &self.target_labels)?;
             }
             lines += resolved[at].0.template.len();
             if lines >= LINES_PER_TURN {
@@ -758,10 +822,12 @@ impl Reader {
     }
 
     fn settle(&mut self) {
+        let had_starts = !self.starts.is_empty();
         self.starts = match self.shape.iter().any(|known| !known.0.starts.is_empty()) {
             true => start_lines(lines_with_starts(&self.shape)),
             false => Vec::new(),
         };
+        self.has_other_starts |= had_starts || !self.starts.is_empty();
         let sum = |of: fn(&Stanza) -> u64| self.shape.iter().map(|known| of(&known.0)).sum();
         self.samples = sum(Stanza::samples);
         self.samples_kept = sum(Stanza::samples_kept);

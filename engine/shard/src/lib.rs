@@ -15,6 +15,7 @@ mod ingest;
 mod layouts;
 mod log;
 pub mod message;
+mod metadata_labels;
 mod native_state;
 mod natives;
 mod payload;
@@ -22,6 +23,7 @@ mod preview;
 mod reduce;
 mod resolver;
 mod runtime;
+mod sample_features;
 mod schedule;
 mod select;
 mod signal;
@@ -43,6 +45,7 @@ pub use message::{
 pub use preview::{Preview, preview};
 pub use reduce::SeriesHashes;
 pub use runtime::{Options, StartError, default_cpus, probe, start};
+pub use sample_features::SampleFeatures;
 pub use status::{
     CoreStats, Failure, Health, InstantSample, LogStats, Metadata, MetadataSize, Missed, Reason, TargetStatus,
 };

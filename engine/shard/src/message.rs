@@ -104,6 +104,8 @@ pub struct RangeRequest {
     pub samples_max: usize,
     /// Most bytes of the answer of a core; 0 is no limit.
     pub bytes_max: u64,
+    /// Whether start times of the samples are wanted: they come in pieces of their own.
+    pub wants_starts: bool,
     pub budget: Budget,
 }
 
@@ -232,7 +234,7 @@ pub enum LimitError {
 pub fn piece_bytes(piece: &Piece) -> u64 {
     let histograms = piece.histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram));
     let samples = piece.samples.len() + histograms.sum::<usize>();
-    (size_of::<Piece>() + piece.labels.bytes() + samples * size_of::<Sample>()) as u64
+    (size_of::<Piece>() + piece.labels.bytes() + (samples + piece.starts.len()) * size_of::<Sample>()) as u64
 }
 
 /// Bytes that a newest sample takes in memory.

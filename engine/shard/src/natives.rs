@@ -4,6 +4,7 @@
 
 use crate::class::{Class, Outcome, series_labels};
 use crate::ingest::{Reader, Refusal};
+use crate::metadata_labels::metadata_labels;
 use crate::native_state::NativeCounts;
 use crate::status::Reason;
 use exposition::{Exemplar, Kind, NativeHistogram};
@@ -62,7 +63,7 @@ impl Reader {
                 Some(series) => series,
                 None => {
                     let class = class.get_or_insert_with(|| self.class_of_target());
-                    let series = match self.native_policy(class, &native.raw) {
+                    let series = match self.native_policy(class, &native) {
                         Ok(series) => series,
                         Err(refusal) => return Err((found.counts, refusal)),
                     };
@@ -87,7 +88,7 @@ impl Reader {
                     if stamp.is_some() && found.stamps.is_empty() {
                         found.stamps.resize(found.rows.len(), None);
                     }
-                    found.starts.extend(start.filter(|_| stamp.is_none()).map(|start| (found.rows.len(), start)));
+                    found.starts.extend(start.map(|start| (found.rows.len(), start)));
                     found.rows.push((series, Value::Histogram(histogram.into())));
                     if stamp.is_some() || !found.stamps.is_empty() {
                         found.stamps.push(stamp);
@@ -100,10 +101,13 @@ impl Reader {
     }
 
     /// The labels of the series of this text, or None if it is dropped.
-    fn native_policy(&self, class: &Class, raw: &[u8]) -> Result<Option<Labels>, Refusal> {
-        let labels = exposition::labels(raw, Kind::Unknown);
-        let pairs = labels.iter().map(|(name, value)| (&**name, &**value));
-        match class.outcome(pairs) {
+    fn native_policy(&self, class: &Class, native: &NativeHistogram) -> Result<Option<Labels>, Refusal> {
+        let labels = exposition::labels(&native.raw, Kind::Unknown);
+        let kind = if native.is_gauge { Kind::GaugeHistogram } else { Kind::Histogram };
+        let of_metric = metadata_labels(kind, None).filter(|_| self.labels_types());
+        let exposed = labels.iter().map(|(name, value)| (&**name, &**value));
+        let exposed = exposed.filter(|(name, _)| !of_metric.clone().any(|(own, _)| own == *name));
+        match class.outcome(exposed.chain(of_metric.clone())) {
             Outcome::Keep(own) => Ok(Some(series_labels(&own, self.target_labels()))),
             Outcome::Drop => Ok(None),
             Outcome::Fail(error) => Err(Refusal { reason: error.reason(), text: error.to_string() }),

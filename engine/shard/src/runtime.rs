@@ -12,6 +12,7 @@ use crate::access::Accesses;
 use crate::failure_log::FailureLog;
 use crate::handle::{COMMANDS_MAX, Shards};
 use crate::message::Command;
+use crate::sample_features::SampleFeatures;
 use crate::{core, layouts, resolver, sys};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,8 +54,7 @@ pub struct Options {
     pub agent: Option<Arc<tsdb::AgentStore>>,
     /// Where failed scrapes are logged.
     pub failures: FailureLog,
-    /// Whether series get a zero sample at the time at which they began.
-    pub injects_zeros: bool,
+    pub features: SampleFeatures,
 }
 
 /// Why ringscrape cannot run here. Each text says what to change.
@@ -145,7 +145,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
     let accesses = Accesses::start()
         .map_err(|source| StartError::Os { what: "starting the thread that reads credentials", source })?;
     let (mut queues, mut pulses, mut starting) = (Vec::new(), Vec::new(), Vec::new());
-    let (cores, injects_zeros) = (options.cpus.len(), options.injects_zeros);
+    let (cores, features) = (options.cpus.len(), options.features);
     let layouts = layouts::folder(options.store.as_deref(), options.agent.as_deref());
     let layouts = layouts.map(|folder| layouts::open(&folder)).unwrap_or_default();
     for (index, cpu) in options.cpus.iter().copied().enumerate() {
@@ -171,7 +171,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
                     accesses,
                     failures,
                     layouts,
-                    injects_zeros,
+                    features,
                 };
                 let commands = commands.clone();
                 let (ready_to, ready) = mpsc::channel();
@@ -324,7 +324,7 @@ mod tests {
             offset_seed: 1,
             store: None,
             agent: None,
-            injects_zeros: false,
+            features: SampleFeatures::default(),
             failures: FailureLog::start().unwrap(),
         };
         let shards = start(&options).unwrap();

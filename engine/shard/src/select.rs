@@ -132,6 +132,24 @@ impl<'a> Matching<'a> {
         }
     }
 
+    /// Adds the start times of what [`Matching::range`] finds, in pieces without samples.
+    pub fn starts(&mut self, holder: &Holder, pieces: &mut Vec<Piece>) {
+        let (head, target) = (holder.head.borrow(), &holder.labels);
+        let matching = self.slots_of(target, &holder.index, head.rows_version());
+        head.starts(matching, |group, slot, starts| {
+            pieces.push(Piece { starts, ..Piece::new(group.series_labels(slot as usize, target)) });
+        });
+    }
+
+    /// The same of histograms.
+    pub fn histogram_starts(&mut self, holder: &HistogramHolder, pieces: &mut Vec<Piece>) {
+        let (head, target) = (holder.head.borrow(), &holder.labels);
+        let matching = self.slots_of(target, &holder.index, head.rows_version());
+        head.starts(matching, |group, slot, starts| {
+            pieces.push(Piece { starts, ..Piece::new(group.series_labels(slot as usize, target)) });
+        });
+    }
+
     /// Whether any series in memory matches, found without remembering anything: sources that no scrape brings have
     /// groups of their own.
     pub fn any(&self, holder: &Holder) -> bool {

@@ -13,6 +13,8 @@ pub struct StartLine {
     pub value: u32,
     /// What it says, in seconds since 1970.
     pub seconds: f64,
+    /// Whether it says something else than what was noted last.
+    pub is_new: bool,
     /// The series, by their places among the slots of the payload.
     pub slots: Box<[u32]>,
 }
@@ -54,7 +56,7 @@ pub fn start_lines(lines: Vec<PayloadLine>) -> Vec<StartLine> {
     let mut finish = |next: Option<(PayloadLine, Vec<u32>)>| {
         if let Some((line, mut slots)) = next.filter(|(_, slots)| !slots.is_empty()) {
             slots.reverse();
-            found.push(StartLine { value: line.value, seconds: 0.0, slots: slots.into() });
+            found.push(StartLine { value: line.value, seconds: 0.0, is_new: true, slots: slots.into() });
         }
     };
     for line in lines.into_iter().rev() {

@@ -10,7 +10,7 @@
 
 use crate::head_owner::{HistogramHolder, Holder};
 use ahash::{AHashMap, AHashSet, RandomState};
-use series::{Histogram, Labels, STALE_NAN, Timestamp, Value};
+use series::{Histogram, Labels, NO_START, STALE_NAN, Timestamp, Value};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -58,6 +58,8 @@ pub struct WriteRowsRequest {
     pub at: Timestamp,
     pub rows: Vec<(Labels, Value)>,
     pub stamps: HistogramStamps,
+    /// Places of histograms among the rows, ascending, and when what they count began.
+    pub starts: Vec<(usize, i64)>,
 }
 
 /// Own times of histograms among the rows of a scrape.
@@ -131,8 +133,8 @@ struct Place {
 }
 
 impl Place {
-    fn given(&self, stamp: i64, value: f64) -> Given {
-        Given { group: self.group, slot: self.slot.into(), stamp, value }
+    fn given(&self, stamp: i64, value: f64, start: i64) -> Given {
+        Given { group: self.group, slot: self.slot.into(), stamp, value, start }
     }
 
     /// Of a series that gets its slot later: the number among those.
@@ -248,6 +250,10 @@ impl Written {
         source.has_stamps |= !request.stamps.of_rows.is_empty();
         let stamps = &request.stamps;
         let stamp_of = |row: usize| stamps.of_rows.get(row).copied().flatten();
+        let starts_of = |row: usize| {
+            let place = request.starts.binary_search_by_key(&row, |(row, _)| *row);
+            place.map_or(NO_START, |place| request.starts[place].1)
+        };
         let alive = || request.rows.iter().enumerate().filter(|(_, (_, value))| !value.is_stale());
         let mut keys = Vec::with_capacity(request.rows.len());
         let mut fresh: Vec<(u64, &Labels)> = Vec::new();
@@ -271,7 +277,8 @@ impl Written {
                 }
                 if stamp > place.newest {
                     (place.newest, place.newest_is_histogram) = (stamp, true);
-                    histograms.push(place, labels, stamp, histogram.clone(), &source.histograms);
+                    let given = (stamp, starts_of(row), histogram.clone());
+                    histograms.push(place, labels, given, &source.histograms);
                 } else {
                     outcome.out_of_order += u64::from(stamp < place.newest);
                 }
@@ -284,9 +291,9 @@ impl Written {
             place.newest = at;
             place.newest_is_histogram = matches!(value, Value::Histogram(_));
             match value {
-                Value::Float(value) => given[place.part as usize].push(place.given(at, *value)),
+                Value::Float(value) => given[place.part as usize].push(place.given(at, *value, NO_START)),
                 Value::Histogram(histogram) => {
-                    histograms.push(place, labels, at, histogram.clone(), &source.histograms);
+                    histograms.push(place, labels, (at, starts_of(row), histogram.clone()), &source.histograms);
                     alive_histograms.push(key);
                 }
             }
@@ -524,17 +531,25 @@ struct Histograms<'a> {
 }
 
 impl<'a> Histograms<'a> {
-    fn push(&mut self, place: &mut Place, labels: &'a Labels, at: i64, one: Arc<Histogram>, holder: &HistogramHolder) {
+    /// Adds a histogram with its time and start time.
+    fn push(
+        &mut self,
+        place: &mut Place,
+        labels: &'a Labels,
+        (at, start, histogram): (i64, i64, Arc<Histogram>),
+        holder: &HistogramHolder,
+    ) {
         if place.histogram == NO_HISTOGRAMS {
             place.histogram = (holder.head.borrow().series() + self.fresh.len()) as u32;
             self.fresh.push(labels);
         }
-        self.given.push((place.histogram, at, one));
+        self.given.push(GivenHistogram { series: place.histogram, at, start, histogram });
     }
 
     /// Marks the end of a series that has histograms.
     fn end(&mut self, place: &Place, at: i64) {
-        self.given.push((place.histogram, at, Arc::new(Histogram { sum: STALE_NAN, ..Histogram::default() })));
+        let histogram = Arc::new(Histogram { sum: STALE_NAN, ..Histogram::default() });
+        self.given.push(GivenHistogram { series: place.histogram, at, start: NO_START, histogram });
     }
 
     /// Gives how many samples there are that are no markers.
@@ -553,7 +568,7 @@ impl<'a> Histograms<'a> {
         head.add(self.fresh);
         head.append(&self.given, journal);
         appended(Head::Histograms(holder, &mut head));
-        self.given.iter().filter(|(_, _, histogram)| !series::is_stale(histogram.sum)).count() as u64
+        self.given.iter().filter(|given| !series::is_stale(given.histogram.sum)).count() as u64
     }
 }
 
@@ -594,8 +609,13 @@ mod tests {
         }
 
         fn write_values(&mut self, source: &str, at: i64, rows: Vec<(Labels, Value)>) -> WriteOutcome {
-            let request =
-                WriteRowsRequest { source: source.into(), at: Timestamp(at), rows, stamps: HistogramStamps::default() };
+            let request = WriteRowsRequest {
+                source: source.into(),
+                at: Timestamp(at),
+                rows,
+                stamps: HistogramStamps::default(),
+                starts: Vec::new(),
+            };
             self.written.rows(&request, at, &mut self.journal, &mut self.scratch, |_| ())
         }
 
@@ -738,7 +758,8 @@ mod tests {
                 let rows = stamps.iter().enumerate().map(row).collect();
                 let stamps =
                     HistogramStamps { of_rows: stamps.iter().map(|stamp| stamp.map(Timestamp)).collect(), ends };
-                let request = WriteRowsRequest { source: "s".into(), at: Timestamp(at), rows, stamps };
+                let request =
+                    WriteRowsRequest { source: "s".into(), at: Timestamp(at), rows, stamps, starts: Vec::new() };
                 rig.written.rows(&request, at, &mut rig.journal, &mut rig.scratch, |_| ())
             };
             assert_eq!(write(1000, &[Some(900), None]).samples, 2);

@@ -82,16 +82,23 @@ impl XorWindow {
             bits.put(0, 1, out);
             return;
         }
+        self.put_changed(xor, [(0b10, 2), (0b11, 2)], bits, out);
+    }
+
+    /// Writes a difference that is not zero, behind a prefix (bits and how many) for the window before, or for a new one.
+    #[inline]
+    pub fn put_changed(&mut self, xor: u64, [same, new]: [(u64, u32); 2], bits: &mut BitWriter, out: &mut Vec<u8>) {
         let (leading, trailing) = (xor.leading_zeros().min(31), xor.trailing_zeros());
         if self.leading != NO_WINDOW && leading >= self.leading && trailing >= self.trailing {
-            bits.put(0b10, 2, out);
+            bits.put(same.0, same.1, out);
             bits.put(xor >> self.trailing, 64 - self.leading - self.trailing, out);
             return;
         }
         (self.leading, self.trailing) = (leading, trailing);
         let significant = 64 - leading - trailing;
         // 64 significant bits are written as 0.
-        bits.put(0b11 << 11 | u64::from(leading) << 6 | u64::from(significant & 63), 13, out);
+        let window = u64::from(leading) << 6 | u64::from(significant & 63);
+        bits.put(new.0 << 11 | window, new.1 + 11, out);
         bits.put(xor >> trailing, significant, out);
     }
 
@@ -100,7 +107,14 @@ impl XorWindow {
         if !bits.bit()? {
             return Ok(0);
         }
-        if bits.bit()? {
+        let is_new = bits.bit()?;
+        self.take_changed(is_new, bits)
+    }
+
+    /// Reads a difference in a new window, or in the one before.
+    #[inline]
+    pub fn take_changed(&mut self, is_new: bool, bits: &mut Bits) -> Result<u64, ChunkError> {
+        if is_new {
             self.leading = bits.take(5)? as u32;
             let significant = match bits.take(6)? as u32 {
                 0 => 64,

@@ -4,6 +4,23 @@
 pub const XOR: u8 = 1;
 pub const HISTOGRAM: u8 = 2;
 pub const FLOAT_HISTOGRAM: u8 = 3;
+/// The same in encodings that have start times of the samples.
+pub const XOR2: u8 = 4;
+pub const HISTOGRAM_WITH_STARTS: u8 = 5;
+pub const FLOAT_HISTOGRAM_WITH_STARTS: u8 = 6;
+
+/// Bits of the number of samples where flags of the chunk lie above it.
+const SAMPLES_BELOW_FLAGS: u16 = 0x3fff;
+
+/// Whether chunks of this encoding have floats.
+pub fn is_float(encoding: u8) -> bool {
+    matches!(encoding, XOR | XOR2)
+}
+
+/// Whether chunks of this encoding may have start times of their samples.
+pub fn may_have_starts(encoding: u8) -> bool {
+    matches!(encoding, XOR2 | HISTOGRAM_WITH_STARTS | FLOAT_HISTOGRAM_WITH_STARTS)
+}
 
 /// A chunk with its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,11 +60,15 @@ impl Chunk {
 
     /// How many samples it has, as its head says.
     pub fn samples(&self) -> u16 {
-        self.bytes.first_chunk::<2>().map_or(0, |head| u16::from_be_bytes(*head))
+        let head = self.bytes.first_chunk::<2>().map_or(0, |head| u16::from_be_bytes(*head));
+        match self.encoding {
+            HISTOGRAM_WITH_STARTS | FLOAT_HISTOGRAM_WITH_STARTS => head & SAMPLES_BELOW_FLAGS,
+            _ => head,
+        }
     }
 
     pub fn is_float(&self) -> bool {
-        self.encoding == XOR
+        is_float(self.encoding)
     }
 }
 

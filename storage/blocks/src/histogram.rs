@@ -9,8 +9,9 @@
 
 use crate::bits::{BitWriter, Bits, XorWindow, put_varbit_int, put_varbit_uint};
 use crate::chunk::Chunk;
-pub use crate::chunk::{FLOAT_HISTOGRAM, HISTOGRAM};
+pub use crate::chunk::{FLOAT_HISTOGRAM, FLOAT_HISTOGRAM_WITH_STARTS, HISTOGRAM, HISTOGRAM_WITH_STARTS};
 use crate::error::{ChunkError, UNEXPECTED_END};
+use crate::start_times::{NO_START, StartReader, StartWriter};
 use ahash::AHashSet;
 use series::histogram::{BucketCount, CUSTOM_SCHEMA, ResetHint, SCHEMA_MAX};
 use series::{Histogram, is_stale};
@@ -91,8 +92,8 @@ fn run_length(samples: &[(i64, Arc<Histogram>)]) -> usize {
     (0..samples.len()).take_while(|place| belongs(*place) && fits(*place, &samples[*place].1)).count()
 }
 
-/// Chunks of samples of one series in order of time.
-pub fn encode(samples: &[(i64, Arc<Histogram>)]) -> Vec<Chunk> {
+/// Chunks of samples of one series in order of time, with a start time for each, or none for all of them.
+pub fn encode(samples: &[(i64, Arc<Histogram>)], starts: &[i64]) -> Vec<Chunk> {
     let whole = samples.iter().all(|(_, histogram)| is_stale(histogram.sum) || is_whole(histogram));
     let mut chunks = Vec::new();
     let mut start = 0;
@@ -101,8 +102,18 @@ pub fn encode(samples: &[(i64, Arc<Histogram>)]) -> Vec<Chunk> {
         let run = &rest[..run_length(rest)];
         let before = start.checked_sub(1).map(|before| &*samples[before].1);
         let flags = flags(before, &run[0].1);
-        let bytes = if whole { encode_run::<Whole>(run, flags) } else { encode_run::<Float>(run, flags) };
-        let encoding = if whole { HISTOGRAM } else { FLOAT_HISTOGRAM };
+        let starts = starts.get(start..start + run.len()).filter(|all| all.iter().any(|start| *start != NO_START));
+        let starts = starts.unwrap_or(&[]);
+        let bytes = match whole {
+            true => encode_run::<Whole>(run, starts, flags),
+            false => encode_run::<Float>(run, starts, flags),
+        };
+        let encoding = match (whole, starts.is_empty()) {
+            (true, true) => HISTOGRAM,
+            (true, false) => HISTOGRAM_WITH_STARTS,
+            (false, true) => FLOAT_HISTOGRAM,
+            (false, false) => FLOAT_HISTOGRAM_WITH_STARTS,
+        };
         chunks.push(Chunk::new(run[0].0, run[run.len() - 1].0, encoding, bytes));
         start += run.len();
     }
@@ -305,9 +316,14 @@ fn steps<'a>(indices: &'a [i32], buckets: &'a [BucketCount], in_steps: bool) -> 
     })
 }
 
-fn encode_run<C: Column>(run: &[(i64, Arc<Histogram>)], flags: u8) -> Vec<u8> {
+fn encode_run<C: Column>(run: &[(i64, Arc<Histogram>)], starts: &[i64], flags: u8) -> Vec<u8> {
     let mut out = (run.len() as u16).to_be_bytes().to_vec();
+    // With start times, the flags are above the number of samples, and the byte says where start times are.
     out.push(flags);
+    if !starts.is_empty() {
+        out[0] |= flags;
+    }
+    let mut start_writer = StartWriter::default();
     let mut bits = BitWriter::default();
     let (positive, negative) = (all_indices(run, |one| &one.positive), all_indices(run, |one| &one.negative));
     let stale = Histogram::default();
@@ -330,6 +346,7 @@ fn encode_run<C: Column>(run: &[(i64, Arc<Histogram>)], flags: u8) -> Vec<u8> {
             put_varbit_int(now.wrapping_sub(delta), &mut bits, &mut out);
             delta = now;
         }
+        let before = if i == 0 { *time } else { at };
         at = *time;
         let is_marker = is_stale(histogram.sum);
         let (counted, zeros) = if is_marker { (0.0, 0.0) } else { (histogram.count, histogram.zero_count) };
@@ -340,32 +357,48 @@ fn encode_run<C: Column>(run: &[(i64, Arc<Histogram>)], flags: u8) -> Vec<u8> {
             zero_count.put_first(zeros, false, &mut bits, &mut out);
             sum.put_first(histogram.sum, false, &mut bits, &mut out);
             filled.for_each(|(step, bucket)| bucket.put_first(step, true, &mut bits, &mut out));
-            continue;
+        } else {
+            count.put(counted, &mut bits, &mut out);
+            zero_count.put(zeros, &mut bits, &mut out);
+            sum.put(histogram.sum, &mut bits, &mut out);
+            // A marker has no buckets.
+            if !is_marker {
+                filled.for_each(|(step, bucket)| bucket.put(step, &mut bits, &mut out));
+            }
         }
-        count.put(counted, &mut bits, &mut out);
-        zero_count.put(zeros, &mut bits, &mut out);
-        sum.put(histogram.sum, &mut bits, &mut out);
-        // A marker has no buckets.
-        if !is_marker {
-            filled.for_each(|(step, bucket)| bucket.put(step, &mut bits, &mut out));
+        if let Some(start) = starts.get(i) {
+            start_writer.put(i as u16, before, *start, &mut bits, &mut out);
         }
     }
     bits.finish(&mut out);
+    if !starts.is_empty() {
+        out[2] = start_writer.head();
+    }
     out
 }
 
-/// Reads all samples of a chunk, in order.
-pub fn decode(encoding: u8, chunk: &[u8], sample: impl FnMut(i64, Histogram)) -> Result<(), ChunkError> {
+/// Reads all samples of a chunk, in order: start time, [`NO_START`] if there is none, time and histogram.
+pub fn decode(encoding: u8, chunk: &[u8], sample: impl FnMut(i64, i64, Histogram)) -> Result<(), ChunkError> {
     match encoding {
-        HISTOGRAM => decode_run::<Whole>(chunk, sample),
-        FLOAT_HISTOGRAM => decode_run::<Float>(chunk, sample),
+        HISTOGRAM => decode_run::<Whole>(chunk, false, sample),
+        FLOAT_HISTOGRAM => decode_run::<Float>(chunk, false, sample),
+        HISTOGRAM_WITH_STARTS => decode_run::<Whole>(chunk, true, sample),
+        FLOAT_HISTOGRAM_WITH_STARTS => decode_run::<Float>(chunk, true, sample),
         _ => Err(ChunkError("its encoding is not read by this build")),
     }
 }
 
-fn decode_run<C: Column>(chunk: &[u8], mut sample: impl FnMut(i64, Histogram)) -> Result<(), ChunkError> {
+fn decode_run<C: Column>(
+    chunk: &[u8],
+    has_starts: bool,
+    mut sample: impl FnMut(i64, i64, Histogram),
+) -> Result<(), ChunkError> {
     let (head, bytes) = chunk.split_first_chunk::<3>().ok_or(ChunkError(UNEXPECTED_END))?;
-    let (samples, flags) = (u16::from_be_bytes([head[0], head[1]]), head[2] & FLAGS);
+    let (first, flags, starts) = match has_starts {
+        true => (head[0] & !FLAGS, head[0] & FLAGS, head[2]),
+        false => (head[0], head[2] & FLAGS, 0),
+    };
+    let (samples, mut starts) = (u16::from_be_bytes([first, head[1]]), StartReader::new(starts));
     if samples == 0 {
         return Ok(());
     }
@@ -391,8 +424,10 @@ fn decode_run<C: Column>(chunk: &[u8], mut sample: impl FnMut(i64, Histogram)) -
     let mut buckets = vec![C::default(); positive.len() + negative.len()];
     let (mut at, mut delta) = (0i64, 0i64);
     for i in 0..samples {
+        let mut before = at;
         if i == 0 {
             at = bits.varbit_int()?;
+            before = at;
             count.take_first(false, &mut bits)?;
             zero_count.take_first(false, &mut bits)?;
             sum.take_first(false, &mut bits)?;
@@ -407,8 +442,9 @@ fn decode_run<C: Column>(chunk: &[u8], mut sample: impl FnMut(i64, Histogram)) -
                 buckets.iter_mut().try_for_each(|bucket| bucket.take(&mut bits))?;
             }
         }
+        let start = starts.take(i, before, &mut bits)?;
         if is_stale(sum.value()) {
-            sample(at, Histogram { sum: sum.value(), ..Histogram::default() });
+            sample(start, at, Histogram { sum: sum.value(), ..Histogram::default() });
             continue;
         }
         let (of_positive, of_negative) = buckets.split_at(positive.len());
@@ -433,7 +469,7 @@ fn decode_run<C: Column>(chunk: &[u8], mut sample: impl FnMut(i64, Histogram)) -
             // A step is at most as many halvings as a bucket's number has bits.
             histogram.reduce(SCHEMA_MAX.max(histogram.schema - 31));
         }
-        sample(at, histogram);
+        sample(start, at, histogram);
     }
     Ok(())
 }

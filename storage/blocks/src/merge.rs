@@ -1,9 +1,10 @@
 //! Chunks of one series from several sources, without overlap.
 
 use crate::chunk::Chunk;
-use crate::encode::encode;
+use crate::encode::encode_with_starts;
 use crate::error::ChunkError;
 use series::Value;
+use series::order::Timed;
 
 /// What came of merging chunks.
 pub type Merged = Vec<Chunk>;
@@ -36,13 +37,13 @@ pub fn merge_chunks(mut chunks: Vec<(Chunk, Vec<(i64, i64)>)>) -> Result<Merged,
             merged.extend(group.into_iter().map(|(chunk, _)| chunk));
             continue;
         }
-        let mut samples: Vec<(i64, Value)> = Vec::new();
+        let mut samples: Vec<StartedSample> = Vec::new();
         for (chunk, deleted) in &group {
             let mut is_outside = false;
-            chunk.decode(|at, value| {
+            chunk.decode_with_starts(|start, at, value| {
                 is_outside |= at < chunk.min || at > chunk.max;
                 if !deleted.iter().any(|(min, max)| at >= *min && at <= *max) {
-                    samples.push((at, value));
+                    samples.push(StartedSample { start, at, value });
                 }
             })?;
             if is_outside {
@@ -50,9 +51,27 @@ pub fn merge_chunks(mut chunks: Vec<(Chunk, Vec<(i64, i64)>)>) -> Result<Merged,
             }
         }
         series::order::dedupe(&mut samples);
-        merged.append(&mut encode(&samples));
+        let starts: Vec<i64> = samples.iter().map(|sample| sample.start).collect();
+        let samples: Vec<(i64, Value)> = samples.into_iter().map(|sample| (sample.at, sample.value)).collect();
+        merged.append(&mut encode_with_starts(&samples, &starts));
     }
     Ok(merged)
+}
+
+struct StartedSample {
+    start: i64,
+    at: i64,
+    value: Value,
+}
+
+impl Timed for StartedSample {
+    fn time_ms(&self) -> i64 {
+        self.at
+    }
+
+    fn is_stale(&self) -> bool {
+        self.value.is_stale()
+    }
 }
 
 const OUTSIDE: ChunkError = ChunkError("it has samples outside of the times that the index has for it");
@@ -75,6 +94,7 @@ pub(crate) fn check_times(chunk: &Chunk) -> Result<(), ChunkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encode::encode;
     use crate::xor;
     use series::Histogram;
 
@@ -93,6 +113,24 @@ mod tests {
         xor::decode(&merged[0].bytes, |at, value| read.push((at, value))).unwrap();
         assert_eq!(read, [(1, 1.0), (3, 3.0), (5, 5.0)]);
         assert_eq!(merged[1], c);
+    }
+
+    #[test]
+    fn start_times_stay_with_their_samples() {
+        let chunk = |samples: &[(i64, f64)], starts: &[i64]| {
+            let samples: Vec<_> = samples.iter().map(|(at, value)| (*at, Value::Float(*value))).collect();
+            (encode_with_starts(&samples, starts).remove(0), vec![])
+        };
+        let merged = merge_chunks(vec![
+            chunk(&[(10, 1.0), (30, 3.0)], &[9, 9]),
+            chunk(&[(20, 2.0), (30, 9.0)], &[]),
+            chunk(&[(40, 4.0)], &[35]),
+        ]);
+        let mut read = Vec::new();
+        for chunk in merged.unwrap() {
+            chunk.decode_with_starts(|start, at, _| read.push((start, at))).unwrap();
+        }
+        assert_eq!(read, [(9, 10), (0, 20), (9, 30), (35, 40)]);
     }
 
     #[test]

@@ -810,12 +810,20 @@ impl BlockReader<'_> {
         mut sample: impl FnMut(i64, Value),
     ) -> Result<(), BlockError> {
         let deleted = self.block.deleted(entry.id);
+        let mut sample = |_, at, value| sample(at, value);
         entry.chunks.iter().try_for_each(|span| self.chunk_samples(*span, (from, to), &deleted, &mut sample))
     }
 
     /// Like [`BlockReader::samples`], but goes on behind chunks that cannot be read; they are remembered as faults of the
     /// block. Of a chunk that is damaged in the middle the samples before the damage are given.
-    pub fn readable_samples(&mut self, entry: &SeriesEntry, from: i64, to: i64, mut sample: impl FnMut(i64, Value)) {
+    /// Gives start time ([`series::NO_START`] for none), time and value.
+    pub fn readable_samples(
+        &mut self,
+        entry: &SeriesEntry,
+        from: i64,
+        to: i64,
+        mut sample: impl FnMut(i64, i64, Value),
+    ) {
         let deleted = self.block.deleted(entry.id);
         for span in &entry.chunks {
             if let Err(error) = self.chunk_samples(*span, (from, to), &deleted, &mut sample) {
@@ -829,12 +837,12 @@ impl BlockReader<'_> {
         span: ChunkSpan,
         (from, to): (i64, i64),
         deleted: &[(i64, i64)],
-        sample: &mut impl FnMut(i64, Value),
+        sample: &mut impl FnMut(i64, i64, Value),
     ) -> Result<(), BlockError> {
         let chunk = self.chunk(span)?;
-        let decoded = chunk.decode(|at, value| {
+        let decoded = chunk.decode_with_starts(|start, at, value| {
             if at >= from && at <= to && !deleted.iter().any(|(min, max)| at >= *min && at <= *max) {
-                sample(at, value);
+                sample(start, at, value);
             }
         });
         decoded.map_err(|error| self.chunk_error(span, error))

@@ -18,6 +18,7 @@ mod matcher;
 pub mod order;
 mod quote;
 mod regex;
+mod start_times;
 mod time;
 mod value;
 
@@ -28,5 +29,6 @@ pub use labels::{Labels, LabelsBuilder, METRIC_NAME, is_legacy_label_name, is_le
 pub use matcher::{MatchOp, Matcher};
 pub use quote::Quoted;
 pub use regex::{Groups, Regex, RegexError, Replacement};
+pub use start_times::{NO_START, StartTimes, note_start, sort_starts, start_of};
 pub use time::{Rfc3339, civil_from_days, days_from_civil, days_in_month, parse_rfc3339};
 pub use value::{STALE_NAN, Sample, SeriesData, Timestamp, Value, is_stale};

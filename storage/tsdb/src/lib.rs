@@ -29,6 +29,7 @@ mod row;
 mod safe_mode;
 #[cfg(test)]
 mod simulation;
+mod starts;
 mod store;
 
 pub use agent_store::{AgentOptions, AgentStore};
@@ -38,8 +39,8 @@ pub use data_dir::OpenError;
 pub use encoded::{EncodedPart, EncodedSegment};
 pub use group::{GroupBuilder, SlotGroup};
 pub use head::{
-    AppendScratch, Appended, Change, Closed, Given, LastRows, Recalled, RowRejected, Rows, SameGroups, Segment,
-    SegmentLimits, TargetHead, within_bounds,
+    AppendScratch, Appended, Change, Closed, Given, LastRows, NotedStarts, Recalled, RowRejected, Rows, SameGroups,
+    Segment, SegmentLimits, TargetHead, within_bounds,
 };
 pub use histograms::{GivenHistogram, HistogramHead, HistogramSegment, Timed, in_order};
 pub use log_keeper::{OldExemplars, ReplayState};
@@ -48,4 +49,5 @@ pub use os::lower_priority;
 pub use piece::Piece;
 pub use row::{Direction, RowError, Slots, walk as walk_row};
 pub use safe_mode::SafeMode;
+pub use starts::StartRun;
 pub use store::{Store, StoreOptions, StoreStats};

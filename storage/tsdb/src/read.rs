@@ -149,7 +149,10 @@ pub(crate) fn select(
         }
         block.select(selectors, from.0, to.0, |reader, entry| {
             let mut piece = Piece::new(entry.labels.clone());
-            reader.readable_samples(&entry, from.0, to.0, |at, value| piece.push(at, value));
+            let mut last = None;
+            reader.readable_samples(&entry, from.0, to.0, |start, at, value| {
+                piece.push_started(at, value, start, &mut last);
+            });
             more = piece.is_empty() || found(piece);
             more && !stop.load(Ordering::Relaxed)
         });

@@ -374,7 +374,7 @@ impl World {
         for slot in 0..SLOTS {
             let last = process.targets[at].last_stamps[slot];
             let stamp = self.pushed_stamp(slot, last);
-            let sample = Given { group: 0, slot: slot as u32, stamp, value: value_of((id, slot), stamp) };
+            let sample = Given { group: 0, slot: slot as u32, stamp, value: value_of((id, slot), stamp), start: 0 };
             if self.random.one_in(2) || stamp == last {
                 continue;
             } else if stamp > last {
@@ -401,7 +401,8 @@ impl World {
             self.model.add(series, stamp, histogram.sum.to_bits());
             self.unsynced.push((series, stamp));
             let head = target.histograms.as_mut().expect("it is one that writes");
-            head.append(&[(0, stamp, Arc::new(histogram))], journal);
+            let given = crate::GivenHistogram { series: 0, at: stamp, start: 0, histogram: Arc::new(histogram) };
+            head.append(&[given], journal);
         }
         self.count("writes");
     }

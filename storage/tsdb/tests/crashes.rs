@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tsdb::log::{Action, FileId, Journal, Options, TargetKey, Writer};
 use tsdb::log_reader::{Replay, Restored, replay_file};
-use tsdb::{AppendScratch, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
+use tsdb::{AppendScratch, GivenHistogram, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
 
 const SECTOR: usize = 512;
 const TARGETS: usize = 3;
@@ -181,7 +181,9 @@ impl Rig {
         let counts: Vec<u64> = (0..4).map(|_| 1 + next(1000)).collect();
         let buckets = (0..).zip(&counts).map(|(index, count)| BucketCount { index, count: *count as f64 });
         let histogram = Histogram { count: at as f64, positive: buckets.collect(), ..Histogram::default() };
-        let samples = [0, last].map(|series| (series, at, Arc::new(histogram.clone())));
+        let histogram = Arc::new(histogram);
+        let given = |series| GivenHistogram { series, at, start: 0, histogram: histogram.clone() };
+        let samples = [0, last].map(given);
         self.histograms.append(&samples, &mut self.journal);
         self.truth.insert((HISTOGRAMS, at), [&counts[..], &counts[..]].concat());
         self.positions.push((self.journal.writer().unwrap().appended(), HISTOGRAMS, at));

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tsdb::log::{Action, FileId, Journal, TargetKey, Writer};
 use tsdb::log_reader::{Replay, Restored, replay_file};
 use tsdb::{
-    AppendScratch, GroupBuilder, HistogramHead, Recalled, Rows, SameGroups, SegmentLimits, SlotGroup, Store,
-    StoreOptions, TargetHead,
+    AppendScratch, GivenHistogram, GroupBuilder, HistogramHead, Recalled, Rows, SameGroups, SegmentLimits, SlotGroup,
+    Store, StoreOptions, TargetHead,
 };
 
 type Truth = BTreeMap<String, BTreeMap<i64, u64>>;
@@ -567,7 +567,7 @@ fn histograms_go_the_way_of_rows() {
                 let histogram =
                     Histogram { schema: (i % 3) as i32, count, sum: count / 3.0, positive, ..Histogram::default() };
                 truth.entry(labels[i].to_string()).or_default().insert(at, histogram.to_string());
-                samples.push((i as u32, at, Arc::new(histogram)));
+                samples.push(GivenHistogram { series: i as u32, at, start: 0, histogram: Arc::new(histogram) });
             }
             head.append(&samples, &mut core.journal);
             head.take_closed(|closed| store.flush_queue().flush(closed));

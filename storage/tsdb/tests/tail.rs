@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use tsdb::log::{Action, FileId, Journal, KeptLogs, Options, TargetKey, Writer};
 use tsdb::log_reader::{Border, Reached, Tail, Untold};
-use tsdb::{AppendScratch, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
+use tsdb::{
+    AppendScratch, GivenHistogram, GroupBuilder, HistogramHead, NotedStarts, SegmentLimits, SlotGroup, TargetHead,
+};
 
 const LOG: (u32, u16) = (3, 1);
 const START: Border = Border { sequence: 1, offset: 0 };
@@ -254,7 +256,8 @@ fn check_histograms(log_only: bool) {
                 let count = (round + i64::from(series)) as f64;
                 let name = if series < 3 { format!("h{series}") } else { format!("more{}", series - 3) };
                 truth.entry((7, name)).or_default().insert(at, count.to_bits());
-                row.push((series, at, Arc::new(Histogram { count, zero_count: count, ..Histogram::default() })));
+                let histogram = Arc::new(Histogram { count, zero_count: count, ..Histogram::default() });
+                row.push(GivenHistogram { series, at, start: 0, histogram });
             }
         }
         head.append(&row, &mut journal);
@@ -269,6 +272,106 @@ fn check_histograms(log_only: bool) {
     read(&mut following, &mut told);
     assert_eq!(told, truth);
     assert_eq!(following.untold(), Untold::default());
+}
+
+/// Start times come with the samples that have them, whoever reads, and wherever it begins to.
+#[test]
+fn start_times_come_with_their_samples() {
+    for seed in 0..20 {
+        check_start_times(seed);
+    }
+}
+
+fn check_start_times(seed: u64) {
+    let mut next = random(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = journal(2_000);
+    let limits = SegmentLimits { rows_max: 7, log_only: seed % 2 == 1, ..SegmentLimits::default() };
+    let mut head = TargetHead::new(TargetKey { id: 1, labels: Labels::empty() }, limits, seed);
+    let mut histograms = HistogramHead::new(TargetKey { id: 2, labels: Labels::empty() }, limits);
+    histograms.add(&[Labels::from_pairs([("__name__", "h")])]);
+    let pool = [group(&names("a", 70), false), group(&names("b", 3), true), group(&names("c", 9), false)];
+    // By name and time; what each slot has now.
+    let (mut truth, mut now) = (BTreeMap::new(), BTreeMap::<String, i64>::new());
+    let (mut told, mut of_histogram) = (BTreeMap::new(), 0);
+    let (mut following, mut scratch) = (tail(folder.path(), 1, START), AppendScratch::default());
+    head.replace(&pool[..2]);
+    for round in 1..120i64 {
+        let at = round * 1_000;
+        let mut is_whole = next(8) == 0;
+        if next(15) == 0 {
+            let (from, to) = [(0, 2), (1, 3), (0, 3)][next(3) as usize];
+            head.replace(&pool[from..to]);
+            // As scrapes do: what comes back may have begun anew.
+            is_whole = true;
+        }
+        let groups: Vec<Arc<SlotGroup>> = head.groups().cloned().collect();
+        let mut slots = Vec::new();
+        for (number, group) in groups.iter().enumerate() {
+            for slot in 0..group.len() {
+                let name = group.metric_name(slot).to_owned();
+                if next(if is_whole { 2 } else { 30 }) == 0 {
+                    let start = if next(4) == 0 { 0 } else { at - next(5_000) as i64 };
+                    slots.push((number as u32, slot as u32, start));
+                    now.insert(name, start);
+                } else if is_whole {
+                    now.remove(&name);
+                }
+            }
+        }
+        if is_whole {
+            now.retain(|name, _| {
+                groups.iter().any(|group| (0..group.len()).any(|slot| group.metric_name(slot) == name))
+            });
+        }
+        if is_whole || !slots.is_empty() {
+            head.note_starts(NotedStarts { slots, is_whole });
+        }
+        let count: usize = groups.iter().map(|group| group.len()).sum();
+        let stamps: Vec<i64> =
+            groups.iter().flat_map(|group| vec![at - 100; if group.any_stamped() { group.len() } else { 0 }]).collect();
+        for group in &groups {
+            let stamp = if group.any_stamped() { at - 100 } else { at };
+            for slot in 0..group.len() {
+                let name = group.metric_name(slot).to_owned();
+                let start = now.get(&name).copied().unwrap_or(0);
+                truth.insert((name, stamp), start);
+            }
+        }
+        head.append(Timestamp(at), &vec![round as f64; count], &stamps, false, &mut journal, &mut scratch).unwrap();
+        let mut row = Vec::new();
+        for at in [at, at + 500] {
+            if next(3) == 0 {
+                of_histogram = at - next(900) as i64;
+            }
+            truth.insert(("h".to_owned(), at), of_histogram);
+            let histogram = Arc::new(Histogram { count: 1.0, zero_count: 1.0, ..Histogram::default() });
+            row.push(GivenHistogram { series: 0, at, start: of_histogram, histogram });
+        }
+        histograms.append(&row, &mut journal);
+        write_out(&mut journal, folder.path(), at as u64, || next(9) == 0);
+        if next(6) == 0 {
+            following = tail(folder.path(), following.first_needed(), following.border());
+        }
+        let mut tell = |one: tsdb::log_reader::Told| {
+            if !series::is_stale(one.sample.value) {
+                told.insert((one.group.metric_name(one.slot).to_owned(), one.sample.timestamp.0), one.start);
+            }
+        };
+        while next(3) > 0 && following.read(&mut tell).unwrap() == Reached::More {}
+    }
+    write_out(&mut journal, folder.path(), 1_000_000, || false);
+    let mut tell = |one: tsdb::log_reader::Told| {
+        if !series::is_stale(one.sample.value) {
+            told.insert((one.group.metric_name(one.slot).to_owned(), one.sample.timestamp.0), one.start);
+        }
+    };
+    while following.read(&mut tell).unwrap() == Reached::More {}
+    assert_eq!(told.len(), truth.len(), "seed {seed}");
+    for (sample, start) in &truth {
+        assert_eq!(told.get(sample), Some(start), "seed {seed}: {sample:?}");
+    }
+    assert!(truth.values().filter(|start| **start != 0).count() > 500, "seed {seed}");
 }
 
 /// Where the log alone is read, memory has one value for each series however long it goes on, and a segment ends in time.

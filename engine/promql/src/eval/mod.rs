@@ -5,5 +5,6 @@ mod extended;
 pub(crate) mod math;
 pub(crate) mod partial;
 pub(crate) mod series;
+mod starts;
 pub(crate) mod value;
 pub(crate) mod window;

@@ -309,8 +309,15 @@ impl PartialAggregate {
                     }
                     self.samples += to - from;
                     let floats = &samples[from..to];
-                    let window =
-                        Window { labels: &labels, floats, histograms: &[], start, end, modifier: RangeModifier::Plain };
+                    let window = Window {
+                        labels: &labels,
+                        floats,
+                        histograms: &[],
+                        starts: &[],
+                        start,
+                        end,
+                        modifier: RangeModifier::Plain,
+                    };
                     if let Some(value) = function.of(&window) {
                         totals.add(group, i, value);
                     }

@@ -10,7 +10,7 @@ use crate::plan::grid::{StepGrid, offset_ms};
 use crate::syntax::ast::{Aggregate, Expr, Kind, RangeModifier, Selector};
 use crate::syntax::error::Span;
 use series::histogram::{Histogram, ResetHint};
-use series::{METRIC_NAME, MatchOp, Sample, Timestamp, is_stale};
+use series::{METRIC_NAME, MatchOp, Sample, Timestamp, is_stale, start_of};
 use std::sync::Arc;
 
 /// Within one series, deadline and cancellation are looked at after so many samples: some milliseconds of any function.
@@ -24,6 +24,8 @@ pub(crate) enum NewestSample {
     Time,
     /// The same of floats; histograms as they are.
     TimeOfFloat,
+    /// When what it counts began, in seconds; 0 if that is not known.
+    Start,
 }
 
 /// The windows that functions of a range vector see.
@@ -281,7 +283,8 @@ impl EvalContext<'_> {
                 widest = size;
                 self.touch(size)?;
             }
-            match of(&Window { labels: &series.labels, floats, histograms, start, end, modifier }, i) {
+            let (labels, starts) = (&series.labels, &series.starts[..]);
+            match of(&Window { labels, floats, histograms, starts, start, end, modifier }, i) {
                 None => {}
                 Some(Point::Float(value)) => column.values[i] = value,
                 Some(point) => column.set(i, Some(point)),
@@ -304,7 +307,7 @@ fn inner_series(column: Column, inner: StepGrid) -> SelectedSeries {
     };
     let histograms = inner.times().zip(column.histograms.into_iter().flatten());
     let histograms = histograms.filter_map(|(time, histogram)| Some((time, detached(histogram?)))).collect();
-    SelectedSeries { labels: column.labels, samples, histograms }
+    SelectedSeries { labels: column.labels, samples, histograms, starts: Vec::new() }
 }
 
 /// Says of samples of unknown past whether they follow a reset.
@@ -371,17 +374,20 @@ fn newest(
         if float_time > histogram_time {
             let sample = float.expect("it has a time");
             if float_time > oldest && !is_stale(sample.value) {
-                let is_value = wanted == NewestSample::Value;
-                column.values[i] = if is_value { sample.value } else { seconds(float_time) };
+                column.values[i] = match wanted {
+                    NewestSample::Value => sample.value,
+                    NewestSample::Start => seconds(start_of(&series.starts, float_time)),
+                    NewestSample::Time | NewestSample::TimeOfFloat => seconds(float_time),
+                };
             }
         } else if let Some((at, histogram)) = histogram
             && *at > oldest
             && !is_stale(histogram.sum)
         {
-            let point = if wanted == NewestSample::Time {
-                Point::Float(seconds(*at))
-            } else {
-                Point::Histogram(Arc::clone(histogram))
+            let point = match wanted {
+                NewestSample::Time => Point::Float(seconds(*at)),
+                NewestSample::Start => Point::Float(seconds(start_of(&series.starts, *at))),
+                NewestSample::Value | NewestSample::TimeOfFloat => Point::Histogram(Arc::clone(histogram)),
             };
             column.set(i, Some(point));
         }

@@ -1,7 +1,7 @@
 //! Values of one series at all times of a query.
 
 use series::histogram::Histogram;
-use series::{Labels, METRIC_NAME, STALE_NAN, Sample, Value, is_stale};
+use series::{Labels, METRIC_NAME, STALE_NAN, Sample, StartTimes, Value, is_stale};
 use std::sync::Arc;
 
 /// A series that a select found: samples in order of time, markers of staleness included.
@@ -10,6 +10,8 @@ pub struct SelectedSeries {
     pub labels: Labels,
     pub samples: Vec<Sample>,
     pub histograms: Vec<(i64, Arc<Histogram>)>,
+    /// Start times of the samples, if the select wants them.
+    pub starts: StartTimes,
 }
 
 impl SelectedSeries {
@@ -22,6 +24,7 @@ impl SelectedSeries {
     pub fn bytes(&self) -> usize {
         self.labels.bytes()
             + self.samples.capacity() * size_of::<Sample>()
+            + self.starts.capacity() * size_of::<(i64, i64)>()
             + self.histograms.iter().map(|(_, histogram)| 16 + heap_bytes(histogram)).sum::<usize>()
     }
 }

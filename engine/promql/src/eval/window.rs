@@ -18,6 +18,8 @@ pub(crate) struct Window<'a> {
     pub labels: &'a Labels,
     pub floats: &'a [Sample],
     pub histograms: &'a [(i64, Arc<Histogram>)],
+    /// Start times of the series' samples, if they are to be looked at.
+    pub starts: &'a [(i64, i64)],
     pub start: i64,
     pub end: i64,
     pub modifier: RangeModifier,
@@ -100,6 +102,9 @@ impl<'a> Window<'a> {
         if self.modifier != RangeModifier::Plain {
             return self.extended(counter, per_second, sink);
         }
+        if counter && !self.starts.is_empty() {
+            return self.extrapolated_with_starts(per_second, sink);
+        }
         if self.histograms.is_empty() {
             return self.extrapolated_floats(counter, per_second).map(Point::Float);
         }
@@ -147,7 +152,7 @@ impl<'a> Window<'a> {
         Some(change * factor(first, last, count, self.start, self.end, zero_share, per_second))
     }
 
-    fn histogram_change(&self, counter: bool, sink: &AnnotationSink) -> Option<Histogram> {
+    pub(super) fn histogram_change(&self, counter: bool, sink: &AnnotationSink) -> Option<Histogram> {
         let all = self.histograms;
         let name = self.name();
         let not_counter = || sink.warn(format!("this native histogram metric is not a counter: {name:?}"));
@@ -162,7 +167,7 @@ impl<'a> Window<'a> {
         }
         // After a reset between the first two, what the first one's buckets were does not matter.
         let second = &all[1].1;
-        if counter && second.is_reset_after(&before) {
+        if counter && (second.is_reset_after(&before) || self.begins_between(all[0].0, all[1].0)) {
             let custom_values = Arc::clone(&second.custom_values);
             before = Arc::new(Histogram { schema: second.schema, custom_values, ..Histogram::default() });
         }
@@ -197,8 +202,8 @@ impl<'a> Window<'a> {
             }
         };
         if counter {
-            for (_, now) in &all[1..] {
-                if now.is_reset_after(&before) {
+            for (i, (at, now)) in all.iter().enumerate().skip(1) {
+                if now.is_reset_after(&before) || self.begins_between(all[i - 1].0, *at) {
                     match change.add(&before) {
                         Ok(done) => rebounded |= done.custom_bounds,
                         Err(_) => {
@@ -250,7 +255,9 @@ impl<'a> Window<'a> {
         if time == 0 {
             return None;
         }
+        let begins = counter && self.begins_between(before.0, last.0);
         match (&before.1, &last.1) {
+            (Point::Float(_), Point::Float(value)) if begins => Some(Point::Float(value / seconds(time))),
             (Point::Float(_), Point::Float(_)) => near.instant_change_floats(counter).map(Point::Float),
             (Point::Histogram(before), Point::Histogram(last)) => {
                 let name = self.name();
@@ -262,7 +269,7 @@ impl<'a> Window<'a> {
                     sink.warn(format!("this native histogram metric is not a gauge: {name:?}"));
                 }
                 let mut change = (**last).clone();
-                if !counter || !last.is_reset_after(before) {
+                if !counter || !(begins || last.is_reset_after(before)) {
                     match change.sub(before) {
                         Ok(done) if done.custom_bounds => {
                             sink.info("mismatched custom buckets were reconciled during subtraction");
@@ -329,19 +336,20 @@ impl<'a> Window<'a> {
     }
 
     pub fn resets(&self) -> f64 {
-        let mut before: Option<Point> = None;
+        let mut before: Option<(i64, Point)> = None;
         let mut resets = 0;
-        for (_, point) in self.both() {
+        for (at, point) in self.both() {
             let reset = match (&before, &point) {
                 (None, _) => false,
-                (Some(Point::Float(a)), Point::Float(b)) => b < a,
-                (Some(Point::Histogram(a)), Point::Histogram(b)) => {
+                (Some((before, _)), _) if self.begins_between(*before, at) => true,
+                (Some((_, Point::Float(a))), Point::Float(b)) => b < a,
+                (Some((_, Point::Histogram(a))), Point::Histogram(b)) => {
                     (a.hint == ResetHint::Gauge) != (b.hint == ResetHint::Gauge) || b.detect_reset(a)
                 }
                 _ => true,
             };
             resets += usize::from(reset);
-            before = Some(point);
+            before = Some((at, point));
         }
         resets as f64
     }

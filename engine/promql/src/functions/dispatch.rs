@@ -52,7 +52,7 @@ pub(crate) fn call(
         "vector" => Ok(QueryValue::Vector(vec![Column::new(Labels::empty(), context.scalar(&args[0], grid)?)])),
         "absent" => label::absent(context, &args[0], grid).map(QueryValue::Vector),
         "timestamp" => timestamp(context, &args[0], grid).map(QueryValue::Vector),
-        "start_timestamp" => Ok(QueryValue::Vector(Vec::new())),
+        "start_timestamp" => start_timestamp(context, &args[0], grid).map(QueryValue::Vector),
         "label_replace" => label::label_replace(context, args, grid).map(QueryValue::Vector),
         "label_join" => label::label_join(context, args, grid).map(QueryValue::Vector),
         "info" => label::info(context, args, grid).map(QueryValue::Vector),
@@ -87,6 +87,17 @@ pub(crate) fn each_over_time(
     sink: &mut ColumnSink,
 ) -> Result<(), EvalError> {
     rate::over_time(context, function, args, grid, sink)
+}
+
+/// Start times of the samples of a selector; nothing for any other expression, and without the feature for it.
+fn start_timestamp(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {
+    match &arg.inner().kind {
+        Kind::Vector(selector) if context.plan.start_times => {
+            let columns = context.select(selector, grid, NewestSample::Start, arg.span)?;
+            context.map_floats(columns, |start, _| start)
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 fn timestamp(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {

@@ -25,6 +25,8 @@ pub struct PlanOptions {
     pub inner_step: Duration,
     /// `--enable-feature=promql-delayed-name-removal`
     pub delayed_name_removal: bool,
+    /// `--enable-feature=use-start-timestamps`
+    pub start_times: bool,
 }
 
 impl Default for PlanOptions {
@@ -34,9 +36,13 @@ impl Default for PlanOptions {
             lookback: Duration::from_secs(300),
             inner_step: Duration::from_secs(60),
             delayed_name_removal: false,
+            start_times: false,
         }
     }
 }
+
+/// Functions of counters that look at start times.
+const FUNCTIONS_OF_STARTS: [&str; 5] = ["rate", "increase", "irate", "resets", "start_timestamp"];
 
 /// Matchers of all selectors of a query or a request: a core compares them with the slots of a group in one go.
 pub const SELECTORS_MATCHERS_MAX: usize = 2048;
@@ -52,6 +58,7 @@ pub struct Plan {
     pub(crate) lookback: i64,
     pub(crate) inner_step: i64,
     pub(crate) delayed_names: bool,
+    pub(crate) start_times: bool,
     selects: Vec<Select>,
 }
 
@@ -102,6 +109,8 @@ impl Plan {
             selects: Vec::new(),
             histogram_stats: false,
             delayed_names: options.delayed_name_removal,
+            start_times: options.start_times,
+            wants_starts: false,
         };
         planner.expr(&mut expr, grid).map_err(with_position)?;
         let selects = planner.selects;
@@ -109,8 +118,18 @@ impl Plan {
             let text = format!("the selectors have more than {SELECTORS_MATCHERS_MAX} matchers");
             return Err(with_position(ParseError::at(expr.span, text)));
         }
-        let delayed_names = options.delayed_name_removal;
-        Ok(Plan { text: text.to_owned(), expr, grid, end, is_range, lookback, inner_step, delayed_names, selects })
+        Ok(Plan {
+            text: text.to_owned(),
+            expr,
+            grid,
+            end,
+            is_range,
+            lookback,
+            inner_step,
+            delayed_names: options.delayed_name_removal,
+            start_times: options.start_times,
+            selects,
+        })
     }
 
     /// What has to be selected, in the order in which [`Plan::evaluate`] takes the answers.
@@ -146,6 +165,9 @@ struct Planner {
     selects: Vec<Select>,
     histogram_stats: bool,
     delayed_names: bool,
+    start_times: bool,
+    /// The next select is the argument of a function that looks at start times.
+    wants_starts: bool,
 }
 
 impl Planner {
@@ -161,7 +183,9 @@ impl Planner {
                 }
                 self.expr(&mut aggregate.expr, times)?;
                 // The pushdown is for the times of this node, be they those of the query or of a subquery.
-                if (1..=PUSHDOWN_STEPS_MAX).contains(&times.count) && !self.histogram_stats {
+                // Cores aggregate without looking at start times.
+                let wants_starts = self.selects.last().is_some_and(|select| select.wants_starts);
+                if (1..=PUSHDOWN_STEPS_MAX).contains(&times.count) && !self.histogram_stats && !wants_starts {
                     let grid = self.grid;
                     let at = |selector: &Selector| at_ms(selector.at, grid);
                     if let Some(pushdown) = Pushdown::of(aggregate, times, at, self.lookback, self.delayed_names) {
@@ -234,6 +258,9 @@ impl Planner {
                             self.info_select(selector, times);
                         }
                     } else {
+                        self.wants_starts = self.start_times
+                            && FUNCTIONS_OF_STARTS.contains(&function.name)
+                            && is_plain_selector(arg.inner());
                         self.expr(arg, times)?;
                     }
                 }
@@ -257,6 +284,7 @@ impl Planner {
             from,
             to,
             is_instant,
+            wants_starts: std::mem::take(&mut self.wants_starts),
             histogram_stats: self.histogram_stats,
             pushdown: None,
         });
@@ -282,9 +310,18 @@ impl Planner {
             from,
             to: end.saturating_sub(offset),
             is_instant: true,
+            wants_starts: false,
             histogram_stats: false,
             pushdown: None,
         });
+    }
+}
+
+/// Whether it is a selector without `anchored` or `smoothed`.
+fn is_plain_selector(expr: &Expr) -> bool {
+    match &expr.kind {
+        Kind::Vector(selector) | Kind::Matrix { selector, .. } => selector.modifier == RangeModifier::Plain,
+        _ => false,
     }
 }
 

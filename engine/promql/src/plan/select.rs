@@ -13,6 +13,8 @@ pub struct Select {
     pub to: i64,
     /// Only the newest sample at each time matters.
     pub is_instant: bool,
+    /// Start times of the samples matter, too.
+    pub wants_starts: bool,
     /// Only count and sum of histograms are needed.
     pub histogram_stats: bool,
     /// The aggregation that the series are needed for, if their owners can carry it out.

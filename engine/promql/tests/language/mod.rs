@@ -172,7 +172,12 @@ impl Storage {
             if !matchers.iter().all(|matcher| matcher.matches_labels(labels)) {
                 continue;
             }
-            let mut series = SelectedSeries { labels: labels.clone(), samples: Vec::new(), histograms: Vec::new() };
+            let mut series = SelectedSeries {
+                labels: labels.clone(),
+                samples: Vec::new(),
+                histograms: Vec::new(),
+                starts: Vec::new(),
+            };
             let mut before: Option<&Histogram> = None;
             for (time, value) in values {
                 let within = (from..=to).contains(time);

@@ -51,7 +51,7 @@ impl Gatherer {
         let after = at.plus_ms(-(lookback.as_millis() as i64));
         if self.has_deletions(after.plus_ms(1), at) {
             // What was deleted may hide older samples behind it: all samples of the lookback are read.
-            let bounds = ReadBounds { samples_max: 0, bytes_max };
+            let bounds = ReadBounds { bytes_max, ..ReadBounds::default() };
             let gathered = self.range(task, matchers.to_vec(), (after.plus_ms(1), at), bounds).await?;
             return Ok(gathered.map(|mut gathered| {
                 gathered.series = gathered.series.into_iter().filter_map(newest_of).collect();
@@ -110,6 +110,7 @@ impl Gatherer {
                         labels,
                         samples: Vec::new(),
                         histograms: vec![(timestamp.0, histogram)],
+                        starts: Vec::new(),
                     }),
                 }
             }
@@ -142,6 +143,7 @@ fn joined(mut samples: Vec<InstantSample>, histograms: Vec<SelectedSeries>) -> V
         labels: sample.labels,
         samples: vec![Sample { timestamp: sample.timestamp, value: sample.value }],
         histograms: Vec::new(),
+        starts: Vec::new(),
     });
     let mut series: Vec<SelectedSeries> = of_floats.collect();
     if !histograms.is_empty() {

@@ -3,7 +3,7 @@
 use ahash::AHashMap;
 use promql::SelectedSeries;
 use series::histogram::ResetHint;
-use series::{Labels, Sample, Timestamp, Value};
+use series::{Labels, NO_START, Sample, StartTimes, Timestamp, Value, sort_starts};
 use shard::InstantSample;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -11,22 +11,59 @@ use tsdb::{Piece, Timed};
 
 /// Floats and histograms by series, in no order.
 #[derive(Default)]
-pub(crate) struct SeriesMap(AHashMap<Labels, (Vec<Sample>, Timed)>);
+pub(crate) struct SeriesMap {
+    series: AHashMap<Labels, FoundSeries>,
+    /// Whether start times are wanted.
+    wants_starts: bool,
+}
+
+#[derive(Default)]
+struct FoundSeries {
+    samples: Vec<Sample>,
+    histograms: Timed,
+    starts: StartTimes,
+}
 
 impl SeriesMap {
+    pub fn new(wants_starts: bool) -> SeriesMap {
+        SeriesMap { series: AHashMap::new(), wants_starts }
+    }
+
     pub fn add(&mut self, mut piece: Piece) {
-        let (samples, histograms) = self.0.entry(piece.labels).or_default();
-        samples.append(&mut piece.samples);
-        histograms.append(&mut piece.histograms);
+        let found = self.series.entry(piece.labels).or_default();
+        if self.wants_starts {
+            found.starts.append(&mut piece.starts);
+        }
+        found.samples.append(&mut piece.samples);
+        found.histograms.append(&mut piece.histograms);
+    }
+
+    /// The same of chunks and blocks: samples before their first start time have none. (Of a head, start times come in pieces
+    /// of their own.)
+    pub fn add_stored(&mut self, mut piece: Piece) {
+        let float = piece.samples.first().map(|sample| sample.timestamp.0);
+        let first = [float, piece.histograms.first().map(|(at, _)| *at)].into_iter().flatten().min();
+        if let Some(first) = first.filter(|_| self.wants_starts)
+            && piece.starts.first().is_none_or(|(from, _)| first < *from)
+        {
+            piece.starts.insert(0, (first, NO_START));
+        }
+        self.add(piece);
     }
 
     /// The series that have a sample, sorted by labels; the samples of each in order of time, no two of one kind at one
     /// time.
     pub fn into_sorted(self) -> Vec<SelectedSeries> {
-        let series = self.0.into_iter().map(|(labels, (mut samples, mut histograms))| {
+        let series = self.series.into_iter().map(|(labels, found)| {
+            let FoundSeries { mut samples, mut histograms, mut starts } = found;
             in_order(&mut samples);
             histograms_in_order(&mut histograms);
-            SelectedSeries { labels, samples, histograms }
+            sort_starts(&mut starts);
+            starts.dedup_by_key(|(_, start)| *start);
+            if starts.iter().all(|(_, start)| *start == NO_START) {
+                starts = StartTimes::new();
+            }
+            SelectedSeries { labels, samples, histograms, starts }
         });
         let mut all: Vec<SelectedSeries> =
             series.filter(|series| !series.samples.is_empty() || !series.histograms.is_empty()).collect();

@@ -16,6 +16,8 @@ pub(crate) struct ReadBounds {
     pub samples_max: usize,
     /// More bytes are too large for a batch.
     pub bytes_max: u64,
+    /// Whether start times are wanted.
+    pub wants_starts: bool,
 }
 
 impl Gatherer {
@@ -31,13 +33,21 @@ impl Gatherer {
         let (selectors, budget) = (vec![matchers], task.budget.clone());
         let samples_max = bounds.samples_max;
         let bytes_max = self.bytes_of_a_core(bounds.bytes_max);
-        let request = Arc::new(RangeRequest { selectors, from, to, samples_max, bytes_max, budget });
+        let request = Arc::new(RangeRequest {
+            selectors,
+            from,
+            to,
+            samples_max,
+            bytes_max,
+            wants_starts: bounds.wants_starts,
+            budget,
+        });
         let (asked, store) = (request.clone(), self.store.clone());
         let command = move |_, reply| Command::Range(asked.clone(), reply);
         self.read(task, (from, Hint::Unused), command, move |replies, later| {
             let max = if samples_max == 0 { usize::MAX } else { samples_max };
             let mut charge = Charge::empty(&request.budget);
-            let mut all = SeriesMap::default();
+            let mut all = SeriesMap::new(request.wants_starts);
             let mut samples = 0;
             for reply in replies {
                 let reply = match reply {
@@ -64,7 +74,7 @@ impl Gatherer {
                         return meter.fail(QueryError::TooManySamples);
                     }
                     let fits = meter.add(&piece);
-                    all.add(piece);
+                    all.add_stored(piece);
                     fits
                 };
                 store.select(&request.selectors, from, to, |_| false, later.stop, take).map_err(storage_error)?;

@@ -138,8 +138,12 @@ mod tests {
     fn apply(sums: &mut DeltaSums, samples: &[(i64, f64)], now_ms: i64) -> (Vec<(i64, f64)>, u64) {
         let sample = |(at, value): &(i64, f64)| Sample { timestamp: Timestamp(*at), value: *value };
         let labels = Labels::from_pairs([("__name__", "a")]);
-        let series =
-            Incoming { labels, samples: samples.iter().map(sample).collect(), histograms: Vec::new(), start: None };
+        let series = Incoming {
+            labels,
+            samples: samples.iter().map(sample).collect(),
+            histograms: Vec::new(),
+            starts: Vec::new(),
+        };
         let mut translation = OtlpTranslation { series: vec![series], deltas: vec![0], ..OtlpTranslation::default() };
         sums.apply(&mut translation, now_ms);
         let found = translation.series[0].samples.iter().map(|sample| (sample.timestamp.0, sample.value)).collect();
@@ -166,8 +170,12 @@ mod tests {
             let buckets = vec![BucketCount { index: 1, count: 2.0 }];
             let histogram = Histogram { count: 2.0, sum: 1.5, positive: buckets, ..Histogram::default() };
             let labels = Labels::from_pairs([("__name__", "h")]);
-            let series =
-                Incoming { labels, samples: Vec::new(), histograms: vec![(at, Arc::new(histogram))], start: None };
+            let series = Incoming {
+                labels,
+                samples: Vec::new(),
+                histograms: vec![(at, Arc::new(histogram))],
+                starts: Vec::new(),
+            };
             let mut translation =
                 OtlpTranslation { series: vec![series], deltas: vec![0], ..OtlpTranslation::default() };
             sums.apply(&mut translation, 0);

@@ -10,7 +10,9 @@ use super::names::{NameStrategy, unit_name};
 use crate::write::{Incoming, IncomingExemplar, IncomingMetadata};
 use ahash::AHashMap;
 use series::histogram::ResetHint;
-use series::{Histogram, Labels, METRIC_NAME, STALE_NAN, Sample, Timestamp};
+use series::{
+    Histogram, Labels, METRIC_NAME, NO_START, STALE_NAN, Sample, StartTimes, Timestamp, note_start, sort_starts,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -107,6 +109,7 @@ pub fn translate(metrics: &OtlpMetrics, settings: &OtlpSettings) -> OtlpTranslat
     for series in &mut translator.out.series {
         series.samples.sort_by_key(|sample| sample.timestamp);
         series.histograms.sort_by_key(|(at, _)| *at);
+        sort_starts(&mut series.starts);
     }
     translator.out.exemplars.sort_by_key(|exemplar| exemplar.timestamp);
     translator.out
@@ -388,16 +391,17 @@ impl Translator<'_> {
         self.samples += 1;
         let OtlpTranslation { series, deltas, .. } = &mut self.out;
         let is_delta = self.is_delta;
-        let start = (self.has_starts && head.start_ns > 0).then(|| milliseconds(head.start_ns));
+        let start = if self.has_starts && head.start_ns > 0 { milliseconds(head.start_ns) } else { NO_START };
         let place = *self.places.entry(labels).or_insert_with_key(|labels| {
             if is_delta {
                 deltas.push(series.len());
             }
-            series.push(Incoming { labels: labels.clone(), samples: Vec::new(), histograms: Vec::new(), start });
+            let starts = StartTimes::new();
+            series.push(Incoming { labels: labels.clone(), samples: Vec::new(), histograms: Vec::new(), starts });
             series.len() - 1
         });
         let series = &mut series[place];
-        series.start = series.start.into_iter().chain(start).min();
+        note_start(&mut series.starts, milliseconds(head.time_ns), start);
         series
     }
 

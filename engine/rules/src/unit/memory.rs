@@ -67,7 +67,12 @@ impl State {
             if from > to || !matchers.iter().all(|matcher| matcher.matches_labels(labels)) {
                 continue;
             }
-            let mut series = SelectedSeries { labels: labels.clone(), samples: Vec::new(), histograms: Vec::new() };
+            let mut series = SelectedSeries {
+                labels: labels.clone(),
+                samples: Vec::new(),
+                histograms: Vec::new(),
+                starts: Vec::new(),
+            };
             let mut before: Option<&Histogram> = None;
             for (time, value) in values.range(from..=to) {
                 match value {

@@ -14,7 +14,7 @@ const NO_GO: &str =
     "settings of Go's runtime; cores are chosen by --shards, and queries are bounded by --query.max-memory-total";
 const NO_CHECKPOINT: &str = "there are no checkpoints: a log file goes when every endpoint has it";
 const NO_CONSOLES: &str = "there are no consoles and no files of users";
-const START_TIMES: &str = "start times of counters are not kept";
+const START_TIMES: &str = "start times are not invented where a target gives none";
 const OWN_BLOCKS: &str = "blocks are written and joined in a way of their own; Prometheus opens them";
 
 /// Flags of Prometheus that change nothing here.
@@ -84,12 +84,12 @@ pub const FEATURES: &[Note] = &[
     ("promql-duration-expr", Same, "always on, as in Prometheus 3.14"),
     ("concurrent-rule-eval", Same, ""),
     ("created-timestamp-zero-ingestion", Same, ""),
-    ("st-storage", Missing, START_TIMES),
+    ("st-storage", Different, "storage.tsdb.chunk_encoding.floats need not be xor2: chunks with start times are"),
     ("st-synthesis", Missing, START_TIMES),
-    ("use-start-timestamps", Missing, START_TIMES),
-    ("xor2-encoding", Different, "chunks are XOR chunks, which every version of Prometheus reads"),
-    ("histograms-st-encoding", Missing, START_TIMES),
-    ("type-and-unit-labels", Missing, "__type__ and __unit__ are not added"),
+    ("use-start-timestamps", Same, ""),
+    ("xor2-encoding", Different, "chunks without start times are XOR chunks, which every version of Prometheus reads"),
+    ("histograms-st-encoding", Different, "always, with st-storage"),
+    ("type-and-unit-labels", Same, ""),
     ("delayed-compaction", Different, "a block is written half its range after its end"),
     ("use-uncached-io", Different, OWN_BLOCKS),
     ("fast-startup", Different, "a start replays the log while it scrapes already"),

@@ -250,6 +250,11 @@ impl Core {
                 IndexedHead::Floats(holder) => matching.range(holder, from, to, visible, &mut pieces),
                 IndexedHead::Histograms(holder) => matching.histograms(holder, from, to, visible, &mut pieces),
             };
+            match head {
+                _ if !request.wants_starts || pieces.len() == before => {}
+                IndexedHead::Floats(holder) => matching.starts(holder, &mut pieces),
+                IndexedHead::Histograms(holder) => matching.histogram_starts(holder, &mut pieces),
+            }
             let more = pieces[before..].iter().map(piece_bytes).sum();
             bytes += more;
             if request.bytes_max > 0 && bytes > request.bytes_max {

@@ -4,7 +4,7 @@ use super::{Core, Scraper, wall_ms};
 use crate::ingest::Reader;
 use crate::natives::NativeRows;
 use crate::written::{Head, ReceiveRequest, Received, Receiving, zero_like};
-use series::{Labels, Sample, Timestamp, Value};
+use series::{Labels, Sample, StartTimes, Timestamp, Value};
 use std::sync::Arc;
 use targets::Target;
 use tsdb::{AppendScratch, TargetHead};
@@ -23,7 +23,7 @@ impl Core {
         at: Timestamp,
         scratch: &mut AppendScratch,
     ) {
-        if reader.starts().is_empty() && natives.starts.is_empty() {
+        if !self.features.injects_zeros || reader.starts().is_empty() && natives.starts.is_empty() {
             return;
         }
         let Some(after) = self.zeros_after(scraper, head, at) else { return };
@@ -58,35 +58,42 @@ impl Core {
 
 fn zeros_of_floats(reader: &Reader, is_new: impl Fn(i64) -> bool) -> Vec<Received> {
     let new = reader.starts().iter().filter(|start| is_new(start.at_ms()));
-    let mut slots: Vec<(u32, i64)> = new
-        .flat_map(|start| start.slots.iter().map(|slot| (*slot, start.at_ms())))
-        .take(ZEROS_PER_SCRAPE_MAX)
-        .collect();
-    slots.sort_unstable();
-    let (groups, mut group, mut base) = (reader.groups(), 1, 0);
+    let slots = new.flat_map(|start| start.slots.iter().map(|slot| (*slot, start.at_ms())));
+    let slots = reader.places_of(slots.take(ZEROS_PER_SCRAPE_MAX).collect());
+    let groups = reader.groups();
     let mut zeros = Vec::with_capacity(slots.len());
-    for (slot, start) in slots {
-        while slot >= base + groups[group].len() as u32 {
-            base += groups[group].len() as u32;
-            group += 1;
-        }
-        let slot = (slot - base) as usize;
+    for (group, slot, start) in slots {
+        let (group, slot) = (group as usize, slot as usize);
         // One that brings its own time may have had that before.
         if !groups[group].is_stamped(slot) {
             let samples = vec![Sample { timestamp: Timestamp(start), value: 0.0 }];
-            zeros.push(Received { labels: groups[group].labels(slot), samples, histograms: Vec::new(), start: None });
+            zeros.push(Received {
+                labels: groups[group].labels(slot),
+                samples,
+                histograms: Vec::new(),
+                start: None,
+                starts: StartTimes::new(),
+            });
         }
     }
     zeros
 }
 
 fn zeros_of_histograms(natives: &NativeRows, is_new: impl Fn(i64) -> bool) -> Vec<Received> {
-    let new = natives.starts.iter().filter(|(_, start)| is_new(*start)).take(ZEROS_PER_SCRAPE_MAX);
+    let has_own_time = |row: usize| natives.stamps.get(row).is_some_and(Option::is_some);
+    let new = natives.starts.iter().filter(|(row, start)| is_new(*start) && !has_own_time(*row));
+    let new = new.take(ZEROS_PER_SCRAPE_MAX);
     let zero = |(row, start): &(usize, i64)| {
         let (labels, value) = natives.rows.get(*row)?;
         let Value::Histogram(histogram) = value else { return None };
         let histograms = vec![(*start, Arc::new(zero_like(histogram)))];
-        Some(Received { labels: labels.clone(), samples: Vec::new(), histograms, start: None })
+        Some(Received {
+            labels: labels.clone(),
+            samples: Vec::new(),
+            histograms,
+            start: None,
+            starts: StartTimes::new(),
+        })
     };
     new.filter_map(zero).collect()
 }

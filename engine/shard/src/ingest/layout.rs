@@ -45,7 +45,12 @@ impl Reader {
     /// missing, or if the layout is of no use with the settings of this run: a line fails the scrape, or two lines have
     /// the same series.
     pub fn layout(&self, templates: impl Iterator<Item = Option<Template>>) -> Option<Layout> {
-        let stanza = |template: Option<Template>| self.room.stanza(template?, &[], 0, &self.target_labels).ok();
+        let mut unit = None;
+        let stanza = |template: Option<Template>| {
+            let known = self.room.stanza(template?, &[], 0, &unit, &self.target_labels).ok()?;
+            unit.clone_from(&known.0.unit_behind);
+            Some(known)
+        };
         let shape = templates.map(stanza).collect::<Option<Vec<Known>>>()?;
         let hasher = &self.room.hasher;
         let mut seen: AHashSet<u64> = hashes(&self.report, hasher).collect();

@@ -10,7 +10,7 @@
 use super::{Head, Histograms, Place, Source, Written};
 use ahash::{AHashMap, RandomState};
 use series::histogram::ResetHint;
-use series::{Histogram, Labels, Sample, Timestamp};
+use series::{Histogram, Labels, NO_START, Sample, StartTimes, Timestamp, start_of};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct Received {
     pub histograms: Timed,
     /// When the first of these began to count, where a zero is to be stored for it.
     pub start: Option<i64>,
+    /// When what they count began, where that is stored.
+    pub starts: StartTimes,
 }
 
 /// Series of sources that one core keeps: the labels of the source, then its series without these.
@@ -129,9 +131,9 @@ pub fn source_labels(series: &Labels) -> (Labels, Labels) {
 /// Divides series by source: the labels that make it, and its series without them.
 pub fn source_of(series: Vec<Received>) -> impl Iterator<Item = (Labels, Vec<Received>)> {
     let mut sources: AHashMap<Labels, Vec<Received>> = AHashMap::new();
-    for Received { labels, samples, histograms, start } in series {
+    for Received { labels, samples, histograms, start, starts } in series {
         let (source, labels) = source_labels(&labels);
-        sources.entry(source).or_default().push(Received { labels, samples, histograms, start });
+        sources.entry(source).or_default().push(Received { labels, samples, histograms, start, starts });
     }
     sources.into_iter()
 }
@@ -354,16 +356,16 @@ impl Written {
             {
                 if floats.is_empty() {
                     let zero = Arc::new(zero_like(&of_histograms[0].1));
-                    histograms.push(place, &one.labels, start, zero.clone(), &source.histograms);
+                    histograms.push(place, &one.labels, (start, NO_START, zero.clone()), &source.histograms);
                     (place.newest, place.newest_is_histogram, place.bits) = (start, true, fingerprint(&zero, hashing));
                 } else {
-                    push(&mut rounds, *in_order, place.part, place.given(start, 0.0), false);
+                    push(&mut rounds, *in_order, place.part, place.given(start, 0.0, NO_START), false);
                     *in_order += 1;
                     (place.newest, place.newest_is_histogram, place.bits) = (start, false, 0);
                 }
             }
             for Sample { timestamp: Timestamp(at), value } in floats {
-                let (at, value) = (*at, *value);
+                let (at, value, began) = (*at, *value, start_of(&one.starts, *at));
                 let is_same = || !place.newest_is_histogram && value.to_bits() == place.bits;
                 match judge.verdict(place, at, is_same) {
                     // The end of a histogram is one itself.
@@ -373,14 +375,14 @@ impl Written {
                         outcome.samples += 1;
                     }
                     Verdict::InOrder => {
-                        push(&mut rounds, *in_order, place.part, place.given(at, value), false);
+                        push(&mut rounds, *in_order, place.part, place.given(at, value, began), false);
                         *in_order += 1;
                         (place.newest, place.newest_is_histogram, place.bits) = (at, false, value.to_bits());
                         outcome.samples += 1;
                     }
                     Verdict::Again => outcome.samples += 1,
                     Verdict::Late => {
-                        push(&mut rounds, *late, place.part, place.given(at, value), true);
+                        push(&mut rounds, *late, place.part, place.given(at, value, began), true);
                         *late += 1;
                         outcome.samples += 1;
                         outcome.late += 1;
@@ -403,7 +405,8 @@ impl Written {
                     Verdict::Late => outcome.late += 1,
                     _ => (place.newest, place.newest_is_histogram, place.bits) = (*at, true, bits),
                 }
-                histograms.push(place, &one.labels, *at, histogram.clone(), &source.histograms);
+                let given = (*at, start_of(&one.starts, *at), histogram.clone());
+                histograms.push(place, &one.labels, given, &source.histograms);
                 judge.newest = judge.newest.max(place.newest);
             }
         }
@@ -471,6 +474,7 @@ mod tests {
                 samples: samples.iter().map(sample).collect(),
                 histograms: Vec::new(),
                 start: None,
+                starts: StartTimes::new(),
             });
             let request = ReceiveRequest { sources: source_of(series.collect()).collect() };
             self.take(request)
@@ -552,7 +556,8 @@ mod tests {
         fn receive_histograms(&mut self, labels: Labels, counts: &[(i64, f64)]) -> ReceiveOutcome {
             let histogram = |(at, count): &(i64, f64)| (*at, histogram(*count));
             let histograms = counts.iter().map(histogram).collect();
-            let series = vec![Received { labels, samples: Vec::new(), histograms, start: None }];
+            let series =
+                vec![Received { labels, samples: Vec::new(), histograms, start: None, starts: StartTimes::new() }];
             let request = ReceiveRequest { sources: source_of(series).collect() };
             self.take(request)
         }

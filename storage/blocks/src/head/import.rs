@@ -6,7 +6,7 @@ use super::record::{RecordSink, Skipped, read_record};
 use super::segment::{RecordReader, numbered_files};
 use crate::Meta;
 use crate::builder::{BlockBuilder, BuilderOptions, ChunkSource, SeriesNumber};
-use crate::chunk::{Chunk, XOR};
+use crate::chunk::{Chunk, is_float};
 use crate::error::BlockError;
 use ahash::AHashMap;
 use series::{Histogram, Labels};
@@ -367,7 +367,7 @@ impl RecordSink for Head {
                 self.states.entry(number).or_default().mapped.push((chunk.min, chunk.max));
             }
             self.report.mapped_chunks += 1;
-            self.builder.push_chunk(number, chunk.min, chunk.max, chunk.encoding != XOR, u64::from(place));
+            self.builder.push_chunk(number, chunk.min, chunk.max, !is_float(chunk.encoding), u64::from(place));
         }
         // A series may have had several numbers.
         if let Some(state) = self.states.get_mut(&number) {

@@ -31,7 +31,7 @@ fn read(chunks: &[Chunk]) -> Vec<(i64, Histogram)> {
     let mut read = Vec::new();
     for chunk in chunks {
         let before = read.len();
-        decode(chunk.encoding, &chunk.bytes, |at, histogram| read.push((at, histogram))).unwrap();
+        decode(chunk.encoding, &chunk.bytes, |_, at, histogram| read.push((at, histogram))).unwrap();
         assert_eq!(read.len() - before, usize::from(chunk.samples()));
         assert_eq!((chunk.min, chunk.max), (read[before].0, read[read.len() - 1].0));
     }
@@ -42,7 +42,7 @@ fn read(chunks: &[Chunk]) -> Vec<(i64, Histogram)> {
 #[track_caller]
 fn check(samples: Vec<Histogram>, want: &[(u8, u8)]) {
     let samples = timed(samples);
-    let chunks = encode(&samples);
+    let chunks = encode(&samples, &[]);
     let heads: Vec<(u8, u8)> = chunks.iter().map(|chunk| (chunk.encoding, chunk.bytes[2])).collect();
     assert_eq!(heads, want);
     let read = read(&chunks);
@@ -81,7 +81,7 @@ fn chunks_begin_where_counting_does() {
 #[test]
 fn hints_say_what_is_known() {
     let samples = timed(vec![counter(&[(1, 5.0)]), counter(&[(1, 6.0)]), counter(&[(1, 1.0)]), counter(&[(1, 2.0)])]);
-    let hints: Vec<ResetHint> = read(&encode(&samples)).iter().map(|(_, one)| one.hint).collect();
+    let hints: Vec<ResetHint> = read(&encode(&samples, &[])).iter().map(|(_, one)| one.hint).collect();
     use ResetHint::{NotReset, Reset, Unknown};
     assert_eq!(hints, [Unknown, NotReset, Reset, NotReset]);
 }
@@ -162,7 +162,7 @@ fn samples_come_back() {
     for round in 0..200 {
         let count = 1 + next(300) as usize;
         let samples = some(&mut next, count, round % 2 == 0);
-        let chunks = encode(&samples);
+        let chunks = encode(&samples, &[]);
         assert!(chunks.iter().all(|chunk| round % 2 == 1 || chunk.encoding == HISTOGRAM));
         let read = read(&chunks);
         assert_eq!(read.len(), samples.len());
@@ -185,7 +185,7 @@ fn damaged_chunks_are_errors_or_samples() {
     let mut refused = 0;
     for round in 0..400 {
         let samples = some(&mut next, 40, round % 2 == 0);
-        for chunk in encode(&samples) {
+        for chunk in encode(&samples, &[]) {
             for _ in 0..40 {
                 let mut bytes = chunk.bytes.clone();
                 for _ in 0..1 + next(3) {
@@ -198,8 +198,8 @@ fn damaged_chunks_are_errors_or_samples() {
                     }
                 }
                 let (mut count, bits) = (0, bytes.len() * 8);
-                let encoding = [chunk.encoding, HISTOGRAM, FLOAT_HISTOGRAM][next(3) as usize];
-                let outcome = decode(encoding, &bytes, |_, histogram| {
+                let encoding = [chunk.encoding, HISTOGRAM, FLOAT_HISTOGRAM, 5, 6][next(5) as usize];
+                let outcome = decode(encoding, &bytes, |_, _, histogram| {
                     count += 1;
                     assert!(
                         histogram.positive.len() + histogram.negative.len() + histogram.custom_values.len() <= bits
@@ -212,16 +212,16 @@ fn damaged_chunks_are_errors_or_samples() {
     }
     assert!(refused > 10_000, "{refused}");
     for bytes in [&[][..], &[0, 1], &[0, 1, 0], &[0xff; 40]] {
-        assert!(decode(HISTOGRAM, bytes, |_, _| ()).is_err());
+        assert!(decode(HISTOGRAM, bytes, |_, _, _| ()).is_err());
     }
-    assert!(decode(9, &[0, 1, 0], |_, _| ()).is_err());
+    assert!(decode(9, &[0, 1, 0], |_, _, _| ()).is_err());
 }
 
 #[test]
 fn chunks_of_many_buckets_stay_short() {
     let wide = |by: f64| counter(&(0..5_000).map(|i| (i * 3, by + f64::from(i) / 7.0)).collect::<Vec<_>>());
     let samples = timed((1..40).map(|i| wide(f64::from(i))).collect());
-    let chunks = encode(&samples);
+    let chunks = encode(&samples, &[]);
     assert_eq!(chunks.len(), 3);
     assert!(chunks.iter().all(|chunk| chunk.bytes.len() < CHUNK_BYTES_MAX));
     assert_eq!(read(&chunks).len(), samples.len());

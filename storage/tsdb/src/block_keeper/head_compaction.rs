@@ -6,7 +6,7 @@ use crate::chunks::{ChunkFile, Corruption};
 use crate::deletions::Deletion;
 use crate::group::SlotGroup;
 use ahash::AHashMap;
-use blocks::{BlockWriter, Chunk, ChunkError, Compaction, LinkedFile, Meta, encode, merge_chunks};
+use blocks::{BlockWriter, Chunk, ChunkError, Compaction, LinkedFile, Meta, encode_with_starts, merge_chunks};
 use series::Labels;
 use std::collections::BTreeSet;
 use std::io;
@@ -155,11 +155,15 @@ fn merge_small_chunks(chunks: Vec<Chunk>) -> Result<Vec<Chunk>, ChunkError> {
             samples <= SAMPLES_TOGETHER_MAX && last.encoding == chunk.encoding && last.max < chunk.min
         };
         if let Some(last) = joined.pop_if(fits) {
-            let mut samples = Vec::with_capacity(SAMPLES_TOGETHER_MAX as usize);
-            last.decode(|at, value| samples.push((at, value)))?;
-            chunk.decode(|at, value| samples.push((at, value)))?;
+            let (mut samples, mut starts) = (Vec::with_capacity(SAMPLES_TOGETHER_MAX as usize), Vec::new());
+            for chunk in [&last, &chunk] {
+                chunk.decode_with_starts(|start, at, value| {
+                    samples.push((at, value));
+                    starts.push(start);
+                })?;
+            }
             // Histograms may not go together.
-            joined.append(&mut encode(&samples));
+            joined.append(&mut encode_with_starts(&samples, &starts));
         } else {
             joined.push(chunk);
         }

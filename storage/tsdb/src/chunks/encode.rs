@@ -8,8 +8,11 @@ use crate::bytes::{put_varint, zigzag};
 use crate::encoded::{EncodedPart, EncodedSegment, Parts, TIMES_OF_ITS_OWN, TIMES_OF_SEGMENT, range_of};
 use crate::head::{NO_STAMP, Segment};
 use crate::row::{self, GROUP, Groups, RowError, Stamps};
-use blocks::xor::{self, Encoder, Times, encode_steps};
-use series::STALE_NAN;
+use crate::starts::StartCursor;
+use blocks::xor::{Encoder, Times, XOR, encode_steps};
+use blocks::xor2::{self, XOR2};
+use series::order::Timed;
+use series::{NO_START, STALE_NAN};
 use std::iter::Peekable;
 use std::ops::Range;
 use std::vec::IntoIter;
@@ -67,6 +70,7 @@ pub fn encode_segment(segment: &Segment, range_ms: i64) -> EncodedSegment {
     let mut cursors = Vec::with_capacity(segment.rows.len());
     let times: Vec<i64> = segment.rows.iter().map(|row| row.at.0).collect();
     let mut parts = Parts::new(range_ms);
+    let starts = segment.starts.by_slot();
     let mut stamps = StampReader::new(segment);
     for row in &segment.rows {
         match stamps.read(&row.bytes, &mut parts).and_then(|()| RowCursor::open(&row.bytes)) {
@@ -90,7 +94,7 @@ pub fn encode_segment(segment: &Segment, range_ms: i64) -> EncodedSegment {
     let mut column: Vec<f64> = Vec::new();
     let mut stamped: Vec<Vec<(usize, i64)>> = vec![Vec::new(); GROUP];
     let mut carried = segment.carried.iter().peekable();
-    let mut samples: Vec<(i64, f64)> = Vec::new();
+    let mut samples: Vec<StartedSample> = Vec::new();
     let mut stale_at = Vec::new();
     let mut chunk = Vec::new();
     for (group, base) in (0..count).step_by(GROUP).enumerate() {
@@ -127,32 +131,37 @@ pub fn encode_segment(segment: &Segment, range_ms: i64) -> EncodedSegment {
             let count = steps[slot].partition_point(|(row, _)| (*row as usize) < readable);
             let steps = &steps[slot][..count];
             let is_stamped = is_stamped(base + slot);
-            if let (false, 0, Some(place)) = (is_stamped, ever_stale >> slot & 1, part_of_rows) {
+            let of_slot = starts.get(&((base + slot) as u32));
+            if let (false, 0, Some(place), None) = (is_stamped, ever_stale >> slot & 1, part_of_rows, of_slot) {
                 chunk.clear();
                 encode_steps(&even, steps, &mut chunk);
                 let (min, max) = (times.first().copied().unwrap_or(0), times[..readable].last().copied().unwrap_or(0));
                 for (at, part) in parts.parts.iter_mut().enumerate() {
                     let count = if at == place { readable as u64 } else { 0 };
-                    part.add(min, max, count, &chunk);
+                    part.add(min, max, count, XOR, &chunk);
                 }
                 continue;
             }
             expand(steps, readable, &mut column);
             samples.clear();
+            let mut starts = StartCursor::new(of_slot.map_or(&[], Vec::as_slice));
             if is_stamped {
                 let of_rows = stamped[slot].iter().filter(|(row, _)| *row < readable);
-                samples.extend(of_rows.map(|(row, at)| (*at, column[*row])));
-                samples.extend(markers(&stale_at, slot, &times));
+                let started =
+                    |(row, at): &(usize, i64)| StartedSample { at: *at, value: column[*row], start: starts.at(*row) };
+                samples.extend(of_rows.map(started));
+                samples.extend(markers(&stale_at, slot, &times).map(|at| StartedSample::marker(at, NO_START)));
                 series::order::dedupe(&mut samples);
             } else {
                 let ends_here = |row: usize| row + 1 == times.len() && segment.goes_on(base + slot);
                 let mut was_stale = true;
                 for (row, (at, value)) in times.iter().zip(&column).enumerate() {
                     let stale = stale_at[row] >> slot & 1 == 1;
+                    let start = starts.at(row);
                     if !stale {
-                        samples.push((*at, *value));
+                        samples.push(StartedSample { at: *at, value: *value, start });
                     } else if !was_stale && !ends_here(row) {
-                        samples.push((*at, STALE_NAN));
+                        samples.push(StartedSample::marker(*at, start));
                     }
                     was_stale = stale;
                 }
@@ -160,7 +169,7 @@ pub fn encode_segment(segment: &Segment, range_ms: i64) -> EncodedSegment {
             let mut rest = &samples[..];
             for part in &mut parts.parts {
                 let (of_part, later) =
-                    rest.split_at(rest.partition_point(|(at, _)| at.saturating_sub(part.range) < range_ms));
+                    rest.split_at(rest.partition_point(|sample| sample.at.saturating_sub(part.range) < range_ms));
                 rest = later;
                 part.add_samples(of_part, &mut chunk);
             }
@@ -169,19 +178,51 @@ pub fn encode_segment(segment: &Segment, range_ms: i64) -> EncodedSegment {
     EncodedSegment { parts: parts.finish(), unread }
 }
 
+/// A sample on its way into a chunk.
+#[derive(Clone, Copy, Debug)]
+struct StartedSample {
+    at: i64,
+    value: f64,
+    start: i64,
+}
+
+impl StartedSample {
+    fn marker(at: i64, start: i64) -> StartedSample {
+        StartedSample { at, value: STALE_NAN, start }
+    }
+}
+
+impl Timed for StartedSample {
+    fn time_ms(&self) -> i64 {
+        self.at
+    }
+
+    fn is_stale(&self) -> bool {
+        series::is_stale(self.value)
+    }
+}
+
 impl EncodedPart {
     /// Adds the next slot's samples, if there are any.
-    fn add_samples(&mut self, samples: &[(i64, f64)], chunk: &mut Vec<u8>) {
+    fn add_samples(&mut self, samples: &[StartedSample], chunk: &mut Vec<u8>) {
         chunk.clear();
-        let mut encoder = Encoder::default();
-        samples.iter().for_each(|(at, value)| encoder.push(*at, *value, chunk));
-        encoder.finish(0, chunk);
-        let (min, max) = (samples.first().map_or(0, |first| first.0), samples.last().map_or(0, |last| last.0));
-        self.add(min, max, samples.len() as u64, chunk);
+        let has_starts = samples.iter().any(|sample| sample.start != NO_START);
+        if has_starts {
+            let mut encoder = xor2::Encoder::default();
+            samples.iter().for_each(|one| encoder.push(one.start, one.at, one.value, chunk));
+            encoder.finish(0, chunk);
+        } else {
+            let mut encoder = Encoder::default();
+            samples.iter().for_each(|one| encoder.push(one.at, one.value, chunk));
+            encoder.finish(0, chunk);
+        }
+        let (min, max) = (samples.first().map_or(0, |first| first.at), samples.last().map_or(0, |last| last.at));
+        let encoding = if has_starts { XOR2 } else { XOR };
+        self.add(min, max, samples.len() as u64, encoding, chunk);
     }
 
     /// Adds the next slot's chunk, if it has samples.
-    fn add(&mut self, min: i64, max: i64, samples: u64, chunk: &[u8]) {
+    fn add(&mut self, min: i64, max: i64, samples: u64, encoding: u8, chunk: &[u8]) {
         if samples > 0 {
             if (min, max) == (self.first, self.last) {
                 self.entries.push(TIMES_OF_SEGMENT);
@@ -193,7 +234,7 @@ impl EncodedPart {
                 let sum = crc32c::crc32c(&self.entries[start..]);
                 self.entries.extend_from_slice(&sum.to_le_bytes());
             }
-            blocks::put_chunk_frame(xor::XOR, chunk, &mut self.entries);
+            blocks::put_chunk_frame(encoding, chunk, &mut self.entries);
             self.samples += samples;
         }
         self.ends.push(u32::try_from(self.entries.len()).expect("a segment's chunks stay below 4 GiB"));
@@ -212,13 +253,13 @@ fn expand(steps: &[(u32, f64)], rows: usize, column: &mut Vec<f64>) {
 }
 
 /// The staleness markers of a slot.
-fn markers<'a>(stale_at: &'a [u64], slot: usize, times: &'a [i64]) -> impl Iterator<Item = (i64, f64)> + 'a {
+fn markers<'a>(stale_at: &'a [u64], slot: usize, times: &'a [i64]) -> impl Iterator<Item = i64> + 'a {
     let mut was_stale = true;
     times.iter().zip(stale_at).filter_map(move |(at, stale)| {
         let stale = stale >> slot & 1 == 1;
         let ends = stale && !was_stale;
         was_stale = stale;
-        ends.then_some((*at, STALE_NAN))
+        ends.then_some(*at)
     })
 }
 

@@ -185,11 +185,7 @@ impl ChunkFile {
                     let piece = pieces
                         .entry((Arc::as_ptr(group).addr(), slot))
                         .or_insert_with(|| Piece::new(group.series_labels(slot as usize, labels)));
-                    chunk.decode(|at, value| {
-                        if at >= from && at <= to {
-                            piece.push(at, value);
-                        }
-                    })
+                    piece.add_chunk(chunk, (from, to))
                 });
                 corruptions.fetch_add(damaged.len() as u64, Ordering::Relaxed);
             }

@@ -1,11 +1,12 @@
 //! Rows of scrapes: every live slot gets a value, or ends.
 
-use super::{AHEAD_MS_MAX, Appended, BEHIND_MS_MAX, NO_STAMP, RowRejected, Segment, TargetHead};
+use super::{AHEAD_MS_MAX, Appended, BEHIND_MS_MAX, NO_STAMP, NotedStarts, RowRejected, Segment, TargetHead};
 use crate::bits::Bits;
 use crate::group::SlotGroup;
 use crate::log::Journal;
 use crate::row::{self, GROUP, Marks, Scratch, StampRun};
 use ahash::AHashSet;
+use series::NO_START;
 use series::Timestamp;
 use std::sync::Arc;
 
@@ -119,6 +120,9 @@ impl TargetHead {
         }
         let AppendScratch { encode, values, flips, stamped, .. } = scratch;
         let segment = &mut self.open;
+        if let Some(noted) = self.noted_starts.take() {
+            segment.set_starts(&noted);
+        }
         row::encode(&segment.slots.values, values, Marks { flips, stamped }, encode);
         segment.slots.values.copy_from_slice(values);
         for (word, flips) in segment.slots.stale.0.iter_mut().zip(flips.iter()) {
@@ -144,6 +148,23 @@ impl TargetHead {
 }
 
 impl Segment {
+    /// Takes the start times that slots have from the next row on.
+    fn set_starts(&mut self, noted: &NotedStarts) {
+        let place = |group: u32, slot: u32| {
+            let placed = &self.placed[*self.order.get(group as usize)?];
+            Some(placed.base + slot as usize).filter(|_| (slot as usize) < placed.group.len())
+        };
+        let slots = noted.slots.iter().filter_map(|(group, slot, start)| Some((place(*group, *slot)?, *start)));
+        let slots: Vec<(usize, i64)> = slots.collect();
+        if noted.is_whole && self.starts.any() {
+            let has_one: AHashSet<usize> = slots.iter().map(|(slot, _)| *slot).collect();
+            for slot in (0..self.slots.values.len()).filter(|slot| !has_one.contains(slot)) {
+                self.starts.set(slot, NO_START);
+            }
+        }
+        slots.into_iter().for_each(|(slot, start)| self.starts.set(slot, start));
+    }
+
     /// Spreads values over the slot space, and finds which slots come back, end, or have a sample of their own time.
     fn lay_out(
         &mut self,

@@ -33,8 +33,9 @@ pub use sparse::Given;
 use crate::group::SlotGroup;
 use crate::log::TargetKey;
 use ahash::{AHashMap, AHashSet, RandomState};
-use series::Timestamp;
+use series::{StartTimes, Timestamp};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A sample may be ahead of its scrape by this much, as in Prometheus.
@@ -133,6 +134,17 @@ pub struct TargetHead {
     layout: u64,
     /// Series that came since [`TargetHead::take_added`].
     added: u64,
+    /// Start times for the row that comes.
+    noted_starts: Option<NotedStarts>,
+}
+
+/// Start times of slots from the next row on.
+#[derive(Clone, Debug, Default)]
+pub struct NotedStarts {
+    /// Which of the live groups in their order, the slot, and its start time.
+    pub slots: Vec<(u32, u32, i64)>,
+    /// Whether all other slots have none.
+    pub is_whole: bool,
 }
 
 impl TargetHead {
@@ -155,7 +167,13 @@ impl TargetHead {
             sealed_until: None,
             layout: 0,
             added: 0,
+            noted_starts: None,
         }
+    }
+
+    /// Says when what slots count began, as the row that comes next has it.
+    pub fn note_starts(&mut self, starts: NotedStarts) {
+        self.noted_starts = Some(starts);
     }
 
     /// What a head without rows cannot know: from then on no sample of its series is anywhere but here.
@@ -244,6 +262,25 @@ impl TargetHead {
     fn segments(&self) -> impl Iterator<Item = &Segment> {
         let closed = self.closed.iter().filter(|closed| !closed.is_flushed()).map(|closed| &closed.segment);
         closed.chain(&self.owing).chain([&self.open, &self.late])
+    }
+
+    /// Start times of matching slots in what is not in chunks, segment by segment, with the times of the samples from which on
+    /// slots have them. Late samples have none.
+    pub fn starts(
+        &self,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
+        mut found: impl FnMut(&Arc<SlotGroup>, u32, StartTimes),
+    ) {
+        for segment in self.segments() {
+            let Some((first, _)) = segment.range() else { continue };
+            for placed in &segment.placed {
+                let slots = matching(&placed.group);
+                let wanted = slots.iter().map(|slot| placed.base as u32 + slot);
+                for (slot, times) in segment.starts.times_of_slots(wanted, first.0) {
+                    found(&placed.group, slot - placed.base as u32, times);
+                }
+            }
+        }
     }
 
     /// Bytes on the heap, groups not counted.

@@ -9,6 +9,7 @@ use crate::bits::Bits;
 use crate::group::SlotGroup;
 use crate::log::{Journal, SegmentMark, TargetKey};
 use crate::row::{self, GROUP, Marks, Scratch, Slots};
+use crate::starts::{StartRun, Starts};
 use series::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +53,8 @@ pub struct Segment {
     pub(crate) carried: Vec<(u32, i64)>,
     /// The values of these samples, where the segment before is known; they are in no row of this one.
     pub(super) carried_values: Vec<f64>,
+    /// When what the slots count began.
+    pub(crate) starts: Starts,
     pub(super) mark: Option<SegmentMark>,
     /// How many of `placed` the log knows.
     logged: usize,
@@ -147,6 +150,7 @@ impl Segment {
             dropped_rows: self.dropped_rows,
             carried: self.carried.clone(),
             carried_values: self.carried_values.clone(),
+            starts: self.starts.clone(),
             mark: None,
             logged: 0,
         }
@@ -161,6 +165,13 @@ impl Segment {
     pub(crate) fn goes_on(&self, slot: usize) -> bool {
         let place = self.placed.partition_point(|placed| placed.base <= slot) - 1;
         self.placed[place].goes_on
+    }
+
+    /// Start times as a log has them before a row; false if they do not fit. Samples with times of their own are taken to have
+    /// that of the row until their chunks are made.
+    pub(crate) fn restore_starts(&mut self, row: (usize, i64), runs: &[StartRun]) -> bool {
+        let slots = self.slots();
+        self.starts.restore(runs, row, slots)
     }
 
     /// Stamps as a log has them, of slots that are there.
@@ -253,6 +264,7 @@ impl Segment {
             + self.slots.values.capacity() * 8
             + self.slots.stamps.capacity() * 8
             + (self.slots.stale.0.capacity() + self.stamped.0.capacity()) * 8
+            + self.starts.heap_bytes()
     }
 
     /// No sample is after this: that of the last row, or what a sample with a time of its own may be ahead of it.
@@ -266,6 +278,7 @@ impl Segment {
         let gone = self.rows.len().checked_sub(rows).filter(|gone| *gone > 0)?;
         let until = self.rows[gone - 1].at;
         self.rows.drain(..gone);
+        self.starts.forget_rows(gone);
         self.rows.shrink_to_fit();
         Some(until)
     }
@@ -348,6 +361,10 @@ impl Segment {
             None => self.mark.insert(journal.begin(key, fresh, &self.carried)),
         };
         self.logged = self.placed.len();
+        let row = self.rows.len() + self.dropped_rows;
+        let (stamped, stamps) = (&self.stamped, &self.slots.stamps);
+        let time = |slot: usize| if stamped.get(slot) { stamps[slot] } else { at.0 };
+        journal.starts(mark, &self.starts.take_pending(row, !self.log_only, time));
         let position = journal.row(mark, at, bytes);
         self.push(at, position, bytes);
     }

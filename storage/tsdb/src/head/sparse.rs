@@ -26,6 +26,8 @@ pub struct Given {
     /// The sample's own time; an unstamped slot has that of the row.
     pub stamp: i64,
     pub value: f64,
+    /// When what it counts began, 0 if that is not known.
+    pub start: i64,
 }
 
 impl TargetHead {
@@ -46,6 +48,11 @@ impl TargetHead {
     ) -> Result<Appended, RowRejected> {
         self.check_time(at)?;
         self.turn(at, journal);
+        let segment = &mut self.open;
+        for sample in given {
+            let placed = &segment.placed[segment.order[sample.group as usize]];
+            segment.starts.set(placed.base + sample.slot as usize, sample.start);
+        }
         let segment = &self.open;
         let place = |given: &Given| {
             let placed = &segment.placed[segment.order[given.group as usize]];

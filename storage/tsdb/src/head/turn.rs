@@ -35,6 +35,14 @@ impl TargetHead {
         let stamps = fresh.slots.stamps.iter().enumerate();
         fresh.carried =
             stamps.filter(|(_, stamp)| **stamp != NO_STAMP).map(|(slot, stamp)| (slot as u32, *stamp)).collect();
+        if self.open.starts.any() {
+            for (from, to) in self.open.order.iter().zip(&fresh.order) {
+                let (from, to) = (&self.open.placed[*from], &fresh.placed[*to]);
+                for slot in 0..from.group.len() {
+                    fresh.starts.set(to.base + slot, self.open.starts.of(from.base + slot));
+                }
+            }
+        }
         fresh.carried_values = self.open.values_of(&self.open.order, &fresh);
         self.layout += 1;
         self.rows_max = self.limits.rows_max;

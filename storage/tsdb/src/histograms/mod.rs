@@ -20,8 +20,10 @@ pub(crate) use segment::{read_entry, read_row};
 use crate::group::{GroupBuilder, SlotGroup};
 use crate::head::{Closed, SegmentLimits};
 use crate::log::{Journal, TargetKey};
+use ahash::AHashMap;
 use segment::Given;
-use series::{Labels, Timestamp};
+use series::NO_START;
+use series::{Labels, StartTimes, Timestamp};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -125,9 +127,14 @@ impl HistogramHead {
         let mut rest = samples;
         while !rest.is_empty() {
             let mut bytes = 0;
-            let fits = |(_, _, histogram): &&Given| {
-                bytes += SAMPLE_BYTES + BUCKET_BYTES_MAX * (histogram.positive.len() + histogram.negative.len());
+            // A series has one start time in a row.
+            let mut starts: AHashMap<u32, i64> = AHashMap::new();
+            let has_starts = rest.iter().any(|sample| sample.start != NO_START);
+            let fits = |sample: &&Given| {
+                let buckets = sample.histogram.positive.len() + sample.histogram.negative.len();
+                bytes += SAMPLE_BYTES + BUCKET_BYTES_MAX * buckets;
                 bytes <= ROW_BYTES_MAX
+                    && (!has_starts || *starts.entry(sample.series).or_insert(sample.start) == sample.start)
             };
             let (row, behind) = rest.split_at(rest.iter().take_while(fits).count().max(1));
             self.append_row(row, journal);
@@ -136,21 +143,21 @@ impl HistogramHead {
     }
 
     fn append_row(&mut self, samples: &[Given], journal: &mut Journal) {
-        let Some(newest) = samples.iter().map(|(_, stamp, _)| *stamp).max() else { return };
+        let Some(newest) = samples.iter().map(|sample| sample.at).max() else { return };
         let mut at = Timestamp(newest);
         self.turn(at, journal);
         if let Some((_, last)) = self.open.range() {
             at = at.max(last.plus_ms(1));
         }
         let mut row = Vec::with_capacity(samples.len());
-        for (series, stamp, histogram) in samples {
-            let (group, slot) = self.series[*series as usize];
+        for sample in samples {
+            let (group, slot) = self.series[sample.series as usize];
             let (group, base) = &mut self.groups[group as usize];
             if *base == NOT_PLACED {
                 *base = self.open.add(group.clone());
                 self.version += 1;
             }
-            row.push((*base + slot, *stamp, histogram.clone()));
+            row.push(Given { series: *base + slot, ..sample.clone() });
         }
         self.open.append(&self.key, at, &row, journal);
         self.newest = self.newest.max(Some(newest));
@@ -230,6 +237,15 @@ impl HistogramHead {
         mut found: impl FnMut(&Arc<SlotGroup>, u32, Timed),
     ) {
         self.segments().for_each(|segment| segment.select(from, to, visible, &mut matching, &mut found));
+    }
+
+    /// Start times of matching series, segment by segment, with the times of the samples from which on they have them.
+    pub fn starts(
+        &self,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
+        mut found: impl FnMut(&Arc<SlotGroup>, u32, StartTimes),
+    ) {
+        self.segments().for_each(|segment| segment.starts(&mut matching, &mut found));
     }
 
     /// Bytes on the heap, groups not counted.

@@ -9,9 +9,10 @@ use crate::bytes::{Reader, put_varint, unzigzag, zigzag};
 use crate::encoded::{EncodedPart, Parts};
 use crate::group::SlotGroup;
 use crate::log::{Journal, SegmentMark, TargetKey};
+use crate::starts::{StartCursor, StartRun, Starts};
 use ahash::AHashMap;
 use blocks::{Chunk, ChunkRef, histogram};
-use series::{Histogram, Timestamp};
+use series::{Histogram, StartTimes, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,8 +24,16 @@ struct Row {
     bytes: Box<[u8]>,
 }
 
-/// A sample for a row: number of its series or slot, time, histogram.
-pub type Given = (u32, i64, Arc<Histogram>);
+/// A sample for a row.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Number of its series, or its slot.
+    pub series: u32,
+    pub at: i64,
+    /// When what it counts began, 0 if that is not known.
+    pub start: i64,
+    pub histogram: Arc<Histogram>,
+}
 
 /// Samples of one series, in order of time.
 pub type Timed = Vec<(i64, Arc<Histogram>)>;
@@ -41,6 +50,8 @@ pub struct HistogramSegment {
     row_bytes: usize,
     /// Most samples that a slot has.
     samples_of_slot: Vec<u16>,
+    /// When what the slots count began; of one row a slot has one start time.
+    starts: Starts,
     mark: Option<SegmentMark>,
     /// How many of `placed` the log knows.
     logged: usize,
@@ -50,7 +61,7 @@ pub struct HistogramSegment {
 fn put_row(at: Timestamp, samples: &[Given]) -> Vec<u8> {
     let (mut out, mut one) = (Vec::new(), Vec::new());
     put_varint(samples.len() as u64, &mut out);
-    for (slot, stamp, histogram) in samples {
+    for Given { series: slot, at: stamp, histogram, .. } in samples {
         one.clear();
         bytes::put(histogram, &mut one);
         put_varint(u64::from(*slot), &mut out);
@@ -132,6 +143,7 @@ impl HistogramSegment {
             log_only: self.log_only,
             row_bytes: self.row_bytes,
             samples_of_slot: self.samples_of_slot.clone(),
+            starts: self.starts.clone(),
             mark: None,
             logged: 0,
         }
@@ -160,11 +172,18 @@ impl HistogramSegment {
             None => self.mark.insert(journal.begin_histograms(key, fresh)),
         };
         self.logged = self.placed.len();
-        let position = journal.row(mark, at, &row);
-        for (slot, _, _) in samples {
-            let count = &mut self.samples_of_slot[*slot as usize];
-            *count = count.saturating_add(1);
+        for sample in samples {
+            let slot = sample.series as usize;
+            self.samples_of_slot[slot] = self.samples_of_slot[slot].saturating_add(1);
+            self.starts.set(slot, sample.start);
         }
+        let mut times: AHashMap<usize, i64> = AHashMap::new();
+        if self.starts.is_pending() {
+            times.extend(samples.iter().rev().map(|sample| (sample.series as usize, sample.at)));
+        }
+        let time = |slot: usize| times.get(&slot).copied().unwrap_or(at.0);
+        journal.starts(mark, &self.starts.take_pending(self.rows.len(), !self.log_only, time));
+        let position = journal.row(mark, at, &row);
         self.keep(at, position, row);
     }
 
@@ -175,6 +194,11 @@ impl HistogramSegment {
         }
         let bytes = if self.log_only { Box::default() } else { row.into() };
         self.rows.push(Row { at, position, bytes });
+    }
+
+    /// Start times as a log has them before a row; false if they do not fit.
+    pub(crate) fn restore_starts(&mut self, row: (usize, i64), runs: &[StartRun]) -> bool {
+        self.starts.restore(runs, row, self.slots as usize)
     }
 
     /// A row as a log has it; false if it does not fit.
@@ -195,13 +219,25 @@ impl HistogramSegment {
         from: i64,
         to: i64,
         visible: u64,
-        mut wanted: impl FnMut(u32) -> bool,
+        wanted: impl FnMut(u32) -> bool,
         mut sample: impl FnMut(u32, i64, Histogram),
     ) {
-        for row in self.rows.iter().filter(|row| row.position <= visible) {
+        self.read_rows(from, to, visible, wanted, |_, slot, at, histogram| sample(slot, at, histogram));
+    }
+
+    /// The same, with the number of the row.
+    fn read_rows(
+        &self,
+        from: i64,
+        to: i64,
+        visible: u64,
+        mut wanted: impl FnMut(u32) -> bool,
+        mut sample: impl FnMut(usize, u32, i64, Histogram),
+    ) {
+        for (number, row) in self.rows.iter().enumerate().filter(|(_, row)| row.position <= visible) {
             let each = |slot, stamp, one: &[u8]| {
                 if stamp >= from && stamp <= to && wanted(slot) {
-                    sample(slot, stamp, bytes::read(one).expect("a row that is kept decodes"));
+                    sample(number, slot, stamp, bytes::read(one).expect("a row that is kept decodes"));
                 }
             };
             open_row(row.at, &row.bytes, each).expect("a row that is kept opens");
@@ -236,26 +272,51 @@ impl HistogramSegment {
         }
     }
 
+    /// Start times of matching slots.
+    pub(super) fn starts(
+        &self,
+        matching: &mut impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
+        found: &mut impl FnMut(&Arc<SlotGroup>, u32, StartTimes),
+    ) {
+        let Some((first, _)) = self.range() else { return };
+        for (group, base) in &self.placed {
+            let slots = matching(group);
+            for (slot, times) in self.starts.times_of_slots(slots.iter().map(|slot| base + slot), first.0) {
+                found(group, slot - base, times);
+            }
+        }
+    }
+
     /// Puts the rows into chunks, each sample into the range of its own time. Of two samples at one time the first stays, a
     /// marker gives way.
     pub(crate) fn encode(&self, range_ms: i64) -> Vec<EncodedPart> {
-        let mut of_slots: Vec<Timed> = vec![Vec::new(); self.slots as usize];
+        let mut of_slots: Vec<Vec<StartedHistogram>> = Vec::new();
+        of_slots.resize_with(self.slots as usize, Vec::new);
+        let by_slot = self.starts.by_slot();
         let mut parts = Parts::new(range_ms);
         let wanted = |_| true;
-        self.read(i64::MIN, i64::MAX, u64::MAX, wanted, |slot, stamp, histogram| {
-            parts.note(stamp);
-            of_slots[slot as usize].push((stamp, Arc::new(histogram)));
+        self.read_rows(i64::MIN, i64::MAX, u64::MAX, wanted, |row, slot, at, histogram| {
+            parts.note(at);
+            // A few changes at most.
+            let changes = by_slot.get(&slot).map_or(&[][..], Vec::as_slice);
+            let start = StartCursor::new(changes).at(row);
+            of_slots[slot as usize].push(StartedHistogram { at, start, histogram });
         });
         for mut samples in of_slots {
-            in_order(&mut samples);
+            series::order::dedupe(&mut samples);
+            let starts: Vec<i64> = samples.iter().map(|sample| sample.start).collect();
+            let mut starts = if by_slot.is_empty() { &[][..] } else { &starts[..] };
+            let samples: Timed = samples.into_iter().map(|one| (one.at, Arc::new(one.histogram))).collect();
             let mut rest = &samples[..];
             for part in &mut parts.parts {
                 let here = rest.partition_point(|(at, _)| at.saturating_sub(part.range) < range_ms);
                 let (of_part, later) = rest.split_at(here);
                 rest = later;
+                let (of_starts, later) = starts.split_at(here.min(starts.len()));
+                starts = later;
                 part.samples += of_part.len() as u64;
                 if !of_part.is_empty() {
-                    put_entry(&histogram::encode(of_part), part.first, &mut part.entries);
+                    put_entry(&histogram::encode(of_part, of_starts), part.first, &mut part.entries);
                 }
                 part.ends.push(u32::try_from(part.entries.len()).expect("a segment's chunks stay below 4 GiB"));
             }
@@ -267,7 +328,25 @@ impl HistogramSegment {
     pub fn heap_bytes(&self) -> usize {
         self.row_bytes
             + self.samples_of_slot.capacity() * 2
+            + self.starts.heap_bytes()
             + self.placed.capacity() * size_of::<(Arc<SlotGroup>, u32)>()
+    }
+}
+
+/// A sample on its way into a chunk.
+struct StartedHistogram {
+    at: i64,
+    start: i64,
+    histogram: Histogram,
+}
+
+impl series::order::Timed for StartedHistogram {
+    fn time_ms(&self) -> i64 {
+        self.at
+    }
+
+    fn is_stale(&self) -> bool {
+        series::is_stale(self.histogram.sum)
     }
 }
 

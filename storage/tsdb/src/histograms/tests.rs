@@ -133,7 +133,8 @@ fn rows_read_as_they_were_written() {
                 samples.insert((series, stamp), Arc::new(histogram));
             }
         }
-        let samples: Vec<_> = samples.into_iter().map(|((series, stamp), one)| (series, stamp, one)).collect();
+        let given = |((series, at), histogram)| Given { series, at, start: 0, histogram };
+        let samples: Vec<_> = samples.into_iter().map(given).collect();
         head.append(&samples, &mut journal);
     }
     truth.retain(|_, samples| !samples.is_empty());

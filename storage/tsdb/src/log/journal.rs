@@ -4,6 +4,7 @@ use crate::group::SlotGroup;
 use crate::log::frame::FileId;
 use crate::log::record::{self, LoggedExemplar};
 use crate::log::writer::{FileToken, Writer};
+use crate::starts::StartRun;
 use ahash::AHashMap;
 use series::{Labels, Timestamp};
 use std::sync::{Arc, Weak};
@@ -167,6 +168,15 @@ impl Journal {
         mark.steps += 1;
         let (number, step) = (mark.number, mark.steps);
         self.append(|out| record::place(number, step, &groups, out));
+    }
+
+    /// Start times that slots have from the next row on.
+    pub(crate) fn starts(&mut self, mark: &SegmentMark, runs: &[StartRun]) {
+        if self.writer.is_none() || runs.is_empty() {
+            return;
+        }
+        let (number, step) = (mark.number, mark.steps + 1);
+        self.append(|out| record::starts(number, step, runs, out));
     }
 
     /// A row of a segment; readable once the log is visible up to the position returned.

@@ -6,6 +6,7 @@
 
 use crate::bytes::{Reader, put_text, put_varint, unzigzag, zigzag};
 use crate::group::{GroupBuilder, SlotGroup};
+use crate::starts::StartRun;
 use series::{Labels, MatchOp, Matcher, Timestamp};
 use std::io::Read;
 
@@ -18,6 +19,7 @@ const CHUNKS: u8 = 6;
 const BEGIN_HISTOGRAMS: u8 = 7;
 const HISTOGRAM_CHUNKS: u8 = 8;
 const EXEMPLARS: u8 = 9;
+const STARTS: u8 = 10;
 
 /// A record of exemplars gets no more of them once it has so many bytes.
 const EXEMPLARS_BYTES: usize = 1 << 20;
@@ -66,6 +68,12 @@ pub enum Record<'a> {
         row: &'a [u8],
     },
     Exemplars(LoggedExemplars),
+    /// Slots of a segment that have another start time from the row with this step on.
+    Starts {
+        segment: u32,
+        step: u32,
+        runs: Vec<StartRun>,
+    },
     Chunks(ChunksHead),
 }
 
@@ -233,6 +241,33 @@ pub fn row(segment: u32, step: u32, at: Timestamp, row: &[u8], out: &mut Vec<u8>
     ROW
 }
 
+/// Kind and payload of start times that slots have from a row on. Runs ascend by slot.
+pub fn starts(segment: u32, step: u32, runs: &[StartRun], out: &mut Vec<u8>) -> u8 {
+    put_varint(u64::from(segment), out);
+    put_varint(u64::from(step), out);
+    let (mut end, mut last) = (0, 0i64);
+    for StartRun { slot, slots, start } in runs {
+        put_varint(u64::from(slot - end), out);
+        put_varint(u64::from(*slots), out);
+        put_varint(zigzag(start.wrapping_sub(last)), out);
+        (end, last) = (slot + slots, *start);
+    }
+    STARTS
+}
+
+fn read_starts(reader: &mut Reader) -> Result<Record<'static>, &'static str> {
+    let (segment, step) = (reader.number()?, reader.number()?);
+    let (mut runs, mut end, mut last) = (Vec::new(), 0u32, 0i64);
+    while !reader.rest().is_empty() {
+        let (gap, slots) = (reader.number()?, reader.number()?);
+        last = last.wrapping_add(unzigzag(reader.varint()?));
+        let slot = end.checked_add(gap).ok_or("a start time of an unknown slot")?;
+        end = slot.checked_add(slots).ok_or("a start time of an unknown slot")?;
+        runs.push(StartRun { slot, slots, start: last });
+    }
+    Ok(Record::Starts { segment, step, runs })
+}
+
 /// Kind and payload of a record of the first of some exemplars, and how many there are in it.
 pub fn exemplars(
     (source, labels, is_copy): (u64, &Labels, bool),
@@ -312,6 +347,7 @@ pub fn read(kind: u8, payload: &[u8]) -> Result<Record<'_>, &'static str> {
             groups: read_numbers(&mut reader)?,
         },
         EXEMPLARS => Record::Exemplars(read_exemplars(&mut reader)?),
+        STARTS => read_starts(&mut reader)?,
         CHUNKS | HISTOGRAM_CHUNKS => Record::Chunks(ChunksHead {
             histograms: kind == HISTOGRAM_CHUNKS,
             target: reader.number()?,
@@ -393,7 +429,16 @@ mod tests {
         add(&|out| begin_histograms(2, 7, &[9], out));
         add(&|out| chunks(&ChunksHead { histograms: true, ..head.clone() }, out));
         add(&|out| exemplars((7, &labels, true), &two_exemplars(), out).0);
+        add(&|out| starts(1, 2, &start_runs(), out));
         all
+    }
+
+    fn start_runs() -> [StartRun; 3] {
+        [(3, 2, 1_700_000_000_000), (5, 1, i64::MIN), (9, 1, 0)].map(|(slot, slots, start)| StartRun {
+            slot,
+            slots,
+            start,
+        })
     }
 
     fn two_exemplars() -> [LoggedExemplar; 2] {
@@ -423,6 +468,10 @@ mod tests {
         let Record::Exemplars(read) = read(EXEMPLARS, &all()[8].1).unwrap() else { panic!("exemplars") };
         let labels = Labels::from_pairs([("instance", "i:1"), ("job", "j")]);
         assert_eq!(read, LoggedExemplars { source: 7, labels, is_copy: true, exemplars: two_exemplars().into() });
+        let Record::Starts { segment, step, runs } = super::read(STARTS, &all()[9].1).unwrap() else {
+            panic!("starts")
+        };
+        assert_eq!((segment, step, runs), (1, 2, start_runs().to_vec()));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::log::TargetKey;
 use crate::log::frame::{Damage, FRAME_HEAD_BYTES, FileId, Frame, frames, mend, verify_frame};
 use crate::log::record::{self, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
+use crate::starts::StartRun;
 use ahash::AHashMap;
 use series::Timestamp;
 use std::collections::VecDeque;
@@ -125,6 +126,8 @@ struct Partial {
     groups: Vec<Arc<SlotGroup>>,
     stamps: Vec<(u32, i64)>,
     rows: Vec<Place>,
+    /// Start times, before the rows with these numbers.
+    starts: Vec<(u32, Box<[StartRun]>)>,
     /// The last record taken, and the last that was seen.
     step: u32,
     seen: u32,
@@ -236,6 +239,12 @@ impl Replay {
                 }
                 None => *self.orphans.entry(segment).or_default() += 1,
             },
+            Record::Starts { segment, step, runs } => {
+                // Of a segment whose beginning was lost, or before a row that was read already.
+                if let Some(partial) = self.segments.get_mut(&segment).filter(|partial| step == partial.step + 1) {
+                    partial.starts.push((partial.rows.len() as u32, runs.into()));
+                }
+            }
             Record::Exemplars(_) => self.exemplars.push(frame.payload),
             Record::Chunks(_) => return Err("a record of another kind of file"),
         }
@@ -263,8 +272,17 @@ impl Replay {
         if self.segments.contains_key(&segment) {
             return Ok(());
         }
-        let (none, rows) = (Vec::new(), Vec::new());
-        let mut partial = Partial { key, histograms, groups: none, stamps, rows, step: 0, seen: 0, last: None };
+        let mut partial = Partial {
+            key,
+            histograms,
+            groups: Vec::new(),
+            stamps,
+            rows: Vec::new(),
+            starts: Vec::new(),
+            step: 0,
+            seen: 0,
+            last: None,
+        };
         partial.add(groups, &self.groups)?;
         let slots = if partial.is_stamped() { partial.groups.iter().map(|group| group.len()).sum() } else { 0 };
         if partial.stamps.iter().any(|(slot, _)| *slot as usize >= slots) {
@@ -298,6 +316,7 @@ impl Recovered {
     ) -> io::Result<Option<(TargetKey, Restored, Option<Last>)>> {
         let Some(partial) = self.segments.next() else { return Ok(None) };
         let mut restored = partial.empty();
+        let mut starts = partial.starts.iter().peekable();
         for (done, place) in partial.rows.iter().enumerate() {
             let row = if place.file == MENDED {
                 &*self.mended[place.offset as usize]
@@ -315,6 +334,13 @@ impl Recovered {
                     _ => return Err(changed()),
                 }
             };
+            while let Some((_, runs)) = starts.next_if(|(row, _)| *row as usize == done) {
+                // What does not fit is left out: samples count without it.
+                match &mut restored {
+                    Restored::Floats(segment) => segment.restore_starts((done, place.at.0), runs),
+                    Restored::Histograms(segment) => segment.restore_starts((done, place.at.0), runs),
+                };
+            }
             let fits = match &mut restored {
                 Restored::Floats(segment) => segment.restore_row(place.at, row),
                 Restored::Histograms(segment) => segment.restore_row(place.at, row),

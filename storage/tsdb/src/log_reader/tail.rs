@@ -15,8 +15,9 @@ use crate::log::logs_in;
 use crate::log::record::{self, LoggedExemplars, Record};
 use crate::log::writer::HEADER;
 use crate::row::{self, Direction, GROUP, RowError};
+use crate::starts::Starts;
 use ahash::{AHashMap, AHashSet, RandomState};
-use series::{Histogram, STALE_NAN, Sample, Timestamp};
+use series::{Histogram, NO_START, STALE_NAN, Sample, Timestamp, is_stale};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -41,6 +42,8 @@ pub struct Told<'a> {
     pub slot: usize,
     /// Its value means nothing if there is a histogram.
     pub sample: Sample,
+    /// When what it counts began, 0 if that is not known.
+    pub start: i64,
     pub histogram: Option<&'a Histogram>,
     /// Time of the row that says it. No series has two samples in one.
     pub row: Timestamp,
@@ -157,6 +160,7 @@ struct TrackedHistograms {
     /// Groups, and where their slots begin.
     groups: Vec<(Arc<SlotGroup>, u32)>,
     slots: u32,
+    starts: Starts,
     step: u32,
     /// File in which it began.
     began: u32,
@@ -419,8 +423,14 @@ impl Tail {
                 }
                 self.begun = segment;
                 let (Some(key), Some(groups)) = (key, self.groups_of(&groups)) else { return };
-                let mut tracked =
-                    TrackedHistograms { key, groups: Vec::new(), slots: 0, step: 0, began: self.border.sequence };
+                let mut tracked = TrackedHistograms {
+                    key,
+                    groups: Vec::new(),
+                    slots: 0,
+                    starts: Starts::default(),
+                    step: 0,
+                    began: self.border.sequence,
+                };
                 tracked.add(groups);
                 let before = self.newest_histograms.insert(tracked.key.id, segment);
                 before.and_then(|before| self.histograms.remove(&before));
@@ -440,6 +450,17 @@ impl Tail {
                 {
                     tracked.step = step;
                     tracked.add(groups);
+                }
+            }
+            Record::Starts { segment, step, runs } => {
+                if let Some(following) = self.segments.get_mut(&segment).filter(|following| step == following.step + 1)
+                {
+                    let slots = following.segment.slots();
+                    following.segment.starts.follow(&runs, slots);
+                } else if let Some(tracked) = self.histograms.get_mut(&segment)
+                    && step == tracked.step + 1
+                {
+                    tracked.starts.follow(&runs, tracked.slots as usize);
                 }
             }
             Record::Row { segment, step, at, row } => {
@@ -510,8 +531,17 @@ impl Tail {
                     return;
                 };
                 if is_new {
-                    let (slot, sample) = (slot as usize, Sample { timestamp: Timestamp(stamp), value: histogram.sum });
-                    told.sample(Told { target: key, group, slot, sample, histogram: Some(histogram), row: at, border });
+                    let sample = Sample { timestamp: Timestamp(stamp), value: histogram.sum };
+                    told.sample(Told {
+                        target: key,
+                        group,
+                        slot: slot as usize,
+                        sample,
+                        start: start_of(sample, tracked.starts.of(place as usize)),
+                        histogram: Some(histogram),
+                        row: at,
+                        border,
+                    });
                 }
             });
             if !fits || read.is_err() {
@@ -548,6 +578,7 @@ impl Tail {
                         group: &placed.group,
                         slot,
                         sample,
+                        start: start_of(sample, segment.starts.of(place)),
                         histogram: None,
                         row: at,
                         border,
@@ -559,7 +590,16 @@ impl Tail {
             for place in run {
                 let (placed, slot) = segment.at(place).ok_or(RowError("a slot does not exist"))?;
                 let sample = Sample { timestamp: Timestamp(slots.stamps[place]), value: slots.values[place] };
-                told.sample(Told { target: key, group: &placed.group, slot, sample, histogram: None, row: at, border });
+                told.sample(Told {
+                    target: key,
+                    group: &placed.group,
+                    slot,
+                    sample,
+                    start: start_of(sample, segment.starts.of(place)),
+                    histogram: None,
+                    row: at,
+                    border,
+                });
             }
         }
         self.note_ends(following, at, &notes.flips);
@@ -603,9 +643,15 @@ impl Tail {
         let sample = Sample { timestamp: at, value: STALE_NAN };
         for (group, slot, _) in &slots {
             let (slot, border) = (*slot as usize, self.border);
-            told.sample(Told { target: &key, group, slot, sample, histogram: None, row: at, border });
+            told.sample(Told { target: &key, group, slot, sample, start: NO_START, histogram: None, row: at, border });
         }
     }
+}
+
+/// A staleness marker has no start time.
+#[inline]
+fn start_of(sample: Sample, start: i64) -> i64 {
+    if start != NO_START && is_stale(sample.value) { NO_START } else { start }
 }
 
 impl Following {
