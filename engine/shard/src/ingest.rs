@@ -9,6 +9,7 @@
 //!   * a target's report series are its own; a line that would be one of them is dropped and counted as a duplicate
 
 mod layout;
+mod noted_starts;
 
 use crate::class::{Class, Outcome};
 use crate::metadata_labels::metadata_labels;
@@ -23,7 +24,7 @@ use series::{Labels, METRIC_NAME};
 use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use tsdb::{GroupBuilder, NotedStarts, SlotGroup};
+use tsdb::{GroupBuilder, SlotGroup};
 
 pub use layout::{Layout, LayoutContext};
 
@@ -471,37 +472,6 @@ impl Reader {
     /// When series of the last good body began.
     pub(crate) fn starts(&self) -> &[StartLine] {
         &self.starts
-    }
-
-    /// What series have other start times than when this was asked last; None if none has.
-    pub(crate) fn take_starts(&mut self) -> Option<NotedStarts> {
-        let is_whole = std::mem::take(&mut self.has_other_starts);
-        if !is_whole && !self.starts.iter().any(|start| start.is_new) {
-            return None;
-        }
-        let new = self.starts.iter().filter(|start| is_whole || start.is_new);
-        let slots = new.flat_map(|start| start.slots.iter().map(|slot| (*slot, start.at_ms())));
-        let slots = self.places_of(slots.collect());
-        self.starts.iter_mut().for_each(|start| start.is_new = false);
-        Some(NotedStarts { slots, is_whole })
-    }
-
-    /// For slots of the payload with their start times: which of the groups it is, and the slot there.
-    pub(crate) fn places_of(&self, mut slots: Vec<(u32, i64)>) -> Vec<(u32, u32, i64)> {
-        slots.sort_unstable();
-        let payload = self.shape.iter().map(|known| known.0.slots.len() as u32).filter(|slots| *slots > 0);
-        // The report series come first.
-        let mut groups = (1..).zip(payload);
-        let (mut group, mut base, mut end) = (0, 0, 0);
-        let mut places = Vec::with_capacity(slots.len());
-        for (slot, start) in slots {
-            while slot >= end {
-                let Some((next, count)) = groups.next() else { return places };
-                (group, base, end) = (next, end, end + count);
-            }
-            places.push((group, slot - base, start));
-        }
-        places
     }
 
     /// The groups of slots that take values: report series first, then the payload's.
