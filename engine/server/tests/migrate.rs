@@ -56,7 +56,7 @@ fn the_unit_of_debian_is_moved_over_and_starts() {
         path("default"),
         format!(
             "# flags\nARGS=\"--config.file={} \\\n  --storage.tsdb.path={} --storage.tsdb.retention.time=30d \\\n  \
-             --no-storage.tsdb.wal-compression --web.listen-address=127.0.0.1:0 --enable-feature=exemplar-storage,st-storage\"\n",
+             --no-storage.tsdb.wal-compression --web.listen-address=127.0.0.1:0 --enable-feature=exemplar-storage,st-synthesis\"\n",
             path("prometheus.yml").display(),
             path("metrics2/").display(),
         ),
@@ -81,7 +81,7 @@ fn the_unit_of_debian_is_moved_over_and_starts() {
         &outcome.part("Different"),
         &["--storage.tsdb.wal-compression: the log", "ExecStartPre=/bin/true: not taken over"],
     );
-    has(&outcome.part("Missing"), &["st-storage"]);
+    has(&outcome.part("Missing"), &["st-synthesis"]);
     has(&outcome.part("Then"), &["systemctl enable --now ringscrape", "tsdb export"]);
 
     let unit = std::fs::read_to_string(path("new/ringscrape.service")).unwrap();
