@@ -62,7 +62,7 @@ fn select(block: &Block, matchers: &[Matcher]) -> Truth {
     let mut read = Truth::new();
     block.select(&[matchers.to_vec()], i64::MIN, i64::MAX, |reader, entry| {
         let samples = read.entry(entry.labels.clone()).or_default();
-        reader.readable_samples(&entry, i64::MIN, i64::MAX, |at, value| {
+        reader.readable_samples(&entry, i64::MIN, i64::MAX, |_, at, value| {
             let Value::Float(value) = value else { panic!("no histogram was written") };
             samples.push((at, value));
         });
