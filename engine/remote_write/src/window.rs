@@ -242,13 +242,16 @@ impl MovedSeries {
     }
 
     /// All samples of a slot's series, once; none for its other slots. Nothing for a series that did not move.
-    fn of(&mut self, group: usize, slot: usize) -> Option<(&mut [(i64, f64)], &[(i64, i64)])> {
+    fn of(&mut self, group: usize, slot: usize) -> Option<SamplesAndStarts<'_>> {
         let series = self.series.get(&(group, slot))?;
         self.current = (std::mem::take(&mut self.samples[*series]), std::mem::take(&mut self.starts[*series]));
         let (samples, starts) = &mut self.current;
         Some((samples, starts))
     }
 }
+
+/// The samples of a series that moved, and its start times.
+type SamplesAndStarts<'a> = (&'a mut [(i64, f64)], &'a [(i64, i64)]);
 
 #[cfg(test)]
 mod tests {
