@@ -162,7 +162,7 @@ fn guardrails_hold_here_and_in_promtool() {
     assert!(text.contains("SUCCESS: 13 rules found"), "{text}");
     check_tools(&["test", "rules", "configs/rules/guardrails_test.yml"], 0);
     let text = check_tools(&["check", "rules", "configs/rules/operations.yml"], 0);
-    assert!(text.contains("SUCCESS: 16 rules found"), "{text}");
+    assert!(text.contains("SUCCESS: 18 rules found"), "{text}");
     check_tools(&["test", "rules", "configs/rules/operations_test.yml"], 0);
 }
 
