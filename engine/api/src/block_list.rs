@@ -69,12 +69,12 @@ struct Retention {
     next_by_size: Option<String>,
 }
 
-impl From<RetentionOverview> for Retention {
-    fn from(retention: RetentionOverview) -> Retention {
+impl Retention {
+    fn new(retention: RetentionOverview, stats: &StoreStats) -> Retention {
         Retention {
             time: retention.retention_ms,
             bytes: retention.retention_bytes,
-            used_bytes: retention.used_bytes,
+            used_bytes: stats.log_bytes + stats.head_bytes + stats.blocks_bytes,
             next_by_age: retention.next_by_age.map(|(ulid, at)| NextByAge { ulid, at }),
             next_by_size: retention.next_by_size,
         }
@@ -105,13 +105,13 @@ pub(crate) async fn status(state: extract::State<State>) -> ApiResult<BlockList>
     // Sizes are asked of the folder.
     let work = move || (store.blocks_overview(), store.stats());
     let looked = tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(error.to_string()))?;
-    let ((blocks, retention), StoreStats { chunk_bytes_written, block_bytes_written, .. }) = looked;
+    let ((blocks, retention), stats) = looked;
     let written = WriteTotals {
         samples: cores.iter().map(|core| core.samples_appended).sum(),
         log_bytes: cores.iter().map(|core| core.log.bytes_written).sum(),
-        chunk_bytes: chunk_bytes_written,
-        block_bytes: block_bytes_written,
+        chunk_bytes: stats.chunk_bytes_written,
+        block_bytes: stats.block_bytes_written,
     };
     let blocks = blocks.into_iter().map(BlockEntry::from).collect();
-    Ok(Data(BlockList { blocks, retention: retention.into(), written }))
+    Ok(Data(BlockList { blocks, retention: Retention::new(retention, &stats), written }))
 }

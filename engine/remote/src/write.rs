@@ -8,7 +8,10 @@
 use crate::DecodeError;
 use crate::histogram::{self, HISTOGRAM_START_FIELD};
 use crate::wire::{Fields, Value};
-use series::{Histogram, Labels, METRIC_NAME, NO_START, Sample, StartTimes, Timestamp, note_start, sort_starts};
+use series::{
+    Histogram, Labels, METRIC_NAME, NO_START, Sample, StartTimes, Timestamp, note_start, sort_starts,
+    with_metadata_labels,
+};
 use std::sync::Arc;
 
 /// Which of the messages a body is.
@@ -159,15 +162,6 @@ pub fn kind_number(kind: &str) -> u64 {
     KINDS.iter().position(|other| *other == kind).unwrap_or(0) as u64
 }
 
-/// The labels with those for the type and unit of the metric; an unknown type and no unit leave what is there.
-fn with_metadata(labels: &Labels, metadata: &IncomingMetadata) -> Labels {
-    let kind = Some(metadata.kind).filter(|kind| *kind != KINDS[0]).unwrap_or("");
-    let own = [("__type__", kind), ("__unit__", metadata.unit.as_str())];
-    let own = own.into_iter().filter(|(_, value)| !value.is_empty());
-    let others = labels.iter().filter(|(name, _)| !own.clone().any(|(own, _)| own == *name));
-    Labels::from_pairs(others.chain(own.clone()))
-}
-
 /// Metadata of 1.0.
 fn metadata(value: Value) -> Result<IncomingMetadata, &'static str> {
     let mut metadata = IncomingMetadata::empty();
@@ -281,7 +275,7 @@ impl<'a> Decoder<'a, '_> {
                 if let Some(said) = said {
                     let metadata = self.metadata_v2(labels.metric_name(), said).map_err(failed)?;
                     if self.limits.labels_types {
-                        labels = with_metadata(&labels, &metadata);
+                        labels = Labels::from_pairs(with_metadata_labels(labels.iter(), metadata.kind, &metadata.unit));
                     }
                     self.metadata(metadata)?;
                 }

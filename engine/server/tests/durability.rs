@@ -128,20 +128,10 @@ fn second_process_says_who_holds_the_folder() {
 /// A small file system fills up and is freed again: scraping goes on, it is told, and both sides survive a restart.
 #[test]
 fn full_disk_leaves_both_sides() {
-    // Some containers allow no mounts; the simulated disk of storage/tsdb/tests/crashes.rs fills up everywhere.
-    // Root keeps its own user namespace: in another one, its locked memory counts against a limit.
-    let allowed =
-        |flags: &&str| Command::new("unshare").args([flags, "true"]).status().is_ok_and(|status| status.success());
-    let Some(flags) = ["-m", "-rm"].into_iter().find(allowed) else {
-        eprintln!("no mount namespaces here: not run");
-        return;
-    };
     let target = counter();
     let config = config(&[job("counter", &[target.address], "")]);
-    // A mount of the process' own; seen from outside by way of /proc.
-    let script = "mkdir data && mount -t tmpfs -o size=2m none data && exec \"$@\"";
-    let mut server = Ringscrape::start_under(&["unshare", flags, "sh", "-c", script, "sh"], &config, &[]);
-    let inside = format!("/proc/{}/root{}", server.pid(), server.path("data").display());
+    // Where there are no mounts, the simulated disk of storage/tsdb/tests/crashes.rs fills up.
+    let Some((mut server, inside)) = Ringscrape::start_on_disk(2, &config, &[]) else { return };
     let filler = format!("{inside}/filler");
     until("some scrapes", || (count(&samples(&server, ALL)) > 200).then_some(()));
     let before = samples(&server, ALL);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{SystemTime, UNIX_EPOCH};
-use support::protobuf::{bytes, number, varint};
+use support::protobuf::{bytes, double, number, varint};
 use support::{Prometheus, Response, Ringscrape, encode, request, request_with_body, until};
 
 const SIGKILL: i32 = 9;
@@ -24,11 +24,6 @@ fn now() -> i64 {
 
 fn signed(field: u64, value: i64, out: &mut Vec<u8>) {
     number(field, (value << 1 ^ value >> 63) as u64, out);
-}
-
-fn double(field: u64, value: f64, out: &mut Vec<u8>) {
-    varint(field << 3 | 1, out);
-    out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// A histogram as a test thinks of it: counts of neighbouring buckets, none on the negative side but one.

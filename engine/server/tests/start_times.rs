@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use support::protobuf::{PAYLOAD_TYPE, bytes, number, varint};
+use support::protobuf::{PAYLOAD_TYPE, bytes, double, number, varint};
 use support::receiver::{Receiver, Reply};
 use support::{FakeTarget, Ringscrape, config, encode, job, ok_openmetrics, request_with_body, until};
 
@@ -108,29 +108,31 @@ fn family(name: &str, kind: u64, field: u64, value: &[u8], body: &mut Vec<u8>) {
     body.extend(family);
 }
 
+/// A counter and a native histogram of protobuf that began at this time.
+fn counter_and_histogram(start_ms: i64) -> (Vec<u8>, Vec<u8>) {
+    let start = message(|out| {
+        number(1, start_ms as u64 / 1000, out);
+        number(2, start_ms as u64 % 1000 * 1_000_000, out);
+    });
+    let counter = message(|out| {
+        double(1, 5.0, out);
+        bytes(3, &start, out);
+    });
+    let histogram = message(|out| {
+        number(1, 1, out);
+        double(2, 1.5, out);
+        number(7, 1, out);
+        bytes(15, &start, out);
+    });
+    (counter, histogram)
+}
+
 /// In protobuf native histograms have start times, too.
 #[test]
 fn start_times_of_protobuf_are_read() {
     let start_ms = now_ms() - 60_000;
     let target = FakeTarget::start(move |_| {
-        let start = message(|out| {
-            number(1, start_ms as u64 / 1000, out);
-            number(2, start_ms as u64 % 1000 * 1_000_000, out);
-        });
-        let double = |field: u64, value: f64, out: &mut Vec<u8>| {
-            varint(field << 3 | 1, out);
-            out.extend_from_slice(&value.to_le_bytes());
-        };
-        let counter = message(|out| {
-            double(1, 5.0, out);
-            bytes(3, &start, out);
-        });
-        let histogram = message(|out| {
-            number(1, 1, out);
-            double(2, 1.5, out);
-            number(7, 1, out);
-            bytes(15, &start, out);
-        });
+        let (counter, histogram) = counter_and_histogram(start_ms);
         let mut body = Vec::new();
         family("c_total", 0, 3, &counter, &mut body);
         family("h", 4, 7, &histogram, &mut body);
@@ -269,25 +271,8 @@ fn start_times_are_read_by_queries_through_restarts() {
     let start = began.clone();
     target.now(move |_| {
         let start_ms = start.load(Ordering::Relaxed);
-        let start = message(|out| {
-            number(1, start_ms as u64 / 1000, out);
-            number(2, start_ms as u64 % 1000 * 1_000_000, out);
-        });
-        let double = |field: u64, value: f64, out: &mut Vec<u8>| {
-            varint(field << 3 | 1, out);
-            out.extend_from_slice(&value.to_le_bytes());
-        };
-        let counter = message(|out| {
-            double(1, 5.0, out);
-            bytes(3, &start, out);
-        });
+        let (counter, histogram) = counter_and_histogram(start_ms);
         let gauge = message(|out| double(1, 3.0, out));
-        let histogram = message(|out| {
-            number(1, 1, out);
-            double(2, 1.5, out);
-            number(7, 1, out);
-            bytes(15, &start, out);
-        });
         let mut body = Vec::new();
         family("c_total", 0, 3, &counter, &mut body);
         family("g", 1, 2, &gauge, &mut body);

@@ -3,7 +3,6 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 use support::protobuf::{bytes, number};
 use support::{FakeTarget, Ringscrape, config, encode, job, request_with_body, until};
@@ -92,17 +91,10 @@ fn a_chunk_file_that_cannot_be_read_does_not_stop_the_start() {
 /// Writers that are refused because the disk is full fill no memory.
 #[test]
 fn refused_writes_are_not_held() {
-    let allowed =
-        |flags: &&str| Command::new("unshare").args([flags, "true"]).status().is_ok_and(|status| status.success());
-    let Some(flags) = ["-m", "-rm"].into_iter().find(allowed) else {
-        eprintln!("no mount namespaces here: not run");
-        return;
-    };
-    let script = "mkdir data && mount -t tmpfs -o size=3m none data && exec \"$@\"";
-    let under = ["unshare", flags, "sh", "-c", script, "sh"];
-    let server = Ringscrape::start_under(&under, "scrape_configs: []\n", &[RECEIVER, "--shards=1"]);
+    let flags = [RECEIVER, "--shards=1"];
+    let Some((server, inside)) = Ringscrape::start_on_disk(3, "scrape_configs: []\n", &flags) else { return };
     server.until_ready();
-    let filler = format!("/proc/{}/root{}/filler", server.pid(), server.path("data").display());
+    let filler = format!("{inside}/filler");
     assert!(std::fs::write(&filler, vec![1; 6 << 20]).is_err(), "the file system is full");
     let memory = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();

@@ -12,7 +12,6 @@ mod layout;
 mod noted_starts;
 
 use crate::class::{Class, Outcome};
-use crate::metadata_labels::metadata_labels;
 use crate::native_state::{NativeCounts, NativePolicies};
 use crate::sample_features::SampleFeatures;
 use crate::start_times::{PayloadLine, StartLine, has_start, is_start_line, start_lines};
@@ -20,7 +19,7 @@ use crate::status::{Metadata, MetadataSize, Reason};
 use ahash::{AHashMap, AHashSet, RandomState};
 use config::ScrapeConfig;
 use exposition::{ExemplarSeen, FamilyUnit, Format, Piece, Readings, Template, Walk, Walked};
-use series::{Labels, METRIC_NAME};
+use series::{Labels, METRIC_NAME, with_metadata_labels};
 use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -314,11 +313,10 @@ impl ClassRoom {
                 starts.push(line as u32);
                 continue;
             }
-            let unit = units.get(line).and_then(Option::as_deref);
-            let of_metric = metadata_labels(kind, unit).filter(|_| self.features.labels_types);
+            let kind_label = if self.features.labels_types { kind.as_str() } else { "" };
+            let unit = units.get(line).and_then(Option::as_deref).unwrap_or("");
             let exposed = labels.iter().map(|(name, value)| (&**name, &**value));
-            let exposed = exposed.filter(|(name, _)| !of_metric.clone().any(|(own, _)| own == *name));
-            let pairs = || exposed.clone().chain(of_metric.clone());
+            let pairs = || with_metadata_labels(exposed.clone(), kind_label, unit);
             let mut outcome = self.class.outcome(pairs());
             if matches!(outcome, Outcome::Fail(_)) {
                 // Once more with the target's own label values, for the text.

@@ -15,7 +15,6 @@ mod ingest;
 mod layouts;
 mod log;
 pub mod message;
-mod metadata_labels;
 mod native_state;
 mod natives;
 mod payload;

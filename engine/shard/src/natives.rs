@@ -4,13 +4,12 @@
 
 use crate::class::{Class, Outcome, series_labels};
 use crate::ingest::{Reader, Refusal};
-use crate::metadata_labels::metadata_labels;
 use crate::native_state::NativeCounts;
 use crate::status::Reason;
 use exposition::{Exemplar, Kind, NativeHistogram};
 use remote::{HistogramParts, check_histogram};
 use series::histogram::{ResetHint, SCHEMA_MAX, SCHEMA_MIN};
-use series::{Histogram, Labels, Timestamp, Value};
+use series::{Histogram, Labels, Timestamp, Value, with_metadata_labels};
 
 /// Histograms that are read before other tasks of the shard get their turn.
 const HISTOGRAMS_PER_TURN: u64 = 64;
@@ -104,10 +103,9 @@ impl Reader {
     fn native_policy(&self, class: &Class, native: &NativeHistogram) -> Result<Option<Labels>, Refusal> {
         let labels = exposition::labels(&native.raw, Kind::Unknown);
         let kind = if native.is_gauge { Kind::GaugeHistogram } else { Kind::Histogram };
-        let of_metric = metadata_labels(kind, None).filter(|_| self.labels_types());
+        let kind_label = if self.labels_types() { kind.as_str() } else { "" };
         let exposed = labels.iter().map(|(name, value)| (&**name, &**value));
-        let exposed = exposed.filter(|(name, _)| !of_metric.clone().any(|(own, _)| own == *name));
-        match class.outcome(exposed.chain(of_metric.clone())) {
+        match class.outcome(with_metadata_labels(exposed, kind_label, "")) {
             Outcome::Keep(own) => Ok(Some(series_labels(&own, self.target_labels()))),
             Outcome::Drop => Ok(None),
             Outcome::Fail(error) => Err(Refusal { reason: error.reason(), text: error.to_string() }),

@@ -1,6 +1,6 @@
 //! What Prometheus' files need beside `series::codec`.
 
-pub(crate) use series::codec::{ByteCursor, UNEXPECTED_END, put_text, put_uvarint, put_varint};
+pub(crate) use series::codec::{ByteCursor, UNEXPECTED_END, put_text, put_uvarint, put_varint, unzigzag, zigzag};
 
 /// Reads of a [`ByteCursor`] that only the files of Prometheus need.
 pub(crate) trait CursorExt<'a> {

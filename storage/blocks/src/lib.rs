@@ -37,6 +37,10 @@ pub use writer::{BlockWriter, DELETED, UNFINISHED, put_chunk_frame, read_chunk_f
 
 const INDEX_MAGIC: u32 = 0xbaaa_d700;
 const CHUNKS_MAGIC: u32 = 0x85bd_40dd;
+const CHUNKS_VERSION: u8 = 1;
 /// What every chunk file of a block begins with.
-pub const CHUNK_FILE_HEADER: [u8; 8] = [0x85, 0xbd, 0x40, 0xdd, 1, 0, 0, 0];
+pub const CHUNK_FILE_HEADER: [u8; 8] = {
+    let [a, b, c, d] = CHUNKS_MAGIC.to_be_bytes();
+    [a, b, c, d, CHUNKS_VERSION, 0, 0, 0]
+};
 const TOMBSTONES_MAGIC: u32 = 0x0130_ba30;

@@ -12,7 +12,7 @@ use crate::codec::{ByteCursor, CursorExt};
 use crate::error::{BlockError, ChunkError, Fault};
 use crate::index::{Contents, PostingsTable, SymbolCache, SymbolTable};
 use crate::tombstones::Tombstones;
-use crate::{CHUNKS_MAGIC, Meta};
+use crate::{CHUNKS_MAGIC, CHUNKS_VERSION, Meta};
 use series::{Labels, Matcher, Value};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, RwLock};
@@ -23,7 +23,6 @@ const ENTRY_BYTES: usize = 512;
 const ENTRY_BYTES_MAX: usize = 64 << 20;
 /// Longest chunk that is read.
 const CHUNK_BYTES_MAX: usize = 64 << 20;
-const CHUNKS_VERSION: u32 = 1;
 /// Faults of a block that are remembered; the others are counted.
 const FAULTS_MAX: usize = 16;
 
@@ -603,8 +602,8 @@ fn open_chunk_files(folder: &Path) -> Vec<Result<BlockFile, BlockError>> {
         if magic != CHUNKS_MAGIC {
             return Err(file.fault(0, Fault::Magic { want: CHUNKS_MAGIC, got: magic }));
         }
-        if u32::from(head[4]) != CHUNKS_VERSION {
-            return Err(file.fault(4, Fault::Version { want: CHUNKS_VERSION, got: u32::from(head[4]) }));
+        if head[4] != CHUNKS_VERSION {
+            return Err(file.fault(4, Fault::Version { want: u32::from(CHUNKS_VERSION), got: u32::from(head[4]) }));
         }
         Ok(file)
     };

@@ -4,6 +4,7 @@
 //! one on, each sample has bits for its own. Prometheus keeps no start time as 0.
 
 use crate::bits::{BitWriter, Bits, put_varbit_int};
+use crate::codec::{unzigzag, zigzag};
 use crate::error::ChunkError;
 
 pub use series::NO_START;
@@ -77,12 +78,4 @@ impl StartReader {
         }
         Ok(self.start)
     }
-}
-
-pub(crate) fn zigzag(at: i64) -> u64 {
-    (at << 1 ^ at >> 63) as u64
-}
-
-pub(crate) fn unzigzag(zigzag: u64) -> i64 {
-    (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)
 }

@@ -5,6 +5,7 @@
 
 use crate::bits::{BitWriter, Bits, XorWindow};
 pub use crate::chunk::XOR;
+use crate::codec::{unzigzag, zigzag};
 pub use crate::error::ChunkError;
 use crate::error::UNEXPECTED_END;
 use std::ops::Range;
@@ -72,10 +73,6 @@ impl Encoder {
         }
         *self = Encoder::default();
     }
-}
-
-fn zigzag(at: i64) -> u64 {
-    (at << 1 ^ at >> 63) as u64
 }
 
 /// How the distance of two times changes.
@@ -200,8 +197,7 @@ pub fn decode(chunk: &[u8], mut sample: impl FnMut(i64, f64)) -> Result<(), Chun
     let mut window = XorWindow::default();
     for i in 0..count {
         if i == 0 {
-            let zigzag = bits.varint()?;
-            at = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+            at = unzigzag(bits.varint()?);
             value = bits.take(64)?;
             sample(at, f64::from_bits(value));
             continue;

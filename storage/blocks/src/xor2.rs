@@ -5,9 +5,10 @@
 
 use crate::bits::{BitWriter, Bits, XorWindow};
 pub use crate::chunk::XOR2;
+use crate::codec::{unzigzag, zigzag};
 pub use crate::error::ChunkError;
 use crate::error::UNEXPECTED_END;
-use crate::start_times::{StartReader, StartWriter, unzigzag, zigzag};
+use crate::start_times::{StartReader, StartWriter};
 use series::{STALE_NAN, is_stale};
 
 /// Widths of a change of the step that follows `110` and `1110`, so that it ends with a byte that began with the prefix.

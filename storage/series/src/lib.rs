@@ -15,6 +15,7 @@ mod float;
 pub mod histogram;
 mod labels;
 mod matcher;
+mod metadata_labels;
 pub mod order;
 mod quote;
 mod regex;
@@ -27,6 +28,7 @@ pub use float::{EXACT_INTEGER_MAX, FloatError, NORMAL_NAN, format_float, format_
 pub use histogram::Histogram;
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME, is_legacy_label_name, is_legacy_metric_name};
 pub use matcher::{MatchOp, Matcher};
+pub use metadata_labels::{TYPE_LABEL, UNIT_LABEL, with_metadata_labels};
 pub use quote::Quoted;
 pub use regex::{Groups, Regex, RegexError, Replacement};
 pub use start_times::{NO_START, StartTimes, note_start, sort_starts, start_of};

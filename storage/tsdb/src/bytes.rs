@@ -1,5 +1,7 @@
 //! Varints and a cursor that checks every read: the alphabet of rows and log records.
 
+pub use series::codec::{unzigzag, zigzag};
+
 /// Why a cursor stops.
 pub const SHORT: &str = "it ends early";
 
@@ -10,14 +12,6 @@ pub fn put_varint(mut value: u64, out: &mut Vec<u8>) {
         value >>= 7;
     }
     out.push(value as u8);
-}
-
-pub fn zigzag(value: i64) -> u64 {
-    (value << 1 ^ value >> 63) as u64
-}
-
-pub fn unzigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 /// Writes a text with its length before it.

@@ -1,7 +1,7 @@
 //! Values of one series at all times of a query.
 
 use series::histogram::Histogram;
-use series::{Labels, METRIC_NAME, STALE_NAN, Sample, StartTimes, Value, is_stale};
+use series::{Labels, METRIC_NAME, STALE_NAN, Sample, StartTimes, TYPE_LABEL, UNIT_LABEL, Value, is_stale};
 use std::sync::Arc;
 
 /// A series that a select found: samples in order of time, markers of staleness included.
@@ -203,7 +203,7 @@ pub(crate) fn heap_bytes(histogram: &Histogram) -> usize {
 
 /// Whether a label describes the metric: its name, type or unit.
 pub(crate) fn is_metadata(name: &str) -> bool {
-    matches!(name, METRIC_NAME | "__type__" | "__unit__")
+    matches!(name, METRIC_NAME | TYPE_LABEL | UNIT_LABEL)
 }
 
 /// Returns the labels without name, type and unit.

@@ -76,6 +76,23 @@ impl Ringscrape {
         Ringscrape { child, address, folder, log }
     }
 
+    /// Starts with the data folder on a disk of its own, of so many MB; gives where the folder is seen from outside, too. None
+    /// where no mounts are allowed, as in some containers.
+    pub fn start_on_disk(megabytes: u32, config: &str, flags: &[&str]) -> Option<(Ringscrape, String)> {
+        // Root keeps its own user namespace: in another one, its locked memory counts against a limit.
+        let allowed =
+            |flags: &&str| Command::new("unshare").args([flags, "true"]).status().is_ok_and(|status| status.success());
+        let Some(unshare) = ["-m", "-rm"].into_iter().find(allowed) else {
+            eprintln!("no mount namespaces here: not run");
+            return None;
+        };
+        // A mount of the process' own; seen from outside by way of /proc.
+        let script = format!("mkdir data && mount -t tmpfs -o size={megabytes}m none data && exec \"$@\"");
+        let server = Ringscrape::start_under(&["unshare", unshare, "sh", "-c", &script, "sh"], config, flags);
+        let inside = format!("/proc/{}/root{}", server.pid(), server.path("data").display());
+        Some((server, inside))
+    }
+
     /// Ends the process by this signal and starts another one in the same folder.
     pub fn restart(&mut self, signal: i32, flags: &[&str]) {
         self.signal(signal);

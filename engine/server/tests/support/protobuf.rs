@@ -19,16 +19,17 @@ pub fn number(field: u64, value: u64, out: &mut Vec<u8>) {
     varint(value, out);
 }
 
+pub fn double(field: u64, value: f64, out: &mut Vec<u8>) {
+    varint(field << 3 | 1, out);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
 /// Header of a payload of a target.
 pub const PAYLOAD_TYPE: &str =
     "Content-Type: application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily\r\n";
 
 /// A payload of a target: a gauge `g`, and a native histogram `h` of so many observations in one bucket, if there are any.
 pub fn payload(gauge: f64, observations: u64, claimed: u64) -> Vec<u8> {
-    let double = |field: u64, value: f64, out: &mut Vec<u8>| {
-        varint(field << 3 | 1, out);
-        out.extend_from_slice(&value.to_le_bytes());
-    };
     let message = |write: &dyn Fn(&mut Vec<u8>)| {
         let mut out = Vec::new();
         write(&mut out);

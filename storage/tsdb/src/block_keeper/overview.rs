@@ -3,7 +3,6 @@
 use super::{BlockKeeper, add};
 use blocks::Meta;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 /// An open block.
@@ -26,8 +25,6 @@ pub struct RetentionOverview {
     pub retention_ms: i64,
     /// 0: no limit.
     pub retention_bytes: u64,
-    /// Logs, chunks and blocks together.
-    pub used_bytes: u64,
     /// The block that goes next for its age, and the time of the newest block's end from which on it does.
     pub next_by_age: Option<(String, i64)>,
     /// The block that goes next because all take too much room.
@@ -55,7 +52,6 @@ impl BlockKeeper {
         RetentionOverview {
             retention_ms: settings.retention_ms,
             retention_bytes: settings.retention_bytes,
-            used_bytes: self.other_bytes() + blocks.iter().map(|block| block.bytes()).sum::<u64>(),
             next_by_age: oldest.map(|block| {
                 let meta = block.meta();
                 (meta.ulid.clone(), meta.max_time.saturating_add(settings.retention_ms))
@@ -71,9 +67,8 @@ impl BlockKeeper {
 
     /// Counts what was written for a new block, while the names of what it has taken over are still there.
     pub(super) fn count_written(&self, block: &blocks::Block) {
-        let has_other_names = |path: &&Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.nlink() > 1);
-        let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let taken_over: u64 = block.chunk_paths().into_iter().filter(has_other_names).map(length).sum();
+        let files = block.chunk_paths().into_iter().filter_map(|path| std::fs::metadata(path).ok());
+        let taken_over: u64 = files.filter(|file| file.nlink() > 1).map(|file| file.len()).sum();
         add(&self.stats.bytes_written, block.bytes().saturating_sub(taken_over));
     }
 

@@ -108,8 +108,6 @@ fn pods() {
         "__address__=1.2.3.4 pod_container_image=j pod_container_init=true pod_container_name=init",
     ];
     check(KubernetesRole::Pod, "", &[(Kind::Pod, POD)], &[POD_LABELS, targets[0], targets[1], targets[2]]);
-    let set = r#"{"metadata": {"name": "rs", "namespace": "ns",
-        "ownerReferences": [{"kind": "Deployment", "name": "d", "controller": true}]}}"#;
     let with_more = format!(
         "namespace=ns node_annotation_x=y node_annotationpresent_x=true node_label_a_b=c node_labelpresent_a_b=true \
          node_name=n1 {}",
@@ -118,7 +116,7 @@ fn pods() {
     check(
         KubernetesRole::Pod,
         "node: true, deployment: true",
-        &[(Kind::Pod, POD), (Kind::Node, NODE), (Kind::ReplicaSet, set)],
+        &[(Kind::Pod, POD), (Kind::Node, NODE), (Kind::ReplicaSet, REPLICA_SET)],
         &[&with_more, targets[0], targets[1], targets[2]],
     );
     check(
@@ -236,24 +234,32 @@ fn ingresses() {
     );
 }
 
+const REPLICA_SET: &str = r#"{"metadata": {"name": "rs", "namespace": "ns",
+    "ownerReferences": [{"kind": "Deployment", "name": "d", "controller": true}]}}"#;
+
+/// Endpoints with one address, which is a pod's.
+fn endpoints_of(name: &str, pod: &str) -> String {
+    format!(
+        r#"{{"metadata": {{"name": "{name}", "namespace": "ns"}}, "subsets": [{{"addresses": [{{"ip": "1.1.1.1",
+        "targetRef": {{"kind": "Pod", "namespace": "ns", "name": "{pod}"}}}}], "ports": [{{"port": 1}}]}}]}}"#
+    )
+}
+
+/// Names of the objects whose targets a change touches; they are made anew.
+fn touched(cluster: &mut Cluster, kind: Kind, json: &str) -> Vec<String> {
+    cluster.put(kind, object(json));
+    let names = cluster.dirty.iter().map(|key| key.1.clone()).collect();
+    cluster.groups();
+    names
+}
+
 #[test]
 fn only_what_is_touched_is_made_anew() {
-    let endpoints = |name: &str, pod: &str| {
-        format!(
-            r#"{{"metadata": {{"name": "{name}", "namespace": "ns"}}, "subsets": [{{"addresses": [{{"ip": "1.1.1.1",
-            "targetRef": {{"kind": "Pod", "namespace": "ns", "name": "{pod}"}}}}], "ports": [{{"port": 1}}]}}]}}"#
-        )
-    };
-    let (a, b) = (endpoints("a", "p"), endpoints("b", "q"));
+    let (a, b) = (endpoints_of("a", "p"), endpoints_of("b", "q"));
     let objects = [(Kind::Endpoints, a.as_str()), (Kind::Endpoints, b.as_str())];
     let mut cluster = cluster(KubernetesRole::Endpoints, "node: true", &objects);
     cluster.groups();
-    let mut touched = |kind, json: &str| {
-        cluster.put(kind, object(json));
-        let names: Vec<String> = cluster.dirty.iter().map(|key| key.1.clone()).collect();
-        cluster.groups();
-        names
-    };
+    let mut touched = |kind, json: &str| touched(&mut cluster, kind, json);
     assert_eq!(touched(Kind::Pod, POD), ["a"]);
     assert_eq!(touched(Kind::Pod, POD), [""; 0], "the same again");
     assert_eq!(touched(Kind::Service, &SERVICE.replace("\"s\"", "\"b\"")), ["b"]);
@@ -273,21 +279,14 @@ fn a_change_of_a_node_costs_what_is_on_it() {
     let objects: Vec<(Kind, &str)> = pods.iter().map(|pod| (Kind::Pod, pod.as_str())).collect();
     let mut cluster = cluster(KubernetesRole::Pod, "node: true, deployment: true", &objects);
     cluster.groups();
-    let mut touched = |kind, json: &str| {
-        cluster.put(kind, object(json));
-        let names: Vec<String> = cluster.dirty.iter().map(|key| key.1.clone()).collect();
-        cluster.groups();
-        names
-    };
+    let mut touched = |kind, json: &str| touched(&mut cluster, kind, json);
     let node = NODE.replace("n1", "n2");
     assert_eq!(touched(Kind::Node, &node), ["b", "c"]);
     assert_eq!(touched(Kind::Node, &node.replace(r#""x": "y""#, r#""x": "z""#)), ["b", "c"]);
     assert_eq!(touched(Kind::Pod, &pod("c", "n1")), ["c"]);
     assert_eq!(touched(Kind::Node, &node), ["b"]);
-    let set = r#"{"metadata": {"name": "rs", "namespace": "ns",
-        "ownerReferences": [{"kind": "Deployment", "name": "d", "controller": true}]}}"#;
-    assert_eq!(touched(Kind::ReplicaSet, set), ["a", "b", "c"]);
-    assert_eq!(touched(Kind::ReplicaSet, &set.replace("ns", "other")), [""; 0]);
+    assert_eq!(touched(Kind::ReplicaSet, REPLICA_SET), ["a", "b", "c"]);
+    assert_eq!(touched(Kind::ReplicaSet, &REPLICA_SET.replace("ns", "other")), [""; 0]);
     for (name, dependents) in [("a", 4), ("b", 2), ("c", 0)] {
         cluster.remove(Kind::Pod, &("ns".to_owned(), name.to_owned()));
         assert_eq!(cluster.dependents.len(), dependents);
@@ -296,19 +295,11 @@ fn a_change_of_a_node_costs_what_is_on_it() {
 
 #[test]
 fn a_replica_set_costs_the_endpoints_of_its_pods() {
-    let endpoints = |name: &str, pod: &str| {
-        format!(
-            r#"{{"metadata": {{"name": "{name}", "namespace": "ns"}}, "subsets": [{{"addresses": [{{"ip": "1.1.1.1",
-            "targetRef": {{"kind": "Pod", "namespace": "ns", "name": "{pod}"}}}}], "ports": [{{"port": 1}}]}}]}}"#
-        )
-    };
-    let (a, b) = (endpoints("a", "p"), endpoints("b", "q"));
+    let (a, b) = (endpoints_of("a", "p"), endpoints_of("b", "q"));
     let objects = [(Kind::Endpoints, a.as_str()), (Kind::Endpoints, b.as_str()), (Kind::Pod, POD)];
     let mut cluster = cluster(KubernetesRole::Endpoints, "deployment: true", &objects);
     cluster.groups();
-    let set = r#"{"metadata": {"name": "rs", "namespace": "ns",
-        "ownerReferences": [{"kind": "Deployment", "name": "d", "controller": true}]}}"#;
-    cluster.put(Kind::ReplicaSet, object(set));
+    cluster.put(Kind::ReplicaSet, object(REPLICA_SET));
     assert_eq!(cluster.dirty, BTreeSet::from([("ns".to_owned(), "a".to_owned())]));
     let groups = cluster.groups();
     assert!(short(&groups[0].targets[0]).contains("pod_deployment_name=d"));
