@@ -4,8 +4,8 @@ use crate::head_owner::{HistogramHolder, Holder};
 use crate::message::{LimitError, Older, ReduceAnswer, ReduceRequest, piece_bytes};
 use crate::select::{CandidateGroups, Matching};
 use ahash::{AHashMap, AHashSet, RandomState};
-use promql::PartialAggregate;
 use promql::budget::{BudgetError, Charge};
+use promql::{PartialAggregate, Pushdown};
 use series::{Labels, METRIC_NAME, Sample, Timestamp};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::rc::Rc;
@@ -46,7 +46,8 @@ struct Read<'a> {
     rows: Rows,
     /// Of the target at hand, in the order of its slots.
     groups: Vec<(Arc<SlotGroup>, Rc<Wanted>)>,
-    scratch: Scratch,
+    /// The slots of a group that none matches of.
+    none: Rc<[u32]>,
     newest: NewestOfSource,
 }
 
@@ -58,12 +59,37 @@ struct NewestOfSource {
     samples: Vec<(usize, u32, Sample)>,
 }
 
-/// What one request takes of the rows of a target.
+/// What one request takes of the rows of a target. Targets that come one after the other are often alike.
 #[derive(Default)]
 struct Scratch {
+    /// What the columns and places are of: a target's groups and the key of its labels.
+    layout: Vec<Rc<Wanted>>,
+    target_key: u64,
     columns: Vec<usize>,
     places: Vec<u32>,
+    /// The same for the classes of a group.
+    class_places: Vec<u32>,
     values: Vec<f64>,
+}
+
+/// Slots of a group whose series are in one group of the aggregation, whatever the target.
+struct SlotClasses {
+    /// For each column its class.
+    of_columns: Box<[u32]>,
+    /// A slot of each.
+    examples: Box<[u32]>,
+}
+
+/// Where the columns of a target were found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ColumnSearch {
+    /// Where they were in the target before.
+    Same,
+    /// There as well, but the series are in other groups of the aggregation.
+    SameColumns,
+    Anew,
+    /// Nowhere: whole series have to be looked at.
+    Nowhere,
 }
 
 /// One request. Targets that share that decision, and agree on the labels of the grouping, share the places of the slots.
@@ -73,11 +99,12 @@ struct Work<'a> {
     request: &'a ReduceRequest,
     answer: Result<ReduceAnswer, LimitError>,
     matching: Matching<'a>,
-    /// The aggregation's groups of the slots that it wants of a group.
-    places: AHashMap<(*const Wanted, u64), Rc<[u32]>>,
+    /// Slots that it wants of a group, by what they have in common.
+    classes: AHashMap<*const Wanted, Rc<SlotClasses>>,
     /// Lists of groups in which series differ in more than their names.
     told_apart: AHashSet<u64>,
     partial_account: PartialAccount,
+    scratch: Scratch,
 }
 
 /// What the partial sums of an aggregation are charged with. They are measured when their groups may have grown by an
@@ -169,7 +196,7 @@ impl<'a> Read<'a> {
             held: Vec::new(),
             rows: Rows::default(),
             groups: Vec::new(),
-            scratch: Scratch::default(),
+            none: Rc::default(),
             newest: NewestOfSource::default(),
         }
     }
@@ -182,14 +209,13 @@ impl<'a> Read<'a> {
         identity: u64,
         hashing: &RandomState,
     ) {
-        let Read { times, newest_only, works, known, held, rows, groups, scratch, newest: _ } = self;
+        let Read { times, newest_only, works, known, held, rows, groups, none, newest: _ } = self;
         let (head, labels) = (holder.head.borrow(), &holder.labels);
         let candidates = candidates.of(&holder.index, head.rows_version());
         let mut key = hashing.build_hasher();
         works.iter().for_each(|work| work.verdicts(labels, &mut key));
         let key = key.finish();
         groups.clear();
-        let none: Rc<[u32]> = Rc::default();
         let matching = |group: &Arc<SlotGroup>| {
             if candidates.is_some_and(|groups| !groups.contains(&Arc::as_ptr(group).addr())) {
                 return none.clone();
@@ -209,10 +235,9 @@ impl<'a> Read<'a> {
         }
         for (at, work) in works.iter_mut().enumerate() {
             let target_key = work.request.reduction.target_key(labels);
-            if work.find_columns(at, groups, labels, target_key, scratch) {
-                work.take(holder, identity, target_key, scratch.of_rows(rows), groups, hashing);
-            } else {
-                work.in_pieces(holder, visible, hashing);
+            match work.find_columns(at, groups, labels, target_key) {
+                ColumnSearch::Nowhere => work.in_pieces(holder, visible, hashing),
+                found => work.take(holder, identity, rows, groups, found, hashing),
             }
         }
     }
@@ -232,10 +257,26 @@ impl Wanted {
     }
 }
 
+impl SlotClasses {
+    fn new(reduction: &Pushdown, group: &SlotGroup, columns: &[(u32, u32)]) -> SlotClasses {
+        let mut classes: AHashMap<Vec<(&str, &str)>, u32> = AHashMap::new();
+        let mut examples = Vec::new();
+        let mut class_of = |(slot, _): &(u32, u32)| {
+            let key = reduction.own_key(group.label_pairs(*slot as usize));
+            *classes.entry(key).or_insert_with(|| {
+                examples.push(*slot);
+                examples.len() as u32 - 1
+            })
+        };
+        let of_columns = columns.iter().map(&mut class_of).collect();
+        SlotClasses { of_columns, examples: examples.into() }
+    }
+}
+
 impl Scratch {
     /// The groups, the times and the values of these columns.
     fn of_rows<'s>(&'s mut self, rows: &'s Rows) -> (&'s [u32], &'s [i64], &'s [f64]) {
-        let Scratch { columns, places, values } = self;
+        let Scratch { columns, places, values, .. } = self;
         // No column comes twice: as many as there are, are all.
         if columns.len() == rows.width {
             return (places, &rows.times, &rows.values);
@@ -269,9 +310,10 @@ impl<'a> Work<'a> {
             request,
             answer: Ok(answer),
             matching,
-            places: AHashMap::new(),
+            classes: AHashMap::new(),
             told_apart: AHashSet::new(),
             partial_account: PartialAccount::default(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -282,54 +324,76 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Finds its columns among all that are read of a target; `at` is its place in the read. False if it has to look at
-    /// whole series.
+    /// Finds its columns among all that are read of a target; `at` is its place in the read.
     fn find_columns(
         &mut self,
         at: usize,
         groups: &[(Arc<SlotGroup>, Rc<Wanted>)],
         target: &Labels,
         target_key: u64,
-        scratch: &mut Scratch,
-    ) -> bool {
-        let Ok(ReduceAnswer { partial, .. }) = &mut self.answer else { return false };
-        scratch.columns.clear();
-        scratch.places.clear();
-        let mut base = 0;
-        for (group, wanted) in groups {
-            let Some(columns) = &wanted.of_works[at] else { return false };
-            let places = self.places.entry((Rc::as_ptr(wanted), target_key)).or_insert_with(|| {
-                self.partial_account.grown += 1;
-                let place = |(slot, _): &(u32, u32)| partial.place(&group.series_labels(*slot as usize, target));
-                columns.iter().map(place).collect()
-            });
-            scratch.columns.extend(columns.iter().map(|(_, column)| base + *column as usize));
-            scratch.places.extend_from_slice(places);
-            base += wanted.slots.len();
+    ) -> ColumnSearch {
+        let Ok(ReduceAnswer { partial, .. }) = &mut self.answer else { return ColumnSearch::Nowhere };
+        let scratch = &mut self.scratch;
+        let is_same = scratch.layout.len() == groups.len()
+            && scratch.layout.iter().zip(groups).all(|(before, (_, wanted))| Rc::ptr_eq(before, wanted));
+        if is_same && scratch.target_key == target_key && !groups.is_empty() {
+            return ColumnSearch::Same;
         }
-        true
+        if !is_same {
+            scratch.layout.clear();
+            scratch.columns.clear();
+            let mut base = 0;
+            for (_, wanted) in groups {
+                let Some(columns) = &wanted.of_works[at] else {
+                    scratch.layout.clear();
+                    return ColumnSearch::Nowhere;
+                };
+                scratch.columns.extend(columns.iter().map(|(_, column)| base + *column as usize));
+                scratch.layout.push(wanted.clone());
+                base += wanted.slots.len();
+            }
+        }
+        scratch.target_key = target_key;
+        scratch.places.clear();
+        let reduction = &self.request.reduction;
+        for (group, wanted) in groups {
+            let columns = wanted.of_works[at].as_deref().expect("there, or there are no columns");
+            let classes = self
+                .classes
+                .entry(Rc::as_ptr(wanted))
+                .or_insert_with(|| Rc::new(SlotClasses::new(reduction, group, columns)));
+            let Scratch { class_places, places, .. } = scratch;
+            class_places.clear();
+            let place = |slot: &u32| partial.place(&group.series_labels(*slot as usize, target));
+            class_places.extend(classes.examples.iter().map(place));
+            places.extend(classes.of_columns.iter().map(|class| class_places[*class as usize]));
+        }
+        self.partial_account.grown += 1;
+        if is_same { ColumnSearch::SameColumns } else { ColumnSearch::Anew }
     }
 
-    /// Takes what it wants of a target: the groups, the times and the values.
+    /// Takes what it wants of the rows of a target, whose columns were found.
     fn take(
         &mut self,
         holder: &Holder,
         identity: u64,
-        target_key: u64,
-        (places, times, values): (&[u32], &[i64], &[f64]),
+        rows: &Rows,
         groups: &[(Arc<SlotGroup>, Rc<Wanted>)],
+        found: ColumnSearch,
         hashing: &RandomState,
     ) {
-        let names_vanish = self.request.reduction.names_vanish() && !places.is_empty();
-        let refused = names_vanish && {
+        let is_any = !self.scratch.places.is_empty();
+        // Of a target like the one before it is known.
+        let refused = found != ColumnSearch::Same && is_any && self.request.reduction.names_vanish() && {
             let wanted = groups.iter().map(|(group, wanted)| (Arc::as_ptr(group), Rc::as_ptr(wanted)));
-            let layout = hashing.hash_one((target_key, wanted.collect::<Vec<_>>()));
+            let layout = hashing.hash_one((self.scratch.target_key, wanted.collect::<Vec<_>>()));
             self.told_apart.insert(layout) && !self.differ_without_names(groups, &holder.labels)
         };
         let Ok(answer) = &mut self.answer else { return };
         answer.refused |= refused;
         answer.whole.push(holder.id);
-        if !places.is_empty() {
+        if is_any {
+            let (places, times, values) = self.scratch.of_rows(rows);
             answer.samples += values.len();
             answer.partial.add_rows(places, times, values);
             answer.identities.push(identity);

@@ -66,6 +66,22 @@ struct Totals {
 }
 
 impl Totals {
+    /// Adds the values of series of one group that are there; returns how many are.
+    fn add_all(&mut self, group: u32, i: usize, values: &[f64]) -> usize {
+        let there = || values.iter().copied().filter(|value| !is_absent(*value));
+        if matches!(self.op, AggregateOp::Count | AggregateOp::Group) {
+            let count = there().count();
+            self.counts[group as usize * self.steps + i] += count as f64;
+            return count;
+        }
+        let mut count = 0;
+        for value in there() {
+            self.add(group, i, value);
+            count += 1;
+        }
+        count
+    }
+
     #[inline]
     fn add(&mut self, group: u32, i: usize, value: f64) {
         let at = group as usize * self.steps + i;
@@ -199,14 +215,11 @@ impl PartialAggregate {
                 continue;
             }
             let row = &values[(next - 1) * width..next * width];
-            let mut present = 0;
-            for (group, value) in slot_groups.iter().zip(row) {
-                if !is_absent(*value) {
-                    present += 1;
-                    totals.add(*group, i, *value);
-                }
+            let mut from = 0;
+            for run in slot_groups.chunk_by(|one, next| one == next) {
+                self.samples += totals.add_all(run[0], i, &row[from..from + run.len()]);
+                from += run.len();
             }
-            self.samples += present;
         }
     }
 

@@ -133,6 +133,17 @@ impl Pushdown {
         hasher.finish()
     }
 
+    /// What of a series' own labels decides on its group: series of one target that agree on this are in one group.
+    pub fn own_key<'p>(&self, own: impl Iterator<Item = (&'p str, &'p str)>) -> Vec<(&'p str, &'p str)> {
+        let listed = |name: &str| self.aggregate.labels.iter().any(|label| label == name);
+        // Rates are remarked on by the names of their metrics.
+        let decides = |name: &str| match name == METRIC_NAME {
+            true => self.reset_corrected() || (!self.aggregate.without && listed(name)),
+            false => listed(name) != self.aggregate.without,
+        };
+        own.filter(|(name, _)| decides(name)).collect()
+    }
+
     pub(crate) fn reset_corrected(&self) -> bool {
         matches!(self.inner, SeriesInput::Over(Function::Rate | Function::Increase))
     }

@@ -25,6 +25,8 @@ pub struct Rows {
     /// Slots of a segment, and their columns where they do not follow each other.
     slots: Vec<usize>,
     columns: Vec<usize>,
+    /// What `slots` was made of, if segments had the same groups: targets that come one after the other are often alike.
+    layout: Vec<(usize, Rc<[u32]>)>,
     /// Where the columns of each group begin, and which those of its slots are.
     places: AHashMap<*const SlotGroup, Placing>,
     /// In how many segments each has been live all the time.
@@ -56,7 +58,29 @@ impl Rows {
         self.width = 0;
         self.times.clear();
         self.values.clear();
-        self.slots.clear();
+    }
+
+    /// Gives columns to the matching slots of groups that all segments have in the same places.
+    fn place_alike(&mut self, groups: impl Iterator<Item = (usize, Rc<[u32]>)>) {
+        let (mut same, mut count) = (true, 0);
+        for (base, slots) in groups {
+            let before = self.layout.get(count);
+            same &= before.is_some_and(|(at, before)| *at == base && Rc::ptr_eq(before, &slots));
+            if !same {
+                self.layout.truncate(count);
+                self.layout.push((base, slots));
+            }
+            count += 1;
+        }
+        if !same || count == 0 || count < self.layout.len() {
+            self.layout.truncate(count);
+            self.slots.clear();
+            for (base, slots) in &self.layout {
+                self.slots.extend(slots.iter().map(|slot| base + *slot as usize));
+            }
+            row::mark_groups(&self.slots, &mut self.groups);
+        }
+        self.width = self.slots.len();
     }
 
     /// Gives columns to the matching slots of segments whose groups are not the same.
@@ -64,6 +88,9 @@ impl Rows {
         self.places.clear();
         self.always_live.clear();
         self.moved.clear();
+        // `slots` is made anew for each segment.
+        self.layout.clear();
+        self.slots.clear();
         for placed in segments.iter().flat_map(|segment| &segment.placed) {
             *self.always_live.entry(Arc::as_ptr(&placed.group)).or_default() += usize::from(placed.always_live);
         }
@@ -183,6 +210,37 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// Values of matching unstamped slots as they were with a row.
+    fn instant(
+        &self,
+        row: usize,
+        mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
+        mut found: impl FnMut(&Arc<SlotGroup>, u32, Sample),
+    ) -> Result<(), RowError> {
+        let wanted: Vec<Rc<[u32]>> = self.placed.iter().map(|placed| matching(&placed.group)).collect();
+        let wanted = || self.placed.iter().zip(&wanted);
+        let timestamp = self.rows[row].at;
+        let slots: Vec<usize> =
+            wanted().flat_map(|(placed, slots)| slots.iter().map(|slot| placed.base + *slot as usize)).collect();
+        let mut groups = Vec::new();
+        row::mark_groups(&slots, &mut groups);
+        let mut state = self.slots.clone();
+        for later in self.rows[row + 1..].iter().rev() {
+            row::walk_wanted(&later.bytes, &mut state, row::Direction::Undo, &groups)?;
+        }
+        for (placed, slots) in wanted() {
+            for slot in slots.iter() {
+                let at = placed.base + *slot as usize;
+                if !state.stale.get(at) {
+                    found(&placed.group, *slot, Sample { timestamp, value: state.values[at] });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl TargetHead {
     /// Newest samples of matching series at `at`, if they are after `after`, as far as rows up to `visible` tell.
     /// `matching` gives the matching slots of a group, so that the caller can remember them for many targets.
@@ -213,6 +271,16 @@ impl TargetHead {
             }
             return Ok(true);
         }
+        if whole
+            && self.open.slots.stamps.is_empty()
+            && self.has_rows_only()
+            && let Some((segment, row)) = self.row_asked(at, visible)
+        {
+            if segment.rows[row].at > after {
+                segment.instant(row, matching, found)?;
+            }
+            return Ok(true);
+        }
         // Several slots may hold parts of one series: the newest part speaks, a sample before a marker.
         let mut newest: AHashMap<Labels, (Sample, Arc<SlotGroup>, u32)> = AHashMap::new();
         self.range(after.plus_ms(1), at, visible, matching, |group, slot, samples| {
@@ -234,6 +302,27 @@ impl TargetHead {
             found(&group, slot, sample);
         }
         Ok(false)
+    }
+
+    /// Whether there is nothing but rows of scrapes, in the order of their times.
+    fn has_rows_only(&self) -> bool {
+        self.late.is_empty() && self.closed.iter().all(|closed| closed.has_rows_of(&self.key))
+    }
+
+    /// The newest row in memory up to `at` that can be seen: its segment, and its place there. What has no value in it has
+    /// none at that time, as long as rows have all there is.
+    fn row_asked(&self, at: Timestamp, visible: u64) -> Option<(&Segment, usize)> {
+        let mut next: Option<&Segment> = None;
+        for segment in [&self.open].into_iter().chain(self.closed.iter().rev().map(|closed| &closed.segment)) {
+            let asked = segment.rows.iter().rposition(|row| row.position <= visible && row.at <= at);
+            if let Some(asked) = asked {
+                // The last row of a segment may say what ends with the first row of the next, and nothing else.
+                let is_end = |next: &Segment| next.rows.first().is_some_and(|row| row.at == segment.rows[asked].at);
+                return Some((segment, asked)).filter(|_| !next.is_some_and(is_end));
+            }
+            next = if segment.rows.is_empty() { next } else { Some(segment) };
+        }
+        None
     }
 
     /// Samples of matching series in `[from, to]`, markers included, as far as rows up to `visible` tell: for every
@@ -295,33 +384,32 @@ impl TargetHead {
     ) -> Result<bool, RowError> {
         out.clear();
         let whole = self.whole_since.is_some_and(|since| since <= from);
-        // The newest values say everything about the newest row, whatever is in chunks.
-        let is_alone = || self.newest_is_asked(to, visible) && self.open.dead_have_ended();
-        let open_alone = newest_only && (whole || nothing_older) && is_alone();
+        if self.owing.is_some() || !self.has_rows_only() {
+            return Ok(false);
+        }
+        // One row says everything about its time, whatever is in chunks.
+        let asked = if newest_only && (whole || nothing_older) { self.row_asked(to, visible) } else { None };
+        let open_alone = asked.is_some() && self.newest_is_asked(to, visible) && self.open.dead_have_ended();
         // What is in chunks as well may still be in memory.
-        let in_memory = open_alone || (whole && self.sealed_until.is_none_or(|until| until < from));
-        let in_rows = self.owing.is_none()
-            && self.late.is_empty()
-            && self.closed.iter().all(|closed| closed.has_rows_of(&self.key));
-        if !in_rows || !(nothing_older || in_memory) {
+        let in_memory = asked.is_some() || (whole && self.sealed_until.is_none_or(|until| until < from));
+        if !(nothing_older || in_memory) {
             return Ok(false);
         }
         let within = |segment: &&Segment| segment.range().is_some_and(|(first, last)| first <= to && last >= from);
-        let closed = self.closed.iter().filter(|_| !open_alone).map(|closed| &closed.segment);
-        let segments: Vec<&Segment> = closed.chain([&self.open]).filter(within).collect();
+        let segments: Vec<&Segment> = match asked {
+            Some((segment, _)) => vec![segment],
+            None => self.closed.iter().map(|closed| &closed.segment).chain([&self.open]).filter(within).collect(),
+        };
         if segments.iter().any(|segment| !segment.slots.stamps.is_empty()) {
             return Ok(false);
         }
         let Some(last) = segments.last() else { return Ok(true) };
         let always_live = || segments.iter().flat_map(|segment| &segment.placed).all(|placed| placed.always_live);
-        let uniform = open_alone || (always_live() && segments.iter().all(|segment| segment.same_layout(last)));
+        let uniform = asked.is_some() || (always_live() && segments.iter().all(|segment| segment.same_layout(last)));
         if uniform {
             // Whatever is dead has ended.
-            for placed in last.placed.iter().filter(|placed| placed.live || !open_alone) {
-                out.slots.extend(matching(&placed.group).iter().map(|slot| placed.base + *slot as usize));
-            }
-            out.width = out.slots.len();
-            row::mark_groups(&out.slots, &mut out.groups);
+            let there = last.placed.iter().filter(|placed| placed.live || !open_alone);
+            out.place_alike(there.map(|placed| (placed.base, matching(&placed.group))));
         } else {
             out.place_all(&segments, matching);
         }
@@ -340,8 +428,8 @@ impl TargetHead {
                 out.find(segment);
             }
             let Rows { width, times, values, slots, columns, state, groups, .. } = &mut *out;
-            state.values.clone_from(&segment.slots.values);
-            state.stale.0.clone_from(&segment.slots.stale.0);
+            // A copy, once there is a row to undo.
+            let mut undone = false;
             for row in segment.rows.iter().rev() {
                 if row.at < from || left == 0 {
                     break 'segments;
@@ -350,6 +438,7 @@ impl TargetHead {
                     left -= 1;
                     times[left] = row.at.0;
                     let out = &mut values[left * *width..(left + 1) * *width];
+                    let state = if undone { &*state } else { &segment.slots };
                     if uniform {
                         for (out, slot) in out.iter_mut().zip(slots.iter()) {
                             *out = if state.stale.get(*slot) { STALE_NAN } else { state.values[*slot] };
@@ -364,6 +453,11 @@ impl TargetHead {
                     if left == 0 {
                         break 'segments;
                     }
+                }
+                if !undone {
+                    state.values.clone_from(&segment.slots.values);
+                    state.stale.0.clone_from(&segment.slots.stale.0);
+                    undone = true;
                 }
                 row::walk_wanted(&row.bytes, state, row::Direction::Undo, groups)?;
             }

@@ -372,9 +372,18 @@ fn the_newest_rows_stay_when_they_are_in_chunks() {
             assert!(pair.check_rows((at - back) * 1_000, at * 1_000));
         }
         assert!(!pair.check_rows((at - in_memory) * 1_000, at * 1_000), "row {at}");
-        let (mut rows, times) = (Rows::default(), (Timestamp(1_000), Timestamp(at * 1_000)));
-        let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
-        assert!(pair.head.rows(times, u64::MAX, false, true, &mut rows, all).unwrap(), "the newest row alone");
+        for back in [0, 1, in_memory / 2, in_memory - 1].into_iter().filter(|back| *back < at) {
+            let (mut rows, times) = (Rows::default(), (Timestamp(1_000), Timestamp((at - back) * 1_000)));
+            let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
+            assert!(pair.head.rows(times, u64::MAX, false, true, &mut rows, all).unwrap(), "one row, {back} back");
+            pair.check_rows(1_000, (at - back) * 1_000);
+            let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
+            let count = std::cell::Cell::new(0);
+            let found = |_: &Arc<SlotGroup>, _: u32, _: Sample| count.set(count.get() + 1);
+            assert!(pair.head.instant(Timestamp(1_000), times.1, u64::MAX, false, all, found).unwrap(), "{back} back");
+            let ended = (at - back) % 17 == 0 || at - back == 1;
+            assert_eq!(count.get(), if ended { 0 } else { 70 }, "{back} back");
+        }
     }
     assert!(in_two > kept);
     // Samples in chunks are read from there, series by series.
