@@ -281,6 +281,25 @@ fn late_samples_are_taken_within_the_window() {
     assert_eq!(values, ["3", "2", "1"]);
 }
 
+/// A body of 16 MiB: each of its samples cost a row over 2,048 slots and a look at all closed segments, and the writer got
+/// 503 after ten seconds.
+#[test]
+fn a_million_samples_of_one_series_among_many_are_taken() {
+    let ours = Ringscrape::start("scrape_configs: []\n", &[RECEIVER]);
+    let at = now();
+    let numbers: Vec<String> = (0..2048).map(|i| i.to_string()).collect();
+    let labels: Vec<[(&str, &str); 2]> = numbers.iter().map(|i| [("__name__", "big"), ("i", i.as_str())]).collect();
+    let long: Vec<(i64, f64)> = (0..1_000_000).map(|i| (at - 1_000_000 + i, i as f64)).collect();
+    let short = [(at, 1.0)];
+    let samples_of = |i: usize| if i == 0 { &long[..] } else { &short[..] };
+    let series: Vec<Series> = labels.iter().enumerate().map(|(i, labels)| (&labels[..], samples_of(i))).collect();
+    let answer = write(ours.address, V1, &v1(&series));
+    assert_eq!((answer.status, answer.body.as_str()), (204, ""));
+    let counted = |query: &str| samples_now(ours.address, query).into_values().collect::<Vec<_>>();
+    assert_eq!(counted("sum(count_over_time(big[1h]))"), ["1002047"]);
+    assert_eq!(counted("count(big)"), ["2048"]);
+}
+
 /// Late samples lie in the order in which they came.
 #[test]
 fn the_newest_of_late_samples_counts_in_whatever_order_they_came() {

@@ -212,9 +212,9 @@ impl Process {
     fn flush(&mut self) {
         let mut segments: Vec<Arc<dyn Flushable>> = Vec::new();
         for target in &mut self.targets {
-            target.head.take_closed(|closed| segments.push(closed));
+            target.head.take_all_closed(|closed| segments.push(closed));
             if let Some(head) = &mut target.histograms {
-                head.take_closed(|closed| segments.push(closed));
+                head.take_all_closed(|closed| segments.push(closed));
             }
         }
         let kept: Option<StoredSegments> = self.failed.then(|| self.chunks.stored_segments());
@@ -599,7 +599,7 @@ impl World {
         let folder = process.dir.chunks_folder();
         let before: BTreeMap<PathBuf, u64> = files(&folder).collect();
         let mut segments = Vec::new();
-        process.targets.iter_mut().for_each(|target| target.head.take_closed(|closed| segments.push(closed)));
+        process.targets.iter_mut().for_each(|target| target.head.take_all_closed(|closed| segments.push(closed)));
         for segment in segments {
             segment.append_to(&process.chunks, None).unwrap();
         }

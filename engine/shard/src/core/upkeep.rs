@@ -126,7 +126,9 @@ impl Core {
                 slice.step().await;
                 let mut head = holder.head.borrow_mut();
                 head.turn_over_in(&pinned);
-                self.hand_over(&mut head);
+                if let Some(queue) = &self.flush_queue {
+                    head.take_all_closed(|closed| queue.flush(closed));
+                }
                 head.drop_sealed();
                 sums.series += head.live_series() as u64;
                 sums.slots += head.live_slots() as u64;

@@ -131,6 +131,9 @@ impl Core {
         let mut sums = HeadSums::default();
         for holder in self.histogram_holders() {
             let mut head = holder.head.borrow_mut();
+            if let Some(queue) = &self.flush_queue {
+                head.take_all_closed(|closed| queue.flush(closed));
+            }
             head.drop_sealed();
             self.note_histograms(&holder, &head);
             sums.series += head.series() as u64;

@@ -33,6 +33,8 @@ const ROWS_PER_PIECE: usize = 128;
 const ROWS_PER_PIECE_MIN: usize = 8;
 /// A series with so many samples in a request gets a small head of its own: each sample is a row there.
 const SAMPLES_ALONE_MIN: usize = 1024;
+/// So many of them in a request are taken one by one; more come together, and share rows.
+const SERIES_ALONE_MAX: usize = SAMPLES_PER_PIECE / ROWS_PER_PIECE;
 /// Refused samples that are told one by one.
 const REFUSED_TOLD_MAX: usize = 10;
 
@@ -46,6 +48,13 @@ pub struct Received {
     pub start: Option<i64>,
     /// When what they count began, where that is stored.
     pub starts: StartTimes,
+}
+
+impl Received {
+    /// Whether it has so many samples that each should be a row of a small head.
+    fn is_long(&self) -> bool {
+        self.samples.len() >= SAMPLES_ALONE_MIN
+    }
 }
 
 /// Series of sources that one core keeps: the labels of the source, then its series without these.
@@ -216,6 +225,8 @@ fn fingerprint(histogram: &Histogram, hashing: &RandomState) -> u64 {
 pub struct Receiving {
     request: ReceiveRequest,
     source: usize,
+    /// Whether only a few of the source's series have many samples: each of these is taken by itself.
+    has_few_long: bool,
     series: Range<usize>,
     /// Samples of each of these series that are taken.
     done: usize,
@@ -232,14 +243,26 @@ struct ReceivePiece {
 impl Receiving {
     pub fn new(request: ReceiveRequest) -> Receiving {
         let outcome = ReceiveOutcome::default();
-        let mut receiving = Receiving { request, source: 0, series: 0..0, done: 0, outcome };
-        receiving.begin_series(0);
+        let mut receiving = Receiving { request, source: 0, has_few_long: false, series: 0..0, done: 0, outcome };
+        receiving.begin_source(0);
         receiving
     }
 
+    fn begin_source(&mut self, source: usize) {
+        self.source = source;
+        let series = self.request.sources.get(source).map_or(&[][..], |(_, series)| series);
+        self.has_few_long = series.iter().filter(|one| one.is_long()).count() <= SERIES_ALONE_MAX;
+        self.begin_series(0);
+    }
+
     fn begin_series(&mut self, first: usize) {
-        let count = self.request.sources.get(self.source).map_or(0, |(_, series)| series.len());
-        self.series = first..count.min(first + SERIES_PER_PIECE);
+        let series = self.request.sources.get(self.source).map_or(&[][..], |(_, series)| &series[first..]);
+        let is_alone = |one: &Received| self.has_few_long && one.is_long();
+        let count = match series.first() {
+            Some(one) if is_alone(one) => 1,
+            _ => series.iter().take(SERIES_PER_PIECE).take_while(|one| !is_alone(one)).count(),
+        };
+        self.series = first..first + count;
         self.done = 0;
     }
 
@@ -255,8 +278,7 @@ impl Receiving {
                 return Some(ReceivePiece { source: self.source, series: self.series.clone(), samples });
             }
             if self.series.end == series.len() {
-                self.source += 1;
-                self.begin_series(0);
+                self.begin_source(self.source + 1);
             } else {
                 self.begin_series(self.series.end);
             }
@@ -324,7 +346,7 @@ impl Written {
                     fresh.push((key, &one.labels));
                     source.places.insert(key, Place::pending(fresh.len() - 1));
                 }
-                Some(place) if has_few_series && one.samples.len() >= SAMPLES_ALONE_MIN => {
+                Some(place) if has_few_series && one.is_long() => {
                     if source.is_in_large_part(place) {
                         alone.push((key, &one.labels));
                     }
@@ -333,9 +355,7 @@ impl Written {
             }
             keys.push((key, one, floats, histograms));
         }
-        let many = |(key, _): &(u64, &Labels)| {
-            keys.iter().any(|(other, one, ..)| other == key && one.samples.len() >= SAMPLES_ALONE_MIN)
-        };
+        let many = |(key, _): &(u64, &Labels)| keys.iter().any(|(other, one, ..)| other == key && one.is_long());
         let (fresh_alone, fresh): (Vec<_>, Vec<_>) = match has_few_series {
             true => fresh.into_iter().partition(many),
             false => (Vec::new(), fresh),
@@ -672,6 +692,35 @@ mod tests {
         assert_eq!(rig.written.holders().count(), 2);
         // 40 s on the machine where it was found, with a row over 2,048 slots for each sample.
         assert!(took.as_secs() < 20, "{took:?}");
+    }
+
+    #[test]
+    fn it_gets_one_as_well_when_it_comes_with_many_others() {
+        let mut rig = Rig::new(0);
+        let begin = NOW - 200_000;
+        let many = |i: u64| if i == 7 { 20_000 } else { 2 };
+        let samples = |i: u64| (1..=many(i)).map(|at| (begin + at, (i as i64 * at) as f64)).collect();
+        let all: Vec<(Labels, Vec<(i64, f64)>)> = (0..2048).map(|i| (labels(i, 1), samples(i))).collect();
+        assert_eq!(rig.receive(&all).samples, 2 * 2047 + 20_000);
+        let read = rig.read();
+        assert!(all.iter().all(|(labels, samples)| read[labels].len() == samples.len()));
+        // In a head of 2,048 slots each of its samples would be a row of as many.
+        let rows: Vec<usize> = rig.written.holders().map(|holder| rows_of(&holder)).collect();
+        assert_eq!(rows.len(), 2);
+        assert!(rows.iter().any(|rows| *rows <= 4), "{rows:?}");
+    }
+
+    /// How many rows a head has.
+    fn rows_of(holder: &crate::head_owner::Holder) -> usize {
+        let mut times = std::collections::BTreeSet::new();
+        let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
+        let none = Timestamp(i64::MIN);
+        let head = holder.head.borrow();
+        head.range(none, Timestamp(i64::MAX), u64::MAX, all, |_, _, samples| {
+            times.extend(samples.iter().map(|sample| sample.timestamp.0));
+        })
+        .unwrap();
+        times.len()
     }
 
     #[test]

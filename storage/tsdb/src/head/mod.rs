@@ -118,6 +118,8 @@ pub struct TargetHead {
     rows_max_staggered: usize,
     /// Closed segments, oldest first, until they are in chunks; of some of those the last rows.
     closed: VecDeque<Arc<Closed>>,
+    /// How many of the last of them nobody has taken yet.
+    closed_not_taken: usize,
     /// A segment whose vanished series end with the next row.
     owing: Option<Segment>,
     open: Segment,
@@ -158,6 +160,7 @@ impl TargetHead {
             rows_max: rows_max_staggered,
             rows_max_staggered,
             closed: VecDeque::new(),
+            closed_not_taken: 0,
             owing: None,
             open: Segment::new(limits.log_only),
             late: Segment::new(limits.log_only),

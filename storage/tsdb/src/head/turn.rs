@@ -61,6 +61,7 @@ impl TargetHead {
         }
         segment.rows.shrink_to_fit();
         self.closed.push_back(Arc::new(Closed::new(self.key.clone(), segment)));
+        self.closed_not_taken += 1;
     }
 
     pub(super) fn close_late(&mut self) {
@@ -68,6 +69,7 @@ impl TargetHead {
         if !late.rows.is_empty() && !self.limits.log_only {
             late.rows.shrink_to_fit();
             self.closed.push_back(Arc::new(Closed::new(Arc::new(late_key(&self.key)), late)));
+            self.closed_not_taken += 1;
         }
     }
 
@@ -102,10 +104,17 @@ impl TargetHead {
         self.late.log_row(&late_key(&self.key), at, &encode.row, journal);
     }
 
-    /// Closed segments that nobody has put into chunks yet, for somebody to do it.
+    /// Segments that were closed since this was last called, for somebody to put them into chunks.
     pub fn take_closed(&mut self, taken: impl FnMut(Arc<Closed>)) {
-        let fresh = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_flushed());
-        fresh.cloned().for_each(taken);
+        let fresh = std::mem::take(&mut self.closed_not_taken).min(self.closed.len());
+        self.closed.range(self.closed.len() - fresh..).cloned().for_each(taken);
+    }
+
+    /// All closed segments that nobody puts into chunks, those that somebody has given up included. Looks at each.
+    pub fn take_all_closed(&mut self, taken: impl FnMut(Arc<Closed>)) {
+        self.closed_not_taken = 0;
+        let left = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_flushed());
+        left.cloned().for_each(taken);
     }
 
     /// All that is not in chunks, closed segments and copies of those that are open: for a snapshot.

@@ -55,6 +55,8 @@ pub struct HistogramHead {
     open: HistogramSegment,
     /// Closed segments, oldest first, until they are in chunks.
     closed: VecDeque<Arc<Closed<HistogramSegment>>>,
+    /// How many of the last of them nobody has taken yet.
+    closed_not_taken: usize,
     newest: Option<i64>,
     /// Another number whenever the groups of the segments may be others.
     version: u64,
@@ -70,6 +72,7 @@ impl HistogramHead {
             series_told: 0,
             open: HistogramSegment::new(limits.log_only),
             closed: VecDeque::new(),
+            closed_not_taken: 0,
             newest: None,
             version: 0,
         }
@@ -180,13 +183,21 @@ impl HistogramHead {
         self.groups.iter_mut().for_each(|(_, base)| *base = NOT_PLACED);
         if !segment.is_empty() && !self.limits.log_only {
             self.closed.push_back(Arc::new(Closed::new(self.key.clone(), segment)));
+            self.closed_not_taken += 1;
         }
     }
 
-    /// Closed segments that nobody has put into chunks yet, for somebody to do it.
+    /// Segments that were closed since this was last called, for somebody to put them into chunks.
     pub fn take_closed(&mut self, taken: impl FnMut(Arc<Closed<HistogramSegment>>)) {
-        let fresh = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_flushed());
-        fresh.cloned().for_each(taken);
+        let fresh = std::mem::take(&mut self.closed_not_taken).min(self.closed.len());
+        self.closed.range(self.closed.len() - fresh..).cloned().for_each(taken);
+    }
+
+    /// All closed segments that nobody puts into chunks, those that somebody has given up included. Looks at each.
+    pub fn take_all_closed(&mut self, taken: impl FnMut(Arc<Closed<HistogramSegment>>)) {
+        self.closed_not_taken = 0;
+        let left = self.closed.iter().filter(|closed| Arc::strong_count(closed) == 1 && !closed.is_flushed());
+        left.cloned().for_each(taken);
     }
 
     /// Forgets what is in chunks. True while there is anything else.
@@ -208,6 +219,7 @@ impl HistogramHead {
     pub fn adopt(&mut self, segment: HistogramSegment) {
         self.version += 1;
         self.closed.push_back(Arc::new(Closed::new(self.key.clone(), segment)));
+        self.closed_not_taken += 1;
     }
 
     fn segments(&self) -> impl Iterator<Item = &HistogramSegment> {
