@@ -61,6 +61,7 @@ struct GroupRun<'a> {
     spec: &'a GroupSpec,
     options: &'a Options,
     host: &'a dyn RuleBackend,
+    timings: &'a Timings,
     at: i64,
     wall: i64,
 }
@@ -139,7 +140,7 @@ impl Group {
     ) {
         let started = Instant::now();
         let spec = self.spec.clone();
-        let round = GroupRun { spec: &spec, options, host, at: at.0, wall: wall.0 };
+        let round = GroupRun { spec: &spec, options, host, timings, at: at.0, wall: wall.0 };
         let mut samples = 0;
         let mut waiting: Vec<(usize, PendingWrite)> = Vec::new();
         let mut failures = HashSet::new();
@@ -148,7 +149,7 @@ impl Group {
             if now.iter().any(|i| self.reads_earlier[*i]) {
                 self.settle(&mut waiting, &mut failures);
             }
-            let outcomes = self.evaluate_together(&now, round, timings);
+            let outcomes = self.evaluate_together(&now, round);
             for (i, outcome) in outcomes {
                 samples += outcome.samples;
                 if outcome.failed {
@@ -189,11 +190,11 @@ impl Group {
 
     /// Evaluates rules that do not read each other. Their queries are sent together; with concurrent evaluation, in as many parts
     /// as there are permits for further threads.
-    fn evaluate_together(&mut self, now: &[usize], round: GroupRun, timings: &Timings) -> Vec<(usize, Outcome)> {
+    fn evaluate_together(&mut self, now: &[usize], round: GroupRun) -> Vec<(usize, Outcome)> {
         let mut states: Vec<(usize, &mut RuleState)> =
             self.rules.iter_mut().enumerate().filter(|(i, _)| now.contains(i)).collect();
         if !round.options.concurrent_rules {
-            return evaluate_part(&mut states, round, timings);
+            return evaluate_part(&mut states, round);
         }
         let places: Vec<ConcurrencyPermit> =
             std::iter::from_fn(|| round.options.concurrency.take()).take(now.len() - 1).collect();
@@ -203,11 +204,11 @@ impl Group {
             let start = |(part, place)| {
                 scope.spawn(move || {
                     let _place: ConcurrencyPermit = place;
-                    evaluate_part(part, round, timings)
+                    evaluate_part(part, round)
                 })
             };
             let running: Vec<_> = parts.zip(places).map(start).collect();
-            let mut done = evaluate_part(own, round, timings);
+            let mut done = evaluate_part(own, round);
             done.extend(running.into_iter().flat_map(|thread| thread.join().expect("a rule does not panic")));
             done
         })
@@ -300,15 +301,14 @@ fn parts(stages: &[usize]) -> Vec<Vec<usize>> {
 }
 
 /// Sends the queries of all rules together, then processes the result of each.
-fn evaluate_part(states: &mut [(usize, &mut RuleState)], round: GroupRun, timings: &Timings) -> Vec<(usize, Outcome)> {
+fn evaluate_part(states: &mut [(usize, &mut RuleState)], round: GroupRun) -> Vec<(usize, Outcome)> {
     let started = Instant::now();
     let at = Timestamp(round.at - millis(round.spec.query_offset));
     let rules: Vec<Arc<Rule>> = states.iter().map(|(_, state)| state.rule.clone()).collect();
     let exprs: Vec<&str> = rules.iter().map(|rule| rule.expr.as_str()).collect();
     let found = round.host.query_all(round.spec, &exprs, at);
     let share = started.elapsed() / states.len().max(1) as u32;
-    let evaluate =
-        |((i, state), found): (&mut (usize, &mut RuleState), _)| (*i, state.take(found, share, round, timings));
+    let evaluate = |((i, state), found): (&mut (usize, &mut RuleState), _)| (*i, state.take(found, share, round));
     states.iter_mut().zip(found).map(evaluate).collect()
 }
 
@@ -325,13 +325,7 @@ impl RuleState {
     }
 
     /// Processes the result of its expression. `asked` is its share of the duration of the queries.
-    fn take(
-        &mut self,
-        found: Result<VectorElements, String>,
-        asked: Duration,
-        round: GroupRun,
-        timings: &Timings,
-    ) -> Outcome {
+    fn take(&mut self, found: Result<VectorElements, String>, asked: Duration, round: GroupRun) -> Outcome {
         let started = Instant::now();
         let rows = found.and_then(|found| self.rows(found, round));
         let outcome = match rows {
@@ -356,7 +350,7 @@ impl RuleState {
         };
         self.evaluation_time = asked + started.elapsed();
         self.last_evaluation = Some(round.wall);
-        timings.rule(self.evaluation_time);
+        round.timings.rule(self.evaluation_time);
         outcome
     }
 
@@ -467,7 +461,9 @@ fn element(rule: &Rule, alert: &Alerting, sample: &Sample, round: GroupRun, comp
     };
     let mut query = |expr: &str| round.host.query(round.spec, expr, Timestamp(round.at)).map(as_numbers);
     let mut expand = |template: &Template| {
-        template.expand(&context, &mut query).unwrap_or_else(|error| {
+        let expanded = template.expand(&context, &mut query);
+        round.timings.expansion(expanded.is_ok());
+        expanded.unwrap_or_else(|error| {
             complaint.get_or_insert_with(|| error.to_string());
             format!("<error expanding template: {error}>")
         })

@@ -1,6 +1,7 @@
 //! Counters and durations of rule evaluations.
 
 use hdrhistogram::Histogram;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,14 +19,22 @@ pub struct Counters {
     pub restore: Duration,
 }
 
-/// Durations of evaluations.
+/// Durations of evaluations, and how many templates of alerts were expanded.
 #[derive(Debug)]
-pub struct Timings(Mutex<(Histogram<u64>, Histogram<u64>)>);
+pub struct Timings {
+    durations: Mutex<(Histogram<u64>, Histogram<u64>)>,
+    expansions: AtomicU64,
+    expansion_failures: AtomicU64,
+}
 
 impl Default for Timings {
     fn default() -> Timings {
         let histogram = || Histogram::new(3).expect("three digits are allowed");
-        Timings(Mutex::new((histogram(), histogram())))
+        Timings {
+            durations: Mutex::new((histogram(), histogram())),
+            expansions: AtomicU64::new(0),
+            expansion_failures: AtomicU64::new(0),
+        }
     }
 }
 
@@ -35,7 +44,7 @@ fn micros(duration: Duration) -> u64 {
 
 impl Timings {
     fn with<T>(&self, act: impl FnOnce(&mut (Histogram<u64>, Histogram<u64>)) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.durations.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn rule(&self, took: Duration) {
@@ -44,6 +53,16 @@ impl Timings {
 
     pub(crate) fn group(&self, took: Duration) {
         self.with(|(_, groups)| groups.saturating_record(micros(took)));
+    }
+
+    pub(crate) fn expansion(&self, is_ok: bool) {
+        self.expansions.fetch_add(1, Ordering::Relaxed);
+        self.expansion_failures.fetch_add(u64::from(!is_ok), Ordering::Relaxed);
+    }
+
+    /// Returns how many templates were expanded, and for how many of them that failed.
+    pub fn expansions(&self) -> (u64, u64) {
+        (self.expansions.load(Ordering::Relaxed), self.expansion_failures.load(Ordering::Relaxed))
     }
 
     /// Returns the durations of rules, and of whole groups, in microseconds.

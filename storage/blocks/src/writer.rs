@@ -381,12 +381,14 @@ pub fn remove_leftovers(parent: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a block so that no half of it is ever seen.
+/// Removes a block so that no half of it is ever seen. One that is gone already is no error.
 pub fn remove(folder: &Path) -> io::Result<()> {
     let mut doomed = folder.as_os_str().to_owned();
     doomed.push(DELETED);
-    std::fs::rename(folder, &doomed)?;
-    std::fs::remove_dir_all(&doomed)
+    match std::fs::rename(folder, &doomed) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed.and_then(|()| std::fs::remove_dir_all(&doomed)),
+    }
 }
 
 #[cfg(test)]

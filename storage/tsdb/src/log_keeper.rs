@@ -89,6 +89,17 @@ pub(crate) struct LogKeeper {
     /// Logs that could not be replayed yet.
     failed: Mutex<Logs>,
     damages: AtomicU64,
+    removals: Mutex<LogRemovals>,
+}
+
+/// How files that no head needs any more were removed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LogRemovals {
+    /// How often some were.
+    pub count: u64,
+    /// How often that failed for one of them.
+    pub failures: u64,
+    pub time: Duration,
 }
 
 impl LogKeeper {
@@ -101,6 +112,7 @@ impl LogKeeper {
             old_exemplars: Mutex::default(),
             failed: Mutex::default(),
             damages: AtomicU64::new(0),
+            removals: Mutex::default(),
         }
     }
 
@@ -139,12 +151,23 @@ impl LogKeeper {
 
     /// Removes files that no head needs any more.
     pub fn remove(&self, files: &[FileId]) {
+        let (begun, mut failed) = (Instant::now(), false);
         for file in files {
             let path = self.path(*file);
             if let Err(error) = std::fs::remove_file(&path) {
+                failed = true;
                 tracing::warn!(file = %path.display(), %error, "an unused log file could not be removed");
             }
         }
+        let mut removals = self.removals.lock().expect("no panic while held");
+        removals.count += 1;
+        removals.failures += u64::from(failed);
+        removals.time += begun.elapsed();
+    }
+
+    /// How files were removed since the start.
+    pub fn removals(&self) -> LogRemovals {
+        *self.removals.lock().expect("no panic while held")
     }
 
     /// Gives what old logs hold to the sink, several logs at a time, and removes the logs.
@@ -171,10 +194,12 @@ impl LogKeeper {
         let mut state = self.replay.lock().expect("no panic while held");
         state.done = true;
         state.duration_ms = begun.elapsed().as_millis() as u64;
+        let waiting: usize = self.failed.lock().expect("no panic while held").values().map(Vec::len).sum();
         if state.files > 0 {
             let seconds = begun.elapsed().as_secs_f64();
             tracing::info!(
-                files = state.files,
+                files = state.files - waiting as u64,
+                files_to_try_again = waiting,
                 samples = state.samples,
                 rows_lost = state.rows_lost,
                 seconds,

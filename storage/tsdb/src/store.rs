@@ -105,6 +105,22 @@ pub struct StoreStats {
     pub cut_failures: u64,
     pub compactions: u64,
     pub compaction_failures: u64,
+    /// Compactions of blocks whose times overlapped.
+    pub overlapping_compactions: u64,
+    /// How often it was looked whether blocks are to be cut, compacted or removed.
+    pub maintenance_runs: u64,
+    /// How often chunk files were removed because a block has what is in them, and how long that took.
+    pub truncations: u64,
+    pub truncations_seconds: f64,
+    /// How often files of the logs were removed, how often that failed, and how long it took.
+    pub log_truncations: u64,
+    pub log_truncation_failures: u64,
+    pub log_truncations_seconds: f64,
+    /// Chunks written since the start, and those that left because a block has them.
+    pub chunks_written: u64,
+    pub chunks_removed: u64,
+    /// Damages met in chunk files.
+    pub chunk_corruptions: u64,
     /// Blocks removed for their age, and because all took too much room.
     pub age_deletions: u64,
     pub size_deletions: u64,
@@ -272,6 +288,8 @@ impl Store {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (blocks, of_blocks, flushes) = (self.blocks.open_blocks(), &self.blocks.stats, self.flush_queue.stats());
         let in_chunks = self.chunks.size();
+        let (chunks_written, chunks_removed) = self.chunks.chunks_written_and_removed();
+        let removals = self.logs.removals();
         let damages =
             self.logs.damages() + self.chunks.corruptions() + count(&of_blocks.damages) + self.blocks.faults();
         StoreStats {
@@ -292,6 +310,16 @@ impl Store {
             cut_failures: count(&of_blocks.head_compaction_failures),
             compactions: count(&of_blocks.compactions),
             compaction_failures: count(&of_blocks.compaction_failures),
+            overlapping_compactions: count(&of_blocks.overlapping_compactions),
+            maintenance_runs: count(&of_blocks.maintenance_runs),
+            truncations: count(&of_blocks.truncations),
+            truncations_seconds: count(&of_blocks.truncations_us) as f64 / 1e6,
+            log_truncations: removals.count,
+            log_truncation_failures: removals.failures,
+            log_truncations_seconds: removals.time.as_secs_f64(),
+            chunks_written,
+            chunks_removed,
+            chunk_corruptions: self.chunks.corruptions(),
             age_deletions: count(&of_blocks.age_deletions),
             size_deletions: count(&of_blocks.size_deletions),
             compaction_durations: of_blocks.durations.cumulative(),

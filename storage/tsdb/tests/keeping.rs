@@ -761,6 +761,58 @@ fn damaged_chunks_cost_their_own_samples() {
     close(core);
 }
 
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), &to).unwrap()),
+        }
+    }
+}
+
+/// Files of chunks, cut and flipped while the log still has what is in them: nothing is lost.
+#[test]
+fn damaged_chunks_are_taken_from_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut next = random(6);
+    let mut truth = Truth::new();
+    let mut whole_logs = options(folder.path());
+    whole_logs.log.file_bytes_max = 10_000_000;
+    whole_logs.upkeep_every = Duration::from_hours(1);
+    let store = open_with(whole_logs);
+    let mut core = Core::new(&store, 2, 40, LIMITS);
+    drop(store);
+    for row in 0..70 {
+        core.scrape(START + row * INTERVAL_MS, &mut truth, &mut next);
+    }
+    wait("segments are sealed", || core.store.stats().segments_sealed >= 6);
+    close(core);
+    let chunks = |folder: &Path| {
+        let files = std::fs::read_dir(folder.join("head")).unwrap().map(|entry| entry.unwrap().path());
+        files.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap()
+    };
+    let good = std::fs::read(chunks(folder.path())).unwrap();
+    for round in 0..60 {
+        let copy = tempfile::tempdir().unwrap();
+        copy_folder(folder.path(), copy.path());
+        let mut bytes = good.clone();
+        let at = next(bytes.len() as u64) as usize;
+        match next(4) {
+            0 => bytes.truncate(at),
+            1 => bytes[at..(at + 300).min(good.len())].fill(0),
+            _ => bytes[at] ^= 1 << next(8),
+        }
+        std::fs::write(chunks(copy.path()), &bytes).unwrap();
+        let store = open(copy.path());
+        let core = Core::new(&store, 0, 1, LIMITS);
+        drop(store);
+        same(&core.read(&[], 0, i64::MAX), &truth, &format!("round {round}, byte {at}"));
+        close(core);
+    }
+}
+
 /// What a head has of the matrix of a target's last rows, if it needs no chunks for it.
 fn rows_of(core: &Core, target: usize, from: i64, to: i64) -> Option<(Vec<i64>, Vec<u64>)> {
     let mut rows = Rows::default();

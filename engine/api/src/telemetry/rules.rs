@@ -43,6 +43,11 @@ pub(super) fn rules(writer: &mut MetricsWriter, state: &State) {
         let values = groups().map(|(key, group)| (key, value(group)));
         writer.by(&format!("prometheus_rule_{name}"), kind, help, "rule_group", values);
     }
+    let (expansions, failures) = manager.timings().expansions();
+    let help = "Templates of labels and annotations that were expanded.";
+    writer.counter("prometheus_template_text_expansions_total", help, expansions as f64);
+    let help = "Templates of labels and annotations that could not be expanded.";
+    writer.counter("prometheus_template_text_expansion_failures_total", help, failures as f64);
     let (of_rules, of_groups) = manager.timings().histograms();
     writer.summary(
         "prometheus_rule_evaluation_duration_seconds",

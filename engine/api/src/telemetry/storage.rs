@@ -4,6 +4,7 @@ use crate::metrics_writer::{MetricsWriter, SUMMARY_QUANTILES};
 use hdrhistogram::Histogram;
 use shard::CoreStats;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tsdb::StoreStats;
 
 pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[CoreStats], started_at: SystemTime) {
     let (bounds, head) = (store.bounds(), store.head_bounds());
@@ -77,6 +78,18 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
     let changes = 1 + store.cuts + store.compactions + store.age_deletions + store.size_deletions;
     writer.counter("prometheus_tsdb_reloads_total", "Changes of the list of blocks.", changes as f64);
     compaction_durations(writer, &store.compaction_durations);
+    truncations(writer, &store);
+    let created = store.chunks_written as f64 + sum(|core| core.series_created);
+    let help =
+        "Chunks that began: the first one of each series, and one more for each that was written to a chunk file.";
+    writer.counter("prometheus_tsdb_head_chunks_created_total", help, created);
+    let help = "Chunks that left memory and chunk files: a block has them, or their series are gone.";
+    let removed = store.chunks_removed as f64 + sum(|core| core.series_removed);
+    writer.counter("prometheus_tsdb_head_chunks_removed_total", help, removed);
+    let help = "Chunks written to chunk files.";
+    writer.counter("prometheus_tsdb_mmap_chunks_total", help, store.chunks_written as f64);
+    let help = "Damages met in chunk files.";
+    writer.counter("prometheus_tsdb_mmap_chunk_corruptions_total", help, store.chunk_corruptions as f64);
     let chunks = store.head_chunks as f64 + sum(|core| core.series);
     let help = "Chunks that are in no block: those of chunk files, and the open one of each series.";
     writer.gauge("prometheus_tsdb_head_chunks", help, chunks);
@@ -106,6 +119,34 @@ pub(super) fn storage(writer: &mut MetricsWriter, store: &tsdb::Store, cores: &[
         "Whether everything stored can be asked for.",
         f64::from(u8::from(store.replay.done)),
     );
+}
+
+/// What was let go because it is stored elsewhere.
+fn truncations(writer: &mut MetricsWriter, store: &StoreStats) {
+    let help = "Times that blocks were looked through for something to cut, to compact or to remove.";
+    writer.counter("prometheus_tsdb_compactions_triggered_total", help, store.maintenance_runs as f64);
+    let help = "Compactions of blocks whose times overlapped.";
+    writer.counter("prometheus_tsdb_vertical_compactions_total", help, store.overlapping_compactions as f64);
+    let help = "Times that chunk files were made a block and removed.";
+    writer.counter("prometheus_tsdb_head_truncations_total", help, store.truncations as f64);
+    let help = "Times that chunk files could not be made a block.";
+    writer.counter("prometheus_tsdb_head_truncations_failed_total", help, store.cut_failures as f64);
+    let help = "Seconds that it took to remove chunk files that are in a block.";
+    times(writer, "prometheus_tsdb_head_gc_duration_seconds", help, store.truncations_seconds, store.truncations);
+    let help = "Times that files of the logs were removed.";
+    writer.counter("prometheus_tsdb_wal_truncations_total", help, store.log_truncations as f64);
+    let help = "Times that files of the logs could not be removed.";
+    writer.counter("prometheus_tsdb_wal_truncations_failed_total", help, store.log_truncation_failures as f64);
+    let help = "Seconds that it took to remove files of the logs.";
+    let (seconds, count) = (store.log_truncations_seconds, store.log_truncations);
+    times(writer, "prometheus_tsdb_wal_truncate_duration_seconds", help, seconds, count);
+}
+
+/// A summary without quantiles.
+fn times(writer: &mut MetricsWriter, name: &str, help: &str, sum: f64, count: u64) {
+    writer.family(name, "summary", help);
+    writer.line(&format!("{name}_sum"), &[], sum);
+    writer.line(&format!("{name}_count"), &[], count as f64);
 }
 
 /// How long it took to write blocks.

@@ -45,6 +45,13 @@ pub(crate) struct BlockStats {
     pub head_compaction_failures: AtomicU64,
     pub compactions: AtomicU64,
     pub compaction_failures: AtomicU64,
+    /// Compactions of blocks whose times overlapped.
+    pub overlapping_compactions: AtomicU64,
+    /// How often it was looked whether there is anything to do.
+    pub maintenance_runs: AtomicU64,
+    /// How often and for how long chunk files were removed because a block has what is in them.
+    pub truncations: AtomicU64,
+    pub truncations_us: AtomicU64,
     pub age_deletions: AtomicU64,
     pub size_deletions: AtomicU64,
     pub durations: CompactionDurations,
@@ -170,6 +177,7 @@ impl BlockKeeper {
     /// Does all that is to be done at the time.
     pub fn run_maintenance(&self, now: i64) {
         let mut waits = self.writing.lock().expect("no panic while held");
+        add(&self.stats.maintenance_runs, 1);
         while !self.dir.is_stopping() {
             let Some(action) = self.next_action(now, &waits) else { break };
             match action {
@@ -242,9 +250,12 @@ impl BlockKeeper {
         add(&self.stats.head_compactions, 1);
         self.stats.durations.record(begun.elapsed());
         self.stats.last_head_compaction_ms.store(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+        let begun = Instant::now();
         if let Err(error) = self.chunks.remove(range, &files) {
             tracing::error!(%error, "chunks that are in a block stay");
         }
+        add(&self.stats.truncations, 1);
+        add(&self.stats.truncations_us, begun.elapsed().as_micros() as u64);
         Ok(())
     }
 
@@ -302,6 +313,9 @@ impl BlockKeeper {
         whole.iter().for_each(|block| self.count_written(block));
         self.publish(chosen, whole);
         add(&self.stats.compactions, 1);
+        let spans = || chosen.iter().map(|block| (block.meta().min_time, block.meta().max_time));
+        let overlap = spans().zip(spans().skip(1)).any(|(one, next)| next.0 < one.1);
+        add(&self.stats.overlapping_compactions, u64::from(overlap));
         self.stats.durations.record(begun.elapsed());
         for gone in chosen {
             if let Err(error) = blocks::remove(gone.folder()) {

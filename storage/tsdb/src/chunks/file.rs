@@ -128,8 +128,8 @@ impl ChunkFile {
         self.read_slots(entry, &slots, |_, _, _| Ok(())).into_iter().next()
     }
 
-    /// Forgets entries of a target's segment that cannot be read in full; gives how many.
-    pub(super) fn forget_unreadable(&self, target: u64, first_row: i64) -> usize {
+    /// Forgets entries of a target's segment that cannot be read in full; gives how many can be, and how many cannot.
+    pub(super) fn forget_unreadable(&self, target: u64, first_row: i64) -> (usize, usize) {
         let of_segment: Vec<ChunkIndexEntry> = {
             let index = self.index.read().expect("no panic while held");
             let is_it = |entry: &&ChunkIndexEntry| {
@@ -137,7 +137,7 @@ impl ChunkFile {
             };
             index.entries.iter().filter(is_it).cloned().collect()
         };
-        let mut forgotten = 0;
+        let (of_segment_count, mut forgotten) = (of_segment.len(), 0);
         for entry in of_segment {
             if let Some(reason) = self.verify_entry(&entry) {
                 let file = self.path.display();
@@ -147,7 +147,7 @@ impl ChunkFile {
                 forgotten += 1;
             }
         }
-        forgotten
+        (of_segment_count - forgotten, forgotten)
     }
 
     /// False when the taker wants no more.

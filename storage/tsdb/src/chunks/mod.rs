@@ -59,6 +59,8 @@ pub struct ChunkStore {
     writing: Mutex<Writing>,
     corruptions: AtomicU64,
     bytes_written: AtomicU64,
+    chunks_written: AtomicU64,
+    chunks_removed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -128,6 +130,8 @@ impl ChunkStore {
             writing: Mutex::default(),
             corruptions: AtomicU64::new(corruptions.len() as u64),
             bytes_written: AtomicU64::new(0),
+            chunks_written: AtomicU64::new(0),
+            chunks_removed: AtomicU64::new(0),
         };
         Ok((store, corruptions))
     }
@@ -160,12 +164,18 @@ impl ChunkStore {
         kept
     }
 
-    /// Whether the part of a target's segment that lies in a range can be read. If not, it is forgotten.
+    /// Whether the part of a target's segment that lies in a range can be read. What cannot be is forgotten: asked again,
+    /// the answer is the same.
     pub fn verify(&self, range: i64, target: u64, first_row: i64) -> bool {
         let files = self.ranges.read().expect("no panic while held").get(&range).cloned().unwrap_or_default();
-        let bad: usize = files.iter().map(|file| file.forget_unreadable(target, first_row)).sum();
+        let (mut good, mut bad) = (0, 0);
+        for file in files {
+            let (readable, forgotten) = file.forget_unreadable(target, first_row);
+            good += readable;
+            bad += forgotten;
+        }
         self.corruptions.fetch_add(bad as u64, Ordering::Relaxed);
-        bad == 0
+        good > 0
     }
 
     /// Begins to append. What is appended is readable and durable after [`ChunkStore::sync`] with the same batch.
@@ -237,12 +247,18 @@ impl ChunkStore {
         };
         file.append(key, chunks, buffer)?;
         self.bytes_written.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        self.chunks_written.fetch_add(chunks.encoded.ends.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
     /// Bytes that were written since the start.
     pub fn bytes_written(&self) -> u64 {
         self.bytes_written.load(Ordering::Relaxed)
+    }
+
+    /// Chunks that were written since the start, and those that left with their files because a block has them.
+    pub fn chunks_written_and_removed(&self) -> (u64, u64) {
+        (self.chunks_written.load(Ordering::Relaxed), self.chunks_removed.load(Ordering::Relaxed))
     }
 
     /// Makes everything that was appended durable, and readable. An error says that nothing of the batch counts that was not
@@ -342,6 +358,8 @@ impl ChunkStore {
             }
         }
         drop(ranges);
+        let chunks: u64 = files.iter().map(|file| file.index.read().expect("no panic while held").chunks).sum();
+        self.chunks_removed.fetch_add(chunks, Ordering::Relaxed);
         files.iter().try_for_each(|file| std::fs::remove_file(&file.path))
     }
 
