@@ -2,7 +2,9 @@
 //! the same lines without times of their own.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use exposition::{Escaping, Format, Piece, Readings, Template, Walk, Walked, walk, write_sample, write_type};
+use exposition::{
+    Escaping, Format, LayoutPart, Readings, ScanProgress, ScanResult, Template, walk, write_sample, write_type,
+};
 use perf::Random;
 use series::{Labels, Timestamp};
 use std::sync::Arc;
@@ -71,14 +73,14 @@ fn answer(interval: i64, stamped: bool) -> String {
 }
 
 fn shape_of(body: &str, readings: &mut Readings) -> Vec<Template> {
-    let Walk::Unfinished(mut walker) = walk::<Template>(&[], Format::Text, body.as_bytes(), readings) else {
+    let ScanProgress::Unfinished(mut walker) = walk::<Template>(&[], Format::Text, body.as_bytes(), readings) else {
         return Vec::new();
     };
     while walker.step() {}
-    let Walked::Changed { pieces, .. } = walker.finish() else { return Vec::new() };
+    let ScanResult::Changed { pieces, .. } = walker.finish() else { return Vec::new() };
     let new = |piece| match piece {
-        Piece::New(template) => template,
-        Piece::Known(_) => unreachable!("nothing was known"),
+        LayoutPart::New(template) => template,
+        LayoutPart::Known(_) => unreachable!("nothing was known"),
     };
     pieces.into_iter().map(new).collect()
 }
@@ -115,8 +117,8 @@ fn hub(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(lines() as u64));
         group.bench_function(format!("scan, lines {what}"), |bencher| {
             bencher.iter(|| match walk(&shape, Format::Text, bodies[1].as_bytes(), &mut readings) {
-                Walk::Warm => {}
-                Walk::Unfinished(mut walker) => while walker.step() {},
+                ScanProgress::Warm => {}
+                ScanProgress::Unfinished(mut walker) => while walker.step() {},
             });
         });
         let key = TargetKey { id: 1, labels: Labels::from_pairs([("instance", "edge:9090"), ("job", "federate")]) };
@@ -143,7 +145,7 @@ fn hub(criterion: &mut Criterion) {
                 segment.mark_flushed();
                 closed = Some(segment);
             });
-            head.drop_sealed();
+            head.drop_flushed();
             discard(&mut journal, now as u64);
             closed.is_some()
         };

@@ -58,7 +58,7 @@ fn benches(criterion: &mut Criterion) {
             segment.mark_flushed();
             closed.replace(Some(segment));
         });
-        head.drop_sealed();
+        head.drop_flushed();
         discard(&mut journal, at as u64);
         at
     };

@@ -2,25 +2,25 @@
 //! OpenMetrics, with and without exemplars.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use exposition::{Format, Kind, Parser, Piece, Readings, Template, Walk, Walked, walk};
+use exposition::{Format, Kind, LayoutPart, Parser, Readings, ScanProgress, ScanResult, Template, walk};
 use perf::corpora::{ALL, Corpus};
 use std::hint::black_box;
 
 /// Takes a walk to its end.
-fn walked<T: AsRef<Template>>(walk: Walk<'_, T>) -> Walked {
+fn walked<T: AsRef<Template>>(walk: ScanProgress<'_, T>) -> ScanResult {
     match walk {
-        Walk::Warm => Walked::Warm,
-        Walk::Unfinished(mut walker) => {
+        ScanProgress::Warm => ScanResult::Warm,
+        ScanProgress::Unfinished(mut walker) => {
             while walker.step() {}
             walker.finish()
         }
     }
 }
 
-fn pieces(walked: Walked) -> usize {
+fn pieces(walked: ScanResult) -> usize {
     match walked {
-        Walked::Warm => 0,
-        Walked::Changed { pieces, .. } => pieces.len(),
+        ScanResult::Warm => 0,
+        ScanResult::Changed { pieces, .. } => pieces.len(),
     }
 }
 
@@ -59,14 +59,14 @@ fn openmetrics(text: &str, exemplar_every: usize, seed: u64) -> String {
 
 fn shape_of(format: Format, body: &str) -> Vec<Template> {
     let mut readings = Readings::default();
-    let Walked::Changed { pieces, error } = walked(walk::<Template>(&[], format, body.as_bytes(), &mut readings))
+    let ScanResult::Changed { pieces, error } = walked(walk::<Template>(&[], format, body.as_bytes(), &mut readings))
     else {
         return Vec::new();
     };
     assert_eq!(error, None);
     let new = |piece| match piece {
-        Piece::New(template) => template,
-        Piece::Known(_) => unreachable!("nothing was known"),
+        LayoutPart::New(template) => template,
+        LayoutPart::Known(_) => unreachable!("nothing was known"),
     };
     pieces.into_iter().map(new).collect()
 }

@@ -46,4 +46,4 @@ pub use query_log::QueryLog;
 pub use remote_state::RemoteSettings;
 pub use routes::{federation_router, router, server};
 pub use security::Security;
-pub use state::{Parts, ReloadRequest, Running, State};
+pub use state::{ActiveConfig, Parts, ReloadRequest, State};

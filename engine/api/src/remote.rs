@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use query::{QueryError, RawSeries, SelectRequest};
 use remote::{DecodeError, Message, ResponseType, SeriesAnswer, WriteLimits};
 use series::{Labels, MatchOp, Matcher, NO_START, Timestamp, start_of};
-use shard::{Exemplar, ReceiveOutcome, Received, ShardError};
+use shard::{Exemplar, PushedSeries, ReceiveOutcome, ShardError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -201,7 +201,7 @@ async fn take(state: &State, request: Request) -> Result<Response, RequestError>
 }
 
 /// A series for the shards.
-pub fn received(state: &State, series: remote::Incoming) -> Received {
+pub fn received(state: &State, series: remote::Incoming) -> PushedSeries {
     let remote::Incoming { labels, samples, histograms, mut starts } = series;
     let features = state.parts.remote.features;
     let first = samples.first().map(|sample| sample.timestamp.0).or(histograms.first().map(|(at, _)| *at));
@@ -209,7 +209,7 @@ pub fn received(state: &State, series: remote::Incoming) -> Received {
     if !features.stores_starts {
         starts.clear();
     }
-    Received { labels, samples, histograms, start, starts }
+    PushedSeries { labels, samples, histograms, start, starts }
 }
 
 /// Stores exemplars, before their samples: the log has them in this order. Returns how many are accepted.

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// The configuration in force, and what came of the last attempt to load another.
 #[derive(Clone, Debug)]
-pub struct Running {
+pub struct ActiveConfig {
     pub config: Arc<Config>,
     /// When `config` was loaded.
     pub loaded_at: SystemTime,
@@ -24,15 +24,15 @@ pub struct Running {
     pub refused: Option<String>,
 }
 
-impl Running {
+impl ActiveConfig {
     /// A configuration that was taken over now.
-    pub fn good(config: Arc<Config>) -> Running {
-        Running { config, loaded_at: SystemTime::now(), refused: None }
+    pub fn good(config: Arc<Config>) -> ActiveConfig {
+        ActiveConfig { config, loaded_at: SystemTime::now(), refused: None }
     }
 
     /// The same configuration after an attempt that failed.
-    pub fn refused(&self, error: String) -> Running {
-        Running { refused: Some(error), ..self.clone() }
+    pub fn refused(&self, error: String) -> ActiveConfig {
+        ActiveConfig { refused: Some(error), ..self.clone() }
     }
 }
 
@@ -47,7 +47,7 @@ pub struct Parts {
     pub remote_write: remote_write::RemoteWrite,
     pub shipper: shipper::Shipper,
     pub fleet: FleetHandle,
-    pub running: watch::Receiver<Arc<Running>>,
+    pub running: watch::Receiver<Arc<ActiveConfig>>,
     /// Command-line flags and their values.
     pub flags: BTreeMap<String, String>,
     pub query: Arc<QueryService>,
@@ -129,7 +129,7 @@ impl Inner {
     }
 
     /// The configuration as it is now.
-    pub fn running(&self) -> Arc<Running> {
+    pub fn running(&self) -> Arc<ActiveConfig> {
         self.parts.running.borrow().clone()
     }
 }

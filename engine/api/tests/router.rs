@@ -1,6 +1,6 @@
 //! Every route, answered from targets and a core that are made up here.
 
-use api::{Parts, Running, State};
+use api::{ActiveConfig, Parts, State};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
@@ -9,8 +9,8 @@ use query::{MemoryBounds, QueryService, QuerySettings};
 use serde_json::{Value, json};
 use series::{Labels, Timestamp};
 use shard::{
-    Begun, Command, CoreStats, FederateRequest, Go, Health, InstantAnswer, InstantSample, Lines, Metadata, Reason,
-    Shards, Talk, TargetMetadata, TargetStatus, Told,
+    Command, CoreStats, FederateChannel, FederateCommand, FederateReply, FederateRequest, FederateSummary, Health,
+    InstantAnswer, InstantSample, Lines, Metadata, Reason, Shards, TargetMetadata, TargetStatus,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -172,7 +172,7 @@ fn whole_series_wanted(partial: promql::PartialAggregate, request: &shard::Reduc
 }
 
 /// Two series, in order of their names.
-fn federate(request: &FederateRequest, talk: &Talk) {
+fn federate(request: &FederateRequest, talk: &FederateChannel) {
     let all = [
         (labels(&[("__name__", "a.b"), ("instance", "i"), ("region", "own")]), "a.b", 2.5),
         (labels(&[("__name__", "up"), ("instance", "i")]), "up", 1.0),
@@ -185,23 +185,23 @@ fn federate(request: &FederateRequest, talk: &Talk) {
         lines.names.push((Arc::from(*name), lines.text.len()));
         lines.series += 1;
     }
-    let begun = Begun { series: lines.series, series_all: 2, ..Begun::default() };
+    let begun = FederateSummary { series: lines.series, series_all: 2, ..FederateSummary::default() };
     // Who asked may have gone.
-    let _ = talk.told.send(Told::Begun(Box::new(begun)));
+    let _ = talk.told.send(FederateReply::Begun(Box::new(begun)));
     while let Ok(go) = talk.go.recv() {
-        if matches!(go, Go::Write(_)) {
-            let _ = talk.told.send(Told::Lines(lines));
-            let _ = talk.told.send(Told::Done);
+        if matches!(go, FederateCommand::Write(_)) {
+            let _ = talk.told.send(FederateReply::Lines(lines));
+            let _ = talk.told.send(FederateReply::Done);
             return;
         }
-        let _ = talk.told.send(Told::Done);
+        let _ = talk.told.send(FederateReply::Done);
     }
 }
 
 fn state(count: usize) -> State {
     let config = config();
     let set = pools(&config, count);
-    let (_, running) = watch::channel(Arc::new(Running::good(config)));
+    let (_, running) = watch::channel(Arc::new(ActiveConfig::good(config)));
     let shards = Shards::new(vec![core(&set)], None);
     let settings = QuerySettings {
         plan: promql::PlanOptions::default(),

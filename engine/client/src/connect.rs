@@ -26,10 +26,10 @@ const CONNECT_HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Makes connections. Cloning copies a pointer.
 #[derive(Clone)]
-pub struct Connector(pub Arc<Ways>);
+pub struct Connector(pub Arc<ConnectOptions>);
 
 /// How connections are made.
-pub struct Ways {
+pub struct ConnectOptions {
     /// Instead of any host.
     pub socket: Option<PathBuf>,
     pub proxies: Proxies,
@@ -71,7 +71,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-impl Ways {
+impl ConnectOptions {
     async fn connect(&self, uri: &Uri) -> Result<Stream, Error> {
         if let Some(socket) = &self.socket {
             let failed = |error| Error::new(ErrorKind::Connect, format!("connecting to {}: {error}", socket.display()));

@@ -31,7 +31,7 @@ pub use url::Url;
 
 use bytes::Bytes;
 use config::HttpConfig;
-use connect::{Connector, Ways};
+use connect::{ConnectOptions, Connector};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -312,7 +312,7 @@ impl Client {
     }
 
     /// Connections and headers for a request, with the files as they are now.
-    async fn prepare(&self, url: &Url, is_own_host: bool) -> Result<Prepared, Error> {
+    async fn prepare(&self, url: &Url, is_own_host: bool) -> Result<PreparedRequest, Error> {
         let port = url.port_or_known_default().unwrap_or(80);
         let proxy = self.0.proxies.of(url.scheme() == "https", url.host_str().unwrap_or(""), port);
         let needs_tls = url.scheme() == "https" || proxy.is_some_and(|proxy| proxy.scheme() == "https");
@@ -338,7 +338,7 @@ impl Client {
         {
             headers.push((http::header::PROXY_AUTHORIZATION, basic));
         }
-        Ok(Prepared { hyper: self.connections(pem)?, headers })
+        Ok(PreparedRequest { hyper: self.connections(pem)?, headers })
     }
 
     /// Those that there are, unless the certificates have changed.
@@ -359,7 +359,7 @@ impl Client {
             .proxy_connect_header
             .iter()
             .flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.reveal().to_owned())));
-        let ways = Ways {
+        let ways = ConnectOptions {
             socket: self.0.socket.clone(),
             proxies: self.0.proxies.clone(),
             connect_headers: connect_headers.collect(),
@@ -417,7 +417,7 @@ impl Client {
     }
 }
 
-struct Prepared {
+struct PreparedRequest {
     hyper: Hyper,
     headers: Vec<(HeaderName, HeaderValue)>,
 }

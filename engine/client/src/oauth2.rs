@@ -104,7 +104,7 @@ impl Tokens {
             let assertion = assertion.map_err(|panic| Error::new(ErrorKind::Token, panic.to_string()))??;
             form.push(("grant_type".into(), "urn:ietf:params:oauth:grant-type:jwt-bearer".into()));
             form.push(("assertion".into(), assertion));
-            return token(&self.ask(&form, None).await?);
+            return token(&self.request_token(&form, None).await?);
         }
         let settings = self.settings.clone();
         let secret = tokio::task::spawn_blocking(move || {
@@ -119,7 +119,7 @@ impl Tokens {
             // RFC 6749 wants both encoded as in a form.
             let encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
             let basic = auth::basic_value(&encoded(&self.settings.client_id), &encoded(&secret))?;
-            let answer = self.ask(&form, Some(basic)).await?;
+            let answer = self.request_token(&form, Some(basic)).await?;
             if answer.status.is_success() {
                 return token(&answer);
             }
@@ -128,12 +128,12 @@ impl Tokens {
         if !secret.is_empty() {
             form.push(("client_secret".into(), secret));
         }
-        let token = token(&self.ask(&form, None).await?)?;
+        let token = token(&self.request_token(&form, None).await?)?;
         state.secret_in_form = true;
         Ok(token)
     }
 
-    async fn ask(&self, form: &[(String, String)], basic: Option<HeaderValue>) -> Result<Response, Error> {
+    async fn request_token(&self, form: &[(String, String)], basic: Option<HeaderValue>) -> Result<Response, Error> {
         let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let mut request = Request::post(self.url.clone(), body.into_bytes());
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));

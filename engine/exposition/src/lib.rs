@@ -21,8 +21,8 @@ pub use native::{BucketSide, HistogramOptions, NativeHistogram, Transcoded};
 pub use openmetrics::{Exemplar, START_SUFFIX, exemplar};
 pub use protobuf::Transcoder;
 pub use template::{
-    ArchivedTemplate, ExemplarReading, ExemplarSeen, FamilyUnit, Piece, Readings, Scan, Template, Walk, Walked, Walker,
-    walk,
+    ArchivedTemplate, ExemplarReading, ExemplarSeen, FamilyUnit, LayoutPart, LayoutScanner, Readings, Scan,
+    ScanProgress, ScanResult, Template, walk,
 };
 pub use text::{
     Kind, LABELS_MAX, LINE_BYTES_MAX, Metadata, MetadataEntry, NAME_BYTES_MAX, ParseError, Parser, SampleLine,

@@ -334,7 +334,7 @@ impl Template {
     }
 
     /// Whether a line stands at `at`; of a template without lines, what it has.
-    fn stands_at(&self, line: usize, body: &[u8], at: usize, kind: Kind) -> bool {
+    fn matches_at(&self, line: usize, body: &[u8], at: usize, kind: Kind) -> bool {
         let end = self.lines.get(line).map_or(self.text.len(), |line| line.end());
         let literal = &self.text[self.start(line)..end];
         body.get(at..at + literal.len()) == Some(literal) && kind == self.kind_before(line)
@@ -412,7 +412,7 @@ fn read_seconds(body: &[u8], at: usize) -> Option<(i64, usize)> {
 
 /// A part of a payload's shape after a walk that found differences.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
+pub enum LayoutPart {
     /// The template at this place of the old shape.
     Known(usize),
     /// Lines that no template of the old shape has, or only one that has others as well.
@@ -420,20 +420,20 @@ pub enum Piece {
 }
 
 /// How far a walk has come.
-pub enum Walk<'a, T> {
+pub enum ScanProgress<'a, T> {
     /// The shape fits as it is; everything is read.
     Warm,
-    /// There is more to do: go on with [`Walker::step`].
-    Unfinished(Walker<'a, T>),
+    /// There is more to do: go on with [`LayoutScanner::step`].
+    Unfinished(LayoutScanner<'a, T>),
 }
 
 /// What a walk has found.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Walked {
+pub enum ScanResult {
     /// The shape fits as it is.
     Warm,
     /// The pieces that the payload is made of; with an error, those before it.
-    Changed { pieces: Vec<Piece>, error: Option<ParseError> },
+    Changed { pieces: Vec<LayoutPart>, error: Option<ParseError> },
 }
 
 /// Reads a body along a shape, whose templates are of the same format. The readings are cleared first. A body of ordinary
@@ -443,10 +443,10 @@ pub fn walk<'a, T: AsRef<Template>>(
     format: Format,
     body: &'a [u8],
     readings: &'a mut Readings,
-) -> Walk<'a, T> {
+) -> ScanProgress<'a, T> {
     readings.clear();
     let kind = Kind::Unknown;
-    let mut walker = Walker {
+    let mut walker = LayoutScanner {
         shape,
         format,
         body,
@@ -461,11 +461,11 @@ pub fn walk<'a, T: AsRef<Template>>(
         kind,
     };
     let more = walker.scan_known();
-    if !more && walker.in_order { Walk::Warm } else { Walk::Unfinished(walker) }
+    if !more && walker.in_order { ScanProgress::Warm } else { ScanProgress::Unfinished(walker) }
 }
 
 /// A walk that is not at its end. It reads on in steps of bounded length, so that a core can do other things in between.
-pub struct Walker<'a, T> {
+pub struct LayoutScanner<'a, T> {
     shape: &'a [T],
     format: Format,
     body: &'a [u8],
@@ -473,7 +473,7 @@ pub struct Walker<'a, T> {
     has_end: bool,
     readings: &'a mut Readings,
     /// Empty as long as nothing differs.
-    pieces: Vec<Piece>,
+    pieces: Vec<LayoutPart>,
     /// Nothing has differed so far.
     in_order: bool,
     error: Option<ParseError>,
@@ -484,7 +484,7 @@ pub struct Walker<'a, T> {
     kind: Kind,
 }
 
-impl<T: AsRef<Template>> Walker<'_, T> {
+impl<T: AsRef<Template>> LayoutScanner<'_, T> {
     /// Reads on along the known templates; behind a difference, also one run of lines that are not known. False at the end
     /// of the body or at an error.
     pub fn step(&mut self) -> bool {
@@ -528,7 +528,7 @@ impl<T: AsRef<Template>> Walker<'_, T> {
         let whole = self.next == self.shape.len() && self.at == self.body.len() && !self.shape.is_empty();
         if !whole {
             self.in_order = false;
-            self.pieces.extend((0..self.next).map(Piece::Known));
+            self.pieces.extend((0..self.next).map(LayoutPart::Known));
             self.take_part(self.next, 0..self.line);
         }
         false
@@ -539,21 +539,21 @@ impl<T: AsRef<Template>> Walker<'_, T> {
         if !lines.is_empty() {
             let part = self.shape[template].as_ref().slice(lines);
             self.kind = part.kind_behind;
-            self.pieces.push(Piece::New(part));
+            self.pieces.push(LayoutPart::New(part));
         }
     }
 
     /// What the steps have found.
-    pub fn finish(self) -> Walked {
+    pub fn finish(self) -> ScanResult {
         if self.in_order {
-            return Walked::Warm;
+            return ScanResult::Warm;
         }
         let mut error = self.error;
         if error.is_none() && !self.has_end {
             // Every line was known, but not the one that is missing: the parser has the words.
             error = PayloadParser::new(self.format, self.body, self.body.len(), self.kind).next_sample().err();
         }
-        Walked::Changed { pieces: self.pieces, error }
+        ScanResult::Changed { pieces: self.pieces, error }
     }
 
     /// Parses lines up to a border, or to one that is known.
@@ -600,7 +600,7 @@ impl<T: AsRef<Template>> Walker<'_, T> {
         self.at = if error.is_some() { self.body.len() } else { tail.end.max(lines.last().map_or(0, |line| line.end)) };
         self.kind = kind_behind;
         if !lines.is_empty() || !tail.is_empty() {
-            self.pieces.push(Piece::New(Template::new(
+            self.pieces.push(LayoutPart::New(Template::new(
                 (self.body, self.format),
                 kind_before,
                 kind_behind,
@@ -617,7 +617,7 @@ impl<T: AsRef<Template>> Walker<'_, T> {
         let here = (self.line..lines.min(self.line + LINES_AHEAD)).map(|line| (self.next, line));
         let behind = (self.next + 1..self.shape.len()).take(TEMPLATES_AHEAD).map(|template| (template, 0));
         let stands =
-            |(template, line): &(usize, usize)| self.shape[*template].as_ref().stands_at(*line, self.body, at, kind);
+            |(template, line): &(usize, usize)| self.shape[*template].as_ref().matches_at(*line, self.body, at, kind);
         here.chain(behind).find(stands)
     }
 
@@ -641,8 +641,8 @@ impl<T: AsRef<Template>> Walker<'_, T> {
             // Only the end of a payload leaves something behind the last line, and it was compared.
             self.has_end |= template.has_tail();
             match line {
-                0 => self.pieces.push(Piece::Known(next)),
-                _ => self.pieces.push(Piece::New(template.slice(line..template.len()))),
+                0 => self.pieces.push(LayoutPart::Known(next)),
+                _ => self.pieces.push(LayoutPart::New(template.slice(line..template.len()))),
             }
             (self.next, self.line, self.kind) = (next + 1, 0, template.kind_behind);
             if self.readings.values.len() >= lines_max {

@@ -14,8 +14,8 @@ use ahash::{AHashMap, AHashSet};
 use promql::budget::CancelOnDrop;
 use series::{Histogram, Labels, METRIC_NAME, Sample, Timestamp};
 use shard::federate::{
-    Begun, Claim, ClaimState, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owner, Owners, PIECE_BYTES,
-    PIECES_WAITING_MAX, Talk, Told, write_line,
+    Claim, ClaimState, FederateChannel, FederateCommand, FederateReply, FederateRequest, FederateSummary,
+    LEFTOVERS_MAX, Lines, Owner, Owners, PIECE_BYTES, PIECES_WAITING_MAX, write_line,
 };
 use shard::{ANSWER_TIMEOUT, Command, InstantSample, Older, ShardError};
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ pub struct Federation {
     waiting: Option<InstantSample>,
     name: Option<Arc<str>>,
     series: u64,
-    begun: Begun,
+    begun: FederateSummary,
     after: Timestamp,
     store: Option<Arc<Store>>,
     gatherer: Gatherer,
@@ -61,8 +61,8 @@ pub struct Federation {
 }
 
 struct Core {
-    told: flume::Receiver<Told>,
-    go: flume::Sender<Go>,
+    told: flume::Receiver<FederateReply>,
+    go: flume::Sender<FederateCommand>,
     lines: Lines,
     /// The next name of `lines`, and where its text begins.
     at: usize,
@@ -71,7 +71,7 @@ struct Core {
 }
 
 impl Core {
-    async fn next(&self, core: usize) -> Result<Told, ShardError> {
+    async fn next(&self, core: usize) -> Result<FederateReply, ShardError> {
         match tokio::time::timeout(ANSWER_TIMEOUT, self.told.recv_async()).await {
             Err(_) => Err(ShardError::Timeout { core }),
             Ok(Err(_)) => Err(ShardError::Stopped { core }),
@@ -111,13 +111,15 @@ impl Gatherer {
         for core in 0..self.shards.count() {
             let (told_to, told) = flume::bounded(PIECES_WAITING_MAX);
             let (go, go_from) = flume::bounded(1);
-            let talk = Talk { told: told_to, go: go_from };
+            let talk = FederateChannel { told: told_to, go: go_from };
             self.shards.send(core, Command::Federate(request.clone(), older, talk)).await?;
             cores.push(Core { told, go, lines: Lines::default(), at: 0, start: 0, ended: false });
         }
-        let mut all = Begun::default();
+        let mut all = FederateSummary::default();
         for (i, core) in cores.iter().enumerate() {
-            let Told::Begun(begun) = core.next(i).await? else { return Err(ShardError::Stopped { core: i }.into()) };
+            let FederateReply::Begun(begun) = core.next(i).await? else {
+                return Err(ShardError::Stopped { core: i }.into());
+            };
             all.add(*begun);
         }
         Ok(Federation {
@@ -198,7 +200,7 @@ impl Federation {
     }
 
     /// What matches.
-    pub fn begun(&self) -> &Begun {
+    pub fn begun(&self) -> &FederateSummary {
         &self.begun
     }
 
@@ -235,12 +237,12 @@ impl Federation {
                 if let Some(store) = store {
                     let whole: AHashSet<u64> = whole.into_iter().collect();
                     let (from, to) = (after.plus_ms(1), Timestamp(i64::MAX));
-                    let wanted = |piece: &tsdb::Piece| {
+                    let wanted = |piece: &tsdb::SeriesPart| {
                         let fits = |all: &Vec<series::Matcher>| all.iter().all(|one| one.matches_labels(&piece.labels));
                         (request.allow.is_empty() || request.allow.iter().any(fits)) && !request.deny.iter().any(fits)
                     };
                     let skip = |target| whole.contains(&target);
-                    let take = |piece: tsdb::Piece| {
+                    let take = |piece: tsdb::SeriesPart| {
                         let newest_at = piece.samples.iter().map(|sample| sample.timestamp.0).max();
                         let hash = request.hash(piece.labels.iter());
                         if newest_at.is_some_and(|at| chosen.beats(hash, at)) && wanted(&piece) {
@@ -272,7 +274,7 @@ impl Federation {
         }
         let owners = Arc::new(owners);
         for (core, one) in self.cores.iter().enumerate() {
-            one.go.send(Go::Write(owners.clone())).map_err(|_| ShardError::Stopped { core })?;
+            one.go.send(FederateCommand::Write(owners.clone())).map_err(|_| ShardError::Stopped { core })?;
         }
         Ok(())
     }
@@ -282,7 +284,7 @@ impl Federation {
         identities: Vec<u64>,
         partial: bool,
     ) -> Result<(Vec<(usize, Claim)>, Vec<InstantSample>), ShardError> {
-        let go = Go::Claim { identities: Arc::new(identities), partial };
+        let go = FederateCommand::Claim { identities: Arc::new(identities), partial };
         for (core, one) in self.cores.iter().enumerate() {
             one.go.send(go.clone()).map_err(|_| ShardError::Stopped { core })?;
         }
@@ -290,10 +292,10 @@ impl Federation {
         for (core, one) in self.cores.iter().enumerate() {
             loop {
                 match one.next(core).await? {
-                    Told::Claims(some) => claims.extend(some.into_iter().map(|claim| (core, claim))),
-                    Told::Leftovers(mut some) => leftovers.append(&mut some),
-                    Told::Done => break,
-                    Told::Begun(_) | Told::Lines(_) => return Err(ShardError::Stopped { core }),
+                    FederateReply::Claims(some) => claims.extend(some.into_iter().map(|claim| (core, claim))),
+                    FederateReply::Leftovers(mut some) => leftovers.append(&mut some),
+                    FederateReply::Done => break,
+                    FederateReply::Begun(_) | FederateReply::Lines(_) => return Err(ShardError::Stopped { core }),
                 }
             }
         }
@@ -309,8 +311,8 @@ impl Federation {
                 while !core.ended && core.name().is_none() {
                     (core.at, core.start) = (0, 0);
                     core.lines = match core.told.recv_async().await {
-                        Ok(Told::Lines(lines)) => lines,
-                        Ok(Told::Done) => {
+                        Ok(FederateReply::Lines(lines)) => lines,
+                        Ok(FederateReply::Done) => {
                             core.ended = true;
                             Lines::default()
                         }
@@ -410,8 +412,8 @@ mod tests {
         let mut federation = federation(Vec::new(), leftovers);
         for pieces in cores {
             let (told_to, told) = flume::unbounded();
-            pieces.into_iter().for_each(|piece| told_to.send(Told::Lines(piece)).unwrap());
-            told_to.send(Told::Done).unwrap();
+            pieces.into_iter().for_each(|piece| told_to.send(FederateReply::Lines(piece)).unwrap());
+            told_to.send(FederateReply::Done).unwrap();
             let (go, _) = flume::bounded(1);
             federation.cores.push(Core { told, go, lines: Lines::default(), at: 0, start: 0, ended: false });
         }
@@ -448,7 +450,7 @@ mod tests {
             leftovers,
             name: None,
             series: 0,
-            begun: Begun::default(),
+            begun: FederateSummary::default(),
             after: Timestamp(0),
             store: None,
             gatherer: Gatherer::new(shard::Shards::new(Vec::new(), None)),
@@ -485,7 +487,7 @@ mod tests {
         let long = "x".repeat(PIECE_BYTES);
         let (told_to, told) = flume::unbounded();
         for _ in 0..3 {
-            told_to.send(Told::Lines(lines(&[("a", &long)]))).unwrap();
+            told_to.send(FederateReply::Lines(lines(&[("a", &long)]))).unwrap();
         }
         drop(told_to);
         let (go, _) = flume::bounded(1);

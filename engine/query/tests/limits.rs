@@ -6,7 +6,7 @@ use shard::message::piece_bytes;
 use shard::{Command, RangeAnswer, RangeRequest, Shards};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tsdb::Piece;
+use tsdb::SeriesPart;
 
 /// A service with one core, and the commands that the core gets.
 fn service(query_bytes_max: u64) -> (Arc<QueryService>, flume::Receiver<Command>) {
@@ -85,7 +85,7 @@ async fn memory_is_bounded_and_given_back() {
         });
         let (request, reply) = range_request(&commands).await;
         let samples = (0..500).map(|i| Sample { timestamp: Timestamp(i * 100), value: 1.0 }).collect();
-        let piece = Piece { samples, ..Piece::new(Labels::from_pairs([("__name__", "a")])) };
+        let piece = SeriesPart { samples, ..SeriesPart::new(Labels::from_pairs([("__name__", "a")])) };
         // As a core does: the charge comes before the answer.
         let answer = request.budget.charge(0, piece_bytes(&piece));
         let answer = answer.map(|charge| RangeAnswer { pieces: vec![piece], charge });

@@ -5,7 +5,7 @@ use query::{MemoryBounds, QueryError, QueryService, QuerySettings};
 use series::{Labels, Sample, Timestamp};
 use shard::{Command, RangeAnswer, ReduceRequest, Shards};
 use std::time::Duration;
-use tsdb::Piece;
+use tsdb::SeriesPart;
 
 /// What cannot be answered together is asked alone: one that takes too long harms no other.
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn expressions_that_fail_together_are_asked_alone() {
                     let samples = vec![Sample { timestamp: Timestamp(5), value: 2.5 }];
                     let labels = Labels::from_pairs([("__name__", "a")]);
                     let (pieces, charge) =
-                        (vec![Piece { samples, ..Piece::new(labels) }], Charge::empty(&request.budget));
+                        (vec![SeriesPart { samples, ..SeriesPart::new(labels) }], Charge::empty(&request.budget));
                     drop(reply.send(Ok(RangeAnswer { pieces, charge })));
                 }
                 _ => unreachable!("nothing else is asked"),

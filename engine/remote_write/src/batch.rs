@@ -22,7 +22,7 @@ use series::NO_START;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tsdb::log::LoggedExemplars;
-use tsdb::log_reader::{Border, Told};
+use tsdb::log_reader::{BatchOffset, TailSample};
 
 /// Uncompressed bytes of a request after which no series is added: well below the 32 MiB of Prometheus and others, with
 /// room for a series of many megabytes.
@@ -145,8 +145,8 @@ impl BatchBuilder {
     }
 
     /// Adds a sample of a log.
-    pub fn add(&mut self, log: LogId, told: &Told) {
-        let Told { target, group, slot, sample, start, histogram, row, border } = told;
+    pub fn add(&mut self, log: LogId, told: &TailSample) {
+        let TailSample { target, group, slot, sample, start, histogram, row, border } = told;
         let at = sample.timestamp.0;
         let one = match histogram {
             None => Counts { samples: 1, ..Counts::default() },
@@ -218,7 +218,7 @@ impl BatchBuilder {
     }
 
     /// Adds exemplars of a log: they wait for the samples of their series.
-    pub fn add_exemplars(&mut self, log: LogId, mut logged: LoggedExemplars, border: Border) {
+    pub fn add_exemplars(&mut self, log: LogId, mut logged: LoggedExemplars, border: BatchOffset) {
         if !self.settings.sends_exemplars {
             return;
         }
@@ -297,8 +297,8 @@ impl BatchBuilder {
     }
 
     /// Puts a sample into the window.
-    fn collect(&mut self, log: LogId, told: &Told) {
-        let Told { target, group, slot, sample, start, row, border, .. } = told;
+    fn collect(&mut self, log: LogId, told: &TailSample) {
+        let TailSample { target, group, slot, sample, start, row, border, .. } = told;
         let source = self.encoder.source(target, &mut self.builder);
         let (at, value) = (sample.timestamp.0, self.settings.rounding.round(sample.value));
         let sample = WindowSample { target, group, slot: *slot, source, row: row.0, at, value, start: *start };
@@ -353,7 +353,7 @@ impl BatchBuilder {
         }
     }
 
-    fn move_to(&mut self, log: LogId, border: Border) {
+    fn move_to(&mut self, log: LogId, border: BatchOffset) {
         if let Some(LogPosition { border: reached, .. }) = self.cursor.positions.get_mut(&log) {
             *reached = border.max(*reached);
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
-use tsdb::log_reader::Border;
+use tsdb::log_reader::BatchOffset;
 
 /// A log: the start of the process that wrote it, and which of its writers.
 pub type LogId = (u32, u16);
@@ -15,17 +15,17 @@ pub type LogId = (u32, u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogPosition {
     /// Everything before it was acknowledged.
-    pub border: Border,
+    pub border: BatchOffset,
     /// The first file that a reader which continues there needs.
     pub first: u32,
 }
 
 impl LogPosition {
     /// The beginning of a log.
-    pub const START: LogPosition = LogPosition { border: Border { sequence: 1, offset: 0 }, first: 1 };
+    pub const START: LogPosition = LogPosition { border: BatchOffset { sequence: 1, offset: 0 }, first: 1 };
     /// After the end of a log that is not written any more.
     pub const END: LogPosition =
-        LogPosition { border: Border { sequence: u32::MAX, offset: u64::MAX }, first: u32::MAX };
+        LogPosition { border: BatchOffset { sequence: u32::MAX, offset: u64::MAX }, first: u32::MAX };
 }
 
 /// How far an endpoint has acknowledged each log.
@@ -101,7 +101,7 @@ pub fn load(path: &Path) -> io::Result<Option<SendCursor>> {
     };
     let written: SavedCursor = serde_json::from_slice(&bytes)?;
     let position = |position: SavedPosition| {
-        let border = Border { sequence: position.file, offset: position.offset };
+        let border = BatchOffset { sequence: position.file, offset: position.offset };
         ((position.start, position.writer), LogPosition { border, first: position.first_file })
     };
     Ok(Some(SendCursor { boot: written.first_start, positions: written.logs.into_iter().map(position).collect() }))
@@ -117,7 +117,7 @@ mod tests {
         let path = folder.path().join("a.json");
         assert_eq!(load(&path).unwrap(), None);
         for offset in [0, 7, u64::MAX] {
-            let position = LogPosition { border: Border { sequence: 9, offset }, first: 3 };
+            let position = LogPosition { border: BatchOffset { sequence: 9, offset }, first: 3 };
             let cursor =
                 SendCursor { boot: 1, positions: BTreeMap::from([((1, 2), position), ((4, 0), LogPosition::END)]) };
             save(&path, "e", &cursor, offset == 7).unwrap();
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn logs_that_are_done_have_no_place() {
-        let position = LogPosition { border: Border { sequence: 2, offset: 7 }, first: 2 };
+        let position = LogPosition { border: BatchOffset { sequence: 2, offset: 7 }, first: 2 };
         let positions = BTreeMap::from([((3, 0), LogPosition::END), ((3, 1), position)]);
         let mut cursor = SendCursor { boot: 3, positions };
         let of = |cursor: &SendCursor| [(2, 0), (3, 0), (3, 1), (3, 2), (4, 0)].map(|log| cursor.position(log));

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tsdb::log::{LoggedExemplar, LoggedExemplars, TargetKey};
-use tsdb::log_reader::Border;
+use tsdb::log_reader::BatchOffset;
 use tsdb::{GroupBuilder, SlotGroup};
 
 /// How long an exemplar waits.
@@ -35,7 +35,7 @@ pub struct WaitingExemplars {
     count: usize,
     since: Option<Instant>,
     /// Of each log that some are from, where the first of them lies behind.
-    borders: BTreeMap<LogId, Border>,
+    borders: BTreeMap<LogId, BatchOffset>,
     hasher: RandomState,
 }
 
@@ -49,7 +49,7 @@ impl WaitingExemplars {
         self.count >= WAITING_MAX || self.since.is_some_and(|since| since.elapsed() >= WAITS_FOR)
     }
 
-    pub fn add(&mut self, log: LogId, logged: LoggedExemplars, border: Border) {
+    pub fn add(&mut self, log: LogId, logged: LoggedExemplars, border: BatchOffset) {
         let LoggedExemplars { source, labels, exemplars, .. } = logged;
         let target = Arc::new(TargetKey { id: source, labels });
         for exemplar in exemplars {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn exemplars_come_out_once_and_hold_the_cursor() {
         let mut waiting = WaitingExemplars::default();
-        let (log, border) = ((1, 0), |offset| Border { sequence: 3, offset });
+        let (log, border) = ((1, 0), |offset| BatchOffset { sequence: 3, offset });
         let position = |offset| LogPosition { border: border(offset), first: 3 };
         let mut cursor = SendCursor::new(1);
         cursor.positions.insert(log, position(90));

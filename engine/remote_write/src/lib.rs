@@ -54,7 +54,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
-use tsdb::log::KeptLogs;
+use tsdb::log::RetainedLogs;
 
 /// How often logs are kept and let go.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
@@ -76,7 +76,7 @@ const BATCHES_WAITING: usize = 2;
 pub struct RemoteWrite(Arc<Inner>);
 
 struct Inner {
-    logs: KeptLogs,
+    logs: RetainedLogs,
     boot: u32,
     retention: Retention,
     metadata: MetadataSource,
@@ -132,7 +132,7 @@ const BEHIND: Duration = Duration::from_secs(10);
 
 impl RemoteWrite {
     /// Nothing is sent before [`RemoteWrite::reload`]. `boot` is the number of this start in the names of logs.
-    pub fn new(logs: KeptLogs, boot: u32, retention: Retention, metadata: MetadataSource) -> RemoteWrite {
+    pub fn new(logs: RetainedLogs, boot: u32, retention: Retention, metadata: MetadataSource) -> RemoteWrite {
         let (hosts, state, shown) = (Arc::default(), tokio::sync::Mutex::default(), Mutex::default());
         RemoteWrite(Arc::new(Inner { logs, boot, retention, metadata, hosts, state, keeps: Arc::default(), shown }))
     }
@@ -140,7 +140,7 @@ impl RemoteWrite {
     /// Sends nothing, of no logs.
     pub fn none() -> RemoteWrite {
         let retention = Retention::default();
-        RemoteWrite::new(KeptLogs::new("", ""), 0, retention, Arc::new(|| Box::pin(std::future::ready(Vec::new()))))
+        RemoteWrite::new(RetainedLogs::new("", ""), 0, retention, Arc::new(|| Box::pin(std::future::ready(Vec::new()))))
     }
 
     pub fn stats(&self) -> Vec<EndpointStats> {
@@ -394,7 +394,7 @@ fn key(settings: &Settings, is_taken: impl Fn(&str) -> bool) -> String {
 }
 
 /// Measures how far each endpoint is behind and how fast it is; `since` is the time since the last call.
-fn measure(logs: &KeptLogs, endpoints: &[(SendCursor, Arc<Stats>)], since: Duration) {
+fn measure(logs: &RetainedLogs, endpoints: &[(SendCursor, Arc<Stats>)], since: Duration) {
     let (mut newest_written, mut lags) = (None, vec![0; endpoints.len()]);
     for (log, files) in logs.files().unwrap_or_default() {
         for file in files {

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, sync_channel};
 use std::time::{Duration, Instant};
-use tsdb::log::{KeptLogs, LoggedExemplars, Logs};
-use tsdb::log_reader::{Border, LogSink, Reached, ReadLimit, Tail, Told};
+use tsdb::log::{LoggedExemplars, Logs, RetainedLogs};
+use tsdb::log_reader::{BatchOffset, LogSink, ReadLimit, Tail, TailSample, TailStatus};
 
 /// How often to look for more at the end of a log.
 const POLL: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ static READERS: AtomicU64 = AtomicU64::new(1);
 /// Where a reader begins.
 #[derive(Clone)]
 pub struct Start {
-    pub logs: KeptLogs,
+    pub logs: RetainedLogs,
     /// Number of this start of the process.
     pub boot: u32,
     /// Whether what is in the logs of this start already is skipped.
@@ -91,13 +91,13 @@ struct Sink<'b> {
 }
 
 impl LogSink for Sink<'_> {
-    fn sample(&mut self, told: Told) {
+    fn sample(&mut self, told: TailSample) {
         if !self.skips {
             self.batches.add(self.log, &told);
         }
     }
 
-    fn exemplars(&mut self, exemplars: LoggedExemplars, border: Border) {
+    fn exemplars(&mut self, exemplars: LoggedExemplars, border: BatchOffset) {
         if !self.skips {
             self.batches.add_exemplars(self.log, exemplars, border);
         }
@@ -105,7 +105,7 @@ impl LogSink for Sink<'_> {
 }
 
 /// Where a reader with this cursor stands in a log; nothing if it is through with it.
-fn border_in(cursor: &SendCursor, log: LogId) -> Option<Border> {
+fn border_in(cursor: &SendCursor, log: LogId) -> Option<BatchOffset> {
     cursor.position(log).map(|position| position.border)
 }
 
@@ -137,8 +137,8 @@ impl Reader {
                 break;
             }
             match self.step() {
-                Ok(Reached::End) => break,
-                Ok(Reached::More) => {}
+                Ok(TailStatus::End) => break,
+                Ok(TailStatus::More) => {}
                 Err(error) => {
                     tracing::error!(%error, "reading the logs for remote write failed; it is tried again");
                     std::thread::sleep(AGAIN_AFTER);
@@ -151,7 +151,7 @@ impl Reader {
     }
 
     /// Reads for a while. Returns the end once nothing follows any more.
-    fn step(&mut self) -> io::Result<Reached> {
+    fn step(&mut self) -> io::Result<TailStatus> {
         // Before the round: what is appended until then is read in it.
         let is_last = self.batches.outputs.end_with_logs();
         if is_last && !std::mem::replace(&mut self.ends_with_logs, true) {
@@ -164,16 +164,16 @@ impl Reader {
                 tracing::error!(%error, "starting a thread failed; an endpoint of remote write stops until the next reload");
             }
         }
-        if reached == Reached::End && is_last && !has_old {
-            return Ok(Reached::End);
+        if reached == TailStatus::End && is_last && !has_old {
+            return Ok(TailStatus::End);
         }
-        if reached == Reached::End && !is_last {
+        if reached == TailStatus::End && !is_last {
             self.meet()?;
             if !self.batches.outputs.is_empty() {
                 std::thread::sleep(POLL);
             }
         }
-        Ok(Reached::More)
+        Ok(TailStatus::More)
     }
 
     /// Whether there are logs of earlier starts that are not read to their end.
@@ -255,7 +255,7 @@ impl Reader {
     fn catch_up(&mut self) -> io::Result<bool> {
         self.looked = None;
         for _ in 0..CATCH_UP_ROUNDS_MAX {
-            if self.round()? == Reached::End {
+            if self.round()? == TailStatus::End {
                 self.batches.finish();
                 return Ok(self.tails.values().all(|tailed| tailed.tail.is_at_border()));
             }
@@ -284,7 +284,7 @@ impl Reader {
     fn go_to(&mut self, cursor: &SendCursor) -> io::Result<bool> {
         self.look()?;
         for _ in 0..CATCH_UP_ROUNDS_MAX {
-            if self.advance(Some(cursor))? == Reached::End {
+            if self.advance(Some(cursor))? == TailStatus::End {
                 break;
             }
         }
@@ -303,13 +303,13 @@ impl Reader {
     }
 
     /// Reads for a while.
-    pub fn round(&mut self) -> io::Result<Reached> {
+    pub fn round(&mut self) -> io::Result<TailStatus> {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
             self.look()?;
             self.looked = Some(Instant::now());
         }
         let reached = self.advance(None);
-        if matches!(reached, Ok(Reached::End)) {
+        if matches!(reached, Ok(TailStatus::End)) {
             self.batches.flush_window();
         }
         self.batches.finish_if_late();
@@ -317,7 +317,7 @@ impl Reader {
     }
 
     /// Reads for a while, at most to a position.
-    fn advance(&mut self, to: Option<&SendCursor>) -> io::Result<Reached> {
+    fn advance(&mut self, to: Option<&SendCursor>) -> io::Result<TailStatus> {
         self.batches.set_now(now_ms());
         let oldest = self.tails.keys().next().map(|(boot, _)| *boot);
         let border = |log: LogId| to.and_then(|to| border_in(to, log));
@@ -339,7 +339,7 @@ impl Reader {
                 next.max(own).plus_ms(AHEAD_MS_MAX)
             });
             match self.read(log, ReadLimit { row, border: border(log) }) {
-                Ok(Reached::More) if self.tails.get(&log).is_some_and(|tailed| !is_there(tailed, log)) => {}
+                Ok(TailStatus::More) if self.tails.get(&log).is_some_and(|tailed| !is_there(tailed, log)) => {}
                 Ok(_) => {
                     unread.swap_remove(0);
                 }
@@ -350,7 +350,7 @@ impl Reader {
                 }
             }
         }
-        let reached = if unread.is_empty() { Reached::End } else { Reached::More };
+        let reached = if unread.is_empty() { TailStatus::End } else { TailStatus::More };
         failed.map_or(Ok(reached), Err)
     }
 
@@ -373,16 +373,16 @@ impl Reader {
     }
 
     /// Reads a log for a while, up to a limit.
-    fn read(&mut self, log: LogId, limit: ReadLimit) -> io::Result<Reached> {
-        let Some(TailedLog { tail, skips }) = self.tails.get_mut(&log) else { return Ok(Reached::End) };
+    fn read(&mut self, log: LogId, limit: ReadLimit) -> io::Result<TailStatus> {
+        let Some(TailedLog { tail, skips }) = self.tails.get_mut(&log) else { return Ok(TailStatus::End) };
         let batches = &mut self.batches;
-        let untold = tail.untold();
+        let untold = tail.losses();
         let reached = tail.read_until(limit, &mut Sink { batches, log, skips: *skips })?;
         if !*skips {
-            batches.outputs.stats().for_each(|stats| stats.add_losses(untold, tail.untold()));
+            batches.outputs.stats().for_each(|stats| stats.add_losses(untold, tail.losses()));
         }
         batches.cursor.positions.insert(log, LogPosition { border: tail.border(), first: tail.first_needed() });
-        if reached == Reached::End {
+        if reached == TailStatus::End {
             *skips = false;
             if log.0 != self.start.boot {
                 self.tails.remove(&log);

@@ -10,7 +10,7 @@ use crate::stats::Stats;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tsdb::log::{FileId, KeptLogs};
+use tsdb::log::{FileId, RetainedLogs};
 
 /// How much of the logs is kept for endpoints that do not take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ struct RetainedFile<'a> {
 
 impl Retention {
     /// Removes files that no endpoint needs, and those that are too old or too many.
-    pub fn remove_unneeded(&self, logs: &KeptLogs, boot: u32, endpoints: &[Acknowledged]) {
+    pub fn remove_unneeded(&self, logs: &RetainedLogs, boot: u32, endpoints: &[Acknowledged]) {
         let mut kept = retained_files(logs, boot, endpoints);
         let is_free = |one: &RetainedFile| !one.is_in_use && !one.is_needed;
         for one in kept.iter().filter(|one| is_free(one)) {
@@ -75,14 +75,14 @@ impl Retention {
     }
 }
 
-fn remove(logs: &KeptLogs, file: FileId) {
+fn remove(logs: &RetainedLogs, file: FileId) {
     if let Err(error) = logs.remove(file) {
         tracing::warn!(%file, %error, "removing a log file that was sent failed");
     }
 }
 
 /// A file that was read may be needed for longer: for the segments that began in it.
-fn retained_files<'a>(logs: &KeptLogs, boot: u32, endpoints: &'a [Acknowledged]) -> Vec<RetainedFile<'a>> {
+fn retained_files<'a>(logs: &RetainedLogs, boot: u32, endpoints: &'a [Acknowledged]) -> Vec<RetainedFile<'a>> {
     let in_use = logs.in_use().unwrap_or_default();
     let mut kept = Vec::new();
     for (log, files) in logs.files().unwrap_or_default() {
@@ -93,8 +93,9 @@ fn retained_files<'a>(logs: &KeptLogs, boot: u32, endpoints: &'a [Acknowledged])
             let positions = endpoints.iter().filter_map(|(cursor, stats)| Some((cursor.position(log)?, &**stats)));
             let needed: Vec<_> = positions.filter(|(position, _)| file.sequence >= position.first).collect();
             let unread = needed.iter().filter(|(position, _)| file.sequence >= position.border.sequence);
-            let stands_at =
-                |border: tsdb::log_reader::Border| if border.sequence == file.sequence { border.offset } else { 0 };
+            let stands_at = |border: tsdb::log_reader::BatchOffset| {
+                if border.sequence == file.sequence { border.offset } else { 0 }
+            };
             let unread = unread.map(|(position, stats)| (*stats, stands_at(position.border))).collect();
             let is_in_use = file.sequence >= first_in_use || log.0 == boot && Some(file) == last;
             // Without anybody who needs it, the last one is as good as read.
@@ -105,7 +106,7 @@ fn retained_files<'a>(logs: &KeptLogs, boot: u32, endpoints: &'a [Acknowledged])
     kept
 }
 
-fn count_lost(logs: &KeptLogs, one: &RetainedFile) {
+fn count_lost(logs: &RetainedLogs, one: &RetainedFile) {
     for (stats, offset) in &one.unread {
         stats.files_lost.fetch_add(1, Ordering::Relaxed);
         stats.log_bytes_lost.fetch_add(one.bytes.saturating_sub(*offset), Ordering::Relaxed);
@@ -122,7 +123,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
     use std::time::SystemTime;
-    use tsdb::log_reader::Border;
+    use tsdb::log_reader::BatchOffset;
 
     fn id(boot: u32, sequence: u32) -> FileId {
         FileId { boot, writer: 0, sequence }
@@ -132,7 +133,7 @@ mod tests {
         cursors.iter().map(|cursor| (cursor.clone(), Arc::default())).collect()
     }
 
-    fn kept(logs: &KeptLogs) -> Vec<FileId> {
+    fn kept(logs: &RetainedLogs) -> Vec<FileId> {
         logs.files().unwrap().into_values().flatten().collect()
     }
 
@@ -143,18 +144,18 @@ mod tests {
 
     /// A cursor of the log of the second start.
     fn at(border: u32, offset: u64, first: u32) -> SendCursor {
-        let position = LogPosition { border: Border { sequence: border, offset }, first };
+        let position = LogPosition { border: BatchOffset { sequence: border, offset }, first };
         SendCursor { boot: 2, positions: BTreeMap::from([((2, 0), position)]) }
     }
 
     #[test]
     fn files_are_removed_when_every_endpoint_has_them() {
         let folder = tempfile::tempdir().unwrap();
-        let logs = KeptLogs::new(folder.path().join("log"), folder.path());
+        let logs = RetainedLogs::new(folder.path().join("log"), folder.path());
         let all = [id(1, 1), id(1, 2), id(2, 1), id(2, 2), id(2, 3)];
         all.iter().for_each(|id| std::fs::write(folder.path().join(id.to_string()), "x").unwrap());
         let retention = Retention::default();
-        let at_first = |first| LogPosition { border: Border { sequence: 9, offset: 0 }, first };
+        let at_first = |first| LogPosition { border: BatchOffset { sequence: 9, offset: 0 }, first };
         let one = SendCursor { boot: 1, positions: BTreeMap::from([((1, 0), at_first(2)), ((2, 0), at_first(3))]) };
         let other = SendCursor { boot: 2, positions: BTreeMap::from([((2, 0), at_first(2))]) };
         retention.remove_unneeded(&logs, 2, &with_stats(&[one.clone(), SendCursor::new(2)]));
@@ -180,7 +181,7 @@ mod tests {
     #[test]
     fn beyond_the_bound_of_bytes_the_oldest_are_given_up_and_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let logs = KeptLogs::new(folder.path().join("log"), folder.path());
+        let logs = RetainedLogs::new(folder.path().join("log"), folder.path());
         for (sequence, age) in [(1, 50), (2, 40), (3, 30), (4, 20)] {
             std::fs::write(folder.path().join(id(2, sequence).to_string()), vec![b'x'; 100]).unwrap();
             set_age(folder.path(), id(2, sequence), Duration::from_secs(age));

@@ -19,7 +19,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tsdb::log::{Action, FileId, Journal, KeptLogs, Options, TargetKey, Writer};
+use tsdb::log::{Action, FileId, Journal, Options, RetainedLogs, TargetKey, Writer};
 use tsdb::{AppendScratch, GroupBuilder, SegmentLimits, SlotGroup, TargetHead};
 
 const TARGETS: usize = 4;
@@ -140,7 +140,7 @@ impl Cores {
     }
 
     /// Hands what was appended to files, and keeps them.
-    fn write(&mut self, logs: &KeptLogs, folder: &Path) {
+    fn write(&mut self, logs: &RetainedLogs, folder: &Path) {
         for journal in &mut self.journals {
             let now_ms = self.at as u64;
             journal.set_now(now_ms);
@@ -191,7 +191,12 @@ struct Sending {
 }
 
 /// A reader for one endpoint, and its batches.
-fn reader(logs: &KeptLogs, boot: u32, cursor: SendCursor, message: Message) -> (Reader, mpsc::Receiver<Arc<Batch>>) {
+fn reader(
+    logs: &RetainedLogs,
+    boot: u32,
+    cursor: SendCursor,
+    message: Message,
+) -> (Reader, mpsc::Receiver<Arc<Batch>>) {
     let mut settings = RemoteWrite::default();
     settings.queue_config.max_samples_per_send = 20;
     settings.queue_config.batch_send_deadline = std::time::Duration::ZERO;
@@ -207,7 +212,7 @@ fn reader(logs: &KeptLogs, boot: u32, cursor: SendCursor, message: Message) -> (
 
 impl Sending {
     /// Starts, or starts anew behind what was acknowledged.
-    fn start(logs: &KeptLogs, boot: u32, message: Message, before: Vec<Endpoint>) -> Sending {
+    fn start(logs: &RetainedLogs, boot: u32, message: Message, before: Vec<Endpoint>) -> Sending {
         let (mut endpoints, mut readers) = (Vec::new(), Vec::new());
         for Endpoint { acknowledged, arrived, is_away, .. } in before {
             let (reader, batches) = reader(logs, boot, acknowledged.clone(), message);
@@ -334,7 +339,7 @@ fn run(seed: u64) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let (log, kept) = (folder.path().join("log"), folder.path().join("kept"));
     std::fs::create_dir(&log).unwrap();
-    let logs = KeptLogs::new(&log, &kept);
+    let logs = RetainedLogs::new(&log, &kept);
     // Some runs are behind, so that rows are collected; in the others every row is as good as new.
     let first = if seed.is_multiple_of(2) { 1_000_000 } else { now_ms() + 3_600_000 };
     let message = if seed.is_multiple_of(3) { Message::V2 } else { Message::V1 };

@@ -4,7 +4,7 @@ use remote::Counts;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tsdb::log_reader::Untold;
+use tsdb::log_reader::TailLosses;
 
 /// Upper bounds of the histogram of request times, in seconds. Prometheus' own.
 pub const BUCKETS: [f64; 15] =
@@ -117,7 +117,7 @@ impl Stats {
         LOSSES.iter().zip(&self.losses).map(|((name, _), count)| (*name, count.load(Relaxed)))
     }
 
-    pub fn add_losses(&self, before: Untold, now: Untold) {
+    pub fn add_losses(&self, before: TailLosses, now: TailLosses) {
         self.rows_lost.fetch_add(now.rows - before.rows, Relaxed);
     }
 

@@ -5,7 +5,7 @@
 //!   * a bad configuration changes nothing; the page, the API and the log say why it was refused
 
 use crate::service_manager::ServiceManager;
-use api::Running;
+use api::ActiveConfig;
 use config::Config;
 use notifier::Notifier;
 use remote_write::RemoteWrite;
@@ -25,7 +25,7 @@ pub struct Reloader {
     pub is_agent: bool,
     /// Whether a feature has targets asked for protobuf first.
     pub prefers_protobuf: bool,
-    pub running: watch::Sender<Arc<Running>>,
+    pub running: watch::Sender<Arc<ActiveConfig>>,
     pub targets: ManagerHandle,
     pub notifier: Notifier,
     pub remote_write: RemoteWrite,
@@ -120,7 +120,7 @@ impl Reloader {
                 self.failures.reopen(&config);
                 self.exemplars.reload(&config).await;
                 self.shipper.reload(&config);
-                self.running.send_modify(|running| *running = Arc::new(Running::good(config)));
+                self.running.send_modify(|running| *running = Arc::new(ActiveConfig::good(config)));
                 self.rules.reload(groups).await;
                 tracing::info!(file = %self.file.display(), "configuration loaded");
                 Ok(())

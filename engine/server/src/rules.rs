@@ -1,7 +1,7 @@
 //! Rules in the server: who answers them and takes what they yield, how their files are loaded, and the tools for them.
 
 use crate::tool::say;
-use api::Running;
+use api::ActiveConfig;
 use config::{Config, ConfigErrors};
 use notifier::{Alert, Notifier};
 use query::{Caller, QueryAnswer, QueryError, QueryService, SelectRequest};
@@ -22,7 +22,7 @@ pub struct ServerHost {
     pub queries: Arc<QueryService>,
     pub shards: Shards,
     pub notifier: Notifier,
-    pub running: watch::Receiver<Arc<Running>>,
+    pub running: watch::Receiver<Arc<ActiveConfig>>,
     /// Where the answers are waited for; the threads that evaluate rules may block.
     pub runtime: Handle,
 }

@@ -199,10 +199,10 @@ impl Storage {
     }
 
     /// Logs that are to be sent, and the number of this start.
-    fn retained_logs(&self) -> (tsdb::log::KeptLogs, u32) {
+    fn retained_logs(&self) -> (tsdb::log::RetainedLogs, u32) {
         match self {
-            Storage::Store(store) => (store.kept_logs(), store.boot()),
-            Storage::Agent(agent) => (agent.kept_logs(), agent.boot()),
+            Storage::Store(store) => (store.retained_logs(), store.boot()),
+            Storage::Agent(agent) => (agent.retained_logs(), agent.boot()),
         }
     }
 
@@ -313,7 +313,7 @@ async fn control_plane(
     let (logs, boot) = storage.retained_logs();
     let remote_write = RemoteWrite::new(logs, boot, serve.log_retention(), metadata_source(shards.clone()));
     remote_write.reload(&config).await;
-    let (running_to, running) = watch::channel(Arc::new(api::Running::good(config.clone())));
+    let (running_to, running) = watch::channel(Arc::new(api::ActiveConfig::good(config.clone())));
     let sink = shards.clone();
     let discovery = targets::DiscoveryContext::start(targets::SdOptions {
         keep_in: serve.discovery_keep_lists.then(|| serve.folder().join("discovery")),

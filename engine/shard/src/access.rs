@@ -6,10 +6,10 @@
 //!   * jobs with equal http_config share one [`Access`]; it is kept current for as long as somebody holds it
 //!   * a changed file is noticed within [`CHECK_EVERY`]; what it made of the settings is published only if they are good,
 //!     or still bad at the next check: two files are never replaced at one moment
-//!   * equal certificates keep the same [`Ways`], so a new password costs no handshake
+//!   * equal certificates keep the same [`ConnectOptions`], so a new password costs no handshake
 //!   * no text that leaves here holds a secret
 
-use crate::fetch::{TlsOutcome, Ways};
+use crate::fetch::{ConnectOptions, TlsOutcome};
 use client::header::AUTHORIZATION;
 use client::oauth2::Tokens;
 use client::proxy::Proxies;
@@ -39,25 +39,25 @@ pub(crate) type Headers = Vec<(String, String)>;
 
 /// The settings of the moment.
 #[derive(Clone)]
-pub(crate) struct Prepared {
+pub(crate) struct HttpSettings {
     /// `None` until they are known for the first time; an error fails the scrape.
     pub headers: Option<Result<Headers, String>>,
-    pub ways: Arc<Ways>,
+    pub ways: Arc<ConnectOptions>,
 }
 
 /// One http_config, kept current.
 pub(crate) struct Access {
     http: HttpConfig,
-    now: watch::Receiver<Arc<Prepared>>,
+    now: watch::Receiver<Arc<HttpSettings>>,
 }
 
 impl Access {
-    pub fn now(&self) -> Arc<Prepared> {
+    pub fn now(&self) -> Arc<HttpSettings> {
         self.now.borrow().clone()
     }
 
     /// Waits until the headers are known.
-    pub async fn ready(&self) -> Arc<Prepared> {
+    pub async fn ready(&self) -> Arc<HttpSettings> {
         let mut now = self.now.clone();
         // Its keeper publishes before it ends.
         match now.wait_for(|prepared| prepared.headers.is_some()).await {
@@ -95,7 +95,7 @@ impl Accesses {
         known.retain(|access| access.strong_count() > 0);
         let same = known.iter().filter_map(Weak::upgrade).find(|access| access.http == *http);
         same.unwrap_or_else(|| {
-            let waiting = Prepared { headers: None, ways: Arc::default() };
+            let waiting = HttpSettings { headers: None, ways: Arc::default() };
             let (publish, now) = watch::channel(Arc::new(waiting));
             let access = Arc::new(Access { http: http.clone(), now });
             known.push(Arc::downgrade(&access));
@@ -109,13 +109,13 @@ impl Accesses {
 type Stamps = Vec<Option<(u64, u64, i64, i64, i64)>>;
 
 /// The last good value, or the error that stood for two looks in a row.
-struct Settled<T> {
+struct Debounced<T> {
     value: Option<Result<T, String>>,
     failed_once: bool,
 }
 
-impl<T> Settled<T> {
-    const UNKNOWN: Settled<T> = Settled { value: None, failed_once: false };
+impl<T> Debounced<T> {
+    const UNKNOWN: Debounced<T> = Debounced { value: None, failed_once: false };
 
     fn take(&mut self, seen: Result<T, String>) {
         let is_first_failure = seen.is_err() && matches!(self.value, Some(Ok(_))) && !self.failed_once;
@@ -127,28 +127,28 @@ impl<T> Settled<T> {
 }
 
 /// What becomes of one http_config.
-struct Keeper {
+struct SettingsRefresher {
     http: HttpConfig,
     paths: Arc<[PathBuf]>,
     proxies: Proxies,
     connect_headers: Headers,
     tokens: Option<Tokens>,
-    token: Settled<(String, String)>,
+    token: Debounced<(String, String)>,
     token_again: Instant,
-    headers: Settled<Headers>,
+    headers: Debounced<Headers>,
     /// What was made of the certificates, and of which.
-    tls: Settled<(Pem, Arc<ClientConfig>)>,
+    tls: Debounced<(Pem, Arc<ClientConfig>)>,
     /// The last look at the files was no good: look again, changed or not.
     look_again: bool,
-    ways: Arc<Ways>,
+    ways: Arc<ConnectOptions>,
 }
 
 /// Keeps one access current until nobody holds it; once is enough where nothing can change.
-async fn keep(http: HttpConfig, access: Weak<Access>, publish: watch::Sender<Arc<Prepared>>) {
-    let mut keeper = match Keeper::new(http) {
+async fn keep(http: HttpConfig, access: Weak<Access>, publish: watch::Sender<Arc<HttpSettings>>) {
+    let mut keeper = match SettingsRefresher::new(http) {
         Ok(keeper) => keeper,
         Err(text) => {
-            publish.send_replace(Arc::new(Prepared { headers: Some(Err(text)), ways: Arc::default() }));
+            publish.send_replace(Arc::new(HttpSettings { headers: Some(Err(text)), ways: Arc::default() }));
             return;
         }
     };
@@ -176,8 +176,8 @@ async fn keep(http: HttpConfig, access: Weak<Access>, publish: watch::Sender<Arc
     }
 }
 
-impl Keeper {
-    fn new(http: HttpConfig) -> Result<Keeper, String> {
+impl SettingsRefresher {
+    fn new(http: HttpConfig) -> Result<SettingsRefresher, String> {
         let env = |name: &str| std::env::var(name).ok();
         let proxies = Proxies::new(http.proxy_url.as_ref(), &http.no_proxy, http.proxy_from_environment, env)?;
         let tokens = http.oauth2.as_ref().map(|oauth2| Tokens::new(oauth2, TOKEN_WITHIN)).transpose();
@@ -185,15 +185,15 @@ impl Keeper {
             .proxy_connect_header
             .iter()
             .flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.reveal().to_owned())));
-        Ok(Keeper {
+        Ok(SettingsRefresher {
             paths: paths(&http).into(),
             proxies,
             connect_headers: connect_headers.collect(),
             tokens: tokens.map_err(|error| error.text)?,
-            token: Settled::UNKNOWN,
+            token: Debounced::UNKNOWN,
             token_again: Instant::now(),
-            headers: Settled::UNKNOWN,
-            tls: Settled::UNKNOWN,
+            headers: Debounced::UNKNOWN,
+            tls: Debounced::UNKNOWN,
             look_again: false,
             ways: Arc::default(),
             http,
@@ -246,14 +246,14 @@ impl Keeper {
     }
 
     /// What there is now.
-    fn prepared(&mut self) -> Prepared {
+    fn prepared(&mut self) -> HttpSettings {
         let tls = match &self.tls.value {
             None => None,
             Some(Ok((_, config))) => Some(Ok(config.clone())),
             Some(Err(text)) => Some(Err(text.clone())),
         };
         if !is_same_tls(&tls, &self.ways.tls) {
-            self.ways = Arc::new(Ways {
+            self.ways = Arc::new(ConnectOptions {
                 tls,
                 server_name: self.http.tls_config.server_name.clone(),
                 proxies: self.proxies.clone(),
@@ -268,7 +268,7 @@ impl Keeper {
             (Some(Ok(headers)), None) => Some(Ok(headers.clone())),
             (Some(Ok(headers)), Some(Ok(token))) => Some(Ok(headers.iter().chain([token]).cloned().collect())),
         };
-        Prepared { headers, ways: self.ways.clone() }
+        HttpSettings { headers, ways: self.ways.clone() }
     }
 }
 
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn one_bad_look_changes_nothing() {
-        let mut settled = Settled::UNKNOWN;
+        let mut settled = Debounced::UNKNOWN;
         let mut check = |seen: Result<u8, &str>, want: Result<u8, &str>| {
             settled.take(seen.map_err(str::to_owned));
             assert_eq!(settled.value, Some(want.map_err(str::to_owned)));

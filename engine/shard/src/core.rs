@@ -20,25 +20,25 @@ mod upkeep;
 mod written;
 
 use crate::access::Accesses;
-use crate::asking::Asking;
 use crate::content_type;
 use crate::exemplars::ExemplarRing;
 use crate::failure_log::FailureLog;
 use crate::fetch::{FetchError, Fetched, Fetcher, Opened};
-use crate::head_owner::{HistogramHolder, Holder};
+use crate::head_owner::{HeadOwner, HistogramOwner};
+use crate::heartbeat::Heartbeat;
 use crate::ingest::{Interner, Reader, Report};
 use crate::layouts::LayoutFile;
 use crate::message::Command;
 use crate::natives::NativeRows;
 use crate::payload::{Scraped, read_payload};
 use crate::resolver::{Resolver, ResolverThreads};
-use crate::runtime::Pulse;
 use crate::sample_features::SampleFeatures;
 use crate::schedule::{Action, PHASE_GRID_US, Schedule, Slot, first_due_in_us};
 use crate::signal::{Signal, Start};
 use crate::status::{CoreStats, Missed, Reason, TargetStatus};
+use crate::target_client::TargetClient;
 use crate::time_slice::{CoreTask, TaskTimes, TimeSlice};
-use crate::written::{Acknowledgements, HistogramStamps, WriteRowsRequest, Written};
+use crate::written::{Acknowledgements, HistogramStamps, PushStore, WriteRowsRequest};
 use ahash::AHashMap;
 use exposition::Readings;
 use glommio::timer::Timer;
@@ -61,7 +61,7 @@ pub(crate) struct Settings {
     pub offset_seed: u64,
     pub store: Option<Arc<Store>>,
     pub agent: Option<Arc<AgentStore>>,
-    pub pulse: Arc<Pulse>,
+    pub heartbeat: Arc<Heartbeat>,
     pub resolver: ResolverThreads,
     pub accesses: Accesses,
     pub failures: FailureLog,
@@ -82,7 +82,7 @@ const SNAP_MS_MAX: u64 = 2;
 /// A wall clock that went back by less than this leaves no gap: stamps go on a millisecond at a time.
 const HOLD_MS_MAX: i64 = 60_000;
 /// Buffers for readings at rest; more scrapes than this are rarely being read at once.
-const READINGS_KEPT_MAX: usize = 8;
+const READINGS_STORED_MAX: usize = 8;
 
 /// Runs until the process ends.
 pub(crate) async fn run(settings: Settings, commands: flume::Receiver<Command>) {
@@ -96,9 +96,9 @@ pub(crate) async fn run(settings: Settings, commands: flume::Receiver<Command>) 
     let targets = queue(200, Latency::NotImportant, "targets");
     let log = queue(400, Latency::NotImportant, "log");
     let upkeep = queue(50, Latency::NotImportant, "upkeep");
-    let pulse = settings.pulse.clone();
+    let heartbeat = settings.heartbeat.clone();
     let core = Rc::new(Core::new(settings, scrapes, federations));
-    spawn(pulse.beat_forever(), scrapes);
+    spawn(heartbeat.beat_forever(), scrapes);
     spawn(core.clone().keep_time(), scrapes);
     spawn(core.clone().keep_log(), log);
     spawn(core.clone().keep_up(), upkeep);
@@ -122,7 +122,7 @@ struct Scraper {
     slot: Slot,
     target: RefCell<Arc<Target>>,
     signal: Signal,
-    holder: Rc<Holder>,
+    holder: Rc<HeadOwner>,
     /// Away while a body is being read.
     reader: RefCell<Option<Reader>>,
     status: RefCell<TargetStatus>,
@@ -154,10 +154,10 @@ struct Core {
     free: RefCell<Vec<Slot>>,
     by_id: RefCell<AHashMap<TargetId, Slot>>,
     /// Targets and sources that are gone, while their rows are not in chunks yet.
-    ended: RefCell<Vec<Rc<Holder>>>,
-    ended_histograms: RefCell<Vec<Rc<HistogramHolder>>>,
+    ended: RefCell<Vec<Rc<HeadOwner>>>,
+    ended_histograms: RefCell<Vec<Rc<HistogramOwner>>>,
     /// Samples that no scrape brings.
-    written: RefCell<Written>,
+    written: RefCell<PushStore>,
     label_index: index::CoreIndex,
     task_times: TaskTimes,
     acknowledgements: RefCell<Acknowledgements>,
@@ -173,7 +173,7 @@ struct Core {
     readings: RefCell<Vec<Readings>>,
     append: RefCell<(AppendScratch, Vec<f64>)>,
     stats: RefCell<CoreStats>,
-    pulse: Arc<Pulse>,
+    heartbeat: Arc<Heartbeat>,
     stopping: Cell<bool>,
     /// Starts a turn of the log.
     log_turn: Signal,
@@ -231,7 +231,7 @@ impl Core {
             by_id: RefCell::default(),
             ended: RefCell::default(),
             ended_histograms: RefCell::default(),
-            written: RefCell::new(Written::new(limits)),
+            written: RefCell::new(PushStore::new(limits)),
             label_index: index::CoreIndex::default(),
             task_times: TaskTimes::default(),
             acknowledgements: RefCell::default(),
@@ -246,7 +246,7 @@ impl Core {
             readings: RefCell::default(),
             append: RefCell::default(),
             stats: RefCell::new(CoreStats::new(settings.index, settings.cpu)),
-            pulse: settings.pulse,
+            heartbeat: settings.heartbeat,
             stopping: Cell::new(false),
             log_turn: Signal::default(),
             log_ended: Cell::new(false),
@@ -262,7 +262,7 @@ impl Core {
         let mut actions = Vec::new();
         let mut log_due_us = 0;
         while !self.stopping.get() {
-            self.pulse.beat();
+            self.heartbeat.beat();
             self.schedule.borrow_mut().step(self.now_us(), &mut actions);
             for action in actions.drain(..) {
                 self.carry_out(action);
@@ -349,7 +349,7 @@ impl Core {
         let scraper = Rc::new(Scraper {
             slot,
             signal: Signal::default(),
-            holder: Rc::new(Holder::of_target(target.id.0, target.labels.clone(), head)),
+            holder: Rc::new(HeadOwner::of_target(target.id.0, target.labels.clone(), head)),
             reader: RefCell::new(Some(reader)),
             status: RefCell::new(TargetStatus::new(target.id, self.index)),
             last_start_us: Cell::new(None),
@@ -392,15 +392,15 @@ impl Core {
     async fn scrape_forever(self: Rc<Self>, scraper: Rc<Scraper>) {
         let target = scraper.target.borrow().clone();
         let access = self.accesses.of(&target.job.http);
-        let mut asking = Asking::new(target, access);
+        let mut client = TargetClient::new(target, access);
         while let Some(start) = scraper.signal.next().await {
             let newest = scraper.target.borrow().clone();
-            if !Arc::ptr_eq(&newest, asking.target()) {
+            if !Arc::ptr_eq(&newest, client.target()) {
                 self.retarget(&scraper, &newest);
                 let access = self.accesses.of(&newest.job.http);
-                asking.retarget(newest, access);
+                client.retarget(newest, access);
             }
-            self.scrape(&scraper, &mut asking, start).await;
+            self.scrape(&scraper, &mut client, start).await;
             if !scraper.signal.is_expired() && !scraper.signal.is_stopped() {
                 self.schedule.borrow_mut().finished(scraper.slot);
             }
@@ -411,7 +411,7 @@ impl Core {
         let mut head = scraper.holder.head.borrow_mut();
         if !scraper.has_moved.get() {
             let at = stamp(wall_us() / 1000, head.newest_at());
-            let target = asking.target();
+            let target = client.target();
             let mark_stamped = target.job.track_timestamps_staleness;
             // Only a clock that went far back refuses the row; the series then end when they are out of the lookback.
             let _ = head.end(at, mark_stamped, &mut self.journal.borrow_mut(), &mut self.append.borrow_mut().0);
@@ -424,7 +424,7 @@ impl Core {
         drop(head);
         if !scraper.has_moved.get() {
             let (mut stats, scratch) = (self.stats.borrow_mut(), &mut self.append.borrow_mut().0);
-            self.append_natives(&scraper, asking.target(), NativeRows::default(), at, scratch, &mut stats);
+            self.append_natives(&scraper, client.target(), NativeRows::default(), at, scratch, &mut stats);
         }
         self.ended.borrow_mut().push(scraper.holder.clone());
     }
@@ -440,8 +440,8 @@ impl Core {
         }
     }
 
-    async fn scrape(&self, scraper: &Scraper, asking: &mut Asking, start: Start) {
-        let target = asking.target().clone();
+    async fn scrape(&self, scraper: &Scraper, client: &mut TargetClient, start: Start) {
+        let target = client.target().clone();
         let begun = Instant::now();
         let start_us = self.now_us();
         let late_us = start_us.saturating_sub(start.due_us);
@@ -451,20 +451,20 @@ impl Core {
         }
         self.note_start(scraper, &target, start_us, late_us);
 
-        let opened_before = asking.opened();
+        let opened_before = client.opened();
         let fetched = match &target.forced_error {
             Some(error) => Err(FetchError { reason: Reason::TargetLimit, text: error.to_string() }),
             None => {
-                let fetch = asking.fetch(&self.fetcher, begun + target.timeout);
+                let fetch = client.fetch(&self.fetcher, begun + target.timeout);
                 // Boxed, so that ten thousand idle targets do not each hold the room of a scrape in flight.
                 match scraper.signal.unless_over(Box::pin(fetch)).await {
                     Some(fetched) => fetched,
                     None if scraper.signal.is_stopped() => return,
-                    None => Err(asking.timed_out()),
+                    None => Err(client.timed_out()),
                 }
             }
         };
-        self.note_opened(opened_before, asking.opened());
+        self.note_opened(opened_before, client.opened());
 
         let mut reader = scraper.reader.take().expect("only the target's task takes it");
         let mut readings = self.readings.borrow_mut().pop().unwrap_or_default();
@@ -472,7 +472,7 @@ impl Core {
             |fetched: Fetched| content_type::format_of(&fetched, &target.job).map(|format| (format, fetched));
         let read = match fetched.and_then(with_format) {
             Ok((format, fetched)) => {
-                self.layouts.tell(&mut reader, &target);
+                self.layouts.prepare(&mut reader, &target);
                 let safe_mode = self.store.as_ref().and_then(|store| store.safe_mode());
                 let safe_mode = safe_mode.or_else(|| self.agent.as_ref().and_then(|agent| agent.safe_mode()));
                 let samples_max = safe_mode.map_or(u64::MAX, |safe_mode| safe_mode.samples_max);
@@ -489,7 +489,7 @@ impl Core {
         }
         *scraper.reader.borrow_mut() = Some(reader);
         let mut kept = self.readings.borrow_mut();
-        if kept.len() < READINGS_KEPT_MAX {
+        if kept.len() < READINGS_STORED_MAX {
             kept.push(readings);
         }
     }
@@ -713,7 +713,7 @@ impl Core {
     }
 
     /// What takes samples: targets, then sources of samples that no scrape brings.
-    fn all_holders(&self) -> Vec<Rc<Holder>> {
+    fn all_holders(&self) -> Vec<Rc<HeadOwner>> {
         let scrapers = self.scrapers.borrow();
         let of_targets = scrapers.iter().flatten().map(|scraper| scraper.holder.clone());
         of_targets.chain(self.written.borrow().holders()).collect()

@@ -8,7 +8,7 @@ use crate::exemplars::{ExemplarsRequest, StoredExemplar};
 use crate::message::{Cardinality, Command, LimitError, MetadataRequest, TargetMetadata};
 use crate::status::{CoreStats, TargetStatus};
 use crate::written::{
-    self, HistogramStamps, NotKept, ReceiveOutcome, ReceiveRequest, Received, WriteOutcome, WriteRowsRequest,
+    self, HistogramStamps, PushedSeries, ReceiveOutcome, ReceiveRequest, WriteError, WriteOutcome, WriteRowsRequest,
 };
 use exposition::Exemplar;
 use series::{Labels, Timestamp, Value};
@@ -37,7 +37,7 @@ pub enum ShardError {
     #[error("reading blocks: {0}")]
     Blocks(String),
     #[error(transparent)]
-    NotKept(#[from] NotKept),
+    NotKept(#[from] WriteError),
 }
 
 /// The cores, as seen from the control plane. Cloning copies a pointer.
@@ -104,7 +104,7 @@ impl Shards {
     }
 
     /// Takes samples that somebody writes to us, each with its time. Returns once the log has what could be taken.
-    pub async fn receive(&self, series: Vec<Received>) -> Result<ReceiveOutcome, ShardError> {
+    pub async fn receive(&self, series: Vec<PushedSeries>) -> Result<ReceiveOutcome, ShardError> {
         let mut of_cores: Vec<ReceiveRequest> = (0..self.count()).map(|_| ReceiveRequest::default()).collect();
         for (source, series) in written::source_of(series) {
             let core = (source.hash64() % self.count() as u64) as usize;

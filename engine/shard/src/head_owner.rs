@@ -13,29 +13,29 @@ use xxhash_rust::xxh64::xxh64;
 const HISTOGRAMS_IDLE_MS: i64 = 600_000;
 
 /// The owner of a head.
-pub struct Holder {
+pub struct HeadOwner {
     pub id: u64,
     /// Labels of all its series.
     pub labels: Labels,
     pub head: RefCell<TargetHead>,
     /// Histograms of the same series.
-    pub histograms: Option<Rc<HistogramHolder>>,
+    pub histograms: Option<Rc<HistogramOwner>>,
     /// Whether the rows are those of scrapes that go on: a target, and it is still there.
     is_scraped: Cell<bool>,
     pub index: IndexEntry,
 }
 
-impl Holder {
+impl HeadOwner {
     /// Of a target.
-    pub fn of_target(id: u64, labels: Labels, head: TargetHead) -> Holder {
+    pub fn of_target(id: u64, labels: Labels, head: TargetHead) -> HeadOwner {
         let (head, index) = (RefCell::new(head), IndexEntry::default());
-        Holder { id, labels, head, histograms: None, is_scraped: Cell::new(true), index }
+        HeadOwner { id, labels, head, histograms: None, is_scraped: Cell::new(true), index }
     }
 
     /// Of pushed series.
-    pub fn of_pushed(id: u64, labels: Labels, head: TargetHead, histograms: Rc<HistogramHolder>) -> Holder {
+    pub fn of_pushed(id: u64, labels: Labels, head: TargetHead, histograms: Rc<HistogramOwner>) -> HeadOwner {
         let (head, index) = (RefCell::new(head), IndexEntry::default());
-        Holder { id, labels, head, histograms: Some(histograms), is_scraped: Cell::new(false), index }
+        HeadOwner { id, labels, head, histograms: Some(histograms), is_scraped: Cell::new(false), index }
     }
 
     pub fn is_scraped(&self) -> bool {
@@ -49,7 +49,7 @@ impl Holder {
 }
 
 /// The owner of histograms.
-pub struct HistogramHolder {
+pub struct HistogramOwner {
     /// Labels of all series.
     pub labels: Labels,
     pub head: RefCell<HistogramHead>,
@@ -58,11 +58,11 @@ pub struct HistogramHolder {
     pub index: IndexEntry,
 }
 
-impl HistogramHolder {
-    pub fn new(id: u64, labels: Labels, limits: SegmentLimits) -> HistogramHolder {
+impl HistogramOwner {
+    pub fn new(id: u64, labels: Labels, limits: SegmentLimits) -> HistogramOwner {
         let key = TargetKey { id: xxh64(b"histograms", id), labels: labels.clone() };
         let (head, index) = (RefCell::new(HistogramHead::new(key, limits)), IndexEntry::default());
-        HistogramHolder { labels, head, seen_ms: Cell::new(0), index }
+        HistogramOwner { labels, head, seen_ms: Cell::new(0), index }
     }
 
     pub fn note_row(&self, now_ms: i64) {
@@ -78,8 +78,8 @@ impl HistogramHolder {
 /// A head in the label index of its core.
 #[derive(Clone)]
 pub enum IndexedHead {
-    Floats(Rc<Holder>),
-    Histograms(Rc<HistogramHolder>),
+    Floats(Rc<HeadOwner>),
+    Histograms(Rc<HistogramOwner>),
 }
 
 /// What a head knows about its place in the index.

@@ -18,7 +18,7 @@ use crate::start_times::{PayloadLine, StartLine, has_start, is_start_line, start
 use crate::status::{Metadata, MetadataSize, Reason};
 use ahash::{AHashMap, AHashSet, RandomState};
 use config::ScrapeConfig;
-use exposition::{ExemplarSeen, FamilyUnit, Format, Piece, Readings, Template, Walk, Walked};
+use exposition::{ExemplarSeen, FamilyUnit, Format, LayoutPart, Readings, ScanProgress, ScanResult, Template};
 use series::{Labels, METRIC_NAME, with_metadata_labels};
 use std::cell::{OnceCell, RefCell};
 use std::rc::{Rc, Weak};
@@ -107,7 +107,7 @@ pub struct Ingested {
 }
 
 /// A run of lines and what became of each, for all targets of a class.
-pub struct Stanza {
+pub struct ResolvedTemplate {
     template: Template,
     slots: Arc<SlotGroup>,
     /// Lines without a slot, ascending: dropped by relabelling, duplicates, or timestamps that are not honoured.
@@ -133,15 +133,15 @@ pub struct Stanza {
 
 /// A stanza in a shape.
 #[derive(Clone)]
-struct Known(Rc<Stanza>);
+struct TemplateRef(Rc<ResolvedTemplate>);
 
-impl AsRef<Template> for Known {
+impl AsRef<Template> for TemplateRef {
     fn as_ref(&self) -> &Template {
         &self.0.template
     }
 }
 
-impl Stanza {
+impl ResolvedTemplate {
     pub fn template(&self) -> &Template {
         &self.template
     }
@@ -150,7 +150,7 @@ impl Stanza {
         (self.template.len() - self.starts.len()) as u64
     }
 
-    fn samples_kept(&self) -> u64 {
+    fn samples_post_relabel(&self) -> u64 {
         self.samples() - u64::from(self.dropped)
     }
 
@@ -183,18 +183,18 @@ fn hashes(slots: &SlotGroup, hasher: &RandomState) -> impl Iterator<Item = u64> 
 }
 
 /// Everything that targets of one class share on a core.
-pub struct ClassRoom {
+pub struct ClassCache {
     class: Class,
     features: SampleFeatures,
     hasher: RandomState,
-    stanzas: RefCell<AHashMap<u64, Vec<Weak<Stanza>>>>,
+    stanzas: RefCell<AHashMap<u64, Vec<Weak<ResolvedTemplate>>>>,
 }
 
 /// What a core has interned.
 #[derive(Default)]
 pub struct Interner {
     features: SampleFeatures,
-    classes: AHashMap<u64, Vec<Weak<ClassRoom>>>,
+    classes: AHashMap<u64, Vec<Weak<ClassCache>>>,
     reports: AHashMap<usize, Arc<SlotGroup>>,
 }
 
@@ -204,13 +204,13 @@ impl Interner {
     }
 
     /// The room of targets with these labels in this job.
-    pub fn class(&mut self, job: &ScrapeConfig, target_labels: &Labels) -> Rc<ClassRoom> {
+    pub fn class(&mut self, job: &ScrapeConfig, target_labels: &Labels) -> Rc<ClassCache> {
         let class = Class::new(job, target_labels);
         let same = self.classes.entry(class.fingerprint()).or_default();
         if let Some(room) = same.iter().filter_map(Weak::upgrade).find(|room| room.class.same_as(&class)) {
             return room;
         }
-        let room = Rc::new(ClassRoom {
+        let room = Rc::new(ClassCache {
             class,
             features: self.features,
             hasher: RandomState::new(),
@@ -261,7 +261,7 @@ struct Failed {
     refusal: Refusal,
 }
 
-impl ClassRoom {
+impl ClassCache {
     /// The stanza of a template with the given lines ignored as repeats.
     fn stanza(
         &self,
@@ -270,22 +270,22 @@ impl ClassRoom {
         repeats_counted: u32,
         unit: &Option<FamilyUnit>,
         target_labels: &Labels,
-    ) -> Result<Known, Failed> {
+    ) -> Result<TemplateRef, Failed> {
         let hash = template.content_hash();
         if let Some(same) = self.stanzas.borrow().get(&hash) {
-            let fits = |stanza: &Rc<Stanza>| {
+            let fits = |stanza: &Rc<ResolvedTemplate>| {
                 stanza.template == template
                     && *stanza.repeats == *repeats
                     && stanza.repeats_counted == repeats_counted
                     && stanza.unit_before == *unit
             };
             if let Some(stanza) = same.iter().filter_map(Weak::upgrade).find(fits) {
-                return Ok(Known(stanza));
+                return Ok(TemplateRef(stanza));
             }
         }
         let stanza = Rc::new(self.resolve(template, repeats, repeats_counted, unit, target_labels)?);
         self.stanzas.borrow_mut().entry(hash).or_default().push(Rc::downgrade(&stanza));
-        Ok(Known(stanza))
+        Ok(TemplateRef(stanza))
     }
 
     fn resolve(
@@ -295,7 +295,7 @@ impl ClassRoom {
         repeats_counted: u32,
         unit_before: &Option<FamilyUnit>,
         target_labels: &Labels,
-    ) -> Result<Stanza, Failed> {
+    ) -> Result<ResolvedTemplate, Failed> {
         let mut unit_behind = unit_before.clone();
         let units = match self.features.labels_types {
             true => template.units(&mut unit_behind),
@@ -339,7 +339,7 @@ impl ClassRoom {
                 }
             }
         }
-        Ok(Stanza {
+        Ok(ResolvedTemplate {
             slots: Arc::new(slots.build()),
             skipped: skipped.into(),
             dropped,
@@ -360,18 +360,18 @@ impl ClassRoom {
 pub struct Reader {
     job: Arc<ScrapeConfig>,
     target_labels: Labels,
-    room: Rc<ClassRoom>,
+    room: Rc<ClassCache>,
     report: Arc<SlotGroup>,
     /// The format of the shape.
     format: Format,
-    shape: Vec<Known>,
+    shape: Vec<TemplateRef>,
     /// No body was good so far.
     is_first: bool,
     /// The shape is that of an earlier run, until the first good body.
     is_remembered: bool,
     /// Of another body, whose metadata is told too: the last one if it was refused, or the last one with samples, if there
     /// are none now. For so many good bodies more.
-    others: (Vec<Known>, u32),
+    others: (Vec<TemplateRef>, u32),
     /// Lines of the shape that say when series began, as the last good body has them.
     starts: Vec<StartLine>,
     /// These lines are others than those that were noted last.
@@ -519,7 +519,7 @@ impl Reader {
         let mut along = if rejoins || format != self.format { &[] } else { &shape[..] };
         let pieces_max = if self.unsteady == 0 { PIECES_ALWAYS } else { 0 };
         let mut walked = walk(along, (format, body), (samples_max, pieces_max), readings, &pause).await;
-        if let Err(Halt::Scattered) = walked {
+        if let Err(ScanAbort::Scattered) = walked {
             along = &[];
             self.unsteady = if self.unsteady == 0 { WARM_BEFORE_REJOINING } else { self.unsteady - 1 };
             walked = walk(along, (format, body), (samples_max, usize::MAX), readings, &pause).await;
@@ -531,11 +531,11 @@ impl Reader {
             Ok(walked) => walked,
             Err(halt) => {
                 self.shape = shape;
-                let Halt::TooLong(refused) = halt else { unreachable!("there is no limit for pieces") };
+                let ScanAbort::TooLong(refused) = halt else { unreachable!("there is no limit for pieces") };
                 return refused;
             }
         };
-        let Walked::Changed { pieces, error } = walked else {
+        let ScanResult::Changed { pieces, error } = walked else {
             self.shape = shape;
             self.warm += 1;
             ingested.warm = true;
@@ -546,7 +546,7 @@ impl Reader {
             if !self.others.0.is_empty() {
                 self.forget_others();
             }
-            self.tell(&mut ingested);
+            self.set_counts(&mut ingested);
             self.see_exemplars(readings);
             self.see_starts(readings);
             self.compact(readings);
@@ -560,7 +560,7 @@ impl Reader {
                 }
                 self.shape = resolved;
                 self.settle();
-                self.tell(&mut ingested);
+                self.set_counts(&mut ingested);
                 if ingested.refusal.is_some() {
                     let refused = std::mem::replace(&mut self.shape, shape);
                     self.remember_others(refused);
@@ -580,9 +580,9 @@ impl Reader {
             }
             Ok(resolved) => {
                 self.shape = shape;
-                let samples = |of: fn(&Stanza) -> u64| resolved.iter().map(|known| of(&known.0)).sum::<u64>();
-                ingested.samples_scraped = samples(Stanza::samples) + self.natives.scraped;
-                ingested.samples_post_relabel = samples(Stanza::samples_kept) + self.natives.kept;
+                let samples = |of: fn(&ResolvedTemplate) -> u64| resolved.iter().map(|known| of(&known.0)).sum::<u64>();
+                ingested.samples_scraped = samples(ResolvedTemplate::samples) + self.natives.scraped;
+                ingested.samples_post_relabel = samples(ResolvedTemplate::samples_post_relabel) + self.natives.kept;
                 self.remember_others(resolved);
                 let text = error.expect("checked above").text;
                 ingested.refusal = Some(Refusal { reason: Reason::Parse, text });
@@ -598,7 +598,7 @@ impl Reader {
     }
 
     /// Keeps what a body said of its metrics that is not the last good one.
-    fn remember_others(&mut self, mut pieces: Vec<Known>) {
+    fn remember_others(&mut self, mut pieces: Vec<TemplateRef>) {
         pieces.retain(|known| known.0.template.metadata().next().is_some());
         self.others = (pieces, OTHERS_RETAINED);
     }
@@ -630,7 +630,7 @@ impl Reader {
     }
 
     /// Counts of a payload that was read to its end, and the limits that hold for all of it.
-    fn tell(&self, ingested: &mut Ingested) {
+    fn set_counts(&self, ingested: &mut Ingested) {
         let NativeCounts { scraped: natives, kept: natives_kept, limit_exceeded } = self.natives;
         ingested.samples_scraped = self.samples + natives;
         ingested.samples_post_relabel = self.samples_kept + natives_kept;
@@ -648,25 +648,27 @@ impl Reader {
     /// Stanzas for all pieces, each series in one of them only.
     async fn resolve(
         &self,
-        shape: &[Known],
-        pieces: Vec<Piece>,
+        shape: &[TemplateRef],
+        pieces: Vec<LayoutPart>,
         ingested: &mut Ingested,
         pause: impl AsyncFn(),
-    ) -> Result<Vec<Known>, Failed> {
+    ) -> Result<Vec<TemplateRef>, Failed> {
         self.check_target_labels(&pieces, shape)?;
-        let mut resolved: Vec<Known> = Vec::with_capacity(pieces.len());
+        let mut resolved: Vec<TemplateRef> = Vec::with_capacity(pieces.len());
         // Places of those that were not in the shape before.
         let mut new: Vec<usize> = Vec::new();
         let mut lines = 0;
         let mut unit = None;
         for piece in pieces {
             let known = match piece {
-                Piece::Known(i) if shape[i].0.repeats.is_empty() && shape[i].0.unit_before == unit => shape[i].clone(),
-                Piece::Known(i) => {
+                LayoutPart::Known(i) if shape[i].0.repeats.is_empty() && shape[i].0.unit_before == unit => {
+                    shape[i].clone()
+                }
+                LayoutPart::Known(i) => {
                     new.push(resolved.len());
                     self.room.stanza(shape[i].0.template.clone(), &[], 0, &unit, &self.target_labels)?
                 }
-                Piece::New(template) => {
+                LayoutPart::New(template) => {
                     new.push(resolved.len());
                     lines += template.len();
                     self.room.stanza(template, &[], 0, &unit, &self.target_labels)?
@@ -674,7 +676,7 @@ impl Reader {
             };
             unit.clone_from(&known.0.unit_behind);
             ingested.samples_scraped += known.0.samples();
-            ingested.samples_post_relabel += known.0.samples_kept();
+            ingested.samples_post_relabel += known.0.samples_post_relabel();
             resolved.push(known);
             if lines >= LINES_PER_TURN {
                 lines = 0;
@@ -704,9 +706,9 @@ impl Reader {
     }
 
     /// Whether a slot of the `new` stanzas may have the labels of another one. The others have no two with the same.
-    fn may_repeat(&self, resolved: &[Known], new: &[usize]) -> bool {
+    fn may_repeat(&self, resolved: &[TemplateRef], new: &[usize]) -> bool {
         let hasher = &self.room.hasher;
-        let count = |known: &Known| known.0.slots.len();
+        let count = |known: &TemplateRef| known.0.slots.len();
         let of_new: usize = new.iter().map(|at| count(&resolved[*at])).sum();
         if of_new * 2 > resolved.iter().map(count).sum() {
             // It is as quick to look at all, and no hash has to be kept for it.
@@ -724,14 +726,14 @@ impl Reader {
 
     /// Target labels count towards the label limits, but their values are not the class's: a target with too long ones
     /// fails at its first sample; with honor_labels at the first that does not bring its own.
-    fn check_target_labels(&self, pieces: &[Piece], shape: &[Known]) -> Result<(), Failed> {
+    fn check_target_labels(&self, pieces: &[LayoutPart], shape: &[TemplateRef]) -> Result<(), Failed> {
         let class = &self.room.class;
         if class.check_lengths("", self.target_labels.iter()).is_ok() {
             return Ok(());
         }
         let template = |piece| match piece {
-            &Piece::Known(i) => &shape[i].0.template,
-            Piece::New(template) => template,
+            &LayoutPart::Known(i) => &shape[i].0.template,
+            LayoutPart::New(template) => template,
         };
         let lines = pieces.iter().map(template).flat_map(|template| (0..template.len()).map(|line| template.raw(line)));
         for (before, raw) in lines.enumerate() {
@@ -751,9 +753,9 @@ impl Reader {
     /// Lines of a stanza whose series an earlier line has, and how many of them Prometheus would count.
     fn repeats(
         &self,
-        stanza: &Stanza,
+        stanza: &ResolvedTemplate,
         index: usize,
-        resolved: &[Known],
+        resolved: &[TemplateRef],
         first: &mut AHashMap<u64, Option<(usize, u32)>>,
     ) -> (Vec<u32>, u32) {
         use std::collections::hash_map::Entry;
@@ -796,9 +798,9 @@ impl Reader {
             false => Vec::new(),
         };
         self.has_other_starts |= had_starts || !self.starts.is_empty();
-        let sum = |of: fn(&Stanza) -> u64| self.shape.iter().map(|known| of(&known.0)).sum();
-        self.samples = sum(Stanza::samples);
-        self.samples_kept = sum(Stanza::samples_kept);
+        let sum = |of: fn(&ResolvedTemplate) -> u64| self.shape.iter().map(|known| of(&known.0)).sum();
+        self.samples = sum(ResolvedTemplate::samples);
+        self.samples_kept = sum(ResolvedTemplate::samples_post_relabel);
         self.duplicates = sum(|stanza| u64::from(stanza.repeats_counted));
         self.plain = self.shape.iter().all(|known| known.0.skipped.is_empty() && !known.0.ignores_stamps);
     }
@@ -852,7 +854,7 @@ impl Reader {
     /// What the target says of its metrics, in the order of its payload: one entry a metric, where the last line of each
     /// kind counts.
     pub fn metadata(&self, seen: &mut MetadataCache) -> Vec<Arc<Metadata>> {
-        let parse = |known: &Known| -> Rc<[Arc<Metadata>]> { stanza_metadata(&known.0).map(Arc::new).collect() };
+        let parse = |known: &TemplateRef| -> Rc<[Arc<Metadata>]> { stanza_metadata(&known.0).map(Arc::new).collect() };
         let mut all: Vec<Arc<Metadata>> = Vec::new();
         for known in self.shape.iter().chain(&self.others.0) {
             all.extend_from_slice(seen.0.entry(Rc::as_ptr(&known.0)).or_insert_with(|| parse(known)));
@@ -883,7 +885,7 @@ impl Reader {
 }
 
 /// Lines of the types that have start times.
-fn lines_with_starts(shape: &[Known]) -> Vec<PayloadLine> {
+fn lines_with_starts(shape: &[TemplateRef]) -> Vec<PayloadLine> {
     let (mut lines, mut value, mut slots) = (Vec::new(), 0, 0);
     for stanza in shape.iter().map(|known| &known.0) {
         let mut skipped = stanza.skipped.iter().peekable();
@@ -902,7 +904,7 @@ fn lines_with_starts(shape: &[Known]) -> Vec<PayloadLine> {
 }
 
 /// Why a walk has no end.
-enum Halt {
+enum ScanAbort {
     /// More samples than the target may have.
     TooLong(Ingested),
     /// The shape is in more pieces than are of use.
@@ -912,13 +914,15 @@ enum Halt {
 /// Walks a body along a shape. It is halted as soon as there are too many samples, or more pieces than so many and one for
 /// each [`LINES_PER_PIECE_MIN`] lines.
 async fn walk(
-    shape: &[Known],
+    shape: &[TemplateRef],
     (format, body): (Format, &[u8]),
     (samples_max, pieces_max): (u64, usize),
     readings: &mut Readings,
     pause: impl AsyncFn(),
-) -> Result<Walked, Halt> {
-    let Walk::Unfinished(mut walker) = exposition::walk(shape, format, body, readings) else { return Ok(Walked::Warm) };
+) -> Result<ScanResult, ScanAbort> {
+    let ScanProgress::Unfinished(mut walker) = exposition::walk(shape, format, body, readings) else {
+        return Ok(ScanResult::Warm);
+    };
     loop {
         let more = walker.step();
         let samples_scraped = walker.samples() as u64;
@@ -928,11 +932,11 @@ async fn walk(
                  {samples_max} samples"
             );
             let refusal = Some(Refusal { reason: Reason::SafeMode, text });
-            return Err(Halt::TooLong(Ingested { samples_scraped, refusal, ..Ingested::default() }));
+            return Err(ScanAbort::TooLong(Ingested { samples_scraped, refusal, ..Ingested::default() }));
         }
         let lines_max = if pieces_max == 0 { 0 } else { walker.samples() / LINES_PER_PIECE_MIN };
         if walker.pieces() > pieces_max.saturating_add(lines_max) {
-            return Err(Halt::Scattered);
+            return Err(ScanAbort::Scattered);
         }
         if !more {
             return Ok(walker.finish());
@@ -944,7 +948,7 @@ async fn walk(
 /// Metadata of stanzas that a question has met, so that what many targets share is read once. Lives no longer than the
 /// question, during which no stanza goes away.
 #[derive(Default)]
-pub struct MetadataCache(AHashMap<*const Stanza, Rc<[Arc<Metadata>]>>);
+pub struct MetadataCache(AHashMap<*const ResolvedTemplate, Rc<[Arc<Metadata>]>>);
 
 /// Adds what a later line says of the same metric.
 fn merge_metadata(metadata: &mut Metadata, later: &Metadata) {
@@ -959,7 +963,7 @@ fn merge_metadata(metadata: &mut Metadata, later: &Metadata) {
     }
 }
 
-fn stanza_metadata(stanza: &Stanza) -> impl Iterator<Item = Metadata> {
+fn stanza_metadata(stanza: &ResolvedTemplate) -> impl Iterator<Item = Metadata> {
     let mut found: Vec<Metadata> = Vec::new();
     for entry in stanza.template.metadata() {
         // HELP, TYPE and UNIT of a family follow each other.

@@ -9,7 +9,7 @@
 //!   * a layout is a hint: a walk compares every byte of a body with it, and what its lines become is decided anew
 //!   * a file that is damaged, or of another version, is not used; without one, first scrapes are parsed as ever
 
-use crate::ingest::{Layout, LayoutContext, Reader, Stanza};
+use crate::ingest::{Layout, LayoutContext, Reader, ResolvedTemplate};
 use ahash::AHashMap;
 use exposition::Template;
 use rkyv::rancor;
@@ -50,7 +50,7 @@ pub struct LayoutCollector {
     gathered: Layouts,
     text_bytes: usize,
     /// Places of stanzas, which are kept alive so that no other one gets the address.
-    stanzas: AHashMap<*const Stanza, (u32, Rc<Stanza>)>,
+    stanzas: AHashMap<*const ResolvedTemplate, (u32, Rc<ResolvedTemplate>)>,
     layouts: AHashMap<Box<[u32]>, u32>,
 }
 
@@ -229,8 +229,8 @@ impl Remembered {
         (!files.is_empty()).then(|| Remembered { files, layouts: RefCell::default() })
     }
 
-    /// Tells a reader what the payload of its target looked like.
-    pub fn tell(&self, id: TargetId, reader: &mut Reader) {
+    /// Gives a reader what the payload of its target looked like.
+    pub fn apply_to(&self, id: TargetId, reader: &mut Reader) {
         let found = self.files.iter().enumerate().find_map(|(at, file)| Some((at, file, file.layout_of(id)?)));
         let Some((at, file, layout)) = found else { return };
         let context = reader.layout_context();

@@ -1,7 +1,7 @@
 //! One core at work: schedule, fetch, ingest, staleness, limits, report series.
 
 mod access;
-mod asking;
+
 mod class;
 mod content_type;
 mod core;
@@ -11,6 +11,7 @@ pub mod federate;
 mod fetch;
 mod handle;
 mod head_owner;
+mod heartbeat;
 mod ingest;
 mod layouts;
 mod log;
@@ -29,13 +30,17 @@ mod signal;
 mod start_times;
 mod status;
 mod sys;
+mod target_client;
 mod time_slice;
 mod written;
 
 pub use exemplars::{ExemplarStats, ExemplarsRequest, StoredExemplar};
 pub use exposition::Exemplar;
 pub use failure_log::FailureLog;
-pub use federate::{Begun, Claim, ClaimState, FederateRequest, Go, Lines, Owner, Owners, Talk, Told};
+pub use federate::{
+    Claim, ClaimState, FederateChannel, FederateCommand, FederateReply, FederateRequest, FederateSummary, Lines, Owner,
+    Owners,
+};
 pub use handle::{ANSWER_TIMEOUT, COMMANDS_MAX, ShardError, Shards};
 pub use message::{
     Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
@@ -51,7 +56,7 @@ pub use status::{
 pub use sys::{Limit, raise_open_files};
 pub use time_slice::CoreTask;
 pub use written::{
-    NotKept, ReceiveOutcome, ReceiveRequest, Received, Refusal, Refused, WriteOutcome, WriteRowsRequest,
+    PushedSeries, ReceiveOutcome, ReceiveRequest, Refusal, RejectedSamples, WriteError, WriteOutcome, WriteRowsRequest,
 };
 
 /// A job with these further lines of YAML.

@@ -3,9 +3,9 @@
 //! Invariant: this module knows neither the queues that carry the messages nor who works on them.
 
 use crate::exemplars::{ExemplarsRequest, StoredExemplar};
-use crate::federate::{FederateRequest, Talk};
+use crate::federate::{FederateChannel, FederateRequest};
 use crate::status::{CoreStats, InstantSample, Metadata, TargetStatus};
-use crate::written::{NotKept, ReceiveOutcome, ReceiveRequest, WriteOutcome, WriteRowsRequest};
+use crate::written::{ReceiveOutcome, ReceiveRequest, WriteError, WriteOutcome, WriteRowsRequest};
 use ahash::{AHashMap, AHashSet};
 use exposition::Exemplar;
 use promql::budget::{Budget, BudgetError, Charge};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use targets::{TargetDiff, TargetId};
 use tokio::sync::oneshot;
-use tsdb::{Flushable, Piece};
+use tsdb::{Flushable, SeriesPart};
 
 /// What a core can be asked.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub enum Command {
     /// Newest values of matching series, in no particular order.
     Instant(Arc<InstantRequest>, Older, oneshot::Sender<Result<InstantAnswer, LimitError>>),
     /// Newest values of matching series, as text.
-    Federate(Arc<FederateRequest>, Older, Talk),
+    Federate(Arc<FederateRequest>, Older, FederateChannel),
     /// Samples of matching series that are not in chunks yet.
     Range(Arc<RangeRequest>, oneshot::Sender<Result<RangeAnswer, LimitError>>),
     /// Names, values or label sets of matching series, in memory.
@@ -35,9 +35,9 @@ pub enum Command {
     /// Aggregate matching series, for all of these requests in one go; answered as they are asked.
     Reduce(Arc<[ReduceRequest]>, Older, oneshot::Sender<Vec<Result<ReduceAnswer, LimitError>>>),
     /// Take a row that no scrape brings; answered once the log has it.
-    WriteRows(Arc<WriteRowsRequest>, oneshot::Sender<Result<WriteOutcome, NotKept>>),
+    WriteRows(Arc<WriteRowsRequest>, oneshot::Sender<Result<WriteOutcome, WriteError>>),
     /// Take samples that somebody writes to us; answered once the log has them.
-    Receive(ReceiveRequest, oneshot::Sender<Result<ReceiveOutcome, NotKept>>),
+    Receive(ReceiveRequest, oneshot::Sender<Result<ReceiveOutcome, WriteError>>),
     /// Everything that is in memory and not in chunks yet: closed segments, and copies of open ones.
     Unflushed(oneshot::Sender<Vec<Arc<dyn Flushable>>>),
     /// Metadata per target.
@@ -87,7 +87,7 @@ pub struct InstantAnswer {
     /// older samples of their series.
     pub partial: Vec<InstantSample>,
     /// Newest histograms, markers included.
-    pub histograms: Vec<Piece>,
+    pub histograms: Vec<SeriesPart>,
     /// Ids of the targets behind `samples`.
     pub whole: Vec<u64>,
     /// For what is in this answer.
@@ -112,7 +112,7 @@ pub struct RangeRequest {
 /// Samples in memory; several pieces may be of one series.
 #[derive(Debug)]
 pub struct RangeAnswer {
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<SeriesPart>,
     /// For `pieces`.
     pub charge: Charge,
 }
@@ -172,7 +172,7 @@ pub struct ReduceAnswer {
     /// Ids of these targets.
     pub whole: Vec<u64>,
     /// Samples of the other targets in memory.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<SeriesPart>,
     /// Job and instance of every target in `partial`, hashed: two of the same may have series in common.
     pub identities: Vec<u64>,
     /// Those of the series in `pieces`, which may have them in common with a target in `partial`.
@@ -231,10 +231,10 @@ pub enum LimitError {
 }
 
 /// Bytes that a piece takes in memory.
-pub fn piece_bytes(piece: &Piece) -> u64 {
+pub fn piece_bytes(piece: &SeriesPart) -> u64 {
     let histograms = piece.histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram));
     let samples = piece.samples.len() + histograms.sum::<usize>();
-    (size_of::<Piece>() + piece.labels.bytes() + (samples + piece.starts.len()) * size_of::<Sample>()) as u64
+    (size_of::<SeriesPart>() + piece.labels.bytes() + (samples + piece.starts.len()) * size_of::<Sample>()) as u64
 }
 
 /// Bytes that a newest sample takes in memory.

@@ -1,12 +1,12 @@
 //! One scrape for a look: what a target would bring, before it goes to production. Stores nothing.
 
 use crate::access::Accesses;
-use crate::asking::build_request;
 use crate::class::{Class, Outcome};
 use crate::content_type::PayloadFormat;
 use crate::fetch::{BodyLimit, Client, Fetcher};
 use crate::payload::{histogram_options, transcode};
 use crate::resolver::{Resolver, ResolverThreads};
+use crate::target_client::build_request;
 use crate::{content_type, runtime};
 use config::ScrapeConfig;
 use exposition::{Format, Kind, PayloadParser};

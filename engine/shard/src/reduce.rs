@@ -1,6 +1,6 @@
 //! Aggregations over the heads of a core.
 
-use crate::head_owner::{HistogramHolder, Holder};
+use crate::head_owner::{HeadOwner, HistogramOwner};
 use crate::message::{LimitError, Older, ReduceAnswer, ReduceRequest, piece_bytes};
 use crate::select::{CandidateGroups, Matching};
 use ahash::{AHashMap, AHashSet, RandomState};
@@ -10,13 +10,13 @@ use series::{Labels, METRIC_NAME, Sample, Timestamp};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
-use tsdb::{Piece, Rows, SlotGroup, slots_matching};
+use tsdb::{Rows, SeriesPart, SlotGroup, slots_matching};
 
 /// Labels that tell targets apart, and with them their series, as long as no series has others of its own.
 const IDENTITY: [&str; 2] = ["instance", "job"];
 
 /// What the requests of a read want of a group, for targets whose labels satisfy the same matchers.
-struct Wanted {
+struct SlotSelection {
     /// Slots that any of them wants.
     slots: Rc<[u32]>,
     /// For each request its slots, and where they are among all; None if the series may be those of another target.
@@ -40,12 +40,12 @@ struct Read<'a> {
     times: (Timestamp, Timestamp),
     newest_only: bool,
     works: Vec<Work<'a>>,
-    known: AHashMap<(*const SlotGroup, u64), Rc<Wanted>>,
+    known: AHashMap<(*const SlotGroup, u64), Rc<SlotSelection>>,
     /// Keeps the groups of `known` alive, so that no address in it is used again.
     held: Vec<Arc<SlotGroup>>,
     rows: Rows,
     /// Of the target at hand, in the order of its slots.
-    groups: Vec<(Arc<SlotGroup>, Rc<Wanted>)>,
+    groups: Vec<(Arc<SlotGroup>, Rc<SlotSelection>)>,
     /// The slots of a group that none matches of.
     none: Rc<[u32]>,
     newest: NewestOfSource,
@@ -63,7 +63,7 @@ struct NewestOfSource {
 #[derive(Default)]
 struct Scratch {
     /// What the columns and places are of: a target's groups and the key of its labels.
-    layout: Vec<Rc<Wanted>>,
+    layout: Vec<Rc<SlotSelection>>,
     target_key: u64,
     columns: Vec<usize>,
     places: Vec<u32>,
@@ -100,7 +100,7 @@ struct Work<'a> {
     answer: Result<ReduceAnswer, LimitError>,
     matching: Matching<'a>,
     /// Slots that it wants of a group, by what they have in common.
-    classes: AHashMap<*const Wanted, Rc<SlotClasses>>,
+    classes: AHashMap<*const SlotSelection, Rc<SlotClasses>>,
     /// Lists of groups in which series differ in more than their names.
     told_apart: AHashSet<u64>,
     partial_account: PartialAccount,
@@ -141,7 +141,7 @@ impl<'a> Reducing<'a> {
         Reducing { older, candidates, reads, hashing: hashing() }
     }
 
-    pub fn target(&mut self, holder: &Holder, visible: u64) {
+    pub fn target(&mut self, holder: &HeadOwner, visible: u64) {
         let identity = identity(&self.hashing, holder.labels.iter());
         for read in &mut self.reads {
             read.target(holder, visible, (self.older, self.candidates), identity, &self.hashing);
@@ -149,7 +149,7 @@ impl<'a> Reducing<'a> {
     }
 
     /// A target that is gone, or a source of samples that no scrape brings: its series may have gone on elsewhere.
-    pub fn source(&mut self, holder: &Holder, visible: u64) {
+    pub fn source(&mut self, holder: &HeadOwner, visible: u64) {
         let Reducing { older, reads, hashing, .. } = self;
         for read in reads {
             for work in &mut read.works {
@@ -165,7 +165,7 @@ impl<'a> Reducing<'a> {
     }
 
     /// Histograms are aggregated as whole series.
-    pub fn histograms(&mut self, holder: &HistogramHolder) {
+    pub fn histograms(&mut self, holder: &HistogramOwner) {
         for work in self.reads.iter_mut().flat_map(|read| &mut read.works) {
             if let Ok(answer) = &mut work.answer {
                 answer.refused |= work.matching.touches(holder, work.request.from);
@@ -203,7 +203,7 @@ impl<'a> Read<'a> {
 
     fn target(
         &mut self,
-        holder: &Holder,
+        holder: &HeadOwner,
         visible: u64,
         (older, candidates): (Older, &CandidateGroups),
         identity: u64,
@@ -222,7 +222,7 @@ impl<'a> Read<'a> {
             }
             let wanted = known.entry((Arc::as_ptr(group), key)).or_insert_with(|| {
                 held.push(group.clone());
-                Rc::new(Wanted::of_group(works, group, labels))
+                Rc::new(SlotSelection::of_group(works, group, labels))
             });
             groups.push((group.clone(), wanted.clone()));
             wanted.slots.clone()
@@ -243,8 +243,8 @@ impl<'a> Read<'a> {
     }
 }
 
-impl Wanted {
-    fn of_group(works: &[Work], group: &SlotGroup, target: &Labels) -> Wanted {
+impl SlotSelection {
+    fn of_group(works: &[Work], group: &SlotGroup, target: &Labels) -> SlotSelection {
         let of_works: Vec<Vec<u32>> =
             works.iter().map(|work| slots_matching(&work.request.selectors, group, target)).collect();
         let mut slots = of_works.concat();
@@ -253,7 +253,7 @@ impl Wanted {
         let own_identity = |slot: &u32| group.label_pairs(*slot as usize).any(|(name, _)| IDENTITY.contains(&name));
         let column = |slot: u32| (slot, slots.binary_search(&slot).expect("one of them") as u32);
         let columns = |own: Vec<u32>| (!own.iter().any(own_identity)).then(|| own.into_iter().map(column).collect());
-        Wanted { of_works: of_works.into_iter().map(columns).collect(), slots: slots.into() }
+        SlotSelection { of_works: of_works.into_iter().map(columns).collect(), slots: slots.into() }
     }
 }
 
@@ -328,7 +328,7 @@ impl<'a> Work<'a> {
     fn find_columns(
         &mut self,
         at: usize,
-        groups: &[(Arc<SlotGroup>, Rc<Wanted>)],
+        groups: &[(Arc<SlotGroup>, Rc<SlotSelection>)],
         target: &Labels,
         target_key: u64,
     ) -> ColumnSearch {
@@ -375,10 +375,10 @@ impl<'a> Work<'a> {
     /// Takes what it wants of the rows of a target, whose columns were found.
     fn take(
         &mut self,
-        holder: &Holder,
+        holder: &HeadOwner,
         identity: u64,
         rows: &Rows,
-        groups: &[(Arc<SlotGroup>, Rc<Wanted>)],
+        groups: &[(Arc<SlotGroup>, Rc<SlotSelection>)],
         found: ColumnSearch,
         hashing: &RandomState,
     ) {
@@ -402,7 +402,7 @@ impl<'a> Work<'a> {
     }
 
     /// Whether no two matching series of a target have all labels but the name in common.
-    fn differ_without_names(&self, groups: &[(Arc<SlotGroup>, Rc<Wanted>)], target: &Labels) -> bool {
+    fn differ_without_names(&self, groups: &[(Arc<SlotGroup>, Rc<SlotSelection>)], target: &Labels) -> bool {
         let mut seen: AHashMap<Labels, &str> = AHashMap::new();
         groups.iter().all(|(group, _)| {
             slots_matching(&self.request.selectors, group, target).into_iter().all(|slot| {
@@ -418,7 +418,7 @@ impl<'a> Work<'a> {
     /// Takes the newest samples of a source, if there is nothing else to know of its series.
     fn take_newest(
         &mut self,
-        holder: &Holder,
+        holder: &HeadOwner,
         visible: u64,
         older: Older,
         found: &mut NewestOfSource,
@@ -477,9 +477,9 @@ impl<'a> Work<'a> {
     }
 
     /// Takes the samples of a source as they are.
-    fn in_pieces(&mut self, holder: &Holder, visible: u64, hashing: &RandomState) {
+    fn in_pieces(&mut self, holder: &HeadOwner, visible: u64, hashing: &RandomState) {
         let Ok(answer) = &mut self.answer else { return };
-        let mut pieces: Vec<Piece> = Vec::new();
+        let mut pieces: Vec<SeriesPart> = Vec::new();
         let (from, to) = (self.request.from, self.request.to);
         answer.samples += self.matching.range(holder, from, to, visible, &mut pieces);
         if let Err(error) = answer.charge.grow(0, pieces.iter().map(piece_bytes).sum()) {

@@ -122,7 +122,7 @@ impl ResolverThreads {
     }
 
     /// Asks for a name; the answer comes by the channel, and is not looked for once that is dropped.
-    fn ask(&self, host: &str) -> Result<flume::Receiver<Answer>, String> {
+    fn request_lookup(&self, host: &str) -> Result<flume::Receiver<Answer>, String> {
         let (reply, answer) = flume::bounded(1);
         let mut queue = self.shared.lock();
         if let Some((heard, unheard)) = queue.unheard.remove(host)
@@ -267,7 +267,7 @@ fn system_lookup(host: &str) -> Answer {
 
 /// What a core knows of a name.
 #[derive(Default)]
-struct Known {
+struct ResolvedName {
     /// The last good answer, and when it came.
     good: Option<(Addresses, Instant)>,
     /// The last failure, unless an answer has come since, and when it came.
@@ -276,7 +276,7 @@ struct Known {
     pending: Option<flume::Receiver<Answer>>,
 }
 
-impl Known {
+impl ResolvedName {
     /// The good addresses, while they are no older than this.
     fn within(&self, age_max: Duration) -> Option<Addresses> {
         self.good.as_ref().filter(|(_, heard)| heard.elapsed() < age_max).map(|(addresses, _)| addresses.clone())
@@ -307,7 +307,7 @@ impl Known {
 #[derive(Clone)]
 pub struct Resolver {
     threads: ResolverThreads,
-    known: Rc<RefCell<AHashMap<String, Known>>>,
+    known: Rc<RefCell<AHashMap<String, ResolvedName>>>,
 }
 
 impl Resolver {
@@ -349,7 +349,7 @@ impl Resolver {
         };
         let pending = match pending {
             Some(pending) if !pending.is_disconnected() => pending,
-            _ => self.threads.ask(host)?,
+            _ => self.threads.request_lookup(host)?,
         };
         let answer = async { pending.recv_async().await.unwrap_or_else(|_| Err("the resolver has stopped".into())) };
         let answer = match &old {
@@ -484,7 +484,7 @@ mod tests {
             }
             localhost(host)
         });
-        let slow: Vec<_> = (0..200).map(|i| resolver.threads.ask(&format!("slow-{i}")).unwrap()).collect();
+        let slow: Vec<_> = (0..200).map(|i| resolver.threads.request_lookup(&format!("slow-{i}")).unwrap()).collect();
         for i in 0..20 {
             within(Duration::from_secs(5), || assert!(resolve(&resolver, &format!("good-{i}")).is_ok()));
         }
@@ -499,7 +499,8 @@ mod tests {
             localhost(host)
         });
         within(Duration::from_secs(10), || {
-            let asked: Vec<_> = (0..5_000).map(|i| resolver.threads.ask(&format!("name-{i}")).unwrap()).collect();
+            let asked: Vec<_> =
+                (0..5_000).map(|i| resolver.threads.request_lookup(&format!("name-{i}")).unwrap()).collect();
             assert!(asked.iter().all(|answer| answer.recv().unwrap().is_ok()));
         });
     }
@@ -516,16 +517,16 @@ mod tests {
             None,
         )
         .unwrap();
-        let asked: Vec<_> = (0..50).map(|_| threads.ask("name").unwrap()).collect();
+        let asked: Vec<_> = (0..50).map(|_| threads.request_lookup("name").unwrap()).collect();
         assert!(asked.iter().all(|answer| answer.recv().unwrap().is_ok()));
         assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1);
         // The scrape ends before the answer comes: the next one finds it.
-        let given_up = threads.ask("late").unwrap();
+        let given_up = threads.request_lookup("late").unwrap();
         std::thread::sleep(Duration::from_millis(100));
         drop(given_up);
         std::thread::sleep(Duration::from_millis(400));
         let begun = LOOKUPS.load(Ordering::SeqCst);
-        assert!(threads.ask("late").unwrap().recv().unwrap().is_ok());
+        assert!(threads.request_lookup("late").unwrap().recv().unwrap().is_ok());
         assert_eq!(LOOKUPS.load(Ordering::SeqCst), begun);
         // Those that wait for a thread and whom nobody wants any more are skipped.
         let mut queue = Queue::default();
@@ -550,7 +551,10 @@ mod tests {
         let test = async || {
             let resolver = resolver(lookup);
             let ip: IpAddr = [127, 0, 0, 9].into();
-            let old = |age: Duration| Known { good: Some(([ip].into(), Instant::now() - age)), ..Known::default() };
+            let old = |age: Duration| ResolvedName {
+                good: Some(([ip].into(), Instant::now() - age)),
+                ..ResolvedName::default()
+            };
             let resolve = async |host: &'static str| resolver.resolve(host, 1).await.map(|found| found[0].ip());
             for name in ["gone", "slow"] {
                 resolver.known.borrow_mut().insert(name.into(), old(FRESH));

@@ -1,32 +1,23 @@
-//! Brings the cores up and keeps them alive: probes, pinned executors, the watchdog.
+//! Brings the cores up: probes, pinned executors.
 //!
 //! The only file that knows how glommio is started. The settings and guards follow from faults of glommio 0.9 that were
 //! measured; ARCHITECTURE.md lists them, the tests below show the ones that would hang or end a core.
 //!
 //! Invariants:
 //!   * a failed probe ends the start before anything is touched, with one line that says what to change
-//!   * a core that does not move is poked each [`POKE_EVERY`]; one that does not move for [`ABORT_AFTER`] ends the process
 //!   * an executor lives as long as the process
 
 use crate::access::Accesses;
 use crate::failure_log::FailureLog;
 use crate::handle::{COMMANDS_MAX, Shards};
+use crate::heartbeat::{ABORT_AFTER, Heartbeat, watch};
 use crate::message::Command;
 use crate::sample_features::SampleFeatures;
 use crate::{core, layouts, resolver, sys};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Poll, Waker};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-/// How often the watchdog looks. A core that has not moved since the last look is poked: a foreign wake would end a sleep
-/// that should not be. One that moves needs none, and a poke costs it a wake.
-pub const POKE_EVERY: Duration = Duration::from_millis(100);
-/// A core that does not move for so long counts as stalled.
-pub const STALL_AFTER: Duration = Duration::from_secs(1);
-/// A core that does not move for so long ends the process: a restart is quicker than a gap without end.
-pub const ABORT_AFTER: Duration = Duration::from_secs(10);
 /// Time that a core may take to come up.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// How often a core whose memory or ring is refused is tried, and when again.
@@ -104,38 +95,6 @@ pub fn probe(cpus: &[usize]) -> Result<(), StartError> {
     }
 }
 
-/// A core's sign of life, shared with the watchdog.
-#[derive(Default)]
-pub(crate) struct Pulse {
-    beats: AtomicU64,
-    waker: Mutex<Option<Waker>>,
-    stall_max_ms: AtomicU64,
-}
-
-impl Pulse {
-    /// Longest stall so far.
-    pub fn stall_max(&self) -> Duration {
-        Duration::from_millis(self.stall_max_ms.load(Ordering::Relaxed))
-    }
-
-    /// A sign of life.
-    pub fn beat(&self) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Beats each time it is poked; never ends. Its waker is stored once: glommio counts wakers in 16 bits.
-    pub fn beat_forever(self: Arc<Self>) -> impl Future<Output = ()> {
-        std::future::poll_fn(move |context| {
-            self.beat();
-            let mut waker = self.waker.lock().expect("no panic while held");
-            if waker.is_none() {
-                *waker = Some(context.waker().clone());
-            }
-            Poll::Pending
-        })
-    }
-}
-
 /// Starts one pinned executor per CPU and the watchdog; returns once every core takes commands. Cores end with the
 /// process: tell them with [`Shards::shutdown`] first.
 pub fn start(options: &Options) -> Result<Shards, StartError> {
@@ -144,19 +103,19 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
         .map_err(|source| StartError::Os { what: "starting the resolver threads", source })?;
     let accesses = Accesses::start()
         .map_err(|source| StartError::Os { what: "starting the thread that reads credentials", source })?;
-    let (mut queues, mut pulses, mut starting) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut queues, mut heartbeats, mut starting) = (Vec::new(), Vec::new(), Vec::new());
     let (cores, features) = (options.cpus.len(), options.features);
     let layouts = layouts::folder(options.store.as_deref(), options.agent.as_deref());
     let layouts = layouts.map(|folder| layouts::open(&folder)).unwrap_or_default();
     for (index, cpu) in options.cpus.iter().copied().enumerate() {
         let (queue, commands) = flume::bounded::<Command>(COMMANDS_MAX);
-        let pulse = Arc::new(Pulse::default());
+        let heartbeat = Arc::new(Heartbeat::default());
         let start = {
-            let (pulse, resolver, accesses) = (pulse.clone(), resolver.clone(), accesses.clone());
+            let (heartbeat, resolver, accesses) = (heartbeat.clone(), resolver.clone(), accesses.clone());
             let (offset_seed, store, agent) = (options.offset_seed, options.store.clone(), options.agent.clone());
             let (failures, layouts) = (options.failures.clone(), layouts.clone());
             move || {
-                let (pulse, resolver) = (pulse.clone(), resolver.clone());
+                let (heartbeat, resolver) = (heartbeat.clone(), resolver.clone());
                 let (store, agent) = (store.clone(), agent.clone());
                 let (accesses, failures, layouts) = (accesses.clone(), failures.clone(), layouts.clone());
                 let settings = core::Settings {
@@ -166,7 +125,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
                     offset_seed,
                     store,
                     agent,
-                    pulse,
+                    heartbeat,
                     resolver,
                     accesses,
                     failures,
@@ -184,7 +143,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
         };
         starting.push((start(), start));
         queues.push(queue);
-        pulses.push(pulse);
+        heartbeats.push(heartbeat);
     }
     for (core, (mut started, start)) in starting.into_iter().enumerate() {
         let failed = |reason: String| StartError::Core { core, reason };
@@ -211,7 +170,7 @@ pub fn start(options: &Options) -> Result<Shards, StartError> {
             }
         }
     }
-    watch(pulses, ABORT_AFTER).map_err(|source| StartError::Os { what: "starting the watchdog", source })?;
+    watch(heartbeats, ABORT_AFTER).map_err(|source| StartError::Os { what: "starting the watchdog", source })?;
     Ok(Shards::new(queues, options.store.clone()).with_agent(options.agent.clone()))
 }
 
@@ -223,46 +182,6 @@ pub(crate) fn executor(index: usize, cpu: usize) -> LocalExecutorBuilder {
         .preempt_timer(PREEMPT_TIMER)
         .io_memory(IO_MEMORY_BYTES)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-}
-
-/// Pokes every core and ends the process when one hangs. Time is counted in rounds of its own, so a stopped or
-/// suspended process is not taken for a stall.
-fn watch(pulses: Vec<Arc<Pulse>>, abort_after: Duration) -> std::io::Result<()> {
-    let rounds = |time: Duration| (time.as_millis() / POKE_EVERY.as_millis()) as u64;
-    let (stall_rounds, abort_rounds) = (rounds(STALL_AFTER), rounds(abort_after));
-    std::thread::Builder::new().name("watchdog".into()).spawn(move || {
-        let mut seen: Vec<(u64, u64)> = vec![(0, 0); pulses.len()];
-        loop {
-            std::thread::sleep(POKE_EVERY);
-            for (core, (pulse, (beats, still))) in pulses.iter().zip(&mut seen).enumerate() {
-                let now = pulse.beats.load(Ordering::Relaxed);
-                *still = if now == *beats { *still + 1 } else { 0 };
-                *beats = now;
-                if *still >= stall_rounds {
-                    let ms = *still * POKE_EVERY.as_millis() as u64;
-                    pulse.stall_max_ms.fetch_max(ms, Ordering::Relaxed);
-                }
-                if *still == stall_rounds {
-                    tracing::warn!(core, "core has not moved for {STALL_AFTER:?}");
-                }
-                if *still >= abort_rounds {
-                    let state: Vec<String> = pulses
-                        .iter()
-                        .enumerate()
-                        .map(|(core, pulse)| format!("core {core}: {} beats", pulse.beats.load(Ordering::Relaxed)))
-                        .collect();
-                    eprintln!("core {core} hangs for {abort_after:?}; aborting. {}", state.join(", "));
-                    std::process::abort();
-                }
-                if *still > 0
-                    && let Some(waker) = pulse.waker.lock().expect("no panic while held").as_ref()
-                {
-                    waker.wake_by_ref();
-                }
-            }
-        }
-    })?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -303,14 +222,14 @@ mod tests {
     /// Nothing but foreign wakes reaches an idle executor: the poke has to.
     #[test]
     fn poke_moves_an_idle_core() {
-        let pulse = Arc::new(Pulse::default());
-        let beating = pulse.clone();
+        let heartbeat = Arc::new(Heartbeat::default());
+        let beating = heartbeat.clone();
         executor(0, default_cpus(Some(1)).unwrap()[0])
             .spawn(move || async move { beating.beat_forever().await })
             .unwrap();
-        watch(vec![pulse.clone()], ABORT_AFTER).unwrap();
+        watch(vec![heartbeat.clone()], ABORT_AFTER).unwrap();
         std::thread::sleep(Duration::from_millis(500));
-        let beats = pulse.beats.load(Ordering::Relaxed);
+        let beats = heartbeat.beats();
         assert!(beats >= 3, "{beats} beats in 500 ms");
     }
 
@@ -342,27 +261,6 @@ mod tests {
         }
         assert!(answers > 10, "{answers} answers in 4 s");
         burner.join().unwrap();
-    }
-
-    /// Set in the child process of the test below.
-    const CHILD: &str = "RINGSCRAPE_TEST_HANGS";
-
-    #[test]
-    fn hung_core_ends_the_process() {
-        if std::env::var_os(CHILD).is_some() {
-            // A core that never beats.
-            watch(vec![Arc::default()], Duration::from_millis(200)).unwrap();
-            std::thread::sleep(Duration::from_secs(20));
-            return;
-        }
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "runtime::tests::hung_core_ends_the_process", "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        assert!(!child.status.success());
-        let said = String::from_utf8_lossy(&child.stderr);
-        assert!(said.contains("core 0 hangs for 200ms; aborting"), "{said}");
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Selects over the heads of a core.
 
-use crate::head_owner::{HistogramHolder, Holder, IndexEntry};
+use crate::head_owner::{HeadOwner, HistogramOwner, IndexEntry};
 use crate::message::{InstantAnswer, Older};
 use crate::status::InstantSample;
 use ahash::AHashSet;
 use series::{Labels, Matcher, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
-use tsdb::{Piece, SlotGroup};
+use tsdb::{SeriesPart, SlotGroup};
 
 /// The only groups with slots that match, by address, as a search of the index found them.
 #[derive(Default)]
@@ -44,7 +44,7 @@ impl<'a> Matching<'a> {
     /// Adds the newest samples of a target in `(after, at]`, as far as they are visible.
     pub fn instant(
         &mut self,
-        holder: &Holder,
+        holder: &HeadOwner,
         after: Timestamp,
         at: Timestamp,
         visible: u64,
@@ -80,7 +80,7 @@ impl<'a> Matching<'a> {
     /// The same of a source with histograms, markers included.
     fn newest_of_range(
         &mut self,
-        holder: &Holder,
+        holder: &HeadOwner,
         after: Timestamp,
         at: Timestamp,
         visible: u64,
@@ -88,7 +88,7 @@ impl<'a> Matching<'a> {
     ) {
         let mut pieces = Vec::new();
         self.range(holder, after.plus_ms(1), at, visible, &mut pieces);
-        for Piece { labels, samples, .. } in pieces {
+        for SeriesPart { labels, samples, .. } in pieces {
             if let Some(series::Sample { timestamp, value }) = series::order::newest(samples) {
                 answer.partial.push(InstantSample { labels, timestamp, value });
             }
@@ -99,11 +99,11 @@ impl<'a> Matching<'a> {
     /// they count as.
     pub fn histograms(
         &mut self,
-        holder: &HistogramHolder,
+        holder: &HistogramOwner,
         from: Timestamp,
         to: Timestamp,
         visible: u64,
-        pieces: &mut Vec<Piece>,
+        pieces: &mut Vec<SeriesPart>,
     ) -> usize {
         let (head, target) = (holder.head.borrow(), &holder.labels);
         let mut size = 0;
@@ -111,7 +111,7 @@ impl<'a> Matching<'a> {
         head.range(from, to, visible, matching, |group, slot, histograms| {
             size += histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram)).sum::<usize>();
             let labels = group.series_labels(slot as usize, target);
-            pieces.push(Piece { histograms, ..Piece::new(labels) });
+            pieces.push(SeriesPart { histograms, ..SeriesPart::new(labels) });
         });
         size
     }
@@ -119,11 +119,11 @@ impl<'a> Matching<'a> {
     /// Adds the newest histogram of each series of a source in `(after, at]`.
     pub fn newest_histograms(
         &mut self,
-        holder: &HistogramHolder,
+        holder: &HistogramOwner,
         after: Timestamp,
         at: Timestamp,
         visible: u64,
-        pieces: &mut Vec<Piece>,
+        pieces: &mut Vec<SeriesPart>,
     ) {
         let before = pieces.len();
         self.histograms(holder, after.plus_ms(1), at, visible, pieces);
@@ -133,26 +133,26 @@ impl<'a> Matching<'a> {
     }
 
     /// Adds the start times of what [`Matching::range`] finds, in pieces without samples.
-    pub fn starts(&mut self, holder: &Holder, pieces: &mut Vec<Piece>) {
+    pub fn starts(&mut self, holder: &HeadOwner, pieces: &mut Vec<SeriesPart>) {
         let (head, target) = (holder.head.borrow(), &holder.labels);
         let matching = self.slots_of(target, &holder.index, head.rows_version());
         head.starts(matching, |group, slot, starts| {
-            pieces.push(Piece { starts, ..Piece::new(group.series_labels(slot as usize, target)) });
+            pieces.push(SeriesPart { starts, ..SeriesPart::new(group.series_labels(slot as usize, target)) });
         });
     }
 
     /// The same of histograms.
-    pub fn histogram_starts(&mut self, holder: &HistogramHolder, pieces: &mut Vec<Piece>) {
+    pub fn histogram_starts(&mut self, holder: &HistogramOwner, pieces: &mut Vec<SeriesPart>) {
         let (head, target) = (holder.head.borrow(), &holder.labels);
         let matching = self.slots_of(target, &holder.index, head.rows_version());
         head.starts(matching, |group, slot, starts| {
-            pieces.push(Piece { starts, ..Piece::new(group.series_labels(slot as usize, target)) });
+            pieces.push(SeriesPart { starts, ..SeriesPart::new(group.series_labels(slot as usize, target)) });
         });
     }
 
     /// Whether any series in memory matches, found without remembering anything: sources that no scrape brings have
     /// groups of their own.
-    pub fn any(&self, holder: &Holder) -> bool {
+    pub fn any(&self, holder: &HeadOwner) -> bool {
         let head = holder.head.borrow();
         let matches = |group: &Arc<SlotGroup>| {
             self.slots.selectors().iter().any(|matchers| group.any_matches(matchers, &holder.labels))
@@ -161,24 +161,24 @@ impl<'a> Matching<'a> {
     }
 
     /// Whether a source may have histograms of matching series from `from` on.
-    pub fn touches(&mut self, holder: &HistogramHolder, from: Timestamp) -> bool {
+    pub fn touches(&mut self, holder: &HistogramOwner, from: Timestamp) -> bool {
         holder.head.borrow().touches(from, self.slots.of_target(&holder.labels))
     }
 
     /// Adds the samples of a target in `[from, to]`, as far as they are visible.
     pub fn range(
         &mut self,
-        holder: &Holder,
+        holder: &HeadOwner,
         from: Timestamp,
         to: Timestamp,
         visible: u64,
-        pieces: &mut Vec<Piece>,
+        pieces: &mut Vec<SeriesPart>,
     ) -> usize {
         let (head, target) = (holder.head.borrow(), &holder.labels);
         let before = pieces.len();
         let found = |group: &Arc<SlotGroup>, slot: u32, samples: &[series::Sample]| {
             let labels = group.series_labels(slot as usize, target);
-            pieces.push(Piece { samples: samples.to_vec(), ..Piece::new(labels) });
+            pieces.push(SeriesPart { samples: samples.to_vec(), ..SeriesPart::new(labels) });
         };
         let matching = self.slots_of(target, &holder.index, head.rows_version());
         head.range(from, to, visible, matching, found).expect("rows of this process decode");

@@ -8,21 +8,23 @@
 //!   * what a writer is told is kept, the log has: nothing is acknowledged while the log cannot be written
 //!   * a source that brings nothing for [`IDLE_MS_MAX`] is forgotten once its rows are in chunks
 
-use crate::head_owner::{HistogramHolder, Holder};
+use crate::head_owner::{HeadOwner, HistogramOwner};
 use ahash::{AHashMap, AHashSet, RandomState};
 use series::{Histogram, Labels, NO_START, STALE_NAN, Timestamp, Value};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use tsdb::log::{Journal, TargetKey};
-use tsdb::{AppendScratch, Given, GivenHistogram, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
+use tsdb::{
+    AppendScratch, GroupBuilder, HistogramHead, HistogramSample, SegmentLimits, SlotGroup, SparseSample, TargetHead,
+};
 use xxhash_rust::xxh64::xxh64;
 
 mod received;
 
 pub use received::{
-    AHEAD_MS_MAX, ReceiveOutcome, ReceiveRequest, Received, Receiving, Refusal, Refused, received_source_id,
-    source_labels, source_of, zero_like,
+    AHEAD_MS_MAX, PushedSeries, ReceiveOutcome, ReceiveRequest, Receiving, Refusal, RejectedSamples,
+    received_source_id, source_labels, source_of, zero_like,
 };
 
 /// Slots of one head: a row costs a look at each of them.
@@ -40,15 +42,15 @@ const NO_HISTOGRAMS: u32 = u32::MAX;
 
 /// A head that got a row, and its owner.
 pub enum Head<'a> {
-    Floats(&'a Rc<Holder>, &'a mut TargetHead),
-    Histograms(&'a Rc<HistogramHolder>, &'a mut HistogramHead),
+    Floats(&'a Rc<HeadOwner>, &'a mut TargetHead),
+    Histograms(&'a Rc<HistogramOwner>, &'a mut HistogramHead),
 }
 
 /// Those to whom nothing more comes.
 #[derive(Default)]
-pub struct Gone {
-    pub holders: Vec<Rc<Holder>>,
-    pub histograms: Vec<Rc<HistogramHolder>>,
+pub struct EndedOwners {
+    pub holders: Vec<Rc<HeadOwner>>,
+    pub histograms: Vec<Rc<HistogramOwner>>,
 }
 
 /// Samples of one time from one source.
@@ -83,7 +85,7 @@ pub struct WriteOutcome {
 
 /// Why samples are not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotKept {
+pub enum WriteError {
     #[error("the log cannot be written: {0}; send the samples again later")]
     Log(String),
     #[error("the server is shutting down")]
@@ -95,7 +97,7 @@ pub fn source_id(source: &str) -> u64 {
     xxh64(source.as_bytes(), 0)
 }
 
-type Answer = Box<dyn FnOnce(Result<(), NotKept>)>;
+type Answer = Box<dyn FnOnce(Result<(), WriteError>)>;
 
 /// Writers that wait until the log has what they brought.
 #[derive(Default)]
@@ -112,14 +114,14 @@ impl Acknowledgements {
             && (*position <= visible || failing.is_some())
         {
             let (_, answer) = self.0.pop_front().expect("looked at above");
-            answer(failing.map_or(Ok(()), |error| Err(NotKept::Log(error.to_owned()))));
+            answer(failing.map_or(Ok(()), |error| Err(WriteError::Log(error.to_owned()))));
         }
     }
 }
 
 /// Where a series is.
 #[derive(Clone, Copy)]
-struct Place {
+struct SeriesSlot {
     part: u32,
     group: u32,
     /// Its number among the source's histograms.
@@ -132,25 +134,25 @@ struct Place {
     bits: u64,
 }
 
-impl Place {
-    fn given(&self, stamp: i64, value: f64, start: i64) -> Given {
-        Given { group: self.group, slot: self.slot.into(), stamp, value, start }
+impl SeriesSlot {
+    fn sample_at(&self, stamp: i64, value: f64, start: i64) -> SparseSample {
+        SparseSample { group: self.group, slot: self.slot.into(), stamp, value, start }
     }
 
     /// Of a series that gets its slot later: the number among those.
-    fn pending(number: usize) -> Place {
-        Place::at(u32::MAX, number as u32, 0)
+    fn pending(number: usize) -> SeriesSlot {
+        SeriesSlot::at(u32::MAX, number as u32, 0)
     }
 
-    fn at(part: u32, group: u32, slot: u16) -> Place {
+    fn at(part: u32, group: u32, slot: u16) -> SeriesSlot {
         let histogram = NO_HISTOGRAMS;
-        Place { part, group, histogram, slot, newest_is_histogram: false, newest: i64::MIN, bits: 0 }
+        SeriesSlot { part, group, histogram, slot, newest_is_histogram: false, newest: i64::MIN, bits: 0 }
     }
 }
 
 /// A head and its groups.
 struct Part {
-    holder: Rc<Holder>,
+    holder: Rc<HeadOwner>,
     groups: Vec<Arc<SlotGroup>>,
     slots: usize,
     /// Slots that it may have.
@@ -169,9 +171,9 @@ struct Source {
     /// Labels of all its series.
     labels: Labels,
     /// By hash of the series' own labels; of two with one hash the second lies at the next number.
-    places: AHashMap<u64, Place>,
+    places: AHashMap<u64, SeriesSlot>,
     parts: Vec<Part>,
-    histograms: Rc<HistogramHolder>,
+    histograms: Rc<HistogramOwner>,
     /// Whether histograms came with times of their own.
     has_stamps: bool,
     /// Series whose last row has a histogram, where rows end what they do not have.
@@ -182,7 +184,7 @@ struct Source {
 }
 
 /// A core's sources.
-pub struct Written {
+pub struct PushStore {
     limits: SegmentLimits,
     hashing: RandomState,
     rules: AHashMap<String, Source>,
@@ -192,10 +194,10 @@ pub struct Written {
     received_series: usize,
 }
 
-impl Written {
-    pub fn new(limits: SegmentLimits) -> Written {
+impl PushStore {
+    pub fn new(limits: SegmentLimits) -> PushStore {
         let hashing = RandomState::new();
-        Written { limits, hashing, rules: AHashMap::new(), received: AHashMap::new(), received_series: 0 }
+        PushStore { limits, hashing, rules: AHashMap::new(), received: AHashMap::new(), received_series: 0 }
     }
 
     /// How far behind the newest sample of its source a series may begin.
@@ -207,17 +209,17 @@ impl Written {
         self.rules.values().chain(self.received.values())
     }
 
-    pub fn holders(&self) -> impl Iterator<Item = Rc<Holder>> {
+    pub fn holders(&self) -> impl Iterator<Item = Rc<HeadOwner>> {
         self.sources().flat_map(|source| source.parts.iter().map(|part| part.holder.clone()))
     }
 
-    pub fn histogram_holders(&self) -> impl Iterator<Item = Rc<HistogramHolder>> {
+    pub fn histogram_holders(&self) -> impl Iterator<Item = Rc<HistogramOwner>> {
         self.sources().map(|source| source.histograms.clone())
     }
 
     /// Bytes beside those of the heads.
     pub fn heap_bytes(&self) -> usize {
-        let places = |source: &Source| source.places.capacity() * (size_of::<Place>() + 9);
+        let places = |source: &Source| source.places.capacity() * (size_of::<SeriesSlot>() + 9);
         self.sources().map(places).sum()
     }
 
@@ -230,7 +232,7 @@ impl Written {
         scratch: &mut AppendScratch,
         mut appended: impl FnMut(Head),
     ) -> WriteOutcome {
-        let Written { limits, hashing, rules, .. } = self;
+        let PushStore { limits, hashing, rules, .. } = self;
         let at = request.at.0;
         if !rules.contains_key(&request.source) {
             if request.rows.is_empty() {
@@ -261,12 +263,12 @@ impl Written {
             let key = source.key(labels, hashing, &fresh);
             if !source.places.contains_key(&key) {
                 fresh.push((key, labels));
-                source.places.insert(key, Place::pending(fresh.len() - 1));
+                source.places.insert(key, SeriesSlot::pending(fresh.len() - 1));
             }
             keys.push(key);
         }
         source.add(&fresh, limits, false);
-        let mut given: Vec<Vec<Given>> = vec![Vec::new(); source.parts.len()];
+        let mut given: Vec<Vec<SparseSample>> = vec![Vec::new(); source.parts.len()];
         let mut histograms = Histograms::default();
         let mut alive_histograms = Vec::new();
         for (key, (row, (labels, value))) in keys.into_iter().zip(alive()) {
@@ -291,7 +293,7 @@ impl Written {
             place.newest = at;
             place.newest_is_histogram = matches!(value, Value::Histogram(_));
             match value {
-                Value::Float(value) => given[place.part as usize].push(place.given(at, *value, NO_START)),
+                Value::Float(value) => given[place.part as usize].push(place.sample_at(at, *value, NO_START)),
                 Value::Histogram(histogram) => {
                     histograms.push(place, labels, (at, starts_of(row), histogram.clone()), &source.histograms);
                     alive_histograms.push(key);
@@ -351,7 +353,7 @@ impl Written {
     }
 
     /// Takes out what has brought nothing for long.
-    pub fn retire(&mut self, now_ms: i64) -> Gone {
+    pub fn remove_idle(&mut self, now_ms: i64) -> EndedOwners {
         let gone = self.take_idle(now_ms.saturating_sub(IDLE_MS_MAX));
         self.received_series = self.received.values().map(|source| source.places.len()).sum();
         gone
@@ -359,13 +361,13 @@ impl Written {
 
     /// Both at once.
     #[cfg(test)]
-    fn maintain(&mut self, now_ms: i64) -> Gone {
+    fn maintain(&mut self, now_ms: i64) -> EndedOwners {
         self.source_keys().iter().for_each(|key| self.tidy(key));
-        self.retire(now_ms)
+        self.remove_idle(now_ms)
     }
 
-    fn take_idle(&mut self, before_ms: i64) -> Gone {
-        let mut gone = Gone::default();
+    fn take_idle(&mut self, before_ms: i64) -> EndedOwners {
+        let mut gone = EndedOwners::default();
         let mut keeps = |source: &mut Source| {
             let keep = source.seen_ms >= before_ms;
             if !keep {
@@ -384,7 +386,7 @@ impl Source {
     fn new(id: u64, labels: Labels, limits: &SegmentLimits) -> Source {
         Source {
             id,
-            histograms: Rc::new(HistogramHolder::new(id, labels.clone(), *limits)),
+            histograms: Rc::new(HistogramOwner::new(id, labels.clone(), *limits)),
             labels,
             places: AHashMap::new(),
             parts: Vec::new(),
@@ -430,7 +432,7 @@ impl Source {
                 let mut builder = GroupBuilder::default();
                 for (slot, (key, labels)) in slots.iter().enumerate() {
                     builder.push(labels, stamped);
-                    self.places.insert(*key, Place::at(part as u32, group, slot as u16));
+                    self.places.insert(*key, SeriesSlot::at(part as u32, group, slot as u16));
                 }
                 self.parts[part].groups.push(Arc::new(builder.build()));
                 self.parts[part].slots += slots.len();
@@ -441,7 +443,7 @@ impl Source {
     }
 
     /// Whether a series shares its rows with so many others that each of its samples is dear.
-    fn is_in_large_part(&self, place: &Place) -> bool {
+    fn is_in_large_part(&self, place: &SeriesSlot) -> bool {
         self.parts.get(place.part as usize).is_some_and(|part| part.slots > SLOTS_ALONE_MAX)
     }
 
@@ -461,7 +463,7 @@ impl Source {
             let place = self.places.get_mut(key).expect("a series that was found");
             let is_new = place.part == u32::MAX;
             match is_new {
-                true => *place = Place::at(part as u32, group, 0),
+                true => *place = SeriesSlot::at(part as u32, group, 0),
                 false => (place.part, place.group, place.slot) = (part as u32, group, 0),
             }
             let part = &self.parts[part];
@@ -475,7 +477,7 @@ impl Source {
         let labels = self.labels.clone();
         let key = TargetKey { id, labels: labels.clone() };
         let head = TargetHead::new(key, *limits, id);
-        let holder = Rc::new(Holder::of_pushed(id, labels, head, self.histograms.clone()));
+        let holder = Rc::new(HeadOwner::of_pushed(id, labels, head, self.histograms.clone()));
         self.parts.push(Part { holder, groups: Vec::new(), slots: 0, slots_max });
     }
 
@@ -489,10 +491,10 @@ impl Source {
             if !spare && (dead <= GROUP_SLOTS_MAX || dead <= live[number]) {
                 continue;
             }
-            let of_part = |place: &Place| place.part as usize == number;
+            let of_part = |place: &SeriesSlot| place.part as usize == number;
             self.places.retain(|_, place| !of_part(place) || place.newest >= since);
             let old = std::mem::take(&mut part.groups);
-            let mut places: Vec<&mut Place> = self.places.values_mut().filter(|place| of_part(place)).collect();
+            let mut places: Vec<&mut SeriesSlot> = self.places.values_mut().filter(|place| of_part(place)).collect();
             places.sort_unstable_by_key(|place| (place.group, place.slot));
             for (group, places) in places.chunks_mut(GROUP_SLOTS_MAX).enumerate() {
                 let mut builder = GroupBuilder::default();
@@ -511,7 +513,7 @@ impl Source {
     /// Numbers histograms anew where most numbers are of series that are gone.
     fn tidy_histograms(&mut self) {
         let mut head = self.histograms.head.borrow_mut();
-        let mut places: Vec<&mut Place> =
+        let mut places: Vec<&mut SeriesSlot> =
             self.places.values_mut().filter(|place| place.histogram != NO_HISTOGRAMS).collect();
         if head.series() <= 2 * places.len() + GROUP_SLOTS_MAX {
             return;
@@ -527,35 +529,35 @@ impl Source {
 struct Histograms<'a> {
     /// Series that have none yet.
     fresh: Vec<&'a Labels>,
-    given: Vec<GivenHistogram>,
+    given: Vec<HistogramSample>,
 }
 
 impl<'a> Histograms<'a> {
     /// Adds a histogram with its time and start time.
     fn push(
         &mut self,
-        place: &mut Place,
+        place: &mut SeriesSlot,
         labels: &'a Labels,
         (at, start, histogram): (i64, i64, Arc<Histogram>),
-        holder: &HistogramHolder,
+        holder: &HistogramOwner,
     ) {
         if place.histogram == NO_HISTOGRAMS {
             place.histogram = (holder.head.borrow().series() + self.fresh.len()) as u32;
             self.fresh.push(labels);
         }
-        self.given.push(GivenHistogram { series: place.histogram, at, start, histogram });
+        self.given.push(HistogramSample { series: place.histogram, at, start, histogram });
     }
 
     /// Marks the end of a series that has histograms.
-    fn end(&mut self, place: &Place, at: i64) {
+    fn end(&mut self, place: &SeriesSlot, at: i64) {
         let histogram = Arc::new(Histogram { sum: STALE_NAN, ..Histogram::default() });
-        self.given.push(GivenHistogram { series: place.histogram, at, start: NO_START, histogram });
+        self.given.push(HistogramSample { series: place.histogram, at, start: NO_START, histogram });
     }
 
     /// Gives how many samples there are that are no markers.
     fn append(
         self,
-        holder: &Rc<HistogramHolder>,
+        holder: &Rc<HistogramOwner>,
         now_ms: i64,
         journal: &mut Journal,
         appended: &mut impl FnMut(Head),
@@ -583,10 +585,10 @@ mod tests {
 
     /// Sources without a log, and the naive truth beside them.
     struct Rig {
-        written: Written,
+        written: PushStore,
         journal: Journal,
         scratch: AppendScratch,
-        ended: Vec<Rc<Holder>>,
+        ended: Vec<Rc<HeadOwner>>,
         truth: Truth,
         alive: Vec<Labels>,
     }
@@ -594,7 +596,7 @@ mod tests {
     impl Rig {
         fn new() -> Rig {
             Rig {
-                written: Written::new(SegmentLimits { rows_max: 7, ..SegmentLimits::default() }),
+                written: PushStore::new(SegmentLimits { rows_max: 7, ..SegmentLimits::default() }),
                 journal: Journal::off(),
                 scratch: AppendScratch::default(),
                 ended: Vec::new(),
@@ -698,7 +700,7 @@ mod tests {
     }
 
     /// Histograms of all series: how many each counts, None for a marker.
-    fn histograms(written: &Written) -> BTreeMap<(Labels, i64), Option<f64>> {
+    fn histograms(written: &PushStore) -> BTreeMap<(Labels, i64), Option<f64>> {
         let mut all = BTreeMap::new();
         for holder in written.histogram_holders() {
             let every = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();

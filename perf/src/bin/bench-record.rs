@@ -26,7 +26,8 @@ fn run(action: &str) -> Result<String, String> {
     let results = Path::new("perf/results");
     let now = || -> Result<Record, String> {
         let benches = collect(&target.join("criterion"))?;
-        let (date, commit) = (said("date", &["-u", "+%F"]), said("git", &["describe", "--always", "--dirty"]));
+        let (date, commit) =
+            (output_of("date", &["-u", "+%F"]), output_of("git", &["describe", "--always", "--dirty"]));
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
         Ok(Record { date, commit, machine: machine(), load, benches })
@@ -46,7 +47,7 @@ fn run(action: &str) -> Result<String, String> {
 }
 
 /// The first line that a program says; empty if it cannot.
-fn said(program: &str, arguments: &[&str]) -> String {
+fn output_of(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned()
 }

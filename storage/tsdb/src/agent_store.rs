@@ -9,7 +9,7 @@
 //!   * the thread ends when the last handle on the store is gone, or after [`AgentStore::stop`]
 
 use crate::data_dir::{DataDir, OpenError, io_error};
-use crate::log::{FileId, KeptLogs, Logs, Options as LogOptions};
+use crate::log::{FileId, Logs, Options as LogOptions, RetainedLogs};
 use crate::log_keeper::LogKeeper;
 use crate::os::lower_priority;
 use crate::safe_mode::SafeMode;
@@ -102,7 +102,7 @@ impl AgentStore {
     }
 
     /// Logs that are still to be sent.
-    pub fn kept_logs(&self) -> KeptLogs {
+    pub fn retained_logs(&self) -> RetainedLogs {
         self.logs.retained()
     }
 

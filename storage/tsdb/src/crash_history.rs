@@ -15,7 +15,7 @@ const FILE: &str = "starts";
 /// Crashes within the window after which a start is in safe mode.
 pub(crate) const CRASHES: usize = 3;
 /// Crashes that are remembered, the newest.
-const CRASHES_KEPT_MAX: usize = 64;
+const CRASHES_STORED_MAX: usize = 64;
 
 /// The file of this start.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl CrashHistory {
         };
         // A clock that was set back leaves crashes in the future; they count as long as those of the past.
         crashes.retain(|at| u128::from(at.abs_diff(now)) <= window.as_millis());
-        crashes.drain(..crashes.len().saturating_sub(CRASHES_KEPT_MAX));
+        crashes.drain(..crashes.len().saturating_sub(CRASHES_STORED_MAX));
         let history = CrashHistory { path, crashes };
         if let Err(error) = history.write(&history.crashes) {
             tracing::error!(file = %history.path.display(), %error, "the list of crashes cannot be written");

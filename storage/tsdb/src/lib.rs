@@ -23,10 +23,10 @@ mod log_keeper;
 pub mod log_reader;
 mod matching;
 mod os;
-mod piece;
 mod read;
 mod row;
 mod safe_mode;
+mod series_part;
 #[cfg(test)]
 mod simulation;
 mod starts;
@@ -39,15 +39,15 @@ pub use data_dir::OpenError;
 pub use encoded::{EncodedPart, EncodedSegment};
 pub use group::{GroupBuilder, SlotGroup};
 pub use head::{
-    AppendScratch, Appended, Change, Closed, Given, LastRows, NotedStarts, Recalled, RowRejected, Rows, SameGroups,
-    Segment, SegmentLimits, TargetHead, within_bounds,
+    AppendScratch, Appended, Change, Closed, LastRows, NotedStarts, Recalled, RowRejected, Rows, SameGroups, Segment,
+    SegmentLimits, SparseSample, TargetHead, within_bounds,
 };
-pub use histograms::{GivenHistogram, HistogramHead, HistogramSegment, Timed, in_order};
+pub use histograms::{HistogramHead, HistogramSample, HistogramSegment, Timed, in_order};
 pub use log_keeper::{OldExemplars, ReplayState};
 pub use matching::{Matching, slots_matching};
 pub use os::lower_priority;
-pub use piece::Piece;
 pub use row::{Direction, RowError, Slots, walk as walk_row};
 pub use safe_mode::SafeMode;
+pub use series_part::SeriesPart;
 pub use starts::StartRun;
 pub use store::{Store, StoreOptions, StoreStats};

@@ -12,7 +12,7 @@
 
 use crate::data_dir::DataDir;
 use crate::head::LastRows;
-use crate::log::{FileId, KeptLogs, LoggedExemplars, Logs, TargetKey, exemplars_of, logs_in};
+use crate::log::{FileId, LoggedExemplars, Logs, RetainedLogs, TargetKey, exemplars_of, logs_in};
 use crate::log_reader::{Recovered, Replay, Replayed, Restored, replay_file};
 use ahash::AHashMap;
 use std::collections::VecDeque;
@@ -117,8 +117,8 @@ impl LogKeeper {
     }
 
     /// Links to logs, for those who read them later than the heads need them.
-    pub fn retained(&self) -> KeptLogs {
-        KeptLogs::new(self.dir.log_folder(), self.dir.retained_logs_folder())
+    pub fn retained(&self) -> RetainedLogs {
+        RetainedLogs::new(self.dir.log_folder(), self.dir.retained_logs_folder())
     }
 
     pub fn replay(&self) -> ReplayState {
@@ -315,7 +315,7 @@ impl LogKeeper {
     }
 
     /// Puts back what a head could not take yet.
-    pub fn give_back_last_rows(&self, id: u64, rows: LastRows) {
+    pub fn return_last_rows(&self, id: u64, rows: LastRows) {
         self.last_rows.lock().expect("no panic while held").insert(id, rows);
     }
 

@@ -3,7 +3,7 @@
 
 use crate::chunks::ChunkStore;
 use crate::deletions::Deletion;
-use crate::piece::Piece;
+use crate::series_part::SeriesPart;
 use crate::store::Store;
 use blocks::{Block, BlockError};
 use series::{Labels, Matcher, Timestamp};
@@ -22,7 +22,7 @@ impl Store {
         to: Timestamp,
         skip: impl Fn(u64) -> bool,
         stop: &AtomicBool,
-        found: impl FnMut(Piece) -> bool,
+        found: impl FnMut(SeriesPart) -> bool,
     ) -> Result<(), BlockError> {
         // The chunks are read before the list of blocks is taken, in `select`.
         let sources = (&*self.chunks, || self.blocks.open_blocks(), &*self.deletions.all());
@@ -107,13 +107,13 @@ impl Store {
         from: Timestamp,
         to: Timestamp,
         stop: &AtomicBool,
-        found: impl FnMut(Piece) -> bool,
+        found: impl FnMut(SeriesPart) -> bool,
     ) {
         self.chunks.select(selectors, from, to, |_| false, stop, found);
     }
 
     /// Hides what was deleted from samples that are in memory.
-    pub fn hide(&self, piece: &mut Piece) {
+    pub fn hide(&self, piece: &mut SeriesPart) {
         apply_deletions(&self.deletions.all(), piece);
     }
 
@@ -135,7 +135,7 @@ pub(crate) fn select(
     (from, to): (Timestamp, Timestamp),
     skip: impl Fn(u64) -> bool,
     stop: &AtomicBool,
-    mut found: impl FnMut(Piece) -> bool,
+    mut found: impl FnMut(SeriesPart) -> bool,
 ) -> Result<(), BlockError> {
     let mut more = true;
     chunks.select(selectors, from, to, skip, stop, |mut piece| {
@@ -148,7 +148,7 @@ pub(crate) fn select(
             break;
         }
         block.select(selectors, from.0, to.0, |reader, entry| {
-            let mut piece = Piece::new(entry.labels.clone());
+            let mut piece = SeriesPart::new(entry.labels.clone());
             let mut last = None;
             reader.readable_samples(&entry, from.0, to.0, |start, at, value| {
                 piece.push_started(at, value, start, &mut last);
@@ -164,7 +164,7 @@ fn overlapping(blocks: Vec<Arc<Block>>, from: Timestamp, to: Timestamp) -> impl 
     blocks.into_iter().filter(move |block| block.meta().min_time <= to.0 && block.meta().max_time > from.0)
 }
 
-pub(crate) fn apply_deletions(deletions: &[Deletion], piece: &mut Piece) {
+pub(crate) fn apply_deletions(deletions: &[Deletion], piece: &mut SeriesPart) {
     for (from, to) in deletions.iter().filter_map(|deletion| deletion.range_of(&piece.labels)) {
         piece.samples.retain(|sample| sample.timestamp.0 < from || sample.timestamp.0 > to);
         piece.histograms.retain(|(at, _)| *at < from || *at > to);

@@ -417,15 +417,15 @@ pub struct OneSlot {
 
 /// What a row says of one slot beside its value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct SlotChange {
     pub flipped: bool,
     pub stamped: bool,
 }
 
 /// Takes one slot back over a row.
-pub fn undo_one(row: &[u8], slot: usize, state: &mut OneSlot) -> Result<Said, RowError> {
+pub fn undo_one(row: &[u8], slot: usize, state: &mut OneSlot) -> Result<SlotChange, RowError> {
     let mut sections = sections(row)?;
-    let mut said = Said::default();
+    let mut said = SlotChange::default();
     let mut skip = 0usize;
     let group = slot / GROUP;
     if group < sections.groups {

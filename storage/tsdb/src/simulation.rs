@@ -11,12 +11,12 @@ use crate::chunks::{ChunkStore, Flushable, StoredSegments};
 use crate::data_dir::DataDir;
 use crate::deletions::Deletions;
 use crate::faults;
-use crate::head::{AppendScratch, Given, SegmentLimits, TargetHead};
+use crate::head::{AppendScratch, SegmentLimits, SparseSample, TargetHead};
 use crate::histograms::HistogramHead;
 use crate::log::{Action, FileId, Journal, Options as LogOptions, TargetKey, Writer};
 use crate::log_keeper::LogKeeper;
-use crate::piece::Piece;
 use crate::read::apply_deletions;
+use crate::series_part::SeriesPart;
 use crate::store::ReplayIntoChunks;
 use crate::{GroupBuilder, SlotGroup};
 use series::{Histogram, Labels, MatchOp, Matcher, Timestamp};
@@ -104,7 +104,7 @@ impl Model {
 struct Read(BTreeMap<SeriesId, BTreeMap<i64, u64>>);
 
 impl Read {
-    fn take(&mut self, piece: &Piece) {
+    fn take(&mut self, piece: &SeriesPart) {
         let number = |name: &str, prefix: &str| {
             let text = piece.labels.get(name).expect("all series have it");
             text.strip_prefix(prefix).and_then(|text| text.parse::<u64>().ok()).expect("a number")
@@ -227,8 +227,8 @@ impl Process {
         drop(segments);
         let mut targets = std::mem::take(&mut self.targets);
         targets.retain_mut(|target| {
-            let of_histograms = target.histograms.as_mut().is_some_and(HistogramHead::drop_sealed);
-            target.head.drop_sealed() || of_histograms || target.alive
+            let of_histograms = target.histograms.as_mut().is_some_and(HistogramHead::drop_flushed);
+            target.head.drop_flushed() || of_histograms || target.alive
         });
         // As the core does now and then.
         let pinned = self.journal.writer().unwrap().pinned_by_few();
@@ -374,7 +374,8 @@ impl World {
         for slot in 0..SLOTS {
             let last = process.targets[at].last_stamps[slot];
             let stamp = self.pushed_stamp(slot, last);
-            let sample = Given { group: 0, slot: slot as u32, stamp, value: value_of((id, slot), stamp), start: 0 };
+            let sample =
+                SparseSample { group: 0, slot: slot as u32, stamp, value: value_of((id, slot), stamp), start: 0 };
             if self.random.one_in(2) || stamp == last {
                 continue;
             } else if stamp > last {
@@ -401,7 +402,7 @@ impl World {
             self.model.add(series, stamp, histogram.sum.to_bits());
             self.unsynced.push((series, stamp));
             let head = target.histograms.as_mut().expect("it is one that writes");
-            let given = crate::GivenHistogram { series: 0, at: stamp, start: 0, histogram: Arc::new(histogram) };
+            let given = crate::HistogramSample { series: 0, at: stamp, start: 0, histogram: Arc::new(histogram) };
             head.append(&[given], journal);
         }
         self.count("writes");
@@ -445,7 +446,7 @@ impl World {
             let every = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
             let range = (Timestamp(from), Timestamp(to));
             let found = |group: &Arc<SlotGroup>, slot: u32, samples: &[series::Sample]| {
-                let mut piece = Piece::new(group.series_labels(slot as usize, &labels));
+                let mut piece = SeriesPart::new(group.series_labels(slot as usize, &labels));
                 piece.samples.extend_from_slice(samples);
                 apply_deletions(&deletions, &mut piece);
                 read.take(&piece);
@@ -453,7 +454,7 @@ impl World {
             target.head.range(range.0, range.1, u64::MAX, every, found).unwrap();
             let Some(head) = &target.histograms else { continue };
             head.range(range.0, range.1, u64::MAX, every, |group, slot, samples| {
-                let mut piece = Piece::new(group.series_labels(slot as usize, &labels));
+                let mut piece = SeriesPart::new(group.series_labels(slot as usize, &labels));
                 piece.histograms = samples;
                 apply_deletions(&deletions, &mut piece);
                 read.take(&piece);

@@ -18,7 +18,7 @@ use crate::chunks::{Batch, ChunkStore, FlushQueue, Flushable, StoredSegments, st
 use crate::data_dir::{DataDir, OpenError, io_error};
 use crate::deletions::Deletions;
 use crate::head::LastRows;
-use crate::log::{KeptLogs, Logs, Options as LogOptions, TargetKey};
+use crate::log::{Logs, Options as LogOptions, RetainedLogs, TargetKey};
 use crate::log_keeper::{LogKeeper, OldExemplars, ReplaySink, ReplayState};
 use crate::log_reader::Restored;
 use crate::os::{lower_priority, now_ms};
@@ -54,7 +54,7 @@ pub struct StoreOptions {
     /// After three crashes within this time the folder is opened in safe mode, for as long. Zero: never, and crashes are
     /// not counted.
     pub safe_mode_window: Duration,
-    /// Whether the logs of the last run are kept, in [`Store::kept_logs`], before they are replayed and removed.
+    /// Whether the logs of the last run are kept, in [`Store::retained_logs`], before they are replayed and removed.
     pub keep_logs: bool,
     /// Whether blocks are uploaded: those that [`Store::set_uploaded`] does not name yet are not compacted.
     pub uploads_blocks: bool,
@@ -218,7 +218,7 @@ impl Store {
     }
 
     /// Logs that others still have to read.
-    pub fn kept_logs(&self) -> KeptLogs {
+    pub fn retained_logs(&self) -> RetainedLogs {
         self.logs.retained()
     }
 
@@ -264,8 +264,8 @@ impl Store {
     }
 
     /// Puts back what a head could not take yet.
-    pub fn give_back_last_rows(&self, id: u64, rows: LastRows) {
-        self.logs.give_back_last_rows(id, rows);
+    pub fn return_last_rows(&self, id: u64, rows: LastRows) {
+        self.logs.return_last_rows(id, rows);
     }
 
     /// Whether any are there, when all logs have been replayed.

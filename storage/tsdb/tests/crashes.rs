@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tsdb::log::{Action, FileId, Journal, Options, TargetKey, Writer};
 use tsdb::log_reader::{Replay, Restored, replay_file};
-use tsdb::{AppendScratch, GivenHistogram, GroupBuilder, HistogramHead, SegmentLimits, SlotGroup, TargetHead};
+use tsdb::{AppendScratch, GroupBuilder, HistogramHead, HistogramSample, SegmentLimits, SlotGroup, TargetHead};
 
 const SECTOR: usize = 512;
 const TARGETS: usize = 3;
@@ -182,7 +182,7 @@ impl Rig {
         let buckets = (0..).zip(&counts).map(|(index, count)| BucketCount { index, count: *count as f64 });
         let histogram = Histogram { count: at as f64, positive: buckets.collect(), ..Histogram::default() };
         let histogram = Arc::new(histogram);
-        let given = |series| GivenHistogram { series, at, start: 0, histogram: histogram.clone() };
+        let given = |series| HistogramSample { series, at, start: 0, histogram: histogram.clone() };
         let samples = [0, last].map(given);
         self.histograms.append(&samples, &mut self.journal);
         self.truth.insert((HISTOGRAMS, at), [&counts[..], &counts[..]].concat());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tsdb::log::{Action, FileId, Journal, TargetKey, Writer};
 use tsdb::log_reader::{Replay, Restored, replay_file};
 use tsdb::{
-    AppendScratch, GivenHistogram, GroupBuilder, HistogramHead, Recalled, Rows, SameGroups, SegmentLimits, SlotGroup,
+    AppendScratch, GroupBuilder, HistogramHead, HistogramSample, Recalled, Rows, SameGroups, SegmentLimits, SlotGroup,
     Store, StoreOptions, TargetHead,
 };
 
@@ -110,7 +110,7 @@ impl Core {
     /// Forgets what is in chunks, and has log files deleted that only held that.
     fn tidy(&mut self) {
         for head in &mut self.heads {
-            head.drop_sealed();
+            head.drop_flushed();
         }
         let unused = self.journal.writer_mut().unwrap().take_unused();
         if !unused.is_empty() {
@@ -189,7 +189,7 @@ fn labels_are_those_of_the_samples(store: &Store) {
     ] {
         let selectors = [matchers];
         let mut want = BTreeSet::new();
-        let found = |piece: tsdb::Piece| {
+        let found = |piece: tsdb::SeriesPart| {
             want.insert(piece.labels);
             true
         };
@@ -350,7 +350,7 @@ fn ranges_become_blocks_and_blocks_are_joined() {
         store.stats().head_samples == 0 && metas.iter().any(|meta| meta.compaction.level > 1)
     });
     for head in &mut core.heads {
-        head.drop_sealed();
+        head.drop_flushed();
     }
     let end = start + rows * INTERVAL_MS;
     same(&core.read(&[], 0, end), &truth, "from blocks");
@@ -436,7 +436,7 @@ fn chunks_are_written_once_as_they_come_and_once_in_order() {
     }
     wait("blocks are joined twice", || store.block_metas().0.iter().any(|meta| meta.compaction.level == 3));
     for head in &mut core.heads {
-        head.drop_sealed();
+        head.drop_flushed();
     }
     let end = start + 12 * 200_000;
     same(&core.read(&[], 0, end), &truth, "from blocks");
@@ -511,7 +511,7 @@ fn histograms(store: &Store, head: &HistogramHead) -> BTreeMap<String, BTreeMap<
     let every = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
     let (from, to) = (Timestamp(i64::MIN), Timestamp(i64::MAX));
     head.range(from, to, u64::MAX, every, |group, slot, samples| take(&group.labels(slot as usize), &samples));
-    let found = |piece: tsdb::Piece| {
+    let found = |piece: tsdb::SeriesPart| {
         take(&piece.labels, &piece.histograms);
         true
     };
@@ -567,12 +567,12 @@ fn histograms_go_the_way_of_rows() {
                 let histogram =
                     Histogram { schema: (i % 3) as i32, count, sum: count / 3.0, positive, ..Histogram::default() };
                 truth.entry(labels[i].to_string()).or_default().insert(at, histogram.to_string());
-                samples.push(GivenHistogram { series: i as u32, at, start: 0, histogram: Arc::new(histogram) });
+                samples.push(HistogramSample { series: i as u32, at, start: 0, histogram: Arc::new(histogram) });
             }
             head.append(&samples, &mut core.journal);
             head.take_closed(|closed| store.flush_queue().flush(closed));
             carry_out(&store.log_folder(), &mut core.journal, (run * 70 + round) as u64 * 5000, false);
-            head.drop_sealed();
+            head.drop_flushed();
         }
         assert_eq!(histograms(&store, &head), truth, "run {run}");
         drop(head);
@@ -828,7 +828,7 @@ fn recall(core: &mut Core) -> Vec<bool> {
     let one = |(id, head): (usize, &mut TargetHead)| match store.take_last_rows(id as u64) {
         Some(rows) => match head.recall(rows, &mut same) {
             Recalled::TooEarly(rows) => {
-                store.give_back_last_rows(id as u64, rows);
+                store.return_last_rows(id as u64, rows);
                 false
             }
             Recalled::Taken => true,

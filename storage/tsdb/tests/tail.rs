@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use tsdb::log::{Action, FileId, Journal, KeptLogs, Options, TargetKey, Writer};
-use tsdb::log_reader::{Border, Reached, Tail, Untold};
+use tsdb::log::{Action, FileId, Journal, Options, RetainedLogs, TargetKey, Writer};
+use tsdb::log_reader::{BatchOffset, Tail, TailLosses, TailStatus};
 use tsdb::{
-    AppendScratch, GivenHistogram, GroupBuilder, HistogramHead, NotedStarts, SegmentLimits, SlotGroup, TargetHead,
+    AppendScratch, GroupBuilder, HistogramHead, HistogramSample, NotedStarts, SegmentLimits, SlotGroup, TargetHead,
 };
 
 const LOG: (u32, u16) = (3, 1);
-const START: Border = Border { sequence: 1, offset: 0 };
+const START: BatchOffset = BatchOffset { sequence: 1, offset: 0 };
 
 fn random(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -67,14 +67,14 @@ fn write_out(journal: &mut Journal, folder: &Path, now_ms: u64, mut sync_fails: 
 /// Series by target and name: time to the bits of the value.
 type Series = BTreeMap<(u64, String), BTreeMap<i64, u64>>;
 
-fn tail(folder: &Path, first: u32, from: Border) -> Tail {
+fn tail(folder: &Path, first: u32, from: BatchOffset) -> Tail {
     Tail::new(folder, LOG, true, first, from)
 }
 
 /// Reads to the end of what there is; a sample that comes twice is a mistake.
 fn read(tail: &mut Tail, series: &mut Series) {
     loop {
-        let told = |told: tsdb::log_reader::Told| {
+        let told = |told: tsdb::log_reader::TailSample| {
             let name = told.group.metric_name(told.slot).to_owned();
             let of_series = series.entry((told.target.id, name)).or_default();
             // Of a histogram its count.
@@ -82,7 +82,7 @@ fn read(tail: &mut Tail, series: &mut Series) {
             let before = of_series.insert(told.sample.timestamp.0, value.to_bits());
             assert_eq!(before, None, "{} at {}", told.group.metric_name(told.slot), told.sample.timestamp.0);
         };
-        if tail.read(told).unwrap() == Reached::End {
+        if tail.read(told).unwrap() == TailStatus::End {
             return;
         }
     }
@@ -174,7 +174,7 @@ fn every_sample_comes_out_once() {
                 3 => {
                     let first = following.first_needed();
                     following = tail(folder.path(), first, following.border());
-                    let log = KeptLogs::new("", folder.path());
+                    let log = RetainedLogs::new("", folder.path());
                     for file in log.files().unwrap().remove(&LOG).into_iter().flatten() {
                         if file.sequence < first {
                             log.remove(file).unwrap();
@@ -190,7 +190,7 @@ fn every_sample_comes_out_once() {
         for (series, samples) in &truth {
             assert_eq!(told.get(series), Some(samples), "seed {seed}: {series:?}");
         }
-        assert_eq!(following.untold(), Untold::default(), "seed {seed}");
+        assert_eq!(following.losses(), TailLosses::default(), "seed {seed}");
         assert!(following.border().sequence > 2, "several files: {:?}", following.border());
     }
 }
@@ -257,7 +257,7 @@ fn check_histograms(log_only: bool) {
                 let name = if series < 3 { format!("h{series}") } else { format!("more{}", series - 3) };
                 truth.entry((7, name)).or_default().insert(at, count.to_bits());
                 let histogram = Arc::new(Histogram { count, zero_count: count, ..Histogram::default() });
-                row.push(GivenHistogram { series, at, start: 0, histogram });
+                row.push(HistogramSample { series, at, start: 0, histogram });
             }
         }
         head.append(&row, &mut journal);
@@ -271,7 +271,7 @@ fn check_histograms(log_only: bool) {
     }
     read(&mut following, &mut told);
     assert_eq!(told, truth);
-    assert_eq!(following.untold(), Untold::default());
+    assert_eq!(following.losses(), TailLosses::default());
 }
 
 /// Start times come with the samples that have them, whoever reads, and wherever it begins to.
@@ -346,27 +346,27 @@ fn check_start_times(seed: u64) {
             }
             truth.insert(("h".to_owned(), at), of_histogram);
             let histogram = Arc::new(Histogram { count: 1.0, zero_count: 1.0, ..Histogram::default() });
-            row.push(GivenHistogram { series: 0, at, start: of_histogram, histogram });
+            row.push(HistogramSample { series: 0, at, start: of_histogram, histogram });
         }
         histograms.append(&row, &mut journal);
         write_out(&mut journal, folder.path(), at as u64, || next(9) == 0);
         if next(6) == 0 {
             following = tail(folder.path(), following.first_needed(), following.border());
         }
-        let mut tell = |one: tsdb::log_reader::Told| {
+        let mut tell = |one: tsdb::log_reader::TailSample| {
             if !series::is_stale(one.sample.value) {
                 told.insert((one.group.metric_name(one.slot).to_owned(), one.sample.timestamp.0), one.start);
             }
         };
-        while next(3) > 0 && following.read(&mut tell).unwrap() == Reached::More {}
+        while next(3) > 0 && following.read(&mut tell).unwrap() == TailStatus::More {}
     }
     write_out(&mut journal, folder.path(), 1_000_000, || false);
-    let mut tell = |one: tsdb::log_reader::Told| {
+    let mut tell = |one: tsdb::log_reader::TailSample| {
         if !series::is_stale(one.sample.value) {
             told.insert((one.group.metric_name(one.slot).to_owned(), one.sample.timestamp.0), one.start);
         }
     };
-    while following.read(&mut tell).unwrap() == Reached::More {}
+    while following.read(&mut tell).unwrap() == TailStatus::More {}
     assert_eq!(told.len(), truth.len(), "seed {seed}");
     for (sample, start) in &truth {
         assert_eq!(told.get(sample), Some(start), "seed {seed}: {sample:?}");
@@ -389,7 +389,7 @@ fn a_head_for_the_log_alone_keeps_no_rows() {
         write_out(&mut journal, folder.path(), minute as u64 * 60_000, || false);
         assert!(head.heap_bytes() < 10_000, "{}", head.heap_bytes());
     }
-    let log = KeptLogs::new("", folder.path());
+    let log = RetainedLogs::new("", folder.path());
     let files = log.files().unwrap().remove(&LOG).unwrap();
     let rows: u64 = files.iter().map(|file| log.count_rows(*file, 0).unwrap()).sum();
     assert_eq!(rows, 99);
@@ -455,7 +455,7 @@ fn kept_logs_outlive_their_writer() {
     let folder = tempfile::tempdir().unwrap();
     let (logs, kept) = (folder.path().join("log"), folder.path().join("kept"));
     std::fs::create_dir(&logs).unwrap();
-    let log = KeptLogs::new(&logs, &kept);
+    let log = RetainedLogs::new(&logs, &kept);
     let id = |sequence| FileId { boot: 1, writer: 0, sequence };
     for sequence in [2, 1] {
         std::fs::write(logs.join(id(sequence).to_string()), "x").unwrap();

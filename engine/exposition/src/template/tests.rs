@@ -34,18 +34,18 @@ fn walked(shape: &[Template], body: &[u8]) -> (Plain, Vec<Template>, bool) {
 
 fn walked_of(format: Format, shape: &[Template], body: &[u8], readings: &mut Readings) -> (Plain, Vec<Template>, bool) {
     let walked = match walk(shape, format, body, readings) {
-        Walk::Warm => Walked::Warm,
-        Walk::Unfinished(mut walker) => {
+        ScanProgress::Warm => ScanResult::Warm,
+        ScanProgress::Unfinished(mut walker) => {
             while walker.step() {}
             walker.finish()
         }
     };
     let (shape, error, warm) = match walked {
-        Walked::Warm => (shape.to_vec(), None, true),
-        Walked::Changed { pieces, error } => {
+        ScanResult::Warm => (shape.to_vec(), None, true),
+        ScanResult::Changed { pieces, error } => {
             let template = |piece| match piece {
-                Piece::Known(i) => shape[i].clone(),
-                Piece::New(template) => template,
+                LayoutPart::Known(i) => shape[i].clone(),
+                LayoutPart::New(template) => template,
             };
             (pieces.into_iter().map(template).collect(), error, false)
         }
@@ -127,7 +127,7 @@ fn long_bodies_are_walked_in_steps() {
     for (last, warm) in [("b 7\n", true), ("c 7\n", false), ("b 7\nc 8\n", false), ("", false), ("b\n", false)] {
         let body = body(2, last);
         let mut readings = Readings::default();
-        let Walk::Unfinished(mut walker) = walk(&shape, Format::Text, body.as_bytes(), &mut readings) else {
+        let ScanProgress::Unfinished(mut walker) = walk(&shape, Format::Text, body.as_bytes(), &mut readings) else {
             panic!("one step is not enough")
         };
         assert!(walker.samples() < 2 * KNOWN_LINES_PER_STEP);

@@ -83,7 +83,7 @@ impl Gatherer {
             if let Some(store) = later.store {
                 let mut meter = PieceMeter::new(request.budget.meter(), bytes_max);
                 let skip = |target| whole.contains(&target);
-                let take = |piece: tsdb::Piece| {
+                let take = |piece: tsdb::SeriesPart| {
                     if histograms_only && piece.histograms.is_empty() && !newest.has(&piece.labels) {
                         return true;
                     }

@@ -7,7 +7,7 @@ use series::{Labels, NO_START, Sample, StartTimes, Timestamp, Value, sort_starts
 use shard::InstantSample;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use tsdb::{Piece, Timed};
+use tsdb::{SeriesPart, Timed};
 
 /// Floats and histograms by series, in no order.
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl SeriesMap {
         SeriesMap { series: AHashMap::new(), wants_starts }
     }
 
-    pub fn add(&mut self, mut piece: Piece) {
+    pub fn add(&mut self, mut piece: SeriesPart) {
         let found = self.series.entry(piece.labels).or_default();
         if self.wants_starts {
             found.starts.append(&mut piece.starts);
@@ -40,7 +40,7 @@ impl SeriesMap {
 
     /// The same of chunks and blocks: samples before their first start time have none. (Of a head, start times come in pieces
     /// of their own.)
-    pub fn add_stored(&mut self, mut piece: Piece) {
+    pub fn add_stored(&mut self, mut piece: SeriesPart) {
         let float = piece.samples.first().map(|sample| sample.timestamp.0);
         let first = [float, piece.histograms.first().map(|(at, _)| *at)].into_iter().flatten().min();
         if let Some(first) = first.filter(|_| self.wants_starts)
@@ -73,7 +73,7 @@ impl SeriesMap {
 }
 
 /// What a piece counts as against the limit of samples.
-pub(crate) fn weight(piece: &Piece) -> usize {
+pub(crate) fn weight(piece: &SeriesPart) -> usize {
     let histograms = piece.histograms.iter().map(|(_, histogram)| promql::histogram_size(histogram));
     piece.samples.len() + histograms.sum::<usize>()
 }
@@ -125,7 +125,7 @@ impl Newest {
         }
     }
 
-    pub fn take_piece(&mut self, piece: Piece) {
+    pub fn take_piece(&mut self, piece: SeriesPart) {
         if let Some((at, histogram)) = series::order::newest(piece.histograms) {
             self.take_value(piece.labels.clone(), Timestamp(at), Value::Histogram(histogram));
         }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tsdb::{Piece, Store};
+use tsdb::{SeriesPart, Store};
 
 /// The deadline of a query ends the wait for its shards, not this: it only has to come later.
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);
@@ -146,7 +146,7 @@ impl PieceMeter {
     }
 
     /// Counts a piece; false if reading has to stop.
-    pub fn add(&mut self, piece: &Piece) -> bool {
+    pub fn add(&mut self, piece: &SeriesPart) -> bool {
         let bytes = piece_bytes(piece);
         self.bytes += bytes;
         if self.bytes > self.bytes_max {

@@ -10,7 +10,7 @@ use promql::budget::Charge;
 use series::{Labels, Sample, Timestamp};
 use shard::{Command, LimitError, ReduceAnswer, ReduceRequest, SeriesHashes};
 use std::sync::Arc;
-use tsdb::Piece;
+use tsdb::SeriesPart;
 
 /// The outcome of one aggregation, with the charge for it; None if it needs whole series.
 pub(crate) type Reduced = Result<Option<(PartialAggregate, Charge)>, QueryError>;
@@ -71,7 +71,7 @@ fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>
     let mut meter = PieceMeter::new(request.budget.meter(), 0);
     let mut series: AHashMap<Labels, Vec<Sample>> = AHashMap::new();
     let mut any_histograms = false;
-    let mut take = |mut piece: Piece| {
+    let mut take = |mut piece: SeriesPart| {
         any_histograms |= !piece.histograms.is_empty();
         series.entry(piece.labels).or_default().append(&mut piece.samples);
         !any_histograms
@@ -80,7 +80,7 @@ fn joined(request: &ReduceRequest, replies: Vec<Result<ReduceAnswer, LimitError>
     if let (Some(store), true) = (store, fits) {
         let (from, to): (Timestamp, Timestamp) = (request.from, request.to);
         let skip = |target| whole.contains(&target);
-        let take = |piece: Piece| meter.add(&piece) && take(piece);
+        let take = |piece: SeriesPart| meter.add(&piece) && take(piece);
         store.select(&request.selectors, from, to, skip, later.stop, take).map_err(storage_error)?;
     }
     meter.finish()?.into_iter().for_each(|more| charge.merge(more));

@@ -5,17 +5,9 @@
 //! edge: a parent holds its children. Test code does not count.
 
 use crate::source::{Token, tokens};
-use crate::{crate_folders, crate_roots, root};
+use crate::{crate_folders, crate_roots};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-/// Cycles that exist: crate, parent module ("" is the crate's root), the modules in the cycle. This list only shrinks:
-/// the test fails when a cycle is new or larger, and when an entry is no longer needed.
-#[rustfmt::skip]
-const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("engine/shard", "", "core runtime"),
-    ("engine/shard", "fetch", "client connect"),
-];
 
 type ModulePath = Vec<String>;
 
@@ -198,7 +190,7 @@ fn cycles(edges: &BTreeSet<(String, String)>) -> Vec<Vec<String>> {
     groups.into_iter().collect()
 }
 
-/// Cycles of all crates, in the form of [`EXCEPTIONS`].
+/// Cycles of all crates: the crate, the parent module ("" is the crate's root), and the modules in the cycle.
 fn all_cycles() -> BTreeSet<(String, String, String)> {
     let mut found = BTreeSet::new();
     for folder in crate_folders() {
@@ -218,21 +210,9 @@ fn all_cycles() -> BTreeSet<(String, String, String)> {
 }
 
 #[test]
-fn modules_have_no_new_cycles() {
+fn modules_have_no_cycles() {
     let found = all_cycles();
-    let allowed: BTreeSet<_> = EXCEPTIONS
-        .iter()
-        .map(|(name, parent, modules)| (name.to_string(), parent.to_string(), modules.to_string()))
-        .collect();
-    let new: Vec<_> = found.difference(&allowed).collect();
-    let unneeded: Vec<_> = allowed.difference(&found).collect();
-    assert!(
-        new.is_empty() && unneeded.is_empty(),
-        "EXCEPTIONS of modules.rs differ from what the sources say; the list only shrinks.\n\
-         Cycles that are not listed (cut them; if one is a smaller part of a listed one, write it down):\n{new:#?}\n\
-         Listed, but gone (delete them, in {}):\n{unneeded:#?}",
-        root().join("engine/server/tests/layering/modules.rs").display()
-    );
+    assert!(found.is_empty(), "modules that use each other, by crate and parent module: {found:#?}");
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Names of items use the words of the glossary in ARCHITECTURE.md, and none that it has retired.
 //!
-//! `retired_names.txt` lists the names that are still to change, by crate. The list only shrinks: the test fails when a
-//! name with a retired word is new, and when a listed name is gone. Test code does not count.
+//! Test code does not count.
 
 use crate::source::{Token, tokens};
 use crate::{crate_folders, root};
@@ -88,34 +87,11 @@ fn retired_names() -> NamesOfCrates {
     found
 }
 
-/// Reads lines of crates, and under each its names, indented.
-fn listed_names(text: &str) -> NamesOfCrates {
-    let mut names = BTreeSet::new();
-    let mut folder = "";
-    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        match line.strip_prefix(' ') {
-            Some(name) => drop(names.insert((folder.to_owned(), name.trim().to_owned()))),
-            None => folder = line,
-        }
-    }
-    names
-}
-
 #[test]
 fn retired_words_do_not_come_back() {
-    let listed = listed_names(include_str!("retired_names.txt"));
     let found = retired_names();
-    let lines = |names: Vec<&(String, String)>| -> String {
-        names.iter().map(|(folder, name)| format!("    {folder}: {name}\n")).collect()
-    };
-    let new = lines(found.difference(&listed).collect());
-    let unneeded = lines(listed.difference(&found).collect());
-    assert!(
-        new.is_empty() && unneeded.is_empty(),
-        "retired_names.txt differs from what the sources say; the list only shrinks.\n\
-         Names with a retired word that are not listed (choose a word of the glossary in ARCHITECTURE.md):\n{new}\
-         Listed, but gone (delete these lines):\n{unneeded}"
-    );
+    let lines: String = found.iter().map(|(folder, name)| format!("    {folder}: {name}\n")).collect();
+    assert!(found.is_empty(), "names with a retired word; choose a word of the glossary in ARCHITECTURE.md:\n{lines}");
 }
 
 #[test]

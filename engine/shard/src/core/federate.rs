@@ -4,10 +4,10 @@ use super::Core;
 use crate::federate::index::Index;
 use crate::federate::lines::{Cursor, LineWriter, Source};
 use crate::federate::{
-    Begun, CLAIMS_PER_PIECE, Claim, ClaimState, FederateRequest, Go, LEFTOVERS_MAX, Lines, Owners, PIECE_BYTES, Talk,
-    Told,
+    CLAIMS_PER_PIECE, Claim, ClaimState, FederateChannel, FederateCommand, FederateReply, FederateRequest,
+    FederateSummary, LEFTOVERS_MAX, Lines, Owners, PIECE_BYTES,
 };
-use crate::head_owner::Holder;
+use crate::head_owner::HeadOwner;
 use crate::message::Older;
 use crate::status::InstantSample;
 use crate::time_slice::{CoreTask, TimeSlice};
@@ -29,17 +29,17 @@ const SLOTS_PER_STEP: u32 = 256;
 const LINES_BYTES: usize = PIECE_BYTES + 2048;
 
 /// The other end has gone.
-struct Gone;
+struct AskerLeft;
 
-impl<T> From<flume::SendError<T>> for Gone {
-    fn from(_: flume::SendError<T>) -> Gone {
-        Gone
+impl<T> From<flume::SendError<T>> for AskerLeft {
+    fn from(_: flume::SendError<T>) -> AskerLeft {
+        AskerLeft
     }
 }
 
-impl From<flume::RecvError> for Gone {
-    fn from(_: flume::RecvError) -> Gone {
-        Gone
+impl From<flume::RecvError> for AskerLeft {
+    fn from(_: flume::RecvError) -> AskerLeft {
+        AskerLeft
     }
 }
 
@@ -48,15 +48,15 @@ struct Work<'a> {
     core: &'a Core,
     request: &'a FederateRequest,
     older: Older,
-    talk: &'a Talk,
+    talk: &'a FederateChannel,
     index: Index<'a>,
-    holders: Vec<Rc<Holder>>,
+    holders: Vec<Rc<HeadOwner>>,
     turns: TimeSlice<'a>,
 }
 
 impl Core {
     /// Carries a federation out, until it is done or nobody reads it any more.
-    pub(super) async fn federate(self: Rc<Self>, request: Arc<FederateRequest>, older: Older, talk: Talk) {
+    pub(super) async fn federate(self: Rc<Self>, request: Arc<FederateRequest>, older: Older, talk: FederateChannel) {
         let mut work = Work {
             core: &self,
             request: &request,
@@ -72,28 +72,28 @@ impl Core {
 }
 
 impl Work<'_> {
-    async fn run(&mut self) -> Result<(), Gone> {
+    async fn run(&mut self) -> Result<(), AskerLeft> {
         let begun = self.begin().await;
-        self.tell(Told::Begun(Box::new(begun))).await?;
+        self.send_reply(FederateReply::Begun(Box::new(begun))).await?;
         let mut go = self.hear().await?;
-        if let Go::Claim { identities, partial } = go {
+        if let FederateCommand::Claim { identities, partial } = go {
             self.claim(&identities, partial).await?;
             go = self.hear().await?;
         }
-        let Go::Write(owners) = go else { return Err(Gone) };
+        let FederateCommand::Write(owners) = go else { return Err(AskerLeft) };
         self.write(&owners).await?;
-        self.tell(Told::Done).await?;
+        self.send_reply(FederateReply::Done).await?;
         Ok(())
     }
 
     /// Hands something to the reader. Waiting for it is not work.
-    async fn tell(&self, told: Told) -> Result<(), Gone> {
+    async fn send_reply(&self, told: FederateReply) -> Result<(), AskerLeft> {
         self.talk.told.send_async(told).await?;
         self.turns.restart();
         Ok(())
     }
 
-    async fn hear(&self) -> Result<Go, Gone> {
+    async fn hear(&self) -> Result<FederateCommand, AskerLeft> {
         let go = self.talk.go.recv_async().await?;
         self.turns.restart();
         Ok(go)
@@ -121,8 +121,8 @@ impl Work<'_> {
         self.index.place(entry, head, first, !(whole && head.dead_have_ended(visible)))
     }
 
-    async fn begin(&mut self) -> Begun {
-        let mut begun = Begun::default();
+    async fn begin(&mut self) -> FederateSummary {
+        let mut begun = FederateSummary::default();
         for entry in 0..self.holders.len() as u32 {
             let holder = self.holders[entry as usize].clone();
             self.index.add(&holder.labels);
@@ -140,7 +140,7 @@ impl Work<'_> {
     }
 
     /// Adds what matches of a target.
-    fn count(&self, entry: u32, begun: &mut Begun) {
+    fn count(&self, entry: u32, begun: &mut FederateSummary) {
         let holder = &self.holders[entry as usize];
         let head = holder.head.borrow();
         let places = &self.index.entries[entry as usize].places;
@@ -164,7 +164,7 @@ impl Work<'_> {
     }
 
     /// Names of series that match, and of those that do not.
-    async fn names(&mut self, begun: &mut Begun) {
+    async fn names(&mut self, begun: &mut FederateSummary) {
         let (mut names, mut others) = (AHashSet::new(), AHashSet::new());
         for plan in &self.index.plans {
             let mut matching = plan.all().iter().cloned().flatten().collect::<Vec<u32>>();
@@ -189,7 +189,7 @@ impl Work<'_> {
     }
 
     /// Tells what it has of series that others may have, too.
-    async fn claim(&mut self, identities: &[u64], partial: bool) -> Result<(), Gone> {
+    async fn claim(&mut self, identities: &[u64], partial: bool) -> Result<(), AskerLeft> {
         let mut claims = Vec::new();
         for entry in 0..self.holders.len() as u32 {
             let holder = self.holders[entry as usize].clone();
@@ -210,27 +210,27 @@ impl Work<'_> {
                         break;
                     }
                     if claims.len() >= CLAIMS_PER_PIECE {
-                        self.tell(Told::Claims(std::mem::take(&mut claims))).await?;
+                        self.send_reply(FederateReply::Claims(std::mem::take(&mut claims))).await?;
                     }
                     self.turns.step().await;
                 }
             }
             if partial {
-                let found = self.lingering(&holder, None);
+                let found = self.newest_unflushed(&holder, None);
                 self.leftovers(found).await?;
             }
         }
         if partial {
             let ended: Vec<_> = self.core.ended.borrow().clone();
             for holder in ended {
-                let found = self.lingering(&holder, Some(&mut claims));
+                let found = self.newest_unflushed(&holder, Some(&mut claims));
                 self.leftovers(found).await?;
             }
         }
         if !claims.is_empty() {
-            self.tell(Told::Claims(claims)).await?;
+            self.send_reply(FederateReply::Claims(claims)).await?;
         }
-        self.tell(Told::Done).await?;
+        self.send_reply(FederateReply::Done).await?;
         Ok(())
     }
 
@@ -261,7 +261,7 @@ impl Work<'_> {
     }
 
     /// Newest samples that are not among a head's newest values. Of a target that has ended, `ended` gets all series.
-    fn lingering(&mut self, holder: &Holder, ended: Option<&mut Vec<Claim>>) -> Vec<InstantSample> {
+    fn newest_unflushed(&mut self, holder: &HeadOwner, ended: Option<&mut Vec<Claim>>) -> Vec<InstantSample> {
         let head = holder.head.borrow();
         let after = self.after();
         let mut found = Vec::new();
@@ -285,7 +285,7 @@ impl Work<'_> {
             }
         }
         let visible = self.core.journal.borrow().visible();
-        head.lingering(after, visible, slots_of, |group, slot, sample| {
+        head.newest_unflushed(after, visible, slots_of, |group, slot, sample| {
             let labels = group.series_labels(slot as usize, &holder.labels);
             found.push(InstantSample { labels, timestamp: sample.timestamp, value: sample.value });
         });
@@ -293,9 +293,9 @@ impl Work<'_> {
         found
     }
 
-    async fn leftovers(&mut self, found: Vec<InstantSample>) -> Result<(), Gone> {
+    async fn leftovers(&mut self, found: Vec<InstantSample>) -> Result<(), AskerLeft> {
         if !found.is_empty() {
-            self.tell(Told::Leftovers(found)).await?;
+            self.send_reply(FederateReply::Leftovers(found)).await?;
         }
         self.turns.step().await;
         Ok(())
@@ -308,7 +308,7 @@ impl Work<'_> {
     }
 
     /// Waits until the newest row of a target is visible, if its values cannot be told without.
-    async fn settle(&self, holder: &Holder) {
+    async fn settle(&self, holder: &HeadOwner) {
         for _ in 0..SETTLE_TIMES_MAX {
             let visible = self.core.journal.borrow().visible();
             if holder.head.borrow().newest_is_settled(visible) {
@@ -325,7 +325,7 @@ impl Work<'_> {
         writer.write(&self.source(&head, &holder.labels, entry), &self.index.plans, name, cursor, lines)
     }
 
-    async fn write(&mut self, owners: &Owners) -> Result<(), Gone> {
+    async fn write(&mut self, owners: &Owners) -> Result<(), AskerLeft> {
         let writer = LineWriter { core: self.core.index, request: self.request, owners };
         let mut lines = Lines::default();
         let mut entries = Vec::new();
@@ -349,7 +349,7 @@ impl Work<'_> {
                     if lines.text.len() >= PIECE_BYTES {
                         lines.end();
                         let piece = std::mem::take(&mut lines);
-                        self.tell(Told::Lines(piece)).await?;
+                        self.send_reply(FederateReply::Lines(piece)).await?;
                         lines.text.reserve(LINES_BYTES);
                         lines.begin(&name);
                     }
@@ -363,7 +363,7 @@ impl Work<'_> {
             lines.end();
         }
         if !lines.text.is_empty() {
-            self.tell(Told::Lines(lines)).await?;
+            self.send_reply(FederateReply::Lines(lines)).await?;
         }
         Ok(())
     }

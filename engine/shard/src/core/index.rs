@@ -8,7 +8,7 @@
 //!   * a search pins the index, so that it may let others run in between
 
 use super::Core;
-use crate::head_owner::{HistogramHolder, Holder, IndexedHead};
+use crate::head_owner::{HeadOwner, HistogramOwner, IndexedHead};
 use crate::select::CandidateGroups;
 use crate::time_slice::{CoreTask, SLICE_MAX, TimeSlice};
 use ahash::AHashSet;
@@ -127,7 +127,7 @@ impl CoreIndex {
 
 impl Core {
     /// Tells the index of a head that got rows.
-    pub(super) fn note_rows(&self, holder: &Rc<Holder>, head: &tsdb::TargetHead) {
+    pub(super) fn note_rows(&self, holder: &Rc<HeadOwner>, head: &tsdb::TargetHead) {
         if self.limits.log_only {
             return;
         }
@@ -138,7 +138,7 @@ impl Core {
     }
 
     /// Tells it of a head of histograms.
-    pub(super) fn note_histograms(&self, holder: &Rc<HistogramHolder>, head: &tsdb::HistogramHead) {
+    pub(super) fn note_histograms(&self, holder: &Rc<HistogramOwner>, head: &tsdb::HistogramHead) {
         if self.limits.log_only {
             return;
         }

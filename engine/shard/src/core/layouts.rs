@@ -41,12 +41,12 @@ impl CoreLayouts {
         self.changes.set(self.changes.get() + 1);
     }
 
-    /// Tells the reader what its first body may look like.
-    pub fn tell(&self, reader: &mut Reader, target: &Target) {
+    /// Gives the reader what its first body may look like.
+    pub fn prepare(&self, reader: &mut Reader, target: &Target) {
         if reader.is_first()
             && let Some(remembered) = &*self.remembered.borrow()
         {
-            remembered.tell(target.id, reader);
+            remembered.apply_to(target.id, reader);
         }
     }
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use targets::TargetDiff;
 use tokio::sync::oneshot;
-use tsdb::{Piece, SlotGroup};
+use tsdb::{SeriesPart, SlotGroup};
 
 /// Slots that are counted between two looks at the clock.
 const SLOTS_PER_STEP: usize = 64;
@@ -240,7 +240,7 @@ impl Core {
         let Some(candidates) = self.candidates(selectors, &slice, &gone).await else { return Ok(nothing()) };
         let mut matching = Matching::new(&request.selectors, &candidates.groups);
         let mut meter = request.budget.meter();
-        let mut pieces: Vec<Piece> = Vec::new();
+        let mut pieces: Vec<SeriesPart> = Vec::new();
         let (mut samples, mut bytes) = (0, 0);
         let (from, to) = (request.from, request.to);
         for head in &candidates.heads {
@@ -399,7 +399,7 @@ impl Core {
         stats.targets = self.by_id.borrow().len() as u64;
         stats.exemplars = self.exemplars.borrow().stats();
         stats.cpu_seconds = sys::thread_cpu_seconds();
-        stats.stall_max = self.pulse.stall_max();
+        stats.stall_max = self.heartbeat.stall_max();
         stats.task_longest = self.task_times.longest().collect();
         if let Some(writer) = self.journal.borrow().writer() {
             stats.log = LogStats {

@@ -3,7 +3,7 @@
 use super::{Core, Scraper, wall_ms};
 use crate::ingest::Reader;
 use crate::natives::NativeRows;
-use crate::written::{Head, ReceiveRequest, Received, Receiving, zero_like};
+use crate::written::{Head, PushedSeries, ReceiveRequest, Receiving, zero_like};
 use series::{Labels, Sample, StartTimes, Timestamp, Value};
 use std::sync::Arc;
 use targets::Target;
@@ -56,7 +56,7 @@ impl Core {
     }
 }
 
-fn zeros_of_floats(reader: &Reader, is_new: impl Fn(i64) -> bool) -> Vec<Received> {
+fn zeros_of_floats(reader: &Reader, is_new: impl Fn(i64) -> bool) -> Vec<PushedSeries> {
     let new = reader.starts().iter().filter(|start| is_new(start.at_ms()));
     let slots = new.flat_map(|start| start.slots.iter().map(|slot| (*slot, start.at_ms())));
     let slots = reader.places_of(slots.take(ZEROS_PER_SCRAPE_MAX).collect());
@@ -67,7 +67,7 @@ fn zeros_of_floats(reader: &Reader, is_new: impl Fn(i64) -> bool) -> Vec<Receive
         // One that brings its own time may have had that before.
         if !groups[group].is_stamped(slot) {
             let samples = vec![Sample { timestamp: Timestamp(start), value: 0.0 }];
-            zeros.push(Received {
+            zeros.push(PushedSeries {
                 labels: groups[group].labels(slot),
                 samples,
                 histograms: Vec::new(),
@@ -79,7 +79,7 @@ fn zeros_of_floats(reader: &Reader, is_new: impl Fn(i64) -> bool) -> Vec<Receive
     zeros
 }
 
-fn zeros_of_histograms(natives: &NativeRows, is_new: impl Fn(i64) -> bool) -> Vec<Received> {
+fn zeros_of_histograms(natives: &NativeRows, is_new: impl Fn(i64) -> bool) -> Vec<PushedSeries> {
     let has_own_time = |row: usize| natives.stamps.get(row).is_some_and(Option::is_some);
     let new = natives.starts.iter().filter(|(row, start)| is_new(*start) && !has_own_time(*row));
     let new = new.take(ZEROS_PER_SCRAPE_MAX);
@@ -87,7 +87,7 @@ fn zeros_of_histograms(natives: &NativeRows, is_new: impl Fn(i64) -> bool) -> Ve
         let (labels, value) = natives.rows.get(*row)?;
         let Value::Histogram(histogram) = value else { return None };
         let histograms = vec![(*start, Arc::new(zero_like(histogram)))];
-        Some(Received {
+        Some(PushedSeries {
             labels: labels.clone(),
             samples: Vec::new(),
             histograms,

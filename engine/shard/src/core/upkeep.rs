@@ -75,7 +75,7 @@ impl Core {
                 match head.recall(rows, &mut same) {
                     Recalled::Taken => taken += 1,
                     Recalled::Refused => {}
-                    Recalled::TooEarly(rows) => store.give_back_last_rows(id, rows),
+                    Recalled::TooEarly(rows) => store.return_last_rows(id, rows),
                 }
                 self.note_rows(&scraper.holder, &head);
             }
@@ -117,7 +117,7 @@ impl Core {
                 self.written.borrow_mut().tidy(source);
                 slice.step().await;
             }
-            let gone = self.written.borrow_mut().retire(wall_ms());
+            let gone = self.written.borrow_mut().remove_idle(wall_ms());
             self.end_holders(gone);
             slice.step().await;
             let mut sums = self.keep_up_histograms();
@@ -129,7 +129,7 @@ impl Core {
                 if let Some(queue) = &self.flush_queue {
                     head.take_all_closed(|closed| queue.flush(closed));
                 }
-                head.drop_sealed();
+                head.drop_flushed();
                 sums.series += head.live_series() as u64;
                 sums.slots += head.live_slots() as u64;
                 sums.added += head.take_added();
@@ -180,7 +180,7 @@ impl Core {
             // Others may add to the list meanwhile, but only this task takes from it.
             let Some(ended) = self.ended.borrow().get(at).cloned() else { return };
             sums.added += ended.head.borrow_mut().take_added();
-            let stays = ended.head.borrow_mut().drop_sealed();
+            let stays = ended.head.borrow_mut().drop_flushed();
             if stays {
                 let head = ended.head.borrow();
                 sums.bytes += head.heap_bytes() as u64;

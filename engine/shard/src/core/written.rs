@@ -2,11 +2,12 @@
 
 use super::upkeep::HeadSums;
 use super::{Core, wall_ms};
-use crate::head_owner::{HistogramHolder, IndexedHead};
+use crate::head_owner::{HistogramOwner, IndexedHead};
 use crate::status::CoreStats;
 use crate::time_slice::CoreTask;
 use crate::written::{
-    Gone, Head, NotKept, ReceiveOutcome, ReceiveRequest, Receiving, Refusal, WriteOutcome, WriteRowsRequest, Written,
+    EndedOwners, Head, PushStore, ReceiveOutcome, ReceiveRequest, Receiving, Refusal, WriteError, WriteOutcome,
+    WriteRowsRequest,
 };
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -15,7 +16,11 @@ use tsdb::log::{Journal, Writer};
 
 impl Core {
     /// Writes a rule group's row.
-    pub(super) fn write_rows(&self, request: &WriteRowsRequest, reply: oneshot::Sender<Result<WriteOutcome, NotKept>>) {
+    pub(super) fn write_rows(
+        &self,
+        request: &WriteRowsRequest,
+        reply: oneshot::Sender<Result<WriteOutcome, WriteError>>,
+    ) {
         self.take(reply, |written, journal, scratch, stats| {
             let outcome = written.rows(request, wall_ms(), journal, scratch, |head| self.hand_over_of(head));
             stats.samples_appended += outcome.samples;
@@ -28,12 +33,12 @@ impl Core {
     pub(super) async fn receive(
         self: Rc<Self>,
         request: ReceiveRequest,
-        reply: oneshot::Sender<Result<ReceiveOutcome, NotKept>>,
+        reply: oneshot::Sender<Result<ReceiveOutcome, WriteError>>,
     ) {
         // What is refused comes again: keeping it as well would fill memory for as long as the disk fails.
         let failing = self.journal.borrow().writer().and_then(|writer| writer.failing().map(str::to_owned));
         if let Some(error) = failing {
-            drop(reply.send(Err(NotKept::Log(error))));
+            drop(reply.send(Err(WriteError::Log(error))));
             return;
         }
         let slice = self.slice(CoreTask::Push);
@@ -66,18 +71,18 @@ impl Core {
     /// Has samples put away by `put`; who brought them is answered once the log has them.
     fn take<T: 'static>(
         &self,
-        reply: oneshot::Sender<Result<T, NotKept>>,
-        put: impl FnOnce(&mut Written, &mut Journal, &mut AppendScratch, &mut CoreStats) -> T,
+        reply: oneshot::Sender<Result<T, WriteError>>,
+        put: impl FnOnce(&mut PushStore, &mut Journal, &mut AppendScratch, &mut CoreStats) -> T,
     ) {
         if self.stopping.get() {
-            drop(reply.send(Err(NotKept::Stopping)));
+            drop(reply.send(Err(WriteError::Stopping)));
             return;
         }
         let mut journal = self.journal.borrow_mut();
         let scratch = &mut self.append.borrow_mut().0;
         let outcome = put(&mut self.written.borrow_mut(), &mut journal, scratch, &mut self.stats.borrow_mut());
         let position = journal.writer().map_or(0, Writer::appended);
-        let answer = Box::new(move |kept: Result<(), NotKept>| drop(reply.send(kept.map(|()| outcome))));
+        let answer = Box::new(move |kept: Result<(), WriteError>| drop(reply.send(kept.map(|()| outcome))));
         self.acknowledgements.borrow_mut().wait(position, answer);
         drop(journal);
         if self.log_folder.is_none() {
@@ -110,13 +115,13 @@ impl Core {
     }
 
     /// Who has histograms, the ended ones too.
-    pub(super) fn histogram_holders(&self) -> Vec<Rc<HistogramHolder>> {
+    pub(super) fn histogram_holders(&self) -> Vec<Rc<HistogramOwner>> {
         let ended = self.ended_histograms.borrow();
         self.written.borrow().histogram_holders().chain(ended.iter().cloned()).collect()
     }
 
     /// Gives what waits in heads of histograms to the thread that puts it into chunks.
-    pub(super) fn close_histograms(&self, which: impl Fn(&HistogramHolder) -> bool) {
+    pub(super) fn close_histograms(&self, which: impl Fn(&HistogramOwner) -> bool) {
         for holder in self.histogram_holders().into_iter().filter(|holder| which(holder)) {
             let mut head = holder.head.borrow_mut();
             head.close();
@@ -134,7 +139,7 @@ impl Core {
             if let Some(queue) = &self.flush_queue {
                 head.take_all_closed(|closed| queue.flush(closed));
             }
-            head.drop_sealed();
+            head.drop_flushed();
             self.note_histograms(&holder, &head);
             sums.series += head.series() as u64;
             sums.slots += head.series() as u64;
@@ -144,7 +149,7 @@ impl Core {
         self.ended_histograms.borrow_mut().retain(|ended| {
             let mut head = ended.head.borrow_mut();
             sums.added += head.take_added();
-            let stays = head.drop_sealed();
+            let stays = head.drop_flushed();
             drop(head);
             if !stays {
                 self.label_index.remove(&IndexedHead::Histograms(ended.clone()));
@@ -155,7 +160,7 @@ impl Core {
     }
 
     /// No more rows come to these.
-    pub(super) fn end_holders(&self, gone: Gone) {
+    pub(super) fn end_holders(&self, gone: EndedOwners) {
         for holder in gone.histograms {
             let mut head = holder.head.borrow_mut();
             head.close();

@@ -54,7 +54,7 @@ impl Plan {
 }
 
 /// A plan while it is made, a few slots at a time.
-struct Finding {
+struct GroupMatchBuilder {
     group: Arc<SlotGroup>,
     at: usize,
     runs: Vec<Range<u32>>,
@@ -84,7 +84,7 @@ pub(crate) struct Index<'r> {
     pub entries: Vec<Entry>,
     next: BinaryHeap<Reverse<(Arc<str>, u32)>>,
     names_begun: u64,
-    finding: Option<Finding>,
+    finding: Option<GroupMatchBuilder>,
 }
 
 impl<'r> Index<'r> {
@@ -166,13 +166,11 @@ impl<'r> Index<'r> {
     /// Looks at a few more slots of a group.
     fn step(&mut self, group: &Arc<SlotGroup>, verdict: u32) {
         let request = self.request;
-        let mut finding = self.finding.take().filter(|finding| Arc::ptr_eq(&finding.group, group)).unwrap_or(Finding {
-            group: group.clone(),
-            at: 0,
-            runs: Vec::new(),
-            slots: 0,
-            clashing: false,
-        });
+        let mut finding = self
+            .finding
+            .take()
+            .filter(|finding| Arc::ptr_eq(&finding.group, group))
+            .unwrap_or(GroupMatchBuilder { group: group.clone(), at: 0, runs: Vec::new(), slots: 0, clashing: false });
         let of_target = &self.verdicts_by_number[verdict as usize];
         let any = |lists: &[Vec<Matcher>], of_target: &[bool], slot: usize| {
             let mut rest = of_target;
@@ -210,7 +208,7 @@ impl<'r> Index<'r> {
             self.finding = Some(finding);
             return;
         }
-        let Finding { mut runs, slots, clashing, .. } = finding;
+        let GroupMatchBuilder { mut runs, slots, clashing, .. } = finding;
         runs.sort_by(|one, other| group.metric_name(one.start as usize).cmp(group.metric_name(other.start as usize)));
         runs.shrink_to_fit();
         self.known.insert((Arc::as_ptr(group), verdict), self.plans.len() as u32);

@@ -1,6 +1,6 @@
 //! A stream of newest values: what a request is, and what goes between a core and whoever merges.
 //!
-//! A request goes through up to three steps. Each core looks for what matches and tells how much that is ([`Begun`]). If
+//! A request goes through up to three steps. Each core looks for what matches and tells how much that is ([`FederateSummary`]). If
 //! series of several targets may be the same, or chunks may hold some that are newest, the cores then tell what they
 //! have ([`Claim`]), and one owner is chosen for each. At last every core writes the lines of what it owns, name by
 //! name, in pieces.
@@ -53,7 +53,7 @@ pub struct FederateRequest {
 
 /// What a core has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Begun {
+pub struct FederateSummary {
     /// Series that match, and all that there are.
     pub series: u64,
     pub series_all: u64,
@@ -110,7 +110,7 @@ pub type Owners = AHashMap<u64, Owner>;
 
 /// What a core is told when it has begun.
 #[derive(Clone, Debug)]
-pub enum Go {
+pub enum FederateCommand {
     /// Tell what there is of clashing series and of targets with these identities.
     Claim {
         identities: Arc<Vec<u64>>,
@@ -121,8 +121,8 @@ pub enum Go {
 
 /// What a core tells.
 #[derive(Clone, Debug)]
-pub enum Told {
-    Begun(Box<Begun>),
+pub enum FederateReply {
+    Begun(Box<FederateSummary>),
     Claims(Vec<Claim>),
     /// Series of no target that is there, or not among its newest values.
     Leftovers(Vec<InstantSample>),
@@ -142,9 +142,9 @@ pub struct Lines {
 
 /// The ends of a core's talk with the merger.
 #[derive(Debug)]
-pub struct Talk {
-    pub told: flume::Sender<Told>,
-    pub go: flume::Receiver<Go>,
+pub struct FederateChannel {
+    pub told: flume::Sender<FederateReply>,
+    pub go: flume::Receiver<FederateCommand>,
 }
 
 impl FederateRequest {
@@ -161,9 +161,9 @@ impl FederateRequest {
     }
 }
 
-impl Begun {
+impl FederateSummary {
     /// Adds what another core has found.
-    pub fn add(&mut self, mut other: Begun) {
+    pub fn add(&mut self, mut other: FederateSummary) {
         self.series += other.series;
         self.series_all += other.series_all;
         self.names.append(&mut other.names);
@@ -189,10 +189,11 @@ mod tests {
     #[test]
     fn every_name_is_counted_over_all_cores() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let mut all = Begun { names: names(&["a"]), names_of_others: names(&["b"]), ..Begun::default() };
+        let mut all =
+            FederateSummary { names: names(&["a"]), names_of_others: names(&["b"]), ..FederateSummary::default() };
         assert!(!all.is_every_name());
-        all.add(Begun { names: names(&["b"]), names_of_others: names(&["a"]), ..Begun::default() });
+        all.add(FederateSummary { names: names(&["b"]), names_of_others: names(&["a"]), ..FederateSummary::default() });
         assert!(all.is_every_name());
-        assert!(!Begun::default().is_every_name(), "nothing matches");
+        assert!(!FederateSummary::default().is_every_name(), "nothing matches");
     }
 }

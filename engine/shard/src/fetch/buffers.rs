@@ -25,7 +25,7 @@ pub const BUFFER_BYTES_MIN: usize = 64 << 10;
 
 /// What a buffer is for. Packed bodies are a tenth of plain ones, so the two are kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shelf {
+enum BufferKind {
     Wire,
     Plain,
 }
@@ -54,18 +54,18 @@ impl Stack {
 }
 
 #[derive(Default)]
-struct Shelves {
+struct PoolState {
     wire: Stack,
     plain: Stack,
     idle_bytes: usize,
     lent_bytes: usize,
 }
 
-impl Shelves {
-    fn shelf(&mut self, shelf: Shelf) -> &mut Stack {
+impl PoolState {
+    fn free_list(&mut self, shelf: BufferKind) -> &mut Stack {
         match shelf {
-            Shelf::Wire => &mut self.wire,
-            Shelf::Plain => &mut self.plain,
+            BufferKind::Wire => &mut self.wire,
+            BufferKind::Plain => &mut self.plain,
         }
     }
 }
@@ -73,23 +73,23 @@ impl Shelves {
 /// One core's buffers. Cloning copies a pointer.
 #[derive(Clone, Default)]
 pub struct BufferPool {
-    shelves: Rc<RefCell<Shelves>>,
+    shelves: Rc<RefCell<PoolState>>,
 }
 
 impl BufferPool {
     /// A buffer for what comes over the wire, empty; an error when the responses in flight hold too much.
-    pub(super) fn wire(&self) -> Result<Buffer, NoRoom> {
-        self.lend(Shelf::Wire)
+    pub(super) fn wire(&self) -> Result<Buffer, PoolExhausted> {
+        self.lend(BufferKind::Wire)
     }
 
     /// A buffer for unpacked bytes, empty.
-    pub(super) fn plain(&self) -> Result<Buffer, NoRoom> {
-        self.lend(Shelf::Plain)
+    pub(super) fn plain(&self) -> Result<Buffer, PoolExhausted> {
+        self.lend(BufferKind::Plain)
     }
 
-    fn lend(&self, shelf: Shelf) -> Result<Buffer, NoRoom> {
+    fn lend(&self, shelf: BufferKind) -> Result<Buffer, PoolExhausted> {
         let mut shelves = self.shelves.borrow_mut();
-        let bytes = match shelves.shelf(shelf).pop() {
+        let bytes = match shelves.free_list(shelf).pop() {
             Some(bytes) => {
                 shelves.idle_bytes -= bytes.len();
                 bytes
@@ -100,7 +100,7 @@ impl BufferPool {
         let buffer = Buffer { bytes, used: 0, shelf, pool: self.clone() };
         if shelves.lent_bytes > LENT_BYTES_MAX {
             drop(shelves);
-            return Err(NoRoom);
+            return Err(PoolExhausted);
         }
         Ok(buffer)
     }
@@ -125,10 +125,10 @@ impl BufferPool {
 
 /// The responses in flight on this core hold [`LENT_BYTES_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRoom;
+pub struct PoolExhausted;
 
-impl From<NoRoom> for FetchError {
-    fn from(NoRoom: NoRoom) -> FetchError {
+impl From<PoolExhausted> for FetchError {
+    fn from(PoolExhausted: PoolExhausted) -> FetchError {
         let text = format!("no room for the body: the responses in flight on this core hold {LENT_BYTES_MAX} bytes");
         FetchError { reason: Reason::BodySize, text }
     }
@@ -139,7 +139,7 @@ pub(super) struct Buffer {
     /// All of it is initialised; the first `used` bytes are data.
     bytes: Vec<u8>,
     used: usize,
-    shelf: Shelf,
+    shelf: BufferKind,
     pool: BufferPool,
 }
 
@@ -169,14 +169,14 @@ impl Buffer {
     }
 
     /// Makes the buffer at least `size` bytes long.
-    pub fn grow_to(&mut self, size: usize) -> Result<(), NoRoom> {
+    pub fn grow_to(&mut self, size: usize) -> Result<(), PoolExhausted> {
         let more = size.saturating_sub(self.bytes.len());
         if more == 0 {
             return Ok(());
         }
         let mut shelves = self.pool.shelves.borrow_mut();
         if more > LENT_BYTES_MAX - shelves.lent_bytes.min(LENT_BYTES_MAX) {
-            return Err(NoRoom);
+            return Err(PoolExhausted);
         }
         shelves.lent_bytes += more;
         if self.used == 0 {
@@ -189,7 +189,7 @@ impl Buffer {
     }
 
     /// Makes the buffer larger, up to twice its size, but not beyond `size_max` (which is larger than it is now).
-    pub fn grow(&mut self, size_max: usize) -> Result<(), NoRoom> {
+    pub fn grow(&mut self, size_max: usize) -> Result<(), PoolExhausted> {
         let size = self.bytes.len();
         self.grow_to((size + size.min(GROW_BYTES_MAX)).min(size_max))
     }
@@ -202,7 +202,7 @@ impl Drop for Buffer {
         shelves.lent_bytes -= bytes.len();
         if bytes.len() <= IDLE_BUFFER_BYTES_MAX && shelves.idle_bytes + bytes.len() <= IDLE_BYTES_MAX {
             shelves.idle_bytes += bytes.len();
-            shelves.shelf(self.shelf).buffers.push(bytes);
+            shelves.free_list(self.shelf).buffers.push(bytes);
         }
     }
 }
@@ -276,7 +276,7 @@ mod tests {
         let pool = BufferPool::default();
         let (mut first, mut second) = (pool.wire().unwrap(), pool.wire().unwrap());
         first.grow_to(LENT_BYTES_MAX - BUFFER_BYTES_MIN).unwrap();
-        assert_eq!(second.grow_to(BUFFER_BYTES_MIN + 1), Err(NoRoom));
+        assert_eq!(second.grow_to(BUFFER_BYTES_MIN + 1), Err(PoolExhausted));
         assert_eq!(second.size(), BUFFER_BYTES_MIN);
         assert!(pool.wire().is_err());
         drop(first);

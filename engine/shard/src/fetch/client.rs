@@ -9,13 +9,13 @@
 //!     targets that answer a byte a second cost little
 //!   * a complete response is not polled again
 
-use super::buffers::{Buffer, BufferPool, NoRoom};
-use super::connect::{Connections, Opened, Resolve, net_words};
+use super::buffers::{Buffer, BufferPool, PoolExhausted};
+use super::connect::{Connections, Opened, net_words};
+use super::fetcher::{Fetcher, Resolve};
 use super::http::{Progress, ResponseReader, packed_limit};
 use super::http_error::{HEAD_BYTES_MAX, HttpError};
 use super::request::Request;
 use super::stream::Stream;
-use super::unpack::Unpacker;
 use super::{BodyLimit, FetchError};
 use crate::status::Reason;
 use std::borrow::Cow;
@@ -34,24 +34,6 @@ const READ_BYTES_MIN: usize = 16 << 10;
 const PARKED_BYTES_MAX: usize = 2 << 10;
 /// What a response may have around its body: heads and chunk framing.
 const AROUND_BODY_BYTES_MAX: usize = HEAD_BYTES_MAX + (1 << 20);
-
-/// What the fetches of one core share.
-pub struct Fetcher<R> {
-    pub(super) resolver: R,
-    pub(super) pool: BufferPool,
-    unpacker: Unpacker,
-}
-
-impl<R: Resolve> Fetcher<R> {
-    pub fn new(resolver: R) -> Fetcher<R> {
-        Fetcher { resolver, pool: BufferPool::default(), unpacker: Unpacker::default() }
-    }
-
-    /// Gives up memory that no response has needed since the last time.
-    pub fn trim(&self) {
-        self.pool.trim();
-    }
-}
 
 /// How far a fetch has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -114,7 +96,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Fetched, FetchError> {
         self.phase = Phase::Connect;
-        let mut answer = self.ask(fetcher, request, limit, deadline).await?;
+        let mut answer = self.request(fetcher, request, limit, deadline).await?;
         let mut redirected: Option<Request> = None;
         for requests in 1.. {
             let current = redirected.as_ref().unwrap_or(request);
@@ -175,7 +157,7 @@ impl Client {
     }
 
     /// Asks over the kept connection if it is still good, else over a new one.
-    async fn ask<R: Resolve>(
+    async fn request<R: Resolve>(
         &mut self,
         fetcher: &Fetcher<R>,
         request: &Request,
@@ -212,7 +194,7 @@ impl Client {
             let error = request.failed(Reason::Protocol, net_words("write", &stream, &error));
             return Err(Failed { error, before_answer: true });
         }
-        let mut received = Received {
+        let mut received = ReadStatus {
             buffer: None,
             parked: Vec::new(),
             bytes_max: packed_limit(limit.bytes).saturating_add(AROUND_BODY_BYTES_MAX),
@@ -222,7 +204,7 @@ impl Client {
             let read = received.read(&mut stream, pool).await;
             let failed = |error| Failed { error, before_answer };
             let count = read.map_err(|error| match error {
-                ReadError::NoRoom => failed(NoRoom.into()),
+                ReadError::NoRoom => failed(PoolExhausted.into()),
                 ReadError::TooLong => failed(limit.exceeded()),
                 ReadError::Io(error) if reader.head().is_none() => {
                     failed(request.failed(Reason::Protocol, net_words("read", &stream, &error)))
@@ -286,7 +268,7 @@ enum ReadError {
 }
 
 /// What has come of a response.
-struct Received {
+struct ReadStatus {
     /// There after every read.
     buffer: Option<Buffer>,
     /// Holds the bytes while a read waits and they are few.
@@ -294,21 +276,21 @@ struct Received {
     bytes_max: usize,
 }
 
-impl Received {
+impl ReadStatus {
     /// Reads once, behind what is there; 0 is the end of the stream.
     async fn read(&mut self, stream: &mut Stream, pool: &BufferPool) -> Result<usize, ReadError> {
         poll_fn(|context| {
             let mut buffer = match self.buffer.take() {
                 Some(buffer) => buffer,
                 None => {
-                    let mut buffer = pool.wire().map_err(|NoRoom| ReadError::NoRoom)?;
+                    let mut buffer = pool.wire().map_err(|PoolExhausted| ReadError::NoRoom)?;
                     buffer.spare()[..self.parked.len()].copy_from_slice(&self.parked);
                     buffer.set_used(self.parked.len());
                     buffer
                 }
             };
             if buffer.spare().len() < READ_BYTES_MIN {
-                buffer.grow(self.bytes_max).map_err(|NoRoom| ReadError::NoRoom)?;
+                buffer.grow(self.bytes_max).map_err(|PoolExhausted| ReadError::NoRoom)?;
                 if buffer.spare().is_empty() {
                     return Poll::Ready(Err(ReadError::TooLong));
                 }

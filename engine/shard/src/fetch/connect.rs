@@ -4,19 +4,18 @@
 //!   * what a proxy says before the tunnel is there takes at most [`CONNECT_HEAD_BYTES_MAX`]
 //!   * an error names the step that failed and never what was sent: that may be a password
 
-use super::client::Fetcher;
+use super::fetcher::{Fetcher, Resolve};
 use super::request::Request;
 use super::stream::{Stream, TlsStream};
 use super::tls::{self, Tls};
 use super::ways::Proxy;
-use super::{FetchError, Ways};
+use super::{ConnectOptions, FetchError};
 use crate::status::Reason;
 use glommio::net::TcpStream;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,18 +26,6 @@ const CONNECT_SHARE_MIN: Duration = Duration::from_secs(2);
 /// Largest head of a proxy's answer to CONNECT.
 const CONNECT_HEAD_BYTES_MAX: usize = 16 << 10;
 const CONNECT_HEADERS_MAX: usize = 64;
-
-/// Turns a host, which may be an IP address, into addresses to connect to, without blocking the core.
-pub trait Resolve {
-    /// The error is the text for `lastError`, `lookup NAME: …`.
-    fn resolve(&self, host: &str, port: u16) -> impl Future<Output = Result<Vec<SocketAddr>, String>>;
-}
-
-impl Resolve for crate::resolver::Resolver {
-    fn resolve(&self, host: &str, port: u16) -> impl Future<Output = Result<Vec<SocketAddr>, String>> {
-        crate::resolver::Resolver::resolve(self, host, port)
-    }
-}
 
 /// What a target has cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +45,7 @@ enum Step {
 }
 
 /// What a connection to the target itself was made with.
-struct Home {
+struct ConnectionKey {
     proxy: Option<Rc<Proxy>>,
     config: Option<Arc<ClientConfig>>,
 }
@@ -68,7 +55,7 @@ struct Home {
 pub(super) struct Connections {
     tls: Tls,
     /// How the connection to the target itself was made that may be kept.
-    home: Option<Home>,
+    home: Option<ConnectionKey>,
     step: Step,
     pub opened: Opened,
 }
@@ -135,7 +122,7 @@ impl Connections {
             config = Some(settings);
         }
         if request.is_at_home {
-            self.home = Some(Home { proxy, config });
+            self.home = Some(ConnectionKey { proxy, config });
         }
         Ok(stream)
     }
@@ -265,7 +252,7 @@ async fn tunnel<R: Resolve>(
     }
 }
 
-fn connect_head(host: &str, ways: &Ways, proxy: &Proxy) -> Result<String, String> {
+fn connect_head(host: &str, ways: &ConnectOptions, proxy: &Proxy) -> Result<String, String> {
     let mut head = format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n");
     let authorization = proxy.authorization.as_ref().map(|value| ("Proxy-Authorization", value.as_str()));
     let given = ways.connect_headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));

@@ -15,6 +15,7 @@
 mod buffers;
 mod client;
 mod connect;
+mod fetcher;
 mod head;
 mod http;
 mod http_error;
@@ -24,10 +25,11 @@ mod tls;
 mod unpack;
 mod ways;
 
-pub use client::{Client, Fetched, Fetcher};
+pub use client::{Client, Fetched};
 pub use connect::Opened;
+pub use fetcher::Fetcher;
 pub use request::{Request, RequestOptions};
-pub use ways::{TlsOutcome, Ways};
+pub use ways::{ConnectOptions, TlsOutcome};
 
 use crate::status::Reason;
 

@@ -1,7 +1,7 @@
 //! What a scrape asks: the request's bytes, built once per target, and where a redirect leads.
 
 use super::ways::Proxy;
-use super::{FetchError, Ways};
+use super::{ConnectOptions, FetchError};
 use crate::status::Reason;
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -24,7 +24,7 @@ pub struct RequestOptions {
     /// Headers on top of ours, credentials among them. They are sent to the target's own host and port only.
     pub headers: Vec<(String, String)>,
     /// How connections are made.
-    pub ways: Arc<Ways>,
+    pub ways: Arc<ConnectOptions>,
 }
 
 impl Default for RequestOptions {
@@ -127,7 +127,7 @@ impl Request {
     }
 
     /// How connections are made.
-    pub(super) fn ways(&self) -> &Ways {
+    pub(super) fn ways(&self) -> &ConnectOptions {
         &self.options.ways
     }
 
@@ -281,7 +281,7 @@ mod tests {
     fn check_proxied(scheme: Scheme, want: &str, with_password: bool) {
         let proxy = url::Url::parse("http://me:hush@proxy:3128").unwrap();
         let proxies = client::proxy::Proxies::new(Some(&proxy), "", false, |_| None).unwrap();
-        let ways = Arc::new(Ways { proxies, ..Ways::default() });
+        let ways = Arc::new(ConnectOptions { proxies, ..ConnectOptions::default() });
         let url = TargetUrl { scheme, ..url("here", 9100, "/m") };
         let request = Request::new(url, RequestOptions { ways, ..RequestOptions::default() }).unwrap();
         assert!(text(&request).starts_with(want), "{}", text(&request));

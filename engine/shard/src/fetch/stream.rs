@@ -6,7 +6,7 @@
 //!   * what is read is authenticated; an end without close_notify is an error and never the end of a body
 //!   * what a peer makes us hold is at most [`INCOMING_BYTES_MAX`] and a record; one poll does a bounded amount of work
 
-use super::buffers::{Buffer, BufferPool, NoRoom};
+use super::buffers::{Buffer, BufferPool, PoolExhausted};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use rustls::client::UnbufferedClientConnection;
@@ -152,7 +152,7 @@ impl TlsStream {
         for _ in 0..FRUITLESS_READS_MAX {
             let step = self.step(&mut []);
             if step.is_err() {
-                self.say_farewell(context);
+                self.send_close_notify(context);
             }
             match step? {
                 Step::Send => ready!(self.poll_send(context))?,
@@ -254,7 +254,8 @@ impl TlsStream {
 
     /// Reads once from the connection underneath.
     fn poll_fill(&mut self, context: &mut Context, pool: &BufferPool) -> Poll<io::Result<()>> {
-        let no_room = |NoRoom| io::Error::new(io::ErrorKind::OutOfMemory, "the responses in flight hold all buffers");
+        let no_room =
+            |PoolExhausted| io::Error::new(io::ErrorKind::OutOfMemory, "the responses in flight hold all buffers");
         let mut buffer = match self.incoming.take() {
             Some(buffer) => buffer,
             None => {
@@ -341,7 +342,7 @@ impl TlsStream {
     }
 
     /// Tells the peer why the handshake ends; it need not listen.
-    fn say_farewell(&mut self, context: &mut Context) {
+    fn send_close_notify(&mut self, context: &mut Context) {
         let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
         if let Ok(ConnectionState::EncodeTlsData(mut data)) = state
             && let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut [])

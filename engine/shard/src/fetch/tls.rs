@@ -4,7 +4,7 @@
 //!   * a session is used again only under the settings that it was made with
 //!   * our certificate is shown to the target's own host only
 
-use super::Ways;
+use super::ConnectOptions;
 use rustls::client::{
     ClientSessionStore, ResolvesClientCert, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
@@ -23,7 +23,7 @@ pub struct Tls {
 
 impl Tls {
     /// For a connection to the target itself.
-    pub fn at_home(&mut self, ways: &Ways) -> Result<Arc<ClientConfig>, String> {
+    pub fn at_home(&mut self, ways: &ConnectOptions) -> Result<Arc<ClientConfig>, String> {
         let base = base(ways)?;
         if let (Some(made_of), Some(own)) = (&self.made_of, &self.own)
             && Arc::ptr_eq(made_of, base)
@@ -40,14 +40,14 @@ impl Tls {
 }
 
 /// For a connection to a proxy or to where a redirect leads: no session, no certificate of ours.
-pub fn elsewhere(ways: &Ways) -> Result<Arc<ClientConfig>, String> {
+pub fn elsewhere(ways: &ConnectOptions) -> Result<Arc<ClientConfig>, String> {
     let mut config = ClientConfig::clone(base(ways)?);
     config.resumption = Resumption::disabled();
     config.client_auth_cert_resolver = Arc::new(Anonymous);
     Ok(Arc::new(config))
 }
 
-fn base(ways: &Ways) -> Result<&Arc<ClientConfig>, String> {
+fn base(ways: &ConnectOptions) -> Result<&Arc<ClientConfig>, String> {
     match &ways.tls {
         Some(Ok(config)) => Ok(config),
         Some(Err(text)) => Err(text.clone()),
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn settings_of_a_target_live_as_long_as_those_of_its_job() {
         let config = || client::tls::client_config(&Default::default(), &Default::default()).map(Arc::new).unwrap();
-        let mut ways = Ways { tls: Some(Ok(config())), ..Ways::default() };
+        let mut ways = ConnectOptions { tls: Some(Ok(config())), ..ConnectOptions::default() };
         let mut tls = Tls::default();
         let first = tls.at_home(&ways).unwrap();
         assert!(Arc::ptr_eq(&first, &tls.at_home(&ways).unwrap()));

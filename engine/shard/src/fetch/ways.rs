@@ -11,7 +11,7 @@ pub type TlsOutcome = Option<Result<Arc<ClientConfig>, String>>;
 
 /// How connections are made.
 #[derive(Clone, Default)]
-pub struct Ways {
+pub struct ConnectOptions {
     pub tls: TlsOutcome,
     /// The name to expect in certificates; empty for that of the host.
     pub server_name: String,

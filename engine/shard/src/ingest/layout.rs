@@ -1,6 +1,6 @@
 //! The shape of a payload, taken from one run to the next.
 
-use super::{ClassRoom, Known, Reader, Stanza, hashes};
+use super::{ClassCache, Reader, ResolvedTemplate, TemplateRef, hashes};
 use ahash::AHashSet;
 use exposition::Template;
 use std::rc::Rc;
@@ -8,12 +8,12 @@ use std::sync::Arc;
 use tsdb::SlotGroup;
 
 /// The shape that a payload had in an earlier run, with what its lines become in this one. No series is in it twice.
-pub struct Layout(Vec<Known>);
+pub struct Layout(Vec<TemplateRef>);
 
 /// What decides what a layout is made of, beside its templates. Layouts are equal for targets with the same one.
 #[derive(Clone)]
 pub struct LayoutContext {
-    room: Rc<ClassRoom>,
+    room: Rc<ClassCache>,
     report: Arc<SlotGroup>,
 }
 
@@ -36,7 +36,7 @@ impl Reader {
 
     /// The shape of the last good body. None if there is none, or if it has lines that repeat others: which ones do
     /// depends on the whole payload.
-    pub fn shape(&self) -> Option<impl Iterator<Item = &Rc<Stanza>>> {
+    pub fn shape(&self) -> Option<impl Iterator<Item = &Rc<ResolvedTemplate>>> {
         let is_plain = !self.shape.is_empty() && self.shape.iter().all(|known| known.0.repeats.is_empty());
         is_plain.then(|| self.shape.iter().map(|known| &known.0))
     }
@@ -51,10 +51,10 @@ impl Reader {
             unit.clone_from(&known.0.unit_behind);
             Some(known)
         };
-        let shape = templates.map(stanza).collect::<Option<Vec<Known>>>()?;
+        let shape = templates.map(stanza).collect::<Option<Vec<TemplateRef>>>()?;
         let hasher = &self.room.hasher;
         let mut seen: AHashSet<u64> = hashes(&self.report, hasher).collect();
-        let of = |known: &Known| hashes(&known.0.slots, hasher).all(|hash| seen.insert(hash));
+        let of = |known: &TemplateRef| hashes(&known.0.slots, hasher).all(|hash| seen.insert(hash));
         let is_unique = shape.iter().all(of);
         is_unique.then_some(Layout(shape))
     }
@@ -72,8 +72,8 @@ impl Reader {
     }
 
     /// How many slots of `shape` have the labels of one of `earlier`.
-    pub(super) fn slots_in_both(&self, earlier: &[Known], shape: &[Known]) -> u64 {
-        let of = |known: &Known| hashes(&known.0.slots, &self.room.hasher).collect::<Vec<u64>>();
+    pub(super) fn slots_in_both(&self, earlier: &[TemplateRef], shape: &[TemplateRef]) -> u64 {
+        let of = |known: &TemplateRef| hashes(&known.0.slots, &self.room.hasher).collect::<Vec<u64>>();
         let of_earlier: AHashSet<u64> = earlier.iter().flat_map(of).collect();
         shape.iter().flat_map(of).filter(|hash| of_earlier.contains(hash)).count() as u64
     }

@@ -59,7 +59,7 @@ fn check(settings: &str, body: &str, want: (bool, u64, usize, Option<&str>)) {
     let remembered = remembered(&run_with(&[BODY]));
     let mut rig = Rig::new(settings);
     let mut reader = rig.reader("0");
-    remembered.tell(TargetId(1), &mut reader);
+    remembered.apply_to(TargetId(1), &mut reader);
     let found = rig.read(&mut reader, body);
     assert_eq!((found.0, found.1, found.2, found.3.as_deref()), want, "{settings} {body}");
 
@@ -109,14 +109,14 @@ fn a_refused_first_body_leaves_nothing_of_the_last_run() {
     let mut rig = Rig::new("");
     let mut reader = rig.reader("0");
     for body in ["a{x=\"1\"} 1\na{", "?"] {
-        remembered.tell(TargetId(1), &mut reader);
+        remembered.apply_to(TargetId(1), &mut reader);
         assert!(rig.read(&mut reader, body).3.is_some());
         assert_eq!((reader.groups().len(), reader.shape().is_none()), (1, true));
     }
-    remembered.tell(TargetId(1), &mut reader);
+    remembered.apply_to(TargetId(1), &mut reader);
     assert_eq!(rig.read(&mut reader, BODY), (true, 4, 4, None));
     assert_eq!(rig.read(&mut reader, BODY), (true, 0, 4, None), "it is the second body of the run");
-    remembered.tell(TargetId(1), &mut reader);
+    remembered.apply_to(TargetId(1), &mut reader);
     assert_eq!(rig.read(&mut reader, "z 1\n"), (false, 0, 1, None), "only the first body is walked along it");
 }
 
@@ -135,7 +135,7 @@ fn targets_with_the_same_payload_share_a_layout() {
         (9, BODY, (false, 0, 4, None)),
     ] {
         let mut reader = rig.reader(&id.to_string());
-        remembered.tell(TargetId(id), &mut reader);
+        remembered.apply_to(TargetId(id), &mut reader);
         assert_eq!(rig.read(&mut reader, body), want, "{id}");
     }
 }

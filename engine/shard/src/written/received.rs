@@ -7,7 +7,7 @@
 //!   * the verdict on a sample is Prometheus': in order, late within the window, or refused with its reason
 //!   * a core holds at most [`SERIES_MAX`] received series
 
-use super::{Head, Histograms, Place, Source, Written};
+use super::{Head, Histograms, PushStore, SeriesSlot, Source};
 use ahash::{AHashMap, RandomState};
 use series::histogram::ResetHint;
 use series::{Histogram, Labels, NO_START, Sample, StartTimes, Timestamp, start_of};
@@ -15,7 +15,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 use tsdb::log::Journal;
-use tsdb::{AppendScratch, Given, Timed};
+use tsdb::{AppendScratch, SparseSample, Timed};
 
 /// Labels of a series that make its source.
 const SOURCE_LABELS: [&str; 2] = ["instance", "job"];
@@ -36,11 +36,11 @@ const SAMPLES_ALONE_MIN: usize = 1024;
 /// So many of them in a request are taken one by one; more come together, and share rows.
 const SERIES_ALONE_MAX: usize = SAMPLES_PER_PIECE / ROWS_PER_PIECE;
 /// Refused samples that are told one by one.
-const REFUSED_TOLD_MAX: usize = 10;
+const REFUSED_LISTED_MAX: usize = 10;
 
 /// A series with samples.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Received {
+pub struct PushedSeries {
     pub labels: Labels,
     pub samples: Vec<Sample>,
     pub histograms: Timed,
@@ -50,7 +50,7 @@ pub struct Received {
     pub starts: StartTimes,
 }
 
-impl Received {
+impl PushedSeries {
     /// Whether it has so many samples that each should be a row of a small head.
     fn is_long(&self) -> bool {
         self.samples.len() >= SAMPLES_ALONE_MIN
@@ -60,7 +60,7 @@ impl Received {
 /// Series of sources that one core keeps: the labels of the source, then its series without these.
 #[derive(Clone, Debug, Default)]
 pub struct ReceiveRequest {
-    pub sources: Vec<(Labels, Vec<Received>)>,
+    pub sources: Vec<(Labels, Vec<PushedSeries>)>,
 }
 
 /// Why a sample is not taken. The texts are Prometheus'.
@@ -80,7 +80,7 @@ pub enum Refusal {
 
 /// A sample that is not taken.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Refused {
+pub struct RejectedSamples {
     pub labels: Labels,
     pub at: Timestamp,
     pub refusal: Refusal,
@@ -96,7 +96,7 @@ pub struct ReceiveOutcome {
     pub late: u64,
     /// How many were refused for each reason, and the first few.
     pub counts: Vec<(Refusal, u64)>,
-    pub refused: Vec<Refused>,
+    pub refused: Vec<RejectedSamples>,
 }
 
 impl ReceiveOutcome {
@@ -109,8 +109,8 @@ impl ReceiveOutcome {
             Some((_, count)) => *count += 1,
             None => self.counts.push((refusal, 1)),
         }
-        if self.refused.len() < REFUSED_TOLD_MAX {
-            self.refused.push(Refused { labels: labels(), at: Timestamp(at), refusal });
+        if self.refused.len() < REFUSED_LISTED_MAX {
+            self.refused.push(RejectedSamples { labels: labels(), at: Timestamp(at), refusal });
         }
     }
 
@@ -121,7 +121,7 @@ impl ReceiveOutcome {
         self.late += other.late;
         self.counts.extend(other.counts);
         self.refused.extend(other.refused);
-        self.refused.truncate(REFUSED_TOLD_MAX);
+        self.refused.truncate(REFUSED_LISTED_MAX);
     }
 }
 
@@ -138,11 +138,11 @@ pub fn source_labels(series: &Labels) -> (Labels, Labels) {
 }
 
 /// Divides series by source: the labels that make it, and its series without them.
-pub fn source_of(series: Vec<Received>) -> impl Iterator<Item = (Labels, Vec<Received>)> {
-    let mut sources: AHashMap<Labels, Vec<Received>> = AHashMap::new();
-    for Received { labels, samples, histograms, start, starts } in series {
+pub fn source_of(series: Vec<PushedSeries>) -> impl Iterator<Item = (Labels, Vec<PushedSeries>)> {
+    let mut sources: AHashMap<Labels, Vec<PushedSeries>> = AHashMap::new();
+    for PushedSeries { labels, samples, histograms, start, starts } in series {
         let (source, labels) = source_labels(&labels);
-        sources.entry(source).or_default().push(Received { labels, samples, histograms, start, starts });
+        sources.entry(source).or_default().push(PushedSeries { labels, samples, histograms, start, starts });
     }
     sources.into_iter()
 }
@@ -157,7 +157,7 @@ enum Verdict {
 }
 
 /// Who decides it.
-struct Judge {
+struct OrderCheck {
     now_ms: i64,
     late_ms: i64,
     old_ms: i64,
@@ -165,15 +165,15 @@ struct Judge {
     newest: i64,
 }
 
-impl Judge {
+impl OrderCheck {
     /// Whether no sample of a series that has none yet is taken.
     fn refuses_all(&self, floats: &[Sample], histograms: &[(i64, Arc<Histogram>)]) -> bool {
-        let place = Place::pending(0);
+        let place = SeriesSlot::pending(0);
         let mut times = floats.iter().map(|sample| sample.timestamp.0).chain(histograms.iter().map(|(at, _)| *at));
         times.all(|at| matches!(self.verdict(&place, at, || false), Verdict::Refused(_)))
     }
 
-    fn verdict(&self, place: &Place, at: i64, is_same: impl FnOnce() -> bool) -> Verdict {
+    fn verdict(&self, place: &SeriesSlot, at: i64, is_same: impl FnOnce() -> bool) -> Verdict {
         let old = self.late_ms > 0 && at >= self.newest.saturating_sub(self.late_ms);
         if at > self.now_ms.saturating_add(AHEAD_MS_MAX) || at == i64::MIN {
             Verdict::Refused(Refusal::OutOfBounds)
@@ -257,7 +257,7 @@ impl Receiving {
 
     fn begin_series(&mut self, first: usize) {
         let series = self.request.sources.get(self.source).map_or(&[][..], |(_, series)| &series[first..]);
-        let is_alone = |one: &Received| self.has_few_long && one.is_long();
+        let is_alone = |one: &PushedSeries| self.has_few_long && one.is_long();
         let count = match series.first() {
             Some(one) if is_alone(one) => 1,
             _ => series.iter().take(SERIES_PER_PIECE).take_while(|one| !is_alone(one)).count(),
@@ -269,7 +269,7 @@ impl Receiving {
     fn next_piece(&mut self) -> Option<ReceivePiece> {
         loop {
             let (_, series) = self.request.sources.get(self.source)?;
-            let samples_of = |one: &Received| one.samples.len().max(one.histograms.len());
+            let samples_of = |one: &PushedSeries| one.samples.len().max(one.histograms.len());
             let most = series[self.series.clone()].iter().map(samples_of).max().unwrap_or(0);
             if self.done < most {
                 let rows = (SAMPLES_PER_PIECE / self.series.len()).clamp(ROWS_PER_PIECE_MIN, ROWS_PER_PIECE);
@@ -291,7 +291,7 @@ fn part_of<'s, T>(samples: &'s [T], range: &Range<usize>) -> &'s [T] {
     &samples[range.start.min(samples.len())..range.end.min(samples.len())]
 }
 
-impl Written {
+impl PushStore {
     /// Takes a piece of a request. False once all of it is taken.
     pub fn receive(
         &mut self,
@@ -304,7 +304,7 @@ impl Written {
         let Some(piece) = receiving.next_piece() else { return false };
         let Receiving { request, outcome, .. } = receiving;
         let (labels, series) = &request.sources[piece.source];
-        let Written { limits, hashing, received, received_series, .. } = self;
+        let PushStore { limits, hashing, received, received_series, .. } = self;
         let source = received
             .entry(labels.clone())
             .or_insert_with(|| Source::new(received_source_id(labels), labels.clone(), limits));
@@ -312,7 +312,7 @@ impl Written {
         let series = &series[piece.series.clone()];
         let late_ms = limits.late_ms;
         let old_ms = late_ms.max(limits.range_ms / 2);
-        let mut judge = Judge { now_ms, late_ms, old_ms, newest: source.newest };
+        let mut judge = OrderCheck { now_ms, late_ms, old_ms, newest: source.newest };
         let mut keys = Vec::with_capacity(series.len());
         let mut fresh: Vec<(u64, &Labels)> = Vec::new();
         let mut alone: Vec<(u64, &Labels)> = Vec::new();
@@ -335,7 +335,7 @@ impl Written {
                     // A series without samples is none: nothing may list it.
                     let times = floats.iter().map(|sample| sample.timestamp.0);
                     for at in times.chain(histograms.iter().map(|(at, _)| *at)) {
-                        if let Verdict::Refused(refusal) = judge.verdict(&Place::pending(0), at, || false) {
+                        if let Verdict::Refused(refusal) = judge.verdict(&SeriesSlot::pending(0), at, || false) {
                             outcome.refuse(refusal, at, || one.labels.merged(labels));
                         }
                     }
@@ -344,7 +344,7 @@ impl Written {
                 None => {
                     *received_series += 1;
                     fresh.push((key, &one.labels));
-                    source.places.insert(key, Place::pending(fresh.len() - 1));
+                    source.places.insert(key, SeriesSlot::pending(fresh.len() - 1));
                 }
                 Some(place) if has_few_series && one.is_long() => {
                     if source.is_in_large_part(place) {
@@ -379,7 +379,7 @@ impl Written {
                     histograms.push(place, &one.labels, (start, NO_START, zero.clone()), &source.histograms);
                     (place.newest, place.newest_is_histogram, place.bits) = (start, true, fingerprint(&zero, hashing));
                 } else {
-                    push(&mut rounds, *in_order, place.part, place.given(start, 0.0, NO_START), false);
+                    push(&mut rounds, *in_order, place.part, place.sample_at(start, 0.0, NO_START), false);
                     *in_order += 1;
                     (place.newest, place.newest_is_histogram, place.bits) = (start, false, 0);
                 }
@@ -395,14 +395,14 @@ impl Written {
                         outcome.samples += 1;
                     }
                     Verdict::InOrder => {
-                        push(&mut rounds, *in_order, place.part, place.given(at, value, began), false);
+                        push(&mut rounds, *in_order, place.part, place.sample_at(at, value, began), false);
                         *in_order += 1;
                         (place.newest, place.newest_is_histogram, place.bits) = (at, false, value.to_bits());
                         outcome.samples += 1;
                     }
                     Verdict::Again => outcome.samples += 1,
                     Verdict::Late => {
-                        push(&mut rounds, *late, place.part, place.given(at, value, began), true);
+                        push(&mut rounds, *late, place.part, place.sample_at(at, value, began), true);
                         *late += 1;
                         outcome.samples += 1;
                         outcome.late += 1;
@@ -450,9 +450,9 @@ impl Written {
 }
 
 /// Samples that become one row, by part: in order, and late.
-type Round = AHashMap<u32, (Vec<Given>, Vec<Given>)>;
+type Round = AHashMap<u32, (Vec<SparseSample>, Vec<SparseSample>)>;
 
-fn push(rounds: &mut Vec<Round>, round: usize, part: u32, given: Given, late: bool) {
+fn push(rounds: &mut Vec<Round>, round: usize, part: u32, given: SparseSample, late: bool) {
     if rounds.len() <= round {
         rounds.resize_with(round + 1, Round::default);
     }
@@ -470,17 +470,17 @@ mod tests {
     const NOW: i64 = 1_700_000_000_000;
 
     struct Rig {
-        written: Written,
+        written: PushStore,
         journal: Journal,
         scratch: AppendScratch,
-        ended: Vec<std::rc::Rc<crate::head_owner::Holder>>,
+        ended: Vec<std::rc::Rc<crate::head_owner::HeadOwner>>,
     }
 
     impl Rig {
         fn new(late_ms: i64) -> Rig {
             let limits = SegmentLimits { rows_max: 9, late_ms, ..SegmentLimits::default() };
             Rig {
-                written: Written::new(limits),
+                written: PushStore::new(limits),
                 journal: Journal::off(),
                 scratch: AppendScratch::default(),
                 ended: vec![],
@@ -489,7 +489,7 @@ mod tests {
 
         fn receive(&mut self, series: &[(Labels, Vec<(i64, f64)>)]) -> ReceiveOutcome {
             let sample = |(at, value): &(i64, f64)| Sample { timestamp: Timestamp(*at), value: *value };
-            let series = series.iter().map(|(labels, samples)| Received {
+            let series = series.iter().map(|(labels, samples)| PushedSeries {
                 labels: labels.clone(),
                 samples: samples.iter().map(sample).collect(),
                 histograms: Vec::new(),
@@ -577,7 +577,7 @@ mod tests {
             let histogram = |(at, count): &(i64, f64)| (*at, histogram(*count));
             let histograms = counts.iter().map(histogram).collect();
             let series =
-                vec![Received { labels, samples: Vec::new(), histograms, start: None, starts: StartTimes::new() }];
+                vec![PushedSeries { labels, samples: Vec::new(), histograms, start: None, starts: StartTimes::new() }];
             let request = ReceiveRequest { sources: source_of(series).collect() };
             self.take(request)
         }
@@ -711,7 +711,7 @@ mod tests {
     }
 
     /// How many rows a head has.
-    fn rows_of(holder: &crate::head_owner::Holder) -> usize {
+    fn rows_of(holder: &crate::head_owner::HeadOwner) -> usize {
         let mut times = std::collections::BTreeSet::new();
         let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
         let none = Timestamp(i64::MIN);

@@ -9,7 +9,7 @@ use crate::log::TargetKey;
 use crate::log::frame::{FRAME_HEAD_BYTES, FileId, frame_head, search_bytes, verify_frame};
 use crate::log::record::{self, ChunksHead, Record};
 use crate::log::writer::{HEADER, HEADER_V1};
-use crate::piece::Piece;
+use crate::series_part::SeriesPart;
 use ahash::AHashMap;
 use blocks::xor;
 use blocks::{CHUNK_FILE_HEADER, Chunk, ChunkError, ChunkRef, LinkedFile};
@@ -160,7 +160,7 @@ impl ChunkFile {
         skip: &impl Fn(u64) -> bool,
         stop: &AtomicBool,
         corruptions: &AtomicU64,
-        found: &mut impl FnMut(Piece) -> bool,
+        found: &mut impl FnMut(SeriesPart) -> bool,
     ) -> bool {
         if self.bounds.get().is_none_or(|(first, last)| first > to || last < from) {
             return true;
@@ -169,7 +169,7 @@ impl ChunkFile {
         let selected = self.index.read().expect("no panic while held").select(selectors, (from, to), skip, stop);
         for SelectedTarget { labels, entries } in &selected.targets {
             // By address: the entries keep the groups alive.
-            let mut pieces: AHashMap<(usize, u32), Piece> = AHashMap::new();
+            let mut pieces: AHashMap<(usize, u32), SeriesPart> = AHashMap::new();
             for of_segment in entries {
                 if stop.load(Ordering::Relaxed) {
                     return false;
@@ -184,7 +184,7 @@ impl ChunkFile {
                     let group = &of_segment.groups[group as usize];
                     let piece = pieces
                         .entry((Arc::as_ptr(group).addr(), slot))
-                        .or_insert_with(|| Piece::new(group.series_labels(slot as usize, labels)));
+                        .or_insert_with(|| SeriesPart::new(group.series_labels(slot as usize, labels)));
                     piece.add_chunk(chunk, (from, to))
                 });
                 corruptions.fetch_add(damaged.len() as u64, Ordering::Relaxed);

@@ -27,7 +27,7 @@ use crate::head::Segment;
 use crate::histograms::HistogramSegment;
 use crate::log::TargetKey;
 use crate::log::frame::FileId;
-use crate::piece::Piece;
+use crate::series_part::SeriesPart;
 use ahash::AHashMap;
 use series::{Matcher, Timestamp};
 use std::collections::btree_map::Entry;
@@ -376,7 +376,7 @@ impl ChunkStore {
         to: Timestamp,
         skip: impl Fn(u64) -> bool,
         stop: &AtomicBool,
-        mut found: impl FnMut(Piece) -> bool,
+        mut found: impl FnMut(SeriesPart) -> bool,
     ) {
         for file in self.files() {
             if !file.select(matchers, from.0, to.0, &skip, stop, &self.corruptions, &mut found) {

@@ -28,7 +28,7 @@ pub(crate) use recall::ROWS_RECALLED;
 pub use recall::{LastRows, Recalled, SameGroups};
 pub use segment::{Closed, Segment};
 pub use select::Rows;
-pub use sparse::Given;
+pub use sparse::SparseSample;
 
 use crate::group::SlotGroup;
 use crate::log::TargetKey;
@@ -46,7 +46,7 @@ const BEHIND_MS_MAX: i64 = 60 * 60 * 1000;
 const DEAD_SLOTS_MIN: usize = 256;
 /// So many of a target's newest rows stay in memory though they are in chunks: rates over the last minutes take a row for
 /// what they would otherwise look up series by series.
-const ROWS_KEPT: usize = 30;
+const ROWS_IN_MEMORY: usize = 30;
 /// The longest segment where the log alone is read. What is lost of a log costs what follows up to the next segment.
 const LOG_ONLY_AGE_MS_MAX: i64 = 15 * 60 * 1000;
 /// No sample yet.

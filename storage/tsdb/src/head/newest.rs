@@ -4,7 +4,7 @@
 //!   * a place is good for one layout: who comes back compares [`TargetHead::layout`] first
 //!   * what a row says that is not visible yet is not told
 
-use super::segment::Placed;
+use super::segment::SegmentGroup;
 use super::{NO_STAMP, Segment, TargetHead};
 use crate::group::SlotGroup;
 use crate::row::{self, OneSlot, RowError};
@@ -17,7 +17,7 @@ const SLOTS_TAKEN_BACK_MAX: usize = 4096;
 
 impl Segment {
     /// The newest sample or marker of a slot, without looking at rows.
-    pub(super) fn newest(&self, placed: &Placed, slot: usize) -> Option<Sample> {
+    pub(super) fn newest(&self, placed: &SegmentGroup, slot: usize) -> Option<Sample> {
         let row = self.rows.last()?;
         let at = placed.base + slot;
         let value = self.slots.values[at];
@@ -90,17 +90,17 @@ impl TargetHead {
     }
 
     /// Whether the newest row is one of those up to `at` that can be seen.
-    pub(super) fn newest_is_asked(&self, at: Timestamp, visible: u64) -> bool {
+    pub(super) fn newest_row_is_visible(&self, at: Timestamp, visible: u64) -> bool {
         self.open.rows.last().is_some_and(|row| row.position <= visible && row.at <= at)
     }
 
     /// Whether whatever takes no values any more has ended, as far as rows up to `visible` tell.
     pub fn dead_have_ended(&self, visible: u64) -> bool {
-        self.owing.is_none() && self.newest_is_asked(Timestamp(i64::MAX), visible) && self.open.dead_have_ended()
+        self.owing.is_none() && self.newest_row_is_visible(Timestamp(i64::MAX), visible) && self.open.dead_have_ended()
     }
 
     /// Whether the newest values tell everything about the time after `after`; chunks may know more otherwise, and
-    /// [`TargetHead::lingering`] does.
+    /// [`TargetHead::newest_unflushed`] does.
     pub fn newest_is_whole(&self, after: Timestamp, nothing_older: bool) -> bool {
         // Series that bring their own times do not end with their segment.
         let unstamped = || self.closed.iter().all(|closed| closed.segment.slots.stamps.is_empty());
@@ -147,7 +147,7 @@ impl TargetHead {
 
     /// Newest samples after `after` of series with own times in closed segments that are not in chunks: they may be the
     /// newest of their series. `matching` gives the matching slots of a group.
-    pub fn lingering(
+    pub fn newest_unflushed(
         &self,
         after: Timestamp,
         visible: u64,

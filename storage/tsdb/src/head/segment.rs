@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Clone, Debug)]
-pub(crate) struct Placed {
+pub(crate) struct SegmentGroup {
     pub group: Arc<SlotGroup>,
     pub base: usize,
     pub(super) live: bool,
@@ -36,7 +36,7 @@ pub(crate) struct Row {
 /// Rows over one slot space. Groups are only added; those that are gone stay until the segment is.
 #[derive(Debug, Default)]
 pub struct Segment {
-    pub(crate) placed: Vec<Placed>,
+    pub(crate) placed: Vec<SegmentGroup>,
     /// Indices of the live groups, in the order in which values come.
     pub(super) order: Vec<usize>,
     /// The live groups are all there are, in the order of the slots, and none is stamped: values come as they lie here.
@@ -228,7 +228,7 @@ impl Segment {
         }
         (0..group.len()).filter(|slot| group.is_stamped(*slot)).for_each(|slot| self.stamped.set(base + slot));
         let always_live = self.rows.is_empty();
-        self.placed.push(Placed { group, base, live: true, always_live, goes_on: false });
+        self.placed.push(SegmentGroup { group, base, live: true, always_live, goes_on: false });
         self.placed.len() - 1
     }
 
@@ -245,7 +245,7 @@ impl Segment {
         self.placed.iter_mut().for_each(|placed| placed.always_live &= placed.live);
     }
 
-    pub(super) fn live(&self) -> impl Iterator<Item = &Placed> {
+    pub(super) fn live(&self) -> impl Iterator<Item = &SegmentGroup> {
         self.order.iter().map(|at| &self.placed[*at])
     }
 
@@ -257,7 +257,7 @@ impl Segment {
     pub fn heap_bytes(&self) -> usize {
         let rows: usize = self.rows.iter().map(|row| row.bytes.len()).sum();
         rows + self.rows.capacity() * size_of::<Row>()
-            + self.placed.capacity() * size_of::<Placed>()
+            + self.placed.capacity() * size_of::<SegmentGroup>()
             + self.carried.capacity() * size_of::<(u32, i64)>()
             + self.carried_values.capacity() * 8
             + self.order.capacity() * size_of::<usize>()
@@ -292,14 +292,15 @@ impl Segment {
     /// Whether all slots that take no values any more have ended. They do with the row behind a change of groups; series with
     /// their own times need not at all.
     pub(super) fn dead_have_ended(&self) -> bool {
-        let has_ended =
-            |placed: &Placed| (placed.base..placed.base + placed.group.len()).all(|slot| self.slots.stale.get(slot));
+        let has_ended = |placed: &SegmentGroup| {
+            (placed.base..placed.base + placed.group.len()).all(|slot| self.slots.stale.get(slot))
+        };
         self.order.len() == self.placed.len()
             || self.slots.stamps.is_empty() && self.placed.iter().filter(|placed| !placed.live).all(has_ended)
     }
 
     /// The group of a slot, and its place there.
-    pub(crate) fn at(&self, slot: usize) -> Option<(&Placed, usize)> {
+    pub(crate) fn at(&self, slot: usize) -> Option<(&SegmentGroup, usize)> {
         let placed = self.placed.get(self.placed.partition_point(|placed| placed.base <= slot).checked_sub(1)?)?;
         Some((placed, slot - placed.base)).filter(|(placed, slot)| *slot < placed.group.len())
     }

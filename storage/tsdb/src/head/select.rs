@@ -28,7 +28,7 @@ pub struct Rows {
     /// What `slots` was made of, if segments had the same groups: targets that come one after the other are often alike.
     layout: Vec<(usize, Rc<[u32]>)>,
     /// Where the columns of each group begin, and which those of its slots are.
-    places: AHashMap<*const SlotGroup, Placing>,
+    places: AHashMap<*const SlotGroup, GroupColumns>,
     /// In how many segments each has been live all the time.
     always_live: AHashMap<*const SlotGroup, usize>,
     /// Columns of series that may be in several groups.
@@ -41,7 +41,7 @@ pub struct Rows {
 
 /// Columns of a group.
 #[derive(Debug)]
-struct Placing {
+struct GroupColumns {
     slots: Rc<[u32]>,
     columns: Columns,
 }
@@ -117,7 +117,7 @@ impl Rows {
                 Columns::Each(columns.map(column).collect())
             }
         };
-        self.places.insert(Arc::as_ptr(group), Placing { slots, columns });
+        self.places.insert(Arc::as_ptr(group), GroupColumns { slots, columns });
     }
 
     /// The slots of a segment that have columns, and these.
@@ -125,7 +125,7 @@ impl Rows {
         self.slots.clear();
         self.columns.clear();
         for placed in &segment.placed {
-            let Some(Placing { slots, columns }) = self.places.get(&Arc::as_ptr(&placed.group)) else { continue };
+            let Some(GroupColumns { slots, columns }) = self.places.get(&Arc::as_ptr(&placed.group)) else { continue };
             self.slots.extend(slots.iter().map(|slot| placed.base + *slot as usize));
             match columns {
                 Columns::From(first) => self.columns.extend(*first..first + slots.len()),
@@ -257,7 +257,7 @@ impl TargetHead {
         mut found: impl FnMut(&Arc<SlotGroup>, u32, Sample),
     ) -> Result<bool, RowError> {
         let whole = self.newest_is_whole(after, nothing_older) && self.owing.is_none();
-        if whole && self.newest_is_asked(at, visible) && self.open.dead_have_ended() {
+        if whole && self.newest_row_is_visible(at, visible) && self.open.dead_have_ended() {
             // The common case touches nothing but newest values.
             for placed in self.open.live() {
                 for slot in matching(&placed.group).iter() {
@@ -274,7 +274,7 @@ impl TargetHead {
         if whole
             && self.open.slots.stamps.is_empty()
             && self.has_rows_only()
-            && let Some((segment, row)) = self.row_asked(at, visible)
+            && let Some((segment, row)) = self.newest_row_at(at, visible)
         {
             if segment.rows[row].at > after {
                 segment.instant(row, matching, found)?;
@@ -311,7 +311,7 @@ impl TargetHead {
 
     /// The newest row in memory up to `at` that can be seen: its segment, and its place there. What has no value in it has
     /// none at that time, as long as rows have all there is.
-    fn row_asked(&self, at: Timestamp, visible: u64) -> Option<(&Segment, usize)> {
+    fn newest_row_at(&self, at: Timestamp, visible: u64) -> Option<(&Segment, usize)> {
         let mut next: Option<&Segment> = None;
         for segment in [&self.open].into_iter().chain(self.closed.iter().rev().map(|closed| &closed.segment)) {
             let asked = segment.rows.iter().rposition(|row| row.position <= visible && row.at <= at);
@@ -388,8 +388,8 @@ impl TargetHead {
             return Ok(false);
         }
         // One row says everything about its time, whatever is in chunks.
-        let asked = if newest_only && (whole || nothing_older) { self.row_asked(to, visible) } else { None };
-        let open_alone = asked.is_some() && self.newest_is_asked(to, visible) && self.open.dead_have_ended();
+        let asked = if newest_only && (whole || nothing_older) { self.newest_row_at(to, visible) } else { None };
+        let open_alone = asked.is_some() && self.newest_row_is_visible(to, visible) && self.open.dead_have_ended();
         // What is in chunks as well may still be in memory.
         let in_memory = asked.is_some() || (whole && self.sealed_until.is_none_or(|until| until < from));
         if !(nothing_older || in_memory) {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// A sample for a slot of a live group.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Given {
+pub struct SparseSample {
     /// Which of the live groups, in their order.
     pub group: u32,
     pub slot: u32,
@@ -41,8 +41,8 @@ impl TargetHead {
     pub fn append_sparse(
         &mut self,
         at: Timestamp,
-        given: &[Given],
-        late: &[Given],
+        given: &[SparseSample],
+        late: &[SparseSample],
         journal: &mut Journal,
         scratch: &mut AppendScratch,
     ) -> Result<Appended, RowRejected> {
@@ -54,7 +54,7 @@ impl TargetHead {
             segment.starts.set(placed.base + sample.slot as usize, sample.start);
         }
         let segment = &self.open;
-        let place = |given: &Given| {
+        let place = |given: &SparseSample| {
             let placed = &segment.placed[segment.order[given.group as usize]];
             (placed.base + given.slot as usize, placed.group.is_stamped(given.slot as usize))
         };

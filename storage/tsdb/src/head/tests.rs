@@ -333,7 +333,7 @@ fn rows_are_not_everything_once_some_are_in_chunks() {
     assert!(pair.check_rows(first, last) && pair.check_rows(until, until));
     sealed.mark_flushed();
     assert!(pair.check_rows(first, last), "they are still in memory");
-    pair.head.drop_sealed();
+    pair.head.drop_flushed();
     assert!(!pair.check_rows(first, last) && !pair.check_rows(until, last) && !pair.check_rows(first, until));
     assert!(pair.check_rows(until + 1, last), "what came later is all there");
 }
@@ -343,7 +343,7 @@ fn rows_are_not_everything_once_some_are_in_chunks() {
 fn the_newest_rows_stay_when_they_are_in_chunks() {
     let mut pair = Pair::new();
     pair.replace(&[group(&names("a", 70), false)]);
-    let kept = super::ROWS_KEPT as i64;
+    let kept = super::ROWS_IN_MEMORY as i64;
     let (mut at, mut sealed, mut in_two) = (0, 0, 0);
     while sealed < 3 {
         at += 1;
@@ -359,11 +359,11 @@ fn the_newest_rows_stay_when_they_are_in_chunks() {
             sealed += 1;
             // While it is held by others it is left as it is.
             let (first, _) = segment.segment.range().expect("rows");
-            pair.head.drop_sealed();
+            pair.head.drop_flushed();
             assert!(pair.check_rows(first.0, at * 1_000));
         }
         drop(closed);
-        pair.head.drop_sealed();
+        pair.head.drop_flushed();
         let open = pair.head.open.rows.len() as i64;
         let in_memory = pair.head.closed.iter().map(|closed| closed.segment.rows.len() as i64).sum::<i64>() + open;
         assert_eq!(in_memory, open.max(kept.min(at)), "row {at}");
@@ -394,7 +394,7 @@ fn the_newest_rows_stay_when_they_are_in_chunks() {
     pair.replace(&[group(&other, false)]);
     for row in at + 1..at + kept {
         pair.append(row * 1_000, || 1.0);
-        pair.head.drop_sealed();
+        pair.head.drop_flushed();
         assert!(pair.check_rows((row - kept + 1) * 1_000, row * 1_000), "row {row}");
     }
 }
@@ -537,7 +537,7 @@ fn stamped_samples_go_along_into_the_next_segment() {
     }
     let mut lingering = Vec::new();
     let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
-    head.lingering(Timestamp(now), u64::MAX, all, |group, slot, sample| {
+    head.newest_unflushed(Timestamp(now), u64::MAX, all, |group, slot, sample| {
         lingering.push((group.metric_name(slot as usize).to_owned(), sample.timestamp.0 - now));
     });
     assert!(lingering.contains(&("t0".to_owned(), 40)), "{lingering:?}");

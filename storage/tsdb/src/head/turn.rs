@@ -1,7 +1,7 @@
 //! Where segments begin and end, and what becomes of those that have ended.
 
 use super::append::AppendScratch;
-use super::{Closed, LOG_ONLY_AGE_MS_MAX, NO_STAMP, ROWS_KEPT, Segment, TargetHead};
+use super::{Closed, LOG_ONLY_AGE_MS_MAX, NO_STAMP, ROWS_IN_MEMORY, Segment, TargetHead};
 use crate::group::SlotGroup;
 use crate::log::{FileId, Journal, TargetKey};
 use crate::row::{self, Marks, StampRun};
@@ -138,7 +138,7 @@ impl TargetHead {
     }
 
     /// Forgets what is in chunks, but for the newest rows. True while there is anything that is in none.
-    pub fn drop_sealed(&mut self) -> bool {
+    pub fn drop_flushed(&mut self) -> bool {
         let TargetHead { key, closed, open, sealed_until, .. } = self;
         let mut newer = open.rows.len() + closed.iter().map(|closed| closed.segment.rows.len()).sum::<usize>();
         closed.retain_mut(|closed| {
@@ -146,7 +146,7 @@ impl TargetHead {
             if !closed.is_flushed() {
                 return true;
             }
-            let kept = if closed.has_rows_of(key) { ROWS_KEPT.saturating_sub(newer) } else { 0 };
+            let kept = if closed.has_rows_of(key) { ROWS_IN_MEMORY.saturating_sub(newer) } else { 0 };
             let dropped = match kept {
                 0 => closed.segment.newest_possible(),
                 // The flush thread may still hold a reference; then the segment is trimmed on the next pass.

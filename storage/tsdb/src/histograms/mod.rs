@@ -14,14 +14,13 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-pub use segment::{Given as GivenHistogram, HistogramSegment, Timed, in_order};
+pub use segment::{HistogramSample, HistogramSegment, Timed, in_order};
 pub(crate) use segment::{read_entry, read_row};
 
 use crate::group::{GroupBuilder, SlotGroup};
 use crate::head::{Closed, SegmentLimits};
 use crate::log::{Journal, TargetKey};
 use ahash::AHashMap;
-use segment::Given;
 use series::NO_START;
 use series::{Labels, StartTimes, Timestamp};
 use std::collections::VecDeque;
@@ -126,14 +125,14 @@ impl HistogramHead {
 
     /// Appends samples of series, by number, each with its time; of one series they may be several. Many become
     /// several rows.
-    pub fn append(&mut self, samples: &[Given], journal: &mut Journal) {
+    pub fn append(&mut self, samples: &[HistogramSample], journal: &mut Journal) {
         let mut rest = samples;
         while !rest.is_empty() {
             let mut bytes = 0;
             // A series has one start time in a row.
             let mut starts: AHashMap<u32, i64> = AHashMap::new();
             let has_starts = rest.iter().any(|sample| sample.start != NO_START);
-            let fits = |sample: &&Given| {
+            let fits = |sample: &&HistogramSample| {
                 let buckets = sample.histogram.positive.len() + sample.histogram.negative.len();
                 bytes += SAMPLE_BYTES + BUCKET_BYTES_MAX * buckets;
                 bytes <= ROW_BYTES_MAX
@@ -145,7 +144,7 @@ impl HistogramHead {
         }
     }
 
-    fn append_row(&mut self, samples: &[Given], journal: &mut Journal) {
+    fn append_row(&mut self, samples: &[HistogramSample], journal: &mut Journal) {
         let Some(newest) = samples.iter().map(|sample| sample.at).max() else { return };
         let mut at = Timestamp(newest);
         self.turn(at, journal);
@@ -160,7 +159,7 @@ impl HistogramHead {
                 *base = self.open.add(group.clone());
                 self.version += 1;
             }
-            row.push(Given { series: *base + slot, ..sample.clone() });
+            row.push(HistogramSample { series: *base + slot, ..sample.clone() });
         }
         self.open.append(&self.key, at, &row, journal);
         self.newest = self.newest.max(Some(newest));
@@ -201,7 +200,7 @@ impl HistogramHead {
     }
 
     /// Forgets what is in chunks. True while there is anything else.
-    pub fn drop_sealed(&mut self) -> bool {
+    pub fn drop_flushed(&mut self) -> bool {
         let before = self.closed.len();
         self.closed.retain(|closed| !closed.is_flushed());
         self.version += u64::from(self.closed.len() < before);

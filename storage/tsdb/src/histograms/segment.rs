@@ -26,7 +26,7 @@ struct Row {
 
 /// A sample for a row.
 #[derive(Clone, Debug)]
-pub struct Given {
+pub struct HistogramSample {
     /// Number of its series, or its slot.
     pub series: u32,
     pub at: i64,
@@ -58,10 +58,10 @@ pub struct HistogramSegment {
 }
 
 /// Puts samples into a row; their slots are those of the segment.
-fn put_row(at: Timestamp, samples: &[Given]) -> Vec<u8> {
+fn put_row(at: Timestamp, samples: &[HistogramSample]) -> Vec<u8> {
     let (mut out, mut one) = (Vec::new(), Vec::new());
     put_varint(samples.len() as u64, &mut out);
-    for Given { series: slot, at: stamp, histogram, .. } in samples {
+    for HistogramSample { series: slot, at: stamp, histogram, .. } in samples {
         one.clear();
         bytes::put(histogram, &mut one);
         put_varint(u64::from(*slot), &mut out);
@@ -159,7 +159,13 @@ impl HistogramSegment {
     }
 
     /// Logs what the log does not know yet of the segment, then a row, and keeps it.
-    pub(super) fn append(&mut self, key: &TargetKey, at: Timestamp, samples: &[Given], journal: &mut Journal) {
+    pub(super) fn append(
+        &mut self,
+        key: &TargetKey,
+        at: Timestamp,
+        samples: &[HistogramSample],
+        journal: &mut Journal,
+    ) {
         let row = put_row(at, samples);
         let fresh = self.placed[self.logged..].iter().map(|(group, _)| group);
         let mark = match &mut self.mark {

@@ -133,7 +133,7 @@ fn rows_read_as_they_were_written() {
                 samples.insert((series, stamp), Arc::new(histogram));
             }
         }
-        let given = |((series, at), histogram)| Given { series, at, start: 0, histogram };
+        let given = |((series, at), histogram)| HistogramSample { series, at, start: 0, histogram };
         let samples: Vec<_> = samples.into_iter().map(given).collect();
         head.append(&samples, &mut journal);
     }
@@ -179,6 +179,6 @@ fn rows_read_as_they_were_written() {
     }
     let sums = |samples: &BTreeMap<i64, Histogram>| samples.iter().map(|(at, one)| (*at, one.sum)).collect();
     assert_eq!(of_chunks, whole.iter().map(|(labels, samples)| (labels.clone(), sums(samples))).collect());
-    assert!(!head.drop_sealed() && read(&head, i64::MIN, i64::MAX).is_empty());
+    assert!(!head.drop_flushed() && read(&head, i64::MIN, i64::MAX).is_empty());
     assert!(head.newest_at() > Some(5_000_000));
 }

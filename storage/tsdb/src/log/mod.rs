@@ -2,15 +2,15 @@
 
 pub(crate) mod frame;
 mod journal;
-mod kept;
 pub(crate) mod record;
+mod retained;
 mod survey;
 pub(crate) mod writer;
 
 pub use frame::{Damage, FileId};
 pub use journal::{Journal, SegmentMark, TargetKey};
-pub(crate) use kept::logs_in;
-pub use kept::{KeptLogs, Logs};
 pub use record::{LoggedExemplar, LoggedExemplars, exemplars_of, put_matchers, read_matchers};
+pub(crate) use retained::logs_in;
+pub use retained::{Logs, RetainedLogs};
 pub(crate) use survey::Survey;
 pub use writer::{Action, FileToken, Options, Writer};

@@ -4,4 +4,4 @@ mod replay;
 mod tail;
 
 pub use replay::{Last, Recovered, Replay, Replayed, Restored, replay_file};
-pub use tail::{Border, LogSink, Reached, ReadLimit, Tail, Told, Untold};
+pub use tail::{BatchOffset, LogSink, ReadLimit, Tail, TailLosses, TailSample, TailStatus};

@@ -125,7 +125,7 @@ struct Partial {
     histograms: bool,
     groups: Vec<Arc<SlotGroup>>,
     stamps: Vec<(u32, i64)>,
-    rows: Vec<Place>,
+    rows: Vec<RowLocation>,
     /// Start times, before the rows with these numbers.
     starts: Vec<(u32, Box<[StartRun]>)>,
     /// The last record taken, and the last that was seen.
@@ -135,7 +135,7 @@ struct Partial {
 }
 
 /// Where the frame of a row lies.
-struct Place {
+struct RowLocation {
     at: Timestamp,
     offset: u64,
     file: u32,
@@ -163,7 +163,7 @@ impl Replayed {
 }
 
 /// Records that make no sense and are told one by one.
-const SENSELESS_TOLD_MAX: usize = 16;
+const SENSELESS_LISTED_MAX: usize = 16;
 
 /// Goes through a file's bytes, and mends them where it can.
 pub fn replay_file(file: FileId, bytes: &mut [u8], replay: &mut Replay) -> Replayed {
@@ -184,7 +184,7 @@ pub fn replay_file(file: FileId, bytes: &mut [u8], replay: &mut Replay) -> Repla
                 .and_then(|record| replay.take(record, &frame, &damages, &mut replayed.rows)),
         };
         if let Err(reason) = taken
-            && replayed.senseless.len() < SENSELESS_TOLD_MAX
+            && replayed.senseless.len() < SENSELESS_LISTED_MAX
         {
             replayed.senseless.push((frame.offset, reason));
         }
@@ -228,10 +228,10 @@ impl Replay {
                         let next = damages.partition_point(|damage| damage.offset + damage.bytes <= frame.offset);
                         partial.rows.push(if damages.get(next).is_some_and(|damage| damage.offset < end) {
                             self.mended.push(row.into());
-                            Place { at, offset: self.mended.len() as u64 - 1, file: MENDED, bytes: 0 }
+                            RowLocation { at, offset: self.mended.len() as u64 - 1, file: MENDED, bytes: 0 }
                         } else {
                             let (file, bytes) = (self.files.len() as u32 - 1, frame.payload.len() as u32);
-                            Place { at, offset: frame.offset, file, bytes }
+                            RowLocation { at, offset: frame.offset, file, bytes }
                         });
                         partial.step = step;
                         *rows += 1;

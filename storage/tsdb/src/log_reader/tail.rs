@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //!   * a row is told only if every record of its segment before it was read: nothing is decoded against a wrong state
-//!   * what was told up to a [`Border`] is told again by nobody who begins there
+//!   * what was told up to a [`BatchOffset`] is told again by nobody who begins there
 //!   * a series that goes on in another slot has no marker in between
 
 use crate::bits::ones;
@@ -29,14 +29,14 @@ const READ_BYTES: usize = 256 << 10;
 
 /// A place between two batches of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Border {
+pub struct BatchOffset {
     /// Of the file.
     pub sequence: u32,
     pub offset: u64,
 }
 
 /// One sample of a log.
-pub struct Told<'a> {
+pub struct TailSample<'a> {
     pub target: &'a Arc<TargetKey>,
     pub group: &'a Arc<SlotGroup>,
     pub slot: usize,
@@ -48,29 +48,29 @@ pub struct Told<'a> {
     /// Time of the row that says it. No series has two samples in one.
     pub row: Timestamp,
     /// Everything before it was told before this sample.
-    pub border: Border,
+    pub border: BatchOffset,
 }
 
 /// Takes what a log says, in its order.
 pub trait LogSink {
-    fn sample(&mut self, told: Told);
+    fn sample(&mut self, told: TailSample);
 
     /// Exemplars of samples that come behind them, most of them. Everything before the border was told before.
-    fn exemplars(&mut self, _exemplars: LoggedExemplars, _border: Border) {}
+    fn exemplars(&mut self, _exemplars: LoggedExemplars, _border: BatchOffset) {}
 }
 
 /// Takes samples alone.
 struct SamplesAlone<F>(F);
 
-impl<F: FnMut(Told)> LogSink for SamplesAlone<F> {
-    fn sample(&mut self, told: Told) {
+impl<F: FnMut(TailSample)> LogSink for SamplesAlone<F> {
+    fn sample(&mut self, told: TailSample) {
         self.0(told);
     }
 }
 
 /// What became of a call of [`Tail::read`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reached {
+pub enum TailStatus {
     /// There is more to read.
     More,
     /// The end of what is written.
@@ -83,20 +83,20 @@ pub struct ReadLimit {
     /// Time of the last row. There is more behind it.
     pub row: Timestamp,
     /// The first border from which on nothing is read.
-    pub border: Option<Border>,
+    pub border: Option<BatchOffset>,
 }
 
 impl ReadLimit {
     const NONE: ReadLimit = ReadLimit { row: Timestamp(i64::MAX), border: None };
 
-    fn is_reached(self, border: Border) -> bool {
+    fn is_reached(self, border: BatchOffset) -> bool {
         self.border.is_some_and(|last| border >= last)
     }
 }
 
 /// What a tail could not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Untold {
+pub struct TailLosses {
     /// Rows of segments that cannot be read.
     pub rows: u64,
     /// Bytes that are no frames.
@@ -110,17 +110,17 @@ pub struct Tail {
     log: (u32, u16),
     /// Whether somebody still writes it.
     is_live: bool,
-    from: Border,
+    from: BatchOffset,
     file: Option<(FileId, Arc<File>)>,
     /// The file behind it, once there is one.
     next: Option<u32>,
     /// Bytes of the file from `offset` on.
     bytes: Vec<u8>,
     offset: u64,
-    border: Border,
+    border: BatchOffset,
     targets: AHashMap<u32, Arc<TargetKey>>,
     groups: AHashMap<u32, Arc<SlotGroup>>,
-    segments: AHashMap<u32, Following>,
+    segments: AHashMap<u32, TrackedSegment>,
     /// The last segment that has begun; their numbers rise.
     begun: u32,
     /// The segment of floats of each source.
@@ -130,7 +130,7 @@ pub struct Tail {
     newest_histograms: AHashMap<u64, u32>,
     ends: AHashMap<u64, Ends>,
     hasher: RandomState,
-    untold: Untold,
+    untold: TailLosses,
     row_time: Timestamp,
     /// Whether the buffer begins with a row that was too late.
     is_stopped: bool,
@@ -138,7 +138,7 @@ pub struct Tail {
     is_inside: bool,
 }
 
-struct Following {
+struct TrackedSegment {
     key: Arc<TargetKey>,
     segment: Segment,
     step: u32,
@@ -146,10 +146,10 @@ struct Following {
     began: u32,
 }
 
-impl Clone for Following {
-    fn clone(&self) -> Following {
-        let Following { key, segment, step, began } = self;
-        Following { key: key.clone(), segment: segment.read_copy(), step: *step, began: *began }
+impl Clone for TrackedSegment {
+    fn clone(&self) -> TrackedSegment {
+        let TrackedSegment { key, segment, step, began } = self;
+        TrackedSegment { key: key.clone(), segment: segment.read_copy(), step: *step, began: *began }
     }
 }
 
@@ -192,7 +192,7 @@ struct Ends {
 
 impl Tail {
     /// Tells what is behind `from`; the file of `first` and those behind it are read for what it needs to know.
-    pub fn new(folder: &Path, log: (u32, u16), is_live: bool, first: u32, from: Border) -> Tail {
+    pub fn new(folder: &Path, log: (u32, u16), is_live: bool, first: u32, from: BatchOffset) -> Tail {
         Tail {
             folder: folder.to_owned(),
             log,
@@ -202,7 +202,7 @@ impl Tail {
             next: None,
             bytes: Vec::new(),
             offset: 0,
-            border: Border { sequence: first, offset: 0 },
+            border: BatchOffset { sequence: first, offset: 0 },
             targets: AHashMap::new(),
             groups: AHashMap::new(),
             segments: AHashMap::new(),
@@ -212,7 +212,7 @@ impl Tail {
             newest_histograms: AHashMap::new(),
             ends: AHashMap::new(),
             hasher: RandomState::new(),
-            untold: Untold::default(),
+            untold: TailLosses::default(),
             row_time: Timestamp(i64::MIN),
             is_stopped: false,
             is_inside: false,
@@ -220,7 +220,7 @@ impl Tail {
     }
 
     /// Where it stands: everything before this was told.
-    pub fn border(&self) -> Border {
+    pub fn border(&self) -> BatchOffset {
         self.border.max(self.from)
     }
 
@@ -229,7 +229,7 @@ impl Tail {
         !self.is_inside
     }
 
-    pub fn untold(&self) -> Untold {
+    pub fn losses(&self) -> TailLosses {
         self.untold
     }
 
@@ -250,7 +250,7 @@ impl Tail {
     }
 
     /// Reads on for some hundred kilobytes, and tells the samples.
-    pub fn read(&mut self, told: impl FnMut(Told)) -> io::Result<Reached> {
+    pub fn read(&mut self, told: impl FnMut(TailSample)) -> io::Result<TailStatus> {
         self.read_until(ReadLimit::NONE, &mut SamplesAlone(told))
     }
 
@@ -260,19 +260,19 @@ impl Tail {
     }
 
     /// The same with exemplars, but not beyond a limit; there is more then.
-    pub fn read_until(&mut self, limit: ReadLimit, told: &mut impl LogSink) -> io::Result<Reached> {
+    pub fn read_until(&mut self, limit: ReadLimit, told: &mut impl LogSink) -> io::Result<TailStatus> {
         if self.is_at_border() && limit.is_reached(self.border()) {
-            return Ok(Reached::More);
+            return Ok(TailStatus::More);
         }
         if self.is_stopped {
             self.is_stopped = false;
             self.take_frames(limit, told);
             if self.is_stopped || (self.is_at_border() && limit.is_reached(self.border())) {
-                return Ok(Reached::More);
+                return Ok(TailStatus::More);
             }
         }
         if self.file.is_none() && !self.open(self.border.sequence)? {
-            return Ok(Reached::End);
+            return Ok(TailStatus::End);
         }
         let (id, file) = self.file.as_ref().expect("opened above");
         let id = *id;
@@ -283,13 +283,13 @@ impl Tail {
         let count = read?;
         self.take_frames(limit, told);
         if count > 0 || self.is_stopped {
-            return Ok(Reached::More);
+            return Ok(TailStatus::More);
         }
         if self.next.is_none() {
             self.next = self.first_from(id.sequence + 1)?;
             if self.next.is_some() {
                 // Once more: from now on nothing is added to this file.
-                return Ok(Reached::More);
+                return Ok(TailStatus::More);
             }
         }
         let is_over = self.next.is_some() || !self.is_live;
@@ -300,16 +300,16 @@ impl Tail {
             self.untold.bytes += skipped as u64;
             self.bytes.drain(..skipped);
             self.offset += skipped as u64;
-            return Ok(Reached::More);
+            return Ok(TailStatus::More);
         }
         let Some(next) = self.next.take() else {
             if is_over {
-                self.tell_ends(told);
+                self.emit_stale_markers(told);
             }
-            return Ok(Reached::End);
+            return Ok(TailStatus::End);
         };
         self.open(next)?;
-        Ok(Reached::More)
+        Ok(TailStatus::More)
     }
 
     /// Opens the first file from a sequence on; false if there is none yet.
@@ -319,7 +319,7 @@ impl Tail {
         self.file = Some((id, Arc::new(File::open(self.folder.join(id.to_string()))?)));
         self.bytes.clear();
         self.offset = 0;
-        self.border = Border { sequence, offset: 0 };
+        self.border = BatchOffset { sequence, offset: 0 };
         self.is_inside = false;
         // Every file defines the groups that it needs; those in use stay the same. Copies of this reader have them as well.
         let placed = self.segments.values().flat_map(|following| &following.segment.placed).map(|placed| &placed.group);
@@ -367,8 +367,8 @@ impl Tail {
             at += FRAME_HEAD_BYTES + length;
             match kind {
                 PARITY => {
-                    self.tell_ends(told);
-                    self.border = Border { sequence: file.sequence, offset: self.offset + at as u64 };
+                    self.emit_stale_markers(told);
+                    self.border = BatchOffset { sequence: file.sequence, offset: self.offset + at as u64 };
                     self.is_inside = false;
                     if limit.is_reached(self.border()) {
                         break;
@@ -406,7 +406,7 @@ impl Tail {
                 self.begun = segment;
                 let (Some(key), Some(groups)) = (key, self.groups_of(&groups)) else { return };
                 let mut following =
-                    Following { key, segment: Segment::default(), step: 0, began: self.border.sequence };
+                    TrackedSegment { key, segment: Segment::default(), step: 0, began: self.border.sequence };
                 for group in groups {
                     following.segment.add(group);
                 }
@@ -507,7 +507,7 @@ impl Tail {
             return;
         }
         following.step = step;
-        if is_new && self.tell(&following, at, row, told).is_err() {
+        if is_new && self.emit(&following, at, row, told).is_err() {
             self.untold.rows += 1;
         }
         self.segments.insert(number, following);
@@ -532,7 +532,7 @@ impl Tail {
                 };
                 if is_new {
                     let sample = Sample { timestamp: Timestamp(stamp), value: histogram.sum };
-                    told.sample(Told {
+                    told.sample(TailSample {
                         target: key,
                         group,
                         slot: slot as usize,
@@ -554,17 +554,17 @@ impl Tail {
     }
 
     /// Tells what a row says, which the segment has taken already.
-    fn tell(
+    fn emit(
         &mut self,
-        following: &Following,
+        following: &TrackedSegment,
         at: Timestamp,
         row: &[u8],
         told: &mut impl LogSink,
     ) -> Result<(), RowError> {
-        let Following { key, segment, .. } = following;
+        let TrackedSegment { key, segment, .. } = following;
         let (_, mut notes) = row::open(row)?;
         if self.ends.get(&key.id).is_some_and(|ends| ends.at != at) {
-            self.tell_ends_of(key.id, told);
+            self.emit_stale_markers_of(key.id, told);
         }
         let border = self.border;
         let slots = &segment.slots;
@@ -573,7 +573,7 @@ impl Tail {
                 let place = placed.base + slot;
                 if !slots.stale.get(place) && !placed.group.is_stamped(slot) {
                     let sample = Sample { timestamp: at, value: slots.values[place] };
-                    told.sample(Told {
+                    told.sample(TailSample {
                         target: key,
                         group: &placed.group,
                         slot,
@@ -590,7 +590,7 @@ impl Tail {
             for place in run {
                 let (placed, slot) = segment.at(place).ok_or(RowError("a slot does not exist"))?;
                 let sample = Sample { timestamp: Timestamp(slots.stamps[place]), value: slots.values[place] };
-                told.sample(Told {
+                told.sample(TailSample {
                     target: key,
                     group: &placed.group,
                     slot,
@@ -607,8 +607,8 @@ impl Tail {
     }
 
     /// Remembers what ends with a row, and forgets what goes on in it elsewhere.
-    fn note_ends(&mut self, following: &Following, at: Timestamp, flips: &[(usize, u64)]) {
-        let Following { key, segment, .. } = following;
+    fn note_ends(&mut self, following: &TrackedSegment, at: Timestamp, flips: &[(usize, u64)]) {
+        let TrackedSegment { key, segment, .. } = following;
         let all = || flips.iter().flat_map(|(group, word)| ones(*word).map(move |place| group * GROUP + place));
         let hashed = |place: usize| {
             let (placed, slot) = segment.at(place)?;
@@ -627,23 +627,32 @@ impl Tail {
         }
     }
 
-    fn tell_ends(&mut self, told: &mut impl LogSink) {
+    fn emit_stale_markers(&mut self, told: &mut impl LogSink) {
         let ids: Vec<u64> = self.ends.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.tell_ends_of(id, told));
+        ids.into_iter().for_each(|id| self.emit_stale_markers_of(id, told));
     }
 
     /// What ends at a time has gone on elsewhere only in the row that follows it directly.
     fn emit_ends_before(&mut self, at: Timestamp, told: &mut impl LogSink) {
         let ended: Vec<u64> = self.ends.iter().filter(|(_, ends)| ends.at < at).map(|(id, _)| *id).collect();
-        ended.into_iter().for_each(|id| self.tell_ends_of(id, told));
+        ended.into_iter().for_each(|id| self.emit_stale_markers_of(id, told));
     }
 
-    fn tell_ends_of(&mut self, id: u64, told: &mut impl LogSink) {
+    fn emit_stale_markers_of(&mut self, id: u64, told: &mut impl LogSink) {
         let Some(Ends { key, at, slots }) = self.ends.remove(&id) else { return };
         let sample = Sample { timestamp: at, value: STALE_NAN };
         for (group, slot, _) in &slots {
             let (slot, border) = (*slot as usize, self.border);
-            told.sample(Told { target: &key, group, slot, sample, start: NO_START, histogram: None, row: at, border });
+            told.sample(TailSample {
+                target: &key,
+                group,
+                slot,
+                sample,
+                start: NO_START,
+                histogram: None,
+                row: at,
+                border,
+            });
         }
     }
 }
@@ -654,7 +663,7 @@ fn start_of(sample: Sample, start: i64) -> i64 {
     if start != NO_START && is_stale(sample.value) { NO_START } else { start }
 }
 
-impl Following {
+impl TrackedSegment {
     fn take(&mut self, row: &[u8]) -> Result<(), RowError> {
         row::walk(row, &mut self.segment.slots, Direction::Redo)
     }

@@ -1,6 +1,6 @@
 //! What a target's task asks with: its request, made of the target and of the credentials of the moment.
 
-use crate::access::{Access, Prepared};
+use crate::access::{Access, HttpSettings};
 use crate::content_type;
 use crate::fetch::{BodyLimit, Client, FetchError, Fetched, Fetcher, Opened, Request, RequestOptions};
 use crate::resolver::Resolver;
@@ -10,19 +10,19 @@ use std::time::Instant;
 use targets::Target;
 
 /// What a target's task asks with, made anew when its settings, its files or its token change.
-pub(crate) struct Asking {
+pub(crate) struct TargetClient {
     client: Client,
     target: Arc<Target>,
     access: Arc<Access>,
-    prepared: Arc<Prepared>,
+    prepared: Arc<HttpSettings>,
     request: Result<Request, FetchError>,
 }
 
-impl Asking {
-    pub fn new(target: Arc<Target>, access: Arc<Access>) -> Asking {
+impl TargetClient {
+    pub fn new(target: Arc<Target>, access: Arc<Access>) -> TargetClient {
         let prepared = access.now();
         let request = build_request(&target, &prepared);
-        Asking { client: Client::default(), target, access, prepared, request }
+        TargetClient { client: Client::default(), target, access, prepared, request }
     }
 
     pub fn target(&self) -> &Arc<Target> {
@@ -42,7 +42,7 @@ impl Asking {
     }
 
     /// Takes what is known now.
-    fn refresh(&mut self, prepared: Arc<Prepared>) {
+    fn refresh(&mut self, prepared: Arc<HttpSettings>) {
         if !Arc::ptr_eq(&prepared, &self.prepared) {
             self.request = build_request(&self.target, &prepared);
             self.prepared = prepared;
@@ -73,7 +73,7 @@ impl Asking {
 }
 
 /// The request of every scrape of a target, with the credentials of the moment.
-pub(crate) fn build_request(target: &Target, prepared: &Prepared) -> Result<Request, FetchError> {
+pub(crate) fn build_request(target: &Target, prepared: &HttpSettings) -> Result<Request, FetchError> {
     let failed = |why: &str| {
         let text = format!("Get \"{}\": {why}", target.url);
         Err(FetchError { reason: Reason::Credentials, text })

@@ -17,15 +17,15 @@ pub type Logs = BTreeMap<(u32, u16), Vec<FileId>>;
 
 /// A folder of links to logs.
 #[derive(Clone, Debug)]
-pub struct KeptLogs {
+pub struct RetainedLogs {
     logs: PathBuf,
     folder: PathBuf,
 }
 
-impl KeptLogs {
+impl RetainedLogs {
     /// Links of what is in `logs` go to `folder`.
-    pub fn new(logs: impl Into<PathBuf>, folder: impl Into<PathBuf>) -> KeptLogs {
-        KeptLogs { logs: logs.into(), folder: folder.into() }
+    pub fn new(logs: impl Into<PathBuf>, folder: impl Into<PathBuf>) -> RetainedLogs {
+        RetainedLogs { logs: logs.into(), folder: folder.into() }
     }
 
     pub fn folder(&self) -> &Path {

@@ -6,7 +6,7 @@ use series::{Labels, NO_START, Sample, StartTimes, Timestamp, Value};
 
 /// What a select found of one series; there may be more pieces of it.
 #[derive(Clone, Debug)]
-pub struct Piece {
+pub struct SeriesPart {
     pub labels: Labels,
     pub samples: Vec<Sample>,
     pub histograms: Timed,
@@ -14,9 +14,9 @@ pub struct Piece {
     pub starts: StartTimes,
 }
 
-impl Piece {
-    pub fn new(labels: Labels) -> Piece {
-        Piece { labels, samples: Vec::new(), histograms: Vec::new(), starts: StartTimes::new() }
+impl SeriesPart {
+    pub fn new(labels: Labels) -> SeriesPart {
+        SeriesPart { labels, samples: Vec::new(), histograms: Vec::new(), starts: StartTimes::new() }
     }
 
     pub fn push(&mut self, at: i64, value: Value) {
