@@ -101,7 +101,7 @@ fn select(criterion: &mut Criterion) {
                 for head in &fleet {
                     let matching = |group: &Arc<SlotGroup>| slots[&Arc::as_ptr(group)].clone();
                     let span = (now.plus_ms(-60_000), now);
-                    let complete = head.rows(span, u64::MAX, true, false, &mut rows, matching).expect("own rows");
+                    let complete = head.rows(span, u64::MAX, true, None, &mut rows, matching).expect("own rows");
                     assert!(complete);
                     values += rows.values.len();
                 }

@@ -171,6 +171,7 @@ fn mistakes_have_the_texts_of_prometheus() {
     bad("dockerswarm_sd_configs: [{host: 'http://h'}]", "role missing (one of: tasks, services, nodes)");
     bad("dockerswarm_sd_configs: [{host: 'http://h', role: x}]", "invalid role x, expected tasks, services, or nodes");
     bad("uyuni_sd_configs: [{username: a, password: b}]", "Uyuni SD configuration requires server host");
+    bad("uyuni_sd_configs: [{server: ':', username: a, password: b}]", "Uyuni Server URL is not valid: :");
     bad("uyuni_sd_configs: [{server: 'https://u', password: b}]", "Uyuni SD configuration requires a username");
     bad("uyuni_sd_configs: [{server: 'https://u', username: a}]", "Uyuni SD configuration requires a password");
     bad("triton_sd_configs: [{dns_suffix: d, endpoint: e}]", "triton SD configuration requires an account");
@@ -211,6 +212,7 @@ fn mistakes_have_the_texts_of_prometheus() {
     bad("digitalocean_sd_configs: [{role: x}]", "unknown DigitalOcean SD role \"x\"");
     bad("vultr_sd_configs: [{region: x}]", "field region not found");
     bad("ionos_sd_configs: [{}]", "datacenter id can't be empty");
+    bad("stackit_sd_configs: [{endpoint: ':'}]", "stackit_sd: invalid endpoint \":\"");
     bad("stackit_sd_configs: [{region: ''}]", "stackit_sd: endpoint and region missing");
     bad("outscale_sd_configs: [{secret_key: b}]", "outscale SD configuration requires access_key");
     bad(

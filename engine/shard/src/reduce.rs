@@ -38,7 +38,7 @@ pub struct Reducing<'a> {
 /// decision of which slots are wanted.
 struct Read<'a> {
     times: (Timestamp, Timestamp),
-    newest_only: bool,
+    newest_from: Option<Timestamp>,
     works: Vec<Work<'a>>,
     known: AHashMap<(*const SlotGroup, u64), Rc<SlotSelection>>,
     /// Keeps the groups of `known` alive, so that no address in it is used again.
@@ -131,11 +131,11 @@ impl<'a> Reducing<'a> {
     pub fn new(requests: &'a [ReduceRequest], older: Older, candidates: &'a CandidateGroups) -> Reducing<'a> {
         let mut reads: Vec<Read> = Vec::new();
         for (place, request) in requests.iter().enumerate() {
-            let (times, newest_only) = ((request.from, request.to), request.reduction.is_single());
+            let (times, newest_from) = ((request.from, request.to), request.reduction.newest_from());
             let work = Work::new(place, request, candidates);
-            match reads.iter_mut().find(|read| read.times == times && read.newest_only == newest_only) {
+            match reads.iter_mut().find(|read| read.times == times && read.newest_from == newest_from) {
                 Some(read) => read.works.push(work),
-                None => reads.push(Read::new(times, newest_only, work)),
+                None => reads.push(Read::new(times, newest_from, work)),
             }
         }
         Reducing { older, candidates, reads, hashing: hashing() }
@@ -157,7 +157,8 @@ impl<'a> Reducing<'a> {
                     continue;
                 }
                 let newest = &mut read.newest;
-                if !read.newest_only || !work.take_newest(holder, visible, *older, newest, hashing) {
+                let is_single = read.newest_from.is_some_and(|first| first >= read.times.1);
+                if !is_single || !work.take_newest(holder, visible, *older, newest, hashing) {
                     work.in_pieces(holder, visible, hashing);
                 }
             }
@@ -187,10 +188,10 @@ impl<'a> Reducing<'a> {
 }
 
 impl<'a> Read<'a> {
-    fn new(times: (Timestamp, Timestamp), newest_only: bool, work: Work<'a>) -> Read<'a> {
+    fn new(times: (Timestamp, Timestamp), newest_from: Option<Timestamp>, work: Work<'a>) -> Read<'a> {
         Read {
             times,
-            newest_only,
+            newest_from,
             works: vec![work],
             known: AHashMap::new(),
             held: Vec::new(),
@@ -209,7 +210,7 @@ impl<'a> Read<'a> {
         identity: u64,
         hashing: &RandomState,
     ) {
-        let Read { times, newest_only, works, known, held, rows, groups, none, newest: _ } = self;
+        let Read { times, newest_from, works, known, held, rows, groups, none, newest: _ } = self;
         let (head, labels) = (holder.head.borrow(), &holder.labels);
         let candidates = candidates.of(&holder.index, head.rows_version());
         let mut key = hashing.build_hasher();
@@ -227,7 +228,7 @@ impl<'a> Read<'a> {
             groups.push((group.clone(), wanted.clone()));
             wanted.slots.clone()
         };
-        let whole = head.rows(*times, visible, older == Older::Nothing, *newest_only, rows, matching);
+        let whole = head.rows(*times, visible, older == Older::Nothing, *newest_from, rows, matching);
         // Rows in memory were written by this process: one that does not decode is our own mistake.
         if !whole.expect("rows of this process decode") {
             works.iter_mut().for_each(|work| work.in_pieces(holder, visible, hashing));

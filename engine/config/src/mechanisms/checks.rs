@@ -9,6 +9,9 @@ pub(super) const AWS_ROLES: [&str; 6] = ["ec2", "ecs", "elasticache", "lightsail
 
 /// Scheme and host of a URL as Go's parser sees them; `None` if the text is no URL.
 fn scheme_and_host(text: &str) -> Option<(String, String)> {
+    if text.starts_with(':') {
+        return None;
+    }
     match Url::parse(text) {
         Ok(url) => Some((url.scheme().to_owned(), url.host_str().unwrap_or_default().to_owned())),
         // A path or a name alone: Go accepts it as a URL without scheme and host.

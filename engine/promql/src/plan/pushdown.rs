@@ -3,7 +3,7 @@
 use crate::plan::grid::{StepGrid, offset_ms};
 use crate::syntax::ast::{Aggregate, AggregateOp, Expr, Kind, RangeModifier, Selector};
 use crate::syntax::error::Span;
-use series::{Labels, METRIC_NAME, MatchOp, Matcher};
+use series::{Labels, METRIC_NAME, MatchOp, Matcher, Timestamp};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -113,9 +113,11 @@ impl Pushdown {
         self.inner == SeriesInput::Newest
     }
 
-    /// Whether only the newest sample of all matters.
-    pub fn is_single(&self) -> bool {
-        self.inner == SeriesInput::Newest && (self.grid.count == 1 || self.at.is_some())
+    /// The time of the first step, if each step takes the newest sample up to its time: of those up to the first only the
+    /// newest matters.
+    pub fn newest_from(&self) -> Option<Timestamp> {
+        let first = self.at.unwrap_or(self.grid.start) - self.offset;
+        (self.inner == SeriesInput::Newest).then_some(Timestamp(first))
     }
 
     /// Whether series that differ in their names alone are an error.

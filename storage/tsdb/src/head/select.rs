@@ -371,14 +371,14 @@ impl TargetHead {
     /// Rows of values of matching series in `[from, to]`, as far as rows up to `visible` tell, if these are all the
     /// samples that there are; false if chunks or other slots may say more, unless `nothing_older` is in any chunk.
     ///
-    /// `matching` gives the matching slots of a group; it is asked once for each, in the order of the columns. With `newest_only` it is the newest row
-    /// alone.
+    /// `matching` gives the matching slots of a group; it is asked once for each, in the order of the columns. Of the rows up
+    /// to `newest_from` only the newest is wanted: one row says everything about its time.
     pub fn rows(
         &self,
         (from, to): (Timestamp, Timestamp),
         visible: u64,
         nothing_older: bool,
-        newest_only: bool,
+        newest_from: Option<Timestamp>,
         out: &mut Rows,
         mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
     ) -> Result<bool, RowError> {
@@ -387,11 +387,15 @@ impl TargetHead {
         if self.owing.is_some() || !self.has_rows_only() {
             return Ok(false);
         }
-        // One row says everything about its time, whatever is in chunks.
-        let asked = if newest_only && (whole || nothing_older) { self.newest_row_at(to, visible) } else { None };
-        let open_alone = asked.is_some() && self.newest_row_is_visible(to, visible) && self.open.dead_have_ended();
+        // Whatever is in chunks: nothing before this row is wanted.
+        let first = newest_from.filter(|_| whole || nothing_older);
+        let first = first.and_then(|first| self.newest_row_at(first.min(to), visible));
+        let from = first.map_or(from, |(segment, row)| segment.rows[row].at.max(from));
+        let asked = first.filter(|_| newest_from.is_some_and(|first| first >= to));
+        let newest_only = asked.is_some();
+        let open_alone = newest_only && self.newest_row_is_visible(to, visible) && self.open.dead_have_ended();
         // What is in chunks as well may still be in memory.
-        let in_memory = asked.is_some() || (whole && self.sealed_until.is_none_or(|until| until < from));
+        let in_memory = newest_only || (whole && self.sealed_until.is_none_or(|until| until < from));
         if !(nothing_older || in_memory) {
             return Ok(false);
         }
@@ -405,7 +409,7 @@ impl TargetHead {
         }
         let Some(last) = segments.last() else { return Ok(true) };
         let always_live = || segments.iter().flat_map(|segment| &segment.placed).all(|placed| placed.always_live);
-        let uniform = asked.is_some() || (always_live() && segments.iter().all(|segment| segment.same_layout(last)));
+        let uniform = newest_only || (always_live() && segments.iter().all(|segment| segment.same_layout(last)));
         if uniform {
             // Whatever is dead has ended.
             let there = last.placed.iter().filter(|placed| placed.live || !open_alone);

@@ -127,6 +127,9 @@ impl Pair {
         assert_eq!(differ.map(|(name, samples)| (name, samples, read.get(name))), None, "range {from} to {to}");
         assert_eq!(read.len(), want.len(), "range {from} to {to}");
         self.check_instant(from, to);
+        for first in [from, from + (to - from) / 2, to - (to - from) / 5] {
+            self.check_rows_from(from, to, first);
+        }
         self.by_rows.set(self.by_rows.get() + usize::from(self.check_rows(from, to)));
     }
 
@@ -134,25 +137,25 @@ impl Pair {
     #[track_caller]
     fn check_rows(&self, from: i64, to: i64) -> bool {
         let mut rows = Rows::default();
-        let ask = |newest_only: bool, rows: &mut Rows| {
+        let ask = |newest_from: Option<Timestamp>, rows: &mut Rows| {
             let mut names = Vec::new();
             let matching = |group: &Arc<SlotGroup>| {
                 names.extend((0..group.len()).map(|slot| group.labels(slot).metric_name().to_owned()));
                 (0..group.len() as u32).collect::<Vec<_>>().into()
             };
             let times = (Timestamp(from), Timestamp(to));
-            let whole = self.head.rows(times, u64::MAX, false, newest_only, rows, matching).unwrap();
+            let whole = self.head.rows(times, u64::MAX, false, newest_from, rows, matching).unwrap();
             whole.then_some(names)
         };
-        let Some(names) = ask(false, &mut rows) else {
-            if let Some(names) = ask(true, &mut rows) {
+        let Some(names) = ask(None, &mut rows) else {
+            if let Some(names) = ask(Some(Timestamp(to)), &mut rows) {
                 // Of the newest row, whatever chunks say of others.
                 self.check_newest(&names, &rows, to);
             }
             return false;
         };
         let all = std::mem::take(&mut rows);
-        let newest_names = ask(true, &mut rows).expect("less than before");
+        let newest_names = ask(Some(Timestamp(to)), &mut rows).expect("less than before");
         let mut read: BTreeMap<String, Vec<(i64, u64)>> = BTreeMap::new();
         for (time, row) in all.times.iter().zip(all.values.chunks(all.width.max(1))) {
             for (name, value) in names.iter().zip(row).filter(|(_, value)| !series::is_stale(**value)) {
@@ -170,6 +173,34 @@ impl Pair {
             self.check_newest(&newest_names, &rows, to);
         }
         true
+    }
+
+    /// Rows of which only the newest up to `first` is wanted: whatever that row has not, is not there at that time.
+    #[track_caller]
+    fn check_rows_from(&self, from: i64, to: i64, first: i64) {
+        let (mut rows, mut names) = (Rows::default(), Vec::new());
+        let matching = |group: &Arc<SlotGroup>| {
+            names.extend((0..group.len()).map(|slot| group.labels(slot).metric_name().to_owned()));
+            (0..group.len() as u32).collect::<Vec<_>>().into()
+        };
+        let (times, newest_from) = ((Timestamp(from), Timestamp(to)), Some(Timestamp(first)));
+        if !self.head.rows(times, u64::MAX, false, newest_from, &mut rows, matching).unwrap() {
+            return;
+        }
+        let begin = rows.times.first().copied().unwrap_or(to + 1).min(first + 1);
+        let mut read: BTreeMap<String, Vec<(i64, u64)>> = BTreeMap::new();
+        for (time, row) in rows.times.iter().zip(rows.values.chunks(rows.width.max(1))) {
+            for (name, value) in names.iter().zip(row).filter(|(_, value)| !series::is_stale(**value)) {
+                read.entry(name.clone()).or_default().push((*time, value.to_bits()));
+            }
+        }
+        for (name, samples) in &self.truth {
+            let before = samples.range(from..=first).next_back().map(|(at, _)| *at);
+            assert!(before.is_none_or(|at| at <= begin), "{name} at {before:?}, rows from {begin} for {first}");
+            let real = samples.range(begin..=to).filter(|(_, bits)| **bits != STALE_NAN.to_bits());
+            let want: Vec<_> = real.map(|(at, bits)| (*at, *bits)).collect();
+            assert_eq!(read.remove(name).unwrap_or_default(), want, "{name} in rows {from} to {to} for {first}");
+        }
     }
 
     /// The newest row has what is alive at its time.
@@ -375,7 +406,10 @@ fn the_newest_rows_stay_when_they_are_in_chunks() {
         for back in [0, 1, in_memory / 2, in_memory - 1].into_iter().filter(|back| *back < at) {
             let (mut rows, times) = (Rows::default(), (Timestamp(1_000), Timestamp((at - back) * 1_000)));
             let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
-            assert!(pair.head.rows(times, u64::MAX, false, true, &mut rows, all).unwrap(), "one row, {back} back");
+            assert!(
+                pair.head.rows(times, u64::MAX, false, Some(times.1), &mut rows, all).unwrap(),
+                "one row, {back} back"
+            );
             pair.check_rows(1_000, (at - back) * 1_000);
             let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
             let count = std::cell::Cell::new(0);
