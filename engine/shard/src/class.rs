@@ -13,7 +13,7 @@ use relabel::NameScheme;
 use series::{Labels, LabelsBuilder, METRIC_NAME};
 use std::fmt;
 
-use crate::status::Reason;
+use fetch::Reason;
 
 /// What becomes of a line, the same at every scrape.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,14 +1,10 @@
-//! One core at work: schedule, fetch, ingest, staleness, limits, report series.
-
-mod access;
+//! One core at work: schedule, ingest, staleness, limits, report series.
 
 mod class;
-mod content_type;
 mod core;
 mod exemplars;
 mod failure_log;
 pub mod federate;
-mod fetch;
 mod handle;
 mod head_owner;
 mod heartbeat;
@@ -21,7 +17,6 @@ mod natives;
 mod payload;
 mod preview;
 mod reduce;
-mod resolver;
 mod runtime;
 mod sample_features;
 mod schedule;
@@ -30,7 +25,6 @@ mod signal;
 mod start_times;
 mod status;
 mod sys;
-mod target_client;
 mod time_slice;
 mod written;
 
@@ -41,6 +35,7 @@ pub use federate::{
     Claim, ClaimState, FederateChannel, FederateCommand, FederateReply, FederateRequest, FederateSummary, Lines, Owner,
     Owners,
 };
+pub use fetch::Reason;
 pub use handle::{ANSWER_TIMEOUT, COMMANDS_MAX, ShardError, Shards};
 pub use message::{
     Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
@@ -50,9 +45,7 @@ pub use preview::{Preview, preview};
 pub use reduce::SeriesHashes;
 pub use runtime::{Options, StartError, default_cpus, probe, start};
 pub use sample_features::SampleFeatures;
-pub use status::{
-    CoreStats, Failure, Health, InstantSample, LogStats, Metadata, MetadataSize, Missed, Reason, TargetStatus,
-};
+pub use status::{CoreStats, Failure, Health, InstantSample, LogStats, Metadata, MetadataSize, Missed, TargetStatus};
 pub use sys::{Limit, raise_open_files};
 pub use time_slice::CoreTask;
 pub use written::{

@@ -5,8 +5,8 @@
 use crate::class::{Class, Outcome, series_labels};
 use crate::ingest::{Reader, Refusal};
 use crate::native_state::NativeCounts;
-use crate::status::Reason;
 use exposition::{Exemplar, Kind, NativeHistogram};
+use fetch::Reason;
 use remote::{HistogramParts, check_histogram};
 use series::histogram::{ResetHint, SCHEMA_MAX, SCHEMA_MIN};
 use series::{Histogram, Labels, Timestamp, Value, with_metadata_labels};

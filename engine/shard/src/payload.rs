@@ -1,12 +1,12 @@
 //! A body in any format: lines for `ingest`, native histograms for `natives`.
 
-use crate::content_type::PayloadFormat;
-use crate::fetch::Fetched;
 use crate::ingest::{Ingested, Reader, Refusal};
 use crate::native_state::NativeCounts;
 use crate::natives::NativeRows;
-use crate::status::Reason;
 use exposition::{ClassicConverter, Format, HistogramOptions, Readings, Transcoded, Transcoder};
+use fetch::Fetched;
+use fetch::Reason;
+use fetch::content_type::PayloadFormat;
 use targets::Target;
 
 /// What a scrape has brought.

@@ -1,15 +1,16 @@
 //! One scrape for a look: what a target would bring, before it goes to production. Stores nothing.
 
-use crate::access::Accesses;
 use crate::class::{Class, Outcome};
-use crate::content_type::PayloadFormat;
-use crate::fetch::{BodyLimit, Client, Fetcher};
 use crate::payload::{histogram_options, transcode};
-use crate::resolver::{Resolver, ResolverThreads};
-use crate::target_client::build_request;
-use crate::{content_type, runtime};
+use crate::runtime;
 use config::ScrapeConfig;
 use exposition::{Format, Kind, PayloadParser};
+use fetch::Accesses;
+use fetch::build_request;
+use fetch::content_type;
+use fetch::content_type::PayloadFormat;
+use fetch::{BodyLimit, Client, Fetcher};
+use fetch::{Resolver, ResolverThreads};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -7,13 +7,13 @@
 //!   * a failed probe ends the start before anything is touched, with one line that says what to change
 //!   * an executor lives as long as the process
 
-use crate::access::Accesses;
 use crate::failure_log::FailureLog;
 use crate::handle::{COMMANDS_MAX, Shards};
 use crate::heartbeat::{ABORT_AFTER, Heartbeat, watch};
 use crate::message::Command;
 use crate::sample_features::SampleFeatures;
-use crate::{core, layouts, resolver, sys};
+use crate::{core, layouts, sys};
+use fetch::Accesses;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -99,7 +99,7 @@ pub fn probe(cpus: &[usize]) -> Result<(), StartError> {
 /// process: tell them with [`Shards::shutdown`] first.
 pub fn start(options: &Options) -> Result<Shards, StartError> {
     probe(&options.cpus)?;
-    let resolver = resolver::ResolverThreads::system()
+    let resolver = fetch::ResolverThreads::system()
         .map_err(|source| StartError::Os { what: "starting the resolver threads", source })?;
     let accesses = Accesses::start()
         .map_err(|source| StartError::Os { what: "starting the thread that reads credentials", source })?;

@@ -26,11 +26,12 @@ const LEVELS: &[(&str, &str, u32)] = &[
     ("notifier", "engine/notifier", 5),
     ("remote_write", "engine/remote_write", 5),
     ("shipper", "engine/shipper", 5),
-    ("shard", "engine/shard", 5),
-    ("query", "engine/query", 6),
-    ("rules", "engine/rules", 6),
-    ("api", "engine/api", 7),
-    ("server", "engine/server", 8),
+    ("fetch", "engine/fetch", 5),
+    ("shard", "engine/shard", 6),
+    ("query", "engine/query", 7),
+    ("rules", "engine/rules", 7),
+    ("api", "engine/api", 8),
+    ("server", "engine/server", 9),
 ];
 
 /// Names in the `[dependencies]`, `[dev-dependencies]` and `[build-dependencies]` tables of a manifest.

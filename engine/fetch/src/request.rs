@@ -2,7 +2,7 @@
 
 use super::ways::Proxy;
 use super::{ConnectOptions, FetchError};
-use crate::status::Reason;
+use crate::Reason;
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::rc::Rc;

@@ -8,7 +8,7 @@
 
 use super::buffers::Buffer;
 use super::{BodyLimit, FetchError};
-use crate::status::Reason;
+use crate::Reason;
 use flate2::bufread::MultiGzDecoder;
 use libdeflater::{DecompressionError, Decompressor};
 use std::cell::RefCell;

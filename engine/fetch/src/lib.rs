@@ -12,26 +12,33 @@
 //!   * credentials and our certificate leave for the target's own host and port only; a redirect away from it loses them
 //!     for good, and none leads from https to http
 
+mod access;
 mod buffers;
 mod client;
 mod connect;
+pub mod content_type;
 mod fetcher;
 mod head;
 mod http;
 mod http_error;
+mod reason;
 mod request;
+mod resolver;
 mod stream;
+mod target_client;
 mod tls;
 mod unpack;
 mod ways;
 
+pub use access::{Access, Accesses, Headers, HttpSettings};
 pub use client::{Client, Fetched};
 pub use connect::Opened;
-pub use fetcher::Fetcher;
+pub use fetcher::{Fetcher, Resolve};
+pub use reason::Reason;
 pub use request::{Request, RequestOptions};
+pub use resolver::{Resolver, ResolverThreads};
+pub use target_client::{TargetClient, build_request};
 pub use ways::{ConnectOptions, TlsOutcome};
-
-use crate::status::Reason;
 
 /// Largest unpacked body of a job without `body_size_limit`. Prometheus has no limit then, so that one target can take
 /// all memory.
@@ -78,4 +85,14 @@ impl BodyLimit {
         };
         FetchError { reason: Reason::BodySize, text }
     }
+}
+
+/// A job with these further lines of YAML.
+#[cfg(test)]
+fn test_job(settings: &str) -> std::sync::Arc<config::ScrapeConfig> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prometheus.yml");
+    let settings: String = settings.lines().map(|line| format!("    {line}\n")).collect();
+    std::fs::write(&file, format!("scrape_configs:\n  - job_name: j\n{settings}")).unwrap();
+    config::load(&file, &config::Env::process()).unwrap().scrape_configs[0].clone()
 }

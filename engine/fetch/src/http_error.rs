@@ -1,6 +1,6 @@
 //! What may be wrong with a response, in the words of Go's client.
 
-use crate::status::Reason;
+use crate::Reason;
 
 /// Longest head. Go's client has ten times as much, for each connection; this is for each target.
 pub const HEAD_BYTES_MAX: usize = 1 << 20;

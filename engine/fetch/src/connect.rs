@@ -10,7 +10,7 @@ use super::stream::{Stream, TlsStream};
 use super::tls::{self, Tls};
 use super::ways::Proxy;
 use super::{ConnectOptions, FetchError};
-use crate::status::Reason;
+use crate::Reason;
 use glommio::net::TcpStream;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;

@@ -1,16 +1,16 @@
 //! What a target's task asks with: its request, made of the target and of the credentials of the moment.
 
+use crate::Reason;
 use crate::access::{Access, HttpSettings};
 use crate::content_type;
-use crate::fetch::{BodyLimit, Client, FetchError, Fetched, Fetcher, Opened, Request, RequestOptions};
 use crate::resolver::Resolver;
-use crate::status::Reason;
+use crate::{BodyLimit, Client, FetchError, Fetched, Fetcher, Opened, Request, RequestOptions};
 use std::sync::Arc;
 use std::time::Instant;
 use targets::Target;
 
 /// What a target's task asks with, made anew when its settings, its files or its token change.
-pub(crate) struct TargetClient {
+pub struct TargetClient {
     client: Client,
     target: Arc<Target>,
     access: Arc<Access>,
@@ -73,7 +73,7 @@ impl TargetClient {
 }
 
 /// The request of every scrape of a target, with the credentials of the moment.
-pub(crate) fn build_request(target: &Target, prepared: &HttpSettings) -> Result<Request, FetchError> {
+pub fn build_request(target: &Target, prepared: &HttpSettings) -> Result<Request, FetchError> {
     let failed = |why: &str| {
         let text = format!("Get \"{}\": {why}", target.url);
         Err(FetchError { reason: Reason::Credentials, text })

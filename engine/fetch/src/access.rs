@@ -9,7 +9,7 @@
 //!   * equal certificates keep the same [`ConnectOptions`], so a new password costs no handshake
 //!   * no text that leaves here holds a secret
 
-use crate::fetch::{ConnectOptions, TlsOutcome};
+use crate::{ConnectOptions, TlsOutcome};
 use client::header::AUTHORIZATION;
 use client::oauth2::Tokens;
 use client::proxy::Proxies;
@@ -35,18 +35,18 @@ const TOKEN_WITHIN: Duration = Duration::from_secs(10);
 const FILE_THREADS: usize = 4;
 
 /// Headers for the target's own host.
-pub(crate) type Headers = Vec<(String, String)>;
+pub type Headers = Vec<(String, String)>;
 
 /// The settings of the moment.
 #[derive(Clone)]
-pub(crate) struct HttpSettings {
+pub struct HttpSettings {
     /// `None` until they are known for the first time; an error fails the scrape.
     pub headers: Option<Result<Headers, String>>,
     pub ways: Arc<ConnectOptions>,
 }
 
 /// One http_config, kept current.
-pub(crate) struct Access {
+pub struct Access {
     http: HttpConfig,
     now: watch::Receiver<Arc<HttpSettings>>,
 }
@@ -69,7 +69,7 @@ impl Access {
 
 /// All of them, and the thread that keeps them. Cloning copies pointers.
 #[derive(Clone)]
-pub(crate) struct Accesses {
+pub struct Accesses {
     known: Arc<Mutex<Vec<Weak<Access>>>>,
     runtime: tokio::runtime::Handle,
 }

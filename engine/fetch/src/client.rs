@@ -17,7 +17,7 @@ use super::http_error::{HEAD_BYTES_MAX, HttpError};
 use super::request::Request;
 use super::stream::Stream;
 use super::{BodyLimit, FetchError};
-use crate::status::Reason;
+use crate::Reason;
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;

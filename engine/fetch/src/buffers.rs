@@ -7,7 +7,7 @@
 //!   * buffers that nobody needed between two [`BufferPool::trim`]s are given up: a burst leaves nothing behind
 
 use super::FetchError;
-use crate::status::Reason;
+use crate::Reason;
 use std::cell::RefCell;
 use std::rc::Rc;
 

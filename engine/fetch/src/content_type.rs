@@ -1,7 +1,7 @@
 //! Negotiation: which formats a target is asked for, and which one a response is in.
 
-use crate::fetch::{FetchError, Fetched};
-use crate::status::Reason;
+use crate::Reason;
+use crate::{FetchError, Fetched};
 use config::{EscapingScheme, ScrapeConfig, ScrapeProtocol};
 use exposition::Format;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ const FIRST_WEIGHT: usize = 6;
 
 /// How a payload is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PayloadFormat {
+pub enum PayloadFormat {
     Lines(Format),
     Protobuf,
 }
@@ -20,7 +20,7 @@ const TEXT: PayloadFormat = PayloadFormat::Lines(Format::Text);
 const OPEN_METRICS: PayloadFormat = PayloadFormat::Lines(Format::OpenMetrics);
 
 /// The value of the header Accept.
-pub(crate) fn accept(job: &ScrapeConfig) -> String {
+pub fn accept(job: &ScrapeConfig) -> String {
     use ScrapeProtocol::*;
     let asked = &job.scrape_protocols;
     let mut header = String::new();
@@ -53,7 +53,7 @@ pub(crate) fn accept(job: &ScrapeConfig) -> String {
 }
 
 /// The format of a response, by its Content-Type or the job's fallback. An empty body is nothing, in any format.
-pub(crate) fn format_of(fetched: &Fetched, job: &ScrapeConfig) -> Result<PayloadFormat, FetchError> {
+pub fn format_of(fetched: &Fetched, job: &ScrapeConfig) -> Result<PayloadFormat, FetchError> {
     if fetched.body().is_empty() {
         return Ok(TEXT);
     }
