@@ -134,7 +134,8 @@ impl Share {
         }
         let each = self.values.len().div_ceil(SHARES);
         let share = |values: &[Arc<str>]| Share { values: values.to_vec(), excluded: Vec::new() };
-        self.values.chunks(each).map(share).collect()
+        // Several matchers would have to hold all at once: one has all values of a share.
+        self.values.chunks(each).flat_map(in_one_expression).map(share).collect()
     }
 
     /// Matchers that select it.
@@ -149,27 +150,44 @@ impl Share {
     }
 }
 
-/// Expressions that match exactly these texts.
+/// Divides texts into parts of which each fits into one expression.
+fn in_one_expression(texts: &[Arc<str>]) -> Vec<&[Arc<str>]> {
+    let (mut parts, mut rest) = (Vec::new(), texts);
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |text: &&Arc<str>| {
+            bytes += expression_bytes(text);
+            bytes <= EXPRESSION_BYTES_MAX
+        };
+        let count = rest.iter().take(VALUES_PER_MATCHER).take_while(fits).count().max(1);
+        let (part, others) = rest.split_at(count);
+        parts.push(part);
+        rest = others;
+    }
+    parts
+}
+
+/// Bytes that a text takes in an expression, the separator included.
+fn expression_bytes(text: &str) -> usize {
+    1 + text.len() + text.bytes().filter(u8::is_ascii_punctuation).count()
+}
+
+/// Expressions that match exactly these texts, in turn.
 fn expressions(texts: &[Arc<str>]) -> Vec<String> {
     let mut sources = Vec::new();
-    let (mut source, mut count) = (String::new(), 0);
-    for text in texts {
-        if count == VALUES_PER_MATCHER || source.len() + text.len() > EXPRESSION_BYTES_MAX {
-            sources.push(std::mem::take(&mut source));
-            count = 0;
-        }
-        if count > 0 {
-            source.push('|');
-        }
-        for char in text.chars() {
-            if char.is_ascii_punctuation() {
-                source.push('\\');
+    for part in in_one_expression(texts) {
+        let mut source = String::new();
+        for (i, text) in part.iter().enumerate() {
+            if i > 0 {
+                source.push('|');
             }
-            source.push(char);
+            for char in text.chars() {
+                if char.is_ascii_punctuation() {
+                    source.push('\\');
+                }
+                source.push(char);
+            }
         }
-        count += 1;
-    }
-    if count > 0 {
         sources.push(source);
     }
     sources
@@ -237,10 +255,10 @@ mod tests {
     /// Every value, known or not, is in one share only, also after shares were divided again.
     #[test]
     fn shares_are_disjoint_and_complete() {
-        for count in [0, 1, 2, 15, 16, 17, 100, 3 * VALUES_PER_MATCHER] {
+        for count in [0, 1, 2, 15, 16, 17, 100, 3 * VALUES_PER_MATCHER, 40 * VALUES_PER_MATCHER] {
             let values = texts(count);
             let mut shares = Share::all(values.clone());
-            assert!(shares.len() <= SHARES + 1);
+            assert!(shares.len() <= SHARES + 1 + count / 1000);
             let last = shares.pop().unwrap();
             let divided = last.divided();
             shares.extend(if divided.is_empty() { vec![last] } else { divided });
@@ -250,6 +268,19 @@ mod tests {
             for value in values.iter().step_by(step).chain(&others) {
                 let of = matchers.iter().filter(|all| all.iter().all(|matcher| matcher.matches(value)));
                 assert_eq!(of.count(), 1, "{value} of {count}");
+            }
+        }
+    }
+
+    /// Matchers of a share hold all at once: two lists of values would select nothing.
+    #[test]
+    fn a_share_with_values_has_one_matcher() {
+        let long: Vec<Arc<str>> = (0..40).map(|i| format!("{i}{}", "é".repeat(20_000)).into()).collect();
+        for values in
+            [texts(40 * VALUES_PER_MATCHER), long, vec!["x".repeat(2 * EXPRESSION_BYTES_MAX).into(), "y".into()]]
+        {
+            for share in Share::all(values).iter().filter(|share| !share.values.is_empty()) {
+                assert_eq!(share.matchers("x").unwrap().len(), 1, "{} values", share.values.len());
             }
         }
     }

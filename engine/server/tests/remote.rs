@@ -300,6 +300,25 @@ fn a_million_samples_of_one_series_among_many_are_taken() {
     assert_eq!(counted("count(big)"), ["2048"]);
 }
 
+/// They are read in shares by the values of a label: with more values than one matcher takes, nothing was found.
+#[test]
+fn selects_of_very_many_pushed_series_are_whole() {
+    let ours = Ringscrape::start("scrape_configs: []\n", &[RECEIVER]);
+    let (at, count) = (now(), 130_000);
+    let numbers: Vec<String> = (0..count).map(|i| i.to_string()).collect();
+    let samples = [(at, 1.0)];
+    for numbers in numbers.chunks(10_000) {
+        let labels: Vec<_> = numbers.iter().map(|i| [("__name__", "many"), ("k", i.as_str())]).collect();
+        let series: Vec<Series> = labels.iter().map(|labels| (&labels[..], &samples[..])).collect();
+        assert_eq!(write(ours.address, V1, &v1(&series)).status, 204);
+    }
+    let value = |query: &str| samples_now(ours.address, query).into_values().collect::<Vec<_>>();
+    for query in ["count(many)", "count(abs(many))", "count(many + 0)", "count(max_over_time(many[5m]) > 0)"] {
+        assert_eq!(value(query), ["130000"], "{query}");
+    }
+    assert!(value("absent(many)").is_empty());
+}
+
 /// Late samples lie in the order in which they came.
 #[test]
 fn the_newest_of_late_samples_counts_in_whatever_order_they_came() {
