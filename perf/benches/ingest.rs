@@ -6,7 +6,7 @@ use series::{Labels, MatchOp, Matcher, Sample, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
 use tsdb::log::{Action, FileId, Journal, Options, TargetKey, Writer};
-use tsdb::{AppendScratch, Closed, GroupBuilder, SegmentLimits, SlotGroup, TargetHead, encode_segment};
+use tsdb::{AppendScratch, Closed, Elsewhere, GroupBuilder, SegmentLimits, SlotGroup, TargetHead, encode_segment};
 
 const SLOTS: usize = 1360;
 
@@ -83,7 +83,7 @@ fn benches(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut sum = 0.0;
             let found = |_: &Arc<SlotGroup>, _: u32, sample: Sample| sum += sample.value;
-            head.instant(Timestamp(now - 5_000), Timestamp(now), u64::MAX, false, |_| every.clone(), found)
+            head.instant(Timestamp(now - 5_000), Timestamp(now), u64::MAX, Elsewhere::Chunks, |_| every.clone(), found)
                 .expect("own rows");
             sum
         });

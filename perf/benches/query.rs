@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::sync::Arc;
 use tsdb::log::{Action, FileId, Journal, Options, TargetKey, Writer};
-use tsdb::{AppendScratch, GroupBuilder, Rows, SegmentLimits, SlotGroup, TargetHead};
+use tsdb::{AppendScratch, Elsewhere, GroupBuilder, Rows, SegmentLimits, SlotGroup, TargetHead};
 
 const TARGETS: usize = 100;
 const GROUPS: usize = 34;
@@ -89,7 +89,7 @@ fn select(criterion: &mut Criterion) {
                 for head in &fleet {
                     let matching = |group: &Arc<SlotGroup>| slots[&Arc::as_ptr(group)].clone();
                     let found = |_: &Arc<SlotGroup>, _: u32, sample: Sample| sum += sample.value;
-                    head.instant(Timestamp(0), now, u64::MAX, true, matching, found).expect("own rows");
+                    head.instant(Timestamp(0), now, u64::MAX, Elsewhere::Nothing, matching, found).expect("own rows");
                 }
                 sum
             });
@@ -101,7 +101,8 @@ fn select(criterion: &mut Criterion) {
                 for head in &fleet {
                     let matching = |group: &Arc<SlotGroup>| slots[&Arc::as_ptr(group)].clone();
                     let span = (now.plus_ms(-60_000), now);
-                    let complete = head.rows(span, u64::MAX, true, None, &mut rows, matching).expect("own rows");
+                    let complete =
+                        head.rows(span, u64::MAX, Elsewhere::Nothing, None, &mut rows, matching).expect("own rows");
                     assert!(complete);
                     values += rows.values.len();
                 }

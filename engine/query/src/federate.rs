@@ -17,11 +17,11 @@ use shard::federate::{
     Claim, ClaimState, FederateChannel, FederateCommand, FederateReply, FederateRequest, FederateSummary,
     LEFTOVERS_MAX, Lines, Owner, Owners, PIECE_BYTES, PIECES_WAITING_MAX, write_line,
 };
-use shard::{ANSWER_TIMEOUT, Command, InstantSample, Older, ShardError};
+use shard::{ANSWER_TIMEOUT, Command, InstantSample, ShardError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tsdb::Store;
+use tsdb::{Elsewhere, Store};
 
 /// Samples that are read for a federation whose lookback has deletions.
 const SAMPLES_MAX: usize = 50_000_000;
@@ -90,11 +90,12 @@ impl Gatherer {
         let request = Arc::new(request);
         let now = Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64));
         let after = now.plus_ms(-(request.lookback.as_millis() as i64));
-        let older = self.older(after.plus_ms(1));
-        let mut federation = self.request_summaries(&task, &request, older, after).await?;
-        if self.older(after.plus_ms(1)) != older {
+        let mut elsewhere = self.elsewhere(after.plus_ms(1));
+        let mut federation = self.request_summaries(&task, &request, elsewhere, after).await?;
+        while self.elsewhere(after.plus_ms(1)) > elsewhere {
             // Chunks came meanwhile.
-            federation = self.request_summaries(&task, &request, Older::Perhaps, after).await?;
+            elsewhere = self.elsewhere(after.plus_ms(1)).max(elsewhere);
+            federation = self.request_summaries(&task, &request, elsewhere, after).await?;
         }
         federation.cancel = Some(task.budget.cancel_on_drop());
         Ok(federation)
@@ -104,7 +105,7 @@ impl Gatherer {
         &self,
         task: &QueryTask,
         request: &Arc<FederateRequest>,
-        older: Older,
+        elsewhere: Elsewhere,
         after: Timestamp,
     ) -> Result<Federation, QueryError> {
         let mut cores = Vec::new();
@@ -112,7 +113,7 @@ impl Gatherer {
             let (told_to, told) = flume::bounded(PIECES_WAITING_MAX);
             let (go, go_from) = flume::bounded(1);
             let talk = FederateChannel { told: told_to, go: go_from };
-            self.shards.send(core, Command::Federate(request.clone(), older, talk)).await?;
+            self.shards.send(core, Command::Federate(request.clone(), elsewhere, talk)).await?;
             cores.push(Core { told, go, lines: Lines::default(), at: 0, start: 0, ended: false });
         }
         let mut all = FederateSummary::default();

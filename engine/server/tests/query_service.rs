@@ -313,3 +313,55 @@ fn parameters_have_prometheus_texts() {
     assert_eq!(server.get("/api/v1/query?query=1&lookback_delta=-1").status, 200);
     assert_eq!(server.get("/api/v1/query?query=1&lookback_delta=0").status, 200);
 }
+
+/// What is in blocks is in memory as well for a while, and blocks do not know whose it is.
+#[test]
+fn nothing_counts_twice_that_is_in_a_block_and_in_memory() {
+    let target = FakeTarget::start(|path| {
+        // One target in three has a series that comes and goes.
+        let second = now() as u64 / 2;
+        let sometimes = if path.contains("/2") && second % 2 == 0 { "part{i=\"gone\"} 5\n" } else { "" };
+        support::ok(&format!("part{{i=\"1\"}} 1\npart{{i=\"2\"}} 2\n{sometimes}"))
+    });
+    let jobs = (0..3).map(|i| support::job(&format!("j{i}"), &[target.address], &format!("metrics_path: /{i}")));
+    let config = support::config(&jobs.collect::<Vec<_>>());
+    let server = Ringscrape::start(&config, &["--storage.tsdb.min-block-duration=2s", "--shards=2"]);
+    until("three blocks", || {
+        let list = server.api("/api/v1/ringscrape/status/blocks");
+        (list["blocks"].as_array().unwrap().len() >= 3).then_some(())
+    });
+    let number = |value: &Value| value[1].as_str().unwrap().parse::<f64>().unwrap();
+    let (end, mut compared, mut ended) = (now(), 0, 0);
+    for step in 0..60 {
+        let at = format!("{:.3}", end - f64::from(step) * 0.2);
+        let ask = |expr: &str| {
+            let answer = server.api(&format!("/api/v1/query?query={}&time={at}", encode(expr)));
+            answer["result"].as_array().unwrap_or_else(|| panic!("{answer}")).clone()
+        };
+        // What a select should be: of each series the newest of the last five minutes, if it is no marker.
+        let series = ask("part");
+        let of_each: Vec<f64> = series.iter().map(|series| number(&series["value"])).collect();
+        let grouped: f64 = ask("sum by (job, i) (part)").iter().map(|group| number(&group["value"])).sum();
+        for (expr, expected) in [
+            ("count(part)", of_each.len() as f64),
+            ("sum(part)", of_each.iter().sum()),
+            ("sum(last_over_time(part[10ms]) or part)", grouped),
+        ] {
+            let range = format!("/api/v1/query_range?query={}&start={at}&end={at}&step=1", encode(expr));
+            let range = server.api(&range)["result"][0]["values"][0].clone();
+            let instant = ask(expr).first().map_or(0.0, |first| number(&first["value"]));
+            assert_eq!(instant, expected, "{expr} at {at}: {series:?}");
+            assert_eq!(if range.is_null() { 0.0 } else { number(&range) }, expected, "{expr} over a range at {at}");
+            compared += 1;
+        }
+        // A series lives as long as each scrape has it.
+        let of_newest = "timestamp(part{i=\"gone\"}) == on() timestamp(part{i=\"1\", job=\"j2\"})";
+        let gone = ask("part{i=\"gone\"}").len();
+        assert_eq!(gone, ask(of_newest).len(), "a series that has ended came back at {at}");
+        ended += usize::from(gone == 0);
+        let samples: f64 = ask("part[10s]").iter().map(|one| one["values"].as_array().unwrap().len() as f64).sum();
+        let counted: f64 = ask("sum(count_over_time(part[10s]))").iter().map(|one| number(&one["value"])).sum();
+        assert_eq!(counted, samples, "at {at}");
+    }
+    assert!(compared == 180 && ended > 3, "{compared} comparisons, {ended} without the series");
+}

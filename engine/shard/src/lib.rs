@@ -39,7 +39,7 @@ pub use fetch::Reason;
 pub use handle::{ANSWER_TIMEOUT, COMMANDS_MAX, ShardError, Shards};
 pub use message::{
     Cardinality, Command, InstantAnswer, InstantRequest, LabelsAnswer, LabelsRequest, LabelsWanted, LimitError,
-    MetadataRequest, Older, RangeAnswer, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
+    MetadataRequest, RangeAnswer, RangeRequest, ReduceAnswer, ReduceRequest, TargetMetadata,
 };
 pub use preview::{Preview, preview};
 pub use reduce::SeriesHashes;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use targets::{TargetDiff, TargetId};
 use tokio::sync::oneshot;
-use tsdb::{Flushable, SeriesPart};
+use tsdb::{Elsewhere, Flushable, SeriesPart};
 
 /// What a core can be asked.
 #[derive(Debug)]
@@ -25,15 +25,15 @@ pub enum Command {
     /// State of every target, in no particular order.
     Statuses(oneshot::Sender<Vec<TargetStatus>>),
     /// Newest values of matching series, in no particular order.
-    Instant(Arc<InstantRequest>, Older, oneshot::Sender<Result<InstantAnswer, LimitError>>),
+    Instant(Arc<InstantRequest>, Elsewhere, oneshot::Sender<Result<InstantAnswer, LimitError>>),
     /// Newest values of matching series, as text.
-    Federate(Arc<FederateRequest>, Older, FederateChannel),
+    Federate(Arc<FederateRequest>, Elsewhere, FederateChannel),
     /// Samples of matching series that are not in chunks yet.
     Range(Arc<RangeRequest>, oneshot::Sender<Result<RangeAnswer, LimitError>>),
     /// Names, values or label sets of matching series, in memory.
     Labels(Arc<LabelsRequest>, oneshot::Sender<Result<LabelsAnswer, LimitError>>),
     /// Aggregate matching series, for all of these requests in one go; answered as they are asked.
-    Reduce(Arc<[ReduceRequest]>, Older, oneshot::Sender<Vec<Result<ReduceAnswer, LimitError>>>),
+    Reduce(Arc<[ReduceRequest]>, Elsewhere, oneshot::Sender<Vec<Result<ReduceAnswer, LimitError>>>),
     /// Take a row that no scrape brings; answered once the log has it.
     WriteRows(Arc<WriteRowsRequest>, oneshot::Sender<Result<WriteOutcome, WriteError>>),
     /// Take samples that somebody writes to us; answered once the log has them.
@@ -54,14 +54,6 @@ pub enum Command {
     Cardinality(oneshot::Sender<Box<Cardinality>>),
     /// End all scrapes and leave; answered when the core owns nothing any more.
     Shutdown(oneshot::Sender<()>),
-}
-
-/// What chunks and blocks hold of the time that a question is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Older {
-    Perhaps,
-    /// Whatever there is, is in memory.
-    Nothing,
 }
 
 /// Newest samples of the union of `selectors` (each a list of matchers that must all hold) in

@@ -1,7 +1,7 @@
 //! Aggregations over the heads of a core.
 
 use crate::head_owner::{HeadOwner, HistogramOwner};
-use crate::message::{LimitError, Older, ReduceAnswer, ReduceRequest, piece_bytes};
+use crate::message::{LimitError, ReduceAnswer, ReduceRequest, piece_bytes};
 use crate::select::{CandidateGroups, Matching};
 use ahash::{AHashMap, AHashSet, RandomState};
 use promql::budget::{BudgetError, Charge};
@@ -10,7 +10,7 @@ use series::{Labels, METRIC_NAME, Sample, Timestamp};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
-use tsdb::{Rows, SeriesPart, SlotGroup, slots_matching};
+use tsdb::{Elsewhere, Rows, SeriesPart, SlotGroup, slots_matching};
 
 /// Labels that tell targets apart, and with them their series, as long as no series has others of its own.
 const IDENTITY: [&str; 2] = ["instance", "job"];
@@ -28,7 +28,7 @@ type Columns = Box<[(u32, u32)]>;
 
 /// Aggregations while they go from target to target. Those over the same time read each target's rows together.
 pub struct Reducing<'a> {
-    older: Older,
+    elsewhere: Elsewhere,
     candidates: &'a CandidateGroups,
     reads: Vec<Read<'a>>,
     hashing: RandomState,
@@ -128,7 +128,7 @@ impl PartialAccount {
 }
 
 impl<'a> Reducing<'a> {
-    pub fn new(requests: &'a [ReduceRequest], older: Older, candidates: &'a CandidateGroups) -> Reducing<'a> {
+    pub fn new(requests: &'a [ReduceRequest], elsewhere: Elsewhere, candidates: &'a CandidateGroups) -> Reducing<'a> {
         let mut reads: Vec<Read> = Vec::new();
         for (place, request) in requests.iter().enumerate() {
             let (times, newest_from) = ((request.from, request.to), request.reduction.newest_from());
@@ -138,19 +138,19 @@ impl<'a> Reducing<'a> {
                 None => reads.push(Read::new(times, newest_from, work)),
             }
         }
-        Reducing { older, candidates, reads, hashing: hashing() }
+        Reducing { elsewhere, candidates, reads, hashing: hashing() }
     }
 
     pub fn target(&mut self, holder: &HeadOwner, visible: u64) {
         let identity = identity(&self.hashing, holder.labels.iter());
         for read in &mut self.reads {
-            read.target(holder, visible, (self.older, self.candidates), identity, &self.hashing);
+            read.target(holder, visible, (self.elsewhere, self.candidates), identity, &self.hashing);
         }
     }
 
     /// A target that is gone, or a source of samples that no scrape brings: its series may have gone on elsewhere.
     pub fn source(&mut self, holder: &HeadOwner, visible: u64) {
-        let Reducing { older, reads, hashing, .. } = self;
+        let Reducing { elsewhere, reads, hashing, .. } = self;
         for read in reads {
             for work in &mut read.works {
                 if !work.matching.any(holder) {
@@ -158,7 +158,7 @@ impl<'a> Reducing<'a> {
                 }
                 let newest = &mut read.newest;
                 let is_single = read.newest_from.is_some_and(|first| first >= read.times.1);
-                if !is_single || !work.take_newest(holder, visible, *older, newest, hashing) {
+                if !is_single || !work.take_newest(holder, visible, *elsewhere, newest, hashing) {
                     work.in_pieces(holder, visible, hashing);
                 }
             }
@@ -206,7 +206,7 @@ impl<'a> Read<'a> {
         &mut self,
         holder: &HeadOwner,
         visible: u64,
-        (older, candidates): (Older, &CandidateGroups),
+        (elsewhere, candidates): (Elsewhere, &CandidateGroups),
         identity: u64,
         hashing: &RandomState,
     ) {
@@ -228,7 +228,7 @@ impl<'a> Read<'a> {
             groups.push((group.clone(), wanted.clone()));
             wanted.slots.clone()
         };
-        let whole = head.rows(*times, visible, older == Older::Nothing, *newest_from, rows, matching);
+        let whole = head.rows(*times, visible, elsewhere, *newest_from, rows, matching);
         // Rows in memory were written by this process: one that does not decode is our own mistake.
         if !whole.expect("rows of this process decode") {
             works.iter_mut().for_each(|work| work.in_pieces(holder, visible, hashing));
@@ -421,7 +421,7 @@ impl<'a> Work<'a> {
         &mut self,
         holder: &HeadOwner,
         visible: u64,
-        older: Older,
+        elsewhere: Elsewhere,
         found: &mut NewestOfSource,
         hashing: &RandomState,
     ) -> bool {
@@ -438,7 +438,7 @@ impl<'a> Work<'a> {
         };
         let (after, at) = (self.request.from.plus_ms(-1), self.request.to);
         let slots = self.matching.slots_of(&holder.labels, &holder.index, head.rows_version());
-        let whole = head.instant(after, at, visible, older == Older::Nothing, slots, take);
+        let whole = head.instant(after, at, visible, elsewhere, slots, take);
         if !whole.expect("rows of this process decode") {
             return false;
         }

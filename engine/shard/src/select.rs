@@ -1,13 +1,13 @@
 //! Selects over the heads of a core.
 
 use crate::head_owner::{HeadOwner, HistogramOwner, IndexEntry};
-use crate::message::{InstantAnswer, Older};
+use crate::message::InstantAnswer;
 use crate::status::InstantSample;
 use ahash::AHashSet;
 use series::{Labels, Matcher, Timestamp};
 use std::rc::Rc;
 use std::sync::Arc;
-use tsdb::{SeriesPart, SlotGroup};
+use tsdb::{Elsewhere, SeriesPart, SlotGroup};
 
 /// The only groups with slots that match, by address, as a search of the index found them.
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl<'a> Matching<'a> {
         after: Timestamp,
         at: Timestamp,
         visible: u64,
-        older: Older,
+        elsewhere: Elsewhere,
         answer: &mut InstantAnswer,
     ) {
         let (head, target) = (holder.head.borrow(), &holder.labels);
@@ -66,7 +66,7 @@ impl<'a> Matching<'a> {
         }
         // Rows in memory were written by this process: one that does not decode is our own mistake.
         let matching = self.slots_of(target, &holder.index, head.rows_version());
-        let whole = head.instant(after, at, visible, older == Older::Nothing, matching, found);
+        let whole = head.instant(after, at, visible, elsewhere, matching, found);
         if whole.expect("rows of this process decode") {
             // A series that brings its own times may bring its own markers, and have samples in another head.
             answer.partial.extend(samples.extract_if(.., |sample| series::is_stale(sample.value)));

@@ -39,8 +39,8 @@ pub use data_dir::OpenError;
 pub use encoded::{EncodedPart, EncodedSegment};
 pub use group::{GroupBuilder, SlotGroup};
 pub use head::{
-    AppendScratch, Appended, Change, Closed, LastRows, NotedStarts, Recalled, RowRejected, Rows, SameGroups, Segment,
-    SegmentLimits, SparseSample, TargetHead, within_bounds,
+    AppendScratch, Appended, Change, Closed, Elsewhere, LastRows, NotedStarts, Recalled, RowRejected, Rows, SameGroups,
+    Segment, SegmentLimits, SparseSample, TargetHead, within_bounds,
 };
 pub use histograms::{HistogramHead, HistogramSample, HistogramSegment, Timed, in_order};
 pub use log_keeper::{OldExemplars, ReplayState};

@@ -17,14 +17,14 @@ use crate::block_keeper::{BlockKeeper, BlockOverview, BlockSettings, RetentionOv
 use crate::chunks::{Batch, ChunkStore, FlushQueue, Flushable, StoredSegments, start_flush_thread};
 use crate::data_dir::{DataDir, OpenError, io_error};
 use crate::deletions::Deletions;
-use crate::head::LastRows;
+use crate::head::{Elsewhere, LastRows};
 use crate::log::{Logs, Options as LogOptions, RetainedLogs, TargetKey};
 use crate::log_keeper::{LogKeeper, OldExemplars, ReplaySink, ReplayState};
 use crate::log_reader::Restored;
 use crate::os::{lower_priority, now_ms};
 use crate::safe_mode::SafeMode;
 use blocks::{Block, BlockError, Meta};
-use series::Matcher;
+use series::{Matcher, Timestamp};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -371,6 +371,17 @@ impl Store {
         let blocks = self.blocks.open_blocks();
         let of_blocks = blocks.iter().map(|block| (block.meta().min_time, block.meta().max_time - 1));
         of_blocks.chain(of_chunks).reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
+    }
+
+    /// Where samples from `from` on may be that are not in memory, or not there alone.
+    pub fn elsewhere(&self, from: Timestamp) -> Elsewhere {
+        // Chunks first: what leaves them is in a block by then.
+        let in_chunks = self.chunks.bounds().is_some_and(|(_, newest)| newest >= from.0) || !self.replay().done;
+        match self.blocks.open_blocks().iter().any(|block| block.meta().max_time > from.0) {
+            true => Elsewhere::Blocks,
+            false if in_chunks => Elsewhere::Chunks,
+            false => Elsewhere::Nothing,
+        }
     }
 
     /// Times of the oldest and newest sample that is in chunks and in no block.

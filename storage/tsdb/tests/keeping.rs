@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tsdb::log::{Action, FileId, Journal, TargetKey, Writer};
 use tsdb::log_reader::{Replay, Restored, replay_file};
 use tsdb::{
-    AppendScratch, GroupBuilder, HistogramHead, HistogramSample, Recalled, Rows, SameGroups, SegmentLimits, SlotGroup,
-    Store, StoreOptions, TargetHead,
+    AppendScratch, Elsewhere, GroupBuilder, HistogramHead, HistogramSample, Recalled, Rows, SameGroups, SegmentLimits,
+    SlotGroup, Store, StoreOptions, TargetHead,
 };
 
 type Truth = BTreeMap<String, BTreeMap<i64, u64>>;
@@ -817,7 +817,8 @@ fn damaged_chunks_are_taken_from_the_log() {
 fn rows_of(core: &Core, target: usize, from: i64, to: i64) -> Option<(Vec<i64>, Vec<u64>)> {
     let mut rows = Rows::default();
     let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
-    let whole = core.heads[target].rows((Timestamp(from), Timestamp(to)), u64::MAX, false, None, &mut rows, all);
+    let whole =
+        core.heads[target].rows((Timestamp(from), Timestamp(to)), u64::MAX, Elsewhere::Chunks, None, &mut rows, all);
     let bits = |value: &f64| if series::is_stale(*value) { series::STALE_NAN.to_bits() } else { value.to_bits() };
     whole.unwrap().then(|| (rows.times.clone(), rows.values.iter().map(bits).collect()))
 }

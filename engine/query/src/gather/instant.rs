@@ -63,7 +63,7 @@ impl Gatherer {
         let request =
             Arc::new(InstantRequest { selectors, histograms_only, at, lookback, bytes_max: of_a_core, budget });
         let asked = request.clone();
-        let command = move |older, reply| Command::Instant(asked.clone(), older, reply);
+        let command = move |elsewhere, reply| Command::Instant(asked.clone(), elsewhere, reply);
         self.read(task, (after.plus_ms(1), Hint::Used), command, move |replies, later| {
             let mut charge = Charge::empty(&request.budget);
             let mut samples = Vec::new();

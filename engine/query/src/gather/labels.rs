@@ -66,7 +66,7 @@ impl Gatherer {
         task: &QueryTask,
         request: LabelRequest,
         wanted: LabelsWanted,
-        add: impl Fn(&mut GatheredLabels<T>, LabelsPart) -> Result<(), QueryError> + Send + 'static,
+        add: impl Fn(&mut GatheredLabels<T>, LabelsPart) -> Result<(), QueryError> + Send + Sync + 'static,
     ) -> Result<GatheredLabels<T>, QueryError> {
         let LabelRequest { selectors, from, to, limit } = request;
         let budget = task.budget.clone();

@@ -16,12 +16,12 @@ use promql::SelectedSeries;
 use promql::budget::{Charge, Meter};
 use series::Timestamp;
 use shard::message::piece_bytes;
-use shard::{ANSWER_TIMEOUT, Command, Older, ShardError, Shards};
+use shard::{ANSWER_TIMEOUT, Command, ShardError, Shards};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tsdb::{SeriesPart, Store};
+use tsdb::{Elsewhere, SeriesPart, Store};
 
 /// The deadline of a query ends the wait for its shards, not this: it only has to come later.
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub(crate) struct Gathered {
     pub charge: Charge,
 }
 
-/// Whether the shards use the hint about older data, and so have to be asked again if it changed meanwhile.
+/// Whether the shards use the hint about what is elsewhere, and so have to be asked again if there is more by the end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     Used,
@@ -86,40 +86,42 @@ impl Gatherer {
         self.store.as_ref().is_some_and(|store| store.hides_within(from, to))
     }
 
-    /// Whether chunks and blocks may hold samples from `from` on.
-    pub fn older(&self, from: Timestamp) -> Older {
-        match self.store.as_ref().is_some_and(|store| !store.replay().done || holds(store, from)) {
-            true => Older::Perhaps,
-            false => Older::Nothing,
-        }
+    /// Where samples from `from` on may be beside the heads.
+    pub fn elsewhere(&self, from: Timestamp) -> Elsewhere {
+        self.store.as_ref().map_or(Elsewhere::Nothing, |store| store.elsewhere(from))
     }
 
     /// Sends a command to every shard. Once all have replied, calls `finish` on a thread that may block, with the replies
     /// in the order of the shards, and with the store if that may hold samples from `from` on.
     ///
-    /// The command is repeated once if chunks came meanwhile and the shards use the hint, so that no sample falls between
-    /// a head and its chunks.
+    /// If the shards use the hint, and there is more elsewhere at the end than they were told, all of it is done again: no
+    /// sample falls between a head and its chunks, and none that came into a block meanwhile counts twice.
     pub async fn read<A: Send + 'static, T: Send + 'static>(
         &self,
         task: &QueryTask,
         (from, hint): (Timestamp, Hint),
-        command: impl Fn(Older, oneshot::Sender<A>) -> Command,
-        finish: impl FnOnce(Vec<A>, Later) -> Result<T, QueryError> + Send + 'static,
+        command: impl Fn(Elsewhere, oneshot::Sender<A>) -> Command,
+        finish: impl Fn(Vec<A>, Later) -> Result<T, QueryError> + Send + Sync + 'static,
     ) -> Result<T, QueryError> {
         task.budget.check()?;
         let timeout = task.time_left(ANSWER_TIMEOUT) + AFTER_DEADLINE;
-        let older = self.older(from);
-        let mut replies = self.shards.request_all_within(timeout, |reply| command(older, reply)).await?;
-        if hint == Hint::Used && self.older(from) != older {
-            replies = self.shards.request_all_within(timeout, |reply| command(Older::Perhaps, reply)).await?;
+        let finish = Arc::new(finish);
+        let mut elsewhere = self.elsewhere(from);
+        loop {
+            let replies = self.shards.request_all_within(timeout, |reply| command(elsewhere, reply)).await?;
+            let (store, stop, finish) = (self.store.clone(), task.budget.cancel_flag(), finish.clone());
+            let work = move || {
+                // Chunks are looked at only now, after the shards.
+                let store = store.as_deref().filter(|store| holds(store, from));
+                finish(replies, Later { store, stop: &stop })
+            };
+            let answer = task.on_thread(work).await?;
+            let by_now = self.elsewhere(from);
+            if hint == Hint::Unused || by_now <= elsewhere {
+                return Ok(answer);
+            }
+            elsewhere = by_now;
         }
-        let (store, stop) = (self.store.clone(), task.budget.cancel_flag());
-        let work = move || {
-            // Chunks are looked at only now, after the shards.
-            let store = store.as_deref().filter(|store| holds(store, from));
-            finish(replies, Later { store, stop: &stop })
-        };
-        task.on_thread(work).await
     }
 }
 

@@ -27,7 +27,7 @@ impl Gatherer {
         }
         let requests: Arc<[ReduceRequest]> = requests.into();
         let asked = requests.clone();
-        let command = move |older, reply| Command::Reduce(asked.clone(), older, reply);
+        let command = move |elsewhere, reply| Command::Reduce(asked.clone(), elsewhere, reply);
         self.read(task, (from, Hint::Used), command, move |replies, later| {
             let mut of_shards: Vec<_> = replies.into_iter().map(Vec::into_iter).collect();
             let of_request = |request| {

@@ -8,7 +8,6 @@ use crate::federate::{
     FederateSummary, LEFTOVERS_MAX, Lines, Owners, PIECE_BYTES,
 };
 use crate::head_owner::HeadOwner;
-use crate::message::Older;
 use crate::status::InstantSample;
 use crate::time_slice::{CoreTask, TimeSlice};
 use ahash::AHashSet;
@@ -18,6 +17,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tsdb::Elsewhere;
 
 /// How often and how long it waits for a row to become visible.
 const SETTLE_EVERY: Duration = Duration::from_millis(5);
@@ -47,7 +47,7 @@ impl From<flume::RecvError> for AskerLeft {
 struct Work<'a> {
     core: &'a Core,
     request: &'a FederateRequest,
-    older: Older,
+    elsewhere: Elsewhere,
     talk: &'a FederateChannel,
     index: Index<'a>,
     holders: Vec<Rc<HeadOwner>>,
@@ -56,11 +56,16 @@ struct Work<'a> {
 
 impl Core {
     /// Carries a federation out, until it is done or nobody reads it any more.
-    pub(super) async fn federate(self: Rc<Self>, request: Arc<FederateRequest>, older: Older, talk: FederateChannel) {
+    pub(super) async fn federate(
+        self: Rc<Self>,
+        request: Arc<FederateRequest>,
+        elsewhere: Elsewhere,
+        talk: FederateChannel,
+    ) {
         let mut work = Work {
             core: &self,
             request: &request,
-            older,
+            elsewhere,
             talk: &talk,
             index: Index::new(&request),
             holders: self.all_holders(),
@@ -117,7 +122,7 @@ impl Work<'_> {
 
     fn place_on(&mut self, entry: u32, head: &tsdb::TargetHead, first: bool) -> bool {
         let visible = self.core.journal.borrow().visible();
-        let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
+        let whole = head.newest_is_whole(self.after(), self.elsewhere);
         self.index.place(entry, head, first, !(whole && head.dead_have_ended(visible)))
     }
 
@@ -153,7 +158,7 @@ impl Work<'_> {
             series += if groups[*place as usize] { plan.slots } else { 0 };
         }
         begun.series += series.min(head.live_series() as u64);
-        let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
+        let whole = head.newest_is_whole(self.after(), self.elsewhere);
         if whole {
             begun.whole.push(holder.id);
         }
@@ -240,7 +245,7 @@ impl Work<'_> {
         let places = &self.index.entries[entry as usize].places;
         let Some((place, _)) = places.iter().find(|(_, other)| *other == plan).copied() else { return false };
         let head = holder.head.borrow();
-        let whole = head.newest_is_whole(self.after(), self.older == Older::Nothing);
+        let whole = head.newest_is_whole(self.after(), self.elsewhere);
         if whole && !shared && !self.index.plans[plan as usize].clashing {
             return false;
         }
@@ -265,7 +270,7 @@ impl Work<'_> {
         let head = holder.head.borrow();
         let after = self.after();
         let mut found = Vec::new();
-        if ended.is_none() && head.newest_is_whole(after, self.older == Older::Nothing) {
+        if ended.is_none() && head.newest_is_whole(after, self.elsewhere) {
             return found;
         }
         let verdict = self.index.verdict(&holder.labels);

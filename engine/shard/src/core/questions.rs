@@ -9,7 +9,7 @@ use crate::exemplars::{ExemplarsRequest, StoredExemplar};
 use crate::head_owner::IndexedHead;
 use crate::ingest::MetadataCache;
 use crate::message::{
-    Cardinality, Command, InstantAnswer, InstantRequest, LimitError, MetadataRequest, Older, RangeAnswer, RangeRequest,
+    Cardinality, Command, InstantAnswer, InstantRequest, LimitError, MetadataRequest, RangeAnswer, RangeRequest,
     ReduceAnswer, ReduceRequest, TargetMetadata, instant_sample_bytes, piece_bytes,
 };
 use crate::reduce::Reducing;
@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use targets::TargetDiff;
 use tokio::sync::oneshot;
-use tsdb::{SeriesPart, SlotGroup};
+use tsdb::{Elsewhere, SeriesPart, SlotGroup};
 
 /// Slots that are counted between two looks at the clock.
 const SLOTS_PER_STEP: usize = 64;
@@ -87,9 +87,9 @@ impl Core {
                 // The receiver lives as long as the core.
                 let _ = waiting.target_changes.send_async(TargetChange { diff, reply }).await;
             }
-            Command::Federate(request, older, talk) => {
+            Command::Federate(request, elsewhere, talk) => {
                 let queue = self.federations;
-                spawn(self.federate(request, older, talk), queue);
+                spawn(self.federate(request, elsewhere, talk), queue);
             }
             Command::WriteRows(request, reply) => self.write_rows(&request, reply),
             Command::Receive(request, reply) => spawn(self.receive(request, reply), queues.pushes),
@@ -124,8 +124,8 @@ impl Core {
 
     async fn answer_query(self: Rc<Self>, query: Command) {
         match query {
-            Command::Instant(request, older, reply) => {
-                let answer = self.instant(&request, older, || reply.is_closed()).await;
+            Command::Instant(request, elsewhere, reply) => {
+                let answer = self.instant(&request, elsewhere, || reply.is_closed()).await;
                 let _ = reply.send(answer);
             }
             Command::Range(request, reply) => {
@@ -136,8 +136,8 @@ impl Core {
                 let answer = self.labels(&request, || reply.is_closed()).await;
                 let _ = reply.send(answer);
             }
-            Command::Reduce(requests, older, reply) => {
-                let answers = self.reduce(&requests, older, || reply.is_closed()).await;
+            Command::Reduce(requests, elsewhere, reply) => {
+                let answers = self.reduce(&requests, elsewhere, || reply.is_closed()).await;
                 let _ = reply.send(answers);
             }
             Command::Unflushed(reply) => {
@@ -192,7 +192,7 @@ impl Core {
     async fn instant(
         &self,
         request: &InstantRequest,
-        older: Older,
+        elsewhere: Elsewhere,
         gone: impl Fn() -> bool,
     ) -> Result<InstantAnswer, LimitError> {
         let slice = self.slice(CoreTask::Query);
@@ -210,7 +210,7 @@ impl Core {
             match head {
                 IndexedHead::Floats(holder) if request.histograms_only && holder.histograms.is_none() => {}
                 IndexedHead::Floats(holder) => {
-                    matching.instant(holder, after, request.at, visible, older, &mut answer);
+                    matching.instant(holder, after, request.at, visible, elsewhere, &mut answer);
                 }
                 IndexedHead::Histograms(holder) => {
                     matching.newest_histograms(holder, after, request.at, visible, &mut answer.histograms);
@@ -275,13 +275,13 @@ impl Core {
     async fn reduce(
         &self,
         requests: &[ReduceRequest],
-        older: Older,
+        elsewhere: Elsewhere,
         gone: impl Fn() -> bool,
     ) -> Vec<Result<ReduceAnswer, LimitError>> {
         let slice = self.slice(CoreTask::Query);
         let selectors = requests.iter().flat_map(|request| &request.selectors).map(Vec::as_slice);
         let candidates = self.candidates(selectors, &slice, &gone).await.unwrap_or_default();
-        let mut reducing = Reducing::new(requests, older, &candidates.groups);
+        let mut reducing = Reducing::new(requests, elsewhere, &candidates.groups);
         for head in &candidates.heads {
             let visible = self.journal.borrow().visible();
             match head {

@@ -140,6 +140,17 @@ pub struct TargetHead {
     noted_starts: Option<NotedStarts>,
 }
 
+/// Where samples of the time that is asked about may be, beside the heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Elsewhere {
+    /// Nowhere: whatever there is, is in memory.
+    Nothing,
+    /// In chunk files, whose parts are told apart by target: a head that has everything is answer enough.
+    Chunks,
+    /// In blocks, which know no targets: they repeat what a head has, and have what a head leaves out.
+    Blocks,
+}
+
 /// Start times of slots from the next row on.
 #[derive(Clone, Debug, Default)]
 pub struct NotedStarts {

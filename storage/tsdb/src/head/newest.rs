@@ -5,7 +5,7 @@
 //!   * what a row says that is not visible yet is not told
 
 use super::segment::SegmentGroup;
-use super::{NO_STAMP, Segment, TargetHead};
+use super::{Elsewhere, NO_STAMP, Segment, TargetHead};
 use crate::group::SlotGroup;
 use crate::row::{self, OneSlot, RowError};
 use ahash::AHashMap;
@@ -101,10 +101,15 @@ impl TargetHead {
 
     /// Whether the newest values tell everything about the time after `after`; chunks may know more otherwise, and
     /// [`TargetHead::newest_unflushed`] does.
-    pub fn newest_is_whole(&self, after: Timestamp, nothing_older: bool) -> bool {
+    pub fn newest_is_whole(&self, after: Timestamp, elsewhere: Elsewhere) -> bool {
         // Series that bring their own times do not end with their segment.
         let unstamped = || self.closed.iter().all(|closed| closed.segment.slots.stamps.is_empty());
-        self.whole_since.is_some_and(|since| since <= after) || (nothing_older && unstamped())
+        self.is_whole_since(after, elsewhere) || (elsewhere == Elsewhere::Nothing && unstamped())
+    }
+
+    /// Whether whatever is elsewhere of this target, after `after`, says nothing that the newest values do not.
+    pub(super) fn is_whole_since(&self, after: Timestamp, elsewhere: Elsewhere) -> bool {
+        elsewhere != Elsewhere::Blocks && self.whole_since.is_some_and(|since| since <= after)
     }
 
     /// Whether [`TargetHead::newest_of`] can answer as of now. If not, it can as soon as the newest row is visible.

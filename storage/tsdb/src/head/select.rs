@@ -1,7 +1,7 @@
 //! Samples of a time, read back from the newest values over rows.
 
 use super::segment::Row;
-use super::{NO_STAMP, Segment, TargetHead};
+use super::{Elsewhere, NO_STAMP, Segment, TargetHead};
 use crate::group::SlotGroup;
 use crate::row::{self, OneSlot, RowError};
 use ahash::{AHashMap, RandomState};
@@ -245,18 +245,18 @@ impl TargetHead {
     /// Newest samples of matching series at `at`, if they are after `after`, as far as rows up to `visible` tell.
     /// `matching` gives the matching slots of a group, so that the caller can remember them for many targets.
     ///
-    /// True if that is all there is to say; series that are stale are left out then. Otherwise what is in chunks may
-    /// say more, and markers are found as well; unless `nothing_older` is in any.
+    /// True if that is all there is to say; series that are stale are left out then. Otherwise what is elsewhere may say
+    /// more, and markers are found as well.
     pub fn instant(
         &self,
         after: Timestamp,
         at: Timestamp,
         visible: u64,
-        nothing_older: bool,
+        elsewhere: Elsewhere,
         mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
         mut found: impl FnMut(&Arc<SlotGroup>, u32, Sample),
     ) -> Result<bool, RowError> {
-        let whole = self.newest_is_whole(after, nothing_older) && self.owing.is_none();
+        let whole = self.newest_is_whole(after, elsewhere) && self.owing.is_none();
         if whole && self.newest_row_is_visible(at, visible) && self.open.dead_have_ended() {
             // The common case touches nothing but newest values.
             for placed in self.open.live() {
@@ -369,7 +369,7 @@ impl TargetHead {
     }
 
     /// Rows of values of matching series in `[from, to]`, as far as rows up to `visible` tell, if these are all the
-    /// samples that there are; false if chunks or other slots may say more, unless `nothing_older` is in any chunk.
+    /// samples that there are; false if what is elsewhere, or other slots, may say more.
     ///
     /// `matching` gives the matching slots of a group; it is asked once for each, in the order of the columns. Of the rows up
     /// to `newest_from` only the newest is wanted: one row says everything about its time.
@@ -377,13 +377,13 @@ impl TargetHead {
         &self,
         (from, to): (Timestamp, Timestamp),
         visible: u64,
-        nothing_older: bool,
+        elsewhere: Elsewhere,
         newest_from: Option<Timestamp>,
         out: &mut Rows,
         mut matching: impl FnMut(&Arc<SlotGroup>) -> Rc<[u32]>,
     ) -> Result<bool, RowError> {
         out.clear();
-        let whole = self.whole_since.is_some_and(|since| since <= from);
+        let (whole, nothing_older) = (self.is_whole_since(from, elsewhere), elsewhere == Elsewhere::Nothing);
         if self.owing.is_some() || !self.has_rows_only() {
             return Ok(false);
         }

@@ -144,7 +144,7 @@ impl Pair {
                 (0..group.len() as u32).collect::<Vec<_>>().into()
             };
             let times = (Timestamp(from), Timestamp(to));
-            let whole = self.head.rows(times, u64::MAX, false, newest_from, rows, matching).unwrap();
+            let whole = self.head.rows(times, u64::MAX, Elsewhere::Chunks, newest_from, rows, matching).unwrap();
             whole.then_some(names)
         };
         let Some(names) = ask(None, &mut rows) else {
@@ -184,7 +184,7 @@ impl Pair {
             (0..group.len() as u32).collect::<Vec<_>>().into()
         };
         let (times, newest_from) = ((Timestamp(from), Timestamp(to)), Some(Timestamp(first)));
-        if !self.head.rows(times, u64::MAX, false, newest_from, &mut rows, matching).unwrap() {
+        if !self.head.rows(times, u64::MAX, Elsewhere::Chunks, newest_from, &mut rows, matching).unwrap() {
             return;
         }
         let begin = rows.times.first().copied().unwrap_or(to + 1).min(first + 1);
@@ -229,7 +229,8 @@ impl Pair {
             }
             assert_eq!(read.insert(name, (sample.timestamp.0, sample.value.to_bits())), None);
         };
-        let whole = self.head.instant(Timestamp(after), Timestamp(at), u64::MAX, false, matching, found).unwrap();
+        let whole =
+            self.head.instant(Timestamp(after), Timestamp(at), u64::MAX, Elsewhere::Chunks, matching, found).unwrap();
         assert!(!whole || stale == 0);
         let newest = |samples: &BTreeMap<i64, u64>| samples.range(after + 1..=at).next_back().map(|(at, v)| (*at, *v));
         let want: BTreeMap<_, _> = self
@@ -239,7 +240,9 @@ impl Pair {
             .filter(|(_, (_, bits))| *bits != STALE_NAN.to_bits())
             .collect();
         assert_eq!(read, want, "instant {at} after {after}");
-        if self.head.newest_is_whole(Timestamp(after), false) && self.head.newest_at() <= Some(Timestamp(at)) {
+        if self.head.newest_is_whole(Timestamp(after), Elsewhere::Chunks)
+            && self.head.newest_at() <= Some(Timestamp(at))
+        {
             let mut read = BTreeMap::new();
             for (place, (group, _)) in self.head.newest_groups().enumerate() {
                 for slot in 0..group.len() {
@@ -407,14 +410,17 @@ fn the_newest_rows_stay_when_they_are_in_chunks() {
             let (mut rows, times) = (Rows::default(), (Timestamp(1_000), Timestamp((at - back) * 1_000)));
             let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
             assert!(
-                pair.head.rows(times, u64::MAX, false, Some(times.1), &mut rows, all).unwrap(),
+                pair.head.rows(times, u64::MAX, Elsewhere::Chunks, Some(times.1), &mut rows, all).unwrap(),
                 "one row, {back} back"
             );
             pair.check_rows(1_000, (at - back) * 1_000);
             let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect::<Vec<_>>().into();
             let count = std::cell::Cell::new(0);
             let found = |_: &Arc<SlotGroup>, _: u32, _: Sample| count.set(count.get() + 1);
-            assert!(pair.head.instant(Timestamp(1_000), times.1, u64::MAX, false, all, found).unwrap(), "{back} back");
+            assert!(
+                pair.head.instant(Timestamp(1_000), times.1, u64::MAX, Elsewhere::Chunks, all, found).unwrap(),
+                "{back} back"
+            );
             let ended = (at - back) % 17 == 0 || at - back == 1;
             assert_eq!(count.get(), if ended { 0 } else { 70 }, "{back} back");
         }
@@ -566,8 +572,8 @@ fn stamped_samples_go_along_into_the_next_segment() {
         assert_eq!(newest(0), Sample { timestamp: Timestamp(now), value: 7.5 }, "row {row}");
         assert_eq!(newest(1), Sample { timestamp: Timestamp(at), value: row as f64 }, "row {row}");
         // What was left behind is newer than `now`, unless it is there as well.
-        assert!(row < 6 || !head.newest_is_whole(Timestamp(now), false), "row {row}");
-        assert!(head.newest_is_whole(Timestamp(now + 70), false), "row {row}");
+        assert!(row < 6 || !head.newest_is_whole(Timestamp(now), Elsewhere::Chunks), "row {row}");
+        assert!(head.newest_is_whole(Timestamp(now + 70), Elsewhere::Chunks), "row {row}");
     }
     let mut lingering = Vec::new();
     let all = |group: &Arc<SlotGroup>| (0..group.len() as u32).collect();
