@@ -89,7 +89,7 @@ impl<T: Serialize> IntoResponse for Data<T> {
 /// # Errors
 /// Those of `make`.
 pub async fn bulk(make: impl FnOnce() -> Result<Response, ApiError> + Send + 'static) -> Result<Response, ApiError> {
-    let made = tokio::task::spawn_blocking(make).await;
+    let made = query::spawn_low_priority(make).await;
     made.unwrap_or_else(|error| Err(ApiError::internal(format!("the thread of the answer ended: {error}"))))
 }
 

@@ -21,6 +21,7 @@ mod metrics_writer;
 mod notifications;
 mod otlp;
 mod params;
+mod pieces;
 mod query;
 mod query_log;
 mod read_params;

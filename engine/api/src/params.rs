@@ -40,26 +40,45 @@ impl Params {
         match self.get(name) {
             None | Some("") => Ok(default),
             Some(text) => parse_time(text).ok_or_else(|| {
-                ApiError::bad_data(format!("invalid parameter {name:?}: cannot parse {text:?} to a valid timestamp"))
+                let cannot = format!("cannot parse {text:?} to a valid timestamp");
+                ApiError::bad_data(format!("invalid parameter {name:?}: invalid time value for '{name}': {cannot}"))
             }),
         }
     }
+
+    /// The same, which has to be there.
+    pub fn required_time(&self, name: &str) -> Result<i64, ApiError> {
+        let text = self.get(name).unwrap_or("");
+        parse_time(text).ok_or_else(|| {
+            ApiError::bad_data(format!("invalid parameter {name:?}: cannot parse {text:?} to a valid timestamp"))
+        })
+    }
 }
+
+/// Prometheus' first and last time: years that RFC 3339 cannot write.
+const MIN_TIME: (&str, i64) = ("-292273086-05-16T16:47:06Z", (i64::MIN / 1000 + 62_135_596_801) * 1000);
+const MAX_TIME: (&str, i64) = ("292277025-08-18T07:12:54.999999999Z", (i64::MAX / 1000 - 62_135_596_801) * 1000 + 999);
+/// Beyond so many seconds, milliseconds do not fit.
+const SECONDS_MAX: f64 = 9.2e15;
 
 /// Seconds since 1970 with a fraction, or RFC 3339.
 fn parse_time(text: &str) -> Option<i64> {
     if let Ok(seconds) = text.parse::<f64>() {
-        // Beyond this, milliseconds do not fit.
-        return (seconds.abs() < 9.2e15).then_some((seconds * 1000.0).round() as i64);
+        // What is no time, or too far away, is a time without samples.
+        let seconds = if seconds.is_nan() { -SECONDS_MAX } else { seconds.clamp(-SECONDS_MAX, SECONDS_MAX) };
+        return Some((seconds * 1000.0).round() as i64);
     }
-    series::parse_rfc3339(text).map(|time| time.0)
+    let bound = [MIN_TIME, MAX_TIME].into_iter().find(|(name, _)| *name == text);
+    bound.map(|(_, ms)| ms).or_else(|| series::parse_rfc3339(text).map(|time| time.0))
 }
 
 impl<S: Sync> FromRequest<S> for Params {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Params, ApiError> {
-        let mut params: Vec<(String, String)> = pairs(request.uri().query().unwrap_or("").as_bytes()).collect();
+        let of_url: Vec<(String, String)> = pairs(request.uri().query().unwrap_or("").as_bytes()).collect();
+        // As in Go, what the form says goes first.
+        let mut params = Vec::new();
         let is_form = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -70,6 +89,7 @@ impl<S: Sync> FromRequest<S> for Params {
                 .map_err(|_| ApiError::bad_data(format!("the form is larger than {FORM_BYTES_MAX} bytes")))?;
             params.extend(pairs(&body));
         }
+        params.extend(of_url);
         Ok(Params(params))
     }
 }
@@ -107,8 +127,11 @@ mod tests {
             ("1970-01-01T00:00:00Z", Some(0)),
             ("2024-02-29 12:34:56Z", None),
             ("2024-13-01T00:00:00Z", None),
-            ("1e300", None),
-            ("NaN", None),
+            ("1e300", Some(9_200_000_000_000_000_000)),
+            ("NaN", Some(-9_200_000_000_000_000_000)),
+            ("-292273086-05-16T16:47:06Z", Some(-9_223_309_901_257_974_000)),
+            ("292277025-08-18T07:12:54.999999999Z", Some(9_223_309_901_257_974_999)),
+            ("-292273087-05-16T16:47:06Z", None),
             ("yesterday", None),
             ("2024-02-29T12:34:56é", None),
         ] {

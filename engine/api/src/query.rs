@@ -97,13 +97,7 @@ pub async fn query(state: S, RequestCaller(caller): RequestCaller, params: Param
 }
 
 pub async fn query_range(state: S, RequestCaller(caller): RequestCaller, params: Params) -> Result<Response, ApiError> {
-    let required = |name: &str| match params.get(name) {
-        None | Some("") => {
-            Err(ApiError::bad_data(format!("invalid parameter {name:?}: cannot parse \"\" to a valid timestamp")))
-        }
-        Some(_) => params.time(name, 0),
-    };
-    let (start, end) = (required("start")?, required("end")?);
+    let (start, end) = (params.required_time("start")?, params.required_time("end")?);
     if end < start {
         return Err(ApiError::bad_data("invalid parameter \"end\": end timestamp must not be before start time"));
     }

@@ -4,12 +4,14 @@
 //!   * a body is bounded before it is read, and its unpacked length before it is unpacked
 //!   * 2xx means that the log has every sample
 
+use crate::pieces::{self, FirstPiece};
 use crate::read_params::refuse_everything;
 use crate::state::State;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use promql::SelectedSeries;
 use query::{QueryError, RawSeries, SelectRequest};
 use remote::{DecodeError, Message, ResponseType, SeriesAnswer, WriteLimits};
 use series::{Labels, MatchOp, Matcher, NO_START, Timestamp, start_of};
@@ -252,7 +254,7 @@ async fn answer(state: &State, request: Request) -> Result<Response, RequestErro
         ResponseType::StreamedXorChunks => 0,
     };
     let mut left = samples_max;
-    let mut answers: Vec<Vec<SeriesAnswer>> = Vec::with_capacity(request.queries.len());
+    let mut answers: Vec<Vec<SelectedSeries>> = Vec::with_capacity(request.queries.len());
     // For the memory of the answers, until they have been written.
     let mut charges = Vec::with_capacity(request.queries.len());
     for query in request.queries {
@@ -275,37 +277,41 @@ async fn answer(state: &State, request: Request) -> Result<Response, RequestErro
             let taken = histograms + found.iter().map(|series| series.samples.len()).sum::<usize>();
             left = left.saturating_sub(taken).max(1);
         }
-        let mut found: Vec<SeriesAnswer> = found
-            .into_iter()
-            .map(|series| SeriesAnswer {
-                labels: series.labels.merged(&external),
-                samples: series.samples,
-                histograms: series.histograms,
-            })
-            .collect();
-        found.sort_by(|one, other| one.labels.cmp(&other.labels));
         answers.push(found);
     }
+    let sorted = move || {
+        let of_series = |series: SelectedSeries| SeriesAnswer {
+            labels: series.labels.merged(&external),
+            samples: series.samples,
+            histograms: series.histograms,
+        };
+        let of_query = |found: Vec<SelectedSeries>| {
+            let mut found: Vec<SeriesAnswer> = found.into_iter().map(of_series).collect();
+            found.sort_by(|one, other| one.labels.cmp(&other.labels));
+            found
+        };
+        answers.into_iter().map(of_query).collect::<Vec<_>>()
+    };
+    let ended = |error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error);
     Ok(match kind {
         ResponseType::Samples => {
             let whole = move || {
                 let _charges = charges;
-                remote::pack(&remote::encode_samples(&answers))
+                remote::pack(&remote::encode_samples(&sorted()))
             };
-            let body = tokio::task::spawn_blocking(whole).await;
-            let body = body.map_err(|error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+            let body = query::spawn_low_priority(whole).await.map_err(ended)?;
             let headers = [(header::CONTENT_TYPE, "application/x-protobuf"), (header::CONTENT_ENCODING, "snappy")];
             (headers, body).into_response()
         }
         ResponseType::StreamedXorChunks => {
-            let frames = remote::Frames::new(answers, settings.frame_bytes_max);
-            let frames = frames.map(move |frame| {
+            let frame_bytes_max = settings.frame_bytes_max;
+            let frames = move || remote::Frames::new(sorted(), frame_bytes_max);
+            let frames = query::spawn_low_priority(frames).await.map_err(ended)?;
+            let frames = frames.inspect(move |_| {
                 let _charges = &charges;
-                Ok::<_, std::convert::Infallible>(frame)
             });
             let kind = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
-            let body = Body::from_stream(futures_lite::stream::iter(frames));
-            ([(header::CONTENT_TYPE, kind)], body).into_response()
+            ([(header::CONTENT_TYPE, kind)], pieces::body(frames, FirstPiece::OnThread)).into_response()
         }
     })
 }

@@ -215,7 +215,9 @@ async fn guard(Extract(state): Extract<State>, request: Request, next: Next) -> 
             "Requests of other origins are refused; see --web.cors.origin and --web.external-url.\n",
         )
             .into_response()
-    } else if *request.method() == Method::OPTIONS && allowed.is_some() {
+    } else if *request.method() == Method::OPTIONS
+        && (allowed.is_some() || request.uri().path().starts_with("/api/v1/"))
+    {
         StatusCode::NO_CONTENT.into_response()
     } else {
         next.run(request).await

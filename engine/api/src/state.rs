@@ -85,6 +85,8 @@ pub struct Inner {
     pub remote: Remote,
     pub federations: FederationStats,
     pub(crate) notifications: ActiveNotifications,
+    /// Held while the cardinality of labels is counted.
+    pub(crate) cardinality_turn: tokio::sync::Mutex<()>,
 }
 
 impl std::ops::Deref for State {
@@ -113,6 +115,7 @@ impl State {
             remote,
             federations: FederationStats::default(),
             notifications: ActiveNotifications::default(),
+            cardinality_turn: tokio::sync::Mutex::default(),
         })))
     }
 

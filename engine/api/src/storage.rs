@@ -14,6 +14,7 @@ use query::{LabelRequest, LabelTexts, SeriesLabels};
 use serde::Serialize;
 use series::Timestamp;
 use series::clock::now_ms;
+use shard::Cardinality;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tsdb::Store;
@@ -146,42 +147,67 @@ pub async fn status_tsdb(state: S, params: Params) -> ApiResult<TsdbStatus> {
         limit if (1..=TOP_MAX).contains(&limit) => limit,
         _ => return Err(ApiError::bad_data(format!("limit must be a number between 1 and {TOP_MAX}"))),
     };
-    let counts = state.parts.shards.cardinality().await?;
+    // One at a time: the lists of all label pairs are large.
+    let _turn = state.cardinality_turn.lock().await;
+    let of_cores = state.parts.shards.cardinality().await?;
+    let stats = state.parts.shards.store().map(|store| (store.stats(), store.head_bounds()));
+    let (segments, bounds) = stats.map_or((0, None), |(stats, bounds)| (stats.segments_sealed, bounds));
+    let work = move || {
+        let mut status = tsdb_status(&Cardinality::sum(of_cores), top);
+        let head = &mut status.head_stats;
+        head.chunk_count = segments;
+        head.min_time = bounds.map_or(head.min_time, |(oldest, _)| oldest.min(head.min_time));
+        status
+    };
+    let status = query::spawn_low_priority(work).await.map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(Data(status))
+}
+
+/// The largest of what is counted; nothing of chunks.
+fn tsdb_status(counts: &Cardinality, top: usize) -> TsdbStatus {
+    #[derive(Default)]
+    struct OfName {
+        values: u64,
+        bytes: u64,
+    }
     let mut names: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut values: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    let mut pairs: Vec<(String, u64)> = Vec::new();
+    let mut of_names: BTreeMap<&str, OfName> = BTreeMap::new();
     for ((name, value), series) in &counts.pairs {
         if name == series::METRIC_NAME {
             *names.entry(value).or_default() += series;
         }
-        let of_name = values.entry(name).or_default();
-        of_name.0 += 1;
-        of_name.1 += (name.len() + value.len()) as u64 * series;
-        pairs.push((format!("{name}={value}"), *series));
+        let of_name = of_names.entry(name).or_default();
+        of_name.values += 1;
+        of_name.bytes += (name.len() + value.len()) as u64 * series;
     }
-    let list = |counts: Vec<(String, u64)>| {
-        let mut counts = counts;
-        counts.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
-        counts.into_iter().take(top).map(|(name, value)| Stat { name, value }).collect::<Vec<_>>()
-    };
-    let own = |counts: BTreeMap<&str, u64>| counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
-    let (distinct, bytes): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        values.into_iter().map(|(name, (count, bytes))| ((name, count), (name, bytes))).unzip();
-    let stats = state.parts.shards.store().map(|store| (store.stats(), store.head_bounds()));
-    let (segments, bounds) = stats.map_or((0, None), |(stats, bounds)| (stats.segments_sealed, bounds));
-    Ok(Data(TsdbStatus {
+    let values = of_names.iter().map(|(name, of_name)| (*name, of_name.values));
+    let bytes = of_names.iter().map(|(name, of_name)| (*name, of_name.bytes));
+    let pairs = counts.pairs.iter().map(|(pair, series)| (pair, *series));
+    TsdbStatus {
         head_stats: HeadStats {
             num_series: counts.series,
             num_label_pairs: counts.pairs.len(),
-            chunk_count: segments,
-            min_time: bounds.map_or(counts.min_time, |(oldest, _)| oldest.min(counts.min_time)),
+            chunk_count: 0,
+            min_time: counts.min_time,
             max_time: counts.max_time,
         },
-        series_count_by_metric_name: list(own(names)),
-        label_value_count_by_label_name: list(own(distinct)),
-        memory_in_bytes_by_label_name: list(own(bytes)),
-        series_count_by_label_value_pair: list(pairs),
-    }))
+        series_count_by_metric_name: largest(names, top, |name| (*name).to_owned()),
+        label_value_count_by_label_name: largest(values, top, |name| (*name).to_owned()),
+        memory_in_bytes_by_label_name: largest(bytes, top, |name| (*name).to_owned()),
+        series_count_by_label_value_pair: largest(pairs, top, |(name, value)| format!("{name}={value}")),
+    }
+}
+
+/// The `top` largest counts, in order; those that are equal by what they count.
+fn largest<K: Ord>(counts: impl IntoIterator<Item = (K, u64)>, top: usize, text: impl Fn(&K) -> String) -> Vec<Stat> {
+    let mut counts: Vec<(K, u64)> = counts.into_iter().collect();
+    let by_count = |one: &(K, u64), other: &(K, u64)| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0));
+    if counts.len() > top {
+        counts.select_nth_unstable_by(top, by_count);
+        counts.truncate(top);
+    }
+    counts.sort_unstable_by(by_count);
+    counts.iter().map(|(key, value)| Stat { name: text(key), value: *value }).collect()
 }
 
 #[derive(Serialize)]

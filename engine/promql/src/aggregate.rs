@@ -297,6 +297,13 @@ fn candidates(
 }
 
 /// Aggregations whose answer is some of the input.
+fn float_text(value: f64) -> String {
+    let mut text = String::new();
+    // Writing into a string does not fail.
+    let _ = series::format_float(value, &mut text);
+    text
+}
+
 fn select(
     context: &EvalContext,
     aggregate: &Aggregate,
@@ -315,10 +322,7 @@ fn select(
             }
             if value.abs() > 1.0 && !warned {
                 warned = true;
-                let (mut got, mut cap) = (String::new(), String::new());
-                // Writing into a string does not fail.
-                let _ = series::format_float(*value, &mut got);
-                let _ = series::format_float(value.signum(), &mut cap);
+                let (got, cap) = (float_text(*value), float_text(value.signum()));
                 let text = format!("ratio value should be between -1 and 1, got {got}, capping to {cap}");
                 context
                     .annotations
@@ -327,9 +331,9 @@ fn select(
         } else if value.is_nan() {
             return failed("Parameter value is NaN");
         } else if *value >= i64::MAX as f64 {
-            return failed(format!("Scalar value {value} overflows int64"));
+            return failed(format!("Scalar value {} overflows int64", float_text(*value)));
         } else if *value <= i64::MIN as f64 {
-            return failed(format!("Scalar value {value} underflows int64"));
+            return failed(format!("Scalar value {} underflows int64", float_text(*value)));
         }
     }
     // A column for each member that is chosen at some time.

@@ -1,11 +1,10 @@
 //! Reads the series of a select in batches, where they are too many to be held at once.
 //!
-//! The values of one label are dealt out to shares, and each share is read by itself: the series with one of its values. The
-//! last share is of all series that have none of the values, so that a value that comes meanwhile is not missed. A share that
-//! is still too large is divided again.
+//! The series are dealt out to shares by the hash of one label's value, and each share is read by itself. One that is still too
+//! large is divided again, by the same label or another.
 //!
 //! Invariants:
-//!   * every series is in exactly one share, however the set of values changes between two reads
+//!   * every series is in exactly one share, whatever series come and go between two reads
 //!   * a batch is larger than [`MemoryBounds::batch_bytes_max`] only where no label divides its series
 //!
 //! [`MemoryBounds::batch_bytes_max`]: crate::MemoryBounds::batch_bytes_max
@@ -16,7 +15,7 @@ use crate::gather::{Gathered, Gatherer};
 use crate::request::LabelRequest;
 use crate::task::QueryTask;
 use promql::{EvalError, Select, SeriesBatch, SeriesSource};
-use series::{MatchOp, Matcher, Timestamp};
+use series::{Matcher, Timestamp};
 use shard::LabelsWanted;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,15 +24,11 @@ use tokio::runtime::Handle;
 /// The label that divides most fleets evenly.
 const INSTANCE: &str = "instance";
 /// Shares that one is divided into.
-const SHARES: usize = 16;
-/// Values in one matcher: as many as its expression compares as a list.
-const VALUES_PER_MATCHER: usize = 4096;
-/// Bytes of an expression.
-const EXPRESSION_BYTES_MAX: usize = 256 << 10;
-/// Values of a label that are dealt out; series with others stay together.
-const VALUES_MAX: usize = 200_000;
-/// With so many values a label is taken without looking at others.
-const VALUES_PLENTY: usize = 4 * SHARES;
+const SHARES: u64 = 16;
+/// Values of a label that are counted; how many more there are makes no difference.
+const VALUES_MAX: usize = 100_000;
+/// With fewer values of a label for each share, it is divided by another label.
+const VALUES_EACH_MIN: u64 = 2;
 
 /// What a select reads, and how its samples become series.
 pub(crate) struct SelectReader {
@@ -63,7 +58,8 @@ impl SelectReader {
 
     /// The series that satisfy `more`, too; None if they are larger than `bytes_max`. 0 is no limit.
     pub async fn read(&self, more: &[Matcher], bytes_max: u64) -> Result<Option<Gathered>, QueryError> {
-        let matchers = [&self.matchers, more].concat();
+        // The others first: most series fail them.
+        let matchers = [more, &self.matchers].concat();
         match self.lookback {
             Some(lookback) => self.gatherer.instant(&self.task, &matchers, self.to, lookback, bytes_max).await,
             None => {
@@ -75,31 +71,33 @@ impl SelectReader {
 
     /// Divides what is too large to be read at once.
     pub async fn batches(self, bytes_max: u64) -> Result<Batches, QueryError> {
-        let (label, values) = self.dividing_label().await?;
-        let shares = Share::all(values);
-        Ok(Batches { reader: self, label, shares, bytes_max, runtime: Handle::current() })
+        let instances = self.count_of_values(INSTANCE).await?;
+        let labels = vec![(INSTANCE.into(), instances)];
+        let all = Share(Vec::new());
+        Ok(Batches {
+            reader: self,
+            labels,
+            knows_all_labels: false,
+            shares: vec![all],
+            bytes_max,
+            runtime: Handle::current(),
+        })
     }
 
-    /// The label with the most values, and these.
-    async fn dividing_label(&self) -> Result<(String, Vec<Arc<str>>), QueryError> {
-        let instances = self.values(INSTANCE).await?;
-        if instances.len() >= VALUES_PLENTY {
-            return Ok((INSTANCE.to_owned(), instances));
-        }
-        let mut best = (INSTANCE.to_owned(), instances);
+    /// The labels beside the first that may divide the series, and how many values each has.
+    async fn other_labels(&self) -> Result<Vec<(Arc<str>, usize)>, QueryError> {
         let names = self.gatherer.label_texts(&self.task, self.label_request(0), LabelsWanted::Names).await?;
-        for name in names.entries.iter().filter(|name| &***name != INSTANCE) {
-            let values = self.values(name).await?;
-            if values.len() > best.1.len() {
-                best = ((**name).to_owned(), values);
-            }
+        let mut labels = Vec::new();
+        for name in names.entries.into_iter().filter(|name| &**name != INSTANCE) {
+            let values = self.count_of_values(&name).await?;
+            labels.push((name, values));
         }
-        Ok(best)
+        Ok(labels)
     }
 
-    async fn values(&self, name: &str) -> Result<Vec<Arc<str>>, QueryError> {
+    async fn count_of_values(&self, name: &str) -> Result<usize, QueryError> {
         let wanted = LabelsWanted::Values(name.to_owned());
-        Ok(self.gatherer.label_texts(&self.task, self.label_request(VALUES_MAX), wanted).await?.entries)
+        Ok(self.gatherer.label_texts(&self.task, self.label_request(VALUES_MAX), wanted).await?.entries.len())
     }
 
     fn label_request(&self, limit: usize) -> LabelRequest {
@@ -107,96 +105,47 @@ impl SelectReader {
     }
 }
 
-/// Series that are read together: those with one of `values`, or all that have none of `excluded`.
-struct Share {
-    values: Vec<Arc<str>>,
-    excluded: Vec<Arc<str>>,
+/// Series that are read together: for each of the labels, those with a value whose hash leaves a remainder. Of labels that are
+/// not in the list, all.
+#[derive(Clone, Debug)]
+struct Share(Vec<Part>);
+
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    remainder: u64,
+    count: u64,
 }
 
 impl Share {
-    /// Shares that are everything together, whatever values there are by then.
-    fn all(values: Vec<Arc<str>>) -> Vec<Share> {
-        let with = Share { values, excluded: Vec::new() };
-        let others = Share { values: Vec::new(), excluded: with.values.clone() };
-        let mut shares = vec![others];
-        match with.values.len() {
-            0 => {}
-            1 => shares.push(with),
-            _ => shares.extend(with.divided()),
-        }
-        shares
-    }
-
-    /// Smaller shares that are this one together; none if it cannot be divided.
-    fn divided(&self) -> Vec<Share> {
-        if self.values.len() < 2 {
-            return Vec::new();
-        }
-        let each = self.values.len().div_ceil(SHARES);
-        let share = |values: &[Arc<str>]| Share { values: values.to_vec(), excluded: Vec::new() };
-        // Several matchers would have to hold all at once: one has all values of a share.
-        self.values.chunks(each).flat_map(in_one_expression).map(share).collect()
+    /// Smaller shares that are this one together, by the label that has most values for each share; None if none has enough.
+    fn divided(&self, labels: &[(Arc<str>, usize)]) -> Option<Vec<Share>> {
+        let mut parts = self.0.clone();
+        parts.resize(labels.len(), Part { remainder: 0, count: 1 });
+        let values_each = |at: &usize| labels[*at].1 as u64 / parts[*at].count;
+        let by = (0..labels.len()).max_by_key(values_each).filter(|at| values_each(at) >= VALUES_EACH_MIN)?;
+        let Part { remainder, count } = parts[by];
+        let share = |i| {
+            let mut parts = parts.clone();
+            parts[by] = Part { remainder: remainder + i * count, count: count * SHARES };
+            Share(parts)
+        };
+        Some((0..SHARES).map(share).collect())
     }
 
     /// Matchers that select it.
-    fn matchers(&self, label: &str) -> Result<Vec<Matcher>, QueryError> {
-        let (op, values) = match self.values.is_empty() {
-            true => (MatchOp::NotRegex, &self.excluded),
-            false => (MatchOp::Regex, &self.values),
-        };
-        let matcher =
-            |source: &str| Matcher::new(label, op, source).map_err(|error| QueryError::Internal(error.to_string()));
-        expressions(values).iter().map(|source| matcher(source)).collect()
+    fn matchers(&self, labels: &[(Arc<str>, usize)]) -> Vec<Matcher> {
+        let divides = self.0.iter().zip(labels).filter(|(part, _)| part.count > 1);
+        divides.map(|(part, (label, _))| Matcher::share(label, part.remainder, part.count)).collect()
     }
-}
-
-/// Divides texts into parts of which each fits into one expression.
-fn in_one_expression(texts: &[Arc<str>]) -> Vec<&[Arc<str>]> {
-    let (mut parts, mut rest) = (Vec::new(), texts);
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = |text: &&Arc<str>| {
-            bytes += expression_bytes(text);
-            bytes <= EXPRESSION_BYTES_MAX
-        };
-        let count = rest.iter().take(VALUES_PER_MATCHER).take_while(fits).count().max(1);
-        let (part, others) = rest.split_at(count);
-        parts.push(part);
-        rest = others;
-    }
-    parts
-}
-
-/// Bytes that a text takes in an expression, the separator included.
-fn expression_bytes(text: &str) -> usize {
-    1 + text.len() + text.bytes().filter(u8::is_ascii_punctuation).count()
-}
-
-/// Expressions that match exactly these texts, in turn.
-fn expressions(texts: &[Arc<str>]) -> Vec<String> {
-    let mut sources = Vec::new();
-    for part in in_one_expression(texts) {
-        let mut source = String::new();
-        for (i, text) in part.iter().enumerate() {
-            if i > 0 {
-                source.push('|');
-            }
-            for char in text.chars() {
-                if char.is_ascii_punctuation() {
-                    source.push('\\');
-                }
-                source.push(char);
-            }
-        }
-        sources.push(source);
-    }
-    sources
 }
 
 /// The series of a select, share by share. For a thread that may block.
 pub(crate) struct Batches {
     reader: SelectReader,
-    label: String,
+    /// Labels that divide the series, and how many values each has. The first alone until it divides no more: whole targets
+    /// have one of its values.
+    labels: Vec<(Arc<str>, usize)>,
+    knows_all_labels: bool,
     /// Those that are not read yet, the next one last.
     shares: Vec<Share>,
     bytes_max: u64,
@@ -206,12 +155,23 @@ pub(crate) struct Batches {
 impl Batches {
     fn read_next(&mut self) -> Result<Option<Gathered>, QueryError> {
         while let Some(share) = self.shares.pop() {
-            let bytes_max = if share.values.len() > 1 { self.bytes_max } else { 0 };
-            let matchers = share.matchers(&self.label)?;
+            let mut smaller = share.divided(&self.labels);
+            if smaller.is_none() && !self.knows_all_labels {
+                self.labels.extend(self.runtime.block_on(self.reader.other_labels())?);
+                self.knows_all_labels = true;
+                smaller = share.divided(&self.labels);
+            }
+            if share.0.is_empty() && smaller.is_some() {
+                // It is known to be too large.
+                self.shares.extend(smaller.into_iter().flatten());
+                continue;
+            }
+            let bytes_max = if smaller.is_some() { self.bytes_max } else { 0 };
+            let matchers = share.matchers(&self.labels);
             match self.runtime.block_on(self.reader.read(&matchers, bytes_max))? {
                 Some(gathered) if gathered.series.is_empty() => {}
                 Some(gathered) => return Ok(Some(gathered)),
-                None => self.shares.extend(share.divided()),
+                None => self.shares.extend(smaller.into_iter().flatten()),
             }
         }
         Ok(None)
@@ -248,49 +208,32 @@ impl From<Gathered> for SeriesBatch {
 mod tests {
     use super::*;
 
-    fn texts(count: usize) -> Vec<Arc<str>> {
-        (0..count).map(|i| format!("10.0.0.{i}:9100 (a_+b|c)\\é").into()).collect()
-    }
-
-    /// Every value, known or not, is in one share only, also after shares were divided again.
+    /// Every series is in one share only, also after shares were divided again, by whatever label.
     #[test]
     fn shares_are_disjoint_and_complete() {
-        for count in [0, 1, 2, 15, 16, 17, 100, 3 * VALUES_PER_MATCHER, 40 * VALUES_PER_MATCHER] {
-            let values = texts(count);
-            let mut shares = Share::all(values.clone());
-            assert!(shares.len() <= SHARES + 1 + count / 1000);
+        let labels: Vec<(Arc<str>, usize)> = vec![("job".into(), 3), ("instance".into(), 40), ("k".into(), 100_000)];
+        let mut shares = vec![Share(Vec::new())];
+        for round in 0..3 {
             let last = shares.pop().unwrap();
-            let divided = last.divided();
-            shares.extend(if divided.is_empty() { vec![last] } else { divided });
-            let matchers: Vec<Vec<Matcher>> = shares.iter().map(|share| share.matchers("x").unwrap()).collect();
-            let others: Vec<Arc<str>> = vec!["".into(), "10.0.0.1:9100".into(), "new".into()];
-            let step = values.len().div_ceil(50).max(1);
-            for value in values.iter().step_by(step).chain(&others) {
-                let of = matchers.iter().filter(|all| all.iter().all(|matcher| matcher.matches(value)));
-                assert_eq!(of.count(), 1, "{value} of {count}");
+            shares.extend(last.divided(&labels).unwrap());
+            let matchers: Vec<Vec<Matcher>> = shares.iter().map(|share| share.matchers(&labels)).collect();
+            for i in 0..500 {
+                let value = i.to_string();
+                let series = series::Labels::from_pairs([("instance", "a"), ("k", &value)]);
+                let of = matchers.iter().filter(|all| all.iter().all(|matcher| matcher.matches_labels(&series)));
+                assert_eq!(of.count(), 1, "{series} after {round} divisions");
             }
         }
     }
 
-    /// Matchers of a share hold all at once: two lists of values would select nothing.
+    /// Dividing ends: where labels have no more values than there are shares, and where there are none.
     #[test]
-    fn a_share_with_values_has_one_matcher() {
-        let long: Vec<Arc<str>> = (0..40).map(|i| format!("{i}{}", "é".repeat(20_000)).into()).collect();
-        for values in
-            [texts(40 * VALUES_PER_MATCHER), long, vec!["x".repeat(2 * EXPRESSION_BYTES_MAX).into(), "y".into()]]
-        {
-            for share in Share::all(values).iter().filter(|share| !share.values.is_empty()) {
-                assert_eq!(share.matchers("x").unwrap().len(), 1, "{} values", share.values.len());
-            }
-        }
-    }
-
-    #[test]
-    fn expressions_are_compared_as_lists() {
-        for source in expressions(&texts(VALUES_PER_MATCHER)) {
-            assert!(
-                Matcher::new("x", MatchOp::Regex, &source).unwrap().regex().unwrap().literal_alternatives().is_some()
-            );
+    fn what_no_label_divides_stays_together() {
+        assert!(Share(Vec::new()).divided(&[]).is_none());
+        let labels: Vec<(Arc<str>, usize)> = vec![("job".into(), 3), ("zone".into(), 1)];
+        let all = Share(Vec::new());
+        for share in all.divided(&labels).unwrap() {
+            assert!(share.divided(&labels).is_none(), "{share:?}");
         }
     }
 }

@@ -28,3 +28,4 @@ pub use request::{
     Timings,
 };
 pub use service::{QueryService, QuerySettings};
+pub use task::spawn_low_priority;

@@ -7,6 +7,20 @@ use promql::budget::Budget;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::task::JoinHandle;
+
+/// Of the threads that queries work on.
+const NICENESS: i32 = 5;
+
+/// Runs work on a thread that may block. Shards and control threads go first: whatever clients ask for puts neither scrapes
+/// nor health off.
+pub fn spawn_low_priority<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(move || {
+        // Of this thread alone. Refused only where it does not matter.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        work()
+    })
+}
 
 /// What every step of a query needs. Cloning copies pointers.
 #[derive(Clone, Debug)]
@@ -33,7 +47,7 @@ impl QueryTask {
         &self,
         work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
-        match tokio::task::spawn_blocking(move || isolated(work)).await {
+        match spawn_low_priority(move || isolated(work)).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => Err(self.report(&panic)),
             Err(error) => Err(QueryError::Internal(format!("the query's thread ended: {error}"))),

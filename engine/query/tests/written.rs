@@ -3,7 +3,7 @@
 use promql::SelectedSeries;
 use query::{MemoryBounds, Origin, QueryOptions, QueryService, QuerySettings, SelectRequest};
 use series::{Labels, MatchOp, Matcher, Timestamp, Value};
-use shard::{FailureLog, Options, Shards, WriteOutcome, default_cpus, start};
+use shard::{Cardinality, FailureLog, Options, Shards, WriteOutcome, default_cpus, start};
 use std::time::Duration;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -108,7 +108,7 @@ fn acknowledged_rows_can_be_asked_for_and_survive() {
         let late = shards.write_rows("a", Timestamp(at), vec![(series("a", "1"), Value::Float(9.0))]).await.unwrap();
         assert_eq!(late.out_of_order, 1);
         assert_eq!(shards.stats().await.unwrap().iter().map(|stats| stats.samples_appended).sum::<u64>(), 19);
-        assert_eq!(shards.cardinality().await.unwrap().pairs[&("instance".into(), "1".into())], 3);
+        assert_eq!(Cardinality::sum(shards.cardinality().await.unwrap()).pairs[&("instance".into(), "1".into())], 3);
     });
     // What was acknowledged is in the log: another process finds it without an orderly end of this one.
     let copy = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Why a message cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    #[error("snappy: {0}")]
+    #[error("{0}")]
     Compression(String),
     #[error("zstd: {0}")]
     Zstd(String),

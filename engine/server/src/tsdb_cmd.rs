@@ -3,6 +3,8 @@
 use crate::cli::{BlocksFrom, Serve, Tsdb};
 use blocks::head::HeadImport;
 use blocks::{Block, Meta};
+use series::{Labels, Timestamp};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -10,9 +12,12 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tsdb::{Store, StoreOptions};
+use tsdb::{SeriesPart, Store, StoreOptions};
 
 const POLL: Duration = Duration::from_millis(20);
+/// How much time is dumped at once, and how many times at most.
+const DUMP_WINDOW_MS: i64 = 7_200_000;
+const DUMP_WINDOWS_MAX: i64 = 100_000;
 
 /// How a server with these flags keeps its data folder.
 pub fn store_options(serve: &Serve, config: &config::Config) -> StoreOptions {
@@ -174,7 +179,11 @@ fn verify(folder: &Path) -> anyhow::Result<bool> {
         true
     });
     let damages = store.stats().damages;
-    writeln!(out, "{}: {samples} samples in no block yet", if damages == 0 { "ok" } else { "bad" })?;
+    writeln!(
+        out,
+        "{}: {samples} samples in chunks; blocks may have some of them, too",
+        if damages == 0 { "ok" } else { "bad" }
+    )?;
     if damages > 0 {
         writeln!(out, "bad: {damages} damages; the log of this run names them")?;
     }
@@ -213,29 +222,34 @@ fn dump(folder: &Path, selector: &str) -> anyhow::Result<bool> {
     let matchers = promql::parse_selector(selector)?;
     let store = open(read_only(folder))?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut written = Ok(());
-    let (from, to) = (series::Timestamp(i64::MIN), series::Timestamp(i64::MAX));
-    store.select(
-        &[matchers],
-        from,
-        to,
-        |_| false,
-        &AtomicBool::new(false),
-        |piece| {
-            let floats = piece
-                .samples
-                .iter()
-                .try_for_each(|sample| writeln!(out, "{} {} {}", piece.labels, sample.value, sample.timestamp.0));
-            written = floats.and_then(|()| {
-                piece
-                    .histograms
-                    .iter()
-                    .try_for_each(|(at, histogram)| writeln!(out, "{} {histogram} {at}", piece.labels))
-            });
-            written.is_ok()
-        },
-    )?;
-    written?;
+    // What is in chunks may be in a block as well: series are put together, window by window.
+    let Some((first, last)) = store.bounds() else { return Ok(true) };
+    let width = DUMP_WINDOW_MS.max(last.saturating_sub(first) / DUMP_WINDOWS_MAX);
+    let mut from = first;
+    while from <= last {
+        let to = from.saturating_add(width - 1).min(last);
+        let mut all: BTreeMap<Labels, SeriesPart> = BTreeMap::new();
+        let take = |mut piece: SeriesPart| {
+            let series = all.entry(piece.labels.clone()).or_insert_with(|| SeriesPart::new(piece.labels));
+            series.samples.append(&mut piece.samples);
+            series.histograms.append(&mut piece.histograms);
+            true
+        };
+        let never = AtomicBool::new(false);
+        store.select(std::slice::from_ref(&matchers), Timestamp(from), Timestamp(to), |_| false, &never, take)?;
+        for (labels, mut series) in all {
+            series::order::dedupe(&mut series.samples);
+            tsdb::in_order(&mut series.histograms);
+            for sample in &series.samples {
+                writeln!(out, "{labels} {} {}", sample.value, sample.timestamp.0)?;
+            }
+            for (at, histogram) in &series.histograms {
+                writeln!(out, "{labels} {histogram} {at}")?;
+            }
+        }
+        let Some(next) = to.checked_add(1) else { break };
+        from = next;
+    }
     out.flush()?;
     Ok(true)
 }

@@ -268,7 +268,18 @@ fn prometheus_opens_what_we_wrote() {
         .arg("{job=\"counter\"}")
         .output()
         .unwrap();
-    assert!(String::from_utf8_lossy(&dump.stdout).contains("__name__=\"scrapes_total\""));
+    let lines = String::from_utf8_lossy(&dump.stdout);
+    assert!(lines.contains("__name__=\"scrapes_total\""));
+    // What is in a block and in chunks is there once.
+    let series_and_time = |line: &str| {
+        let (series, at) = line.rsplit_once(' ').unwrap();
+        format!("{} {at}", series.rsplit_once(' ').unwrap().0)
+    };
+    let mut all: Vec<String> = lines.lines().map(series_and_time).collect();
+    let lines = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), lines, "lines of one series and time");
     let list = Command::new(env!("CARGO_BIN_EXE_ringscrape")).args(["tsdb", "list"]).arg(&folder).output().unwrap();
     assert!(String::from_utf8_lossy(&list.stdout).lines().count() >= 2);
 

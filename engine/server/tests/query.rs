@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
-use support::{FakeTarget, Prometheus, Ringscrape, config, encode, job, request, until};
+use support::{FakeTarget, Prometheus, Ringscrape, config, encode, job, request, request_with_body, until};
 
 const SIGKILL: i32 = 9;
 
@@ -486,8 +486,15 @@ fn limits_end_queries_with_prometheus_errors() {
             "query?query=m&time=x".into(),
             400,
             "bad_data",
-            "invalid parameter \"time\": cannot parse \"x\" to a valid timestamp",
+            "invalid parameter \"time\": invalid time value for 'time': cannot parse \"x\" to a valid timestamp",
         ),
+        (
+            "query_range?query=m&start=x&end=1&step=1".into(),
+            400,
+            "bad_data",
+            "invalid parameter \"start\": cannot parse \"x\" to a valid timestamp",
+        ),
+        ("query?query=topk(Inf,m)".into(), 422, "execution", "Scalar value +Inf overflows int64"),
         (
             "query?query=m&timeout=x".into(),
             400,
@@ -531,6 +538,21 @@ fn limits_end_queries_with_prometheus_errors() {
         let error = json["error"].as_str().unwrap();
         assert!(error.contains(text), "{path}: {error}");
     }
+    // Times that are none, or further than samples can be.
+    for at in ["NaN", "-Inf", "1e300"] {
+        assert_eq!(server.api(&format!("/api/v1/query?query=m&time={at}"))["result"], json!([]), "{at}");
+    }
+    let bounds = "start=-292273086-05-16T16:47:06Z&end=292277025-08-18T07:12:54.999999999Z";
+    assert_eq!(server.api(&format!("/api/v1/series?match[]=m&{bounds}")).as_array().unwrap().len(), 50);
+    // What a form says goes before what the address says.
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let answer = request_with_body(server.address, "POST", "/api/v1/query?query=m", &form, b"query=count(m)");
+    let counted: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(counted["data"]["result"][0]["value"][1], "50");
+    // Browsers ask before they send; without an origin that may, the answer has no leave in it.
+    let answer = request(server.address, "OPTIONS", "/api/v1/query", &[("Origin", "http://other.example")]);
+    assert_eq!(answer.status, 204);
+    assert!(!answer.head.to_lowercase().contains("access-control-allow-origin"), "{}", answer.head);
     // The server lives, and limits what it shows when asked.
     let limited: Value = serde_json::from_str(&server.get("/api/v1/query?query=m&limit=3").body).unwrap();
     assert_eq!(limited["data"]["result"].as_array().unwrap().len(), 3);

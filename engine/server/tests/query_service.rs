@@ -320,7 +320,7 @@ fn nothing_counts_twice_that_is_in_a_block_and_in_memory() {
     let target = FakeTarget::start(|path| {
         // One target in three has a series that comes and goes.
         let second = now() as u64 / 2;
-        let sometimes = if path.contains("/2") && second % 2 == 0 { "part{i=\"gone\"} 5\n" } else { "" };
+        let sometimes = if path.contains("/2") && second.is_multiple_of(2) { "part{i=\"gone\"} 5\n" } else { "" };
         support::ok(&format!("part{{i=\"1\"}} 1\npart{{i=\"2\"}} 2\n{sometimes}"))
     });
     let jobs = (0..3).map(|i| support::job(&format!("j{i}"), &[target.address], &format!("metrics_path: /{i}")));

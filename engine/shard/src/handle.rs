@@ -187,19 +187,9 @@ impl Shards {
         Ok(self.request_all(Command::Stats).await?.into_iter().map(|stats| *stats).collect())
     }
 
-    /// Live series by label, over all cores.
-    pub async fn cardinality(&self) -> Result<Cardinality, ShardError> {
-        let mut answers = self.request_all(Command::Cardinality).await?.into_iter();
-        let mut all = answers.next().map(|first| *first).unwrap_or_default();
-        for one in answers {
-            all.series += one.series;
-            all.min_time = all.min_time.min(one.min_time);
-            all.max_time = all.max_time.max(one.max_time);
-            for (pair, series) in one.pairs {
-                *all.pairs.entry(pair).or_default() += series;
-            }
-        }
-        Ok(all)
+    /// Live series by label, of each core.
+    pub async fn cardinality(&self) -> Result<Vec<Cardinality>, ShardError> {
+        Ok(self.request_all(Command::Cardinality).await?.into_iter().map(|of_core| *of_core).collect())
     }
 
     /// Ends every core's work.

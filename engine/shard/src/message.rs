@@ -180,7 +180,7 @@ pub struct ReduceAnswer {
 }
 
 /// Live series by label.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Cardinality {
     pub series: u64,
     /// Milliseconds of the oldest and the newest row in memory.
@@ -188,6 +188,22 @@ pub struct Cardinality {
     pub max_time: i64,
     /// Series by name and value of each of their labels.
     pub pairs: AHashMap<(String, String), u64>,
+}
+
+impl Cardinality {
+    /// The series of several cores together. Takes as long as there are pairs.
+    pub fn sum(of_cores: Vec<Cardinality>) -> Cardinality {
+        let sum = |mut all: Cardinality, one: Cardinality| {
+            all.series += one.series;
+            all.min_time = all.min_time.min(one.min_time);
+            all.max_time = all.max_time.max(one.max_time);
+            for (pair, series) in one.pairs {
+                *all.pairs.entry(pair).or_default() += series;
+            }
+            all
+        };
+        of_cores.into_iter().reduce(sum).unwrap_or_default()
+    }
 }
 
 /// Which metadata is wanted.

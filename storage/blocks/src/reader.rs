@@ -13,7 +13,7 @@ use crate::error::{BlockError, ChunkError, Fault};
 use crate::index::{Contents, PostingsTable, SymbolCache, SymbolTable};
 use crate::tombstones::Tombstones;
 use crate::{CHUNKS_MAGIC, CHUNKS_VERSION, Meta};
-use series::{Labels, Matcher, Value};
+use series::{Labels, MatchOp, Matcher, Value};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, RwLock};
 
@@ -312,9 +312,11 @@ impl Block {
         let postings = &self.tables()?.postings;
         let mut offsets = Vec::new();
         let regex = matcher.regex();
-        let literals: Option<Vec<&str>> = match regex {
-            None => Some(vec![matcher.value()]),
-            Some(regex) => regex.literal_alternatives().map(|all| all.iter().map(|value| &**value).collect()),
+        let literals: Option<Vec<&str>> = match matcher.op() {
+            MatchOp::Equal | MatchOp::NotEqual => Some(vec![matcher.value()]),
+            MatchOp::Regex | MatchOp::NotRegex => regex
+                .and_then(|regex| regex.literal_alternatives())
+                .map(|all| all.iter().map(|value| &**value).collect()),
         };
         let is_one_of_them = literals.as_ref().and_then(|values| values.first()).is_some_and(|value| wanted(value));
         if let Some(values) = literals.filter(|_| is_one_of_them) {
@@ -328,7 +330,7 @@ impl Block {
         }
         let prefix = regex.map_or("", |regex| regex.prefix());
         let is_included = !prefix.is_empty() && !wanted("");
-        let from = if is_included && matcher.op() == series::MatchOp::Regex { prefix } else { "" };
+        let from = if is_included && matcher.op() == MatchOp::Regex { prefix } else { "" };
         postings.values(&self.index, matcher.name(), from, |value, offset| {
             if wanted(value) {
                 offsets.push(offset);
@@ -538,7 +540,7 @@ impl Block {
 
     /// Hides samples in `[from, to]` of one series, for good.
     pub(crate) fn delete_series(&self, labels: &Labels, from: i64, to: i64) -> Result<(), BlockError> {
-        let equal = |(name, value)| Matcher::new(name, series::MatchOp::Equal, value).expect("no expression");
+        let equal = |(name, value)| Matcher::new(name, MatchOp::Equal, value).expect("no expression");
         let matchers: Vec<Matcher> = labels.iter().map(equal).collect();
         let mut reader = self.reader();
         self.delete_ids(

@@ -2,6 +2,7 @@
 
 use crate::{Labels, Quoted, Regex, RegexError, is_legacy_label_name};
 use std::fmt;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// How a matcher compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,7 +23,18 @@ pub struct Matcher {
     name: Box<str>,
     value: Box<str>,
     op: MatchOp,
-    regex: Option<Regex>,
+    comparison: Comparison,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Comparison {
+    Text,
+    Regex(Box<Regex>),
+    /// The values whose hashes leave this remainder.
+    Share {
+        remainder: u64,
+        count: u64,
+    },
 }
 
 impl Matcher {
@@ -31,11 +43,21 @@ impl Matcher {
     /// # Errors
     /// If `value` is an invalid expression of a `=~` or `!~`.
     pub fn new(name: &str, op: MatchOp, value: &str) -> Result<Matcher, RegexError> {
-        let regex = match op {
-            MatchOp::Regex | MatchOp::NotRegex => Some(Regex::new(value)?),
-            MatchOp::Equal | MatchOp::NotEqual => None,
+        let comparison = match op {
+            MatchOp::Regex | MatchOp::NotRegex => Comparison::Regex(Box::new(Regex::new(value)?)),
+            MatchOp::Equal | MatchOp::NotEqual => Comparison::Text,
         };
-        Ok(Matcher { name: name.into(), value: value.into(), op, regex })
+        Ok(Matcher { name: name.into(), value: value.into(), op, comparison })
+    }
+
+    /// Returns a matcher that no selector can express: every value, the absent one included, satisfies one of the `count`
+    /// matchers with a `remainder` below it. A matcher with `count` times n satisfies the one whose remainder it has modulo
+    /// `count`.
+    #[must_use]
+    pub fn share(name: &str, remainder: u64, count: u64) -> Matcher {
+        let value = format!("share {remainder} of {count}");
+        let comparison = Comparison::Share { remainder, count: count.max(1) };
+        Matcher { name: name.into(), value: value.into(), op: MatchOp::Regex, comparison }
     }
 
     /// Returns the name of the label.
@@ -55,18 +77,20 @@ impl Matcher {
 
     /// Returns the expression of a `=~` or `!~`, for callers that look up values by its literals or its prefix.
     pub fn regex(&self) -> Option<&Regex> {
-        self.regex.as_ref()
+        match &self.comparison {
+            Comparison::Regex(regex) => Some(regex),
+            Comparison::Text | Comparison::Share { .. } => None,
+        }
     }
 
     /// Returns whether a label with this value satisfies the matcher. An absent label has the value "".
     pub fn matches(&self, value: &str) -> bool {
-        let regex = || self.regex.as_ref().is_some_and(|regex| regex.is_match(value));
-        match self.op {
-            MatchOp::Equal => value == &*self.value,
-            MatchOp::NotEqual => value != &*self.value,
-            MatchOp::Regex => regex(),
-            MatchOp::NotRegex => !regex(),
-        }
+        let is_match = match &self.comparison {
+            Comparison::Text => value == &*self.value,
+            Comparison::Regex(regex) => regex.is_match(value),
+            Comparison::Share { remainder, count } => xxh3_64(value.as_bytes()) % count == *remainder,
+        };
+        is_match == matches!(self.op, MatchOp::Equal | MatchOp::Regex)
     }
 
     /// Returns whether the label set satisfies the matcher.
@@ -119,6 +143,20 @@ mod tests {
         check(MatchOp::Regex, "a|b", r#"zone=~"a|b""#, &["a", "b"], &["", "ab"]);
         check(MatchOp::Regex, "a.*", r#"zone=~"a.*""#, &["a", "a\n"], &["", "ba"]);
         check(MatchOp::NotRegex, ".+", r#"zone!~".+""#, &[""], &["a"]);
+    }
+
+    #[test]
+    fn shares_are_disjoint_and_complete_also_when_divided() {
+        let values = (0..1000).map(|i| format!("10.0.0.{i}:9100")).chain([String::new(), "é".into()]);
+        for value in values {
+            let of = |count: u64| {
+                let share = |remainder: &u64| Matcher::share("zone", *remainder, count).matches(&value);
+                let all: Vec<u64> = (0..count).filter(share).collect();
+                assert_eq!(all.len(), 1, "{value:?} is in {all:?} of {count}");
+                all[0]
+            };
+            assert_eq!((of(1), of(48) % 3), (0, of(3)), "{value:?}");
+        }
     }
 
     #[test]

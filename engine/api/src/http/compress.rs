@@ -212,7 +212,7 @@ impl HttpBody for CompressedBody {
             let (piece, is_last) = (std::mem::take(&mut this.piece), this.at_end);
             let Some(encoder) = this.encoder.take() else { return Poll::Ready(None) };
             if piece.len() > INLINE_BYTES_MAX {
-                this.at_work = Some(tokio::task::spawn_blocking(move || work(encoder, &piece, is_last)));
+                this.at_work = Some(query::spawn_low_priority(move || work(encoder, &piece, is_last)));
             } else {
                 let (encoder, bytes) = work(encoder, &piece, is_last);
                 this.encoder = encoder;

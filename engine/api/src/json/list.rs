@@ -1,7 +1,7 @@
 //! A list as the data of an answer, written in pieces as fast as the client takes them.
 
-use crate::answer::drop_entries;
-use axum::body::Body;
+use crate::answer::{ENTRIES_ON_CONTROL_MAX, drop_entries};
+use crate::pieces::{self, FirstPiece};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use promql::budget::Charge;
@@ -32,7 +32,7 @@ impl<T: Send + 'static, W> Drop for ListStream<T, W> {
 }
 
 impl<T: Send + 'static, W: Fn(&mut String, &T)> Iterator for ListStream<T, W> {
-    type Item = Result<String, std::convert::Infallible>;
+    type Item = String;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut out = self.head.take().unwrap_or_default().to_owned();
@@ -46,7 +46,7 @@ impl<T: Send + 'static, W: Fn(&mut String, &T)> Iterator for ListStream<T, W> {
             }
             (self.write)(&mut out, &item);
         }
-        (!out.is_empty()).then_some(Ok(out))
+        (!out.is_empty()).then_some(out)
     }
 }
 
@@ -58,6 +58,8 @@ pub fn respond<T: Send + 'static>(
     charge: Charge,
 ) -> Response {
     let warnings = if is_truncated { format!(",\"warnings\":{}", json!([TRUNCATED])) } else { String::new() };
+    let is_small = items.len() <= ENTRIES_ON_CONTROL_MAX;
+    let first = if is_small { FirstPiece::OnControl } else { FirstPiece::OnThread };
     let stream = ListStream {
         items: items.into_iter(),
         write,
@@ -66,6 +68,5 @@ pub fn respond<T: Send + 'static>(
         is_first: true,
         _charge: charge,
     };
-    let body = Body::from_stream(futures_lite::stream::iter(stream));
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], pieces::body(stream, first)).into_response()
 }

@@ -2,7 +2,7 @@
 
 use super::labels::write_labels;
 use crate::answer::{ApiError, ENTRIES_ON_CONTROL_MAX, bulk, drop_entries};
-use axum::body::Body;
+use crate::pieces::{self, FirstPiece};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use promql::budget::Charge;
@@ -19,16 +19,20 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// The response to a query, with at most `limit` series.
 pub async fn respond(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> Result<Response, ApiError> {
-    let series = match &answer.evaluated.value {
-        QueryValue::Vector(columns) => columns.len(),
-        QueryValue::Matrix(series) => series.len(),
-        QueryValue::Scalar(_) | QueryValue::String(_) => 0,
+    let steps = answer.grid.count;
+    let points = match &answer.evaluated.value {
+        QueryValue::Vector(columns) => columns.len() * steps,
+        QueryValue::Matrix(series) => series.iter().map(|series| 1 + series.samples.len()).sum(),
+        QueryValue::Scalar(_) => steps,
+        QueryValue::String(_) => 1,
     };
+    let is_small = points <= ENTRIES_ON_CONTROL_MAX;
+    let first = if is_small { FirstPiece::OnControl } else { FirstPiece::OnThread };
     let make = move || {
-        let body = futures_lite::stream::iter(JsonStream::new(answer, is_range, limit, stats));
-        Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
+        let pieces = JsonStream::new(answer, is_range, limit, stats);
+        Ok(([(header::CONTENT_TYPE, "application/json")], pieces::body(pieces, first)).into_response())
     };
-    if series > ENTRIES_ON_CONTROL_MAX { bulk(make).await } else { make() }
+    if is_small { make() } else { bulk(make).await }
 }
 
 /// The series of an answer, written one after the other.
@@ -145,7 +149,7 @@ fn scalar_column(values: Vec<f64>) -> Column {
 }
 
 impl Iterator for JsonStream {
-    type Item = Result<String, std::convert::Infallible>;
+    type Item = String;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut out = self.head.take().unwrap_or_default();
@@ -168,7 +172,7 @@ impl Iterator for JsonStream {
             }
             self.first = false;
         }
-        (!out.is_empty()).then_some(Ok(out))
+        (!out.is_empty()).then_some(out)
     }
 }
 

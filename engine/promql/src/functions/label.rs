@@ -7,6 +7,7 @@ use crate::eval::value::{ABSENT, Column, Point, is_absent};
 use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Expr, Kind, Selector};
 use crate::syntax::error::Span;
+use ahash::AHashSet;
 use series::{Groups, Labels, METRIC_NAME, MatchOp, Matcher, Regex};
 use std::cmp::Ordering;
 
@@ -27,20 +28,22 @@ pub(crate) fn scalar(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Resul
     Ok(values.into_iter().zip(seen).map(|(value, seen)| if seen == 1 { value } else { f64::NAN }).collect())
 }
 
-/// The labels of an absent series: those with exactly one equality matcher.
+/// The labels of an absent series, as Prometheus gives them: those whose first equality matcher is followed by no other
+/// matcher of theirs.
 pub(crate) fn absent_labels(arg: &Expr) -> Labels {
     let selector: &Selector = match &arg.inner().kind {
         Kind::Vector(selector) => selector,
         Kind::Matrix { selector, .. } => selector,
         _ => return Labels::empty(),
     };
-    let once = |matcher: &&Matcher| {
-        matcher.name() != METRIC_NAME
-            && matcher.op() == MatchOp::Equal
-            && !matcher.value().is_empty()
-            && selector.matchers.iter().filter(|other| other.name() == matcher.name()).count() == 1
-    };
-    Labels::from_pairs(selector.matchers.iter().filter(once).map(|matcher| (matcher.name(), matcher.value())))
+    let mut labels = Labels::empty().to_builder();
+    let mut asked: AHashSet<&str> = AHashSet::new();
+    for matcher in selector.matchers.iter().filter(|matcher| matcher.name() != METRIC_NAME) {
+        let is_first = matcher.op() == MatchOp::Equal && asked.insert(matcher.name());
+        // An empty value removes the label.
+        labels.set(matcher.name(), if is_first { matcher.value() } else { "" });
+    }
+    labels.build()
 }
 
 pub(crate) fn absent(context: &EvalContext, arg: &Expr, grid: StepGrid) -> Result<Vec<Column>, EvalError> {

@@ -89,6 +89,18 @@ fn date(value: f64) -> Date {
     Date { days, year, month, day }
 }
 
+/// As Go's: of infinity and NaN, infinity.
+fn smaller(one: f64, other: f64) -> f64 {
+    let is_decided = one == f64::NEG_INFINITY || other == f64::NEG_INFINITY;
+    if !is_decided && (one.is_nan() || other.is_nan()) { f64::NAN } else { one.min(other) }
+}
+
+/// The same the other way round.
+fn larger(one: f64, other: f64) -> f64 {
+    let value = -smaller(-one, -other);
+    if value.is_nan() { f64::NAN } else { value }
+}
+
 /// `round` and the functions that clamp.
 pub(crate) fn bounded(
     context: &EvalContext,
@@ -100,20 +112,17 @@ pub(crate) fn bounded(
     let scalar = |i: usize| args.get(i).map(|arg| context.scalar(arg, grid)).transpose();
     let (first, second) = (scalar(1)?, scalar(2)?);
     let at = |values: &Option<Vec<f64>>, i: usize, default: f64| values.as_ref().map_or(default, |values| values[i]);
-    let clamp = |value: f64, low: f64, high: f64| {
-        if low.is_nan() || high.is_nan() || value.is_nan() { f64::NAN } else { value.min(high).max(low) }
-    };
     context
         .map_floats(columns, |value, i| match name {
             "round" => {
                 let inverse = 1.0 / at(&first, i, 1.0);
                 (value * inverse + 0.5).floor() / inverse
             }
-            "clamp_min" => clamp(value, at(&first, i, 0.0), f64::INFINITY),
-            "clamp_max" => clamp(value, f64::NEG_INFINITY, at(&first, i, 0.0)),
+            "clamp_min" => larger(at(&first, i, 0.0), value),
+            "clamp_max" => smaller(at(&first, i, 0.0), value),
             _ => {
                 let (low, high) = (at(&first, i, 0.0), at(&second, i, 0.0));
-                if high < low { ABSENT } else { clamp(value, low, high) }
+                if high < low { ABSENT } else { larger(low, smaller(high, value)) }
             }
         })
         .map(|columns| columns.into_iter().filter(|column| !column.is_empty()).collect())
@@ -122,6 +131,23 @@ pub(crate) fn bounded(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn infinity_goes_before_nan_and_nan_before_numbers() {
+        let (nan, inf) = (f64::NAN, f64::INFINITY);
+        for (one, other, small, large) in [
+            (1.0, 2.0, 1.0, 2.0),
+            (nan, -inf, -inf, nan),
+            (nan, inf, nan, inf),
+            (nan, 1.0, nan, nan),
+            (-inf, inf, -inf, inf),
+        ] {
+            for (one, other) in [(one, other), (other, one)] {
+                let is = |got: f64, want: f64| got == want || got.is_nan() && want.is_nan();
+                assert!(is(smaller(one, other), small) && is(larger(one, other), large), "{one} and {other}");
+            }
+        }
+    }
 
     #[test]
     fn dates_of_any_time() {

@@ -224,26 +224,28 @@ fn as_float(element: &Element) -> Option<f64> {
 }
 
 fn bounded(name: &str, value: f64, other: &[f64]) -> Option<f64> {
-    let clamp = |low: f64, high: f64| {
-        if value.is_nan() || low.is_nan() || high.is_nan() {
-            f64::NAN
-        } else if value < low {
-            low
-        } else if value > high {
-            high.max(low)
-        } else {
-            value
-        }
+    // Infinity goes before NaN, and NaN before all else.
+    let lowest = |one: f64, other: f64| match (one, other) {
+        (f64::NEG_INFINITY, _) | (_, f64::NEG_INFINITY) => f64::NEG_INFINITY,
+        _ if one.is_nan() || other.is_nan() => f64::NAN,
+        _ if one < other => one,
+        _ => other,
+    };
+    let highest = |one: f64, other: f64| match (one, other) {
+        (f64::INFINITY, _) | (_, f64::INFINITY) => f64::INFINITY,
+        _ if one.is_nan() || other.is_nan() => f64::NAN,
+        _ if one > other => one,
+        _ => other,
     };
     Some(match name {
         "round" => {
             let inverse = 1.0 / other.first().copied().unwrap_or(1.0);
             (value * inverse + 0.5).floor() / inverse
         }
-        "clamp_min" => clamp(other[0], f64::INFINITY),
-        "clamp_max" => clamp(f64::NEG_INFINITY, other[0]),
+        "clamp_min" => highest(other[0], value),
+        "clamp_max" => lowest(other[0], value),
         _ if other[1] < other[0] => return None,
-        _ => clamp(other[0], other[1]),
+        _ => highest(other[0], lowest(other[1], value)),
     })
 }
 

@@ -202,8 +202,10 @@ impl Plain<'_> {
         let mut builder = Labels::empty().to_builder();
         for matcher in selector.iter().flat_map(|selector| &selector.matchers) {
             let selector = selector.expect("it has matchers");
-            let same = selector.matchers.iter().filter(|other| other.name() == matcher.name()).count();
-            if matcher.op() == MatchOp::Equal && matcher.name() != METRIC_NAME && same == 1 {
+            let mut same = selector.matchers.iter().filter(|other| other.name() == matcher.name());
+            let is_only_equal = same.clone().filter(|other| other.op() == MatchOp::Equal).count() == 1;
+            let is_last = same.next_back() == Some(matcher);
+            if matcher.op() == MatchOp::Equal && matcher.name() != METRIC_NAME && is_only_equal && is_last {
                 builder.set(matcher.name(), matcher.value());
             }
         }
