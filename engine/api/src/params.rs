@@ -66,7 +66,8 @@ fn parse_time(text: &str) -> Option<i64> {
     if let Ok(seconds) = text.parse::<f64>() {
         // What is no time, or too far away, is a time without samples.
         let seconds = if seconds.is_nan() { -SECONDS_MAX } else { seconds.clamp(-SECONDS_MAX, SECONDS_MAX) };
-        return Some((seconds * 1000.0).round() as i64);
+        // As Prometheus rounds: the fraction alone.
+        return Some(seconds.trunc() as i64 * 1000 + (seconds.fract() * 1000.0).round() as i64);
     }
     let bound = [MIN_TIME, MAX_TIME].into_iter().find(|(name, _)| *name == text);
     bound.map(|(_, ms)| ms).or_else(|| series::parse_rfc3339(text).map(|time| time.0))
@@ -121,6 +122,9 @@ mod tests {
         for (text, want) in [
             ("1709210096.789", Some(1_709_210_096_789)),
             ("-1", Some(-1000)),
+            ("-1.5", Some(-1500)),
+            ("1796136147.0005", Some(1_796_136_147_000)),
+            ("1796136147.9996", Some(1_796_136_148_000)),
             ("2024-02-29T12:34:56.789Z", Some(1_709_210_096_789)),
             ("2024-02-29T13:34:56.789+01:00", Some(1_709_210_096_789)),
             ("2024-02-29T12:34:56Z", Some(1_709_210_096_000)),
