@@ -62,6 +62,9 @@ pub struct SdStats {
     /// Number of rebuilds of targets.
     pub updates_total: u64,
     pub last_update: Option<SystemTime>,
+    /// Jobs that came, and jobs whose settings changed, with all configurations so far.
+    pub pools_made_total: u64,
+    pub pools_reloaded_total: u64,
     /// Passes over the lists of each job.
     pub pools: BTreeMap<String, PoolStats>,
     /// Attempts of a job's mechanisms to get their lists.
@@ -236,6 +239,8 @@ pub struct Manager {
     sd: DiscoveryContext,
     set: watch::Sender<Arc<TargetSet>>,
     stats: watch::Sender<SdStats>,
+    pools_made: u64,
+    pools_reloaded: u64,
     /// When attempts may be published again, and whether some are not published.
     attempts_due: Instant,
     has_unpublished: bool,
@@ -265,6 +270,8 @@ impl Manager {
             sd,
             set,
             stats,
+            pools_made: 0,
+            pools_reloaded: 0,
             attempts_due: Instant::now(),
             has_unpublished: false,
         };
@@ -344,6 +351,10 @@ impl Manager {
                 }
                 old => old.map(|old| (old.pool, old.stats)),
             };
+            match before {
+                None => self.pools_made += 1,
+                Some(_) => self.pools_reloaded += 1,
+            }
             let mut sources = Vec::new();
             for discovery in &job.discoveries {
                 let source = self.source(discovery).await;
@@ -422,6 +433,8 @@ impl Manager {
                 updates_total: stats.updates_total,
                 last_update: stats.last_update,
                 received_updates_total,
+                pools_made_total: self.pools_made,
+                pools_reloaded_total: self.pools_reloaded,
                 refreshes,
                 sources: of_jobs,
                 ..SdStats::default()
@@ -658,6 +671,7 @@ mod tests {
         let source = &stats.sources["f"][0];
         assert!(source.failing_since.is_some() && source.last.is_some() && source.targets == 2, "{source:?}");
         assert!(stats.files_modified.contains_key(path.to_str().unwrap()));
+        assert_eq!((stats.pools_made_total, stats.pools_reloaded_total), (1, 1));
         assert!(stats.refreshes[&("f".to_owned(), "file")].failures >= 1 && stats.pools["f"].syncs >= 3, "{stats:?}");
     }
 

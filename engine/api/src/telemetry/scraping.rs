@@ -192,7 +192,16 @@ fn metadata_caches<'a>(writer: &mut MetricsWriter, jobs: impl Iterator<Item = &'
 
 /// What making targets from lists took and refused, job by job.
 fn syncs(writer: &mut MetricsWriter, state: &State) {
-    let pools = state.parts.targets.stats().pools;
+    let sd = state.parts.targets.stats();
+    let help = "Jobs that came, with all configurations so far.";
+    writer.counter("prometheus_target_scrape_pools_total", help, sd.pools_made_total as f64);
+    let help = "Jobs that came and could not be set up: none, a bad configuration is refused as a whole.";
+    writer.counter("prometheus_target_scrape_pools_failed_total", help, 0.0);
+    let help = "Jobs whose settings a reload changed.";
+    writer.counter("prometheus_target_scrape_pool_reloads_total", help, sd.pools_reloaded_total as f64);
+    let help = "Jobs whose changed settings could not be taken: none, a bad configuration is refused as a whole.";
+    writer.counter("prometheus_target_scrape_pool_reloads_failed_total", help, 0.0);
+    let pools = sd.pools;
     let name = "prometheus_target_sync_length_seconds";
     writer.family(name, "summary", "Time that making a job's targets from its lists took.");
     for (job, stats) in &pools {
