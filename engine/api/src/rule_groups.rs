@@ -1,14 +1,16 @@
 //! Rules: `/api/v1/rules` and `/api/v1/alerts`.
 
-use crate::answer::{ApiError, ApiResult, Data, NEVER, rfc3339};
+use crate::answer::{ApiError, ApiResult, Data, NEVER, bulk, rfc3339};
 use crate::params::Params;
 use crate::state::State;
 use crate::v1::LabelMap;
 use axum::extract;
+use axum::response::{IntoResponse, Response};
 use promql::parse_selector;
 use rules::{AlertView, GroupView, RuleKind, RuleView};
 use serde_json::{Map, Value, json};
 use series::{Labels, Matcher};
+use std::time::Duration;
 
 type S = extract::State<State>;
 
@@ -75,8 +77,12 @@ fn token(group: &GroupView) -> String {
     format!("{:016x}", Labels::from_pairs([("file", file.as_str()), ("name", name)]).hash64())
 }
 
-pub async fn rules(state: S, params: Params) -> ApiResult<Value> {
-    let filter = Filter::of(&params)?;
+pub async fn rules(state: S, params: Params) -> Result<Response, ApiError> {
+    bulk(move || groups(&state, &params).map(IntoResponse::into_response)).await
+}
+
+fn groups(state: &State, params: &Params) -> ApiResult<Value> {
+    let filter = Filter::of(params)?;
     let limit = match params.get("group_limit") {
         None | Some("") => None,
         Some(text) => match text.parse::<i64>() {
@@ -115,7 +121,7 @@ pub async fn rules(state: S, params: Params) -> ApiResult<Value> {
             "name": group.name,
             "file": group.file.display().to_string(),
             "rules": rules,
-            "interval": group.interval.as_secs_f64(),
+            "interval": whole_or_part(group.interval),
             "limit": group.limit,
             "evaluationTime": group.evaluation_time.as_secs_f64(),
             "lastEvaluation": time(group.last_evaluation),
@@ -139,6 +145,11 @@ pub async fn evaluations(state: S, params: Params) -> ApiResult<Value> {
         "missed": group.counters.missed,
         "evaluations": all.collect::<Vec<_>>(),
     })))
+}
+
+/// Seconds, without a point where there is no part of one.
+fn whole_or_part(duration: Duration) -> Value {
+    if duration.subsec_nanos() == 0 { json!(duration.as_secs()) } else { json!(duration.as_secs_f64()) }
 }
 
 fn time(ms: Option<i64>) -> String {
@@ -173,8 +184,8 @@ fn one(rule: &RuleView, filter: &Filter) -> Value {
             let is_known = rule.last_evaluation.is_some();
             put("type", json!("alerting"));
             put("state", json!(if is_known { state.as_str() } else { "unknown" }));
-            put("duration", json!(hold.as_secs_f64()));
-            put("keepFiringFor", json!(keep_firing.as_secs_f64()));
+            put("duration", whole_or_part(*hold));
+            put("keepFiringFor", whole_or_part(*keep_firing));
             put("labels", object(&rule.labels));
             put("annotations", object(annotations));
             let shown = if filter.without_alerts { &[] } else { alerts.as_slice() };
@@ -217,7 +228,11 @@ fn exponent(value: f64) -> String {
 }
 
 /// What is pending or firing.
-pub async fn alerts(state: S) -> ApiResult<Value> {
+pub async fn alerts(state: S) -> Result<Response, ApiError> {
+    bulk(move || active_alerts(&state).map(IntoResponse::into_response)).await
+}
+
+fn active_alerts(state: &State) -> ApiResult<Value> {
     let snapshot = state.parts.rules.snapshot();
     let rules = snapshot.groups.iter().flat_map(|group| &group.rules);
     let active = rules.flat_map(|rule| match &rule.kind {
@@ -230,6 +245,12 @@ pub async fn alerts(state: S) -> ApiResult<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_seconds_have_no_point() {
+        let text = |ms| whole_or_part(Duration::from_millis(ms)).to_string();
+        assert_eq!((text(60_000), text(0), text(200)), ("60".into(), "0".into(), "0.2".into()));
+    }
 
     #[test]
     fn values_of_alerts_have_an_exponent() {

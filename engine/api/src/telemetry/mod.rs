@@ -18,7 +18,7 @@ mod storage;
 pub(crate) use agent::log_bytes;
 pub(crate) use process::{FOLLOWED_VERSION, process_usage};
 
-use crate::answer::{ApiError, ApiResult, Data};
+use crate::answer::{ApiError, Data, bulk};
 use crate::http::HttpMetrics;
 use crate::metrics_writer::MetricsWriter;
 use crate::params::Params;
@@ -26,7 +26,7 @@ use crate::state::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, extract};
-use serde_json::Value;
+use shard::CoreStats;
 use std::sync::Arc;
 
 /// `/metrics`.
@@ -35,7 +35,7 @@ pub(crate) async fn metrics(state: extract::State<State>, http: Extension<Arc<Ht
         Ok(writer) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], writer.into_text()).into_response()
         }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", error.text)).into_response(),
     }
 }
 
@@ -44,7 +44,7 @@ pub(crate) async fn self_metrics(
     state: extract::State<State>,
     http: Extension<Arc<HttpMetrics>>,
     params: Params,
-) -> ApiResult<Value> {
+) -> Result<Response, ApiError> {
     let pattern = params.get("metric_name_pattern").unwrap_or("");
     let regex = match pattern {
         "" => None,
@@ -54,16 +54,22 @@ pub(crate) async fn self_metrics(
         ),
     };
     let writer = write(&state, &http).await?;
-    Ok(Data(writer.into_json(|name| regex.as_ref().is_none_or(|regex| regex.is_match(name)))))
+    let is_wanted = move |name: &str| regex.as_ref().is_none_or(|regex| regex.is_match(name));
+    bulk(move || Ok(Data(writer.into_json(is_wanted)).into_response())).await
 }
 
-async fn write(state: &State, http: &HttpMetrics) -> Result<MetricsWriter, shard::ShardError> {
+async fn write(state: &State, http: &Arc<HttpMetrics>) -> Result<MetricsWriter, ApiError> {
     let stats = state.parts.shards.stats().await?;
-    // Only a runtime that ends drops the task.
-    let of_process = tokio::task::spawn_blocking(process::ProcessStats::read).await.unwrap_or_default();
+    let (state, http) = (state.clone(), http.clone());
+    // The text grows with jobs and rule groups, and the process is asked about in files.
+    let written = tokio::task::spawn_blocking(move || sections(&state, &http, &stats)).await;
+    written.map_err(|error| ApiError::internal(error.to_string()))
+}
+
+fn sections(state: &State, http: &HttpMetrics, stats: &[CoreStats]) -> MetricsWriter {
     let mut writer = MetricsWriter::default();
-    scraping::scraping(&mut writer, state, &stats);
-    scraping::cores(&mut writer, &stats);
+    scraping::scraping(&mut writer, state, stats);
+    scraping::cores(&mut writer, stats);
     discovery::discovery(&mut writer, state);
     process::configuration(&mut writer, state);
     remote_write::remote_write(&mut writer, state);
@@ -71,7 +77,7 @@ async fn write(state: &State, http: &HttpMetrics) -> Result<MetricsWriter, shard
     shipper::shipper(&mut writer, state);
     fleet::fleet(&mut writer, state);
     match state.parts.shards.agent() {
-        Some(store) => agent::agent(&mut writer, store, &stats),
+        Some(store) => agent::agent(&mut writer, store, stats),
         None => {
             notifications::notifications(&mut writer, state);
             federation::federation(&mut writer, &state.federations);
@@ -82,8 +88,8 @@ async fn write(state: &State, http: &HttpMetrics) -> Result<MetricsWriter, shard
     http.write(&mut writer);
     state.notifications.write(&mut writer);
     if let Some(store) = state.parts.shards.store() {
-        storage::storage(&mut writer, store, &stats, state.started_at);
+        storage::storage(&mut writer, store, stats, state.started_at);
     }
-    process::process(&mut writer, state, &of_process);
-    Ok(writer)
+    process::process(&mut writer, state, &process::ProcessStats::read());
+    writer
 }
