@@ -46,7 +46,7 @@ impl Params {
         }
     }
 
-    /// The same, which has to be there.
+    /// The same of a range query: it has to be there, and its error has fewer words, as in Prometheus.
     pub fn required_time(&self, name: &str) -> Result<i64, ApiError> {
         let text = self.get(name).unwrap_or("");
         parse_time(text).ok_or_else(|| {

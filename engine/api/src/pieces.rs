@@ -3,6 +3,7 @@
 //! A piece is made on a thread that may block: the control threads serve everybody, and a client that reads fast would keep
 //! one of them.
 
+use crate::answer::ENTRIES_ON_CONTROL_MAX;
 use axum::body::{Body, Bytes};
 use futures_lite::Stream;
 use std::io;
@@ -10,15 +11,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::task::JoinHandle;
 
-/// So much is made at a time, but for a piece that is larger.
-const BYTES_AT_ONCE: usize = 64 << 10;
+/// So much is made at a time, but for a piece that is larger: makers of texts make pieces of this size.
+pub const BYTES_AT_ONCE: usize = 64 << 10;
 
 /// Where the first piece is made. All others are made on threads that may block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstPiece {
-    /// On the control thread: for answers that are small as a rule.
+    /// On the control thread: for small answers.
     OnControl,
     OnThread,
+}
+
+impl FirstPiece {
+    /// Of an answer with so many entries.
+    pub fn of(entries: usize) -> FirstPiece {
+        if entries <= ENTRIES_ON_CONTROL_MAX { FirstPiece::OnControl } else { FirstPiece::OnThread }
+    }
 }
 
 /// A body of these pieces.

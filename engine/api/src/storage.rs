@@ -1,6 +1,6 @@
 //! `/api/v1`: what is stored, and how: series and labels; the state of the data folder; admin.
 
-use crate::answer::{ApiError, ApiResult, Data};
+use crate::answer::{ApiError, ApiResult, Data, bulk};
 use crate::json::labels::{write_labels, write_text};
 use crate::json::list::respond;
 use crate::params::Params;
@@ -141,7 +141,7 @@ pub struct TsdbStatus {
 }
 
 /// The live series by name and label.
-pub async fn status_tsdb(state: S, params: Params) -> ApiResult<TsdbStatus> {
+pub async fn status_tsdb(state: S, params: Params) -> Result<Response, ApiError> {
     let top = match params.limit("limit")? {
         usize::MAX => TOP_DEFAULT,
         limit if (1..=TOP_MAX).contains(&limit) => limit,
@@ -152,19 +152,23 @@ pub async fn status_tsdb(state: S, params: Params) -> ApiResult<TsdbStatus> {
     let of_cores = state.parts.shards.cardinality().await?;
     let stats = state.parts.shards.store().map(|store| (store.stats(), store.head_bounds()));
     let (segments, bounds) = stats.map_or((0, None), |(stats, bounds)| (stats.segments_sealed, bounds));
-    let work = move || {
-        let mut status = tsdb_status(&Cardinality::sum(of_cores), top);
-        let head = &mut status.head_stats;
-        head.chunk_count = segments;
-        head.min_time = bounds.map_or(head.min_time, |(oldest, _)| oldest.min(head.min_time));
-        status
-    };
-    let status = query::spawn_low_priority(work).await.map_err(|error| ApiError::internal(error.to_string()))?;
-    Ok(Data(status))
+    bulk(move || {
+        let counts = Cardinality::sum(of_cores);
+        let min_time = bounds.map_or(counts.min_time, |(oldest, _)| oldest.min(counts.min_time));
+        let head_stats = HeadStats {
+            num_series: counts.series,
+            num_label_pairs: counts.pairs.len(),
+            chunk_count: segments,
+            min_time,
+            max_time: counts.max_time,
+        };
+        Ok(Data(tsdb_status(head_stats, &counts, top)).into_response())
+    })
+    .await
 }
 
-/// The largest of what is counted; nothing of chunks.
-fn tsdb_status(counts: &Cardinality, top: usize) -> TsdbStatus {
+/// What the head has, and the `top` largest of what is counted.
+fn tsdb_status(head_stats: HeadStats, counts: &Cardinality, top: usize) -> TsdbStatus {
     #[derive(Default)]
     struct OfName {
         values: u64,
@@ -184,13 +188,7 @@ fn tsdb_status(counts: &Cardinality, top: usize) -> TsdbStatus {
     let bytes = of_names.iter().map(|(name, of_name)| (*name, of_name.bytes));
     let pairs = counts.pairs.iter().map(|(pair, series)| (pair, *series));
     TsdbStatus {
-        head_stats: HeadStats {
-            num_series: counts.series,
-            num_label_pairs: counts.pairs.len(),
-            chunk_count: 0,
-            min_time: counts.min_time,
-            max_time: counts.max_time,
-        },
+        head_stats,
         series_count_by_metric_name: largest(names, top, |name| (*name).to_owned()),
         label_value_count_by_label_name: largest(values, top, |name| (*name).to_owned()),
         memory_in_bytes_by_label_name: largest(bytes, top, |name| (*name).to_owned()),

@@ -2,7 +2,7 @@
 
 use crate::annotations::AnnotationSink;
 use crate::eval::context::{EvalContext, EvalError, failed};
-use crate::eval::math::{self, HistogramSum, Mean, Sum, by_value, group_labels};
+use crate::eval::math::{self, HistogramSum, Mean, Sum, by_value, float_text, group_labels};
 use crate::eval::value::{ABSENT, Column, Point, QueryValue, heap_bytes, histogram_point, histogram_size, is_absent};
 use crate::plan::grid::StepGrid;
 use crate::syntax::ast::{Aggregate, AggregateOp};
@@ -297,13 +297,6 @@ fn candidates(
 }
 
 /// Aggregations whose answer is some of the input.
-fn float_text(value: f64) -> String {
-    let mut text = String::new();
-    // Writing into a string does not fail.
-    let _ = series::format_float(value, &mut text);
-    text
-}
-
 fn select(
     context: &EvalContext,
     aggregate: &Aggregate,

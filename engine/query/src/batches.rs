@@ -162,7 +162,7 @@ impl Batches {
                 smaller = share.divided(&self.labels);
             }
             if share.0.is_empty() && smaller.is_some() {
-                // It is known to be too large.
+                // Everything: that it is too large is known.
                 self.shares.extend(smaller.into_iter().flatten());
                 continue;
             }

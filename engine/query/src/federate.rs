@@ -91,12 +91,15 @@ impl Gatherer {
         let now = Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64));
         let after = now.plus_ms(-(request.lookback.as_millis() as i64));
         let mut elsewhere = self.elsewhere(after.plus_ms(1));
-        let mut federation = self.request_summaries(&task, &request, elsewhere, after).await?;
-        while self.elsewhere(after.plus_ms(1)) > elsewhere {
+        let mut federation = loop {
+            let federation = self.request_summaries(&task, &request, elsewhere, after).await?;
+            let by_now = self.elsewhere(after.plus_ms(1));
+            if by_now <= elsewhere {
+                break federation;
+            }
             // Chunks came meanwhile.
-            elsewhere = self.elsewhere(after.plus_ms(1)).max(elsewhere);
-            federation = self.request_summaries(&task, &request, elsewhere, after).await?;
-        }
+            elsewhere = by_now;
+        };
         federation.cancel = Some(task.budget.cancel_on_drop());
         Ok(federation)
     }

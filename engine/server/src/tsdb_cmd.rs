@@ -225,8 +225,7 @@ fn dump(folder: &Path, selector: &str) -> anyhow::Result<bool> {
     // What is in chunks may be in a block as well: series are put together, window by window.
     let Some((first, last)) = store.bounds() else { return Ok(true) };
     let width = DUMP_WINDOW_MS.max(last.saturating_sub(first) / DUMP_WINDOWS_MAX);
-    let mut from = first;
-    while from <= last {
+    for from in (first..=last).step_by(width as usize) {
         let to = from.saturating_add(width - 1).min(last);
         let mut all: BTreeMap<Labels, SeriesPart> = BTreeMap::new();
         let take = |mut piece: SeriesPart| {
@@ -247,8 +246,6 @@ fn dump(folder: &Path, selector: &str) -> anyhow::Result<bool> {
                 writeln!(out, "{labels} {histogram} {at}")?;
             }
         }
-        let Some(next) = to.checked_add(1) else { break };
-        from = next;
     }
     out.flush()?;
     Ok(true)

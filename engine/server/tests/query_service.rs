@@ -345,6 +345,7 @@ fn nothing_counts_twice_that_is_in_a_block_and_in_memory() {
         for (expr, expected) in [
             ("count(part)", of_each.len() as f64),
             ("sum(part)", of_each.iter().sum()),
+            // What the shards cannot aggregate.
             ("sum(last_over_time(part[10ms]) or part)", grouped),
         ] {
             let range = format!("/api/v1/query_range?query={}&start={at}&end={at}&step=1", encode(expr));

@@ -50,9 +50,9 @@ impl Matcher {
         Ok(Matcher { name: name.into(), value: value.into(), op, comparison })
     }
 
-    /// Returns a matcher that no selector can express: every value, the absent one included, satisfies one of the `count`
-    /// matchers with a `remainder` below it. A matcher with `count` times n satisfies the one whose remainder it has modulo
-    /// `count`.
+    /// Returns a matcher that no selector can express, for one of `count` shares of all values: those whose hash divided by
+    /// `count` leaves `remainder`. Every value, the absent one included, is in one share. A share of 3 is divided into shares
+    /// of 48 with the remainders r, r + 3, r + 6, and so on.
     #[must_use]
     pub fn share(name: &str, remainder: u64, count: u64) -> Matcher {
         let value = format!("share {remainder} of {count}");

@@ -1,14 +1,12 @@
 //! A list as the data of an answer, written in pieces as fast as the client takes them.
 
-use crate::answer::{ENTRIES_ON_CONTROL_MAX, drop_entries};
-use crate::pieces::{self, FirstPiece};
+use crate::answer::drop_entries;
+use crate::pieces::{self, BYTES_AT_ONCE, FirstPiece};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use promql::budget::Charge;
 use serde_json::json;
 
-/// How much of an answer is made at a time.
-const PIECE_BYTES: usize = 64 << 10;
 /// Prometheus' warning about a list that a limit has shortened.
 pub const TRUNCATED: &str = "results truncated due to limit";
 
@@ -36,7 +34,7 @@ impl<T: Send + 'static, W: Fn(&mut String, &T)> Iterator for ListStream<T, W> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut out = self.head.take().unwrap_or_default().to_owned();
-        while out.len() < PIECE_BYTES {
+        while out.len() < BYTES_AT_ONCE {
             let Some(item) = self.items.next() else {
                 out += &self.tail.take().unwrap_or_default();
                 break;
@@ -58,8 +56,7 @@ pub fn respond<T: Send + 'static>(
     charge: Charge,
 ) -> Response {
     let warnings = if is_truncated { format!(",\"warnings\":{}", json!([TRUNCATED])) } else { String::new() };
-    let is_small = items.len() <= ENTRIES_ON_CONTROL_MAX;
-    let first = if is_small { FirstPiece::OnControl } else { FirstPiece::OnThread };
+    let first = FirstPiece::of(items.len());
     let stream = ListStream {
         items: items.into_iter(),
         write,

@@ -1,8 +1,8 @@
-//! The answer to a query as JSON, written in pieces of about [`PIECE_BYTES`], as fast as the client takes them.
+//! The answer to a query as JSON, written in pieces of about [`BYTES_AT_ONCE`], as fast as the client takes them.
 
 use super::labels::write_labels;
-use crate::answer::{ApiError, ENTRIES_ON_CONTROL_MAX, bulk, drop_entries};
-use crate::pieces::{self, FirstPiece};
+use crate::answer::{ApiError, bulk, drop_entries};
+use crate::pieces::{self, BYTES_AT_ONCE, FirstPiece};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use promql::budget::Charge;
@@ -14,9 +14,6 @@ use series::{Labels, format_float_json, is_stale};
 use std::fmt::Write;
 use std::time::Duration;
 
-/// How much of an answer is made at a time.
-const PIECE_BYTES: usize = 64 << 10;
-
 /// The response to a query, with at most `limit` series.
 pub async fn respond(answer: QueryAnswer, is_range: bool, limit: usize, stats: bool) -> Result<Response, ApiError> {
     let steps = answer.grid.count;
@@ -26,13 +23,15 @@ pub async fn respond(answer: QueryAnswer, is_range: bool, limit: usize, stats: b
         QueryValue::Scalar(_) => steps,
         QueryValue::String(_) => 1,
     };
-    let is_small = points <= ENTRIES_ON_CONTROL_MAX;
-    let first = if is_small { FirstPiece::OnControl } else { FirstPiece::OnThread };
+    let first = FirstPiece::of(points);
     let make = move || {
         let pieces = JsonStream::new(answer, is_range, limit, stats);
         Ok(([(header::CONTENT_TYPE, "application/json")], pieces::body(pieces, first)).into_response())
     };
-    if is_small { make() } else { bulk(make).await }
+    match first {
+        FirstPiece::OnControl => make(),
+        FirstPiece::OnThread => bulk(make).await,
+    }
 }
 
 /// The series of an answer, written one after the other.
@@ -153,7 +152,7 @@ impl Iterator for JsonStream {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut out = self.head.take().unwrap_or_default();
-        while out.len() < PIECE_BYTES {
+        while out.len() < BYTES_AT_ONCE {
             let separator = if self.first { "" } else { "," };
             let row = match &mut self.rows {
                 Rows::None => None,

@@ -8,6 +8,7 @@
 
 use crate::annotations::AnnotationCollector;
 use crate::budget::{Budget, BudgetError, Charge};
+use crate::eval::math::float_text;
 use crate::eval::partial::PartialAggregate;
 use crate::eval::value::{Column, Point, QueryValue, SelectedSeries, is_absent, without_name};
 use crate::plan::grid::StepGrid;
@@ -340,10 +341,7 @@ impl<'a> EvalContext<'a> {
     /// Warns of a quantile that is out of bounds; it is evaluated all the same.
     pub fn check_quantile(&self, q: f64, span: Span) {
         if q.is_nan() || !(0.0..=1.0).contains(&q) {
-            let mut text = "quantile value should be between 0 and 1, got ".to_owned();
-            // Writing into a string does not fail.
-            let _ = series::format_float(q, &mut text);
-            self.annotations.warn(span, text);
+            self.annotations.warn(span, format!("quantile value should be between 0 and 1, got {}", float_text(q)));
         }
     }
 

@@ -6,6 +6,14 @@ use crate::syntax::ast::Aggregate;
 use series::histogram::{Histogram, Incompatible, Reconciled, ResetHint};
 use series::{Labels, Sample};
 
+/// A number as Prometheus' texts show it.
+pub(crate) fn float_text(value: f64) -> String {
+    let mut text = String::new();
+    // Writing into a string does not fail.
+    let _ = series::format_float(value, &mut text);
+    text
+}
+
 pub(crate) fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
 }

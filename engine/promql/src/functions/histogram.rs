@@ -4,12 +4,13 @@
 
 use crate::annotations::for_metric;
 use crate::eval::context::{EvalContext, EvalError, failed};
+use crate::eval::math::float_text;
 use crate::eval::value::{Column, Point, is_absent};
 use crate::plan::grid::StepGrid;
 use crate::syntax::ast::Expr;
 use crate::syntax::error::Span;
 use series::histogram::{Bucket, Histogram};
-use series::{Labels, format_float, parse_float};
+use series::{Labels, parse_float};
 use std::collections::BTreeMap;
 
 /// Classic buckets closer to each other than this share of their sum are taken for equal.
@@ -49,9 +50,7 @@ pub(crate) fn call(context: &EvalContext, name: &str, args: &[Expr], grid: StepG
                 let q = context.scalar(arg, grid)?;
                 q.iter().for_each(|q| context.check_quantile(*q, arg.span));
                 for (i, q) in q.into_iter().enumerate() {
-                    let mut value = String::new();
-                    // Writing into a string does not fail.
-                    let _ = format_float(q, &mut value);
+                    let mut value = float_text(q);
                     if q.is_finite() && !value.contains(['.', 'e']) {
                         value += ".0";
                     }

@@ -89,13 +89,13 @@ fn date(value: f64) -> Date {
     Date { days, year, month, day }
 }
 
-/// As Go's: of infinity and NaN, infinity.
+/// The smaller number, as Go has it: minus infinity goes before NaN, and NaN before all else.
 fn smaller(one: f64, other: f64) -> f64 {
     let is_decided = one == f64::NEG_INFINITY || other == f64::NEG_INFINITY;
     if !is_decided && (one.is_nan() || other.is_nan()) { f64::NAN } else { one.min(other) }
 }
 
-/// The same the other way round.
+/// The larger number: infinity goes before NaN, and NaN before all else.
 fn larger(one: f64, other: f64) -> f64 {
     let value = -smaller(-one, -other);
     if value.is_nan() { f64::NAN } else { value }
